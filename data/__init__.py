@@ -1,0 +1,4 @@
+"""Dataset builders. Import them as `r1lab.data`."""
+
+if __name__ != "r1lab.data":  # one module, one name
+    raise ImportError("import r1lab.data, not data")
