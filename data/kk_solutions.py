@@ -1,0 +1,150 @@
+"""Knights-and-Knaves statements: what they say, when they hold, and worked solutions in two styles."""
+
+import random
+
+KIND = {True: "knight", False: "knave"}
+WORD = {True: "true", False: "false"}
+JOINERS = {"and": "{} and {}", "or": "{} or {}", "->": "If {} then {}", "<=>": "{} if and only if {}"}
+JOIN = {"and": "and", "or": "or", "->": "then", "<=>": "iff"}
+
+
+def holds(statement: tuple, world) -> bool:
+    """Whether a statement holds in a world (a sequence of booleans, True for a knight)."""
+    kind = statement[0]
+    if kind == "telling-truth":
+        return world[statement[1]]
+    if kind == "lying":
+        return not world[statement[1]]
+    if kind == "not":
+        return not holds(statement[1], world)
+    x, y = (holds(s, world) for s in statement[1:])
+    return {"and": x and y, "or": x or y, "->": not x or y, "<=>": x == y}[kind]
+
+
+def claim(statement: tuple, names: list[str]) -> str:
+    """A statement in words, as Logic-RL writes it.
+
+    >>> claim(("->", ("telling-truth", 0), ("lying", 1)), ["Zoey", "Luke"])
+    'If Zoey is a knight then Luke is a knave'
+    """
+    kind = statement[0]
+    if kind in ("telling-truth", "lying"):
+        return f"{names[statement[1]]} is a {'knight' if kind == 'telling-truth' else 'knave'}"
+    if kind == "not":
+        return claim(statement[1], names).replace(" is a ", " is not a ")
+    return JOINERS[kind].format(*(claim(s, names) for s in statement[1:]))
+
+
+def deduction(statements: tuple, names: list[str]) -> str:
+    """Assume, meet a contradiction, go back: depth-first over the people in their order.
+
+    >>> print(deduction((("lying", 1), ("telling-truth", 0)), ["Zoey", "Luke"]).splitlines()[0])
+    Assume Zoey is a knight.
+    """
+    n = len(statements)
+    lines: list[str] = []
+    world: dict[int, bool] = {}
+
+    def broken() -> int | None:
+        for i, kind in world.items():
+            value = _partial(statements[i], world)
+            if value is not None and value != kind:
+                return i
+        return None
+
+    def search(person: int) -> bool:
+        if person == n:
+            return True
+        for kind in (True, False):
+            world[person] = kind
+            said = f"Assume {names[person]} is a {KIND[kind]}"
+            i = broken()
+            if i is None:
+                lines.append(f"{said}.")
+                if search(person + 1):
+                    return True
+            else:
+                lines.append(
+                    f"{said}: contradiction, {names[i]} is a {KIND[world[i]]} but would "
+                    f"{'lie' if world[i] else 'tell the truth'} in saying that {claim(statements[i], names)}."
+                )
+            del world[person]
+        if person:
+            lines.append(f"{names[person]} can be neither, so go back to {names[person - 1]}.")
+        return False
+
+    if search(0):
+        lines.append("Nothing contradicts.")
+    return "\n".join(lines)
+
+
+def _partial(statement: tuple, world: dict[int, bool]) -> bool | None:
+    """Three-valued truth (Kleene) in a partly known world: None where it is not yet decided."""
+    kind = statement[0]
+    if kind in ("telling-truth", "lying"):
+        known = world.get(statement[1])
+        return known if known is None or kind == "telling-truth" else not known
+    parts = [_partial(s, world) for s in statement[1:]]
+    if kind == "not":
+        return None if parts[0] is None else not parts[0]
+    x, y = parts
+    if kind == "->":
+        kind, x = "or", None if x is None else not x
+    if kind == "<=>":
+        return None if x is None or y is None else x == y
+    decisive = kind == "or"  # one true part decides an "or", one false part decides an "and"
+    if decisive in (x, y):
+        return decisive
+    return None if x is None or y is None else not decisive
+
+
+def evaluation(
+    statements: tuple, names: list[str], *, mistake: float = 0.0, rng: random.Random | None = None
+) -> str:
+    """Work out each statement in one world after another, from all knights on, until a world fits.
+
+    Args:
+        mistake: The chance that a worked-out value is written down wrong, and believed from there on. Needs `rng`.
+
+    >>> print(evaluation((("lying", 1), ("and", ("lying", 0), ("telling-truth", 0))), ["Zoey", "Luke"]))
+    Zoey knight, Luke knight: Zoey says false, clash.
+    Zoey knight, Luke knave: Zoey says true, fits. Luke says false and true, false, fits.
+    """
+    return attempt(statements, names, mistake=mistake, rng=rng)[0]
+
+
+def attempt(statements: tuple, names: list[str], *, mistake: float = 0.0, rng: random.Random | None = None):
+    """`evaluation`, and the world that it ends with (which a mistake can make wrong), as a tuple of booleans."""
+    n = len(statements)
+    lines = []
+    world = (True,) * n
+    for number in reversed(range(1 << n)):
+        world = tuple(bool(number >> (n - 1 - i) & 1) for i in range(n))
+        line = ", ".join(f"{name} {KIND[kind]}" for name, kind in zip(names, world)) + ":"
+        fits = True
+        for i, statement in enumerate(statements):
+            words, value = _worked(statement, world, mistake, rng)
+            fits = value == world[i]
+            line += f" {names[i]} says {words}, {'fits' if fits else 'clash'}."
+            if not fits:
+                break
+        lines.append(line)
+        if fits:
+            break
+    return "\n".join(lines), world
+
+
+def _worked(statement: tuple, world, mistake: float, rng) -> tuple[str, bool]:
+    def look(value: bool) -> bool:
+        return value != (mistake > 0 and rng.random() < mistake)
+
+    kind = statement[0]
+    if kind in ("telling-truth", "lying"):
+        value = look(holds(statement, world))
+        return WORD[value], value
+    if kind == "not":
+        inner = look(holds(statement[1], world))
+        return f"not {WORD[inner]}, {WORD[not inner]}", not inner
+    x, y = (look(holds(s, world)) for s in statement[1:])
+    value = look({"and": x and y, "or": x or y, "->": not x or y, "<=>": x == y}[kind])
+    return f"{WORD[x]} {JOIN[kind]} {WORD[y]}, {WORD[value]}", value
