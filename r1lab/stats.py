@@ -1,0 +1,157 @@
+"""What is reported of an evaluation: avg@n, pass@k, maj@n, 95 % intervals and paired differences.
+
+Scores are lists of lists, one inner list a question, one number in [0, 1] a sample. The question is the unit that is
+resampled: four samples of one question are not four independent observations. See Miller 2024, *Adding Error Bars to
+Evals* (arXiv:2411.00640), sections 2 and 4.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from math import comb
+
+import numpy as np
+
+Z = 1.959963984540054  # the 97.5 % point of the standard normal distribution
+RESAMPLES = 4000
+_CHUNK = 2_000_000  # numbers drawn at once, so that memory stays at some 16 MB whatever the number of questions
+
+
+def question_means(scores: Sequence[Sequence[float]]) -> np.ndarray:
+    """The mean score of each question, shape `(questions,)`.
+
+    >>> question_means([[1, 0, 0, 1], [1, 1]]).tolist()
+    [0.5, 1.0]
+    """
+    if not len(scores) or not all(len(samples) for samples in scores):
+        raise ValueError("no scores: at least one question with at least one sample each is needed")
+    return np.array([np.mean(samples) for samples in scores], dtype=float)
+
+
+def avg_at_n(scores: Sequence[Sequence[float]]) -> float:
+    """Mean over questions of the mean over samples.
+
+    >>> avg_at_n([[1, 0], [1, 1]])
+    0.75
+    """
+    return float(question_means(scores).mean())
+
+
+def pass_at_k(scores: Sequence[Sequence[float]], k: int) -> float:
+    """Unbiased estimate of the chance that at least one of k samples is right (Chen et al. 2021, eq. 1).
+
+    With n samples of a question, c of them right, it is `1 - C(n - c, k) / C(n, k)`, averaged over questions. A sample
+    is right when its score is at least 1.
+
+    Raises:
+        ValueError: k is below 1, or a question has fewer than k samples.
+
+    >>> pass_at_k([[1, 0, 0, 0]], k=2)
+    0.5
+    """
+    question_means(scores)
+    if not 1 <= k <= min(map(len, scores)):
+        raise ValueError(f"pass@{k} needs 1 <= k <= number of samples, which is {min(map(len, scores))}")
+    rights = [(len(samples), sum(score >= 1 for score in samples)) for samples in scores]
+    return float(np.mean([1 - comb(n - c, k) / comb(n, k) for n, c in rights]))
+
+
+def maj_at_n(answers: Sequence[Sequence[str | None]], scores: Sequence[Sequence[float]]) -> float:
+    """Mean score of the answer that most samples of a question give (Wang et al. 2022, self-consistency).
+
+    A sample without an answer (None) has no vote; a question without any vote scores 0. Answers that tie share the
+    question evenly, so the result does not depend on the order of the samples. An answer's score is the mean over the
+    samples that gave it.
+
+    >>> maj_at_n([["a", "a", "b"], ["a", "b", None]], [[1, 1, 0], [1, 0, 0]])
+    0.75
+    """
+    question_means(scores)
+    if [len(samples) for samples in answers] != [len(samples) for samples in scores]:
+        raise ValueError("answers and scores must have the same shape")
+    return float(np.mean([_majority_score(*question) for question in zip(answers, scores, strict=True)]))
+
+
+def _majority_score(answers: Sequence[str | None], scores: Sequence[float]) -> float:
+    votes = Counter(answer for answer in answers if answer is not None)
+    if not votes:
+        return 0.0
+    most = max(votes.values())
+    tied = [answer for answer, count in votes.items() if count == most]
+    by_answer = [[s for a, s in zip(answers, scores, strict=True) if a == winner] for winner in tied]
+    return float(np.mean([np.mean(of_winner) for of_winner in by_answer]))
+
+
+def mean_ci95(values: Sequence[float], *, seed: int = 0, resamples: int = RESAMPLES) -> tuple[float, float]:
+    """95 % interval of the mean of one value a question (a 0/1 score, or the mean of its samples).
+
+    Values that are all 0 or 1 get Wilson's interval, which stays honest near 0 and 1; others a percentile bootstrap
+    over questions. Values in [0, 1] that are all the same, from which no resample can differ, get the interval that
+    Wilson gives at 0 and 1: a share of the unseen of up to z²/(n + z²) may be anything.
+
+    >>> low, high = mean_ci95([0.0] * 100)
+    >>> (round(low, 3), round(high, 3))
+    (0.0, 0.037)
+    """
+    values = _checked(values)
+    low, high = values.min(), values.max()
+    if low == high and 0 <= low <= 1:
+        return _constant_interval(float(low), len(values), 0.0, 1.0)
+    if np.isin(values, (0.0, 1.0)).all():
+        return _wilson(float(values.mean()), len(values))
+    return _bootstrap(values, seed, resamples)
+
+
+def paired_diff(
+    before: Sequence[float], after: Sequence[float], *, seed: int = 0, resamples: int = RESAMPLES
+) -> tuple[float, tuple[float, float]]:
+    """Mean of `after - before` over the same questions in the same order, and its 95 % interval.
+
+    The interval is a percentile bootstrap over questions of the differences, which leaves out what makes some
+    questions harder than others. Where every question changed by the same amount, no resample can differ, and the
+    interval allows a share of the unseen of up to z²/(n + z²) to have changed by anything in [-1, 1].
+
+    Raises:
+        ValueError: The lists differ in length, or are empty.
+
+    >>> diff, (low, high) = paired_diff([0.0, 0.5, 0.25, 0.0], [0.5, 0.75, 1.0, 0.5])
+    >>> diff, low > 0
+    (0.5, True)
+    """
+    before, after = _checked(before), _checked(after)
+    if len(before) != len(after):
+        raise ValueError(f"paired values must be of the same questions: {len(before)} before, {len(after)} after")
+    change = after - before
+    diff = float(change.mean())
+    if change.min() == change.max() and abs(diff) <= 1:
+        return diff, _constant_interval(diff, len(change), -1.0, 1.0)
+    return diff, _bootstrap(change, seed, resamples)
+
+
+def _checked(values: Sequence[float]) -> np.ndarray:
+    values = np.asarray(values, dtype=float)
+    if values.ndim != 1 or not len(values):
+        raise ValueError("one value a question is needed, and at least one question")
+    return values
+
+
+def _bootstrap(values: np.ndarray, seed: int, resamples: int) -> tuple[float, float]:
+    generator = np.random.default_rng(seed)
+    count = len(values)
+    rows = max(1, _CHUNK // count)
+    means = []
+    for start in range(0, resamples, rows):
+        drawn = generator.integers(count, size=(min(rows, resamples - start), count))
+        means.append(values[drawn].mean(axis=1))
+    low, high = np.percentile(np.concatenate(means), (2.5, 97.5))
+    return float(low), float(high)
+
+
+def _wilson(share: float, count: int) -> tuple[float, float]:
+    centre = (share + Z**2 / (2 * count)) / (1 + Z**2 / count)
+    half = Z * np.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2)) / (1 + Z**2 / count)
+    return float(max(0.0, centre - half)), float(min(1.0, centre + half))
+
+
+def _constant_interval(value: float, count: int, lowest: float, highest: float) -> tuple[float, float]:
+    unseen = Z**2 / (count + Z**2)
+    return value - unseen * (value - lowest), value + unseen * (highest - value)
