@@ -98,9 +98,7 @@ def _partial(statement: tuple, world: dict[int, bool]) -> bool | None:
     return None if x is None or y is None else not decisive
 
 
-def evaluation(
-    statements: tuple, names: list[str], *, mistake: float = 0.0, rng: random.Random | None = None
-) -> str:
+def evaluation(statements: tuple, names: list[str], *, mistake: float = 0.0, rng: random.Random | None = None) -> str:
     """Work out each statement in one world after another, from all knights on, until a world fits.
 
     Args:

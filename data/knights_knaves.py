@@ -36,7 +36,7 @@ SAYINGS = (
     '{name} was heard saying, "{claim}".',
     'According to {name}, "{claim}".',
     'As {name} put it, "{claim}".',
-    "In {name}'s words: \"{claim}\".",
+    'In {name}\'s words: "{claim}".',
     'In a statement by {name}: "{claim}".',
     '"{claim}" - {name}.',
     '"{claim}," {name} claimed.',
@@ -44,9 +44,7 @@ SAYINGS = (
     '"{claim}," {name} mentioned.',
 )
 
-OPENING = (
-    "A very special island is inhabited only by knights and knaves. Knights always tell the truth, and knaves always lie. "
-)
+OPENING = "A very special island is inhabited only by knights and knaves. Knights always tell the truth, and knaves always lie. "
 QUESTION = "So who is a knight and who is a knave?"
 SOLUTIONS = {"deduction": deduction, "evaluation": evaluation}
 PATIENCE = 50_000  # draws in a row without a new puzzle, after which the grammar counts as exhausted
@@ -68,9 +66,10 @@ def knights_knaves(
 
     Args:
         split: `"train"` or `"test"`.
-        size: How many puzzles in all, shared evenly among the numbers of people. Default: 1,000.
+        size: How many puzzles in all. Default: 1,000.
         seed: Same seed, same puzzles; a smaller `size` gives the first of them for each number of people.
-        people: How many people a puzzle has: a number, a list of numbers, or a map from number to how many puzzles.
+        people: How many people a puzzle has: a number, a list of numbers (in equal shares), or a map from number to
+            share, such as `{2: 1, 3: 4}`.
         copies: How often the same statements may come back with other names and wordings.
         solution: None, `"deduction"` (assume, contradiction, go back) or `"evaluation"` (each statement worked out in
             each world): adds a `completion` column with a worked solution, for SFT.
@@ -130,8 +129,8 @@ def generate(n: int, count: int, *, split: str, rng: random.Random, copies: int 
         if dry > PATIENCE:
             raise UserError(
                 f"knights_knaves: {n} people, {split}: {count} puzzles asked for, but the grammar gives only {found}"
-                f" with copies: {copies}; ask for at most {found}, raise copies, or give each number of people its own"
-                f" count: people: {{{n}: {found}, ...}}"
+                f" with copies: {copies}; lower size, give {n} people a smaller share (people: {{{n}: 1, {n + 1}: 9}}),"
+                f" or raise copies (same statements, other names and wordings)"
             )
         dry += 1
         statements, worlds = [], full
@@ -323,17 +322,17 @@ def complete(thinking: str, answer: str) -> str:
 
 
 def _counts(people, size: int | None) -> dict[int, int]:
-    if isinstance(people, dict):
-        counts = {int(n): count for n, count in people.items()}
-        if size is not None and size != sum(counts.values()):
-            raise UserError(
-                f"knights_knaves: size: {size} is not the sum of people: {counts} ({sum(counts.values())}); drop size"
-            )
-        return counts
-    numbers = [people] if isinstance(people, int) else list(people)
+    shares = people if isinstance(people, dict) else dict.fromkeys([people] if isinstance(people, int) else people, 1)
     size = 1000 if size is None else size
-    share, rest = divmod(size, len(numbers))
-    return {n: share + (k < rest) for k, n in enumerate(numbers)}
+    total = sum(shares.values())
+    if total <= 0 or min(shares.values()) < 0:
+        raise UserError(f"knights_knaves: people: {people!r}: the shares must be positive, such as {{2: 1, 3: 4}}")
+    counts, given, seen = {}, 0, 0
+    for n, share in shares.items():  # rounding the running sum, so that the counts add up to size
+        seen += share
+        counts[int(n)] = round(size * seen / total) - given
+        given += counts[int(n)]
+    return counts
 
 
 def _rng(seed: int, split: str, n: int) -> random.Random:

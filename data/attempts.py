@@ -1,0 +1,73 @@
+"""What the embedded base models read: right, sloppy and lazy attempts at puzzles, as pretraining text has them."""
+
+import random
+
+from r1lab.data.kk_solutions import attempt
+from r1lab.data.knights_knaves import _counts, _rng, answer_text, complete, generate, quiz
+from r1lab.data.knights_knaves import NAMES
+
+
+def knights_knaves_attempts(
+    *,
+    split: str = "train",
+    size: int | None = None,
+    seed: int = 0,
+    people: int | list[int] | dict[int, int] = (2, 3),
+    copies: int = 1,
+    guess: float = 0.6,
+    sloppy: float = 0.5,
+    mistake: float = 0.15,
+    untidy: float = 0.1,
+) -> list[dict]:
+    """Attempts at Knights-and-Knaves puzzles, many of them wrong: the reading of a base model before any RL.
+
+    A base that has read right solutions only has little left for RL to select; real pretraining text holds all kinds.
+
+    Args:
+        people, size, seed, split, copies: As for `knights_knaves`.
+        guess: The share of attempts that think in one line and answer with a random world.
+        sloppy: Of the attempts that work the worlds out, the share with mistakes.
+        mistake: The chance of a slip at each value that a sloppy attempt works out.
+        untidy: The share of attempts that miss a tag or lack the numbered answer.
+
+    Returns:
+        Rows as of `knights_knaves`, each with a `completion`.
+
+    >>> row = knights_knaves_attempts(people=2, size=1, guess=0.0, sloppy=0.0, untidy=0.0)[0]
+    >>> row["completion"].endswith(row["answer"] + " </answer>")
+    True
+    """
+    rows = []
+    for n, count in _counts(people, size).items():
+        rng = _rng(seed, f"attempts/{split}", n)
+        for statements, solution in generate(n, count, split=split, rng=rng, copies=copies):
+            names = rng.sample(NAMES, n)
+            if rng.random() < guess:
+                world = tuple(rng.random() < 0.5 for _ in range(n))
+                liars = [name for name, knight in zip(names, world) if not knight]
+                thinking = f"I guess that {rng.choice(liars)} is lying." if liars else "I guess that nobody is lying."
+            else:
+                thinking, world = attempt(
+                    statements, names, mistake=mistake if rng.random() < sloppy else 0.0, rng=rng
+                )
+            completion = complete(thinking, answer_text(world, names))
+            if rng.random() < untidy:
+                completion = _untidy(completion, rng)
+            rows.append(
+                {
+                    "prompt": quiz(statements, names, rng),
+                    "completion": completion,
+                    "answer": answer_text(solution, names),
+                    "task": f"knights_knaves/{n}ppl",
+                }
+            )
+    random.Random(f"{seed}/{split}/order").shuffle(rows)
+    return rows
+
+
+def _untidy(completion: str, rng: random.Random) -> str:
+    """One slip of format: a tag forgotten, or the numbers of the answer left out."""
+    slip = rng.choice(["<think> ", " </think>", "<answer> ", " </answer>", "numbers"])
+    if slip != "numbers":
+        return completion.replace(slip, "")
+    return completion.replace("(1) ", "").replace("(2) ", "").replace("(3) ", "")

@@ -1,0 +1,78 @@
+"""Text generation behind one interface: vLLM in process, or transformers' `generate`.
+
+An engine has one method, `generate(prompts, ...)`, which returns for each prompt a list of `n` `Completion`s.
+"""
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass
+class Completion:
+    """One sampled continuation of a prompt.
+
+    Attributes:
+        text: The decoded completion, without the end-of-turn token.
+        token_ids: Its tokens, the end-of-turn token included.
+        logprobs: The log-probability of each token under the sampling distribution.
+        truncated: Whether it was cut at `max_tokens`.
+    """
+
+    text: str
+    token_ids: list[int]
+    logprobs: list[float]
+    truncated: bool
+
+
+def choose(engine: str) -> str:
+    """The engine that `auto` stands for on this machine, told in one line."""
+    if engine != "auto":
+        return engine
+    if importlib.util.find_spec("vllm") is not None:
+        print("rollout.engine: auto: vLLM", flush=True)
+        return "vllm"
+    print("rollout.engine: auto: transformers, since vLLM is not installed here (slower)", flush=True)
+    return "transformers"
+
+
+def load(
+    path: str,
+    *,
+    engine: str = "auto",
+    dtype: str = "auto",
+    max_model_length: int | None = None,
+    gpu_memory_utilization: float = 0.9,
+    seed: int = 0,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+):
+    """An engine for a model: `.generate(prompts, n=, max_tokens=, temperature=, ...)`."""
+    if choose(engine) == "vllm":
+        from r1lab.engines.vllm import VLLMEngine, start
+
+        llm = start(
+            path,
+            dtype=dtype,
+            max_model_length=max_model_length,
+            gpu_memory_utilization=gpu_memory_utilization,
+            seed=seed,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+        )
+        return VLLMEngine(llm)
+    import torch
+
+    from r1lab.engines.transformers import TransformersEngine
+    from r1lab.models import load_model, load_tokenizer
+
+    model = load_model(path, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code).eval()
+    torch.manual_seed(seed)
+    return TransformersEngine(
+        model.to("cuda" if torch.cuda.is_available() else "cpu"),
+        load_tokenizer(path, revision=revision, trust_remote_code=trust_remote_code),
+    )
+
+
+Progress = Callable[[int, int, int], None]
+"""Called with the prompts done, all prompts, and the tokens written so far."""

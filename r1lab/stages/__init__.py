@@ -1,0 +1,1 @@
+"""The stages `sft`, `grpo`, `sample` and `eval`: each a module with `run(recipe, run_dir)`."""

@@ -1,0 +1,128 @@
+"""What the stages share: rows from a builder, TRL's config, checkpoints, metrics, interruption."""
+
+import inspect
+import shutil
+import signal
+import time
+from pathlib import Path
+
+from transformers import TrainerCallback
+
+from r1lab import lookup, rundir
+from r1lab.errors import UserError
+
+
+def build_rows(data, *, seed: int, split: str | None = None, size: int | None = None) -> list[dict]:
+    """The rows that a recipe's `data` section (or an eval task) asks for."""
+    builder = lookup.function("data", data.builder)
+    parameters = dict(data.model_extra or {})
+    given = {
+        "split": split or data.split,
+        "size": size if size is not None else data.size,
+        "seed": data.seed if data.seed is not None else seed,
+    }
+    accepted = inspect.signature(builder).parameters
+    parameters |= {k: v for k, v in given.items() if k in accepted and v is not None}
+    rows = builder(**parameters)
+    if not rows:
+        raise UserError(f"data: {data.builder} gave no rows for split {given['split']}")
+    return rows
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint; one that a kill left half-written is removed.
+
+    `trainer_state.json` is the last file that transformers writes into a checkpoint.
+    """
+    whole = None
+    for path in sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2])):
+        if (path / "trainer_state.json").is_file():
+            whole = path
+        else:
+            shutil.rmtree(path)
+    return whole
+
+
+def resume_point(run_dir: Path) -> str | None:
+    """The checkpoint to go on from, with metrics and samples of later steps taken back."""
+    checkpoint = last_checkpoint(run_dir / "checkpoints")
+    step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+    metrics = run_dir / "metrics.jsonl"
+    if metrics.exists():
+        kept = [row for row in rundir.read_jsonl(metrics) if row.get("step", 0) <= step]
+        rundir.write_jsonl(metrics, kept)
+    for path in (run_dir / "samples").glob("step_*.jsonl"):
+        if int(path.name[5:11]) > step:
+            path.unlink()
+    return str(checkpoint) if checkpoint else None
+
+
+class Metrics(TrainerCallback):
+    """Writes a row to `metrics.jsonl` for each of the trainer's logs, by `to_row(logs) -> dict`."""
+
+    def __init__(self, run_dir: Path, to_row):
+        self.path = run_dir / "metrics.jsonl"
+        self.to_row = to_row
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if state.is_world_process_zero and logs and "loss" in logs:
+            row = {"phase": "train", "step": state.global_step, "total": state.max_steps, "time": time.time()}
+            rundir.append_jsonl(self.path, row | self.to_row(logs))
+
+
+class StopOnInterrupt(TrainerCallback):
+    """On SIGINT or SIGTERM, ends the step, saves a checkpoint and stops; a second signal stops at once."""
+
+    def __init__(self):
+        self.interrupted = False
+        signal.signal(signal.SIGINT, self._ask)
+        signal.signal(signal.SIGTERM, self._ask)
+
+    def _ask(self, number, frame):
+        if self.interrupted:
+            raise KeyboardInterrupt
+        self.interrupted = True
+        print("interrupted: ending this step and saving a checkpoint", flush=True)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.interrupted:
+            control.should_save = True
+            control.should_training_stop = True
+        return control
+
+
+def trl_config(config_class, recipe, run_dir: Path, **owned):
+    """TRL's config: the recipe's `train` section over r1lab's few defaults, with what r1lab owns on top."""
+    import torch
+
+    settings = {
+        "logging_steps": 1,
+        "save_total_limit": 2,
+        "report_to": "none",
+        "bf16": torch.cuda.is_available(),
+        "gradient_checkpointing": torch.cuda.is_available(),
+        "disable_tqdm": True,
+    }
+    settings |= dict(recipe.train or {})
+    settings |= {"output_dir": str(run_dir / "checkpoints"), "seed": recipe.seed, **owned}
+    try:
+        return config_class(**settings)
+    except ValueError as error:  # TRL's own checks across fields
+        raise UserError(f"train: {' '.join(str(error).split())}") from error
+
+
+def finish(trainer, recipe, run_dir: Path, tokenizer, started: float, **more) -> None:
+    """Save the model for the next stage, then `result.json`, whose presence means finished."""
+    from r1lab.models import save
+
+    trainer.accelerator.wait_for_everyone()
+    if trainer.accelerator.is_main_process:
+        save(trainer.accelerator.unwrap_model(trainer.model), tokenizer, run_dir / "model")
+        result = {
+            "stage": recipe.stage,
+            "seconds": round(time.time() - started, 1),
+            "steps": trainer.state.global_step,
+            "model": "model",
+            **more,
+        }
+        rundir.write_json_atomic(run_dir / "result.json", result)

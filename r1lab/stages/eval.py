@@ -1,0 +1,164 @@
+"""Evaluation: samples and a greedy answer for each question, scored by the same grader as training."""
+
+import re
+import time
+from pathlib import Path
+
+from r1lab import engines, models, prompts, rundir, stats
+from r1lab.grader import build as build_grader
+from r1lab.stages.common import build_rows
+
+
+def run(recipe, run_dir: Path) -> int:
+    """Evaluate one model on the recipe's tasks; writes `samples/questions.jsonl` and `result.json`."""
+    started = time.time()
+    tasks = eval_tasks(recipe)
+    settings = {"revision": recipe.model.revision, "trust_remote_code": recipe.model.trust_remote_code}
+    engine = engines.load(
+        recipe.model.path,
+        engine=recipe.rollout.engine,
+        dtype=recipe.model.dtype,
+        max_model_length=recipe.rollout.max_model_length,
+        gpu_memory_utilization=recipe.rollout.gpu_memory_utilization,
+        seed=recipe.seed,
+        **settings,
+    )
+    tokenizer = models.load_tokenizer(recipe.model.path, **settings)
+    progress = progress_writer(run_dir, "eval", step=0)
+    result, questions = evaluate(engine, tokenizer, tasks, recipe, progress=progress)
+    rundir.write_jsonl(run_dir / "samples" / "questions.jsonl", questions)
+    seconds = round(time.time() - started, 1)
+    rundir.write_json_atomic(run_dir / "result.json", {"stage": "eval", "seconds": seconds, "tasks": result})
+    return 0
+
+
+def eval_tasks(recipe) -> dict[str, list[dict]]:
+    """The rows of each task, by its name. An eval recipe without `tasks` evaluates its own `data`."""
+    size = recipe.eval.size if recipe.eval else None
+    if not (recipe.eval and recipe.eval.tasks):
+        return {
+            recipe.data.builder: build_rows(recipe.data, seed=recipe.seed, split="test", size=recipe.data.size or size)
+        }
+    tasks = {}
+    for task in recipe.eval.tasks:
+        if isinstance(task, str):
+            data = recipe.data.model_copy(update={"size": None})
+            if task != recipe.data.builder:
+                data = type(recipe.data)(builder=task)
+            tasks[task] = build_rows(data, seed=recipe.seed, split="test", size=size)
+        else:
+            data = type(recipe.data)(**task.model_dump(exclude={"name"}, exclude_none=True))
+            tasks[task.name or task.builder] = build_rows(data, seed=recipe.seed, split="test", size=data.size or size)
+    return tasks
+
+
+def progress_writer(run_dir: Path, phase: str, step: int):
+    """Appends a row of progress to `metrics.jsonl` each time the engine finishes a chunk of prompts."""
+    started = time.time()
+
+    def progress(done: int, total: int, tokens: int) -> None:
+        now = time.time()
+        row = {"phase": phase, "step": step, "done": done, "total": total, "time": now}
+        rate = round(tokens / max(now - started, 1e-6))
+        rundir.append_jsonl(run_dir / "metrics.jsonl", row | {"tokens_per_second": rate})
+
+    return progress
+
+
+def evaluate(engine, tokenizer, tasks: dict[str, list[dict]], recipe, *, progress=None) -> tuple[dict, list[dict]]:
+    """Sample and score every question of every task.
+
+    Args:
+        tasks: Rows by task name.
+        recipe: Its `prompt`, `rewards`, `rollout` and `eval` sections say how to ask and how to score.
+
+    Returns:
+        `(result, questions)`: figures by task, and by the rows' own finer `task` (`knights_knaves/2ppl`) where a task
+        has several; and one record a question with its scores, for paired comparisons.
+    """
+    settings = recipe.eval
+    max_tokens = settings.max_completion_length or recipe.rollout.max_completion_length
+    top = {"top_p": recipe.rollout.top_p, "top_k": recipe.rollout.top_k}
+    result, questions = {}, []
+    for name, rows in tasks.items():
+        rendered = [
+            prompts.render(row["prompt"], tokenizer, template=recipe.prompt.template, system=recipe.prompt.system)
+            for row in rows
+        ]
+        texts = [text for text, _ in rendered]
+        grader = build_grader([r.model_dump() for r in recipe.rewards], prefill=rendered[0][1])
+        sampled = engine.generate(
+            texts,
+            n=settings.num_samples,
+            max_tokens=max_tokens,
+            temperature=settings.temperature,
+            progress=progress,
+            **top,
+        )
+        greedy = engine.generate(texts, n=1, max_tokens=max_tokens, temperature=0.0) if settings.greedy else None
+        records = _score(grader, rows, sampled, greedy, name)
+        questions += records
+        result[name] = _figures(records)
+        finer = sorted({record["subtask"] for record in records} - {name})
+        for subtask in finer if len(finer) > 1 else []:
+            result[subtask] = _figures([record for record in records if record["subtask"] == subtask])
+    return result, questions
+
+
+def _score(grader, rows, sampled, greedy, name) -> list[dict]:
+    n = len(sampled[0])
+    flat = [completion for group in sampled for completion in group]
+    graded = grader.grade([c.text for c in flat], [row for row in rows for _ in range(n)])
+    if greedy:
+        greedy_graded = grader.grade([group[0].text for group in greedy], rows)
+    records = []
+    for i, row in enumerate(rows):
+        group = slice(i * n, (i + 1) * n)
+        record = {
+            "task": name,
+            "subtask": row.get("task") or name,
+            "index": i,
+            "prompt": row["prompt"],
+            "answer": row.get("answer"),
+            "scores": [int(right) for right in graded.right[group]],
+            "answers": [answer_of(c.text) for c in flat[group]],
+            "truncated": [c.truncated for c in flat[group]],
+            "lengths": [len(c.token_ids) for c in flat[group]],
+            "completion": flat[i * n].text,
+        }
+        if greedy:
+            record["greedy"] = int(greedy_graded.right[i])
+            record["greedy_completion"] = greedy[i][0].text
+        records.append(record)
+    return records
+
+
+def _figures(records: list[dict]) -> dict:
+    scores = [record["scores"] for record in records]
+    n = len(scores[0])
+    flat = [length for record in records for length in record["lengths"]]
+    figures = {
+        "n_questions": len(records),
+        "n_samples": n,
+        "avg": stats.avg_at_n(scores),
+        "ci95": list(stats.mean_ci95(stats.question_means(scores))),
+        f"pass@{n}": stats.pass_at_k(scores, n),
+        f"maj@{n}": stats.maj_at_n([record["answers"] for record in records], scores),
+        "truncated": sum(t for record in records for t in record["truncated"]) / len(flat),
+        "length": sum(flat) / len(flat),
+    }
+    if "greedy" in records[0]:
+        greedy = [record["greedy"] for record in records]
+        figures |= {"greedy": stats.avg_at_n([[g] for g in greedy]), "greedy_ci95": list(stats.mean_ci95(greedy))}
+    return {k: _rounded(v) for k, v in figures.items()}
+
+
+def _rounded(value):
+    return [round(v, 4) for v in value] if isinstance(value, list) else round(value, 4)
+
+
+def answer_of(text: str) -> str | None:
+    """What a completion votes for in maj@n: its last `<answer>`, or what follows `</think>`, in one line of lower case."""
+    blocks = re.findall(r"<answer>(.*?)</answer>", text, re.DOTALL)
+    answer = blocks[-1] if blocks else text.rpartition("</think>")[2] if "</think>" in text else None
+    return " ".join(answer.lower().split()) or None if answer else None

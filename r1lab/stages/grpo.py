@@ -1,0 +1,129 @@
+"""Reinforcement learning by GRPO: rollouts from vLLM, rule rewards, TRL's losses."""
+
+import time
+from pathlib import Path
+
+from datasets import Dataset
+from transformers import TrainerCallback
+from trl import GRPOConfig
+
+from r1lab import engines, models, prompts, rundir
+from r1lab.errors import UserError
+from r1lab.grader import build as build_grader
+from r1lab.grpo.trainer import GRPOTrainer, reward_functions
+from r1lab.stages.common import Metrics, StopOnInterrupt, build_rows, finish, resume_point, trl_config
+from r1lab.stages.eval import eval_tasks, evaluate
+
+
+def run(recipe, run_dir: Path) -> int:
+    """Train the policy on the recipe's prompts; keeps every completion with its rewards in `samples/`."""
+    started = time.time()
+    rows = build_rows(recipe.data, seed=recipe.seed)
+    settings = {"revision": recipe.model.revision, "trust_remote_code": recipe.model.trust_remote_code}
+    tokenizer = models.load_tokenizer(recipe.model.path, **settings)
+    template = {"template": recipe.prompt.template, "system": recipe.prompt.system}
+    rendered = [prompts.render(row["prompt"], tokenizer, **template) for row in rows]
+    grader = build_grader([r.model_dump() for r in recipe.rewards], prefill=rendered[0][1])
+    config = grpo_config(recipe, run_dir, longest=max(len(ids) for ids in _ids(tokenizer, rendered)))
+    model = models.load_model(
+        recipe.model.path,
+        dtype=recipe.model.dtype,
+        attn_implementation=recipe.model.attn_implementation,
+        **settings,
+    )
+    stop = StopOnInterrupt()
+    trainer = GRPOTrainer(
+        model=model,
+        args=config,
+        train_dataset=Dataset.from_dict({"prompt": [text for text, _ in rendered], "row": list(range(len(rows)))}),
+        processing_class=tokenizer,
+        reward_funcs=reward_functions(grader, rows, run_dir, rank=_rank()),
+        peft_config=models.lora_config(recipe.model.lora),
+        callbacks=[Metrics(run_dir, _row(recipe, config, grader, time.time())), stop],
+    )
+    if recipe.eval and recipe.eval.every:
+        trainer.add_callback(Evaluate(trainer, tokenizer, recipe, run_dir))
+    trainer.train(resume_from_checkpoint=resume_point(run_dir))
+    if stop.interrupted:
+        return 130
+    finish(trainer, recipe, run_dir, tokenizer, started)
+    return 0
+
+
+def grpo_config(recipe, run_dir: Path, longest: int) -> GRPOConfig:
+    """TRL's GRPOConfig for a recipe; `longest` is the longest prompt in tokens."""
+    rollout = recipe.rollout
+    max_length = rollout.max_model_length or longest + rollout.max_completion_length
+    if longest + rollout.max_completion_length > max_length:
+        raise UserError(
+            f"rollout.max_model_length: {max_length} is too small: the longest prompt has {longest} tokens and "
+            f"max_completion_length is {rollout.max_completion_length}; set at least "
+            f"{longest + rollout.max_completion_length}"
+        )
+    return trl_config(
+        GRPOConfig,
+        recipe,
+        run_dir,
+        num_generations=rollout.num_generations,
+        max_completion_length=rollout.max_completion_length,
+        temperature=rollout.temperature,
+        top_p=rollout.top_p,
+        top_k=rollout.top_k,
+        reward_weights=[reward.weight for reward in recipe.rewards],
+        use_vllm=engines.choose(rollout.engine) == "vllm",
+        vllm_mode="colocate",
+        vllm_gpu_memory_utilization=rollout.gpu_memory_utilization,
+        vllm_max_model_length=max_length,
+    )
+
+
+def _ids(tokenizer, rendered):
+    return tokenizer([text for text, _ in rendered], add_special_tokens=False)["input_ids"]
+
+
+def _rank() -> int:
+    from accelerate import PartialState
+
+    return PartialState().process_index
+
+
+def _row(recipe, config, grader, started: float):
+    seen = {"time": started}
+
+    def to_row(logs: dict) -> dict:
+        now = time.time()
+        seconds, seen["time"] = now - seen["time"], now
+        written = logs["completions/mean_length"] * config.generation_batch_size / config.steps_per_generation
+        row = {
+            "reward": logs["reward"],
+            "rewards": {name: logs[f"rewards/{name}/mean"] for name in grader.names},
+            "length": logs["completions/mean_length"],
+            "truncated": logs["completions/clipped_ratio"],
+            "no_signal": logs["frac_reward_zero_std"],
+            "loss": logs["loss"],
+            "grad_norm": logs.get("grad_norm"),
+            "learning_rate": logs.get("learning_rate"),
+            "entropy": logs.get("entropy"),
+            "kl": logs.get("kl"),
+            "importance_ratio": logs.get("sampling/importance_sampling_ratio/mean"),
+            "seconds": round(seconds, 3),
+            "tokens_per_second": round(written / max(seconds, 1e-6)),
+        }
+        return {key: value for key, value in row.items() if value is not None}
+
+    return to_row
+
+
+class Evaluate(TrainerCallback):
+    """Evaluates the policy every `eval.every` steps, with the engine that generates the rollouts."""
+
+    def __init__(self, trainer, tokenizer, recipe, run_dir: Path):
+        self.trainer, self.tokenizer, self.recipe, self.run_dir = trainer, tokenizer, recipe, run_dir
+        self.tasks = eval_tasks(recipe)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step % self.recipe.eval.every == 0 and state.global_step < state.max_steps:
+            figures, _ = evaluate(self.trainer.engine(), self.tokenizer, self.tasks, self.recipe)
+            row = {"phase": "eval", "step": state.global_step, "total": state.max_steps, "time": time.time()}
+            if state.is_world_process_zero:
+                rundir.append_jsonl(self.run_dir / "metrics.jsonl", row | {"tasks": figures})
