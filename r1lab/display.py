@@ -1,0 +1,331 @@
+"""What a person sees while a stage runs: a panel on a terminal, now and then a line in a log file.
+
+Everything drawn comes from the stage's `metrics.jsonl`, which the stage writes and this module follows.
+"""
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from r1lab import rundir
+
+PHASES = {"sft": "train", "grpo": "train", "eval": "eval", "sample": "sample"}  # the phase that a stage is made of
+LINE_EVERY = 10.0  # seconds between lines in a log file, at first
+LATER_LINE_EVERY = 60.0  # and after the first ten minutes
+_SPARKS = "▁▂▃▄▅▆▇█"
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # colours and cursor moves of progress bars
+
+
+@dataclass
+class Progress:
+    """Where a stage stands, as its metrics tell it.
+
+    Attributes:
+        position: Steps, or questions, done; None before the first.
+        total: Steps, or questions, in all.
+        left: Seconds left, None where it cannot be told yet.
+        last: The newest row of the stage's own phase.
+        history: All rows of the stage's own phase, one a step.
+        evals: The evaluations made during training, oldest first.
+        doing: What the stage is at when it is not at its own phase, else None.
+    """
+
+    position: int | None = None
+    total: int | None = None
+    left: float | None = None
+    last: dict = field(default_factory=dict)
+    history: list[dict] = field(default_factory=list)
+    evals: list[dict] = field(default_factory=list)
+    doing: str | None = None
+
+
+def progress(rows: list[dict], kind: str, *, doing: str, started: float, now: float) -> Progress:
+    """Reads off the metrics of a stage where it stands.
+
+    Args:
+        rows: The rows of `metrics.jsonl`, earlier attempts of a resumed stage included.
+        kind: `sft`, `grpo`, `sample` or `eval`.
+        doing: What a stage does before its first row.
+        started: When this attempt started, in unix seconds: only later rows tell how fast it is.
+        now: The time, in unix seconds.
+    """
+    own = PHASES[kind]
+    history = by_step([row for row in rows if row.get("phase") == own and _position(row) is not None])
+    evals = by_step([row for row in rows if row.get("phase") == "eval" and "tasks" in row]) if own == "train" else []
+    state = Progress(history=history, evals=evals)
+    fresh = [row for row in rows if row.get("time", 0) >= started]
+    if history:
+        state.last = history[-1]
+        state.position, state.total = _position(state.last), state.last.get("total")
+    state.left = _time_left([row for row in fresh if row.get("phase") == own], state.total, now)
+    newest = fresh[-1] if fresh else {}
+    if newest.get("phase") == "load" or not fresh:
+        state.doing = newest.get("message") or doing
+    elif own == "train" and newest.get("phase") == "eval" and "tasks" not in newest:
+        state.doing = f"evaluating, {newest['done']}/{newest['total']}" if "done" in newest else "evaluating"
+    return state
+
+
+def by_step(rows: list[dict]) -> list[dict]:
+    """One row a step, in order: a resumed run writes the steps after its last checkpoint again, and those count."""
+    return [row for _, row in sorted({_position(row): row for row in rows}.items())]
+
+
+def _position(row: dict) -> int | None:
+    return row.get("done", row.get("step"))
+
+
+def _time_left(rows: list[dict], total: int | None, now: float) -> float | None:
+    if not rows or not total:
+        return None
+    first, last = rows[0], rows[-1]
+    moved = _position(last) - _position(first)
+    if moved > 0:
+        pace = (last["time"] - first["time"]) / moved
+    elif last.get("seconds"):
+        pace = last["seconds"]
+    else:
+        return None
+    return max(0.0, (total - _position(last)) * pace - (now - last["time"]))
+
+
+def duration(seconds: float) -> str:
+    """A time as a person says it.
+
+    >>> duration(7.4), duration(200), duration(3900)
+    ('7s', '3m20s', '1h05m')
+    """
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds}s"
+    if seconds < 3600:
+        return f"{seconds // 60}m{seconds % 60:02d}s"
+    return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
+
+
+def sparkline(values: list[float], width: int) -> str:
+    """Values as a row of small bars, the lowest to the highest, averaged into at most `width` of them.
+
+    >>> sparkline([0, 1, 2, 3, 4, 5, 6, 7], 8)
+    '▁▂▃▄▅▆▇█'
+    """
+    count = min(width, len(values))
+    if count < 2:
+        return ""
+    edges = [round(i * len(values) / count) for i in range(count + 1)]
+    means = [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
+    low, high = min(means), max(means)
+    scale = (len(_SPARKS) - 1) / (high - low) if high > low else 0
+    return "".join(_SPARKS[round((mean - low) * scale)] for mean in means)
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A figure for a narrow column: `0.412`, `-1.25`, `8.1e-06`; a dash where there is none."""
+    if value is None:
+        return "-"
+    if value and abs(value) < 10**-digits:
+        return f"{value:.1e}"
+    return f"{value:.{digits}f}"
+
+
+def figures(state: Progress) -> list[tuple[str, str, str, str]]:
+    """The figures of the newest row: name, value, unit, sparkline."""
+    row, found = state.last, []
+
+    def add(name: str, value: str, unit: str = "", pick: Callable[[dict], float | None] = lambda past: None) -> None:
+        values = [value for past in state.history if (value := pick(past)) is not None]
+        found.append((name, value, unit, sparkline(values, 28)))
+
+    if "reward" in row:
+        add("reward", number(row["reward"]), pick=lambda past: past.get("reward"))
+    rewards = row.get("rewards", {})
+    if len(rewards) > 1 or any(value != row.get("reward") for value in rewards.values()):
+        for name, value in rewards.items():
+            add(f"  {name}", number(value), pick=lambda past, name=name: past.get("rewards", {}).get(name))
+    if "reward" not in row and "loss" in row:
+        add("loss", number(row["loss"]), pick=lambda past: past.get("loss"))
+    if row.get("learning_rate") is not None:
+        add("learning rate", number(row["learning_rate"]))
+    if row.get("length") is not None:
+        add("length", f"{row['length']:.0f}", "tokens", lambda past: past.get("length"))
+    if row.get("no_signal") is not None:
+        add("no signal", f"{row['no_signal']:.0%}", "of groups", lambda past: past.get("no_signal"))
+    if row.get("tokens_per_second") is not None:
+        add("speed", f"{row['tokens_per_second']:,.0f}", "tokens/s")
+    return found
+
+
+def held_out(state: Progress) -> list[str]:
+    """One line a task: the newest evaluation during training, and the first, in percent."""
+    lines = []
+    for task, newest in (state.evals[-1]["tasks"] if state.evals else {}).items():
+        if "/" in task or newest.get("avg") is None:
+            continue
+        first = state.evals[0]["tasks"].get(task, {}).get("avg")
+        change = f"{100 * first:.1f} → " if first is not None and len(state.evals) > 1 else ""
+        low, high = newest.get("ci95") or (None, None)
+        interval = f" [{100 * low:.1f}, {100 * high:.1f}]" if low is not None else ""
+        lines.append(f"{task} {change}{100 * newest['avg']:.1f} %{interval} (step {state.evals[-1]['step']})")
+    return lines
+
+
+def plain_line(name: str, state: Progress, now: float, started: float) -> str:
+    """The state in one line, for a log file."""
+    parts = [name]
+    if state.position is not None:
+        width = len(str(state.total or ""))
+        parts.append(f"{state.position:{width}d}/{state.total}" if state.total else f"{state.position}")
+    if state.doing:
+        parts.append(f"{state.doing} ({duration(now - started)})")
+        return "  ".join(parts)
+    for label, value, _, _ in figures(state):
+        parts.append(f"{value} tok/s" if label == "speed" else f"{label.strip()} {value}")
+    if state.left is not None and state.position != state.total:
+        parts.append(f"{duration(state.left)} left")
+    return "  ".join(parts)
+
+
+class StageDisplay:
+    """Follows one running stage. Call `update` often; it draws when there is something to draw.
+
+    Nothing runs in the background: a second thread would be in the way of starting processes safely.
+
+    Args:
+        console: Where to draw. A panel if it is a terminal, plain lines if not.
+        path: The folder of the stage.
+        name: The name of the stage.
+        kind: `sft`, `grpo`, `sample` or `eval`.
+        doing: What the stage does before its first metrics, such as `loading model, starting vLLM`.
+        place: Where the stage stands in its pipeline, such as `stage 2 of 3`; empty for a run of one stage.
+        clock: Tells the time in unix seconds.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        path: Path,
+        *,
+        name: str,
+        kind: str,
+        doing: str,
+        place: str = "",
+        clock: Callable[[], float] = time.time,
+    ):
+        self.console, self.path, self.name, self.kind = console, path, name, kind
+        self.doing, self.place, self.clock = doing, place, clock
+        self.rows: list[dict] = []
+        self._offset, self._seen, self._evals_told = 0, -1, 0
+        self.started = self._line_at = clock()
+        self._live = None
+        self._log_from = (path / "log.txt").stat().st_size if (path / "log.txt").is_file() else 0
+
+    def __enter__(self) -> Self:
+        self.started = self._line_at = self.clock()
+        if self.console.is_terminal and not self.console.is_dumb_terminal:
+            self._live = Live(console=self.console, auto_refresh=False, transient=True, redirect_stderr=False)
+            self._live.start()
+        else:
+            place = f"{self.place}, " if self.place else ""
+            self.say(f"{self.name}  {place}{self.kind}: {self.doing}; log in {self.path / 'log.txt'}")
+        self._read()
+        self._evals_told = len(self.state().evals)
+        self.update()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.stop()
+        else:
+            self.update(last=True)
+
+    def say(self, text: str) -> None:
+        """Prints one line, above the panel if there is one."""
+        self.console.print(Text(text), soft_wrap=not self.console.is_terminal)
+
+    def state(self) -> Progress:
+        """Where the stage stands now."""
+        return progress(self.rows, self.kind, doing=self.doing, started=self.started, now=self.clock())
+
+    def update(self, *, last: bool = False) -> None:
+        """Reads new metrics and draws them."""
+        self._read()
+        if self._live:
+            self._live.update(self.panel(), refresh=True)
+        else:
+            self._tell(last)
+
+    def _read(self) -> None:
+        rows, offset = rundir.follow_jsonl(self.path / "metrics.jsonl", self._offset)
+        if offset < self._offset:
+            self.rows.clear()
+        self.rows += rows
+        self._offset = offset
+
+    def _tell(self, last: bool) -> None:
+        now, state = self.clock(), self.state()
+        if len(state.evals) > self._evals_told:
+            self._evals_told = len(state.evals)
+            for line in held_out(state):
+                self.say(f"{self.name}  held out: {line}")
+        every = LINE_EVERY if now - self.started < 600 else LATER_LINE_EVERY
+        if state.doing and not last:
+            if now - self._line_at >= 3 * every:
+                self._line_at = now
+                self.say(plain_line(self.name, state, now, self.started))
+        elif len(self.rows) > self._seen and not state.doing and (last or now - self._line_at >= every):
+            self._line_at, self._seen = now, len(self.rows)
+            self.say(plain_line(self.name, state, now, self.started))
+
+    def panel(self) -> Panel:
+        """The state as a panel that fits 80 columns."""
+        now, state = self.clock(), self.state()
+        head = Table.grid(expand=True, padding=(0, 2, 0, 0))
+        head.add_column(no_wrap=True)
+        head.add_column(ratio=1)
+        head.add_column(no_wrap=True, justify="right")
+        past = duration(now - self.started)
+        if state.position is None:
+            head.add_row(Text(state.doing or self.doing, "bold"), "", past)
+            parts = [head, Text(self._last_log_line(), "dim", no_wrap=True, overflow="ellipsis")]
+        else:
+            unit = "step " if PHASES[self.kind] == "train" else ""
+            bar = ProgressBar(total=state.total or 1, completed=state.position)
+            left = f"{past}, {duration(state.left)} left" if state.left is not None else past
+            head.add_row(Text(f"{unit}{state.position}/{state.total or '?'}", "bold"), bar, left)
+            body = Table.grid(padding=(0, 2, 0, 0))
+            body.add_column(style="cyan", no_wrap=True, max_width=24)
+            body.add_column(no_wrap=True)
+            body.add_column(style="green", no_wrap=True, overflow="crop")
+            for label, value, unit, spark in figures(state):
+                body.add_row(label, f"{value} {unit}", spark)
+            parts = [head, body, *(Text.assemble(("held out  ", "cyan"), line) for line in held_out(state))]
+            if state.doing:
+                parts.append(Text(state.doing, "bold"))
+        title = " · ".join(part for part in (self.name, self.kind, self.place) if part)
+        log = Text(f"log: {self.path / 'log.txt'}", "dim")
+        return Panel(Group(*parts), title=title, title_align="left", subtitle=log, subtitle_align="right")
+
+    def _last_log_line(self) -> str:
+        return last_line(self.path / "log.txt", self._log_from)
+
+
+def last_line(path: Path, start: int = 0) -> str:
+    """The last line of a log that says something, looking at no more than its last 20 kB."""
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        file.seek(max(start, path.stat().st_size - 20_000))
+        text = file.read().decode(errors="replace")
+    lines = [line.strip() for line in _ESCAPES.sub("", text).replace("\r", "\n").splitlines()]
+    return next((line for line in reversed(lines) if line), "")

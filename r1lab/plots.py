@@ -1,0 +1,118 @@
+"""The learning curve as a picture."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+COLOURS = ("#1f6f8b", "#d1495b", "#5b8e3e", "#8a5a9e", "#c98a1b")
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One training stage: its name, the step at which it starts, and its metrics rows, one a step."""
+
+    name: str
+    start: int
+    rows: list[dict]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One evaluation: accuracy in [0, 1] with its 95 % interval at a step, and what the line it is on is called."""
+
+    step: int
+    series: str
+    value: float
+    low: float
+    high: float
+
+
+def learning_curve(path: str | Path, segments: list[Segment], points: list[Point], *, title: str = "") -> Path | None:
+    """Draws accuracy, reward and length (for SFT: loss) against the step, each on its own axis.
+
+    The faint line is what was measured each step, the strong one a running mean of it.
+
+    Args:
+        path: The PNG to write.
+        segments: The training stages, one after the other.
+        points: The evaluations, before, during and after.
+        title: What the picture is headed with.
+
+    Returns:
+        The path, or None where nothing was measured that could be drawn.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    keys = [key for key in ("reward", "length") if _has(segments, key)]
+    keys = keys or [key for key in ("loss",) if _has(segments, key)]
+    panels = (["accuracy"] if points else []) + keys
+    if not panels:
+        return None
+    figure, axes = pyplot.subplots(
+        len(panels), 1, sharex=True, figsize=(8, 1.2 + 2.1 * len(panels)), squeeze=False, layout="constrained"
+    )
+    for axis, panel in zip(axes[:, 0], panels, strict=True):
+        if panel == "accuracy":
+            _draw_points(axis, points)
+        else:
+            _draw_rows(axis, panel, segments)
+        axis.grid(True, color="0.9")
+        axis.spines[["top", "right"]].set_visible(False)
+        for segment in segments[1:]:
+            axis.axvline(segment.start, color="0.6", linestyle=":", linewidth=1)
+    if len(segments) > 1:
+        for segment in segments:
+            axes[0, 0].annotate(
+                segment.name, (segment.start, 1), xycoords=("data", "axes fraction"), xytext=(4, 2),
+                textcoords="offset points", fontsize=8, color="0.4",
+            )  # fmt: skip
+    axes[-1, 0].set_xlabel("step")
+    figure.suptitle(title, fontsize=11)
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)
+    return Path(path)
+
+
+def _has(segments: list[Segment], key: str) -> bool:
+    return any(row.get(key) is not None for segment in segments for row in segment.rows)
+
+
+def _draw_rows(axis: object, key: str, segments: list[Segment]) -> None:
+    for segment in segments:
+        rows = [row for row in segment.rows if row.get(key) is not None]
+        steps = np.array([segment.start + row["step"] for row in rows])
+        values = np.array([row[key] for row in rows], dtype=float)
+        window = max(1, len(values) // 15)
+        axis.plot(steps, values, color=COLOURS[0], alpha=0.3 if window > 1 else 1, linewidth=1)
+        if window > 1:
+            axis.plot(steps, running_mean(values, window), color=COLOURS[0], linewidth=2)
+    axis.set_ylabel("length (tokens)" if key == "length" else key)
+
+
+def _draw_points(axis: object, points: list[Point]) -> None:
+    for index, series in enumerate(dict.fromkeys(point.series for point in points)):
+        own = sorted((point for point in points if point.series == series), key=lambda point: point.step)
+        value = np.array([100 * point.value for point in own])
+        # A bootstrap interval need not hold the mean itself; an error bar cannot be negative.
+        spread = [
+            np.maximum(0, value - [100 * point.low for point in own]),
+            np.maximum(0, [100 * point.high for point in own] - value),
+        ]
+        colour = COLOURS[index % len(COLOURS)]
+        axis.errorbar([point.step for point in own], value, spread, fmt="o-", color=colour, capsize=3, label=series)
+    axis.set_ylabel("held-out accuracy (%)")
+    axis.legend(fontsize=8, frameon=False, loc="best")
+
+
+def running_mean(values: np.ndarray, window: int) -> np.ndarray:
+    """Mean over the `window` nearest values, over fewer at the ends.
+
+    >>> running_mean(np.array([0.0, 3.0, 0.0]), 3).tolist()
+    [1.5, 1.0, 1.5]
+    """
+    kernel = np.ones(min(window, len(values)))
+    return np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")

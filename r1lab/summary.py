@@ -1,0 +1,242 @@
+"""What a person sees at the end of a run: accuracy before and after, the learning curve, completions, where it lies."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from r1lab import plots, rundir
+from r1lab.display import PHASES, by_step, duration, number
+
+LABEL, VALUE = 14, 20  # widths of the columns of figures: three columns of figures end before column 80
+COMPLETIONS = 3
+
+
+def percent(value: float | None, ci95: list[float] | None = None, *, signed: bool = False) -> str:
+    """A share as a percentage with its interval.
+
+    >>> percent(0.373, [0.321, 0.425]), percent(0.217, [0.15, 0.27], signed=True)
+    ('37.3 [32.1, 42.5]', '+21.7 [+15.0, +27.0]')
+    """
+    if value is None:
+        return "-"
+    sign = "+" if signed else ""
+    interval = f" [{100 * ci95[0]:{sign}.1f}, {100 * ci95[1]:{sign}.1f}]" if ci95 else ""
+    return f"{100 * value:{sign}.1f}{interval}"
+
+
+def stage_line(name: str, kind: str, path: Path, result: dict) -> str:
+    """What a finished stage came to, in one line."""
+    took = f"done in {duration(result['seconds'])}" if "seconds" in result else "done"
+    parts = [f"{name}  {kind} {took}"]
+    if kind == "eval":
+        for task, scores in families(result).items():
+            greedy = f", greedy {percent(scores.get('greedy'))}" if scores.get("greedy") is not None else ""
+            parts.append(f"{task} {percent(scores.get('avg'), scores.get('ci95'))} %{greedy}")
+    elif rows := train_rows(path):
+        key = "reward" if "reward" in rows[-1] else "loss"
+        parts[0] = parts[0].replace(" done", f" {rows[-1]['step']} steps", 1)
+        parts.append(f"{key} {_change(rows, key)}")
+        if "length" in rows[-1]:
+            parts.append(f"length {_change(rows, 'length', 0)}")
+    elif "rows" in result:
+        parts.append(f"{result['rows']} rows")
+    return "  ".join(parts)
+
+
+def families(result: dict) -> dict[str, dict]:
+    """The tasks of an evaluation without their parts: `knights_knaves`, not `knights_knaves/2ppl`."""
+    tasks = result.get("tasks", {})
+    return {task: scores for task, scores in tasks.items() if "/" not in task or task.split("/")[0] not in tasks}
+
+
+def train_rows(path: Path) -> list[dict]:
+    """The training metrics of a stage, one row a step."""
+    rows = rundir.read_jsonl(path / "metrics.jsonl")
+    return by_step([row for row in rows if row.get("phase") == "train" and row.get("step") is not None])
+
+
+def _change(rows: list[dict], key: str, digits: int = 2) -> str:
+    """From the mean of the first tenth of the steps to that of the last tenth."""
+    values = [row[key] for row in rows if row.get(key) is not None]
+    if not values:
+        return "-"
+    tenth = max(1, len(values) // 10)
+    first, last = sum(values[:tenth]) / tenth, sum(values[-tenth:]) / tenth
+    return f"{number(first, digits)} → {number(last, digits)}"
+
+
+def accuracy_table(columns: list[tuple[str, dict]], compare: list[dict]) -> Text:
+    """Accuracy of one or more evaluations side by side, task by task, with what changed if there are two.
+
+    Args:
+        columns: Names and results of eval stages, the earlier first.
+        compare: The rows of a pipeline's `compare` for these two.
+    """
+    changes = {(row["task"], row["metric"]): row for row in compare}
+    heads = [name for name, _ in columns] + (["difference"] if changes else [])
+    table = Text(f"{'':{LABEL}}" + "".join(f"{head[: VALUE - 2]:{VALUE}}" for head in heads).rstrip() + "\n", "bold")
+    for task in dict.fromkeys(task for _, result in columns for task in result.get("tasks", {})):
+        results = [result.get("tasks", {}).get(task, {}) for _, result in columns]
+        counts = dict.fromkeys(str(scores["n_questions"]) for scores in results if "n_questions" in scores)
+        table.append(task, "bold cyan")
+        table.append(f" · {' / '.join(counts)} questions\n", "dim")
+        samples = next((scores["n_samples"] for scores in results if "n_samples" in scores), None)
+        plain = [key for scores in results for key in scores if key.startswith(("pass@", "maj@"))]
+        _row(table, f"avg@{samples}" if samples else "avg", [_accuracy(s, "avg", "ci95") for s in results],
+             changes.get((task, "avg")))  # fmt: skip
+        if any(scores.get("greedy") is not None for scores in results):
+            _row(table, "greedy", [_accuracy(s, "greedy", "greedy_ci95") for s in results],
+                 changes.get((task, "greedy")))  # fmt: skip
+        for key in dict.fromkeys(plain):
+            _row(table, key, [percent(scores.get(key)) for scores in results])
+        if "/" in task:
+            continue
+        if any(scores.get("truncated") for scores in results):
+            _row(table, "cut off", [percent(scores.get("truncated")) for scores in results])
+        if any("length" in scores for scores in results):
+            _row(table, "length", [number(scores.get("length"), 0) + " tokens" for scores in results])
+    paired = "; differences are of the same questions, paired" if changes else ""
+    table.append(f"percent, with 95 % intervals over questions{paired}", "dim")
+    return table
+
+
+def _accuracy(scores: dict, key: str, interval: str) -> str:
+    return percent(scores.get(key), scores.get(interval))
+
+
+def _row(table: Text, label: str, values: list[str], change: dict | None = None) -> None:
+    table.append(f"  {label:{LABEL - 2}}" + "".join(f"{value:{VALUE}}" for value in values))
+    if change:
+        low, high = change["ci95"]
+        style = "bold green" if low > 0 else "bold red" if high < 0 else "yellow"
+        table.append(percent(change["diff"], change["ci95"], signed=True), style)
+    table.append("\n")
+
+
+def training_table(path: Path, result: dict) -> Text:
+    """What a training or sampling stage came to, figure by figure."""
+    table = Text()
+    rows = train_rows(path)
+    for key, digits in (("loss", 3), ("reward", 3), ("length", 0), ("no_signal", 2)):
+        if rows and rows[-1].get(key) is not None:
+            _row(table, key.replace("_", " "), [_change(rows, key, digits)])
+    for name in rows[-1].get("rewards", {}) if rows else []:
+        values = [{name: row.get("rewards", {}).get(name)} for row in rows]
+        _row(table, f"· {name}"[: LABEL - 3], [_change(values, name, 3)])
+    for key, value in result.items():
+        if isinstance(value, (int, float)) and key != "seconds":
+            _row(table, key, [f"{value:,}" if isinstance(value, int) else number(value)])
+    if rows:
+        table.append("mean of the first tenth of the steps → of the last tenth", "dim")
+    return table
+
+
+def completions(path: Path) -> list[tuple[int, list[dict]]]:
+    """The first completions of the first and of the last step that a stage kept, each to another prompt: no choice."""
+    files = sorted((path / "samples").glob("step_*.jsonl"))
+    found = []
+    for file in dict.fromkeys([*files[:1], *files[-1:]]):
+        rows = {str(row["prompt"]): row for row in reversed(rundir.read_jsonl(file))}
+        found.append((int(file.stem.removeprefix("step_")), list(reversed(rows.values()))[:COMPLETIONS]))
+    return found
+
+
+def show_completions(console: Console, name: str, path: Path) -> None:
+    """Prints sample completions, early and late."""
+    for step, rows in completions(path):
+        console.rule(Text(f"{name}: completions at step {step}"), align="left", style="dim")
+        for row in rows:
+            prompt = row["prompt"] if isinstance(row["prompt"], str) else row["prompt"][-1]["content"]
+            console.print(Text.assemble(("> ", "bold cyan"), (shortened(prompt, 0, 200), "cyan")))
+            console.print(Text(shortened(row["completion"], 260, 180)))
+            console.print(Text.assemble(("= ", "bold"), _verdict(row), "\n"))
+
+
+def _verdict(row: dict) -> Text:
+    parts = []
+    for name, value in row.get("rewards", {}).items():
+        reason = (row.get("reasons") or {}).get(name)
+        parts.append(f"{name} {number(value, 2)}" + (f" ({reason})" if reason else ""))
+    style = "green" if (row.get("reward") or 0) > 0 else "red"
+    return Text.assemble((f"reward {number(row.get('reward'), 2)}", style), "  ", (", ".join(parts), "dim"))
+
+
+def shortened(text: str, head: int, tail: int) -> str:
+    """A long text without its middle, on as few lines as it has sentences to show.
+
+    >>> shortened("a long story with an end", 6, 6)
+    'a long … an end'
+    """
+    text = " ".join(text.split())
+    if len(text) <= head + tail + 3:
+        return text
+    return f"{text[:head].rstrip()} … {text[len(text) - tail :].lstrip()}".strip()
+
+
+def curve(run_dir: Path, stages: list[tuple[str, str, Path]], compare: list[dict]) -> Path | None:
+    """Draws `curve.png` from the metrics of all training stages and the evaluations before, between and after."""
+    step, segments, points = 0, [], []
+    compared = {row[side] for row in compare for side in ("before", "after")}
+    for name, kind, path in stages:
+        if kind == "eval" and name in compared:
+            points += _points(step, rundir.result(path)["tasks"])
+        if PHASES[kind] != "train":
+            continue
+        rows = train_rows(path)
+        evals = [row for row in rundir.read_jsonl(path / "metrics.jsonl") if "tasks" in row]
+        points += [point for row in by_step(evals) for point in _points(step + row["step"], row["tasks"])]
+        segments.append(plots.Segment(name, step, rows))
+        step += rows[-1]["step"] if rows else 0
+    return plots.learning_curve(run_dir / "curve.png", segments, points, title=run_dir.name) if segments else None
+
+
+def _points(step: int, tasks: dict[str, dict]) -> list[plots.Point]:
+    found = []
+    for task, scores in families({"tasks": tasks}).items():
+        if scores.get("avg") is not None:
+            low, high = scores.get("ci95") or (scores["avg"], scores["avg"])
+            series = f"{task}, {scores['n_questions']} questions" if "n_questions" in scores else task
+            found.append(plots.Point(step, series, scores["avg"], low, high))
+    return found
+
+
+def show(console: Console, run_dir: Path, stages: list[tuple[str, str, Path]], result: dict) -> None:
+    """Prints the end of a run and draws its curve.
+
+    Args:
+        console: Where to print.
+        run_dir: The run directory.
+        stages: Name, kind and folder of each stage.
+        result: The result of the run.
+    """
+    compare = result.get("compare", [])
+    picture = curve(run_dir, stages, compare)
+    for name, kind, path in stages:
+        if kind == "grpo":
+            show_completions(console, name, path)
+    console.rule(Text(f"{run_dir.name}: result"), align="left", style="dim")
+    results = {name: rundir.result(path) for name, _, path in stages}
+    evals = [(name, results[name]) for name, kind, _ in stages if kind == "eval"]
+    pairs = list(dict.fromkeys((row["before"], row["after"]) for row in compare))
+    tables = [
+        accuracy_table([(n, results[n]) for n in pair], [r for r in compare if (r["before"], r["after"]) == pair])
+        for pair in pairs
+    ]
+    paired = {name for pair in pairs for name in pair}
+    tables += [accuracy_table([column], []) for column in evals if column[0] not in paired]
+    if not evals:
+        name, _, path = stages[-1]
+        tables.append(training_table(path, results[name]))
+    for table in tables:
+        table.append("\n")
+        console.print(table, soft_wrap=True)
+    _where(console, run_dir, stages, result, picture)
+
+
+def _where(console: Console, run_dir: Path, stages: list, result: dict, picture: Path | None) -> None:
+    lines = [("run", f"{run_dir}/  ({duration(result['seconds'])})" if "seconds" in result else f"{run_dir}/")]
+    lines += [("curve", str(picture))] if picture else []
+    lines += [("model", f"{path / 'model'}/") for _, kind, path in stages[::-1] if PHASES[kind] == "train"][:1]
+    for label, place in lines:
+        console.print(Text.assemble((f"{label:7}", "bold"), place), soft_wrap=True)

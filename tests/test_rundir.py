@@ -1,0 +1,144 @@
+"""Run directories: refused, resumed, emptied, and files that survive a crash."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from r1lab import rundir
+from r1lab.errors import UserError
+
+CONFIG = {"stage": "grpo", "name": "zero", "seed": 3, "train": {"learning_rate": 1e-6, "eval_strategy": "no"}}
+
+
+def prepared(path, **flags):
+    return rundir.prepare("stage: grpo  # as written\n", CONFIG, path, **{"resume": False, "overwrite": False} | flags)
+
+
+def test_recipe_is_kept_as_written_and_config_reads_back_the_same(tmp_path):
+    path = prepared(tmp_path / "runs" / "zero")
+    assert (path / "recipe.yaml").read_text() == "stage: grpo  # as written\n"
+    assert rundir.read_yaml(path / "config.yaml") == CONFIG
+    assert list(rundir.read_yaml(path / "config.yaml")) == list(CONFIG)
+    assert rundir.result(path) is None
+
+
+def test_a_used_directory_is_refused_and_untouched(tmp_path):
+    path = prepared(tmp_path / "zero")
+    (path / "config.yaml").write_text("old")
+    with pytest.raises(UserError, match="--resume.*--overwrite.*--name") as refusal:
+        prepared(path)
+    assert len(refusal.value.problems) == 1
+    assert (path / "config.yaml").read_text() == "old"
+
+
+def test_resume_keeps_and_overwrite_empties(tmp_path):
+    path = prepared(tmp_path / "zero")
+    (path / "model").mkdir()
+    (path / "model" / "weights").write_text("w")
+    prepared(path, resume=True)
+    assert (path / "model" / "weights").is_file()
+    prepared(path, overwrite=True)
+    assert sorted(child.name for child in path.iterdir()) == ["config.yaml", "recipe.yaml"]
+    with pytest.raises(UserError, match="one of the two"):
+        prepared(path, resume=True, overwrite=True)
+
+
+@pytest.mark.parametrize("flags", [{}, {"resume": True}, {"overwrite": True}])
+def test_a_folder_of_something_else_is_never_deleted(tmp_path, flags):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match="holds files but no run"):
+        prepared(tmp_path, **flags)
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_file_in_the_way_is_refused(tmp_path):
+    (tmp_path / "zero").write_text("")
+    with pytest.raises(UserError, match="is a file"):
+        prepared(tmp_path / "zero", overwrite=True)
+
+
+def test_overwrite_follows_no_links_out_of_the_directory(tmp_path):
+    path = prepared(tmp_path / "zero")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "precious").write_text("p")
+    (path / "model").symlink_to(tmp_path / "elsewhere")
+    prepared(path, overwrite=True)
+    assert (tmp_path / "elsewhere" / "precious").is_file()
+
+
+def test_rows_come_back_and_a_torn_last_line_is_left_out_then_dropped(tmp_path):
+    path = tmp_path / "samples" / "metrics.jsonl"
+    rundir.append_jsonl(path, {"step": 1, "text": "Köln\n"})
+    with path.open("a") as file:
+        file.write('{"step": 2, "rew')
+    assert rundir.read_jsonl(path) == [{"step": 1, "text": "Köln\n"}]
+    rundir.append_jsonl(path, {"step": 2})
+    assert [row["step"] for row in rundir.read_jsonl(path)] == [1, 2]
+    assert rundir.read_jsonl(tmp_path / "none.jsonl") == []
+
+
+def test_a_growing_file_is_followed_and_a_new_one_noticed(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    rundir.append_jsonl(path, {"step": 1})
+    rows, offset = rundir.follow_jsonl(path, 0)
+    assert [row["step"] for row in rows] == [1]
+    assert rundir.follow_jsonl(path, offset) == ([], offset)
+    rundir.append_jsonl(path, {"step": 2})
+    assert rundir.follow_jsonl(path, offset)[0] == [{"step": 2}]
+    path.write_text('{"s": 0}\n')
+    assert rundir.follow_jsonl(path, offset)[0] == [{"s": 0}]
+
+
+def test_numbers_of_numpy_and_what_json_lacks_are_written_as_json(tmp_path):
+    row = {"a": np.float32(0.5), "b": np.arange(2), "c": float("nan"), "d": [float("inf")], "e": tmp_path, 1: True}
+    rundir.write_json_atomic(tmp_path / "r.json", row)
+    read = json.loads((tmp_path / "r.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert read == {"a": 0.5, "b": [0, 1], "c": None, "d": [None], "e": str(tmp_path), "1": True}
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
+    rundir.write_json_atomic(tmp_path / "result.json", {"ok": 1})
+    with pytest.raises(TypeError):
+        rundir.write_json_atomic(tmp_path / "result.json", {"ok": object()})
+    with pytest.raises(Exception, match="cannot represent"):
+        rundir.write_yaml(tmp_path / "result.json", {"ok": object()})
+    assert rundir.result(tmp_path) == {"ok": 1}
+    assert [child.name for child in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_two_runs_cannot_hold_one_directory(tmp_path):
+    script = "import sys; from pathlib import Path; from r1lab import rundir\nwith rundir.locked(Path(sys.argv[1])): pass"
+    with rundir.locked(tmp_path):
+        done = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=False)
+        assert done.returncode == 1 and "another r1lab is running" in done.stderr
+    assert subprocess.run([sys.executable, "-c", script, tmp_path], check=False).returncode == 0
+
+
+def test_manifest_says_what_ran_and_keeps_the_first_when_resumed(tmp_path, monkeypatch):
+    repository = tmp_path / "work"
+    repository.mkdir()
+    git = ["git", "-C", str(repository), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    (repository / "reward.py").write_text("a\n")
+    subprocess.run([*git, "add", "."], check=True)
+    subprocess.run([*git, "commit", "-qm", "x"], check=True)
+    (repository / "reward.py").write_text("b\n")
+    (repository / "new.py").write_text("")
+    monkeypatch.chdir(repository)
+    pipeline = {"seed": 1, "stages": [{"name": "base", "seed": 1}, {"name": "zero", "seed": 2}]}
+    manifest = rundir.write_manifest(tmp_path, pipeline)
+    assert manifest["seeds"] == {"recipe": 1, "base": 1, "zero": 2}
+    assert len(manifest["git"]["commit"]) == 40
+    assert "+b" in manifest["git"]["diff"] and manifest["git"]["untracked"] == ["new.py"]
+    assert manifest["versions"]["python"].startswith("3.")
+    assert manifest["hardware"]["cores"] >= 1 and manifest["hardware"]["memory_gib"] > 0
+    rundir.write_manifest(tmp_path, pipeline | {"seed": 9})
+    kept = json.loads((tmp_path / "manifest.json").read_text())
+    assert kept["seeds"]["recipe"] == 1 and kept["resumed"][0]["seeds"]["recipe"] == 9
+
+
+def test_no_git_checkout_no_git_state(tmp_path):
+    assert rundir.git_state(tmp_path) is None
