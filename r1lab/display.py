@@ -66,7 +66,8 @@ def progress(rows: list[dict], kind: str, *, doing: str, started: float, now: fl
     state = Progress(history=history, evals=evals)
     fresh = [row for row in rows if row.get("time", 0) >= started]
     if history:
-        state.last = history[-1]
+        # An evaluation of several tasks counts each from 0, so there the newest row is not the farthest one.
+        state.last = history[-1] if own == "train" else [row for row in rows if row.get("phase") == own][-1]
         state.position, state.total = _position(state.last), state.last.get("total")
     state.left = _time_left([row for row in fresh if row.get("phase") == own], state.total, now)
     newest = fresh[-1] if fresh else {}
@@ -144,8 +145,8 @@ def figures(state: Progress) -> list[tuple[str, str, str, str]]:
     row, found = state.last, []
 
     def add(name: str, value: str, unit: str = "", pick: Callable[[dict], float | None] = lambda past: None) -> None:
-        values = [value for past in state.history if (value := pick(past)) is not None]
-        found.append((name, value, unit, sparkline(values, 28)))
+        values = [pick(past) for past in state.history]
+        found.append((name, value, unit, sparkline([v for v in values if v is not None], 28)))
 
     if "reward" in row:
         add("reward", number(row["reward"]), pick=lambda past: past.get("reward"))

@@ -41,24 +41,34 @@ def prepare(recipe_text: str, resolved: dict, path: str | Path, *, resume: bool,
         UserError: The directory is in use, or is not a run directory at all. Nothing was written then.
     """
     path = Path(path)
-    if resume and overwrite:
-        raise UserError("--resume and --overwrite: give one of the two, --resume goes on, --overwrite starts again")
-    if path.exists() and not path.is_dir():
-        raise UserError(f"{path}: is a file, a run needs a folder: choose another with --name or --runs-dir")
-    if is_used(path):
-        if not any((path / mark).is_file() for mark in _MARKS):
-            raise UserError(f"{path}: holds files but no run, so it is left alone: choose another with --name")
-        if overwrite:
-            empty(path)
-        elif not resume:
-            raise UserError(
-                f"{path}: holds a run already: add --resume to go on with it, --overwrite to delete it and start "
-                "again, or --name NEW to keep it"
-            )
+    check(path, resume=resume, overwrite=overwrite)
+    if overwrite and is_used(path):
+        empty(path)
     path.mkdir(parents=True, exist_ok=True)
     write_text_atomic(path / "recipe.yaml", recipe_text)
     write_yaml(path / "config.yaml", resolved)
     return path
+
+
+def check(path: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuses a directory that `prepare` would refuse; writes nothing.
+
+    Raises:
+        UserError: The directory is in use, or is not a run directory at all.
+    """
+    if resume and overwrite:
+        raise UserError("--resume and --overwrite: give one of the two, --resume goes on, --overwrite starts again")
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path}: is a file, a run needs a folder: choose another with --name or --runs-dir")
+    if not is_used(path):
+        return
+    if not any((path / mark).is_file() for mark in _MARKS):
+        raise UserError(f"{path}: holds files but no run, so it is left alone: choose another with --name")
+    if not (overwrite or resume):
+        raise UserError(
+            f"{path}: holds a run already: add --resume to go on with it, --overwrite to delete it and start "
+            "again, or --name NEW to keep it"
+        )
 
 
 def is_used(path: Path) -> bool:
@@ -97,7 +107,7 @@ def locked(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"{path}: another r1lab is running in it: wait for it, or give this one a --name") from None
+            raise UserError(f"{path}: another r1lab is running in it: wait, or give this one a --name") from None
         except OSError:
             pass  # Some network file systems cannot lock a directory; the run is then merely not guarded.
         yield
@@ -165,9 +175,9 @@ def follow_jsonl(path: str | Path, offset: int) -> tuple[list[dict], int]:
     if not path.is_file():
         return [], 0
     with path.open("rb") as file:
-        if file.seek(0, os.SEEK_END) < offset:  # The file was written anew.
-            offset = 0
-        file.seek(offset)
+        file.seek(max(0, offset - 1))
+        if offset and file.read(1) != b"\n":  # The file was written anew.
+            file.seek(offset := 0)
         data = file.read()
     data = data[: data.rfind(b"\n") + 1]
     return [json.loads(line) for line in data.splitlines() if line.strip()], offset + len(data)

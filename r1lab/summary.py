@@ -1,4 +1,4 @@
-"""What a person sees at the end of a run: accuracy before and after, the learning curve, completions, where it lies."""
+"""What a person sees at the end of a run: completions, accuracy before and after, the curve, where it all lies."""
 
 from pathlib import Path
 
@@ -96,8 +96,8 @@ def accuracy_table(columns: list[tuple[str, dict]], compare: list[dict]) -> Text
             _row(table, "cut off", [percent(scores.get("truncated")) for scores in results])
         if any("length" in scores for scores in results):
             _row(table, "length", [number(scores.get("length"), 0) + " tokens" for scores in results])
-    paired = "; differences are of the same questions, paired" if changes else ""
-    table.append(f"percent, with 95 % intervals over questions{paired}", "dim")
+    paired = "; differences paired by question" if changes else ""
+    table.append(f"percent, 95 % intervals over questions{paired}", "dim")
     return table
 
 
@@ -106,7 +106,8 @@ def _accuracy(scores: dict, key: str, interval: str) -> str:
 
 
 def _row(table: Text, label: str, values: list[str], change: dict | None = None) -> None:
-    table.append(f"  {label:{LABEL - 2}}" + "".join(f"{value:{VALUE}}" for value in values))
+    cells = "".join(f"{value:{VALUE}}" for value in values)
+    table.append(f"  {label:{LABEL - 2}}" + (cells if change else cells.rstrip()))
     if change:
         low, high = change["ci95"]
         style = "bold green" if low > 0 else "bold red" if high < 0 else "yellow"
@@ -116,19 +117,21 @@ def _row(table: Text, label: str, values: list[str], change: dict | None = None)
 
 def training_table(path: Path, result: dict) -> Text:
     """What a training or sampling stage came to, figure by figure."""
-    table = Text()
     rows = train_rows(path)
-    for key, digits in (("loss", 3), ("reward", 3), ("length", 0), ("no_signal", 2)):
-        if rows and rows[-1].get(key) is not None:
-            _row(table, key.replace("_", " "), [_change(rows, key, digits)])
-    for name in rows[-1].get("rewards", {}) if rows else []:
-        values = [{name: row.get("rewards", {}).get(name)} for row in rows]
-        _row(table, f"· {name}"[: LABEL - 3], [_change(values, name, 3)])
+    last = rows[-1] if rows else {}
+    keys = (("reward", 3), ("length", 0), ("no_signal", 2)) if "reward" in last else (("loss", 3), ("accuracy", 3))
+    figures = [
+        (key.replace("_", " "), _change(rows, key, digits)) for key, digits in keys if last.get(key) is not None
+    ]
+    for name in last.get("rewards", {}):
+        figures.append((f"reward {name}", _change([row.get("rewards", {}) for row in rows], name, 3)))
     for key, value in result.items():
         if isinstance(value, (int, float)) and key != "seconds":
-            _row(table, key, [f"{value:,}" if isinstance(value, int) else number(value)])
+            figures.append((key, f"{value:,}" if isinstance(value, int) else number(value)))
+    width = max((len(label) for label, _ in figures), default=0)
+    table = Text("\n".join(f"  {label:{width}}  {value}" for label, value in figures))
     if rows:
-        table.append("mean of the first tenth of the steps → of the last tenth", "dim")
+        table.append("\nmean of the first tenth of the steps → of the last tenth", "dim")
     return table
 
 
@@ -229,8 +232,8 @@ def show(console: Console, run_dir: Path, stages: list[tuple[str, str, Path]], r
         name, _, path = stages[-1]
         tables.append(training_table(path, results[name]))
     for table in tables:
-        table.append("\n")
         console.print(table, soft_wrap=True)
+        console.print()
     _where(console, run_dir, stages, result, picture)
 
 

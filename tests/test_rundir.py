@@ -110,7 +110,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
 
 
 def test_two_runs_cannot_hold_one_directory(tmp_path):
-    script = "import sys; from pathlib import Path; from r1lab import rundir\nwith rundir.locked(Path(sys.argv[1])): pass"
+    script = "import pathlib, sys; from r1lab import rundir\nwith rundir.locked(pathlib.Path(sys.argv[1])): pass"
     with rundir.locked(tmp_path):
         done = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=False)
         assert done.returncode == 1 and "another r1lab is running" in done.stderr

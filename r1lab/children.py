@@ -1,0 +1,101 @@
+"""Stage processes: started apart from the terminal, told to stop, killed with their own, asked why they failed."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from r1lab.display import last_line
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+@dataclass
+class StopRequests:
+    """How often this process was asked to stop, and whether its child has been told."""
+
+    count: int = 0
+    passed_on: bool = False
+
+
+@contextmanager
+def stop_requests() -> Iterator[StopRequests]:
+    """Counts SIGINT and SIGTERM instead of letting them end this process."""
+    requests = StopRequests()
+    if threading.current_thread() is not threading.main_thread():
+        yield requests  # Only the main thread may handle signals; elsewhere they are the caller's affair.
+        return
+
+    def ask(number: int, frame: object) -> None:
+        requests.count += 1
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    old = [signal.signal(number, ask) for number in numbers]
+    try:
+        yield requests
+    finally:
+        for number, handler in zip(numbers, old, strict=True):
+            signal.signal(number, handler)
+
+
+def start(command: list[str], output: BinaryIO) -> subprocess.Popen:
+    """Starts a process in a session of its own, so that Ctrl-C reaches it only through us, bound to die with us.
+
+    It dies with the thread that started it; no other thread may be running.
+    """
+    parent = os.getpid()
+
+    def before_exec() -> None:
+        # A shell starts background jobs with SIGINT ignored, and children inherit that.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if _libc is not None:
+            _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # The parent died before the line above.
+            os._exit(1)
+
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        preexec_fn=before_exec,  # noqa: PLW1509
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+
+
+def kill(child: subprocess.Popen) -> None:
+    """Kills a process and whatever it started and left behind, such as an engine's workers."""
+    with suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+
+
+def failure(status: int, error_file: Path, log: Path, log_from: int) -> list[str]:
+    """Why a stage failed, one line a problem: what it says itself, else the last line of its log.
+
+    Args:
+        status: Its exit status, negative where a signal ended it.
+        error_file: Where it tells errors, one a line.
+        log: What it printed.
+        log_from: Where in the log this attempt begins, in bytes.
+    """
+    if error_file.is_file() and (lines := [line for line in error_file.read_text().splitlines() if line.strip()]):
+        return lines
+    last = last_line(log, log_from)
+    if status < 0:
+        cause = ", perhaps for lack of memory" if status == -signal.SIGKILL else ""
+        problem = f"killed by {signal.Signals(-status).name}{cause}"
+    elif status == 0:
+        problem = "ended without a result"
+    else:
+        return [f"failed: {last}" if last else f"failed with exit status {status}"]
+    return [f"{problem}; last said: {last}" if last else problem]

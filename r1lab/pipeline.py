@@ -1,0 +1,386 @@
+"""Runs a recipe: its stages one after the other, each in a process of its own, skipped where finished.
+
+A recipe of one stage runs in `runs/NAME/`, a pipeline in `runs/NAME/NN-STAGE/`. `@base/model` and `@base/samples` in a
+stage's recipe become paths in its `config.yaml`, which can so be run again by itself.
+"""
+
+import json
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from r1lab import children, rundir, stats, summary
+from r1lab import recipe as recipes
+from r1lab.children import StopRequests
+from r1lab.display import StageDisplay
+from r1lab.errors import UserError
+
+INTERRUPTED = 130
+_REFERENCE = re.compile(r"@([a-z0-9_-]+)/(model|samples)")
+_POLL = 0.2  # seconds between two looks at the child and at its metrics
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a run: its name, its folder, its recipe with references as written, and what it refers to."""
+
+    name: str
+    path: Path
+    config: dict
+    place: str = ""
+
+    @property
+    def kind(self) -> str:
+        return self.config["stage"]
+
+    @property
+    def finished(self) -> bool:
+        return rundir.result(self.path) is not None
+
+
+def run(
+    recipe: object,
+    *,
+    recipe_text: str,
+    runs_dir: str | Path,
+    name: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    console: Console | None = None,
+) -> int:
+    """Runs a recipe, single-stage or pipeline, and shows it as it runs.
+
+    Args:
+        recipe: What `r1lab.recipe.load` returned.
+        recipe_text: The recipe as written, for `recipe.yaml`.
+        runs_dir: Where run directories lie.
+        name: The name of the run, the recipe's own if None.
+        resume: Go on with the run that the directory holds; begin it if there is none.
+        overwrite: Delete what the directory holds and begin again.
+        console: Where to print, standard output if None.
+
+    Returns:
+        The exit status: 0 finished, 1 a stage failed, 2 a stage refused what was asked, 130 interrupted.
+
+    Raises:
+        UserError: The directory is in use, or a finished stage's recipe has changed.
+    """
+    console = console or Console()
+    config = recipes.resolved(recipe)
+    run_dir = Path(runs_dir) / _checked_name(name or config["name"])
+    stages = plan(recipe, config, run_dir)
+    rundir.check(run_dir, resume=resume, overwrite=overwrite)
+    if resume:
+        check_unchanged(run_dir, stages)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with rundir.locked(run_dir), children.stop_requests() as stop:
+        rundir.prepare(recipe_text, config, run_dir, resume=resume, overwrite=overwrite)
+        rundir.write_manifest(run_dir, config)
+        return _run_stages(console, run_dir, stages, config, stop)
+
+
+def _checked_name(name: str) -> str:
+    if not name or name in (".", "..") or "/" in name or name.startswith("-"):
+        raise UserError(f"--name {name}: a run's name is the name of one folder: letters, digits, - and _ will do")
+    return name
+
+
+def plan(recipe: object, config: dict, run_dir: Path) -> list[Stage]:
+    """The stages of a recipe in order, each with its folder."""
+    if "stages" not in config:
+        return [Stage(config["name"], run_dir, config)]
+    parts = recipes.stage_recipes(recipe)
+    return [
+        Stage(
+            name,
+            run_dir / f"{number:02d}-{name}",
+            recipes.resolved(part),
+            f"stage {number} of {len(parts)}",
+        )
+        for number, (name, part) in enumerate(parts, start=1)
+    ]
+
+
+def check_unchanged(run_dir: Path, stages: list[Stage]) -> None:
+    """Refuses to resume where a stage that finished, or holds checkpoints, was made by another recipe.
+
+    Raises:
+        UserError: One line a stage, naming the keys that changed and what to type.
+    """
+    problems, ways = [], f"--overwrite starts all over, --name NEW keeps {run_dir} and starts another run"
+    folders = {stage.path.name for stage in stages}
+    others = [path for path in sorted(run_dir.glob("[0-9][0-9]-*")) if path.is_dir() and path.name not in folders]
+    if others:
+        problems.append(f"{others[0]}: stages: the recipe has no such stage at this place any more: {ways}")
+    for stage in stages:
+        file = stage.path / "config.yaml"
+        if not file.is_file() or not (stage.finished or _has_checkpoints(stage.path)):
+            continue
+        changed = changes(rundir.read_yaml(file), stage.config, {s.name: s.path.name for s in stages})
+        if changed:
+            state = "finished" if stage.finished else "began"
+            problems.append(f"{stage.path}: {changed[0]}{_more(changed)}, after the stage {state}: {ways}")
+    if problems:
+        raise UserError(problems)
+
+
+def _more(changed: list[str]) -> str:
+    return f" and {len(changed) - 1} more ({', '.join(c.split(':')[0] for c in changed[1:])})" if changed[1:] else ""
+
+
+def changes(old: dict, new: dict, folders: dict[str, str]) -> list[str]:
+    """The keys in which a stage's resolved recipe differs from that of an earlier run, each with both values.
+
+    A reference such as `@base/model` equals any path to that folder: a run directory may be moved.
+
+    >>> changes({"train": {"beta": 0.1}}, {"train": {"beta": 0.2}}, {})
+    ['train.beta: was 0.1, now 0.2']
+    """
+    before, after = _flat(old), _flat(new)
+    changed = []
+    for key in dict.fromkeys([*before, *after]):
+        was, now = before.get(key), after.get(key)
+        reference = _REFERENCE.fullmatch(now) if isinstance(now, str) else None
+        if reference and reference[1] in folders and isinstance(was, str):
+            if Path(was).parts[-2:] == (folders[reference[1]], reference[2]):
+                continue
+        if was != now:
+            changed.append(f"{key}: was {_short(was)}, now {_short(now)}")
+    return changed
+
+
+def _short(value: object) -> str:
+    text = "not set" if value is None else str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def _flat(value: object, prefix: str = "") -> dict[str, object]:
+    if isinstance(value, dict) and value:
+        items = value.items()
+    elif isinstance(value, list) and value:
+        items = enumerate(value)
+    else:
+        return {prefix: value}
+    flat = {}
+    for key, item in items:
+        flat |= _flat(item, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def with_references(value: object, folders: dict[str, Path]) -> object:
+    """A recipe with `@STAGE/model` and `@STAGE/samples` replaced by absolute paths."""
+    if isinstance(value, dict):
+        return {key: with_references(item, folders) for key, item in value.items()}
+    if isinstance(value, list):
+        return [with_references(item, folders) for item in value]
+    reference = _REFERENCE.fullmatch(value) if isinstance(value, str) else None
+    if reference and reference[1] in folders:
+        return str((folders[reference[1]] / reference[2]).resolve())
+    return value
+
+
+def _references(stage: Stage) -> set[str]:
+    values = [value for value in _flat(stage.config).values() if isinstance(value, str)]
+    return {match[1] for value in values if (match := _REFERENCE.fullmatch(value))}
+
+
+def _has_checkpoints(path: Path) -> bool:
+    return rundir.is_used(path / "checkpoints")
+
+
+# Running
+
+
+def _run_stages(console: Console, run_dir: Path, stages: list[Stage], config: dict, stop: StopRequests) -> int:
+    folders = {stage.name: stage.path for stage in stages}
+    anew: set[str] = set()  # stages that ran in this call: what was made from their earlier output is stale
+    for stage in stages:
+        if stage.finished and anew.isdisjoint(_references(stage)):
+            console.print(f"{stage.name}  finished before, skipped", soft_wrap=True, highlight=False)
+            continue
+        if stage.finished:
+            origin = ", ".join(sorted(anew & _references(stage)))
+            console.print(f"{stage.name}  runs again, as {origin} did", soft_wrap=True, highlight=False)
+            rundir.drop_outputs(stage.path)
+        anew.add(stage.name)
+        if stage.path != run_dir:
+            (run_dir / "result.json").unlink(missing_ok=True)
+        started = time.time()
+        status = run_stage(console, stage, folders, stop)
+        if stage.path != run_dir:
+            row = {"phase": "stage", "stage": stage.name, "status": status, "seconds": time.time() - started}
+            rundir.append_jsonl(run_dir / "metrics.jsonl", row | {"time": time.time()})
+        if status:
+            return status
+    result = rundir.result(run_dir)
+    if "stages" in config and (result is None or anew):
+        result = pipeline_result(run_dir, stages, config)
+        rundir.write_json_atomic(run_dir / "result.json", result)
+    console.print()
+    summary.show(console, run_dir, [(stage.name, stage.kind, stage.path) for stage in stages], result)
+    return 0
+
+
+def run_stage(console: Console, stage: Stage, folders: dict[str, Path], stop: StopRequests) -> int:
+    """Runs one stage to its end in a process of its own.
+
+    Args:
+        console: Where to draw.
+        stage: The stage.
+        folders: The folder of each stage, for references.
+        stop: Counts the SIGINT and SIGTERM that this process gets.
+
+    Returns:
+        0, or the exit status that the whole run ends with; what went wrong is printed.
+    """
+    if stop.count:
+        return _interrupted(stage)
+    if not _has_checkpoints(stage.path):
+        rundir.drop_outputs(stage.path)
+    stage.path.mkdir(exist_ok=True)
+    error_file, log = stage.path / "error.txt", stage.path / "log.txt"
+    error_file.unlink(missing_ok=True)
+    rundir.write_yaml(stage.path / "config.yaml", with_references(stage.config, folders))
+    log_from = log.stat().st_size if log.is_file() else 0
+    display = StageDisplay(
+        console, stage.path, name=stage.name, kind=stage.kind, doing=_doing(stage.config), place=stage.place
+    )
+    with log.open("ab") as output:
+        child = children.start(stage_command(stage.path), output)
+    status = None
+    try:
+        with display:
+            while status is None:
+                try:
+                    status = child.wait(_POLL)
+                except subprocess.TimeoutExpired:
+                    _pass_on(child, stop, display)
+                display.update()
+    finally:
+        children.kill(child)
+    if stop.count and not (status == 0 and stage.finished):
+        return _interrupted(stage)
+    if status == 0 and stage.finished:
+        display.say(summary.stage_line(stage.name, stage.kind, stage.path, rundir.result(stage.path)))
+        return 0
+    if status in (INTERRUPTED, -signal.SIGINT, -signal.SIGTERM):
+        return _interrupted(stage)
+    for line in children.failure(status, error_file, log, log_from):
+        _tell(f"{stage.name}: {line} (log: {log})")
+    return 2 if status == 2 else 1
+
+
+def stage_command(path: Path) -> list[str]:
+    """The command that runs the stage of a folder."""
+    return [sys.executable, "-m", "r1lab.stages", str(path)]
+
+
+def _pass_on(child: subprocess.Popen, stop: StopRequests, display: StageDisplay) -> None:
+    """Forwards the first request to stop, once; kills at the second."""
+    if stop.count >= 2:
+        children.kill(child)
+    elif stop.count and not stop.passed_on:
+        stop.passed_on = True
+        child.send_signal(signal.SIGINT)
+        display.say("stopping after this step and saving a checkpoint; Ctrl-C again stops at once")
+
+
+def _interrupted(stage: Stage) -> int:
+    _tell(f"{stage.name}: interrupted; to go on: {resume_command(stage)}")
+    return INTERRUPTED
+
+
+def resume_command(stage: Stage) -> str:
+    """What to type to go on: the command that was typed, with `--resume`."""
+    typed = sys.argv[1:]
+    if typed[:1] == ["run"] and Path(sys.argv[0]).stem in ("r1lab", "__main__"):
+        words = [word for word in typed if word not in ("--overwrite", "--resume")]
+    else:
+        run_dir = stage.path.parent if stage.place else stage.path
+        words = ["run", run_dir / "config.yaml", "--runs-dir", run_dir.parent, "--name", run_dir.name]
+    return shlex.join([*_program(), *map(str, words), "--resume"])
+
+
+def _program() -> list[str]:
+    if shutil.which("r1lab"):
+        return ["r1lab"]
+    script = Path(sys.executable).parent / "r1lab"  # an environment that is not activated
+    if script.is_file():
+        return [str(script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script)]
+    return [sys.executable, "-m", "r1lab"]
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _doing(config: dict) -> str:
+    engine = (config.get("rollout") or {}).get("engine")
+    if config["stage"] == "sft" or engine == "transformers":
+        return "loading model"
+    return "loading model, starting vLLM" if engine == "vllm" else "loading model, starting the engine"
+
+
+# The result of a pipeline
+
+
+def pipeline_result(run_dir: Path, stages: list[Stage], config: dict) -> dict:
+    """The results of all stages, how long they took in all attempts, and what changed from before to after."""
+    attempts = rundir.read_jsonl(run_dir / "metrics.jsonl")
+    evals = [stage for stage in stages if stage.kind == "eval"]
+    pairs = config.get("compare") or ([[evals[0].name, evals[-1].name]] if len(evals) > 1 else [])
+    folders = {stage.name: stage.path for stage in stages}
+    return {
+        "stage": "pipeline",
+        "seconds": round(sum(row["seconds"] for row in attempts), 1),
+        "stages": {stage.name: rundir.result(stage.path) for stage in stages},
+        "compare": [row for before, after in pairs for row in compare(before, after, folders)],
+    }
+
+
+def compare(before: str, after: str, folders: dict[str, Path]) -> list[dict]:
+    """Paired differences between two eval stages, for each task and measure that both have, over shared questions."""
+    scores = [_scores(folders[name]) for name in (before, after)]
+    rows = []
+    for task, metric in scores[0]:
+        first, second = scores[0][task, metric], scores[1].get((task, metric), {})
+        shared = [question for question in first if question in second]
+        if not shared:
+            continue
+        old, new = ([table[question] for question in shared] for table in (first, second))
+        diff, ci95 = stats.paired_diff(old, new)
+        rows.append(
+            {
+                "task": task,
+                "metric": metric,
+                "before": before,
+                "after": after,
+                "before_value": round(sum(old) / len(old), 4),
+                "after_value": round(sum(new) / len(new), 4),
+                "diff": round(diff, 4),
+                "ci95": [round(bound, 4) for bound in ci95],
+                "n_questions": len(shared),
+            }
+        )
+    return rows
+
+
+def _scores(path: Path) -> dict[tuple[str, str], dict[str, float]]:
+    """For each task and measure, the score of each question, for the tasks that the stage's result lists."""
+    tasks = rundir.result(path)["tasks"]
+    scores: dict[tuple[str, str], dict[str, float]] = {(t, m): {} for t in tasks for m in ("avg", "greedy")}
+    for row in rundir.read_jsonl(path / "samples" / "questions.jsonl"):
+        question = row.get("key") or json.dumps([row.get("prompt"), row["index"]], sort_keys=True)
+        for task in {row["task"], row.get("subtask", row["task"])} & tasks.keys():
+            scores[task, "avg"][question] = sum(row["scores"]) / len(row["scores"])
+            if row.get("greedy") is not None:
+                scores[task, "greedy"][question] = row["greedy"]
+    return scores

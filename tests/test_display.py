@@ -1,0 +1,196 @@
+"""What is drawn from metrics: the panel, the lines of a log file, the closing tables and the curve."""
+
+import importlib.util
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from r1lab import display, rundir, summary
+from r1lab.display import StageDisplay, progress
+
+SPEC = importlib.util.spec_from_file_location("fake_stages", Path(__file__).parent / "fake_stages.py")
+fake = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(fake)
+
+
+def console(**settings):
+    return Console(file=io.StringIO(), width=80, **settings)
+
+
+def text(of):
+    return of.file.getvalue()
+
+
+def grpo_rows(tmp_path, count=None):
+    fake.write_grpo(tmp_path, total=60, start=1000.0)
+    return rundir.read_jsonl(tmp_path / "metrics.jsonl")[:count]
+
+
+def state(rows, *, kind="grpo", started=1000.0, now=1093.0):
+    return progress(rows, kind, doing="loading model, starting vLLM", started=started, now=now)
+
+
+def test_before_the_first_step_it_says_what_it_does():
+    assert state([]).doing == "loading model, starting vLLM"
+    assert state([{"phase": "load", "time": 1001.0, "message": "filling the cache"}]).doing == "filling the cache"
+    assert state([]).position is None
+
+
+def test_step_and_time_left(tmp_path):
+    now = state(grpo_rows(tmp_path, 32))  # load, 20 steps, an evaluation, 10 steps
+    assert (now.position, now.total, now.doing) == (30, 60, None)
+    assert now.left == pytest.approx(30 * 3.1)
+    assert [row["step"] for row in now.evals] == [20]
+
+
+def test_a_resumed_run_counts_each_step_once_and_its_own_pace_only(tmp_path):
+    old = grpo_rows(tmp_path, 32)
+    new = [fake.grpo_row(step, 60, time=5000.0 + 10 * step) for step in range(26, 36)]
+    now = state([*old, *new], started=5200.0, now=5350.0)
+    assert now.position == 35 and len(now.history) == 35
+    assert now.left == pytest.approx(25 * 10)
+    assert state(old, started=5200.0, now=5201.0).doing == "loading model, starting vLLM"
+
+
+def test_evaluation_stages_count_questions():
+    rows = [{"phase": "eval", "step": 0, "done": n, "total": 200, "time": 1000.0 + n} for n in (50, 100)]
+    now = state(rows, kind="eval", now=1100.0)
+    assert (now.position, now.total, now.left) == (100, 200, 100.0)
+    assert state([*rows, rows[0] | {"time": 1120.0}], kind="eval").position == 50
+
+
+@pytest.mark.parametrize("row", [{}, {"reward": None, "rewards": {"a": None}, "length": None}, {"loss": 1.0}])
+def test_figures_that_are_missing_do_not_matter(row, tmp_path):
+    rundir.append_jsonl(tmp_path / "metrics.jsonl", {"phase": "train", "step": 1, "total": 2, "time": 1001.0} | row)
+    for terminal in (True, False):
+        screen = console(force_terminal=terminal, color_system=None)
+        with StageDisplay(screen, tmp_path, name="zero", kind="grpo", doing="loading", clock=lambda: 1000.0):
+            pass
+        assert "zero" in text(screen)
+
+
+def test_the_panel_fits_80_columns_and_shows_what_matters(tmp_path):
+    grpo_rows(tmp_path)
+    screen = console()
+    shown = StageDisplay(
+        screen, tmp_path, name="zero", kind="grpo", doing="loading", place="stage 2 of 3", clock=lambda: 1100.0
+    )
+    shown.rows = grpo_rows(tmp_path, 47)
+    shown.started = 1000.0
+    screen.print(shown.panel())
+    lines = text(screen).splitlines()
+    assert max(map(len, lines)) <= 80
+    for piece in ("zero · grpo · stage 2 of 3", "step 44/60", "left", "reward", "knights_knaves", "format",
+                  "tokens", "% of groups", "3,457 tokens/s", "held out", "43.7 → 50.3 % [41.3, 59.3]"):  # fmt: skip
+        assert piece in text(screen)
+    assert not any(len(figure) > 12 for figure in lines[2].split()[2:3])
+
+
+def test_a_log_file_gets_a_line_now_and_then(tmp_path):
+    rows, now, screen = grpo_rows(tmp_path), [1000.0], console()
+    (tmp_path / "metrics.jsonl").unlink()
+    with StageDisplay(screen, tmp_path, name="zero", kind="grpo", doing="loading model", clock=lambda: now[0]) as it:
+        for _ in range(320):  # 32 s of loading, ten looks a second
+            now[0] += 0.1
+            it.update()
+        for row in rows:
+            rundir.append_jsonl(tmp_path / "metrics.jsonl", row | {"time": now[0]})
+            for _ in range(31):
+                now[0] += 0.1
+                it.update()
+    lines = text(screen).splitlines()
+    assert lines[0] == f"zero  grpo: loading model; log in {tmp_path / 'log.txt'}"
+    assert lines[1] == "zero  loading model (30s)"
+    assert 15 <= len(lines) <= 24
+    assert "held out: knights_knaves 43.7 % [34.7, 52.7] (step 20)" in text(screen)
+    assert lines[-1].startswith("zero  60/60  reward 0.816  knights_knaves 0.616  format 1.000  length 76")
+    assert "\x1b" not in text(screen)
+
+
+def test_a_terminal_gets_a_panel_that_goes_away(tmp_path):
+    grpo_rows(tmp_path)
+    screen = console(force_terminal=True, legacy_windows=False, _environ={"TERM": "xterm"})
+    with StageDisplay(screen, tmp_path, name="zero", kind="grpo", doing="loading model"):
+        pass
+    assert "\x1b[2K" in text(screen) and "60/60" in text(screen)
+
+
+def test_the_last_line_of_a_log_has_no_colours_and_begins_where_told(tmp_path):
+    log = tmp_path / "log.txt"
+    assert display.last_line(log) == ""
+    log.write_text("old\n" + "x" * 30_000 + "\n 1%|\r\x1b[31m99%|done\x1b[0m\n\n  \n")
+    assert display.last_line(log) == "99%|done"
+    assert display.last_line(log, log.stat().st_size) == ""
+
+
+@pytest.mark.parametrize("values", [[], [1.0], [2.0, 2.0, 2.0], [-1.0, 0.5, float(3)], list(range(1000))])
+def test_sparklines_are_never_wider_than_asked(values):
+    assert len(display.sparkline(values, 28)) <= 28
+
+
+def pipeline_run(tmp_path):
+    from r1lab import pipeline
+
+    names = [("base", "eval"), ("zero", "grpo"), ("final", "eval")]
+    stages = [
+        pipeline.Stage(name, tmp_path / f"{i:02d}-{name}", {"stage": kind}) for i, (name, kind) in enumerate(names, 1)
+    ]
+    fake.write_eval(stages[0].path, 0.37)
+    fake.write_grpo(stages[1].path)
+    fake.write_eval(stages[2].path, 0.6, seed=1)
+    result = pipeline.pipeline_result(tmp_path, stages, {})
+    return [(stage.name, stage.kind, stage.path) for stage in stages], result
+
+
+def test_the_end_of_a_pipeline_shows_before_and_after_completions_and_places(tmp_path):
+    stages, result = pipeline_run(tmp_path)
+    screen = console()
+    summary.show(screen, tmp_path, stages, result)
+    told = text(screen)
+    assert max(len(line) for line in told.splitlines() if str(tmp_path) not in line) <= 80
+    for piece in ("difference", "knights_knaves · 200 questions", "avg@4", "greedy", "pass@4", "+21.5 [+17.6, +25.4]",
+                  "zero: completions at step 1 ", "zero: completions at step 60 ", "Bob is wrong",
+                  "curve.png", "02-zero/model/"):  # fmt: skip
+        assert piece in told
+    assert told.count("<answer>") == 6
+    assert (tmp_path / "curve.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_end_of_single_stages(tmp_path):
+    stages, _ = pipeline_run(tmp_path)
+    for name, kind, path in stages:
+        screen = console()
+        summary.show(screen, path, [(name, kind, path)], rundir.result(path))
+        assert ("39.9 [34.9, 44.9]" in text(screen)) == (name == "base")
+        assert ("0.618 → 0.859" in text(screen)) == (kind == "grpo")
+        assert "difference" not in text(screen)
+    (tmp_path / "sample").mkdir()
+    rundir.write_json_atomic(tmp_path / "sample" / "result.json", {"stage": "sample", "seconds": 2.0, "kept": 1200})
+    screen = console()
+    summary.show(screen, tmp_path / "sample", [("x", "sample", tmp_path / "sample")], {"seconds": 2.0})
+    assert "1,200" in text(screen)
+
+
+def test_an_sft_curve_shows_the_loss(tmp_path):
+    rows = [{"phase": "train", "step": n, "total": 40, "time": n, "loss": 2 / n} for n in range(1, 41)]
+    rundir.write_jsonl(tmp_path / "metrics.jsonl", rows)
+    assert summary.curve(tmp_path, [("cold", "sft", tmp_path)], []) == tmp_path / "curve.png"
+    (tmp_path / "metrics.jsonl").unlink()
+    assert summary.curve(tmp_path, [("cold", "sft", tmp_path)], []) is None
+
+
+def test_completions_are_the_first_ones_of_different_prompts(tmp_path):
+    fake.write_samples(tmp_path, 7)
+    [(step, rows)] = summary.completions(tmp_path)
+    assert step == 7 and len({row["prompt"] for row in rows}) == 3
+    assert summary.completions(tmp_path / "none") == []
+
+
+def test_a_narrow_chat_prompt_is_shown_by_its_last_message(tmp_path):
+    row = {"prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "2 + 2?"}], "completion": "4"}
+    rundir.write_jsonl(tmp_path / "samples" / "step_000001.jsonl", [row | {"rewards": {"a": None}, "reward": None}])
+    screen = console()
+    summary.show_completions(screen, "zero", tmp_path)
+    assert "> 2 + 2?" in text(screen) and "a -" in text(screen)

@@ -1,0 +1,333 @@
+"""Running recipes, with real processes that only pretend to train (see fake_stages.py)."""
+
+import contextlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from r1lab import pipeline, rundir
+from r1lab.errors import UserError
+
+TESTS = Path(__file__).parent
+FAKE_STAGE = str(TESTS / "fake_stages.py")
+RECIPES = SimpleNamespace(
+    resolved=lambda recipe: recipe,
+    stage_recipes=lambda recipe: [(stage["name"], stage) for stage in recipe["stages"]],
+)
+# The parent of the signal tests: a process that runs the recipe of its first argument.
+PARENT = f"""
+import json, sys
+sys.path[:0] = [{str(TESTS)!r}, {str(TESTS.parent)!r}]
+import importlib.util
+spec = importlib.util.spec_from_file_location("test_pipeline", {__file__!r})
+tests = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(tests)
+tests.pipeline.recipes = tests.RECIPES
+tests.pipeline.stage_command = tests.fake_command
+recipe, runs_dir, *flags = sys.argv[1:]
+sys.argv = ["r1lab", "run", "a recipe.yaml", "--runs-dir", runs_dir, *flags]
+sys.exit(tests.pipeline.run(
+    json.loads(recipe), recipe_text="", runs_dir=runs_dir, resume="--resume" in flags, overwrite="--overwrite" in flags
+))
+"""
+
+
+def fake_command(path):
+    return [sys.executable, FAKE_STAGE, str(path)]
+
+
+@pytest.fixture(autouse=True)
+def fake_stages(monkeypatch):
+    monkeypatch.setattr(pipeline, "recipes", RECIPES)
+    monkeypatch.setattr(pipeline, "stage_command", fake_command)
+    monkeypatch.setenv("PYTHONPATH", str(TESTS.parent), prepend=os.pathsep)
+
+
+def three_stages(**train):
+    return {
+        "name": "quick",
+        "seed": 0,
+        "stages": [
+            {"stage": "eval", "name": "base", "model": {"path": "tiny"}},
+            {"stage": "grpo", "name": "zero", "model": {"path": "tiny"}, "train": {"max_steps": 3} | train},
+            {"stage": "eval", "name": "final", "model": {"path": "@zero/model"}},
+        ],
+    }
+
+
+def single(name="zero", **train):
+    return {"stage": "grpo", "name": name, "model": {"path": "tiny"}, "train": {"max_steps": 3} | train}
+
+
+def run(recipe, tmp_path, **flags):
+    console = Console(file=io.StringIO(), width=80)
+    status = pipeline.run(recipe, recipe_text="# mine\n", runs_dir=tmp_path, console=console, **flags)
+    return status, console.file.getvalue()
+
+
+def start_parent(recipe, tmp_path, *flags):
+    command = [sys.executable, "-c", PARENT, json.dumps(recipe), str(tmp_path), *flags]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def wait_for(condition, seconds=20):
+    end = time.time() + seconds
+    while not condition():
+        assert time.time() < end, "it did not happen"
+        time.sleep(0.02)
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+# Running to the end
+
+
+def test_a_pipeline_runs_its_stages_and_compares_before_and_after(tmp_path):
+    status, told = run(three_stages(), tmp_path)
+    run_dir = tmp_path / "quick"
+    assert status == 0
+    assert {path.name for path in run_dir.iterdir()} == {
+        "01-base", "02-zero", "03-final", "recipe.yaml", "config.yaml", "manifest.json", "metrics.jsonl",
+        "result.json", "curve.png",
+    }  # fmt: skip
+    assert (run_dir / "recipe.yaml").read_text() == "# mine\n"
+    result = rundir.result(run_dir)
+    assert list(result["stages"]) == ["base", "zero", "final"] and result["seconds"] > 0
+    by_task = {(row["task"], row["metric"]): row for row in result["compare"]}
+    row = by_task["knights_knaves", "avg"]
+    assert (row["before"], row["after"], row["n_questions"]) == ("base", "final", 40)
+    assert row["ci95"][0] > 0 and row["diff"] == pytest.approx(row["after_value"] - row["before_value"], abs=2e-4)
+    assert by_task["knights_knaves/2ppl", "greedy"]["n_questions"] == 20
+    assert "stage 2 of 3" in told and "difference" in told and str(run_dir) in told
+
+
+def test_references_become_paths_that_exist_in_the_config_of_the_stage(tmp_path):
+    run(three_stages(), tmp_path)
+    config = rundir.read_yaml(tmp_path / "quick" / "03-final" / "config.yaml")
+    assert config["model"]["path"] == str(tmp_path / "quick" / "02-zero" / "model")
+    resolved = pipeline.with_references(
+        {"data": [{"path": "@zero/samples"}], "prompt": "ask @zero/model", "other": "@nobody/model"},
+        {"zero": tmp_path / "02-zero"},
+    )
+    assert resolved == {
+        "data": [{"path": str(tmp_path / "02-zero" / "samples")}],
+        "prompt": "ask @zero/model",
+        "other": "@nobody/model",
+    }
+
+
+def test_a_single_stage_runs_in_the_run_directory_itself(tmp_path):
+    status, told = run(single(), tmp_path, name="mine")
+    assert status == 0
+    assert rundir.result(tmp_path / "mine")["steps"] == 3
+    assert {"manifest.json", "log.txt", "metrics.jsonl", "curve.png"} <= set(os.listdir(tmp_path / "mine"))
+    assert "a fake stage starts" not in told and "completions at step 1" in told
+
+
+def test_compare_names_its_pairs(tmp_path):
+    recipe = three_stages() | {"compare": [["final", "base"]]}
+    run(recipe, tmp_path)
+    rows = rundir.result(tmp_path / "quick")["compare"]
+    assert {(row["before"], row["after"]) for row in rows} == {("final", "base")} and rows[0]["diff"] < 0
+
+
+# Refusing, resuming, skipping
+
+
+def test_a_used_directory_is_refused_and_overwritten_only_when_told(tmp_path):
+    run(single(), tmp_path)
+    with pytest.raises(UserError, match="--resume.*--overwrite.*--name"):
+        run(single(), tmp_path)
+    (tmp_path / "zero" / "mark").write_text("")
+    assert run(single(), tmp_path, overwrite=True)[0] == 0
+    assert not (tmp_path / "zero" / "mark").exists()
+
+
+@pytest.mark.parametrize("name", ["../escape", "a/b", "..", "-x"])
+def test_a_name_that_is_no_folder_is_refused_and_nothing_written(tmp_path, name):
+    with pytest.raises(UserError, match="--name"):
+        run(single(), tmp_path / "runs", name=name)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_finished_stages_are_skipped(tmp_path):
+    run(three_stages(behaviour="crash"), tmp_path)
+    first = rundir.result(tmp_path / "quick" / "01-base")
+    written = (tmp_path / "quick" / "01-base" / "result.json").stat().st_mtime_ns
+    assert first and not (tmp_path / "quick" / "result.json").exists()
+    status, told = run(three_stages(), tmp_path, resume=True)
+    assert status == 0 and "base  finished before, skipped" in told
+    assert (tmp_path / "quick" / "01-base" / "result.json").stat().st_mtime_ns == written
+    status, told = run(three_stages(), tmp_path, resume=True)
+    assert status == 0 and told.count("finished before") == 3 and "difference" in told
+    assert len(json.loads((tmp_path / "quick" / "manifest.json").read_text())["resumed"]) == 2
+
+
+def test_resume_begins_a_run_that_is_not_there(tmp_path):
+    assert run(single(), tmp_path, resume=True)[0] == 0
+
+
+def test_a_changed_recipe_of_a_finished_stage_is_refused_and_nothing_written(tmp_path):
+    run(three_stages(learning_rate=0.1), tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(UserError) as refusal:
+        run(three_stages(learning_rate=0.2), tmp_path, resume=True)
+    [problem] = refusal.value.problems
+    assert "02-zero: train.learning_rate: was 0.1, now 0.2" in problem
+    assert "--overwrite" in problem and "--name" in problem
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_changed_recipe_of_a_stage_that_has_not_begun_is_taken(tmp_path):
+    run(three_stages(behaviour="crash", learning_rate=0.1), tmp_path)
+    assert run(three_stages(learning_rate=0.2), tmp_path, resume=True)[0] == 0
+    assert rundir.read_yaml(tmp_path / "quick" / "02-zero" / "config.yaml")["train"]["learning_rate"] == 0.2
+
+
+def test_stages_that_changed_place_are_refused(tmp_path):
+    run(three_stages(), tmp_path)
+    recipe = three_stages()
+    recipe["stages"].insert(0, {"stage": "eval", "name": "new", "model": {"path": "tiny"}})
+    with pytest.raises(UserError, match="01-base: stages: "):
+        run(recipe, tmp_path, resume=True)
+
+
+def test_a_moved_run_directory_resumes(tmp_path):
+    run(three_stages(), tmp_path / "a")
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert run(three_stages(), tmp_path / "b", resume=True)[1].count("finished before") == 3
+
+
+def test_what_was_made_from_a_stage_that_runs_again_runs_again(tmp_path):
+    run(three_stages(), tmp_path)
+    (tmp_path / "quick" / "02-zero" / "result.json").unlink()
+    status, told = run(three_stages(), tmp_path, resume=True)
+    assert status == 0
+    assert "base  finished before" in told and "final  runs again, as zero did" in told
+
+
+def test_half_done_output_without_a_checkpoint_is_dropped(tmp_path):
+    run(single(behaviour="crash"), tmp_path)
+    rundir.append_jsonl(tmp_path / "zero" / "metrics.jsonl", {"phase": "train", "step": 99})
+    run(single(), tmp_path, resume=True)
+    assert [row["step"] for row in rundir.read_jsonl(tmp_path / "zero" / "metrics.jsonl")] == [1, 2, 3]
+
+
+# Failing
+
+
+@pytest.mark.parametrize(
+    "behaviour, status, lines",
+    [
+        ("crash", 1, ["failed: RuntimeError: the loss is nan"]),
+        ("refuse", 2, ["data: row 3 has no answer", "data: row 4 has no answer"]),
+        ("killed", 1, ["killed by SIGKILL, perhaps for lack of memory; last said: a fake stage starts"]),
+        ("no result", 1, ["ended without a result; last said: a fake stage starts"]),
+    ],
+)
+def test_a_stage_that_fails_is_told_in_a_line_with_its_log(tmp_path, capsys, behaviour, status, lines):
+    assert run(three_stages(behaviour=behaviour), tmp_path)[0] == status
+    log = tmp_path / "quick" / "02-zero" / "log.txt"
+    assert capsys.readouterr().err.splitlines() == [f"zero: {line} (log: {log})" for line in lines]
+    assert not (tmp_path / "quick" / "03-final").exists()
+    assert rundir.result(tmp_path / "quick") is None
+
+
+def test_the_error_of_an_earlier_attempt_is_not_told_again(tmp_path, capsys):
+    run(single(behaviour="refuse"), tmp_path)
+    run(single(behaviour="crash"), tmp_path, resume=True)
+    assert "failed: RuntimeError" in capsys.readouterr().err.splitlines()[-1]
+
+
+# Stopping
+
+
+def test_ctrl_c_ends_the_step_says_how_to_go_on_and_resume_goes_on(tmp_path):
+    recipe = three_stages(max_steps=200, seconds=0.05)
+    parent = start_parent(recipe, tmp_path)
+    metrics = tmp_path / "quick" / "02-zero" / "metrics.jsonl"
+    wait_for(lambda: len(rundir.read_jsonl(metrics)) >= 3)
+    os.killpg(parent.pid, signal.SIGINT)  # as a terminal does: to the whole group, of which the stage is no part
+    out, err = parent.communicate(timeout=20)
+    assert parent.returncode == 130
+    assert "stopping after this step" in out
+    assert "Traceback" not in err
+    [line] = err.splitlines()
+    assert line.startswith("zero: interrupted; to go on: ")
+    assert line.endswith(f"run 'a recipe.yaml' --runs-dir {tmp_path} --resume")
+    stopped_at = int((tmp_path / "quick" / "02-zero" / "checkpoints" / "step").read_text())
+    assert not (tmp_path / "quick" / "03-final").exists()
+
+    with pytest.raises(UserError, match=r"02-zero: train.max_steps: was 200, now 4, after the stage began"):
+        run(three_stages(max_steps=4, seconds=0.05), tmp_path, resume=True)
+    file = tmp_path / "quick" / "02-zero" / "checkpoints" / "step"
+    file.write_text("198")  # so that this test need not wait for all steps
+    assert stopped_at < 190
+    status, _ = run(recipe, tmp_path, resume=True)
+    assert status == 0
+    assert rundir.result(tmp_path / "quick" / "02-zero")["first"] == 199
+
+
+def test_a_second_ctrl_c_kills_the_stage_and_what_it_started(tmp_path):
+    parent = start_parent(single(behaviour="stubborn"), tmp_path)
+    pids = tmp_path / "zero" / "pids.json"
+    wait_for(pids.is_file)
+    parent.send_signal(signal.SIGINT)
+    time.sleep(0.6)
+    assert parent.poll() is None
+    parent.send_signal(signal.SIGINT)
+    _, err = parent.communicate(timeout=20)
+    assert parent.returncode == 130 and "to go on: " in err
+    wait_for(lambda: not any(map(alive, json.loads(pids.read_text()))))
+
+
+def test_a_stage_does_not_outlive_its_killed_parent(tmp_path):
+    parent = start_parent(single(behaviour="stubborn"), tmp_path)
+    pids = tmp_path / "zero" / "pids.json"
+    wait_for(pids.is_file)
+    stage, helper = json.loads(pids.read_text())
+    assert alive(stage)
+    parent.kill()
+    parent.communicate()
+    wait_for(lambda: not alive(stage))
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(helper, signal.SIGKILL)
+
+
+def test_sigterm_stops_like_ctrl_c_and_a_running_directory_is_held(tmp_path):
+    parent = start_parent(single(max_steps=400, seconds=0.05), tmp_path)
+    wait_for(lambda: rundir.read_jsonl(tmp_path / "zero" / "metrics.jsonl"))
+    for flags in ({"resume": True}, {"overwrite": True}):
+        with pytest.raises(UserError, match="another r1lab is running"):
+            run(single(max_steps=400, seconds=0.05), tmp_path, **flags)
+    parent.send_signal(signal.SIGTERM)
+    parent.communicate(timeout=20)
+    assert parent.returncode == 130
+    assert (tmp_path / "zero" / "checkpoints" / "step").is_file()
+
+
+def test_signals_are_handled_again_as_before(tmp_path):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    run(single(), tmp_path)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_the_command_to_resume_without_a_command_line_uses_the_config(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["pytest"])
+    stage = pipeline.Stage("zero", tmp_path / "quick" / "02-zero", {}, "stage 2 of 3")
+    config = tmp_path / "quick" / "config.yaml"
+    assert pipeline.resume_command(stage).endswith(f"run {config} --runs-dir {tmp_path} --name quick --resume")
