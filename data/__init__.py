@@ -3,6 +3,7 @@
 if __name__ != "r1lab.data":  # one module, one name
     raise ImportError("import r1lab.data, not data")
 
+from r1lab.data.attempts import knights_knaves_attempts
 from r1lab.data.knights_knaves import knights_knaves
 
-__all__ = ["knights_knaves"]
+__all__ = ["knights_knaves", "knights_knaves_attempts"]

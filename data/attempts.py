@@ -3,8 +3,7 @@
 import random
 
 from r1lab.data.kk_solutions import attempt
-from r1lab.data.knights_knaves import _counts, _rng, answer_text, complete, generate, quiz
-from r1lab.data.knights_knaves import NAMES
+from r1lab.data.knights_knaves import NAMES, _counts, _rng, answer_text, complete, generate, quiz
 
 
 def knights_knaves_attempts(

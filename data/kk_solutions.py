@@ -104,9 +104,9 @@ def evaluation(statements: tuple, names: list[str], *, mistake: float = 0.0, rng
     Args:
         mistake: The chance that a worked-out value is written down wrong, and believed from there on. Needs `rng`.
 
-    >>> print(evaluation((("lying", 1), ("and", ("lying", 0), ("telling-truth", 0))), ["Zoey", "Luke"]))
-    Zoey knight, Luke knight: Zoey says false, clash.
-    Zoey knight, Luke knave: Zoey says true, fits. Luke says false and true, false, fits.
+    >>> print(evaluation((("lying", 1), ("and", ("lying", 0), ("lying", 1))), ["Ava", "Mia"]))
+    Ava knight, Mia knight: Ava says Mia knave false, clash.
+    Ava knight, Mia knave: Ava says Mia knave true, fits. Mia says Ava knave false and Mia knave true: false, fits.
     """
     return attempt(statements, names, mistake=mistake, rng=rng)[0]
 
@@ -121,7 +121,7 @@ def attempt(statements: tuple, names: list[str], *, mistake: float = 0.0, rng: r
         line = ", ".join(f"{name} {KIND[kind]}" for name, kind in zip(names, world)) + ":"
         fits = True
         for i, statement in enumerate(statements):
-            words, value = _worked(statement, world, mistake, rng)
+            words, value = _worked(statement, names, world, mistake, rng)
             fits = value == world[i]
             line += f" {names[i]} says {words}, {'fits' if fits else 'clash'}."
             if not fits:
@@ -132,17 +132,21 @@ def attempt(statements: tuple, names: list[str], *, mistake: float = 0.0, rng: r
     return "\n".join(lines), world
 
 
-def _worked(statement: tuple, world, mistake: float, rng) -> tuple[str, bool]:
-    def look(value: bool) -> bool:
+def _worked(statement: tuple, names: list[str], world, mistake: float, rng) -> tuple[str, bool]:
+    """A statement with the value of each part beside it, and the value of the whole."""
+
+    def slip(value: bool) -> bool:
         return value != (mistake > 0 and rng.random() < mistake)
 
+    def look(part: tuple) -> tuple[str, bool]:
+        negated = "not " if part[0] == "not" else ""
+        kind, person = part[1] if negated else part
+        value = slip(holds(part, world))
+        return f"{negated}{names[person]} {KIND[kind == 'telling-truth']} {WORD[value]}", value
+
     kind = statement[0]
-    if kind in ("telling-truth", "lying"):
-        value = look(holds(statement, world))
-        return WORD[value], value
-    if kind == "not":
-        inner = look(holds(statement[1], world))
-        return f"not {WORD[inner]}, {WORD[not inner]}", not inner
-    x, y = (look(holds(s, world)) for s in statement[1:])
-    value = look({"and": x and y, "or": x or y, "->": not x or y, "<=>": x == y}[kind])
-    return f"{WORD[x]} {JOIN[kind]} {WORD[y]}, {WORD[value]}", value
+    if kind not in JOIN:
+        return look(statement)
+    (left, x), (right, y) = (look(part) for part in statement[1:])
+    value = slip({"and": x and y, "or": x or y, "->": not x or y, "<=>": x == y}[kind])
+    return f"{left} {JOIN[kind]} {right}: {WORD[value]}", value

@@ -1,6 +1,6 @@
 """Knights and Knaves, the puzzle family of Logic-RL: a seeded generator with proven unique solutions.
 
-Grammar, wording and answer format follow Logic-RL (arXiv:2502.14768) and the generator that it uses (arXiv:2410.23123).
+Grammar, wording and answer format follow Logic-RL (arXiv:2502.14768) and the generator it uses (arXiv:2410.23123).
 A puzzle is a tuple of statements, one a person. A statement is `("telling-truth", i)`, `("lying", i)`, `("not", s)`,
 `("and", s, s)`, `("or", s, s)`, `("->", s, s)` or `("<=>", s, s)`, where each inner `s` names one person.
 
@@ -44,7 +44,10 @@ SAYINGS = (
     '"{claim}," {name} mentioned.',
 )
 
-OPENING = "A very special island is inhabited only by knights and knaves. Knights always tell the truth, and knaves always lie. "
+OPENING = (
+    "A very special island is inhabited only by knights and knaves. "
+    "Knights always tell the truth, and knaves always lie. "
+)
 QUESTION = "So who is a knight and who is a knave?"
 SOLUTIONS = {"deduction": deduction, "evaluation": evaluation}
 PATIENCE = 50_000  # draws in a row without a new puzzle, after which the grammar counts as exhausted
@@ -129,8 +132,8 @@ def generate(n: int, count: int, *, split: str, rng: random.Random, copies: int 
         if dry > PATIENCE:
             raise UserError(
                 f"knights_knaves: {n} people, {split}: {count} puzzles asked for, but the grammar gives only {found}"
-                f" with copies: {copies}; lower size, give {n} people a smaller share (people: {{{n}: 1, {n + 1}: 9}}),"
-                f" or raise copies (same statements, other names and wordings)"
+                f" with copies: {copies}; lower size, give {n} people a smaller share (people:"
+                f" {{{n}: 1, {n + 1}: 9}}), or raise copies (same statements, other names and wordings)"
             )
         dry += 1
         statements, worlds = [], full
@@ -174,7 +177,7 @@ def generate(n: int, count: int, *, split: str, rng: random.Random, copies: int 
 
 @lru_cache(maxsize=16)
 def _tables(n: int):
-    """Leaf statements with their masks, for each speaker: nobody says "I am a knave", as in the published generator."""
+    """Leaf statements with their masks, by speaker: nobody says "I am a knave", as in the published generator."""
     full = (1 << (1 << n)) - 1
     knight = []
     for i in range(n):

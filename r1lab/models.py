@@ -11,15 +11,14 @@ if not EMBEDDED.is_dir():  # installed from a wheel, data/ lies inside the packa
 
 _SIZES = {
     "vocab_size": 768,
-    "hidden_size": 192,
-    "intermediate_size": 512,
+    "hidden_size": 128,
+    "intermediate_size": 384,
     "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
     "max_position_embeddings": 1024,
 }
-SCRATCH = {
-    "tiny-qwen2": ("qwen2", {**_SIZES, "num_attention_heads": 6, "num_key_value_heads": 6}),
-    "tiny-llama": ("llama", {**_SIZES, "num_attention_heads": 6, "num_key_value_heads": 6}),
-}
+SCRATCH = {"tiny-qwen2": ("qwen2", _SIZES), "tiny-llama": ("llama", _SIZES)}
 """Architectures that `scratch:NAME` starts from random weights, with a tokenizer trained on the SFT data."""
 
 CHAT_TEMPLATE = (
@@ -131,8 +130,11 @@ def _train_tokenizer(texts: list[str], vocab_size: int, max_length: int):
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    # Qwen2's own splitting, since AutoTokenizer rebuilds it for every model of type qwen2 whatever tokenizer.json says.
-    split = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    # Qwen2's own splitting: AutoTokenizer rebuilds it for every model of type qwen2, whatever tokenizer.json says.
+    split = (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+        r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
     from tokenizers import Regex
 
     tokenizer = Tokenizer(models.BPE())

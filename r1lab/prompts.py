@@ -9,12 +9,12 @@ R1_ZERO = (
 """DeepSeek-R1 (arXiv:2501.12948), Table 1."""
 
 LOGIC_RL = (
-    "You are a helpful assistant. The assistant first thinks about the reasoning process in the mind and then provides "
-    "the user with the answer. The reasoning process and answer are enclosed within <think> </think> and<answer> "
+    "You are a helpful assistant. The assistant first thinks about the reasoning process in the mind and then "
+    "provides the user with the answer. The reasoning process and answer are enclosed within <think> </think> and<answer> "
     "</answer> tags, respectively, i.e., <think> reasoning process here </think><answer> answer here </answer>.  Now "
     "the user asks you to solve a logical reasoning problem. After thinking, when you finally reach a conclusion, "
-    "clearly state the identity of each character within <answer> </answer> tags. i.e., <answer> (1) Zoey is a knight\n"
-    "(2) ... </answer>.\n"
+    "clearly state the identity of each character within <answer> </answer> tags. i.e., <answer> (1) Zoey is a "
+    "knight\n(2) ... </answer>.\n"
 )
 """Logic-RL (arXiv:2502.14768), the system prompt in its data, letter for letter."""
 

@@ -1,4 +1,4 @@
-"""vLLM in process, for sampling and evaluation, and under TRL's trainer with weights that follow the policy."""
+"""vLLM in process; under TRL's trainer with weights that follow the policy."""
 
 import os
 from functools import partial
@@ -14,7 +14,6 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
 from trl.generation import vllm_generation  # noqa: E402
-
 from vllm import LLM, SamplingParams  # noqa: E402
 
 CHUNK = 1024  # sequences handed to vLLM at once: enough to fill it, small enough to show progress
@@ -92,6 +91,22 @@ class VLLMEngine:
         )
 
 
+def load_weights(llm: LLM, named_parameters) -> None:
+    """Hand new weights to a running vLLM, and forget what it cached under the old ones.
+
+    Args:
+        named_parameters: `(name, tensor)` pairs, named and shaped as in the checkpoint.
+    """
+    runner = llm.llm_engine.model_executor.driver_worker.model_runner
+    runner.reload_weights(weights_iterator=named_parameters)
+    # A head tied to the embedding has no weight of its own in the checkpoint, so vLLM 0.31 does not reload it: the
+    # shared storage is new, but the CPU backend's packed copy for the matrix product is the old one.
+    model = runner.get_model()
+    if model.config.tie_word_embeddings and model.lm_head.weight.device.type == "cpu":
+        model.lm_head.quant_method.process_weights_after_loading(model.lm_head)
+    llm.reset_prefix_cache()
+
+
 class SyncedVLLM(vllm_generation.VLLMGeneration):
     """TRL's colocated vLLM, with a weight sync that also works where vLLM repacks its weights after loading.
 
@@ -113,6 +128,4 @@ class SyncedVLLM(vllm_generation.VLLMGeneration):
             vllm_generation.empty_cache()
             self.llm.wake_up(tags=["weights"])
             self._llm_weights_sleeping = False
-        runner = self.llm.llm_engine.model_executor.driver_worker.model_runner
-        runner.reload_weights(weights_iterator=self._iter_named_params())
-        self.llm.reset_prefix_cache()
+        load_weights(self.llm, self._iter_named_params())

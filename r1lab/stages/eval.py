@@ -158,7 +158,7 @@ def _rounded(value):
 
 
 def answer_of(text: str) -> str | None:
-    """What a completion votes for in maj@n: its last `<answer>`, or what follows `</think>`, in one line of lower case."""
+    """What a completion votes for in maj@n: its last `<answer>`, or what follows `</think>`, in lower case."""
     blocks = re.findall(r"<answer>(.*?)</answer>", text, re.DOTALL)
     answer = blocks[-1] if blocks else text.rpartition("</think>")[2] if "</think>" in text else None
     return " ".join(answer.lower().split()) or None if answer else None

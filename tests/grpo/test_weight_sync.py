@@ -1,0 +1,71 @@
+"""vLLM under the trainer really generates, and really receives new weights."""
+
+import pytest
+import torch
+from datasets import Dataset
+from trl import GRPOConfig
+
+from r1lab import models
+from r1lab.grpo.trainer import GRPOTrainer
+
+vllm = pytest.importorskip("vllm")
+PROMPTS = ["User: who is a knight? Assistant:", "User: Zoey said that Luke is a knave. Assistant:"]
+
+
+@pytest.fixture(scope="module")
+def trainer(tiny_model, tmp_path_factory):
+    config = GRPOConfig(
+        output_dir=str(tmp_path_factory.mktemp("out")),
+        use_vllm=True,
+        vllm_mode="colocate",
+        vllm_max_model_length=256,
+        vllm_gpu_memory_utilization=0.3,
+        per_device_train_batch_size=4,
+        num_generations=4,
+        max_completion_length=32,
+        bf16=False,
+        gradient_checkpointing=False,
+        report_to="none",
+    )
+    return GRPOTrainer(
+        model=models.load_model(str(tiny_model), dtype="float32"),
+        args=config,
+        train_dataset=Dataset.from_dict({"prompt": PROMPTS, "row": [0, 1]}),
+        processing_class=models.load_tokenizer(str(tiny_model)),
+        reward_funcs=lambda completions, **_: [0.0] * len(completions),
+    )
+
+
+def policy_logprobs(trainer, prompt: str, token_ids: list[int]) -> torch.Tensor:
+    """Log-probabilities of a completion under the policy itself, by one forward pass."""
+    prompt_ids = trainer.processing_class(prompt, add_special_tokens=False)["input_ids"]
+    ids = torch.tensor([prompt_ids + token_ids])
+    with torch.inference_mode():
+        logits = trainer.model.eval()(ids).logits[0, len(prompt_ids) - 1 : -1].float()
+    return logits.log_softmax(-1).gather(-1, torch.tensor(token_ids)[:, None])[:, 0]
+
+
+def gap(trainer, groups) -> float:
+    """The largest difference between vLLM's log-probabilities and the policy's."""
+    return max(
+        (policy_logprobs(trainer, prompt, c.token_ids) - torch.tensor(c.logprobs)).abs().max().item()
+        for prompt, group in zip(PROMPTS, groups)
+        for c in group
+    )
+
+
+def test_vllm_log_probabilities_follow_the_policy(trainer):
+    before = trainer.engine().generate(PROMPTS, n=4, max_tokens=32)
+    assert all(len(c.token_ids) > 0 for group in before for c in group)
+    assert gap(trainer, before) < 1e-2
+
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    stale = trainer.engine().generate(PROMPTS, n=4, max_tokens=32)  # same step: not synced yet
+    assert gap(trainer, stale) > 0.1
+
+    trainer._last_loaded_step = -1  # as after an optimizer step
+    fresh = trainer.engine().generate(PROMPTS, n=4, max_tokens=32)
+    assert gap(trainer, fresh) < 1e-2
