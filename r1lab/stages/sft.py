@@ -1,5 +1,6 @@
 """Supervised fine-tuning on rows with a `completion`, by TRL's SFTTrainer."""
 
+import random
 import time
 from pathlib import Path
 
@@ -20,12 +21,16 @@ def run(recipe, run_dir: Path) -> int:
             raise UserError(f"data: row {i + 1} has no completion, which sft learns from")
     model, tokenizer = _model(recipe, rows)
     template = {"template": recipe.prompt.template, "system": recipe.prompt.system}
-    dataset = Dataset.from_list([prompts.supervised(row, tokenizer, **template) for row in rows])
+    examples = [prompts.supervised(row, tokenizer, **template) for row in rows]
+    own_order = {} if "train_sampling_strategy" in recipe.train else {"train_sampling_strategy": "sequential"}
+    config = trl_config(SFTConfig, recipe, run_dir, **own_order)
+    if own_order:
+        examples = by_length(examples, config.per_device_train_batch_size, seed=recipe.seed)
     stop = StopOnInterrupt()
     trainer = SFTTrainer(
         model=model,
-        args=trl_config(SFTConfig, recipe, run_dir),
-        train_dataset=dataset,
+        args=config,
+        train_dataset=Dataset.from_list(examples),
         processing_class=tokenizer,
         peft_config=models.lora_config(recipe.model.lora),
         callbacks=[Metrics(run_dir, _row(time.time())), stop],
@@ -35,6 +40,24 @@ def run(recipe, run_dir: Path) -> int:
         return 130
     finish(trainer, recipe, run_dir, tokenizer, started)
     return 0
+
+
+def by_length(examples: list[dict], batch_size: int, *, seed: int, window: int = 16) -> list[dict]:
+    """Examples in a random order in which each batch holds examples of like length, so that little is padded.
+
+    transformers' `group_by_length` sorts 50 batches at a time and trains on them in that order: where length goes with
+    kind, the model sees one kind for many steps and forgets the other. Here the batches of a window are shuffled.
+    """
+    rng = random.Random(seed)
+    examples = list(examples)
+    rng.shuffle(examples)
+    ordered = []
+    for first in range(0, len(examples), batch_size * window):
+        part = sorted(examples[first : first + batch_size * window], key=lambda e: len(e["input_ids"]))
+        batches = [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
+        rng.shuffle(batches)
+        ordered += [example for batch in batches for example in batch]
+    return ordered
 
 
 def _model(recipe, rows: list[dict]):
