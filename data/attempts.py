@@ -3,7 +3,7 @@
 import random
 
 from r1lab.data.kk_solutions import attempt
-from r1lab.data.knights_knaves import NAMES, _counts, _rng, answer_text, complete, generate, quiz
+from r1lab.data.knights_knaves import NAMES, _counts, _rng, answer_text, complete, draw_names, generate, quiz
 
 
 def knights_knaves_attempts(
@@ -13,6 +13,7 @@ def knights_knaves_attempts(
     seed: int = 0,
     people: int | list[int] | dict[int, int] = (2, 3),
     copies: int = 1,
+    names: int = len(NAMES),
     guess: float = 0.6,
     sloppy: float = 0.5,
     mistake: float = 0.15,
@@ -23,7 +24,7 @@ def knights_knaves_attempts(
     A base that has read right solutions only has little left for RL to select; real pretraining text holds all kinds.
 
     Args:
-        people, size, seed, split, copies: As for `knights_knaves`.
+        people, size, seed, split, copies, names: As for `knights_knaves`.
         guess: The share of attempts that think in one line and answer with a random world.
         sloppy: Of the attempts that work the worlds out, the share with mistakes.
         mistake: The chance of a slip at each value that a sloppy attempt works out.
@@ -40,23 +41,23 @@ def knights_knaves_attempts(
     for n, count in _counts(people, size).items():
         rng = _rng(seed, f"attempts/{split}", n)
         for statements, solution in generate(n, count, split=split, rng=rng, copies=copies):
-            names = rng.sample(NAMES, n)
+            called = draw_names(rng, n, names)
             if rng.random() < guess:
                 world = tuple(rng.random() < 0.5 for _ in range(n))
-                liars = [name for name, knight in zip(names, world) if not knight]
+                liars = [name for name, knight in zip(called, world) if not knight]
                 thinking = f"I guess that {rng.choice(liars)} is lying." if liars else "I guess that nobody is lying."
             else:
                 thinking, world = attempt(
-                    statements, names, mistake=mistake if rng.random() < sloppy else 0.0, rng=rng
+                    statements, called, mistake=mistake if rng.random() < sloppy else 0.0, rng=rng
                 )
-            completion = complete(thinking, answer_text(world, names))
+            completion = complete(thinking, answer_text(world, called))
             if rng.random() < untidy:
                 completion = _untidy(completion, rng)
             rows.append(
                 {
-                    "prompt": quiz(statements, names, rng),
+                    "prompt": quiz(statements, called, rng),
                     "completion": completion,
-                    "answer": answer_text(solution, names),
+                    "answer": answer_text(solution, called),
                     "task": f"knights_knaves/{n}ppl",
                 }
             )

@@ -60,6 +60,7 @@ def knights_knaves(
     seed: int = 0,
     people: int | list[int] | dict[int, int] = (2, 3),
     copies: int = 1,
+    names: int = len(NAMES),
     solution: str | None = None,
 ) -> list[dict]:
     """Knights and Knaves puzzles, each with exactly one solution, as Logic-RL words them.
@@ -74,6 +75,7 @@ def knights_knaves(
         people: How many people a puzzle has: a number, a list of numbers (in equal shares), or a map from number to
             share, such as `{2: 1, 3: 4}`.
         copies: How often the same statements may come back with other names and wordings.
+        names: How many first names there are to draw from; few are easier for a small model.
         solution: None, `"deduction"` (assume, contradiction, go back) or `"evaluation"` (each statement worked out in
             each world): adds a `completion` column with a worked solution, for SFT.
 
@@ -96,16 +98,16 @@ def knights_knaves(
     for n, count in _counts(people, size).items():
         rng = _rng(seed, split, n)
         for statements, answer in generate(n, count, split=split, rng=rng, copies=copies):
-            names = rng.sample(NAMES, n) if n <= len(NAMES) else _many_names(rng, n)
+            called = draw_names(rng, n, names)
             row = {
-                "prompt": quiz(statements, names, rng),
-                "answer": answer_text(answer, names),
+                "prompt": quiz(statements, called, rng),
+                "answer": answer_text(answer, called),
                 "task": f"knights_knaves/{n}ppl",
-                "names": list(names),
+                "names": called,
                 "statements": repr(statements),
             }
             if solution:
-                row["completion"] = complete(SOLUTIONS[solution](statements, names), row["answer"])
+                row["completion"] = complete(SOLUTIONS[solution](statements, called), row["answer"])
             rows.append(row)
     random.Random(f"{seed}/{split}/order").shuffle(rows)
     return rows
@@ -342,7 +344,13 @@ def _rng(seed: int, split: str, n: int) -> random.Random:
     return random.Random(f"knights_knaves/{seed}/{split}/{n}")
 
 
-def _many_names(rng: random.Random, n: int) -> list[str]:
-    """More people than names: `Zoey2`, `Luke3`, ..."""
-    names = [f"{name}{k}" if k > 1 else name for k in range(1, n // len(NAMES) + 2) for name in NAMES]
-    return rng.sample(names, n)
+def draw_names(rng: random.Random, n: int, names: int = len(NAMES)) -> list[str]:
+    """`n` different names out of the first `names`; `Zoey2`, `Luke3`, ... where there are more people than names.
+
+    >>> len(set(draw_names(random.Random(0), 120)))
+    120
+    """
+    pool = NAMES[:names]
+    if n > len(pool):
+        pool = [f"{name}{k}" if k > 1 else name for k in range(1, n // len(pool) + 2) for name in pool]
+    return rng.sample(pool, n)

@@ -118,6 +118,8 @@ def scratch(name: str, texts: list[str], *, seed: int = 0):
         model_type,
         **{**sizes, "vocab_size": len(tokenizer)},
         tie_word_embeddings=True,
+        # The usual 0.02 suits wide models; here it leaves attention flat for hundreds of steps, and nothing is copied.
+        initializer_range=sizes["hidden_size"] ** -0.5,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
