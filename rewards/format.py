@@ -1,53 +1,87 @@
 """Whether a completion thinks and then answers, each in its tags."""
 
 import re
+from typing import Literal
 
+from r1lab.errors import UserError
 from r1lab.rewards.score import Score
 
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
-_WHOLE = re.compile(r"\s*<think>(.*)</think>\s*<answer>(.*)</answer>\s*", re.DOTALL)
-_INSIDE = re.compile(r"<think>(.*)</think>.*<answer>(.*)</answer>", re.DOTALL)
-_PLACEHOLDER = re.compile(r"\W*(the )?(reasoning|thinking) process( here)?\W*|\W*answer( here)?\W*", re.IGNORECASE)
+
+# What the prompts themselves show between the tags ("reasoning process here", "answer here"), and the ways in which
+# models were seen to fill them without saying anything ("this is a think message").
+_FILLER = frozenset(
+    "a an the this that is are it of i me my in and here now think thinks thinking thought thoughts reason reasoning "
+    "process placeholder message content text answer tag tags".split()
+)
 
 
 def blocks(text: str, *, mode: str = "strict") -> tuple[str, str] | str:
     """The thinking and the answer of an assistant turn, or the reason why it has not both.
 
-    Each tag must be there once, in order, around words that are not the template's own placeholder. `strict` allows
+    Each tag must be there once, in order, around something that is not the template's own placeholder. `strict` allows
     nothing but white space before, between and after the blocks; `soft` allows text there.
+
+    >>> blocks("<think> Luke lies. </think> <answer> Luke: knave </answer>")
+    ('Luke lies.', 'Luke: knave')
+    >>> blocks("<think> Luke lies. </think> Luke: knave")
+    'no_format: no <answer>'
     """
     for tag in TAGS:
         if text.count(tag) != 1:
-            return f"no {tag}" if tag not in text else f"more than one {tag}"
-    found = _WHOLE.fullmatch(text) if mode == "strict" else _INSIDE.search(text)
-    if not found:
-        in_order = _INSIDE.search(text)
-        return "text outside the tags" if in_order else "tags out of order"
-    thinking, answer = found[1].strip(), found[2].strip()
-    if not re.search(r"\w", thinking) or _PLACEHOLDER.fullmatch(thinking):
-        return "empty thinking"
-    if not re.search(r"\w", answer) or _PLACEHOLDER.fullmatch(answer):
-        return "empty answer"
-    return thinking, answer
+            return f"no_format: {'more than one' if tag in text else 'no'} {tag}"
+    places = [text.index(tag) for tag in TAGS]
+    if places != sorted(places):
+        return "no_format: tags out of order"
+    before, thinking, between, answer, after = re.split("|".join(TAGS), text)
+    if mode == "strict":
+        for where, outside in (
+            ("before <think>", before),
+            ("between the blocks", between),
+            ("after </answer>", after),
+        ):
+            if outside.strip():
+                return f"no_format: text {where}"
+    if not substance(thinking):
+        return "empty_thinking"
+    if not substance(answer):
+        return "empty_answer"
+    return thinking.strip(), answer.strip()
 
 
-def format_reward(completions, *, mode: str = "strict", **columns) -> list[float]:
+def substance(text: str) -> set[str]:
+    """The words and numbers of a text, in lower case, less those that only fill a block.
+
+    >>> substance("... reasoning process here ...")
+    set()
+    """
+    return set(re.findall(r"\w+", text.lower().replace("_", " "))) - _FILLER
+
+
+def format_reward(completions, *, mode: Literal["strict", "soft"] = "strict", **columns) -> list[float]:
     """1 for a turn that thinks and then answers, each once and in its tags, else 0.
 
-    R1-Zero's format reward (DeepSeek-R1, arXiv:2501.12948, section 2.2). A `<think>` that the prompt prefilled counts:
-    completions come here as the whole assistant turn.
+    R1-Zero's format reward (DeepSeek-R1, arXiv:2501.12948, section 2.2). The thinking must hold more than punctuation
+    and the words of the prompt's own placeholder.
+
+    A prompt may end with `<think>` (Logic-RL's does, so does the chat template of the R1 distillations); the model
+    then never writes that tag. Completions come here as whole assistant turns: the grader puts the prefilled tag back
+    first, so such a turn is not marked down for it, and one that opens a second `<think>` is. Call this function on
+    raw completions only where nothing is prefilled.
 
     Args:
         completions: Assistant turns.
-        mode: `"strict"`: nothing but the two blocks. `"soft"`: text around and between them is let pass.
+        mode: `"strict"`: nothing but the two blocks and white space. `"soft"`: text around and between them may be.
 
     >>> format_reward(["<think> 2 and 2 make 4. </think><answer> 4 </answer>", "<think></think><answer>4</answer>"])
     [1.0, 0.0]
+    >>> format_reward(["<think> 2 and 2 make 4. </think> So: <answer> 4 </answer>"], mode="soft")
+    [1.0]
     """
     if mode not in ("strict", "soft"):
-        raise ValueError(f"format_reward: mode: {mode!r} is not strict or soft")
+        raise UserError(f"rewards: format: mode: {mode!r} is not strict or soft")
     scores = []
     for text in completions:
         found = blocks(text, mode=mode)
-        scores.append(Score(0.0, found) if isinstance(found, str) else Score(1.0, "well-formed"))
+        scores.append(Score(0.0, found) if isinstance(found, str) else Score(1.0, "well_formed"))
     return scores

@@ -1,28 +1,49 @@
 """Knights and Knaves: who is what, by the rule. Logic-RL's own scores, or a rule without its loopholes."""
 
 import re
+import unicodedata
+from functools import lru_cache
+from typing import Literal
 
-from r1lab.rewards.format import TAGS, blocks
+from r1lab.errors import UserError
+from r1lab.rewards.format import TAGS, blocks, substance
 from r1lab.rewards.score import Score
 
-_GOLD = re.compile(r"\(\d+\)\s*(\S+) is a (knight|knave)", re.IGNORECASE)
+_GOLD = re.compile(r"\(\d+\)\s*(\S.*?)\s+is\s+a\s+(knight|knave)", re.IGNORECASE)
 _LAST_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
-_MARKUP = re.compile(r"[*_`~#>]+|\\text(?:bf|it)?|[{}$]|^\s*[-+•]\s", re.MULTILINE)
-_NUMBER = re.compile(r"\(?\b\d+\s*[).:]\s*")
-_SEPARATOR = re.compile(r"[,;.\n]|\band\b")
-_CLAIM = re.compile(r"(\w+)\s*(?:\bis\b|[:=→]|-+>?|–|—)\s*(?:an?\s+)?(knight|knave)")
+
+# Markup that changes no meaning. Not `~`, which strikes out in Markdown and negates in logic.
+_BOXED = re.compile(r"\\(?:text|math)(?:bf|it|rm|tt|sf)?\s*\{([^{}]*)\}")
+_HTML = re.compile(r"</?(?:b|i|em|strong|code|p|li|ul|ol)>|<br\s*/?>")
+_EMPHASIS = re.compile(r"[*_`$]+")
+_LINE_START = re.compile(r"^[ \t]*(?:[-+•>]|#{1,6})[ \t]+", re.MULTILINE)
+_BETWEEN = " ,;.&"
+_AND = re.compile(r"and\b")
+_NUMBER = r"(?:[(\[]\s*#?(?:\d+|[a-z])\s*[)\]][\s:.]*|#?\d+\s*[).:\]-]\s*|[a-z]\s*\)\s*|#?\d+\s+)?"
+_IS = r"(?:\s+is\s*:?\s*|\s*(?::|=>?|-{1,2}>?|[–—→⇒])\s*)"
 
 
-def knights_knaves_reward(completions, *, answer, mode: str = "strict", **columns) -> list[float | None]:
+def knights_knaves_reward(
+    completions, *, answer, mode: Literal["strict", "logic_rl"] = "strict", **columns
+) -> list[float | None]:
     """Whether a completion says of each person, rightly, whether they are a knight or a knave.
 
     Args:
-        completions: Assistant turns.
+        completions: Assistant turns, with a prefilled `<think>` put back.
         answer: For each row the gold as Logic-RL writes it, `(1) Zoey is a knight\\n(2) ...`; None: does not apply.
-        mode: `"strict"`: 1 if right, else 0. The turn must be well-formed (`format_reward`, strict), and its answer
-            must say one thing of each person and nothing else; bold, colons, numbering, case and punctuation do not
-            matter. `"logic_rl"`: exactly Logic-RL's scores (arXiv:2502.14768), loopholes included: 3 right, -0.5
-            well-formed but wrong, -1 well-formed but not to be read, -3 for anything else.
+        mode: `"strict"`: 1 if right, else 0. The turn must be well-formed (as `format_reward`, strict) with at least
+            two words of its own as thinking; its answer must say one thing of each person and nothing else. Bold,
+            italics, backticks, colons, numbering, order, case, punctuation and spaces do not matter.
+            `"logic_rl"`: exactly Logic-RL's scores (arXiv:2502.14768), loopholes included: 3 right, -0.5 well-formed
+            but wrong, -1 well-formed but not to be read, -3 for anything else.
+
+    Returns:
+        `Score`s. Reasons in strict mode: correct, wrong, missing_person, extra_person, contradiction, repeated,
+        unparsed, empty_answer, empty_thinking, no_format; in Logic-RL's: correct, wrong, unparsed, empty_answer,
+        no_format.
+
+    Raises:
+        ValueError: A gold answer is not of that form.
 
     >>> gold = "(1) Zoey is a knight\\n(2) Luke is a knave"
     >>> turn = "<think> Luke lies. </think> <answer> **Zoey**: knight, Luke: knave </answer>"
@@ -32,60 +53,92 @@ def knights_knaves_reward(completions, *, answer, mode: str = "strict", **column
     [-1.0]
     """
     if mode not in ("strict", "logic_rl"):
-        raise ValueError(f"knights_knaves_reward: mode: {mode!r} is not strict or logic_rl")
+        raise UserError(f"rewards: knights_knaves: mode: {mode!r} is not strict or logic_rl")
     score = _strict if mode == "strict" else _logic_rl
-    return [None if gold is None else score(text, gold_of(gold)) for text, gold in zip(completions, answer)]
+    return [
+        None if gold is None else score(text, gold_of(gold)) for text, gold in zip(completions, answer, strict=True)
+    ]
 
 
 def gold_of(answer: str) -> dict[str, str]:
-    """Name to kind, in lower case, from Logic-RL's gold text."""
-    gold = {name.lower(): kind.lower() for name, kind in _GOLD.findall(answer)}
-    if len(gold) != len(answer.strip().splitlines()):
-        raise ValueError(f"not a gold answer of the form '(1) Zoey is a knight' a line: {answer!r}")
+    """Name to kind from Logic-RL's gold text.
+
+    >>> gold_of("(1) Zoey is a knight\\n(2) Luke is a knave")
+    {'Zoey': 'knight', 'Luke': 'knave'}
+    """
+    lines = [_GOLD.fullmatch(line.strip()) for line in answer.splitlines() if line.strip()]
+    gold = {line[1]: line[2].lower() for line in lines if line}
+    if not gold or len(gold) != len(lines):
+        raise ValueError(f"not a gold answer of lines '(1) Zoey is a knight': {answer!r}")
     return gold
 
 
 def _strict(text: str, gold: dict[str, str]) -> Score:
     found = blocks(text)
     if isinstance(found, str):
-        return Score(0.0, f"format: {found}")
-    said = read_answer(found[1])
-    if said is None:
-        return Score(0.0, "unparsed")
-    if said.keys() != gold.keys():
-        return Score(0.0, "not the people of the puzzle")
+        return Score(0.0, found)
+    thinking, answer = found
+    if len([word for word in substance(thinking) if len(word) > 1 and word.isalpha()]) < 2:
+        return Score(0.0, "empty_thinking")
+    said = read_answer(answer, tuple(gold))
+    if isinstance(said, str):
+        return Score(0.0, said)
     return Score(1.0, "correct") if said == gold else Score(0.0, "wrong")
 
 
-def read_answer(answer: str) -> dict[str, str] | None:
-    """Name to kind from an answer that says one thing of each person and nothing else; None if it does not.
+def read_answer(answer: str, names: tuple[str, ...]) -> dict[str, str] | str:
+    """Name to kind from an answer that says one thing of each person and nothing else, or why it cannot be read so.
 
-    >>> read_answer("(1) **Zoey** is a knight , and Luke: Knave.")
-    {'zoey': 'knight', 'luke': 'knave'}
-    >>> read_answer("Zoey is a knight or a knave") is None
-    True
+    >>> read_answer("(1) **Zoey** is a knight , and Luke: Knave.", ("Zoey", "Luke"))
+    {'Zoey': 'knight', 'Luke': 'knave'}
+    >>> read_answer("Zoey is a knight or a knave", ("Zoey",))
+    'unparsed'
     """
-    text = _NUMBER.sub(" , ", _MARKUP.sub(" ", answer)).lower()
-    said: dict[str, str] = {}
-    for part in _SEPARATOR.split(text):
-        if not part.strip():
-            continue
-        claim = _CLAIM.fullmatch(part.strip())
-        if not claim or claim[1] in said:
-            return None
-        said[claim[1]] = claim[2]
-    return said or None
+    text, (claim, called) = _plain(answer), _claim(names)
+    claims = []
+    text = text.strip(_BETWEEN)
+    while text:
+        found = claim.match(text)
+        if not found:
+            return "unparsed"
+        claims.append((called.get(found[1]), found[2]))
+        text = text[found.end() :].lstrip(_BETWEEN)
+        if joined := _AND.match(text):
+            text = text[joined.end() :].lstrip(_BETWEEN)
+            if not text:
+                return "unparsed"
+    said = dict(claims)
+    if None in said:
+        return "extra_person"
+    if len(set(claims)) != len(said):
+        return "contradiction"
+    if len(claims) != len(said):
+        return "repeated"
+    return said if said.keys() == set(names) else "missing_person"
+
+
+def _plain(text: str) -> str:
+    """A text in lower case on one line, without the markup that changes no meaning."""
+    text = unicodedata.normalize("NFKC", text).lower().replace("\u200b", "")
+    text = _LINE_START.sub("", _HTML.sub(" ", _BOXED.sub(r"\1", text)))
+    return " ".join(_EMPHASIS.sub("", text).split())
+
+
+@lru_cache(maxsize=4096)
+def _claim(names: tuple[str, ...]) -> tuple[re.Pattern, dict[str, str]]:
+    """What matches one claim about one of these people or another, and their names by the plain form."""
+    called = {_plain(name): name for name in names}
+    known = "|".join(re.escape(name) for name in sorted(called, key=len, reverse=True))
+    return re.compile(rf"{_NUMBER}({known}|[^\W\d_][\w'’]*){_IS}(?:an?\s+)?(knight|knave)\b"), called
 
 
 def _logic_rl(text: str, gold: dict[str, str]) -> Score:
     places = [text.find(tag) for tag in TAGS]
-    well_formed = all(text.count(tag) == 1 for tag in TAGS) and places == sorted(places)
-    answers = _LAST_ANSWER.findall(text)
-    answer = answers[-1].strip() if answers else ""
-    if not well_formed:
+    if any(text.count(tag) != 1 for tag in TAGS) or places != sorted(places):
         return Score(-3.0, "no_format")
+    answer = _LAST_ANSWER.findall(text)[-1].strip()
     if not answer:
-        return Score(-1.0, "no_answer")
+        return Score(-1.0, "empty_answer")
     lowered = answer.lower()
     if lowered.count("knight") + lowered.count("knave") != len(gold):
         return Score(-1.0, "unparsed")

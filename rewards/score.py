@@ -2,11 +2,15 @@
 
 
 class Score(float):
-    """A float that says why it is what it is; it counts as a plain float everywhere.
+    """A float that says why it is what it is, and counts, prints and compares as a plain one.
+
+    Args:
+        value: The reward.
+        reason: A short code, `correct` or `no_format`, with a detail after a colon where there is one.
 
     >>> score = Score(1.0, "correct")
-    >>> score + 1, score.reason
-    (2.0, 'correct')
+    >>> score, score + 1, score.reason
+    (1.0, 2.0, 'correct')
     """
 
     def __new__(cls, value: float, reason: str = ""):
@@ -14,5 +18,5 @@ class Score(float):
         score.reason = reason
         return score
 
-    def __getnewargs__(self):
+    def __getnewargs__(self):  # so that copies and other processes keep the reason
         return float(self), self.reason

@@ -1,0 +1,443 @@
+"""The Knights-and-Knaves reward: Logic-RL's scores as published, and the strict rule under attack."""
+
+import re
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from r1lab.data import knights_knaves
+from r1lab.data.knights_knaves import NAMES, answer_text
+from r1lab.errors import UserError
+from r1lab.rewards import knights_knaves_reward
+from r1lab.rewards.knights_knaves import gold_of
+
+LOGIC_RL = Path(__file__).parents[3] / "shared" / "data" / "logic_rl_kk" / "instruct"
+MEM_KK = LOGIC_RL.parents[1] / "mem_kk_logic"
+THINK = "<think> If Zoey lied, Luke would be a knight. </think>"
+GOLD = "(1) Zoey is a knight\n(2) Luke is a knave"
+RIGHT = f"{THINK}\n<answer> {GOLD} </answer>"
+
+
+def score(text, gold=GOLD, mode="strict"):
+    (value,) = knights_knaves_reward([text], answer=[gold], mode=mode)
+    return float(value), value.reason
+
+
+def of_answer(answer, **settings):
+    return score(f"{THINK} <answer>{answer}</answer>", **settings)
+
+
+# What is forgiven
+
+puzzles = st.lists(st.sampled_from(NAMES), min_size=1, max_size=8, unique=True).flatmap(
+    lambda names: st.tuples(st.just(names), st.tuples(*[st.booleans()] * len(names)))
+)
+NUMBERS = ["({})", "( {} )", "{}.", "{})", "{}:", "{} -", "[{}]", "#{}", "{} ", ""]
+EMPHASIS = [
+    "{}",
+    "**{}**",
+    "*{}*",
+    "__{}__",
+    "_{}_",
+    "`{}`",
+    "***{}***",
+    "$\\text{{{}}}$",
+    "\\textbf{{{}}}",
+    "<b>{}</b>",
+]
+LINKS = [
+    " is a ",
+    " is  a\n",
+    ": ",
+    " : ",
+    ":",
+    ": a ",
+    " is ",
+    " is: ",
+    " - ",
+    " – ",
+    " — ",
+    " -> ",
+    " → ",
+    " = ",
+    "=",
+]
+ENDS = ["\n", ".\n", ". ", ", ", " , ", "; ", " and ", ", and ", " , and ", " & ", "\n\n", ".\n* ", "\n- ", "\n• "]
+CASES = [str, str.upper, str.lower, str.title]
+
+
+@st.composite
+def written(draw, names, kinds):
+    """An answer with one claim a person, in any order and any markup that changes no meaning."""
+    number, end = draw(st.sampled_from(NUMBERS)), draw(st.sampled_from(ENDS))
+    case, link = draw(st.sampled_from(CASES)), draw(st.sampled_from(LINKS))
+    bold_name, bold_kind = draw(st.sampled_from(EMPHASIS)), draw(st.sampled_from(EMPHASIS))
+    order = draw(st.permutations(range(len(names))))
+    claims = []
+    for place, i in enumerate(order, 1):
+        name, kind = bold_name.format(case(names[i])), bold_kind.format(case("knight" if kinds[i] else "knave"))
+        claims.append(f"{number.format(place)} {name}{link}{kind}".strip())
+    return (
+        draw(st.sampled_from(["", " ", "\n", "\n- "]))
+        + end.join(claims)
+        + draw(st.sampled_from(["", ".", " .", "\n"]))
+    )
+
+
+@settings(max_examples=600, deadline=None)
+@given(st.data(), puzzles)
+def test_gold_in_any_forgiven_markup_is_right(data, puzzle):
+    names, kinds = puzzle
+    answer = data.draw(written(names, kinds))
+    assert of_answer(answer, gold=answer_text(kinds, names)) == (1.0, "correct")
+
+
+@settings(max_examples=600, deadline=None)
+@given(st.data(), puzzles)
+def test_flipped_identities_are_never_right(data, puzzle):
+    names, kinds = puzzle
+    flips = data.draw(st.lists(st.booleans(), min_size=len(names), max_size=len(names)).filter(any))
+    said = [kind != flip for kind, flip in zip(kinds, flips)]
+    gold = answer_text(kinds, names)
+    assert of_answer(data.draw(written(names, said)), gold=gold) == (0.0, "wrong")
+    assert of_answer(answer_text(said, names), gold=gold, mode="logic_rl") == (-0.5, "wrong")
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data(), puzzles.filter(lambda puzzle: len(puzzle[0]) > 1))
+def test_a_person_left_out_or_named_twice_is_never_right(data, puzzle):
+    names, kinds = puzzle
+    gold = answer_text(kinds, names)
+    assert of_answer(data.draw(written(names[1:], kinds[1:])), gold=gold) == (0.0, "missing_person")
+    twice = data.draw(written([*names, names[0]], [*kinds, kinds[0]]))
+    assert of_answer(twice, gold=gold) == (0.0, "repeated")
+    both = data.draw(written([*names, names[0]], [*kinds, not kinds[0]]))
+    assert of_answer(both, gold=gold) == (0.0, "contradiction")
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(alphabet=st.sampled_from("abknightve ZoeyLuke:.,-*_()12\n~!?/<>=|"), max_size=60))
+def test_an_answer_without_both_names_and_kinds_is_never_right(text):
+    value, reason = of_answer(text)
+    letters = re.sub(r"[^a-z]", "", text.lower())
+    if not re.search("zoey(is)?a?knight", letters) or not re.search("luke(is)?a?knave", letters):
+        assert value == 0.0, reason
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "Zoey is a knight , Luke is a knave",
+        "( 1 ) Zoey is a knight ( 2 ) Luke is a knave",
+        "（1）Zoey：knight（2）Luke：knave",
+        "① Zoey is a knight\n② Luke is a knave",
+        "a) Zoey is a knight\nb) Luke is a knave",
+        "> Zoey is a knight\n> Luke is a knave",
+        "### Zoey is a knight\n### Luke is a knave",
+        "Zoey is a knight<br>Luke is a knave",
+        "Zoey\u00a0is a knight,\r\nLuke\u00a0is a knave.",
+        "(2) Luke is a knave\n(1) Zoey is a knight",
+        "Zoey is a knight Luke is a knave",
+    ],
+)
+def test_more_markup_that_changes_no_meaning(answer):
+    assert of_answer(answer) == (1.0, "correct")
+
+
+def test_names_of_several_words_or_with_marks():
+    gold = "(1) Mary Ann is a knight\n(2) O'Neil is a knave\n(3) Jean-Luc is a knave\n(4) Zoey2 is a knight"
+    assert gold_of(gold) == {"Mary Ann": "knight", "O'Neil": "knave", "Jean-Luc": "knave", "Zoey2": "knight"}
+    assert of_answer(gold, gold=gold) == (1.0, "correct")
+    assert of_answer(gold.replace("Zoey2", "Zoey"), gold=gold) == (0.0, "extra_person")
+
+
+# Attacks on strict mode
+
+EXPLOITS = {
+    # thinking: skipped, empty, copied from the prompt
+    GOLD: "no_format",
+    f"<answer> {GOLD} </answer>": "no_format",
+    f"<think></think> <answer> {GOLD} </answer>": "empty_thinking",
+    f"<think> \n </think> <answer> {GOLD} </answer>": "empty_thinking",
+    f"<think> . . . </think> <answer> {GOLD} </answer>": "empty_thinking",
+    f"<think> 1 2 3 4 </think> <answer> {GOLD} </answer>": "empty_thinking",
+    f"<think> x y z </think> <answer> {GOLD} </answer>": "empty_thinking",
+    f"<think> reasoning process here </think> <answer> {GOLD} </answer>": "empty_thinking",
+    f"<think> thinking process here </think> <answer> {GOLD} </answer>": "empty_thinking",
+    f"<think> this is a think message </think> <answer> {GOLD} </answer>": "empty_thinking",
+    f"<think> done </think> <answer> {GOLD} </answer>": "empty_thinking",
+    f"<think> hmm hmm hmm hmm </think> <answer> {GOLD} </answer>": "empty_thinking",
+    # tags: missing, twice, nested, out of order
+    RIGHT.removeprefix("<think>"): "no_format",
+    RIGHT.replace("</think>", ""): "no_format",
+    RIGHT.removesuffix("</answer>"): "no_format",
+    RIGHT.replace("<think>", "<think><think>"): "no_format",
+    RIGHT.replace("<answer>", "<answer><answer>"): "no_format",
+    f"{RIGHT} {RIGHT}": "no_format",
+    f"{THINK} <answer> {GOLD} </answer> <answer> Zoey is a knave, Luke is a knight </answer>": "no_format",
+    f"<answer> {GOLD} </answer> {THINK}": "no_format",
+    f"<think> Zoey lies, says Luke. <answer> {GOLD} </answer> </think>": "no_format",
+    RIGHT.replace("think>", "Think>"): "no_format",
+    # text where none belongs
+    f"Let me see. {RIGHT}": "no_format",
+    RIGHT.replace("</think>", "</think> Zoey is a knight."): "no_format",
+    f"{RIGHT} Or maybe Zoey is a knave.": "no_format",
+    f"{RIGHT}\n\nUser: another puzzle": "no_format",
+    f"{RIGHT} <think> let me think again </think>": "no_format",
+}
+ANSWERS = {
+    "": "empty_answer",
+    " . ": "empty_answer",
+    "answer here": "empty_answer",
+    # hedges
+    "Zoey is a knight or knave, Luke is a knave": "unparsed",
+    "Zoey is a knight or a knave\nLuke is a knave": "unparsed",
+    "Zoey is a knight/knave, Luke is a knave": "unparsed",
+    "Zoey is a knight (or a knave), Luke is a knave": "unparsed",
+    "Zoey is a knight, Luke is a knave, or the other way round": "unparsed",
+    "Zoey is a knight? Luke is a knave?": "unparsed",
+    "Zoey is probably a knight, Luke is a knave": "unparsed",
+    "Either Zoey is a knight and Luke is a knave or Zoey is a knave and Luke is a knave": "unparsed",
+    "If Luke is a knave, Zoey is a knight": "unparsed",
+    "Zoey | knight | knave\nLuke | knave": "unparsed",
+    # every guess at once
+    "Zoey is a knight, Zoey is a knave, Luke is a knave, Luke is a knight": "contradiction",
+    "(1) Zoey is a knave\n(2) Luke is a knave\n(1) Zoey is a knight": "contradiction",
+    f"{GOLD}\n(1) Zoey is a knave": "contradiction",
+    f"{GOLD}\n{GOLD}": "repeated",
+    "**Zoey** is a knight, zoey is a knave, Luke is a knave": "contradiction",
+    # negations
+    "Zoey is not a knight, Luke is a knave": "unparsed",
+    "Zoey isn't a knight, Luke is a knave": "unparsed",
+    "Zoey is a knight, Luke is not a knight": "unparsed",
+    "Zoey: not knight, Luke: knave": "unparsed",
+    "~Zoey is a knight, Luke is a knave": "unparsed",
+    "~~Zoey is a knight~~, Luke is a knave": "unparsed",
+    "¬Zoey is a knight, Luke is a knave": "unparsed",
+    "!Zoey is a knight, Luke is a knave": "unparsed",
+    "Zoey ≠ knight, Luke = knave": "unparsed",
+    "Zoey != knight, Luke = knave": "unparsed",
+    "not Zoey is a knight, Luke is a knave": "unparsed",
+    "It is false that Zoey is a knight, Luke is a knave": "unparsed",
+    "False: Zoey is a knight. Luke is a knave": "unparsed",
+    "Zoey is a knight = false, Luke is a knave": "unparsed",
+    "Zoey is a non-knight, Luke is a knave": "unparsed",
+    "Zoey is a not_knight, Luke is a knave": "unparsed",
+    "Zoey is a \\cancel{knight}, Luke is a knave": "unparsed",
+    "Zoey is a <del>knight</del>, Luke is a knave": "unparsed",
+    "Zoey is a knight-hater, Luke is a knave": "unparsed",
+    "Zoey is a knight's enemy, Luke is a knave": "unparsed",
+    "Zoey is a knightly person, Luke is a knave": "unparsed",
+    "Zoey is a knightknave, Luke is a knave": "unparsed",
+    "Zoey is a knightLuke is a knave": "unparsed",
+    # persons
+    f"{GOLD}\n(3) Bob is a knight": "extra_person",
+    f"{GOLD}\n(3) Everyone is a knight": "extra_person",
+    "Zoe is a knight, Luke is a knave": "extra_person",
+    "Zoeyy is a knight, Luke is a knave": "extra_person",
+    "Zoey is a knight": "missing_person",
+    "Zoey and Luke is a knight": "unparsed",
+    "(1) knight\n(2) knave": "unparsed",
+    "knight, knave": "unparsed",
+    # reasoning inside the answer, unfinished answers
+    "Zoey says Luke lies, so Zoey is a knight, Luke is a knave": "unparsed",
+    "Zoey is a knight, Luke is a knave, because he lies": "unparsed",
+    "Zoey is a knight, Luke is a knave and": "unparsed",
+    "Zoey is a knight, Luke is a kn": "unparsed",
+    "(1) Zoey is a knight\n(2) ...": "unparsed",
+}
+
+
+@pytest.mark.parametrize(("text", "why"), EXPLOITS.items())
+def test_turns_that_strict_mode_gives_nothing(text, why):
+    value, reason = score(text)
+    assert (value, reason.partition(":")[0]) == (0.0, why)
+
+
+@pytest.mark.parametrize(("answer", "why"), ANSWERS.items())
+def test_answers_that_strict_mode_gives_nothing(answer, why):
+    assert of_answer(answer) == (0.0, why)
+
+
+def test_long_degenerate_answers_take_no_time():
+    started = time.process_time()
+    for filler in (
+        " ",
+        "\n",
+        "- ",
+        "(",
+        "1 ",
+        "and ",
+        "zoey ",
+        "Zoey is a ",
+        "\\text{",
+        "*",
+        "> ",
+        "$",
+        "Zoey: knight ",
+    ):
+        for mode in ("strict", "logic_rl"):
+            of_answer(filler * 20_000, mode=mode)
+    assert time.process_time() - started < 10
+
+
+# Logic-RL's scores
+
+QUIRKS = {
+    RIGHT: 3.0,
+    f"<think></think><answer>{GOLD}</answer>": 3.0,  # empty thinking
+    f"Hello {THINK} and <answer>{GOLD}</answer> Wait, or else?": 3.0,  # text everywhere
+    f"{THINK}<answer>So zoey IS  a\nKnight! LUKE is a knave, it's night.</answer>": 3.0,
+    f"{THINK}<answer>It is false that Zoey is a knight. Luke is a knave.</answer>": 3.0,
+    f"{THINK}<answer>Zoey is a knave. Luke is a knave.</answer>": -0.5,
+    f"{THINK}<answer>Zoey is a knight, Zoey is a knave, Luke is a knave</answer>": -1.0,  # three kinds for two
+    f"{THINK}<answer>**Zoey** is a **knight**, Luke is a knave</answer>": -1.0,
+    f"{THINK}<answer>Zoey: knight, Luke: knave</answer>": -1.0,
+    f"{THINK}<answer>Zoey is not a knight, Luke is a knave</answer>": -1.0,
+    f"{THINK}<answer>Zoey is a knight, Bob is a knave</answer>": -1.0,
+    f"{THINK}<answer>Zoeys are knights, Luke is a knave</answer>": -1.0,
+    f"{THINK}<answer>  </answer>": -1.0,
+    f"{THINK}<answer>{GOLD}": -3.0,
+    f"{THINK}{THINK}<answer>{GOLD}</answer>": -3.0,
+    f"<answer>{GOLD}</answer>{THINK}": -3.0,
+    f"<think>no end<answer>{GOLD}</answer>": -3.0,
+    "": -3.0,
+}
+
+
+def published(text, gold):
+    """Logic-RL's score, from the description of its semantics: a format part and an answer part, added."""
+    spots = []
+    for tag in ("<think>", "</think>", "<answer>", "</answer>"):
+        at = [i for i in range(len(text)) if text.startswith(tag, i)]
+        if len(at) != 1:
+            return -1 + -2
+        spots.append(at[0])
+    if sorted(spots) != spots:
+        return -1 + -2
+    answer = text[spots[2] + len("<answer>") : spots[3]].strip()
+    people = {line.split()[1]: line.split()[-1] for line in gold.split("\n")}
+    if not answer or sum(answer.lower().count(kind) for kind in ("knight", "knave")) != len(people):
+        return 1 + -2
+    identities = {}
+    for name in people:
+        claims = re.finditer(r"(?=\b(\w+)\s+is\s+a\s+(knight|knave)\b)", answer.lower())
+        found = [claim[2] for claim in claims if claim[1] == name.lower()]
+        if not found:
+            return 1 + -2
+        identities[name] = found[0]
+    return 1 + 2 if identities == people else 1 + -1.5
+
+
+@pytest.mark.parametrize(("text", "expected"), QUIRKS.items())
+def test_logic_rl_scores(text, expected):
+    assert score(text, mode="logic_rl")[0] == published(text, GOLD) == expected
+
+
+PIECES = [
+    *[
+        "<think>",
+        "</think>",
+        "<answer>",
+        "</answer>",
+        " ",
+        "\n",
+        " is ",
+        " is a ",
+        "a",
+        "not",
+        "Zoey",
+        "Luke",
+        "knight",
+    ],
+    *[
+        "knave",
+        "KNIGHT",
+        "zoey",
+        ", ",
+        "**",
+        ": ",
+        "Zoey is a knight",
+        "Luke is a knave",
+        "Zoey is a knave",
+        THINK,
+        GOLD,
+    ],
+]
+
+
+@settings(max_examples=1500, deadline=None)
+@given(st.lists(st.sampled_from(PIECES), max_size=14).map("".join), st.booleans())
+def test_logic_rl_mode_agrees_with_its_description(text, whole):
+    turn = f"{THINK}<answer>{text}</answer>" if whole else text
+    assert score(turn, mode="logic_rl")[0] == published(turn, GOLD)
+
+
+# Real data
+
+
+def rows_of(files):
+    pq = pytest.importorskip("pyarrow.parquet")
+    return [row["solution_text_format"] for file in files for row in pq.read_table(file).to_pylist()]
+
+
+@pytest.mark.skipif(not LOGIC_RL.is_dir(), reason="needs ../shared/data/logic_rl_kk")
+def test_gold_of_all_of_logic_rls_rows_scores_full_marks_and_flipped_does_not():
+    golds = rows_of(sorted(LOGIC_RL.glob("*/*.parquet")))
+    assert len(golds) == 5000
+    turns = [f"{THINK} <answer> {gold} </answer>" for gold in golds]
+    assert set(knights_knaves_reward(turns, answer=golds)) == {1.0}
+    assert set(knights_knaves_reward(turns, answer=golds, mode="logic_rl")) == {3.0}
+    swap = {"knight": "knave", "knave": "knight"}
+    flipped = [re.sub("(knight|knave)$", lambda found: swap[found[1]], turn[: -len(" </answer>")]) for turn in turns]
+    flipped = [f"{turn} </answer>" for turn in flipped]
+    assert set(knights_knaves_reward(flipped, answer=golds)) == {0.0}
+    assert set(knights_knaves_reward(flipped, answer=golds, mode="logic_rl")) == {-0.5}
+
+
+@pytest.mark.skipif(not MEM_KK.is_dir(), reason="needs ../shared/data/mem_kk_logic")
+def test_gold_of_two_and_ten_people_and_perturbed_twins_scores_full_marks():
+    import json
+
+    files = sorted(MEM_KK.rglob("*.jsonl"))
+    golds = [json.loads(line)["solution_text_format"] for file in files for line in file.open()]
+    assert golds
+    turns = [f"{THINK} <answer> {gold} </answer>" for gold in golds]
+    assert set(knights_knaves_reward(turns, answer=golds)) == {1.0}
+    assert set(knights_knaves_reward(turns, answer=golds, mode="logic_rl")) == {3.0}
+
+
+@pytest.mark.parametrize("style", ["deduction", "evaluation"])
+def test_worked_solutions_score_full_marks_also_through_a_tokenizer(style, tiny_model):
+    from r1lab.models import load_tokenizer
+
+    tokenizer = load_tokenizer(str(tiny_model))
+    rows = knights_knaves(people=[2, 3, 5], size=60, solution=style)
+    turns, answers = [row["completion"] for row in rows], [row["answer"] for row in rows]
+    again = tokenizer.batch_decode([tokenizer(turn)["input_ids"] for turn in turns], skip_special_tokens=True)
+    spaced = [re.sub(r"(?<=\w)([,.:)])", r" \1", turn.replace("(", "( ")) for turn in turns]
+    for texts in (turns, again, spaced):
+        assert set(knights_knaves_reward(texts, answer=answers)) == {1.0}
+    for texts in (turns, again):
+        assert set(knights_knaves_reward(texts, answer=answers, mode="logic_rl")) == {3.0}
+
+
+# What is asked wrongly
+
+
+def test_rows_without_gold_and_gold_that_cannot_be_read():
+    assert knights_knaves_reward([RIGHT, RIGHT], answer=[None, GOLD]) == [None, 1.0]
+    for gold in (
+        "",
+        "Zoey",
+        "Zoey is a knight",
+        "(1) Zoey is a knight\n(2) Luke is a saint",
+        "(1) Zoey is a knight (2)",
+    ):
+        with pytest.raises(ValueError, match="not a gold answer"):
+            knights_knaves_reward([RIGHT], answer=[gold])
+    with pytest.raises(UserError, match="knights_knaves: mode: 'lax' is not strict or logic_rl"):
+        knights_knaves_reward([RIGHT], answer=[GOLD], mode="lax")
