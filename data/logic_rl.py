@@ -1,15 +1,19 @@
 """Logic-RL's own Knights-and-Knaves files."""
 
-import random
+import ast
 from pathlib import Path
+from typing import Literal
 
+from r1lab.data.rows import draw, parquet
 from r1lab.errors import UserError
+
+_COLUMNS = ["quiz", "solution_text_format", "names", "statements"]
 
 
 def logic_rl(
     *,
     path: str,
-    split: str = "train",
+    split: Literal["train", "test"] = "train",
     people: int | list[int] = (3, 4, 5, 6, 7),
     size: int | None = None,
     seed: int = 0,
@@ -17,38 +21,51 @@ def logic_rl(
     """The puzzles that Logic-RL (arXiv:2502.14768) trains and tests on, from its parquet files.
 
     Args:
-        path: The folder that holds `3ppl/train.parquet`, `3ppl/test.parquet`, ...
+        path: The folder that holds `3ppl/train.parquet`, `3ppl/test.parquet`, ...: `data/kk/instruct` of Logic-RL.
+        split: `"train"` (900 puzzles for each number of people) or `"test"` (100).
         people: Which numbers of people.
-        size: Take so many, drawn at random by `seed`; all by default.
+        size: At most so many, drawn at random by `seed`. Default: all, fewest people first.
 
     Returns:
-        Rows with `prompt` (the puzzle), `answer` (`(1) Zoey is a knight\\n...`), `task`, `names`, `statements`. The
-        chat prompt in the files, template and all, is left out: `prompt: {template: logic-rl}` writes it anew.
+        Rows with `prompt` (the puzzle), `answer` (`(1) Zoey is a knight\\n...`), `task` (`knights_knaves/3ppl`),
+        `names`, `statements` (nested tuples, as `r1lab.data.knights_knaves` describes them). The chat prompt in the
+        files, template and all, is left out: `prompt: {template: logic-rl}` writes it anew.
+
+    Raises:
+        UserError: A file is missing or is not one of Logic-RL's.
 
     >>> logic_rl(path="nowhere", people=3)
     Traceback (most recent call last):
-    r1lab.errors.UserError: nowhere/3ppl/train.parquet: no such file
+    r1lab.errors.UserError: nowhere: no such folder; it should hold 3ppl/train.parquet
     """
-    import pyarrow.parquet
-
+    if split not in ("train", "test"):
+        raise UserError(f"logic_rl: split: {split!r} is not train or test")
+    folder = Path(path).expanduser()
+    counts = [people] if isinstance(people, int) else list(people)
+    files = {n: folder / f"{n}ppl" / f"{split}.parquet" for n in counts}
+    missing = [n for n, file in files.items() if not file.is_file()]
+    if missing:
+        raise UserError(_missing(folder, split, missing))
     found = []
-    for n in [people] if isinstance(people, int) else people:
-        file = Path(path) / f"{n}ppl" / f"{split}.parquet"
-        if not file.is_file():
-            raise UserError(f"{file}: no such file")
-        columns = ["quiz", "solution_text_format", "names", "statements"]
-        for row in pyarrow.parquet.read_table(file, columns=columns).to_pylist():
+    for n, file in files.items():
+        for row in parquet(file, _COLUMNS):
             found.append(
                 {
                     "prompt": row["quiz"],
                     "answer": row["solution_text_format"],
                     "task": f"knights_knaves/{n}ppl",
                     "names": row["names"],
-                    "statements": row["statements"],
+                    "statements": ast.literal_eval(row["statements"]),
                 }
             )
-    if size is not None:
-        if size > len(found):
-            raise UserError(f"logic_rl: size: {size} rows asked for, {len(found)} are there")
-        found = random.Random(seed).sample(found, size)
-    return found
+    return draw(found, size, seed, path)
+
+
+def _missing(folder: Path, split: str, missing: list[int]) -> str:
+    if not folder.is_dir():
+        return f"{folder}: no such folder; it should hold {missing[0]}ppl/{split}.parquet"
+    if (folder / "instruct").is_dir():
+        return f"{folder}: no {missing[0]}ppl/{split}.parquet in it; did you mean {folder / 'instruct'}?"
+    have = sorted(file.parent.name.removesuffix("ppl") for file in folder.glob(f"*ppl/{split}.parquet"))
+    there = f"there are files for {', '.join(have)} people" if have else "it has no such files"
+    return f"{folder}: no {', '.join(f'{n}ppl/{split}.parquet' for n in missing)} in it; {there}"

@@ -1,22 +1,35 @@
 """Rows from a file, a folder, or the Hub."""
 
 import json
+import logging
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 from r1lab.errors import UserError
 
+_FILES = (".jsonl", ".json", ".parquet")
+_SPLITS = ("train", "test", "valid", "validation", "val", "dev")
+_SHOWN = 5  # bad rows that are named; more are counted
+
+logger = logging.getLogger(__name__)
+
 
 def rows(*, path: str, split: str = "train", size: int | None = None, seed: int = 0) -> list[dict]:
-    """Rows that lie somewhere: `.jsonl`, `.json` (a list) or `.parquet`, a folder of `.jsonl`, or a data set of the Hub.
+    """Rows from a file (`.jsonl`, `.json`, `.parquet`), from a folder of `.jsonl`, or of a data set of the Hub.
 
     Args:
-        path: Where they lie. A folder is what `@STAGE/samples` stands for.
-        split: The split of a data set of the Hub; files have none.
-        size: Take so many, drawn at random by `seed`; all in their order by default.
+        path: Where they lie. A folder may hold a file for each split (`train.jsonl`, `test.jsonl`), of which the right
+            one is read; of other folders, such as `@STAGE/samples`, every `.jsonl` is read.
+        split: The split of a folder or of a data set of the Hub. A single file has none: it is read whole.
+        size: At most so many, drawn at random by `seed`. Default: all, in their order.
 
     Returns:
-        Rows as they are; each must have a `prompt`.
+        Rows with all their columns. Each has a `prompt`, a string or chat messages; `answer` is None where it lacks.
+
+    Raises:
+        UserError: There is no such place, it cannot be read, or rows have no prompt (`file:row`, counted from 1; in a
+            `.jsonl` file that is the line).
 
     >>> import json, tempfile
     >>> with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
@@ -25,46 +38,141 @@ def rows(*, path: str, split: str = "train", size: int | None = None, seed: int 
     ...     rows(path=file.name)
     [{'prompt': '2+2?', 'answer': '4'}]
     """
-    place = Path(path)
+    place = Path(path).expanduser()
     if place.is_dir():
-        files = sorted(place.glob("*.jsonl"))
-        if not files:
-            raise UserError(f"{path}: a folder without .jsonl files")
-        found = [row for file in files for row in _file(file)]
-    elif place.suffix in (".jsonl", ".json", ".parquet"):
-        if not place.is_file():
-            raise UserError(f"{path}: no such file")
-        found = _file(place)
+        numbered = [row for file in _of_split(place, split) for row in _file(file)]
+    elif place.is_file() or place.suffix in _FILES or path.startswith((".", "/", "~")) or path.count("/") > 1:
+        numbered = list(_file(place))
     else:
-        from datasets import load_dataset
-
-        found = load_dataset(path, split=split).to_list()
-    for number, row in enumerate(found, 1):
-        if not isinstance(row, dict) or not row.get("prompt"):
-            raise UserError(f"{path}:{number}: a row needs a `prompt`")
-    if size is not None:
-        if size > len(found):
-            raise UserError(f"{path}: data.size: {size} rows asked for, {len(found)} are there")
-        found = random.Random(seed).sample(found, size)
-    return found
+        numbered = [(f"{path}:{number}", row) for number, row in enumerate(_hub(path, split), 1)]
+    _check(numbered)
+    found = [{**row, "answer": row.get("answer")} for _, row in numbered]
+    return draw(found, size, seed, path)
 
 
-def _file(path: Path) -> list[dict]:
+def draw(found: list[dict], size: int | None, seed: int, path: str) -> list[dict]:
+    """At most `size` rows, drawn by `seed`; all of them, in their order, by default."""
+    if size is None:
+        return found
+    if size < 1:
+        raise UserError(f"data.size: {size}: should be at least 1")
+    if size > len(found):
+        logger.warning("%s: data.size: %d rows asked for, all %d are taken", path, size, len(found))
+    return random.Random(seed).sample(found, min(size, len(found)))
+
+
+def _of_split(folder: Path, split: str) -> list[Path]:
+    files = sorted(folder.rglob("*.jsonl"))
+    if not files:
+        raise UserError(f"{folder}: no .jsonl file in this folder")
+    named = [file for file in files if file.stem in _SPLITS]
+    if not named:
+        return files
+    # Reading both would train on what is held out.
+    wanted = [file for file in named if file.stem == split]
+    if not wanted:
+        have = ", ".join(str(file.relative_to(folder)) for file in named)
+        raise UserError(f"{folder}: no {split}.jsonl in this folder, which has {have}")
+    return wanted
+
+
+def _file(path: Path) -> Iterator[tuple[str, object]]:
+    """Each row of a file with its place; for a line that is not JSON, the error in its stead."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file or folder")
+    if path.suffix not in _FILES:
+        raise UserError(f"{path}: not a file of rows: {', '.join(_FILES)}")
     if path.suffix == ".parquet":
-        import pyarrow.parquet
-
-        return pyarrow.parquet.read_table(path).to_pylist()
-    text = path.read_text(encoding="utf-8")
+        yield from ((f"{path}:{number}", row) for number, row in enumerate(parquet(path), 1))
+        return
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from error
     if path.suffix == ".json":
-        try:
-            return json.loads(text)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
-    found = []
-    for number, line in enumerate(text.splitlines(), 1):
+        listed = _json(text, str(path))
+        if not isinstance(listed, list):
+            raise UserError(f"{path}: should be a list of rows, not {_kind(listed)}; one row a line is .jsonl")
+        yield from ((f"{path}:{number}", row) for number, row in enumerate(listed, 1))
+        return
+    for number, line in enumerate(text.split("\n"), 1):  # not splitlines, which also splits at U+2028 in a string
         if line.strip():
             try:
-                found.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise UserError(f"{path}:{number}: not JSON: {error.msg}") from error
-    return found
+                yield f"{path}:{number}", _json(line, f"{path}:{number}")
+            except UserError as error:  # told with those of the other rows
+                yield f"{path}:{number}", error
+
+
+def parquet(path: Path, columns: list[str] | None = None) -> list[dict]:
+    """The rows of a parquet file; its absence, damage or lack of a column is a `UserError`."""
+    import pyarrow
+    import pyarrow.parquet
+
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        have = pyarrow.parquet.read_schema(path).names
+        lacking = [column for column in columns or [] if column not in have]
+        if lacking:
+            raise UserError(f"{path}: no column {', '.join(lacking)}; it has {', '.join(have)}")
+        return pyarrow.parquet.read_table(path, columns=columns).to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"{path}: not a parquet file that can be read: {_line(error)}") from error
+
+
+def _json(text: str, where: str):
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        line = f" at line {error.lineno}" if error.lineno > 1 else ""
+        raise UserError(f"{where}: not JSON: {error.msg}{line}, column {error.colno}") from error
+
+
+def _hub(name: str, split: str) -> list[dict]:
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
+
+    try:
+        found = load_dataset(name, split=split)
+    except (DatasetsError, OSError, ValueError) as error:  # not there, not reached, no such split or configuration
+        message = f"{name}: neither a file here nor a data set that the Hub gives: {_line(error)}"
+        raise UserError(message) from error
+    if "prompt" not in found.column_names:
+        raise UserError(
+            f"{name}: no column `prompt`; it has {', '.join(found.column_names)}: write a builder that makes rows of "
+            "it, and name it as ./file.py:function"
+        )
+    return found.to_list()
+
+
+def _check(numbered: list[tuple[str, object]]) -> None:
+    problems = []
+    for where, row in numbered:
+        if isinstance(row, UserError):
+            problems += row.problems
+        elif not isinstance(row, dict):
+            problems.append(f"{where}: a row should be an object with a `prompt`, not {_kind(row)}")
+        elif row.get("prompt") in (None, "", []):
+            has = ", ".join(str(key) for key in row) or "nothing"
+            problems.append(f"{where}: no `prompt` in this row, which has {has}")
+        elif not _is_prompt(row["prompt"]):
+            problems.append(f"{where}: prompt: should be text, or messages with `role` and `content`")
+    if len(problems) > _SHOWN:
+        problems[_SHOWN:] = [f"{len(problems) - _SHOWN} more of {len(numbered)} rows are like these"]
+    if problems:
+        raise UserError(problems)
+
+
+def _is_prompt(prompt: object) -> bool:
+    if isinstance(prompt, list):
+        return all(isinstance(m, dict) and isinstance(m.get("role"), str) and "content" in m for m in prompt)
+    return isinstance(prompt, str)
+
+
+def _kind(value: object) -> str:
+    names = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

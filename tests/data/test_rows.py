@@ -1,0 +1,144 @@
+"""Rows from files and folders, and what is said of those that are wrong."""
+
+import json
+import logging
+
+import pytest
+
+from r1lab.data import rows
+from r1lab.errors import UserError
+
+ROWS = [{"prompt": f"{i}+1?", "answer": str(i + 1), "level": i} for i in range(6)]
+
+
+def jsonl(path, found=ROWS):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found), encoding="utf-8")
+    return str(path)
+
+
+def problems(path, **settings):
+    with pytest.raises(UserError) as caught:
+        rows(path=str(path), **settings)
+    assert caught.value.status == 2
+    return caught.value.problems
+
+
+def test_each_kind_of_file_gives_all_rows_with_all_columns(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    (tmp_path / "rows.json").write_text(json.dumps(ROWS))
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / "rows.parquet")
+    jsonl(tmp_path / "rows.jsonl")
+    for kind in ("json", "jsonl", "parquet"):
+        assert rows(path=str(tmp_path / f"rows.{kind}")) == ROWS
+
+
+def test_answer_is_none_by_default_and_a_prompt_may_be_messages(tmp_path):
+    chat = [{"role": "user", "content": "2+2?"}]
+    path = jsonl(
+        tmp_path / "rows.jsonl", [{"prompt": chat}, {"prompt": "?", "answer": None}, {"prompt": "?", "answer": 4}]
+    )
+    assert [row["answer"] for row in rows(path=path)] == [None, None, 4]
+    assert rows(path=path)[0]["prompt"] == chat
+
+
+def test_line_separators_inside_a_string_and_a_byte_order_mark(tmp_path):
+    odd = [{"prompt": "a\u2028b\u0085c\u000bd", "answer": "\r"}]
+    path = jsonl(tmp_path / "rows.jsonl", odd)
+    assert rows(path=path) == odd
+    (tmp_path / "bom.jsonl").write_bytes(b"\xef\xbb\xbf" + b'{"prompt": "a"}\r\n\r\n{"prompt": "b"}')
+    assert [row["prompt"] for row in rows(path=str(tmp_path / "bom.jsonl"))] == ["a", "b"]
+
+
+def test_size_draws_by_seed(tmp_path, caplog):
+    path = jsonl(tmp_path / "rows.jsonl")
+    one = rows(path=path, size=3, seed=1)
+    assert one == rows(path=path, size=3, seed=1) and len({row["prompt"] for row in one}) == 3
+    assert any(one != rows(path=path, size=3, seed=seed) for seed in range(2, 6))
+    with caplog.at_level(logging.WARNING):
+        assert len(rows(path=path, size=200)) == 6
+    assert "200 rows asked for, all 6 are taken" in caplog.text
+    assert "should be at least 1" in problems(path, size=0)[0]
+
+
+def test_a_folder_is_read_whole_or_by_its_splits(tmp_path):
+    jsonl(tmp_path / "samples" / "a.jsonl", ROWS[:2])
+    jsonl(tmp_path / "samples" / "b.jsonl", ROWS[2:])
+    assert rows(path=str(tmp_path / "samples")) == ROWS
+    jsonl(tmp_path / "sets" / "train.jsonl", ROWS[:4])
+    jsonl(tmp_path / "sets" / "test.jsonl", ROWS[4:])
+    assert rows(path=str(tmp_path / "sets")) == ROWS[:4]
+    assert rows(path=str(tmp_path / "sets"), split="test") == ROWS[4:]
+    (tmp_path / "sets" / "test.jsonl").unlink()
+    assert problems(tmp_path / "sets", split="test") == [
+        f"{tmp_path}/sets: no test.jsonl in this folder, which has train.jsonl"
+    ]
+
+
+def test_bad_rows_are_all_named_with_their_line(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    lines = ['{"prompt": "a"}', "", '{"question": "b"}', '["c"]', '{"prompt": ""}', '{"prompt": "d"', '{"prompt": 7}']
+    path.write_text("\n".join(lines))
+    assert problems(path) == [
+        f"{path}:3: no `prompt` in this row, which has question",
+        f"{path}:4: a row should be an object with a `prompt`, not a list",
+        f"{path}:5: no `prompt` in this row, which has prompt",
+        f"{path}:6: not JSON: Expecting ',' delimiter, column 15",
+        f"{path}:7: prompt: should be text, or messages with `role` and `content`",
+    ]
+    path.write_text("{}\n" * 100)
+    assert problems(path)[-1] == "95 more of 100 rows are like these" and len(problems(path)) == 6
+
+
+def test_bad_rows_of_a_folder_name_their_file(tmp_path):
+    jsonl(tmp_path / "a.jsonl")
+    jsonl(tmp_path / "b.jsonl", [ROWS[0], {"text": "x"}])
+    assert problems(tmp_path) == [f"{tmp_path}/b.jsonl:2: no `prompt` in this row, which has text"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("rows.json", b'{"prompt": "a"}', "should be a list of rows, not an object; one row a line is .jsonl"),
+        ("rows.json", b'{"prompt": "a"}\n{"prompt": "b"}', "not JSON: Extra data at line 2, column 1"),
+        ("rows.parquet", b"PAR1 not", "not a parquet file that can be read"),
+        ("rows.jsonl", b'{"prompt": "\xff"}', "not UTF-8 text: invalid start byte at byte 12"),
+        ("rows.csv", b"prompt\na", "not a file of rows: .jsonl, .json, .parquet"),
+    ],
+)
+def test_files_that_are_not_rows(tmp_path, name, content, said):
+    (tmp_path / name).write_bytes(content)
+    (problem,) = problems(tmp_path / name)
+    assert problem.startswith(f"{tmp_path}/{name}: {said}")
+
+
+def test_places_that_are_not_there(tmp_path):
+    assert problems(tmp_path / "no.jsonl") == [f"{tmp_path}/no.jsonl: no such file or folder"]
+    assert problems("no.parquet") == ["no.parquet: no such file or folder"]
+    assert problems("./no") == ["no: no such file or folder"]
+    (tmp_path / "empty").mkdir()
+    assert problems(tmp_path / "empty") == [f"{tmp_path}/empty: no .jsonl file in this folder"]
+
+
+def test_a_data_set_of_the_hub(monkeypatch):
+    import datasets
+
+    asked = []
+
+    def load_dataset(name, split):
+        asked.append((name, split))
+        return datasets.Dataset.from_list(ROWS if name == "some/puzzles" else [{"question": "?", "answer": "!"}])
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    assert rows(path="some/puzzles", split="test") == ROWS
+    assert asked == [("some/puzzles", "test")]
+    assert problems("some/other")[0].startswith("some/other: no column `prompt`; it has question, answer: write")
+
+    def missing(name, split):
+        raise datasets.exceptions.DatasetNotFoundError(f"Dataset '{name}' doesn't exist\non the Hub")
+
+    monkeypatch.setattr(datasets, "load_dataset", missing)
+    (problem,) = problems("some/none")
+    assert problem.startswith("some/none: neither a file here nor a data set that the Hub gives: Dataset 'some/none' ")
