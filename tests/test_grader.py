@@ -1,0 +1,174 @@
+"""The grader: rewards bound to parameters, fed with columns, failing row by row."""
+
+import pickle
+
+import pytest
+
+from r1lab import grader
+from r1lab.errors import UserError
+
+GOLD = "(1) Zoey is a knight\n(2) Luke is a knave"
+ROW = {"prompt": "Who?", "answer": GOLD, "task": "knights_knaves/2ppl"}
+TURN = f"<think> If Zoey lied, so would Luke. </think>\n<answer> {GOLD} </answer>"
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Builds a grader of the user's own rewards, from the text of a file."""
+
+    def build(text, *specs, **settings):
+        (tmp_path / "mine.py").write_text(text)
+        specs = [{"name": f"./mine.py:{spec}"} if isinstance(spec, str) else spec for spec in specs]
+        return grader.build(specs, base_dir=tmp_path, **settings)
+
+    return build
+
+
+def test_values_reasons_totals_and_right():
+    specs = [{"name": "knights_knaves", "mode": "logic_rl", "weight": 0.5}, {"name": "format"}]
+    graded = grader.build(specs).grade([TURN, TURN.replace("knave", "knight"), "no"], [ROW] * 3)
+    assert graded.values == {"knights_knaves": [3.0, -0.5, -3.0], "format": [1.0, 1.0, 0.0]}
+    assert graded.reasons["knights_knaves"] == ["correct", "wrong", "no_format"]
+    assert graded.totals == [2.5, 0.75, -1.5] and graded.right == [True, False, False]
+    assert graded.failed == {"knights_knaves": 0, "format": 0}
+
+
+def test_a_prefilled_tag_is_put_back():
+    specs = [{"name": "knights_knaves"}, {"name": "format"}]
+    completion = TURN.removeprefix("<think>")
+    graded = grader.build(specs, prefill="<think>").grade([completion, TURN], [ROW] * 2)
+    assert graded.completions[0] == TURN
+    assert graded.values == {"knights_knaves": [1.0, 0.0], "format": [1.0, 0.0]}
+    assert graded.reasons["format"][1] == "no_format: more than one <think>"
+    assert grader.build(specs).grade([completion], [ROW]).right == [False]
+
+
+def test_the_same_reward_twice_has_names_of_its_own(own):
+    text = "def length_reward(completions, *, most=9): return [float(len(c) <= most) for c in completions]\n"
+    text += "def length_2(completions): return [7.0] * len(completions)\n"
+    specs = [{"name": "./mine.py:length_reward", "most": most} for most in (1, 2, 3)]
+    built = own(text, specs[0], "length_2", *specs[1:])
+    assert built.names == ["length", "length_2", "length_3", "length_4"]
+    assert list(built.grade(["ab"], [ROW]).values.values()) == [[0.0], [7.0], [1.0], [1.0]]
+
+
+def test_a_reward_gets_the_columns_it_asks_for_and_no_others(own):
+    text = """
+seen = {}
+def named(completions, answer, level, prompts, completion_ids): seen["named"] = dict(locals()); return [0] * 2
+def every(completions, **columns): seen["every"] = columns; return [0] * 2
+def settings(completions, *, level=3, hint=None, other=None): seen["settings"] = dict(locals()); return [0] * 2
+def trl(prompts, completions, **columns): seen["trl"] = (prompts, completions); return [0] * 2
+def first(texts): seen["first"] = texts; return [0] * 2
+"""
+    built = own(text, "named", "every", "settings", "trl", "first")
+    rows = [{"prompt": "p", "answer": 1, "level": 5, "hint": "h"}, {"prompt": "q", "answer": 2, "level": 6}]
+    built.grade(["a", "b"], rows, completion_ids=[[1], [2]])
+    seen = built.functions[0].__globals__["seen"]
+    both = {"completions": ["a", "b"], "answer": [1, 2], "level": [5, 6], "prompts": ["p", "q"]}
+    assert seen["named"] == both | {"completion_ids": [[1], [2]]}
+    rest = {"completion_ids": [[1], [2]], "prompt": ["p", "q"], "hint": ["h", None]}
+    assert seen["every"] == {key: both[key] for key in ("answer", "level", "prompts")} | rest
+    assert seen["settings"] == {"completions": ["a", "b"], "level": 3, "hint": ["h", None], "other": None}
+    assert seen["trl"] == (["p", "q"], ["a", "b"]) and seen["first"] == ["a", "b"]
+
+
+def test_a_set_parameter_wins_over_a_column_of_its_name():
+    rows = [ROW | {"mode": "nonsense"}]
+    assert grader.build([{"name": "knights_knaves", "mode": "logic_rl"}]).grade([TURN], rows).totals == [3.0]
+    assert grader.build([{"name": "knights_knaves"}]).grade([TURN], rows).totals == [1.0]
+
+
+def test_none_does_not_apply_and_counts_nothing(own):
+    text = "def maybe(completions, *, answer): return [None if a is None else 2 for a in answer]"
+    built = own(text, {"name": "./mine.py:maybe", "weight": 3}, {"name": "format"})
+    graded = built.grade([TURN, TURN], [ROW, {"prompt": "?"}])
+    assert graded.values["maybe"] == [2.0, None] and graded.totals == [7.0, 1.0] and graded.right == [True, False]
+    assert graded.reasons["maybe"] == ["", "does not apply"] and graded.failed["maybe"] == 0
+
+
+def test_a_row_on_which_a_reward_fails_is_none_says_why_and_is_counted(own):
+    text = "def ratio(completions, *, answer): return [1 / a for a in answer]"
+    built = own(text, "ratio")
+    rows = [{"prompt": "p", "answer": a} for a in (1, 0, 2)]
+    for times in (1, 2):
+        graded = built.grade(["x"] * 3, rows)
+        assert graded.values == {"ratio": [1.0, None, 0.5]} and graded.totals == [1.0, 0.0, 0.5]
+        assert graded.reasons["ratio"] == ["", "error: ZeroDivisionError: division by zero", ""]
+        assert graded.failed == {"ratio": 1} and built.failed["ratio"] == times
+    assert built.grade(["x"] * 2, rows[1:2] * 2).failed == {"ratio": 2}  # it has worked before: rows are to blame
+
+
+def test_gold_that_cannot_be_read_fails_its_row_only():
+    graded = grader.build([{"name": "knights_knaves"}]).grade([TURN, TURN], [ROW, ROW | {"answer": "Zoey"}])
+    assert graded.values["knights_knaves"] == [1.0, None]
+    assert graded.reasons["knights_knaves"][1].startswith("error: ValueError: not a gold answer")
+
+
+@pytest.mark.parametrize("value", ["float('nan')", "float('inf')", "'many'", "[1]"])
+def test_a_value_that_is_no_number_fails_its_row_only(own, value):
+    built = own(f"def odd(completions): return [{value} if c == 'bad' else 1 for c in completions]", "odd")
+    graded = built.grade(["good", "bad"], [ROW] * 2)
+    assert graded.values["odd"] == [1.0, None] and graded.failed == {"odd": 1}
+    assert graded.reasons["odd"][1].startswith("error: ")
+
+
+def test_arrays_are_values_too(own):
+    built = own("import numpy\ndef length(completions): return numpy.array([len(c) for c in completions])", "length")
+    values = built.grade(["a", "bb"], [ROW] * 2).values["length"]
+    assert values == [1.0, 2.0] and type(values[0]) is float
+
+
+def failure(build_and_grade, status):
+    with pytest.raises(UserError) as caught:
+        build_and_grade()
+    assert caught.value.status == status and len(caught.value.problems) == 1
+    return caught.value.problems[0]
+
+
+def test_a_reward_that_fails_on_everything_ends_the_run(own):
+    built = own("def broken(completions): return [c.foo for c in completions]", "broken")
+    said = failure(lambda: built.grade(["a", "b"], [ROW] * 2), 1)
+    assert said == "rewards: broken: failed on all 2 completions: AttributeError: 'str' object has no attribute 'foo'"
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("return [1.0]", "rewards: few: gave 1 values for 2 completions; one value each is needed"),
+        ("return [1.0] * 3", "rewards: few: gave 3 values for 2 completions; one value each is needed"),
+        ("return 1.0", "rewards: few: gave float for 2 completions; one value each is needed"),
+        ("pass", "rewards: few: gave NoneType for 2 completions; one value each is needed"),
+    ],
+)
+def test_a_wrong_number_of_values_ends_the_run_and_names_the_reward(own, body, said):
+    built = own(f"def few(completions): {body}", "few")
+    assert failure(lambda: built.grade(["a", "b"], [ROW] * 2), 1) == said
+
+
+def test_a_column_that_is_not_there_is_named(own):
+    built = own("def needs(completions, *, tests): return [0] * len(completions)", "needs")
+    said = failure(lambda: built.grade(["a"], [ROW]), 2)
+    assert said == "rewards: needs: asks for tests; there are prompt, answer, task, prompts"
+
+
+def test_what_a_recipe_asks_wrongly():
+    assert "did you mean `format`" in failure(lambda: grader.build([{"name": "formt"}]), 2)
+    said = failure(lambda: grader.build([{"name": "knights_knaves", "mod": "strict"}]), 2)
+    assert said == "rewards: knights_knaves: mod: unknown parameter (did you mean `mode`?)"
+    built = grader.build([{"name": "knights_knaves", "mode": "lax"}])
+    assert "mode: 'lax' is not strict or logic_rl" in failure(lambda: built.grade([TURN], [ROW]), 2)
+    assert failure(lambda: grader.build([]), 2).startswith("rewards: there are none")
+
+
+def test_records_hold_every_reward_with_its_reason():
+    graded = grader.build([{"name": "knights_knaves"}, {"name": "format"}]).grade([TURN, "no"], [ROW, ROW])
+    right, wrong = graded.records([ROW, ROW], step=7)
+    assert right["rewards"] == {"knights_knaves": 1.0, "format": 1.0} and right["right"] and right["reward"] == 2.0
+    assert wrong["reasons"]["format"] == "no_format: no <think>" and not wrong["right"]
+    assert right["step"] == 7 and right["completion"] == TURN and right["answer"] == GOLD
+
+
+def test_a_grader_goes_to_another_process():
+    built = pickle.loads(pickle.dumps(grader.build([{"name": "knights_knaves", "mode": "strict"}], prefill="<think>")))
+    assert built.grade([TURN.removeprefix("<think>")], [ROW]).right == [True]
