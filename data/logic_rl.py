@@ -1,6 +1,5 @@
 """Logic-RL's own Knights-and-Knaves files."""
 
-import ast
 from pathlib import Path
 from typing import Literal
 
@@ -28,7 +27,7 @@ def logic_rl(
 
     Returns:
         Rows with `prompt` (the puzzle), `answer` (`(1) Zoey is a knight\\n...`), `task` (`knights_knaves/3ppl`),
-        `names`, `statements` (nested tuples, as `r1lab.data.knights_knaves` describes them). The chat prompt in the
+        `names`, `statements` (as text). The chat prompt in the
         files, template and all, is left out: `prompt: {template: logic-rl}` writes it anew.
 
     Raises:
@@ -55,7 +54,7 @@ def logic_rl(
                     "answer": row["solution_text_format"],
                     "task": f"knights_knaves/{n}ppl",
                     "names": row["names"],
-                    "statements": ast.literal_eval(row["statements"]),
+                    "statements": row["statements"],
                 }
             )
     return draw(found, size, seed, path)

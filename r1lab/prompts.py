@@ -11,10 +11,10 @@ R1_ZERO = (
 LOGIC_RL = (
     "You are a helpful assistant. The assistant first thinks about the reasoning process in the mind and then "
     "provides the user with the answer. The reasoning process and answer are enclosed within <think> </think> "
-    "and<answer> </answer> tags, respectively, i.e., <think> reasoning process here </think><answer> answer here </answer>.  Now "
-    "the user asks you to solve a logical reasoning problem. After thinking, when you finally reach a conclusion, "
-    "clearly state the identity of each character within <answer> </answer> tags. i.e., <answer> (1) Zoey is a "
-    "knight\n(2) ... </answer>.\n"
+    "and<answer> </answer> tags, respectively, i.e., <think> reasoning process here </think><answer> answer here "
+    "</answer>.  Now the user asks you to solve a logical reasoning problem. After thinking, when you finally "
+    "reach a conclusion, clearly state the identity of each character within <answer> </answer> tags. i.e., "
+    "<answer> (1) Zoey is a knight\n(2) ... </answer>.\n"
 )
 """Logic-RL (arXiv:2502.14768), the system prompt in its data, letter for letter."""
 

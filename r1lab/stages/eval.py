@@ -108,9 +108,9 @@ def evaluate(engine, tokenizer, tasks: dict[str, list[dict]], recipe, *, progres
 def _score(grader, rows, sampled, greedy, name) -> list[dict]:
     n = len(sampled[0])
     flat = [completion for group in sampled for completion in group]
-    graded = grader.grade([c.text for c in flat], [row for row in rows for _ in range(n)])
+    graded = grader.grade([c.text for c in flat], [row for row in rows for _ in range(n)], [c.token_ids for c in flat])
     if greedy:
-        greedy_graded = grader.grade([group[0].text for group in greedy], rows)
+        greedy_graded = grader.grade([g[0].text for g in greedy], rows, [g[0].token_ids for g in greedy])
     records = []
     for i, row in enumerate(rows):
         group = slice(i * n, (i + 1) * n)

@@ -109,6 +109,8 @@ def _row(recipe, config, grader, started: float):
             "seconds": round(seconds, 3),
             "tokens_per_second": round(written / max(seconds, 1e-6)),
         }
+        if grader.failed.total():
+            row["reward_errors"] = dict(grader.failed)  # since the start of this process
         return {key: value for key, value in row.items() if value is not None}
 
     return to_row

@@ -44,7 +44,8 @@ def run(recipe, run_dir: Path) -> int:
     ]
     if recipe.rewards:
         grader = build_grader([r.model_dump() for r in recipe.rewards])
-        graded = grader.grade([sample["completion"] for sample in samples], samples)
+        token_ids = [completion.token_ids for group in groups for completion in group]
+        graded = grader.grade([sample["completion"] for sample in samples], samples, token_ids)
         for sample, record, right in zip(samples, graded.records(samples, step=0), graded.right):
             sample |= {key: record[key] for key in ("rewards", "reasons", "reward")} | {"right": right}
     kept = _keep(samples, recipe.keep, rollout.num_generations)
