@@ -117,6 +117,9 @@ def check_unchanged(run_dir: Path, stages: list[Stage]) -> None:
     """
     problems, ways = [], f"--overwrite starts all over, --name NEW keeps {run_dir} and starts another run"
     folders = {stage.path.name for stage in stages}
+    root = run_dir / "config.yaml"
+    if root.is_file() and ("stages" in rundir.read_yaml(root)) != bool(stages[0].place):
+        raise UserError(f"{root}: stages: one recipe is a pipeline and the other is not: {ways}")
     others = [path for path in sorted(run_dir.glob("[0-9][0-9]-*")) if path.is_dir() and path.name not in folders]
     if others:
         problems.append(f"{others[0]}: stages: the recipe has no such stage at this place any more: {ways}")

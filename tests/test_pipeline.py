@@ -15,6 +15,7 @@ import pytest
 from rich.console import Console
 
 from r1lab import pipeline, rundir
+from r1lab import recipe as recipes
 from r1lab.errors import UserError
 
 TESTS = Path(__file__).parent
@@ -145,6 +146,24 @@ def test_compare_names_its_pairs(tmp_path):
     assert {(row["before"], row["after"]) for row in rows} == {("final", "base")} and rows[0]["diff"] < 0
 
 
+def test_real_recipes_give_configs_that_load_again_and_resume_unchanged(tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "recipes", recipes)
+    recipe = recipes.load(["quickstart", "stages.zero.train.max_steps=2", "rollout.engine=transformers"])
+    config = recipes.resolved(recipe)
+    run_dir = tmp_path / "quickstart"
+    stages = pipeline.plan(recipe, config, run_dir)
+    rundir.prepare("", config, run_dir, resume=False, overwrite=False)
+    folders = {stage.name: stage.path for stage in stages}
+    for stage in stages:
+        stage.path.mkdir()
+        rundir.write_yaml(stage.path / "config.yaml", pipeline.with_references(stage.config, folders))
+        rundir.write_json_atomic(stage.path / "result.json", {})
+        loaded = recipes.load([str(stage.path / "config.yaml")])
+        assert recipes.resolved(loaded) == rundir.read_yaml(stage.path / "config.yaml")
+    assert recipes.resolved(recipes.load([str(run_dir / "config.yaml")])) == config
+    pipeline.check_unchanged(run_dir, stages)
+
+
 # Refusing, resuming, skipping
 
 
@@ -204,6 +223,12 @@ def test_stages_that_changed_place_are_refused(tmp_path):
     recipe["stages"].insert(0, {"stage": "eval", "name": "new", "model": {"path": "tiny"}})
     with pytest.raises(UserError, match="01-base: stages: "):
         run(recipe, tmp_path, resume=True)
+
+
+def test_a_pipeline_does_not_take_up_a_single_stage(tmp_path):
+    run(single(), tmp_path, name="quick")
+    with pytest.raises(UserError, match="one recipe is a pipeline"):
+        run(three_stages(), tmp_path, resume=True)
 
 
 def test_a_moved_run_directory_resumes(tmp_path):
