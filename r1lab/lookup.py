@@ -1,0 +1,168 @@
+"""From the name of a reward or builder in a recipe to its function, and what can be known of it without importing it.
+
+A name is one of r1lab's own (`knights_knaves`), a dotted path (`my_package.rewards.brevity`), or a file and a function
+(`./rewards.py:brevity`). Under `rewards:` the name `knights_knaves` is `r1lab.rewards.knights_knaves_reward`, under
+`data:` the builder `r1lab.data.knights_knaves`.
+"""
+
+import ast
+import difflib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from r1lab.errors import UserError
+
+KINDS = {"rewards": "reward", "data": "builder"}
+_SUFFIX = {"rewards": "_reward", "data": ""}
+
+
+def function(kind: str, name: str, base_dir: str | Path | None = None) -> Callable:
+    """The function that a name stands for.
+
+    Args:
+        kind: `"rewards"` or `"data"`.
+        name: r1lab's own name, a dotted path, or `file.py:function`.
+        base_dir: What a relative file is relative to. Default: the current directory.
+
+    Raises:
+        UserError: There is no such function, or its module cannot be imported. The line does not say where the name
+            was written: the caller knows.
+
+    >>> function("data", "knights_knaves").__name__
+    'knights_knaves'
+    """
+    if ".py:" in name:
+        file, _, attribute = name.rpartition(":")
+        module = _load_file((Path(base_dir or ".") / Path(file).expanduser()).resolve())
+    elif "." in name:
+        path, _, attribute = name.rpartition(".")
+        module = _import(path, name)
+    else:
+        if name not in names(kind):
+            raise UserError(_unknown(kind, name))
+        module, attribute = importlib.import_module(f"r1lab.{kind}"), name + _SUFFIX[kind]
+    found = getattr(module, attribute, None)
+    if not callable(found):
+        have = [key for key, value in vars(module).items() if inspect.isfunction(value) and not key.startswith("_")]
+        raise UserError(f"{name}: {module.__file__} has no function {attribute}{did_you_mean(attribute, have)}")
+    return found
+
+
+def names(kind: str) -> list[str]:
+    """r1lab's own rewards or builders, by the names that recipes use, sorted.
+
+    >>> "knights_knaves" in names("data")
+    True
+    """
+    suffix = _SUFFIX[kind]
+    exported = _exported(kind)
+    return sorted(name.removesuffix(suffix) for name in exported if name.endswith(suffix))
+
+
+def summaries(kind: str) -> dict[str, str]:
+    """The first line of each one's docstring, by name, read from the source without importing it."""
+    exported, lines = _exported(kind), {}
+    trees: dict[Path, ast.Module] = {}
+    for name in names(kind):
+        attribute = name + _SUFFIX[kind]
+        file = exported[attribute]
+        if file not in trees:
+            trees[file] = ast.parse(file.read_text(encoding="utf-8"))
+        found = [node for node in trees[file].body if isinstance(node, ast.FunctionDef) and node.name == attribute]
+        text = ast.get_docstring(found[0]) if found else None
+        lines[name] = text.splitlines()[0] if text else ""
+    return lines
+
+
+def parameters(function: Callable) -> dict[str, inspect.Parameter]:
+    """What a recipe may set: the parameters of a builder, or those of a reward that have a default.
+
+    A reward's parameters without a default are the completions and the columns of the data that it asks for.
+
+    >>> "people" in parameters(function("data", "knights_knaves"))
+    True
+    """
+    return {name: parameter for name, parameter in _named(function).items() if not _is_column(function, parameter)}
+
+
+def columns(function: Callable) -> list[str]:
+    """The columns of the data that a reward cannot do without: its parameters without a default, TRL's own aside."""
+    given = ("completions", "prompts", "completion_ids", "trainer_state")
+    wanted = [name for name, parameter in _named(function).items() if _is_column(function, parameter)]
+    return [name for name in wanted if name not in given]
+
+
+def folder(kind: str) -> Path:
+    """Where the rewards, builders (`data`) or packaged recipes lie: beside the package in a checkout, else in it."""
+    package = Path(__file__).parent
+    return package.parent / kind if (package.parent / "pyproject.toml").is_file() else package / kind
+
+
+def did_you_mean(word: object, choices: object, *, otherwise: str = "") -> str:
+    """` (did you mean X?)` for the choice that looks most like a word; `otherwise` where none does.
+
+    >>> did_you_mean("learning_rte", ["learning_rate", "beta"])
+    ' (did you mean `learning_rate`?)'
+    """
+    close = difflib.get_close_matches(str(word), [str(choice) for choice in choices], n=1, cutoff=0.6)
+    return f" (did you mean `{close[0]}`?)" if close else otherwise
+
+
+def _named(function: Callable) -> dict[str, inspect.Parameter]:
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return {n: p for n, p in inspect.signature(function).parameters.items() if p.kind not in variadic}
+
+
+def _is_column(function: Callable, parameter: inspect.Parameter) -> bool:
+    """Whether a parameter is filled from the rows: rewards take `completions` first, builders take settings only."""
+    named = _named(function)
+    return "completions" in named and (parameter.default is parameter.empty or parameter.name == "completions")
+
+
+def _unknown(kind: str, name: str) -> str:
+    what, have = KINDS[kind], names(kind)
+    hint = did_you_mean(name, have, otherwise=f"; there are: {', '.join(have)}")
+    return f"{name}: no such {what}{hint}; `r1lab ls {kind}` lists them, ./file.py:function names your own"
+
+
+def _exported(kind: str) -> dict[str, Path]:
+    """The functions in `__all__` of `r1lab.rewards` or `r1lab.data`, each with the file it is imported from."""
+    init = folder(kind) / "__init__.py"
+    offered, files = [], {}
+    for node in ast.parse(init.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(f"r1lab.{kind}."):
+            parts = node.module.split(".")[2:]
+            file = folder(kind).joinpath(*parts).with_suffix(".py")
+            files |= {alias.asname or alias.name: file for alias in node.names}
+        elif isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets):
+            offered = ast.literal_eval(node.value)
+    return {name: files[name] for name in offered if name in files}
+
+
+def _import(path: str, name: str):
+    try:
+        return importlib.import_module(path)
+    except ImportError as error:
+        raise UserError(f"{name}: cannot import {path}: {error}") from error
+
+
+def _load_file(path: Path):
+    """A user's file as a module, loaded once."""
+    module_name = f"r1lab_user_file_{path.stem}_{abs(hash(str(path))):x}"
+    if module_name in sys.modules:
+        return sys.modules[module_name]
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # a user's file may raise anything; the cause is kept for --debug
+        del sys.modules[module_name]
+        raise UserError(f"{path}: does not load: {type(error).__name__}: {error}") from error
+    return module
