@@ -38,16 +38,31 @@ def rows(*, path: str, split: str = "train", size: int | None = None, seed: int 
     ...     rows(path=file.name)
     [{'prompt': '2+2?', 'answer': '4'}]
     """
+    found = [{**row, "answer": row.get("answer")} for _, row in numbered_rows(path, split)]
+    return draw(found, size, seed, path)
+
+
+def is_local(path: str) -> bool:
+    """Whether a path is one of this machine, there or not; all else is the name of a data set of the Hub."""
+    place = Path(path).expanduser()
+    return place.exists() or place.suffix in _FILES or path.startswith((".", "/", "~")) or path.count("/") > 1
+
+
+def numbered_rows(path: str, split: str) -> list[tuple[str, dict]]:
+    """Each row that `rows` finds at a path, as it stands there, with its place (`file:row`).
+
+    Raises:
+        UserError: As for `rows`.
+    """
     place = Path(path).expanduser()
     if place.is_dir():
         numbered = [row for file in _of_split(place, split) for row in _file(file)]
-    elif place.is_file() or place.suffix in _FILES or path.startswith((".", "/", "~")) or path.count("/") > 1:
+    elif is_local(path):
         numbered = list(_file(place))
     else:
         numbered = [(f"{path}:{number}", row) for number, row in enumerate(_hub(path, split), 1)]
     _check(numbered)
-    found = [{**row, "answer": row.get("answer")} for _, row in numbered]
-    return draw(found, size, seed, path)
+    return numbered
 
 
 def draw(found: list[dict], size: int | None, seed: int, path: str) -> list[dict]:
