@@ -1,0 +1,261 @@
+"""What a schema alone cannot tell: TRL's fields, parameters of rewards and builders, references, the batch.
+
+Each check returns `(keys, message)` pairs, the keys below those of the stage.
+"""
+
+import inspect
+import math
+import re
+import typing
+from collections.abc import Iterator
+
+from pydantic import BaseModel
+
+from r1lab import lookup, trl_fields
+from r1lab.errors import UserError
+from r1lab.lookup import did_you_mean
+from r1lab.values import Problems, either, not_a_choice, value_problems
+from r1lab.yaml_source import Keys
+
+REFERENCE = re.compile(r"@([a-z0-9_-]+)/(model|samples)")
+MAKES = {"sft": "model", "grpo": "model", "sample": "samples"}
+
+ELSEWHERE = {
+    "output_dir": "the run directory decides it: use --runs-dir and --name",
+    "run_name": "set `name` instead",
+    "seed": "set `seed` at the top of the recipe instead",
+    "num_generations": "set `rollout.num_generations` instead",
+    "max_completion_length": "set `rollout.max_completion_length` instead",
+    "temperature": "set `rollout.temperature` instead",
+    "top_p": "set `rollout.top_p` instead",
+    "top_k": "set `rollout.top_k` instead",
+    "use_vllm": "set `rollout.engine` instead",
+    "vllm_mode": "r1lab runs vLLM in process: `rollout.engine: vllm`",
+    "vllm_gpu_memory_utilization": "set `rollout.gpu_memory_utilization` instead",
+    "vllm_max_model_length": "set `rollout.max_model_length` instead",
+    "vllm_server_base_url": "r1lab runs vLLM in process: `rollout.engine: vllm`",
+    "vllm_server_host": "r1lab runs vLLM in process: `rollout.engine: vllm`",
+    "vllm_server_port": "r1lab runs vLLM in process: `rollout.engine: vllm`",
+    "reward_weights": "set `weight` of each reward instead",
+    "model_init_kwargs": "set `model.dtype`, `model.revision`, `model.attn_implementation` instead",
+    "trust_remote_code": "set `model.trust_remote_code` instead",
+    "eval_strategy": "set `eval.every` instead",
+    "eval_steps": "set `eval.every` instead",
+    "eval_on_start": "put an eval stage before this one instead",
+    "num_generations_eval": "set `eval.num_samples` instead",
+    "resume_from_checkpoint": "use `r1lab run --resume` instead",
+    "do_train": "the `stage` decides it",
+    "do_eval": "the `stage` decides it",
+    "do_predict": "the `stage` decides it",
+    "remove_unused_columns": "r1lab decides it: rewards get every column they ask for",
+    "parallelism_config": "YAML cannot write such an object",
+    "local_rank": "the launcher decides it",
+}
+"""TRL's fields that a recipe does not set under `train`, and what to do instead."""
+
+# TRL types these as str and finds a wrong one only after the first rollout.
+CHOICES = {
+    "grpo": {
+        "loss_type": ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo"),
+        "scale_rewards": ("group", "batch", "none"),
+        "importance_sampling_level": ("token", "sequence"),
+        "multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
+        "vllm_importance_sampling_mode": ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask"),
+    },
+    "sft": {"loss_type": ("nll", "dft"), "truncation_mode": ("keep_start", "keep_end")},
+}
+_FIELDS = {"grpo": trl_fields.GRPO, "sft": trl_fields.SFT}
+_CONFIGS = {"grpo": "GRPOConfig", "sft": "SFTConfig"}
+
+
+def stage_problems(recipe, broken: set[Keys]) -> Problems:
+    """What is wrong with a stage's recipe, apart from what follows from the keys in `broken`, known to be wrong."""
+
+    def usable(*keys: str | int) -> bool:
+        return not any(keys[: len(key)] == key for key in broken)
+
+    found: Problems = []
+    if "train" in type(recipe).model_fields and usable("train"):
+        found += train_problems(recipe)
+    if recipe.stage == "grpo" and not found and usable("rollout", "num_generations") and usable("launch", "gpus"):
+        found += batch_problems(recipe)
+    for index, reward in enumerate(getattr(recipe, "rewards", [])):
+        if usable("rewards", index, "name"):
+            found += call_problems("rewards", reward.name, reward.model_extra, ("rewards", index))
+    if usable("data", "builder"):
+        found += call_problems("data", recipe.data.builder, recipe.data.model_extra, ("data",), recipe.data)
+        found += task_problems(recipe) if getattr(recipe, "eval", None) else []
+    path = recipe.model.path
+    if path.startswith("scratch:") and recipe.stage != "sft":
+        found.append((("model", "path"), f"{path}: only an sft stage can start from random weights"))
+    if path.startswith("@") and not recipe._keys:
+        found.append((("model", "path"), f"{path}: only a stage of a pipeline can refer to another"))
+    if recipe.stage == "sample" and recipe.keep != "all" and not recipe.rewards and usable("rewards"):
+        found.append((("keep",), f"{recipe.keep}: needs `rewards`, whose first one tells which samples are right"))
+    return found
+
+
+def train_problems(recipe) -> Problems:
+    """Each key of `train` against TRL's config class, each value against the type there."""
+    found, fields, config = [], _FIELDS[recipe.stage], _CONFIGS[recipe.stage]
+    for key, value in recipe.train.items():
+        keys = ("train", key)
+        if key in ELSEWHERE and key in fields:
+            found.append((keys, f"not set here: {ELSEWHERE[key]}"))
+        elif key not in fields:
+            settable = [name for name in fields if name not in ELSEWHERE]
+            hint = did_you_mean(key, settable, otherwise=f": TRL's {config} has no such field")
+            found.append((keys, f"unknown key{hint}"))
+        elif key in CHOICES[recipe.stage] and value not in CHOICES[recipe.stage][key]:
+            found.append((keys, not_a_choice(value, CHOICES[recipe.stage][key])))
+        else:
+            found += value_problems(value, fields[key][0], keys)
+    return found
+
+
+def batch_problems(recipe) -> Problems:
+    """Whether groups of `num_generations` completions fill the generation batch, as TRL asks."""
+    train, group, gpus = recipe.train, recipe.rollout.num_generations, recipe.launch.gpus
+    if group < 2:
+        return [(("rollout", "num_generations"), f"{group}: GRPO compares completions of a group: at least 2")]
+    size = train.get("per_device_train_batch_size", trl_fields.GRPO["per_device_train_batch_size"][1])
+    step = size * gpus
+    whole = train.get("generation_batch_size")
+    key = "generation_batch_size"
+    if whole is not None and train.get("steps_per_generation") is not None:
+        return [(("train", key), "TRL takes this or steps_per_generation, not both: remove one")]
+    if whole is not None and step > 0 and whole % step:
+        near = _near(whole, step)
+        return [(("train", key), f"{whole}: not a multiple of the {step} completions of one step: set {near}")]
+    if whole is None:
+        key = "per_device_train_batch_size"
+        steps = train.get("steps_per_generation") or train.get("gradient_accumulation_steps") or 1
+        whole = step * steps
+    if whole > 0 and whole % group == 0:
+        return []
+    if whole <= 0:
+        return [(("train", key), f"{size if key != 'generation_batch_size' else whole}: should be at least 1")]
+    if key == "generation_batch_size":
+        near, made = _near(whole, math.lcm(group, step)), ""
+    else:
+        near = _near(size, group // math.gcd(group, whole // size))
+        made = f"{size} x {gpus} GPU{'s' * (gpus > 1)} x {steps} step{'s' * (steps > 1)} = "
+    divisors = [divisor for divisor in range(2, whole + 1) if whole % divisor == 0]
+    groups = sorted(sorted(divisors, key=lambda divisor: (abs(divisor - group), divisor))[:3])
+    message = f"{made}{whole} completions do not divide into groups of {group}: set train.{key} to {near}"
+    if groups:
+        message += f", or rollout.num_generations to {either(groups)}"
+    return [(("train", key) if key in train else ("rollout", "num_generations"), message)]
+
+
+def _near(value: int, multiple: int) -> str:
+    """The multiples just below and above a value."""
+    below = value // multiple * multiple
+    return either([n for n in (below, below + multiple) if n > 0])
+
+
+def task_problems(recipe) -> Problems:
+    """Whether the builder of each task of an evaluation is known and takes its parameters."""
+    found: Problems = []
+    for index, task in enumerate(recipe.eval.tasks):
+        keys = ("eval", "tasks", index)
+        if isinstance(task, str):
+            given = recipe.data.model_extra if task == recipe.data.builder else {}
+            found += [(keys, message) for _, message in call_problems("data", task, given, keys)]
+        elif "split" in task.model_extra:
+            found.append(((*keys, "split"), "not set here: an evaluation asks for the test split"))
+        else:
+            found += call_problems("data", task.builder, task.model_extra, keys, task)
+    return found
+
+
+def call_problems(kind: str, name: str, given: dict, keys: Keys, section: BaseModel | None = None) -> Problems:
+    """Whether a reward (`kind` "rewards") or builder ("data") exists and takes the parameters `given`.
+
+    Args:
+        section: Where `size` and `seed` stand, for a builder.
+    """
+    named = (*keys, "name" if kind == "rewards" else "builder")
+    try:
+        function = lookup.function(kind, name)
+    except UserError as error:
+        return [(named, problem) for problem in error.problems]
+    parameters = lookup.parameters(function)
+    takes = [key for key in parameters if kind == "rewards" or key not in ("split", "size", "seed")]
+    variadic = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(function).parameters.values())
+    found, hints = [], _hints(function)
+    for key, value in given.items():
+        if key in parameters:
+            found += value_problems(value, hints.get(key, typing.Any), (*keys, key))
+        elif kind == "rewards" or not variadic:
+            also = ["name", "weight"] if kind == "rewards" else ["builder", "split", "size", "seed"]
+            has = f"; {name} has {', '.join(takes)}" if takes else f"; {name} has none"
+            found.append(((*keys, key), f"unknown parameter{did_you_mean(key, [*takes, *also], otherwise=has)}"))
+    for key in ("size", "seed") if section is not None else ():
+        if getattr(section, key) is not None and key not in parameters and not variadic:
+            found.append(((*keys, key), f"the builder {name} has no {key}: remove it"))
+    for key in takes:
+        if parameters[key].default is inspect.Parameter.empty and key not in given:
+            found.append((named, f"{name} needs the parameter `{key}`"))
+    return found
+
+
+def _hints(function) -> dict:
+    """The types of a function's parameters; none where a user's annotations cannot be resolved."""
+    try:
+        return typing.get_type_hints(function)
+    except (NameError, TypeError):
+        return {}
+
+
+def pipeline_problems(recipe) -> Problems:
+    """Whether stages have names of their own, refer to earlier ones only, and `compare` names evaluations."""
+    found: Problems = []
+    earlier: dict[str, str] = {}
+    for index, stage in enumerate(recipe.stages):
+        keys = ("stages", index)
+        if stage.name in earlier:
+            found.append(((*keys, "name"), f"{stage.name}: another stage has this name"))
+        for below, value in references(stage):
+            found += [((*keys, *below), m) for m in _reference_problems(value, below, earlier, recipe)]
+        earlier[stage.name] = stage.stage
+    evals = [stage.name for stage in recipe.stages if stage.stage == "eval"]
+    for index, pair in enumerate(recipe.compare or []):
+        if len(pair) != 2 or pair[0] == pair[1]:
+            found.append((("compare", index), "should be a pair of two eval stages, [before, after]"))
+        for name in pair:
+            if name not in evals:
+                there = f"; there are: {', '.join(evals)}" if evals else "; there is none"
+                hint = did_you_mean(name, evals, otherwise=there)
+                found.append((("compare", index), f"{name}: no such eval stage{hint}"))
+    return found
+
+
+def references(stage) -> Iterator[tuple[Keys, str]]:
+    """The values of a stage that refer to another one, or look as if they should."""
+    yield from ((("model", "path"), value) for value in [stage.model.path] if value.startswith("@"))
+    sections = [(("data",), stage.data)]
+    if getattr(stage, "eval", None):
+        sections += [
+            (("eval", "tasks", i), task) for i, task in enumerate(stage.eval.tasks) if not isinstance(task, str)
+        ]
+    for keys, section in sections:
+        value = section.model_extra.get("path")
+        if isinstance(value, str) and value.startswith("@"):
+            yield (*keys, "path"), value
+
+
+def _reference_problems(value: str, keys: Keys, earlier: dict[str, str], recipe) -> list[str]:
+    wanted = "model" if keys[0] == "model" else "samples"
+    match = REFERENCE.fullmatch(value)
+    if not match or match[2] != wanted:
+        return [f"{value}: should be @STAGE/{wanted}, STAGE being the name of an earlier stage"]
+    name = match[1]
+    if name not in earlier:
+        if any(stage.name == name for stage in recipe.stages):
+            return [f"{value}: {name} does not come before this stage"]
+        able = [stage for stage, kind in earlier.items() if MAKES.get(kind) == wanted]
+        return [f"{value}: no such stage{did_you_mean(name, able)}"]
+    if MAKES.get(earlier[name]) != wanted:
+        return [f"{value}: {name} is a stage of kind {earlier[name]}, which makes no {wanted}"]
+    return []

@@ -1,0 +1,160 @@
+"""Checks of a recipe that touch files, but not torch: model folders, data files and their rows."""
+
+import json
+import os
+from pathlib import Path
+
+from r1lab import lookup, models
+from r1lab.errors import UserError
+from r1lab.lookup import did_you_mean
+from r1lab.values import Problems
+
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+SHOWN = 5  # rows of one file that are named; more are counted
+
+
+def input_problems(recipe, skip: set[str]) -> Problems:
+    """What is wrong with a stage's inputs, leaving out the sections in `skip`, which are wrong already."""
+    found: Problems = []
+    if "model" not in skip:
+        found += [(("model", "path"), message) for message in model_problems(recipe.model.path)]
+    wanted = {} if "rewards" in skip else wanted_columns(recipe)
+    for keys, section, given in _sources(recipe, skip):
+        found += [((*keys, *below), message) for below, message in data_problems(recipe, section, given, wanted)]
+    return found
+
+
+def model_problems(path: str) -> list[str]:
+    """What is wrong with a model's path. A Hub id is taken as it is; it is found missing when it is loaded."""
+    if path.startswith("@"):
+        return []
+    if path.startswith("scratch:"):
+        name = path.removeprefix("scratch:")
+        known = sorted(models.SCRATCH)
+        hint = did_you_mean(name, known, otherwise=f" (there are: {', '.join(known)})")
+        return [] if name in models.SCRATCH else [f"{path}: no such architecture{hint}"]
+    if path.startswith("embedded:"):
+        return embedded_problems(path.removeprefix("embedded:"))
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return folder_problems(folder)
+    if folder.is_file():
+        return [f"{path}: is a file; a model is a folder with config.json and weights"]
+    looks_local = path.startswith((".", "/", "~")) or path.endswith("/") or path.count("/") > 1
+    return [f"{path}: no such folder"] if looks_local else []
+
+
+def embedded_problems(name: str) -> list[str]:
+    """What is wrong with the name of a model that r1lab carries."""
+    if name == "smollm2-135m":
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "r1lab" / name
+        if (cache / "config.json").is_file():
+            return []
+        from r1lab.smollm2 import find_gguf
+
+        try:
+            find_gguf()
+        except UserError as error:
+            return [problem.removeprefix("model.path: ") for problem in error.problems]
+        return []
+    folder = models.EMBEDDED / name
+    if name and folder.is_dir():
+        return folder_problems(folder, f"embedded:{name}")
+    have = sorted(path.name for path in models.EMBEDDED.glob("*/")) + ["smollm2-135m"]
+    hint = did_you_mean(name, have)
+    return [f"embedded:{name}: no such embedded model{hint}; there are: {', '.join(have)}"]
+
+
+def folder_problems(folder: Path, name: str = "") -> list[str]:
+    """What a model's folder lacks."""
+    name = name or str(folder)
+    if not (folder / "config.json").is_file():
+        if (folder / "adapter_config.json").is_file():
+            return [f"{name}: holds a LoRA adapter, not a model: merge it into its base first"]
+        return [f"{name}: no config.json in it: not the folder of a model"]
+    if not any(path for pattern in WEIGHTS for path in folder.glob(pattern)):
+        return [f"{name}: no weights in it, neither {' nor '.join(WEIGHTS)}: was it copied whole?"]
+    for index in INDEXES:
+        if (folder / index).is_file():
+            parts = set(json.loads((folder / index).read_text(encoding="utf-8")).get("weight_map", {}).values())
+            missing = sorted(part for part in parts if not (folder / part).is_file())
+            if missing:
+                return [f"{name}: {len(missing)} of {len(parts)} files of weights are missing, such as {missing[0]}"]
+    return []
+
+
+def wanted_columns(recipe) -> dict[str, str]:
+    """The columns that each row needs, and who asks for it."""
+    wanted = {"completion": "an sft stage, which learns it"} if recipe.stage == "sft" else {}
+    for reward in getattr(recipe, "rewards", []):
+        function = lookup.function("rewards", reward.name)
+        wanted |= dict.fromkeys(lookup.columns(function), f"the reward {reward.name}")
+    return wanted
+
+
+def _sources(recipe, skip: set[str]):
+    """The builders that a stage calls, each as its keys, its section and the parameters given."""
+    tasks = recipe.eval.tasks if "eval" not in skip and getattr(recipe, "eval", None) else []
+    reads_data = recipe.stage != "eval" or not tasks or recipe.data.builder in tasks
+    if "data" not in skip and reads_data:
+        yield ("data",), recipe.data, recipe.data.model_extra
+    for index, task in enumerate(tasks):
+        keys = ("eval", "tasks", index)
+        if isinstance(task, str) and task != recipe.data.builder:
+            yield keys, type(recipe.data)(builder=task), {}
+        elif not isinstance(task, str):
+            yield keys, task, task.model_extra
+
+
+def data_problems(recipe, section, given: dict, wanted: dict[str, str]) -> Problems:
+    """Whether the data is there and each row has what is asked of it.
+
+    The rows of files are all read; of r1lab's generators one row is made; a builder of the user's own is not called.
+    """
+    name, path = section.builder, given.get("path")
+    keys = ("path",) if "path" in given else ("builder",)
+    if name not in lookup.names("data") or (isinstance(path, str) and path.startswith("@")):
+        return []
+    try:
+        if name == "rows":
+            return [(keys, message) for message in row_problems(path, getattr(section, "split", "test"), wanted)]
+        rows = _one_row(recipe, section, given)
+    except UserError as error:
+        return [(keys, problem) for problem in error.problems]
+    lacking = {column: who for column, who in wanted.items() if rows and not rows[0].get(column)}
+    has = ", ".join(column for row in rows for column, value in row.items() if value is not None)
+    return [
+        (("builder",), f"{name} gives no `{column}`, for {who}; it gives {has}") for column, who in lacking.items()
+    ]
+
+
+def row_problems(path: str, split: str, wanted: dict[str, str]) -> list[str]:
+    """Rows that lack a column that is asked for. A data set of the Hub is not looked at: that might be a download.
+
+    Raises:
+        UserError: The rows cannot be read, or have no prompt.
+    """
+    from r1lab.data.rows import is_local, numbered_rows
+
+    if not is_local(path):
+        return []
+    rows = numbered_rows(path, split)
+    if not rows:
+        return [f"{path}: no rows in it"]
+    found = []
+    for column, who in wanted.items():
+        lacking = [place for place, row in rows if row.get(column) in (None, "", [])]
+        found += [f"{place}: no `{column}` in this row, for {who}" for place in lacking[:SHOWN]]
+        if len(lacking) > SHOWN:
+            found.append(f"{path}: {len(lacking) - SHOWN} more of {len(rows)} rows have no `{column}`")
+    return found
+
+
+def _one_row(recipe, section, given: dict) -> list[dict]:
+    """What a builder gives when asked for one row."""
+    builder = lookup.function("data", section.builder)
+    takes = lookup.parameters(builder)
+    seed = recipe.seed if section.seed is None else section.seed
+    settings = {"split": getattr(section, "split", "test"), "size": 1, "seed": seed}
+    return builder(**given, **{key: value for key, value in settings.items() if key in takes})

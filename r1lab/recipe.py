@@ -1,0 +1,297 @@
+"""Recipes: the schema, and loading from YAML files and `key=value` words with every problem told at once.
+
+A recipe is one stage (`stage: sft | grpo | sample | eval`) or a pipeline (`stages:`, a list of named stages). `train`
+holds TRL's own names. In a pipeline the sections `model`, `data`, `prompt`, `rewards`, `rollout`, `eval` and `launch`,
+given at the top, hold for each stage that has such a section and does not give it itself: whole sections, never mixed.
+Values that begin with `./` or `../` are paths relative to the file they stand in; others, to the current directory.
+"""
+
+import copy
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from r1lab import checks, yaml_source
+from r1lab.errors import UserError
+from r1lab.inputs import input_problems
+from r1lab.lookup import did_you_mean
+from r1lab.schema import STAGES, Pipeline, Recipe, StageRecipe
+from r1lab.values import told
+from r1lab.yaml_source import Document, Keys
+
+SHARED = ("model", "data", "prompt", "rewards", "rollout", "eval", "launch")
+"""Sections that a pipeline may give once for all its stages."""
+
+EXAMPLES = {
+    "model": "model: {path: embedded:tiny-qwen2}",
+    "data": "data: {builder: knights_knaves, people: [2, 3], size: 4000}",
+    "rewards": "rewards: [{name: knights_knaves}]",
+}
+# In place of a required section that is wrong; no check looks at what it says.
+_STAND_INS = {"model": {"path": "-"}, "data": {}, "rewards": [{"name": "-"}]}
+_STAGE_NAME = re.compile(r"[a-z0-9_-]+")
+
+
+def load(sources: list[str], *, check: bool = True, inputs: bool = False) -> Recipe:
+    """The recipe that sources make when merged from left to right.
+
+    Args:
+        sources: Paths or names of packaged recipes (`quickstart`, `tiny/qwen2-base`), and `key=value` words.
+        check: Also check the values that r1lab does not own: TRL's fields, the parameters of rewards and builders,
+            references between stages, the batch.
+        inputs: Also check files, as `check_inputs` does.
+
+    Raises:
+        UserError: All problems at once, each as `file:line: key: message`.
+
+    >>> load(["quickstart", "stages.zero.train.max_steps=10"]).stages[1].train["max_steps"]
+    10
+    """
+    document = yaml_source.read(sources)
+    problems = list(document.problems)
+    files = [source for source in sources if not yaml_source.is_assignment(source)]
+    document.data.setdefault("name", Path(files[0]).stem if files else "run")
+    build = _pipeline if "stages" in document.data else _single
+    recipe, stages, found = build(document)
+    if check or inputs:
+        found += _found_by_checks(stages, found, inputs=inputs)
+    problems += [document.problem(keys, message) for keys, message in found]
+    if problems:
+        raise UserError(sorted(dict.fromkeys(problems), key=_place))
+    return recipe
+
+
+def _place(problem: str) -> tuple[bool, str, int]:
+    """Problems are told in the order of the file's lines, those of the command line last."""
+    match = re.match(r"(.+?):(\d+): ", problem)
+    return (False, match[1], int(match[2])) if match else (True, "", 0)
+
+
+def check_inputs(recipe: Recipe) -> list[str]:
+    """What can be known before a run without torch: names, parameters, the batch, model folders, the rows of files.
+
+    Returns:
+        A line for each problem, as `load` tells them; none if all is well.
+    """
+    stages = recipe.stages if isinstance(recipe, Pipeline) else [recipe]
+    found = _found_by_checks(stages, [], inputs=True)
+    return list(dict.fromkeys(recipe._document.problem(keys, message) for keys, message in found))
+
+
+def _found_by_checks(stages: list[StageRecipe], found: list[tuple[Keys, str]], *, inputs: bool):
+    """What the checks find, apart from what follows from the problems found before."""
+    more = []
+    for stage in stages:
+        own = {keys[len(stage._keys) :] for keys, _ in found if keys[: len(stage._keys)] == stage._keys}
+        own |= {(section,) for section in stage._lacking}
+        problems = checks.stage_problems(stage, own)
+        if inputs:
+            sections = {keys[0] for keys in own if keys} | {keys[0] for keys, _ in problems}
+            problems += input_problems(stage, sections)
+        more += [((*stage._keys, *keys), message) for keys, message in problems]
+    return more
+
+
+def resolved(recipe: Recipe) -> dict:
+    """A recipe as plain data with all defaults filled in; `load` takes it back as it is.
+
+    >>> resolved(load(["quickstart"]))["stages"][0]["rollout"]["top_p"]
+    1.0
+    """
+    return copy.deepcopy(recipe.model_dump())
+
+
+def dumps(recipe: Recipe) -> str:
+    """A resolved recipe as YAML 1.2; short maps and lists on one line."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.nodes import ScalarNode
+    from ruamel.yaml.representer import SafeRepresenter
+
+    class Representer(SafeRepresenter):
+        def represent_mapping(self, tag, mapping, flow_style=None):
+            node = super().represent_mapping(tag, mapping, flow_style)
+            node.flow_style = short([part for pair in node.value for part in pair])
+            return node
+
+        def represent_sequence(self, tag, sequence, flow_style=None):
+            node = super().represent_sequence(tag, sequence, flow_style)
+            node.flow_style = short(node.value)
+            return node
+
+    def short(parts: list) -> bool:
+        plain = all(isinstance(part, ScalarNode) for part in parts)
+        return plain and sum(len(part.value) + 2 for part in parts) < 80
+
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Representer = Representer
+    yaml.sort_base_mapping_type_on_output = False
+    yaml.width = 1_000
+    stream = io.StringIO()
+    yaml.dump(resolved(recipe), stream)
+    return stream.getvalue()
+
+
+def stage_recipes(recipe: Pipeline) -> list[tuple[str, StageRecipe]]:
+    """The stages of a pipeline by name, each a recipe of its own with the shared sections in it.
+
+    >>> [name for name, _ in stage_recipes(load(["quickstart"]))]
+    ['base', 'zero', 'after']
+    """
+    return [(stage.name, stage) for stage in recipe.stages]
+
+
+def written(sources: list[str]) -> str:
+    """The text of a recipe as it was written, with what was merged over it as comments below."""
+    first, *rest = sources
+    text = f"# command line: {first}\n" if yaml_source.is_assignment(first) else _text(first)
+    for source in rest:
+        if yaml_source.is_assignment(source):
+            text += f"\n# merged over it, from the command line: {source}\n"
+        else:
+            lines = "".join(f"#   {line}\n" for line in _text(source).splitlines())
+            text += f"\n# merged over it, from {source}:\n{lines}"
+    return text
+
+
+def _text(source: str) -> str:
+    return yaml_source.find(source).read_text(encoding="utf-8")
+
+
+# Building
+
+
+def _single(document: Document) -> tuple[StageRecipe | None, list[StageRecipe], list[tuple[Keys, str]]]:
+    stage, whole, found = _stage(document, document.data, ())
+    return (stage if whole else None), [stage] if stage else [], found
+
+
+def _pipeline(document: Document) -> tuple[Pipeline | None, list[StageRecipe], list[tuple[Keys, str]]]:
+    """A pipeline, if all of it is well; those stages that could be read; and what is wrong."""
+    data = document.data
+    found = _problems_at_the_top(data)
+    parts, all_whole = [], True
+    entries = data["stages"] if isinstance(data["stages"], list) else []
+    if not entries:
+        found.append((("stages",), "should be a list of stages, each with a name and a stage"))
+    for index, entry in enumerate(entries):
+        keys = ("stages", index)
+        if not isinstance(entry, dict):
+            found.append((keys, "should be a stage, as in `- {name: base, stage: eval}`"))
+            continue
+        stage, whole, more = _stage(document, _with_shared(document, entry, keys), keys)
+        parts += [stage] if stage else []
+        all_whole &= whole
+        found += more
+    if found or not all_whole:
+        return None, parts, found
+    try:
+        # The stages are put in as they are, which keeps where they were written.
+        pipeline = Pipeline.model_validate({**{k: data[k] for k in data if k not in SHARED}, "stages": parts})
+    except ValidationError as error:
+        return None, parts, found + told(error, data)
+    pipeline._document = document
+    return pipeline, parts, checks.pipeline_problems(pipeline)
+
+
+def _problems_at_the_top(data: dict) -> list[tuple[Keys, str]]:
+    """Keys that do not belong at the top of a pipeline, and shared sections that no stage has."""
+    found, known = [], [*Pipeline.model_fields, *SHARED]
+    entries = data["stages"] if isinstance(data["stages"], list) else []
+    kinds = [_kind(entry) for entry in entries if isinstance(entry, dict)]
+    used = {field for kind in kinds if kind in STAGES for field in STAGES[kind].model_fields}
+    for key in data:
+        if key in ("train", "keep"):
+            found.append(((key,), f"each stage of a pipeline has its own: set stages.NAME.{key}"))
+        elif key == "stage":
+            found.append(((key,), "a recipe has either `stage` or `stages`: remove one"))
+        elif key not in known:
+            hint = did_you_mean(key, known, otherwise=f"; a pipeline has {', '.join(known)}")
+            found.append(((key,), f"unknown key{hint}"))
+        elif key in SHARED and used and key not in used:
+            found.append(((key,), "no stage of this pipeline has such a section: remove it"))
+    return found
+
+
+def _kind(entry: dict) -> str:
+    return str(entry.get("stage"))
+
+
+def _with_shared(document: Document, entry: dict, keys: Keys) -> dict:
+    """A stage of a pipeline with the seed and the shared sections that it does not give itself."""
+    top, kind = document.data, _kind(entry)
+    fields = STAGES[kind].model_fields if kind in STAGES else ()
+    entry = {**entry}
+    for section in ("seed", *SHARED):
+        if section in top and section in fields and section not in entry:
+            entry[section] = copy.deepcopy(top[section])
+            document.shown[(*keys, section)] = (section,)
+    return entry
+
+
+def _stage(document: Document, data: dict, keys: Keys) -> tuple[StageRecipe | None, bool, list[tuple[Keys, str]]]:
+    """A stage, read without its wrong keys if it can be; whether it is whole; and what is wrong."""
+    found: list[tuple[Keys, str]] = []
+    kinds, kind = ", ".join(STAGES), _kind(data)
+    if data.get("stage") is None:
+        several = "" if keys else "; or `stages` for several"
+        return None, False, [(keys, f"`stage` is missing: one of {kinds}{several}")]
+    if kind not in STAGES:
+        return None, False, [((*keys, "stage"), f"{kind!r} is no stage{did_you_mean(kind, STAGES)}: one of {kinds}")]
+    if keys and not (isinstance(data.get("name"), str) and _STAGE_NAME.fullmatch(data["name"])):
+        message = "a stage of a pipeline needs a name of lower-case letters, digits, - and _"
+        found.append(((*keys, "name") if "name" in data else keys, message))
+        data = {**data, "name": f"stage-{keys[1]}"}
+    # An empty section is one that is not given.
+    data = {key: value for key, value in data.items() if value is not None}
+    if kind == "eval":
+        data = _with_data_of_the_task(document, data, keys)
+    try:
+        stage, whole = STAGES[kind].model_validate(data), not found
+    except ValidationError as error:
+        wrong = told(error, data, stage=kind, examples=EXAMPLES, model=STAGES[kind])
+        found += [((*keys, *below), message) for below, message in wrong]
+        stage, whole = _mended(STAGES[kind], data, [below for below, _ in wrong]), False
+    if stage:
+        stage._document, stage._keys = document, keys
+    return stage, whole, found
+
+
+def _with_data_of_the_task(document: Document, data: dict, keys: Keys) -> dict:
+    """An eval recipe with `data`: asked for its test split, and where it is not given, that of its first task."""
+    given, section = data.get("data"), data.get("eval")
+    tasks = section.get("tasks") if isinstance(section, dict) else None
+    if given is None and isinstance(tasks, list) and tasks:
+        first, at = tasks[0], (*keys, "eval", "tasks", 0)
+        if isinstance(first, dict):
+            given = {key: value for key, value in first.items() if key != "name"}
+            document.shown[(*keys, "data")] = at
+        else:
+            given = {"builder": first}
+            document.shown[(*keys, "data", "builder")] = at
+    return {**data, "data": {"split": "test", **given}} if isinstance(given, dict) else data
+
+
+def _mended(kind: type[StageRecipe], data: dict, wrong: list[Keys]) -> StageRecipe | None:
+    """The stage without its wrong keys, and without the sections that miss some then, so that the rest is checked."""
+    data = copy.deepcopy({key: value for key, value in data.items() if key in kind.model_fields})
+    for keys in sorted(wrong, key=len, reverse=True):
+        holder: Any = data
+        for key in keys[:-1]:
+            holder = holder[key] if isinstance(holder, list) else holder.get(key, {})
+        if keys and isinstance(holder, dict):
+            holder.pop(keys[-1], None)
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        lacking = {problem["loc"][0] for problem in error.errors()}
+    data = {key: value for key, value in data.items() if key not in lacking}
+    data |= {key: value for key, value in _STAND_INS.items() if key in lacking}
+    try:
+        stage = kind.model_validate(data)
+    except ValidationError:
+        return None
+    stage._lacking = lacking
+    return stage

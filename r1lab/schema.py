@@ -1,0 +1,192 @@
+"""The schema of recipes: one model a stage, one a section. pydantic checks it; `r1lab.recipe` loads it."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, PrivateAttr, Tag
+
+from r1lab.yaml_source import Document, Keys
+
+
+class Section(BaseModel):
+    """A part of a recipe. Unknown keys are errors, and no value is converted: `"8"` is not a number."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Lora(Section):
+    """peft's LoRA: rank, `lora_alpha`, dropout, and the layers that get adapters."""
+
+    r: int = Field(16, ge=1)
+    alpha: int = Field(32, ge=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: str | list[str] = "all-linear"
+
+
+class Model(Section):
+    """A Hub id, a folder, `embedded:NAME`, `scratch:NAME` (sft only) or, in a pipeline, `@STAGE/model`."""
+
+    path: str = Field(min_length=1)
+    revision: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    attn_implementation: str | None = None
+    lora: Lora | None = None
+    trust_remote_code: bool = False
+
+
+class Data(Section):
+    """A dataset builder with its parameters. `size` counts rows; `seed` is the recipe's unless given."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    builder: str = "rows"
+    split: Literal["train", "test"] = "train"
+    size: int | None = Field(None, ge=1)
+    seed: int | None = None
+
+
+class Prompt(Section):
+    """How a question is put to the model: a name in `r1lab.prompts.TEMPLATES`, and a system prompt in its place."""
+
+    template: Literal["none", "chat", "r1-zero", "logic-rl", "open-r1"] = "none"
+    system: str | None = None
+
+
+class Reward(Section):
+    """A reward function with its weight and its parameters."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    name: str
+    weight: float = 1.0
+
+
+class Rollout(Section):
+    """How completions are sampled. Lengths in tokens; `num_generations` is the size of a group."""
+
+    engine: Literal["auto", "vllm", "transformers"] = "auto"
+    num_generations: int = Field(8, ge=1)
+    max_completion_length: int = Field(256, ge=1)
+    temperature: float = Field(1.0, ge=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=0)
+    max_model_length: int | None = Field(None, ge=1)
+    gpu_memory_utilization: float = Field(0.3, gt=0, le=1)
+
+
+class Task(Section):
+    """A task of an evaluation: a builder with its parameters, asked for its test split."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    name: str | None = None
+    builder: str
+    size: int | None = Field(None, ge=1)
+    seed: int | None = None
+
+
+def _kind_of_task(value: object) -> str:
+    return "task" if isinstance(value, (dict, Task)) else "name"
+
+
+TaskOrName = Annotated[
+    Annotated[str, Tag("name")] | Annotated[Task, Tag("task")],
+    Discriminator(_kind_of_task),
+]
+
+
+TaskOrName = Annotated[Annotated[str, Tag("name")] | Annotated[Task, Tag("task")], Discriminator(_kind_of_task)]
+
+
+class Eval(Section):
+    """What is evaluated: `size` questions a task, `num_samples` answers and a greedy one each; `every` N steps."""
+
+    tasks: list[TaskOrName] = []
+    size: int = Field(200, ge=1)
+    num_samples: int = Field(4, ge=1)
+    temperature: float = Field(1.0, ge=0)
+    greedy: bool = True
+    every: int | None = Field(None, ge=1)
+    max_completion_length: int | None = Field(None, ge=1)
+
+
+class Launch(Section):
+    """On what it runs."""
+
+    gpus: int = Field(1, ge=1)
+
+
+class StageRecipe(Section):
+    """What all stages have. `name` is the file's unless given."""
+
+    name: str = Field(min_length=1)
+    stage: str
+    seed: int = Field(0, ge=0)
+    model: Model
+    _document: Document = PrivateAttr(default_factory=lambda: Document(None))
+    _keys: Keys = PrivateAttr(default=())
+    _lacking: set[str] = PrivateAttr(default_factory=set)  # sections with a stand-in, where the recipe is not whole
+
+
+class SftRecipe(StageRecipe):
+    """Supervised fine-tuning on rows with a `completion`."""
+
+    stage: Literal["sft"]
+    data: Data
+    prompt: Prompt = Prompt()
+    train: dict[str, Any] = {}
+    launch: Launch = Launch()
+
+
+class GrpoRecipe(StageRecipe):
+    """Reinforcement learning by GRPO."""
+
+    stage: Literal["grpo"]
+    data: Data
+    prompt: Prompt = Prompt()
+    rewards: list[Reward] = Field(min_length=1)
+    rollout: Rollout = Rollout()
+    train: dict[str, Any] = {}
+    eval: Eval | None = None
+    launch: Launch = Launch()
+
+
+class SampleRecipe(StageRecipe):
+    """Sampling completions to learn from; `keep`: all, those that are right, or the best right one of each prompt."""
+
+    stage: Literal["sample"]
+    data: Data
+    prompt: Prompt = Prompt()
+    rewards: list[Reward] = []
+    rollout: Rollout = Rollout()
+    keep: Literal["all", "right", "best"] = "all"
+    launch: Launch = Launch()
+
+
+class EvalRecipe(StageRecipe):
+    """Evaluation of a model, on `eval.tasks` or else on `data`."""
+
+    stage: Literal["eval"]
+    data: Data
+    prompt: Prompt = Prompt()
+    rewards: list[Reward] = Field(min_length=1)
+    rollout: Rollout = Rollout()
+    eval: Eval = Eval()
+    launch: Launch = Launch()
+
+
+STAGES: dict[str, type[StageRecipe]] = {
+    "sft": SftRecipe,
+    "grpo": GrpoRecipe,
+    "sample": SampleRecipe,
+    "eval": EvalRecipe,
+}
+
+
+class Pipeline(Section):
+    """Stages in their order. `compare` pairs names of eval stages, before and after; by default the first and last."""
+
+    name: str = Field(min_length=1)
+    seed: int = Field(0, ge=0)
+    stages: list[SftRecipe | GrpoRecipe | SampleRecipe | EvalRecipe] = Field(min_length=1)
+    compare: list[list[str]] | None = None
+    _document: Document = PrivateAttr(default_factory=lambda: Document(None))
+
+
+Recipe = StageRecipe | Pipeline

@@ -1,0 +1,164 @@
+"""Whether values have their types, and how a user is told that they have not."""
+
+import difflib
+import re
+import typing
+from collections.abc import Sequence
+
+from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
+
+from r1lab.lookup import did_you_mean
+from r1lab.yaml_source import Keys
+
+Problems = list[tuple[Keys, str]]
+
+
+def either(words: list) -> str:
+    """`4`, `4 or 8`, `2, 4 or 8`."""
+    *first, last = map(str, words)
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def value_problems(value: object, hint: object, keys: Keys) -> Problems:
+    """Whether a value has a type.
+
+    >>> value_problems("fast", float, ("train", "learning_rate"))
+    [(('train', 'learning_rate'), "should be a number, not the text 'fast'")]
+    """
+    try:
+        TypeAdapter(hint, config=None).validate_python(value, strict=True)
+    except PydanticUserError:  # a user's annotation that pydantic has no check for
+        return []
+    except ValidationError as error:
+        if isinstance(value, list) and _lax(value, hint):  # YAML has no tuples
+            return []
+        # Of the branches of a union, the one that the value got furthest into is the one that was meant.
+        below, message = max(told(error, value), key=lambda problem: len(problem[0]))
+        return [((*keys, *below), message)]
+    return []
+
+
+def _lax(value: object, hint: object) -> bool:
+    try:
+        TypeAdapter(hint).validate_python(value)
+    except ValidationError:
+        return False
+    return True
+
+
+_WORDS = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "dict_type": "a map of keys",
+    "model_type": "a section, a map of keys",
+    "none_required": "null",
+    "greater_than_equal": "at least {bound}",
+    "greater_than": "more than {bound}",
+    "less_than_equal": "at most {bound}",
+    "less_than": "less than {bound}",
+}
+
+
+def told(
+    error: ValidationError,
+    data: object,
+    *,
+    stage: str = "",
+    examples: dict[str, str] | None = None,
+    model: type[BaseModel] | None = None,
+) -> Problems:
+    """pydantic's errors in r1lab's words, one for each place in the data.
+
+    Args:
+        data: What was validated.
+        stage: The kind of stage, for sections that it lacks or does not have.
+        examples: What a required section looks like.
+        model: The schema, for names of keys that were meant.
+    """
+    grouped: dict[Keys, list[dict]] = {}
+    for problem in error.errors(include_url=False):
+        grouped.setdefault(_keys_in(data, problem), []).append(problem)
+    found: Problems = []
+    for keys, problems in grouped.items():
+        first = problems[0]
+        if first["type"] == "missing":
+            example = (examples or {}).get(str(keys[-1])) if len(keys) == 1 else None
+            text = f"missing: a stage of kind {stage} needs it, as in `{example}`" if example else "missing"
+        elif first["type"] == "extra_forbidden":
+            text = _unknown_key(keys, stage, model)
+        else:
+            text = _wrong_value(problems)
+        found.append((keys, text))
+    return found
+
+
+def _keys_in(data: object, problem: dict) -> Keys:
+    """Where an error lies in the data: pydantic's location without the names of branches of unions."""
+    keys, location = [], problem["loc"]
+    for index, key in enumerate(location):
+        holds = isinstance(data, (dict, list)) and (key in data if isinstance(data, dict) else isinstance(key, int))
+        if holds:
+            data = data[key]
+            keys.append(key)
+        elif index == len(location) - 1 and problem["type"] == "missing":
+            keys.append(key)
+    return tuple(keys)
+
+
+def _unknown_key(keys: Keys, stage: str, model: type[BaseModel] | None) -> str:
+    known = _fields_at(model, keys[:-1])
+    close = did_you_mean(keys[-1], known)
+    if len(keys) == 1 and not close:
+        return f"unknown key: a stage of kind {stage} has {', '.join(known)}"
+    return f"unknown key{close}" if close or not known else f"unknown key; there are: {', '.join(known)}"
+
+
+def _fields_at(model: type[BaseModel] | None, keys: Keys) -> list[str]:
+    """The keys that a schema knows at a place."""
+    for key in keys:
+        if model is None:
+            return []
+        if isinstance(key, int):
+            continue
+        nested = [model.model_fields[key].annotation] if key in model.model_fields else []
+        while nested and not (isinstance(nested[0], type) and issubclass(nested[0], BaseModel)):
+            nested = [*typing.get_args(nested[0]), *nested[1:]]
+        model = nested[0] if nested else None
+    return list(model.model_fields) if model else []
+
+
+def _wrong_value(problems: list[dict]) -> str:
+    value, wanted = problems[0]["input"], []
+    for problem in problems:
+        if problem["type"] in ("literal_error", "enum"):
+            return not_a_choice(value, re.findall(r"'([^']*)'", problem["ctx"]["expected"]))
+        if problem["type"] in ("too_short", "string_too_short"):
+            return "is empty"
+        bound = next(iter(problem.get("ctx", {}).values()), "")
+        words = _WORDS.get(problem["type"]) or problem["msg"].removeprefix("Input should be ")
+        wanted.append(words.format(bound=bound))
+    wanted = [
+        word.removeprefix("a ").replace("valid ", "a ") if word.startswith("a valid") else word for word in wanted
+    ]
+    return f"should be {either(list(dict.fromkeys(wanted)))}, not {_shown(value)}"
+
+
+def not_a_choice(value: object, choices: Sequence[str]) -> str:
+    """What to say of a value that is none of the choices."""
+    close = [choice for choice in choices if value and choice.startswith(str(value))]
+    close += difflib.get_close_matches(str(value), choices, n=1)
+    if close:
+        return f"{value}: no such choice (did you mean `{close[0]}`?)"
+    listed = choices if len(choices) <= 16 else [*choices[:16], "..."]
+    return f"should be one of {', '.join(listed)}, not {_shown(value)}"
+
+
+def _shown(value: object) -> str:
+    text = {True: "true", False: "false"}[value] if isinstance(value, bool) else repr(value)
+    text = "null" if value is None else text if len(text) <= 60 else f"{text[:57]}..."
+    return f"the text {text}" if isinstance(value, str) else text

@@ -1,0 +1,299 @@
+"""What a recipe is read from: YAML 1.2 files and `key=value` words, merged, with the place that each key was written.
+
+Later sources win: maps merge, lists replace. `stages` is a list of named stages, which a map of stages, or a key such
+as `stages.zero.train.max_steps`, addresses by name.
+"""
+
+import copy
+import io
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from r1lab.errors import UserError
+from r1lab.lookup import did_you_mean, folder
+
+COMMAND_LINE = "command line"
+_ASSIGNMENT = re.compile(r"[A-Za-z_][\w.-]*=")
+
+Keys = tuple[str | int, ...]
+
+
+@dataclass
+class Document:
+    """Plain data, and where each of its keys was written.
+
+    Attributes:
+        data: Maps, lists and scalars.
+        places: For the keys that lead to a value, `file:line` or `command line`.
+        shown: For keys whose value was taken over from elsewhere in the document, the keys it was written under.
+        problems: What is wrong with the text, such as a key that occurs twice.
+        depth: How many keys were typed with dots: above them the document says where, below them what.
+    """
+
+    data: object
+    places: dict[Keys, str] = field(default_factory=dict)
+    shown: dict[Keys, Keys] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    depth: int = 0
+
+    def origin(self, keys: Keys) -> Keys:
+        """The keys under which a value was written."""
+        for length in range(len(keys), 0, -1):
+            if keys[:length] in self.shown:
+                return self.origin(self.shown[keys[:length]] + keys[length:])
+        return keys
+
+    def problem(self, keys: Keys, message: str) -> str:
+        """One line for a user: `file:line: key: message`, with the place of the nearest key that was written."""
+        keys = self.origin(keys)
+        nearest = next((keys[:n] for n in range(len(keys), -1, -1) if keys[:n] in self.places), None)
+        place = "" if nearest is None else f"{self.places[nearest]}: "
+        return f"{place}{self.label(keys)}: {message}" if keys else f"{place}{message}"
+
+    def label(self, keys: Keys) -> str:
+        """Keys as they are typed on the command line: `stages.zero.train.max_steps`, `rewards.0.weight`."""
+        words = [str(key) for key in keys]
+        if len(keys) > 1 and keys[0] == "stages" and isinstance(keys[1], int) and isinstance(self.data, dict):
+            stages = self.data.get("stages")
+            stage = stages[keys[1]] if isinstance(stages, list) and keys[1] < len(stages) else None
+            if isinstance(stage, dict) and isinstance(stage.get("name"), str):
+                words[1] = stage["name"]
+        return ".".join(words)
+
+
+def is_assignment(source: str) -> bool:
+    """Whether a word of the command line is `key=value` and not a file.
+
+    >>> is_assignment("train.max_steps=10"), is_assignment("recipes/quickstart.yaml")
+    (True, False)
+    """
+    return bool(_ASSIGNMENT.match(source)) and not Path(source).is_file()
+
+
+def find(source: str) -> Path:
+    """The file of a recipe: a path, or the name of a packaged recipe, with or without `recipes/` and `.yaml`.
+
+    Raises:
+        UserError: There is neither.
+    """
+    path = Path(source)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise UserError(f"{source}: is a folder, a recipe is a YAML file; a run's is {path / 'config.yaml'}")
+    name = source.removeprefix("recipes/").removesuffix(".yaml")
+    packaged = folder("recipes") / f"{name}.yaml"
+    if not Path(name).is_absolute() and ".." not in Path(name).parts and packaged.is_file():
+        return packaged
+    hint = did_you_mean(name, packaged_recipes())
+    raise UserError(f"{source}: no such file, and no recipe of r1lab's{hint}; `r1lab ls recipes` lists those")
+
+
+def packaged_recipes() -> dict[str, Path]:
+    """r1lab's own recipes by name, sorted, such as `quickstart` and `tiny/qwen2-base`."""
+    root = folder("recipes")
+    return {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.rglob("*.yaml"))}
+
+
+def read(sources: list[str]) -> Document:
+    """The merged document of all sources, with every problem of their text.
+
+    Raises:
+        UserError: No source can be read at all.
+    """
+    merged, problems = Document({}), []
+    for source in sources:
+        try:
+            document = parse_assignment(source) if is_assignment(source) else parse_file(find(source))
+        except UserError as error:
+            problems += error.problems
+            continue
+        problems += document.problems
+        if not isinstance(document.data, dict):
+            problems.append(f"{source}: is not a recipe: the file should be a map of keys, as in `stage: grpo`")
+            continue
+        merge(merged, document, problems)
+    if problems and not merged.data:
+        raise UserError(problems)
+    merged.problems = problems
+    return merged
+
+
+def parse_file(path: Path) -> Document:
+    """A YAML file. Values that begin with `./` or `../` are paths relative to it, and become absolute.
+
+    Raises:
+        UserError: It cannot be read, or is not YAML.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
+    shown = path.relative_to(Path.cwd()) if path.is_absolute() and path.is_relative_to(Path.cwd()) else path
+    return parse(text, str(shown), base_dir=path.parent)
+
+
+def parse_assignment(word: str) -> Document:
+    """`key=value` from the command line; the key is dotted, the value is YAML.
+
+    >>> parse_assignment("train.max_steps=10").data
+    {'train': {'max_steps': 10}}
+    """
+    dotted, _, text = word.partition("=")
+    if text.startswith("@"):  # a reference, which YAML wants in quotes and a shell would take them off
+        text = json.dumps(text)
+    document = parse(text, COMMAND_LINE, base_dir=Path("."), label=dotted)
+    keys = tuple(dotted.split("."))
+    data = document.data
+    for key in reversed(keys):
+        data = {key: data}
+    places = {keys[:length]: COMMAND_LINE for length in range(len(keys) + 1)}
+    places |= {keys + tail: COMMAND_LINE for tail in document.places}
+    return Document(data, places, problems=document.problems, depth=len(keys))
+
+
+def parse(text: str, name: str, *, base_dir: Path, label: str = "") -> Document:
+    """YAML 1.2 text as a document; a key that occurs twice in a map is a problem.
+
+    Args:
+        text: The text.
+        name: The file's name, for places, or `COMMAND_LINE`.
+        base_dir: What values that begin with `./` or `../` are relative to.
+        label: The key that the text is the value of, on the command line.
+
+    Raises:
+        UserError: It is not YAML.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+    yaml = YAML(typ="safe", pure=True)
+    start = f"{COMMAND_LINE}: {label}" if name == COMMAND_LINE else name
+    try:
+        node = yaml.compose(io.StringIO(text))
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"{start}:{mark.line + 1}" if mark and name != COMMAND_LINE else start
+        hint = '; put it in quotes: "@stage/model"' if "'@'" in str(error.problem) else ""
+        raise UserError(f"{place}: not YAML: {error.problem or error.context}{hint}") from error
+    except YAMLError as error:
+        raise UserError(f"{start}: not YAML: {' '.join(str(error).split())}") from error
+    document = Document(None)
+    if node is not None:
+        document.data = _Reader(document, yaml.constructor, name, base_dir).value(node, ())
+        document.places.setdefault((), name if name == COMMAND_LINE else f"{name}:1")
+    return document
+
+
+@dataclass
+class _Reader:
+    """Turns the nodes of a YAML text into plain data and notes where each key stands."""
+
+    document: Document
+    constructor: object
+    name: str
+    base_dir: Path
+
+    def value(self, node, keys: Keys) -> object:
+        if node.id == "mapping":
+            return self._map(node, keys)
+        if node.id == "sequence":
+            items = []
+            for index, item in enumerate(node.value):
+                self.document.places[(*keys, index)] = self._place(item)
+                items.append(self.value(item, (*keys, index)))
+            return items
+        if node.tag == "tag:yaml.org,2002:timestamp":  # YAML 1.2 has no dates
+            return node.value
+        value = self.constructor.construct_object(node)
+        if isinstance(value, str) and value.startswith(("./", "../")) and "\n" not in value:
+            return str((self.base_dir / value).resolve())
+        return value
+
+    def _map(self, node, keys: Keys) -> dict:
+        data, lines = {}, {}
+        for key_node, value_node in node.value:
+            key = self.constructor.construct_object(key_node) if key_node.id == "scalar" else str(key_node.value)
+            below = (*keys, key)
+            if key in data:
+                first = f"line {lines[key]}" if self.name != COMMAND_LINE else "before"
+                twice = f"occurs twice, {first} holds it too: remove one"
+                place = self._place(key_node)
+                self.document.problems.append(f"{place}: {'.'.join(map(str, below))}: {twice}")
+                continue
+            lines[key] = key_node.start_mark.line + 1
+            self.document.places[below] = self._place(key_node)
+            data[key] = self.value(value_node, below)
+        return data
+
+    def _place(self, node) -> str:
+        return self.name if self.name == COMMAND_LINE else f"{self.name}:{node.start_mark.line + 1}"
+
+
+def merge(base: Document, new: Document, problems: list[str]) -> None:
+    """Merges a document into another one, in place: maps merge, all else replaces."""
+    if () in new.places:
+        base.places.setdefault((), new.places[()])
+    _merge_map(base, base.data, (), new, new.data, (), problems)
+
+
+def _merge_map(base: Document, into: dict, at: Keys, new: Document, data: dict, keys: Keys, problems: list[str]):
+    for key, value in data.items():
+        source = (*keys, key)
+        key = _same_key(into, key)
+        target = (*at, key)
+        old = into.get(key)
+        addressed = len(source) < new.depth  # the value only says where in the old one to look
+        if isinstance(old, list) and isinstance(value, dict) and (addressed or target == ("stages",)):
+            _merge_list(base, old, target, new, value, source, problems)
+        elif isinstance(old, dict) and isinstance(value, dict) and (value or addressed):
+            _merge_map(base, old, target, new, value, source, problems)
+        elif addressed and old is not None:
+            problems.append(new.problem(source, f"is {old!r} in the recipe, which has no keys below it: set it whole"))
+        else:
+            into[key] = value
+            _move_places(base, target, new, source)
+
+
+def _merge_list(base: Document, old: list, at: Keys, new: Document, value: dict, keys: Keys, problems: list[str]):
+    """Merges a map into a list: its keys are the names of stages, or numbers of items from 0."""
+    named = {item.get("name"): i for i, item in enumerate(old) if isinstance(item, dict)} if at == ("stages",) else {}
+    for key, item in value.items():
+        index = named.get(key, int(key) if str(key).isdigit() else None)
+        if index is None or index >= len(old):
+            what = "no such stage" if at == ("stages",) else f"no such item, this list has {len(old)} (the first is 0)"
+            hint = did_you_mean(key, named, otherwise=f" (there are: {', '.join(named)})" if named else "")
+            problems.append(new.problem((*keys, key), f"{what}{hint}"))
+        elif isinstance(old[index], dict) and isinstance(item, dict):
+            if at == ("stages",) and new.depth > len(keys) + 2:
+                _take_over(base, old[index], (*at, index), item)
+            _merge_map(base, old[index], (*at, index), new, item, (*keys, key), problems)
+        else:
+            old[index] = item
+            _move_places(base, (*at, index), new, (*keys, key))
+
+
+def _take_over(base: Document, stage: dict, at: Keys, item: dict) -> None:
+    """Gives a stage its own copy of a shared section before one key in it is changed, which keeps the others."""
+    for section in item:
+        shared = base.data.get(section)
+        if section not in stage and isinstance(shared, (dict, list)):
+            stage[section] = copy.deepcopy(shared)
+            _move_places(base, (*at, section), base, (section,))
+
+
+def _same_key(into: dict, key: object) -> object:
+    """The key of a map that a word of the command line means: `people.2` may mean the number 2."""
+    number = int(key) if isinstance(key, str) and key.isdigit() else None
+    return number if key not in into and number in into else key
+
+
+def _move_places(base: Document, target: Keys, new: Document, source: Keys) -> None:
+    """Takes over the places of a value that replaces another."""
+    for keys in [keys for keys in base.places if keys[: len(target)] == target]:
+        del base.places[keys]
+    for keys, place in list(new.places.items()):
+        if keys[: len(source)] == source:
+            base.places[target + keys[len(source) :]] = place

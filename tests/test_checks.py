@@ -1,0 +1,231 @@
+"""What is checked beyond the schema: TRL's fields, the batch, and the files that a recipe names."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from r1lab import checks, recipe, trl_fields
+from r1lab.errors import UserError
+
+GRPO = """\
+stage: grpo
+model: {path: "embedded:tiny-qwen2"}
+data: {builder: knights_knaves, people: [2, 3], size: 40}
+rewards:
+  - {name: knights_knaves, mode: strict}
+train:
+  learning_rate: 1e-4
+  per_device_train_batch_size: 16
+"""
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Writes a file into the current folder, which is empty, and gives its name."""
+    monkeypatch.chdir(tmp_path)
+
+    def to(text, name="r.yaml"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        return name
+
+    return to
+
+
+def problems(*sources, **options):
+    with pytest.raises(UserError) as caught:
+        recipe.load(list(sources), **options)
+    assert caught.value.status == 2
+    return caught.value.problems
+
+
+def problem(*sources, **options):
+    (line,) = problems(*sources, **options)
+    return line
+
+
+def changed(old, new):
+    assert GRPO.count(old) == 1
+    return GRPO.replace(old, new)
+
+
+# TRL
+
+
+@pytest.mark.slow
+def test_the_generated_fields_are_those_of_the_installed_trl():
+    from r1lab import trl_fields_make
+
+    assert trl_fields_make.TARGET.read_text(encoding="utf-8") == trl_fields_make.generate(), (
+        "TRL has changed: python -m r1lab.trl_fields_make"
+    )
+
+
+@pytest.mark.slow
+def test_the_choices_are_those_that_trl_knows():
+    import trl
+
+    for stage, fields in checks.CHOICES.items():
+        folder = Path(trl.__file__).parent / "trainer"
+        source = (folder / f"{stage}_trainer.py").read_text() + (folder / f"{stage}_config.py").read_text()
+        for field, choices in fields.items():
+            assert field in checks._FIELDS[stage]
+            for choice in choices:
+                assert f'"{choice}"' in source or f"'{choice}'" in source, (field, choice)
+
+
+def test_fields_set_elsewhere_are_fields_of_trl():
+    assert set(checks.ELSEWHERE) <= set(trl_fields.GRPO) | set(trl_fields.SFT)
+
+
+# The batch
+
+
+@pytest.mark.parametrize(
+    ("train", "words", "message"),
+    [
+        (
+            "per_device_train_batch_size: 12",
+            [],
+            "12 x 1 GPU x 1 step = 12 completions do not divide into groups of 8: "
+            "set train.per_device_train_batch_size to 8 or 16, or rollout.num_generations to 4, 6 or 12",
+        ),
+        (
+            "per_device_train_batch_size: 3",
+            ["launch.gpus=4"],
+            "3 x 4 GPUs x 1 step = 12 completions do not divide into "
+            "groups of 8: set train.per_device_train_batch_size to 2 or 4",
+        ),
+        ("per_device_train_batch_size: 6", ["train.gradient_accumulation_steps=2"], "6 x 1 GPU x 2 steps = 12"),
+        ("per_device_train_batch_size: 6", ["train.steps_per_generation=3"], "6 x 1 GPU x 3 steps = 18"),
+        (
+            "generation_batch_size: 40",
+            ["rollout.num_generations=6"],
+            "40 completions do not divide into groups of 6: set train.generation_batch_size to 24 or 48",
+        ),
+        ("generation_batch_size: 20", [], "20: not a multiple of the 8 completions of one step: set 16 or 24"),
+        ("generation_batch_size: 16", ["train.steps_per_generation=2"], "not both: remove one"),
+        ("per_device_train_batch_size: 0", [], "0: should be at least 1"),
+        ("per_device_train_batch_size: 8", ["rollout.num_generations=1"], "1: GRPO compares completions of a group"),
+    ],
+)
+def test_a_batch_that_groups_do_not_fill_is_told_with_sizes_that_would_do(write, train, words, message):
+    line = problem(write(changed("per_device_train_batch_size: 16", train)), *words)
+    assert message in line
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["launch.gpus=2", "train.per_device_train_batch_size=4"],
+        ["train.per_device_train_batch_size=2", "train.gradient_accumulation_steps=4"],
+        ["train.generation_batch_size=32"],
+        ["train.steps_per_generation=3"],
+    ],
+)
+def test_a_batch_that_groups_fill_is_fine(write, words):
+    recipe.load([write(GRPO), *words])
+
+
+# Inputs
+
+
+def grpo_on(write, rows, **model):
+    lines = "".join(row if isinstance(row, str) else json.dumps(row) + "\n" for row in rows)
+    write(lines, "rows.jsonl")
+    return write(changed("builder: knights_knaves, people: [2, 3], size: 40", "path: rows.jsonl"))
+
+
+def of_data(lines):
+    return [line for line in lines if "data" in line]
+
+
+def test_rows_without_an_answer_are_named_by_file_and_row(write):
+    rows = [{"prompt": "1+1?", "answer": "2"}, {"prompt": "1+2?"}, "\n", {"prompt": "1+3?", "answer": None}]
+    loaded = recipe.load([grpo_on(write, rows)])
+    assert of_data(recipe.check_inputs(loaded)) == [
+        "r.yaml:3: data.path: rows.jsonl:2: no `answer` in this row, for the reward knights_knaves",
+        "r.yaml:3: data.path: rows.jsonl:4: no `answer` in this row, for the reward knights_knaves",
+    ]
+
+
+def test_many_rows_without_an_answer_are_counted(write):
+    loaded = recipe.load([grpo_on(write, [{"prompt": "?"}] * 20)])
+    lines = of_data(recipe.check_inputs(loaded))
+    assert len(lines) == 6 and lines[-1].endswith("rows.jsonl: 15 more of 20 rows have no `answer`")
+
+
+def test_rows_without_a_prompt_and_lines_that_are_no_rows_are_named(write):
+    loaded = recipe.load([grpo_on(write, [{"answer": "2"}, "{broken\n"])])
+    first, second = of_data(recipe.check_inputs(loaded))
+    assert first.startswith("r.yaml:3: data.path: rows.jsonl:1: no `prompt` in this row")
+    assert second.startswith("r.yaml:3: data.path: rows.jsonl:2: not JSON")
+
+
+def test_an_answer_is_asked_for_only_if_a_reward_wants_it(write):
+    text = grpo_on(write, [{"prompt": "1+1?"}])
+    assert of_data(recipe.check_inputs(recipe.load([text, "rewards=[{name: format}]"]))) == []
+
+
+def test_files_of_data_that_are_not_there_are_told(write):
+    text = write(changed("builder: knights_knaves, people: [2, 3], size: 40", "path: none.jsonl"))
+    (line,) = of_data(recipe.check_inputs(recipe.load([text])))
+    assert line.startswith("r.yaml:3: data.path: none.jsonl: no such file")
+    loaded = recipe.load([text, "data={builder: rows, path: some-hub/name}"])
+    assert of_data(recipe.check_inputs(loaded)) == []
+
+
+def test_a_builder_that_lacks_a_column_is_told(write):
+    text = "stage: sft\nmodel: {path: hub/model}\ndata: {builder: knights_knaves}\n"
+    (line,) = recipe.check_inputs(recipe.load([write(text)]))
+    assert line.startswith("r.yaml:3: data.builder: knights_knaves gives no `completion`, for an sft stage")
+    assert recipe.check_inputs(recipe.load([write(text), "data.solution=evaluation"])) == []
+
+
+def model_problem(write, path):
+    loaded = recipe.load([write(GRPO), f"model.path={path}"])
+    lines = recipe.check_inputs(loaded)
+    assert all(line.startswith("command line: model.path: ") for line in lines)
+    return " ".join(line.removeprefix("command line: model.path: ") for line in lines)
+
+
+def test_a_folder_that_is_no_model_is_told(write, tmp_path):
+    folder = tmp_path / "model"
+    assert model_problem(write, folder) == f"{folder}: no such folder"
+    folder.mkdir()
+    assert model_problem(write, folder) == f"{folder}: no config.json in it: not the folder of a model"
+    write("{}", "model/config.json")
+    assert model_problem(write, folder).startswith(f"{folder}: no weights in it")
+    write('{"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}', "model/model.safetensors.index.json")
+    write("", "model/one.safetensors")
+    assert model_problem(write, folder).endswith("1 of 2 files of weights are missing, such as two.safetensors")
+    write("", "model/two.safetensors")
+    assert model_problem(write, folder) == ""
+    assert model_problem(write, "model") == ""
+
+
+def test_a_lora_adapter_is_no_model(write):
+    write("{}", "adapter/adapter_config.json")
+    assert "holds a LoRA adapter, not a model" in model_problem(write, "./adapter")
+
+
+def test_an_unknown_embedded_model_is_told_with_one_like_it(write):
+    assert "no such embedded model" in model_problem(write, "embedded:smollm")
+    assert "(did you mean `smollm2-135m`?)" in model_problem(write, "embedded:smollm2-135")
+    assert model_problem(write, "some-org/some-model") == ""
+
+
+def test_a_model_from_scratch_has_a_known_architecture(write):
+    text = "stage: sft\nmodel: {path: 'scratch:tiny-qwen'}\ndata: {builder: knights_knaves, solution: evaluation}\n"
+    (line,) = recipe.check_inputs(recipe.load([write(text)]))
+    assert "scratch:tiny-qwen: no such architecture (did you mean `tiny-qwen2`?)" in line
+
+
+def test_references_are_not_looked_for_before_the_run(write):
+    after = (
+        "stages:\n- {name: zero, stage: grpo, train: {}}\n- {name: after, stage: eval, model: {path: '@zero/model'}}\n"
+    )
+    shared = GRPO.replace("stage: grpo\n", "").partition("train:")[0].replace("embedded:tiny-qwen2", "hub/model")
+    assert recipe.check_inputs(recipe.load([write(shared + after)])) == []
