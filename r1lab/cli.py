@@ -1,0 +1,198 @@
+"""The command `r1lab`. Heavy modules are imported inside functions, so that `--help` and `ls` answer at once.
+
+Exit status: 0 fine, 1 the run failed, 2 what was asked is wrong, 3 a check failed, 130 interrupted.
+"""
+
+import argparse
+import os
+import sys
+import traceback
+from pathlib import Path
+
+from r1lab import __version__
+from r1lab.errors import UserError
+from r1lab.lookup import did_you_mean
+
+SOURCES = """SOURCES are recipes (files, or names from `r1lab ls recipes`) and key=value words; later ones win.
+
+  r1lab run quickstart
+  r1lab run quickstart seed=1 stages.zero.train.max_steps=10 --name short
+  r1lab run my.yaml overlay.yaml train.learning_rate=1e-5 rewards.0.weight=2
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with an error in one line that says what to type next."""
+
+    def error(self, message: str):
+        raise UserError(f"{self.prog}: {message}; `{self.prog} --help` tells how it is used")
+
+
+def parser() -> Parser:
+    """The arguments of all verbs."""
+    common = Parser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    runs = Parser(add_help=False)
+    runs.add_argument("--runs-dir", metavar="DIR", default="runs", help="where run directories lie (default: runs)")
+    settings = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
+    main = Parser(prog="r1lab", description="DeepSeek-R1-Zero and R1 on hardware that people have.", **settings)
+    main.add_argument("--version", action="version", version=f"r1lab {__version__}")
+    verbs = main.add_subparsers(dest="verb", metavar="VERB", parser_class=Parser)
+
+    run = verbs.add_parser("run", help="run a recipe", description=SOURCES, parents=[common, runs], **settings)
+    run.add_argument("sources", nargs="+", metavar="SOURCES", help="recipes and key=value words")
+    run.add_argument("--name", help="the run's name, its folder under runs (default: the recipe's name)")
+    run.add_argument("--resume", action="store_true", help="go on with the run that the folder holds")
+    run.add_argument("--overwrite", action="store_true", help="delete the run that the folder holds, and start again")
+    run.set_defaults(function=run_verb)
+
+    show = verbs.add_parser(
+        "show", help="print a recipe with all defaults filled in", description=SOURCES, parents=[common], **settings
+    )
+    show.add_argument("sources", nargs="+", metavar="SOURCES", help="recipes and key=value words")
+    show.set_defaults(function=show_verb)
+
+    ls = verbs.add_parser("ls", help="list recipes, rewards, data builders, runs", parents=[common, runs], **settings)
+    ls.add_argument("what", nargs="?", metavar="WHAT", help="recipes, rewards, data or runs (default: all)")
+    ls.set_defaults(function=ls_verb)
+
+    cp = verbs.add_parser("cp", help="copy a recipe out, to edit it", parents=[common], **settings)
+    cp.add_argument("recipe", metavar="RECIPE", help="a name from `r1lab ls recipes`, or a file")
+    cp.add_argument("to", nargs="?", metavar="TO", default=".", help="a file or folder (default: this folder)")
+    cp.set_defaults(function=cp_verb)
+    return main
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; returns its exit status. What goes wrong for a user is told in one line a problem."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        arguments = parse(argv)
+        if arguments is None:
+            parser().print_help(sys.stderr)
+            return 2
+        status = arguments.function(arguments)
+        sys.stdout.flush()
+        return status
+    except UserError as error:
+        if "--debug" in argv:
+            traceback.print_exc()
+        for problem in error.problems:
+            print(problem, file=sys.stderr)
+        return error.status
+    except BrokenPipeError:  # `r1lab show quickstart | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if "--debug" in argv:
+            traceback.print_exc()
+        print(f"{error.filename or 'r1lab'}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def parse(argv: list[str]) -> argparse.Namespace | None:
+    """The arguments of a command line, None for an empty one. SOURCES may stand before, between and after options.
+
+    Raises:
+        UserError: They are not what the verb takes.
+    """
+    if not argv:
+        return None
+    verbs = ("run", "show", "ls", "cp")
+    if not argv[0].startswith("-") and argv[0] not in verbs:
+        hint = did_you_mean(argv[0], verbs, otherwise=f"; there are: {', '.join(verbs)}")
+        raise UserError(f"r1lab: no verb {argv[0]}{hint}; `r1lab --help` tells what they do")
+    arguments, rest = parser().parse_known_args(argv)
+    if not hasattr(arguments, "function"):
+        raise UserError("r1lab: which verb? One of run, show, ls, cp; `r1lab --help` tells what they do")
+    options = [word for word in rest if word.startswith("-")]
+    if not options and hasattr(arguments, "sources"):
+        arguments.sources += rest
+    elif rest:
+        raise UserError(f"r1lab {arguments.verb}: {_stray((options or rest)[0], arguments)}")
+    return arguments
+
+
+def _stray(word: str, arguments: argparse.Namespace) -> str:
+    flags = [f"--{name.replace('_', '-')}" for name in vars(arguments)] + ["--help"]
+    flags = [flag for flag in flags if flag not in ("--function", "--verb", "--sources", "--what", "--recipe", "--to")]
+    if not word.startswith("-"):
+        return f"{word}: one word too many; `r1lab {arguments.verb} --help` tells how it is used"
+    hint = did_you_mean(word.partition("=")[0], flags)
+    if not hint and hasattr(arguments, "sources") and word.startswith("--"):
+        key, _, value = word[2:].partition("=")
+        hint = f"; to set a value of the recipe write {key}={value or 'VALUE'}, without dashes"
+    return f"{word}: no such option{hint or '; there are: ' + ', '.join(flags)}"
+
+
+def run_verb(arguments: argparse.Namespace) -> int:
+    """`r1lab run`: nothing is written before all of the recipe has been found in order."""
+    from r1lab import recipe as recipes
+
+    runs_dir = Path(arguments.runs_dir)
+    if runs_dir.exists() and not runs_dir.is_dir():
+        raise UserError(f"--runs-dir {runs_dir}: is a file: name a folder")
+    recipe = recipes.load(_with_a_recipe(arguments), inputs=True)
+
+    from r1lab import pipeline
+
+    return pipeline.run(
+        recipe,
+        recipe_text=recipes.written(arguments.sources),
+        runs_dir=runs_dir,
+        name=arguments.name,
+        resume=arguments.resume,
+        overwrite=arguments.overwrite,
+    )
+
+
+def show_verb(arguments: argparse.Namespace) -> int:
+    """`r1lab show`: the resolved recipe as YAML, which `r1lab run` takes back."""
+    from r1lab import recipe as recipes
+
+    print(recipes.dumps(recipes.load(_with_a_recipe(arguments))), end="")
+    return 0
+
+
+def _with_a_recipe(arguments: argparse.Namespace) -> list[str]:
+    from r1lab.yaml_source import is_assignment
+
+    if all(is_assignment(source) for source in arguments.sources):
+        first = arguments.sources[0]
+        raise UserError(
+            f"{first}: of which recipe? key=value words change one, as in `r1lab {arguments.verb} quickstart {first}`"
+        )
+    return arguments.sources
+
+
+def ls_verb(arguments: argparse.Namespace) -> int:
+    """`r1lab ls`."""
+    from r1lab import listing
+
+    if arguments.what not in (None, *listing.SECTIONS):
+        there = f"; there are: {', '.join(listing.SECTIONS)}"
+        hint = did_you_mean(arguments.what, listing.SECTIONS, otherwise=there)
+        raise UserError(f"r1lab ls: {arguments.what}: nothing of this name to list{hint}")
+    color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    width = os.get_terminal_size().columns if sys.stdout.isatty() else None
+    what = [arguments.what] if arguments.what else list(listing.SECTIONS)
+    print(listing.text(what, runs_dir=Path(arguments.runs_dir), color=color, width=width), end="")
+    return 0
+
+
+def cp_verb(arguments: argparse.Namespace) -> int:
+    """`r1lab cp`: an existing file is never overwritten."""
+    from r1lab.yaml_source import find
+
+    recipe, to = find(arguments.recipe), Path(arguments.to)
+    if to.is_dir():
+        to = to / recipe.name
+    if to.exists():
+        raise UserError(f"{to}: exists already and is left as it is: name another file")
+    if not to.parent.is_dir():
+        raise UserError(f"{to.parent}: no such folder to copy into: make it first")
+    to.write_text(recipe.read_text(encoding="utf-8"), encoding="utf-8")
+    print(f"{to} is yours to edit; then: r1lab run {to}")
+    return 0
