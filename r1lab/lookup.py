@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -152,7 +153,7 @@ def _import(path: str, name: str):
 
 def _load_file(path: Path):
     """A user's file as a module, loaded once."""
-    module_name = f"r1lab_user_file_{path.stem}_{abs(hash(str(path))):x}"
+    module_name = f"r1lab_user_file_{path.stem}_{zlib.crc32(str(path).encode()):x}"
     if module_name in sys.modules:
         return sys.modules[module_name]
     if not path.is_file():
