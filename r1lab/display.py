@@ -156,12 +156,14 @@ def figures(state: Progress) -> list[tuple[str, str, str, str]]:
             add(f"  {name}", number(value), pick=lambda past, name=name: past.get("rewards", {}).get(name))
     if "reward" not in row and "loss" in row:
         add("loss", number(row["loss"]), pick=lambda past: past.get("loss"))
-    if row.get("learning_rate") is not None:
-        add("learning rate", number(row["learning_rate"]))
+        if row.get("learning_rate") is not None:
+            add("learning rate", f"{row['learning_rate']:.1e}")
     if row.get("length") is not None:
         add("length", f"{row['length']:.0f}", "tokens", lambda past: past.get("length"))
     if row.get("no_signal") is not None:
         add("no signal", f"{row['no_signal']:.0%}", "of groups", lambda past: past.get("no_signal"))
+    for name, count in row.get("reward_errors", {}).items():
+        add("reward errors", f"{count}", f"({name})")
     if row.get("tokens_per_second") is not None:
         add("speed", f"{row['tokens_per_second']:,.0f}", "tokens/s")
     return found

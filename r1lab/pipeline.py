@@ -196,7 +196,7 @@ def _references(stage: Stage) -> set[str]:
 
 
 def _has_checkpoints(path: Path) -> bool:
-    return rundir.is_used(path / "checkpoints")
+    return any(path.glob("checkpoints/checkpoint-*"))
 
 
 # Running
@@ -272,7 +272,8 @@ def run_stage(console: Console, stage: Stage, folders: dict[str, Path], stop: St
     if stop.count and not (status == 0 and stage.finished):
         return _interrupted(stage)
     if status == 0 and stage.finished:
-        display.say(summary.stage_line(stage.name, stage.kind, stage.path, rundir.result(stage.path)))
+        took = time.time() - display.started
+        display.say(summary.stage_line(stage.name, stage.kind, stage.path, rundir.result(stage.path), took))
         return 0
     if status in (INTERRUPTED, -signal.SIGINT, -signal.SIGTERM):
         return _interrupted(stage)

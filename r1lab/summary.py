@@ -25,22 +25,22 @@ def percent(value: float | None, ci95: list[float] | None = None, *, signed: boo
     return f"{100 * value:{sign}.1f}{interval}"
 
 
-def stage_line(name: str, kind: str, path: Path, result: dict) -> str:
-    """What a finished stage came to, in one line."""
-    took = f"done in {duration(result['seconds'])}" if "seconds" in result else "done"
-    parts = [f"{name}  {kind} {took}"]
+def stage_line(name: str, kind: str, path: Path, result: dict, seconds: float) -> str:
+    """What a finished stage came to, in one line. `seconds` is what it took, the start of its process included."""
+    rows = train_rows(path)
+    steps = f"{rows[-1]['step']} steps " if rows else ""
+    parts = [f"{name}  {kind} {steps}in {duration(seconds)}"]
     if kind == "eval":
         for task, scores in families(result).items():
             greedy = f", greedy {percent(scores.get('greedy'))}" if scores.get("greedy") is not None else ""
             parts.append(f"{task} {percent(scores.get('avg'), scores.get('ci95'))} %{greedy}")
-    elif rows := train_rows(path):
+    elif rows:
         key = "reward" if "reward" in rows[-1] else "loss"
-        parts[0] = parts[0].replace(" done", f" {rows[-1]['step']} steps", 1)
         parts.append(f"{key} {_change(rows, key)}")
         if "length" in rows[-1]:
             parts.append(f"length {_change(rows, 'length', 0)}")
-    elif "rows" in result:
-        parts.append(f"{result['rows']} rows")
+    elif "kept" in result:
+        parts.append(f"{result['kept']:,} of {result['sampled']:,} samples kept")
     return "  ".join(parts)
 
 

@@ -148,13 +148,13 @@ def train_steps(path, *, max_steps, seconds=0.0, learning_rate=0.0):
     """Steps that take a while; SIGINT ends the step, saves a checkpoint and exits with 130."""
     asked = []
     signal.signal(signal.SIGINT, lambda *_: asked.append(1))
-    checkpoint = path / "checkpoints" / "step"
+    checkpoint = path / "checkpoints" / "checkpoint-1" / "step"
     first = int(checkpoint.read_text()) + 1 if checkpoint.is_file() else 1
     for step in range(first, max_steps + 1):
         time.sleep(seconds)
         rundir.append_jsonl(path / "metrics.jsonl", grpo_row(step, max_steps, time=time.time()))
         if asked:
-            checkpoint.parent.mkdir(exist_ok=True)
+            checkpoint.parent.mkdir(parents=True, exist_ok=True)
             checkpoint.write_text(str(step))
             return 130
     (path / "model").mkdir(exist_ok=True)

@@ -61,7 +61,9 @@ def test_evaluation_stages_count_questions():
     assert state([*rows, rows[0] | {"time": 1120.0}], kind="eval").position == 50
 
 
-@pytest.mark.parametrize("row", [{}, {"reward": None, "rewards": {"a": None}, "length": None}, {"loss": 1.0}])
+@pytest.mark.parametrize(
+    "row", [{}, {"reward": None, "rewards": {"a": None}, "length": None}, {"loss": 1.0}, {"reward_errors": {"a": 2}}]
+)
 def test_figures_that_are_missing_do_not_matter(row, tmp_path):
     rundir.append_jsonl(tmp_path / "metrics.jsonl", {"phase": "train", "step": 1, "total": 2, "time": 1001.0} | row)
     for terminal in (True, False):
@@ -171,6 +173,15 @@ def test_the_end_of_single_stages(tmp_path):
     screen = console()
     summary.show(screen, tmp_path / "sample", [("x", "sample", tmp_path / "sample")], {"seconds": 2.0})
     assert "1,200" in text(screen)
+
+
+def test_a_finished_stage_is_told_in_a_line(tmp_path):
+    stages, _ = pipeline_run(tmp_path)
+    told = [summary.stage_line(*stage, rundir.result(stage[2]), 187.0) for stage in stages]
+    assert told[0] == "base  eval in 3m07s  knights_knaves 39.9 [34.9, 44.9] %, greedy 37.5"
+    assert told[1] == "zero  grpo 60 steps in 3m07s  reward 0.62 → 0.86  length 83 → 76"
+    kept = {"stage": "sample", "sampled": 4000, "kept": 1200}
+    assert summary.stage_line("x", "sample", tmp_path, kept, 5) == "x  sample in 5s  1,200 of 4,000 samples kept"
 
 
 def test_an_sft_curve_shows_the_loss(tmp_path):

@@ -294,12 +294,12 @@ def test_ctrl_c_ends_the_step_says_how_to_go_on_and_resume_goes_on(tmp_path):
     [line] = err.splitlines()
     assert line.startswith("zero: interrupted; to go on: ")
     assert line.endswith(f"run 'a recipe.yaml' --runs-dir {tmp_path} --resume")
-    stopped_at = int((tmp_path / "quick" / "02-zero" / "checkpoints" / "step").read_text())
+    stopped_at = int((tmp_path / "quick" / "02-zero" / "checkpoints" / "checkpoint-1" / "step").read_text())
     assert not (tmp_path / "quick" / "03-final").exists()
 
     with pytest.raises(UserError, match=r"02-zero: train.max_steps: was 200, now 4, after the stage began"):
         run(three_stages(max_steps=4, seconds=0.05), tmp_path, resume=True)
-    file = tmp_path / "quick" / "02-zero" / "checkpoints" / "step"
+    file = tmp_path / "quick" / "02-zero" / "checkpoints" / "checkpoint-1" / "step"
     file.write_text("198")  # so that this test need not wait for all steps
     assert stopped_at < 190
     status, _ = run(recipe, tmp_path, resume=True)
@@ -342,7 +342,7 @@ def test_sigterm_stops_like_ctrl_c_and_a_running_directory_is_held(tmp_path):
     parent.send_signal(signal.SIGTERM)
     parent.communicate(timeout=20)
     assert parent.returncode == 130
-    assert (tmp_path / "zero" / "checkpoints" / "step").is_file()
+    assert (tmp_path / "zero" / "checkpoints" / "checkpoint-1" / "step").is_file()
 
 
 def test_signals_are_handled_again_as_before(tmp_path):
