@@ -36,9 +36,8 @@ def eval_tasks(recipe) -> dict[str, list[dict]]:
     """The rows of each task, by its name. An eval recipe without `tasks` evaluates its own `data`."""
     size = recipe.eval.size if recipe.eval else None
     if not (recipe.eval and recipe.eval.tasks):
-        return {
-            recipe.data.builder: build_rows(recipe.data, seed=recipe.seed, split="test", size=recipe.data.size or size)
-        }
+        rows = build_rows(recipe.data, seed=recipe.seed, size=recipe.data.size or size)
+        return {recipe.data.builder: rows}
     tasks = {}
     for task in recipe.eval.tasks:
         if isinstance(task, str):
@@ -95,7 +94,9 @@ def evaluate(engine, tokenizer, tasks: dict[str, list[dict]], recipe, *, progres
             progress=progress,
             **top,
         )
-        greedy = engine.generate(texts, n=1, max_tokens=max_tokens, temperature=0.0) if settings.greedy else None
+        greedy = None
+        if settings.greedy:
+            greedy = engine.generate(texts, n=1, max_tokens=max_tokens, temperature=0.0, progress=progress)
         records = _score(grader, rows, sampled, greedy, name)
         questions += records
         result[name] = _figures(records)

@@ -89,11 +89,14 @@ def _rank() -> int:
 
 def _row(recipe, config, grader, started: float):
     seen = {"time": started}
+    # A generation batch is spread over steps_per_generation micro-batches, gradient_accumulation_steps to an update.
+    updates = config.steps_per_generation / config.gradient_accumulation_steps
+    completions_per_step = config.generation_batch_size / updates
 
     def to_row(logs: dict) -> dict:
         now = time.time()
         seconds, seen["time"] = now - seen["time"], now
-        written = logs["completions/mean_length"] * config.generation_batch_size / config.steps_per_generation
+        written = logs["completions/mean_length"] * completions_per_step
         row = {
             "reward": logs["reward"],
             "rewards": {name: logs[f"rewards/{name}/mean"] for name in grader.names},
