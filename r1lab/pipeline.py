@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from r1lab import children, rundir, stats, summary
+from r1lab import children, engines, rundir, stats, summary
 from r1lab import recipe as recipes
 from r1lab.children import StopRequests
 from r1lab.display import StageDisplay
@@ -327,10 +327,9 @@ def _tell(line: str) -> None:
 
 
 def _doing(config: dict) -> str:
-    engine = (config.get("rollout") or {}).get("engine")
-    if config["stage"] == "sft" or engine == "transformers":
+    if config["stage"] == "sft":
         return "loading model"
-    return "loading model, starting vLLM" if engine == "vllm" else "loading model, starting the engine"
+    return f"loading model, starting {engines.told(config['rollout']['engine'])}"
 
 
 # The result of a pipeline

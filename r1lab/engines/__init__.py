@@ -26,14 +26,23 @@ class Completion:
 
 
 def choose(engine: str) -> str:
-    """The engine that `auto` stands for on this machine, told in one line."""
+    """The engine that a recipe's `rollout.engine` stands for on this machine: `auto` is vLLM where it is installed."""
     if engine != "auto":
         return engine
-    if importlib.util.find_spec("vllm") is not None:
-        print("rollout.engine: auto: vLLM", flush=True)
-        return "vllm"
-    print("rollout.engine: auto: transformers, since vLLM is not installed here (slower)", flush=True)
-    return "transformers"
+    return "transformers" if importlib.util.find_spec("vllm") is None else "vllm"
+
+
+def told(engine: str) -> str:
+    """What is started for a recipe's `rollout.engine`, for the person who waits.
+
+    >>> told("transformers")
+    "transformers' generate"
+    """
+    chosen = choose(engine)
+    if chosen == "vllm":
+        return "vLLM"
+    why = ", since vLLM is not installed (slower)" if engine == "auto" else ""
+    return f"transformers' generate{why}"
 
 
 def load(
