@@ -3,7 +3,7 @@
 import random
 
 from r1lab.data.kk_solutions import attempt
-from r1lab.data.knights_knaves import NAMES, _counts, _rng, answer_text, complete, draw_names, generate, quiz
+from r1lab.data.knights_knaves import NAMES, SAYINGS, _counts, _rng, answer_text, complete, draw_names, generate, quiz
 
 
 def knights_knaves_attempts(
@@ -14,6 +14,7 @@ def knights_knaves_attempts(
     people: int | list[int] | dict[int, int] = (2, 3),
     copies: int = 1,
     names: int = len(NAMES),
+    sayings: int = len(SAYINGS),
     guess: float = 0.6,
     sloppy: float = 0.5,
     mistake: float = 0.15,
@@ -24,7 +25,7 @@ def knights_knaves_attempts(
     A base that has read right solutions only has little left for RL to select; real pretraining text holds all kinds.
 
     Args:
-        people, size, seed, split, copies, names: As for `knights_knaves`.
+        people, size, seed, split, copies, names, sayings: As for `knights_knaves`.
         guess: The share of attempts that think in one line and answer with a random world.
         sloppy: Of the attempts that work the worlds out, the share with mistakes.
         mistake: The chance of a slip at each value that a sloppy attempt works out.
@@ -55,7 +56,7 @@ def knights_knaves_attempts(
                 completion = _untidy(completion, rng)
             rows.append(
                 {
-                    "prompt": quiz(statements, called, rng),
+                    "prompt": quiz(statements, called, rng, sayings),
                     "completion": completion,
                     "answer": answer_text(solution, called),
                     "task": f"knights_knaves/{n}ppl",

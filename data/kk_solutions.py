@@ -104,9 +104,9 @@ def evaluation(statements: tuple, names: list[str], *, mistake: float = 0.0, rng
     Args:
         mistake: The chance that a worked-out value is written down wrong, and believed from there on. Needs `rng`.
 
-    >>> print(evaluation((("lying", 1), ("and", ("lying", 0), ("lying", 1))), ["Ava", "Mia"]))
-    Ava knight, Mia knight: Ava says Mia knave false, clash.
-    Ava knight, Mia knave: Ava says Mia knave true, fits. Mia says Ava knave false and Mia knave true: false, fits.
+    >>> print(evaluation((("lying", 1), ("lying", 0)), ["Ava", "Mia"]))
+    Ava knight, Mia knight: Ava said that Mia is a knave: false, clash.
+    Ava knight, Mia knave: Ava said that Mia is a knave: true, fits. Mia said that Ava is a knave: false, fits.
     """
     return attempt(statements, names, mistake=mistake, rng=rng)[0]
 
@@ -123,7 +123,7 @@ def attempt(statements: tuple, names: list[str], *, mistake: float = 0.0, rng: r
         for i, statement in enumerate(statements):
             words, value = _worked(statement, names, world, mistake, rng)
             fits = value == world[i]
-            line += f" {names[i]} says {words}, {'fits' if fits else 'clash'}."
+            line += f" {names[i]} said that {words}, {'fits' if fits else 'clash'}."
             if not fits:
                 break
         lines.append(line)
@@ -133,20 +133,15 @@ def attempt(statements: tuple, names: list[str], *, mistake: float = 0.0, rng: r
 
 
 def _worked(statement: tuple, names: list[str], world, mistake: float, rng) -> tuple[str, bool]:
-    """A statement with the value of each part beside it, and the value of the whole."""
+    """A statement with the value of each part and of the whole after it, and the value of the whole."""
 
     def slip(value: bool) -> bool:
         return value != (mistake > 0 and rng.random() < mistake)
 
-    def look(part: tuple) -> tuple[str, bool]:
-        negated = "not " if part[0] == "not" else ""
-        kind, person = part[1] if negated else part
-        value = slip(holds(part, world))
-        return f"{negated}{names[person]} {KIND[kind == 'telling-truth']} {WORD[value]}", value
-
     kind = statement[0]
     if kind not in JOIN:
-        return look(statement)
-    (left, x), (right, y) = (look(part) for part in statement[1:])
+        value = slip(holds(statement, world))
+        return f"{claim(statement, names)}: {WORD[value]}", value
+    x, y = (slip(holds(part, world)) for part in statement[1:])
     value = slip({"and": x and y, "or": x or y, "->": not x or y, "<=>": x == y}[kind])
-    return f"{left} {JOIN[kind]} {right}: {WORD[value]}", value
+    return f"{claim(statement, names)}: {WORD[x]} {JOIN[kind]} {WORD[y]}, {WORD[value]}", value

@@ -61,6 +61,7 @@ def knights_knaves(
     people: int | list[int] | dict[int, int] = (2, 3),
     copies: int = 1,
     names: int = len(NAMES),
+    sayings: int = len(SAYINGS),
     solution: str | None = None,
 ) -> list[dict]:
     """Knights and Knaves puzzles, each with exactly one solution, as Logic-RL words them.
@@ -76,6 +77,7 @@ def knights_knaves(
             share, such as `{2: 1, 3: 4}`.
         copies: How often the same statements may come back with other names and wordings.
         names: How many first names there are to draw from; few are easier for a small model.
+        sayings: How many ways there are to say something; the first is the plain `Zoey said that ...`.
         solution: None, `"deduction"` (assume, contradiction, go back) or `"evaluation"` (each statement worked out in
             each world): adds a `completion` column with a worked solution, for SFT.
 
@@ -100,7 +102,7 @@ def knights_knaves(
         for statements, answer in generate(n, count, split=split, rng=rng, copies=copies):
             called = draw_names(rng, n, names)
             row = {
-                "prompt": quiz(statements, called, rng),
+                "prompt": quiz(statements, called, rng, sayings),
                 "answer": answer_text(answer, called),
                 "task": f"knights_knaves/{n}ppl",
                 "names": called,
@@ -298,10 +300,10 @@ def _least(parts: list[tuple], colours: list[int]) -> tuple:
     return min(branches)
 
 
-def quiz(statements: tuple, names: list[str], rng: random.Random) -> str:
+def quiz(statements: tuple, names: list[str], rng: random.Random, sayings: int = len(SAYINGS)) -> str:
     """The puzzle's text: the island, the people, what each says, and the question."""
     said = (
-        rng.choice(SAYINGS).format(name=name, claim=claim(statement, names))
+        rng.choice(SAYINGS[:sayings]).format(name=name, claim=claim(statement, names))
         for name, statement in zip(names, statements)
     )
     listed = ", ".join(names[:-1]) + f", and {names[-1]}"

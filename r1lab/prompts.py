@@ -1,5 +1,7 @@
 """Prompt templates, the think prefill, and what SFT supervises."""
 
+from functools import lru_cache
+
 R1_ZERO = (
     "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. The assistant "
     "first thinks about the reasoning process in the mind and then provides the user with the answer. The reasoning "
@@ -65,6 +67,7 @@ def render(prompt: str | list[dict], tokenizer, *, template: str = "none", syste
     return text, "<think>" if text.rstrip().endswith("<think>") else ""
 
 
+@lru_cache(maxsize=8)
 def _start(tokenizer) -> str:
     """The beginning-of-text token, for tokenizers that put one before plain text."""
     ids = tokenizer("a")["input_ids"]
