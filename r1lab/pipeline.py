@@ -327,7 +327,7 @@ def _tell(line: str) -> None:
 
 
 def _doing(config: dict) -> str:
-    if config["stage"] == "sft":
+    if "rollout" not in config:
         return "loading model"
     return f"loading model, starting {engines.told(config['rollout']['engine'])}"
 

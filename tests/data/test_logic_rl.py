@@ -23,7 +23,7 @@ def test_all_rows():
     for row in train + test:
         assert list(gold_of(row["answer"])) == row["names"]
         assert row["prompt"].startswith("A very special island") and "<|im_start|>" not in row["prompt"]
-        assert len(row["statements"]) == len(row["names"]) == int(row["task"].partition("/")[2][0])
+        assert len(ast.literal_eval(row["statements"])) == len(row["names"]) == int(row["task"].partition("/")[2][0])
 
 
 @needs_data
