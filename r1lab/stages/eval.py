@@ -33,10 +33,13 @@ def run(recipe, run_dir: Path) -> int:
 
 
 def eval_tasks(recipe) -> dict[str, list[dict]]:
-    """The rows of each task, by its name. An eval recipe without `tasks` evaluates its own `data`."""
+    """The rows of each task, by its name. An eval recipe without `tasks` evaluates its own `data`.
+
+    `eval.size` says how many questions: `data.size` is that of the training, in a pipeline that shares its `data`.
+    """
     size = recipe.eval.size if recipe.eval else None
     if not (recipe.eval and recipe.eval.tasks):
-        rows = build_rows(recipe.data, seed=recipe.seed, size=recipe.data.size or size)
+        rows = build_rows(recipe.data, seed=recipe.seed, size=size)
         return {recipe.data.builder: rows}
     tasks = {}
     for task in recipe.eval.tasks:
