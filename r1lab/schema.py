@@ -85,12 +85,6 @@ def _kind_of_task(value: object) -> str:
     return "task" if isinstance(value, (dict, Task)) else "name"
 
 
-TaskOrName = Annotated[
-    Annotated[str, Tag("name")] | Annotated[Task, Tag("task")],
-    Discriminator(_kind_of_task),
-]
-
-
 TaskOrName = Annotated[Annotated[str, Tag("name")] | Annotated[Task, Tag("task")], Discriminator(_kind_of_task)]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
-from r1lab import lookup, rundir
+from r1lab import engines, lookup, rundir
 from r1lab.errors import UserError
 
 
@@ -27,6 +27,20 @@ def build_rows(data, *, seed: int, split: str | None = None, size: int | None = 
     if not rows:
         raise UserError(f"data: {data.builder} gave no rows for split {given['split']}")
     return rows
+
+
+def load_engine(recipe):
+    """The engine that a recipe's `model` and `rollout` sections ask for."""
+    return engines.load(
+        recipe.model.path,
+        engine=recipe.rollout.engine,
+        dtype=recipe.model.dtype,
+        max_model_length=recipe.rollout.max_model_length,
+        gpu_memory_utilization=recipe.rollout.gpu_memory_utilization,
+        seed=recipe.seed,
+        revision=recipe.model.revision,
+        trust_remote_code=recipe.model.trust_remote_code,
+    )
 
 
 def last_checkpoint(folder: Path) -> Path | None:

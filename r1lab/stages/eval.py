@@ -4,9 +4,9 @@ import re
 import time
 from pathlib import Path
 
-from r1lab import engines, models, prompts, rundir, stats
+from r1lab import models, prompts, rundir, stats
 from r1lab.grader import build as build_grader
-from r1lab.stages.common import build_rows
+from r1lab.stages.common import build_rows, load_engine
 
 
 def run(recipe, run_dir: Path) -> int:
@@ -14,15 +14,7 @@ def run(recipe, run_dir: Path) -> int:
     started = time.time()
     tasks = eval_tasks(recipe)
     settings = {"revision": recipe.model.revision, "trust_remote_code": recipe.model.trust_remote_code}
-    engine = engines.load(
-        recipe.model.path,
-        engine=recipe.rollout.engine,
-        dtype=recipe.model.dtype,
-        max_model_length=recipe.rollout.max_model_length,
-        gpu_memory_utilization=recipe.rollout.gpu_memory_utilization,
-        seed=recipe.seed,
-        **settings,
-    )
+    engine = load_engine(recipe)
     tokenizer = models.load_tokenizer(recipe.model.path, **settings)
     progress = progress_writer(run_dir, "eval", step=0)
     result, questions = evaluate(engine, tokenizer, tasks, recipe, progress=progress)
@@ -37,10 +29,10 @@ def eval_tasks(recipe) -> dict[str, list[dict]]:
 
     `eval.size` says how many questions: `data.size` is that of the training, in a pipeline that shares its `data`.
     """
-    size = recipe.eval.size if recipe.eval else None
-    if not (recipe.eval and recipe.eval.tasks):
-        rows = build_rows(recipe.data, seed=recipe.seed, size=size)
-        return {recipe.data.builder: rows}
+    size = recipe.eval.size
+    if not recipe.eval.tasks:
+        split = recipe.data.split if recipe.stage == "eval" else "test"  # never the rows that a grpo stage trains on
+        return {recipe.data.builder: build_rows(recipe.data, seed=recipe.seed, split=split, size=size)}
     tasks = {}
     for task in recipe.eval.tasks:
         if isinstance(task, str):

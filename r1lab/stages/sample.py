@@ -3,10 +3,10 @@
 import time
 from pathlib import Path
 
-from r1lab import engines, models, prompts, rundir
+from r1lab import models, prompts, rundir
 from r1lab.errors import UserError
 from r1lab.grader import build as build_grader
-from r1lab.stages.common import build_rows
+from r1lab.stages.common import build_rows, load_engine
 from r1lab.stages.eval import progress_writer
 
 
@@ -18,15 +18,7 @@ def run(recipe, run_dir: Path) -> int:
     tokenizer = models.load_tokenizer(recipe.model.path, **settings)
     template = {"template": recipe.prompt.template, "system": recipe.prompt.system}
     rendered = [prompts.render(row["prompt"], tokenizer, **template) for row in rows]
-    engine = engines.load(
-        recipe.model.path,
-        engine=recipe.rollout.engine,
-        dtype=recipe.model.dtype,
-        max_model_length=recipe.rollout.max_model_length,
-        gpu_memory_utilization=recipe.rollout.gpu_memory_utilization,
-        seed=recipe.seed,
-        **settings,
-    )
+    engine = load_engine(recipe)
     rollout = recipe.rollout
     groups = engine.generate(
         [text for text, _ in rendered],

@@ -1,8 +1,12 @@
 """What an evaluation makes of its records."""
 
+import ast
+
 import pytest
 
-from r1lab.stages.eval import _figures, answer_of
+from r1lab import recipe
+from r1lab.data.knights_knaves import split_of
+from r1lab.stages.eval import _figures, answer_of, eval_tasks
 
 
 def record(scores, greedy, answers=None, task="kk/2ppl"):
@@ -39,3 +43,14 @@ def test_figures():
 )
 def test_answer_of(text, answer):
     assert answer_of(text) == answer
+
+
+def test_a_training_without_tasks_is_evaluated_on_the_test_split(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        "stage: grpo\nmodel: {path: embedded:tiny-qwen2}\ndata: {builder: knights_knaves, people: 3, size: 30}\n"
+        "rewards: [{name: knights_knaves}]\ntrain: {per_device_train_batch_size: 8}\neval: {every: 1, size: 12}\n"
+    )
+    ((name, rows),) = eval_tasks(recipe.load([str(path)])).items()
+    assert name == "knights_knaves" and len(rows) == 12
+    assert {split_of(ast.literal_eval(row["statements"])) for row in rows} == {"test"}
