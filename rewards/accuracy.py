@@ -1,0 +1,46 @@
+"""Whether the final answer to a maths problem is right."""
+
+from r1lab.errors import UserError
+from r1lab.rewards.score import Score
+from r1lab.verify import pool
+
+TASK = "r1lab.verify.maths:grade"
+
+
+def accuracy_reward(completions, *, answer, deadline: float = 5.0, **columns) -> list[float | None]:
+    r"""1 where the last answer that a turn commits to equals the gold, else 0. By math-verify, in worker processes.
+
+    What counts is the last commitment after the thinking: `<answer>`, `\boxed{}`, "the answer is", `#### 7`, bold, or
+    a bare last line; an answer inside `<think>` does not. Units, percent, thousands separators, mixed fractions,
+    tuples, intervals, sets, matrices and equations are understood; words are compared as words, a choice letter as a
+    letter. A decimal stands for a fraction from six decimals on.
+
+    Each grading has a deadline; one that hangs costs its own process, never the run. Towers of powers and the like
+    are refused without being worked out.
+
+    Args:
+        completions: Assistant turns, with a prefilled `<think>` put back.
+        answer: For each row the gold answer, plain or LaTeX; None: does not apply.
+        deadline: Seconds for one grading.
+
+    Returns:
+        `Score`s. Reasons: correct, wrong, no_answer, unparsed, timeout, gold_unparsed (which is no completion's
+        fault: such a row teaches nothing, and is reported when a run starts).
+
+    >>> accuracy_reward([r"<think> 3 + 4 </think> It is \boxed{7}."] * 2, answer=["7", "8"])
+    [1.0, 0.0]
+    """
+    if not deadline > 0:
+        raise UserError(f"rewards: accuracy: deadline: {deadline} is not a number of seconds above 0")
+    graded = [(text, str(gold)) for text, gold in zip(completions, answer, strict=True) if gold is not None]
+    outcomes = iter(pool.shared(TASK).map(graded, deadline=deadline))
+    return [None if gold is None else _score(next(outcomes)) for gold in answer]
+
+
+def _score(outcome: pool.Outcome) -> Score:
+    if outcome.status == "ok":
+        value, reason = outcome.value
+        return Score(value, reason)
+    if outcome.status == "timeout":
+        return Score(0.0, "timeout")
+    return Score(0.0, f"unparsed: {outcome.value or outcome.status}")
