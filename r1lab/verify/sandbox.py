@@ -1,0 +1,221 @@
+"""Runs a program that nobody has read: fresh process, no network, no files but its own, and a deadline.
+
+What is covered, on Linux where a user may make user namespaces:
+
+- The program sees a root of its own: the system's /usr, /bin, /lib and the Python installation, read-only; an empty
+  /tmp to work in, limited in size, gone afterwards; null, zero and urandom; no home, no /etc, no host's /proc or /dev.
+- It has a network of its own with nobody in it, no other processes to see or signal, and none of the caller's
+  environment, open files or keys.
+- It runs as nobody, without capabilities, and cannot gain any or make namespaces of its own.
+- CPU time, address space, file size and open files are limited for each process, and so is the number of processes and
+  threads. At the deadline, or when the program ends, its PID namespace ends and with it every process it has started,
+  whatever session or signal mask they have.
+- Output over the limit is not read.
+
+Where namespaces are refused (many containers) or do not exist (macOS), one line in the log says so. The program then
+still has the limits (macOS: not memory), a scrubbed environment, its own folder and the deadline. It may not start
+processes or threads; it can read and write what its user can, signal what its user may (and so escape the deadline),
+and use the network. As root on Linux it runs as nobody, if nobody can reach the Python installation; if not, it has
+all of root's rights.
+
+What is not covered:
+
+- This is no virtual machine. The program talks to the host's kernel, and a bug in there is a way out. There is no
+  seccomp filter.
+- Memory is limited for each process, not for all of a program's together, and only where it is mapped: a program may
+  hold `processes` times the limit, and more in memory files (memfd) and, unless root runs the sandbox, System V
+  segments. Where that matters, run the training in a control group.
+- /proc/meminfo, /proc/cpuinfo and the like tell of the machine. Timing and caches do too.
+- Only the standard library can be imported, and what else lies in the base installation; not the virtual environment.
+- GPUs are not there.
+"""
+
+import contextlib
+import functools
+import logging
+import os
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from r1lab.errors import UserError
+
+_LAUNCHER = Path(__file__).with_name("launcher.py")
+_GRACE = 10  # seconds for the launcher to start and end on a busy machine, beside the program's own
+_EXCEPTION = re.compile(r"([A-Za-z_][\w.]{0,59})(?::|$)")
+_log = logging.getLogger(__name__)
+_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a program may use.
+
+    Attributes:
+        seconds: Time by the wall clock; a process may use one second more of CPU time than this.
+        memory: Bytes of address space for each process.
+        processes: Processes and threads at a time.
+        disk: Bytes in the work folder, and in any one file.
+        output: Bytes of standard output.
+    """
+
+    seconds: float = 10.0
+    memory: int = 512 * 2**20
+    processes: int = 32
+    disk: int = 32 * 2**20
+    output: int = 2**20
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a program ended.
+
+    Attributes:
+        status: `ok` (exit status 0), `timeout`, `memory`, `output_limit`, `error: NAME` (the exception, the signal or
+            the exit status), or `unavailable: WHY` where the sandbox itself failed.
+        stdout: What it printed, as UTF-8, up to the limit; bytes that are not UTF-8 become U+FFFD.
+    """
+
+    status: str
+    stdout: str = ""
+
+
+DEFAULT = Limits()
+
+
+def run(program: str, stdin: str = "", limits: Limits = DEFAULT) -> Result:
+    """Run a Python program in a process of its own on this machine.
+
+    >>> run("print(int(input()) + 1)", "41")
+    Result(status='ok', stdout='42\\n')
+    >>> run("1 / 0").status
+    'error: ZeroDivisionError'
+    """
+    with _lock:  # so that threads do not ask, and complain, at the same time
+        isolated = _namespaces()
+    if isolated:
+        return _launch(program, stdin, limits)
+    work = os.path.realpath(tempfile.mkdtemp(prefix="r1lab-"))
+    try:
+        return _launch(program, stdin, limits, work)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def e2b(program: str, stdin: str = "", limits: Limits = DEFAULT) -> Result:
+    """Run a Python program in a fresh E2B sandbox (e2b.dev); its own limits take the place of all but the time.
+
+    Raises:
+        UserError: The package is not installed.
+    """
+    try:
+        from e2b_code_interpreter import CommandExitException, Sandbox, TimeoutException
+    except ImportError as error:
+        raise UserError(
+            "sandbox: e2b: needs its package: pip install e2b-code-interpreter, and set E2B_API_KEY"
+        ) from error
+    with Sandbox.create(allow_internet_access=False) as box:
+        box.files.write("/tmp/main.py", program)
+        box.files.write("/tmp/stdin", stdin)
+        try:
+            done = box.commands.run("python3 -I -X utf8 /tmp/main.py </tmp/stdin", timeout=limits.seconds)
+        except TimeoutException:
+            return Result("timeout")
+        except CommandExitException as error:
+            done = error
+    return Result(_status(done.exit_code, done.stdout, done.stderr, limits), done.stdout[: limits.output])
+
+
+@functools.cache
+def _namespaces() -> bool:
+    """Whether this machine gives namespaces; if not, say once what is not enforced without."""
+    problem = _launch("", "", DEFAULT).status if sys.platform == "linux" else f"none on {sys.platform}"
+    if problem == "ok":
+        return True
+    _log.warning(
+        "code runs without namespaces (%s): network, other files and processes are NOT kept from it; "
+        "it may not start processes or threads%s",
+        problem.removeprefix("unavailable: "),
+        ", but it runs as root, to whom that does not apply" if os.geteuid() == 0 else "",
+    )
+    return False
+
+
+def _launch(program: str, stdin: str, limits: Limits, work: str = "") -> Result:
+    """Start launcher.py, wait for its report, and read what the program printed."""
+    python = os.path.realpath(sys._base_executable)
+    processes = 0 if work else limits.processes
+    with contextlib.ExitStack() as files:
+        source, standard_in, out, err = (files.enter_context(tempfile.TemporaryFile()) for _ in range(4))
+        for file, text in (source, program), (standard_in, stdin):
+            file.write(text.encode("utf-8", "replace"))
+            file.seek(0)
+        report, reports = os.pipe()
+        files.callback(os.close, report)
+        numbers = (limits.seconds, limits.memory, processes, limits.disk)
+        launched = (reports, source.fileno(), python, os.path.realpath(sys.base_prefix), work, *numbers)
+        try:
+            launcher = subprocess.Popen(
+                [python, "-I", "-S", _LAUNCHER, *map(str, launched)],
+                stdin=standard_in,
+                stdout=out,
+                stderr=err,
+                pass_fds=(reports, source.fileno()),
+                start_new_session=True,
+                env={},
+                cwd="/",
+            )
+        finally:
+            os.close(reports)
+        ended = _report(launcher, report, limits.seconds + _GRACE)
+        out.seek(0)
+        err.seek(max(0, err.seek(0, os.SEEK_END) - limits.output))
+        printed = out.read(limits.output + 1).decode("utf-8", "replace")
+        complaint = err.read().decode("utf-8", "replace")
+    what, _, detail = ended.partition(" ")
+    if what == "exit":
+        status = _status(os.waitstatus_to_exitcode(int(detail)), printed, complaint, limits)
+    elif what == "timeout":
+        status = "output_limit" if len(printed) > limits.output else "timeout"
+    else:
+        status = f"unavailable: {detail or 'the launcher was killed'}"
+    return Result(status, printed[: limits.output])
+
+
+def _report(launcher: subprocess.Popen, report: int, seconds: float) -> str:
+    """What the launcher says, once it and all that it started have ended."""
+    poll = select.poll()
+    poll.register(report, select.POLLIN)
+    said = os.read(report, 4096).decode("utf-8", "replace") if poll.poll(seconds * 1000) else "setup no answer"
+    try:
+        launcher.wait(timeout=_GRACE)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(launcher.pid, signal.SIGKILL)
+        launcher.wait()
+    return said
+
+
+def _status(code: int, stdout: str, stderr: str, limits: Limits) -> str:
+    """The status for an exit code (negative: a signal) and what was printed."""
+    if len(stdout) > limits.output:
+        return "output_limit"
+    if code == 0:
+        return "ok"
+    if code < 0:
+        name = signal.Signals(-code).name if -code in iter(signal.Signals) else f"signal {-code}"
+        return "timeout" if name == "SIGXCPU" else f"error: {name}"
+    *before, last = stderr.strip().split("\n")
+    if code == 1 and last == "MemoryError":  # for a traceback there may be no memory
+        return "memory"
+    raised = _EXCEPTION.match(last) if code == 1 and any('File "' in line for line in before) else None
+    return f"error: {raised[1]}" if raised else f"error: exit status {code}"

@@ -1,0 +1,165 @@
+"""The sandbox: how programs end, that each run is fresh, and what happens where something is missing."""
+
+import contextlib
+import ctypes
+import logging
+import os
+import subprocess
+import sys
+import types
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from r1lab.errors import UserError
+from r1lab.verify import sandbox
+from r1lab.verify.sandbox import DEFAULT, Limits, Result, e2b, run
+
+namespaces = pytest.mark.skipif(not sandbox._namespaces(), reason="no user namespaces on this machine")
+
+LIMITS = Limits(seconds=1.5, memory=256 * 2**20, processes=16, disk=4 * 2**20, output=100_000)
+SECRET = "r1lab-canary-5d2f"
+
+
+@namespaces
+def test_every_run_is_fresh():
+    leave = "open('left', 'w').close(); import os; print(sorted(os.listdir('/tmp')))"
+    assert [run(leave).stdout for _ in range(2)] == ["['left', 'main.py']\n"] * 2
+
+
+@namespaces
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="numbers of system calls")
+def test_keys_of_the_session_are_not_passed_on():
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syscall(248, b"user", b"r1lab", SECRET.encode(), len(SECRET), -3) == -1:  # add_key
+        pytest.skip("no key can be added here")
+    request = "import ctypes; print(ctypes.CDLL(None).syscall(249, b'user', b'r1lab', None, 0))"
+    here = subprocess.run([sys.executable, "-c", request], capture_output=True, text=True)
+    assert here.stdout != "-1\n"
+    assert run(request) == Result("ok", "-1\n")
+
+
+@namespaces
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may forbid it")
+def test_no_system_v_memory():
+    assert run("import ctypes; print(ctypes.CDLL(None).shmget(0, 2**20, 0o1666))") == Result("ok", "-1\n")
+
+
+@namespaces
+def test_many_at_a_time():
+    with ThreadPoolExecutor(8) as pool:
+        assert [r.stdout for r in pool.map(run, [f"print({n})" for n in range(24)])] == [f"{n}\n" for n in range(24)]
+
+
+def test_nothing_is_left_open():
+    def count():
+        return len(os.listdir("/proc/self/fd"))
+
+    run("print(1)")
+    before = count()
+    for program in ("print(1)", "1 / 0", "import os; os._exit(3)"):
+        run(program)
+    assert count() == before
+
+
+ENDS = {
+    "print(1)": Result("ok", "1\n"),
+    "print(input())": Result("ok", "from outside\n"),
+    "import sys; print(sys.stdin.read() * 2)": Result("ok", "from outsidefrom outside\n"),
+    "print('é 漢 \u202e')": Result("ok", "é 漢 \u202e\n"),
+    "if __name__ == '__main__': print(1)": Result("ok", "1\n"),
+    "exit()": Result("ok"),
+    "raise SystemExit(2)": Result("error: exit status 2"),
+    "raise SystemExit('Sorry: no')": Result("error: exit status 1"),
+    "import json; json.loads('')": Result("error: json.decoder.JSONDecodeError"),
+    "import numpy_of_nowhere": Result("error: ModuleNotFoundError"),
+    "raise MemoryError": Result("memory"),
+    "print('x' * 2_000_000)": Result("output_limit", "x" * DEFAULT.output),
+    "x = int('9' * 4000); print(x % 10)": Result("ok", "9\n"),
+    "": Result("ok"),
+}
+
+
+@pytest.mark.parametrize("isolated", [pytest.param(True, marks=namespaces), False])
+def test_how_a_program_ends(isolated, monkeypatch):
+    monkeypatch.setattr(sandbox, "_namespaces", lambda: isolated)
+    with ThreadPoolExecutor(3) as pool:
+        assert dict(zip(ENDS, pool.map(lambda program: run(program, "from outside"), ENDS))) == ENDS
+
+
+@pytest.mark.parametrize("isolated", [pytest.param(True, marks=namespaces), False])
+def test_large_input(isolated, monkeypatch):
+    monkeypatch.setattr(sandbox, "_namespaces", lambda: isolated)
+    assert run("import sys; print(len(sys.stdin.read()))", "x\n" * 500_000).stdout == "1000000\n"
+    assert run("# " + "x" * 1_000_000 + "\nprint(1)").stdout == "1\n"
+
+
+def test_missing_namespaces_are_said_once(monkeypatch, caplog):
+    sandbox._namespaces.cache_clear()
+    launch = sandbox._launch
+    monkeypatch.setattr(sandbox, "_launch", lambda *a: launch(*a) if len(a) > 3 else Result("unavailable: EPERM"))
+    try:
+        with caplog.at_level(logging.WARNING):
+            assert [run("print(1)").stdout for _ in range(3)] == ["1\n"] * 3
+    finally:
+        sandbox._namespaces.cache_clear()
+    (record,) = caplog.records
+    assert "\n" not in record.getMessage()
+    assert "without namespaces (EPERM): network, other files and processes are NOT kept from it" in record.getMessage()
+
+
+def test_e2b_without_its_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "e2b_code_interpreter", None)
+    with pytest.raises(UserError, match="sandbox: e2b: needs its package: pip install e2b-code-interpreter"):
+        e2b("print(1)")
+
+
+@pytest.mark.parametrize(
+    ("code", "stdout", "stderr", "status"),
+    [
+        (0, "4", "", "ok"),
+        (1, "", 'Traceback\n  File "main.py"\nValueError: no', "error: ValueError"),
+        (1, "", "Traceback\nMemoryError", "memory"),
+        (None, "", "", "timeout"),
+        (0, "x" * 200_000, "", "output_limit"),
+    ],
+)
+def test_e2b(code, stdout, stderr, status, monkeypatch):
+    class Exit(Exception):
+        exit_code = code
+
+    Exit.stdout, Exit.stderr = stdout, stderr
+    given = {}
+
+    class Box(contextlib.nullcontext):
+        @classmethod
+        def create(cls, *, allow_internet_access):
+            assert not allow_internet_access
+            return cls(types.SimpleNamespace(files=files, commands=types.SimpleNamespace(run=command)))
+
+    def command(line, timeout):
+        assert timeout == LIMITS.seconds
+        assert "-I" in line and line.endswith("/tmp/main.py </tmp/stdin")
+        if code is None:
+            raise TimeoutError
+        if code:
+            raise Exit
+        return Exit
+
+    files = types.SimpleNamespace(write=given.__setitem__)
+    package = types.SimpleNamespace(CommandExitException=Exit, Sandbox=Box, TimeoutException=TimeoutError)
+    monkeypatch.setitem(sys.modules, "e2b_code_interpreter", package)
+    result = e2b("print(input())", "4", LIMITS)
+    assert given == {"/tmp/main.py": "print(input())", "/tmp/stdin": "4"}
+    assert result.status == status
+    assert len(result.stdout) <= LIMITS.output
+
+
+@given(code=st.integers(-70, 255), stdout=st.text(), stderr=st.text())
+@settings(max_examples=200, deadline=None)
+def test_any_end_has_a_status(code, stdout, stderr):
+    status = sandbox._status(code, stdout, stderr, LIMITS)
+    assert (status == "ok") == (code == 0)
+    assert len(status) < 80 and "\n" not in status
