@@ -1,0 +1,98 @@
+"""Multiple choice: whether a completion commits itself to the right letter, and to no other."""
+
+import re
+import unicodedata
+
+from r1lab.errors import UserError
+from r1lab.rewards.answers import committed, plain
+from r1lab.rewards.score import Score
+
+_TEXT = re.compile(r"\\(?:text|math)(?:bf|it|rm|tt|sf|normal)?\s*\{([^{}]*)\}")
+# A letter alone, or as the label of what follows: (B), [B], B), B. B: B - and B, before a word.
+_LABEL = re.compile(
+    r"(?:option\s|choice\s)?\s*(?:[(\[]\s*([a-z])\s*[)\]][.:]?|([a-z])(?:\s*[).:]|\s+[-–—(]|,(?=\s+\w\w)|\s*$))",
+    re.IGNORECASE,
+)
+# Letters in a row: A or B; (A), (B); A B C.
+_LIST = re.compile(
+    r"[(\[]?[A-Z][)\].:]?(?:[\s,;/&|+(\[-]|and\b|or\b)+[A-Z]\b(?=\s*[)\].:,;/&]|\W*(?:$|and\b|or\b|[A-Z]\b))"
+)
+# The label of another option after the text of the first.
+_ANOTHER = re.compile(
+    r"[(\[]\s*([A-Z])\s*[)\]]|(?:^|\b(?:or|and)\b|[,;/\n])\s*(?:option |choice )?([A-Z])\s*[).:](?=\s|$)"
+)
+
+
+def choice_reward(completions, *, answer, choices: list | None = None, **columns) -> list[float | None]:
+    """1 for a turn whose last committed answer is the right letter, else 0.
+
+    The answer is looked for after the thinking: in `<answer>`, in a box, after "the answer is", in bold, or alone in
+    the last line (`r1lab.rewards.answers.committed`). Naming several letters ("A or B") is no answer.
+
+    Args:
+        completions: Assistant turns, with a prefilled `<think>` put back.
+        answer: For each row the letter of the right option; None: does not apply.
+        choices: A column of the data: for each row the list of the options' texts, A first. With it the text of the
+            right option counts as its letter, and the letter with another option's text is a contradiction.
+
+    Returns:
+        `Score`s with the reason correct, wrong, hedged, contradiction, unparsed or no_answer.
+
+    Raises:
+        ValueError: A gold answer is not a letter.
+
+    >>> turns = ["<think> A? No. </think> The answer is (B).", "<think> A? B? </think> The answer is A or B."]
+    >>> choice_reward(turns, answer=["B", "B"])
+    [1.0, 0.0]
+    >>> choice_reward(["<answer> Paris </answer>"], answer=["B"], choices=[["London", "Paris"]])
+    [1.0]
+    """
+    if choices is not None and any(isinstance(texts, str) for texts in choices):
+        raise UserError("rewards: choice: choices: is a column of the data, a list of texts a row, and no setting")
+    rows = zip(completions, answer, choices or [None] * len(completions), strict=True)
+    return [None if gold is None else _score(turn, gold, texts or []) for turn, gold, texts in rows]
+
+
+def _score(turn: str, gold: str, choices: list[str]) -> Score:
+    right = str(gold).strip(" ().").upper()
+    if not re.fullmatch("[A-Z]", right):
+        raise ValueError(f"not the letter of an option: {gold!r}")
+    found = committed(turn)
+    if not found:
+        return Score(0.0, "no_answer")
+    said = read_choice(found[0], choices)
+    if len(said) > 1:
+        return Score(0.0, said)
+    return Score(1.0, "correct") if said == right else Score(0.0, "wrong")
+
+
+def read_choice(answer: str, choices: list[str]) -> str:
+    r"""The one letter that an answer names, or why there is none: hedged, contradiction or unparsed.
+
+    >>> read_choice(r"\text{(B)} Paris", []), read_choice("paris", ["London", "Paris"]), read_choice("A, B", [])
+    ('B', 'B', 'hedged')
+    """
+    answer = unicodedata.normalize("NFKC", plain(_TEXT.sub(r"\1", answer)))
+    texts = [_folded(text) for text in choices]
+    letters = {text: chr(ord("A") + i) for i, text in enumerate(texts) if texts.count(text) == 1}
+    label = _LABEL.match(answer)
+    letter, text = ((label[1] or label[2]).upper(), _folded(answer[label.end() :])) if label else ("", "")
+    if label and not text:
+        return letter
+    if _folded(answer) in letters:
+        return letters[_folded(answer)]
+    if _LIST.match(answer):
+        return "hedged"
+    if not label:
+        return "unparsed"
+    if text in letters:
+        return letter if letters[text] == letter else "contradiction"
+    return "hedged" if _names_another(answer[label.end() :], letter) else letter
+
+
+def _names_another(text: str, letter: str) -> bool:
+    return any((other[1] or other[2]) != letter for other in _ANOTHER.finditer(text))
+
+
+def _folded(text: str) -> str:
+    return " ".join(plain(unicodedata.normalize("NFKC", str(text))).casefold().split())

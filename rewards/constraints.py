@@ -1,0 +1,375 @@
+"""What an answer can be told to do and a rule can check: the kinds of constraint that `instruction_reward` knows.
+
+The instructions of IFEval (arXiv:2311.07911, table 1), made exact and harder to satisfy by accident. Texts are read as
+`plain` gives them, save by `json_only`. A word is a run of letters and digits, which single hyphens, apostrophes,
+points or underscores may join (`well-known`, `3.5`, `it's`); of Chinese and Japanese, each character is a word. A kind
+that counts takes one or more of the bounds `at_least`, `at_most` and `exactly`; its other parameters are those of its
+function.
+"""
+
+import inspect
+import json
+import re
+import unicodedata
+from collections import Counter
+from functools import lru_cache
+
+from pydantic import TypeAdapter, ValidationError
+
+from r1lab.lookup import did_you_mean
+
+BOUNDS = {"at_least": ">=", "at_most": "<=", "exactly": "=="}
+
+_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_RUN = rf"[^\W_{_CJK}]+"
+_WORD = re.compile(rf"[{_CJK}]|{_RUN}(?:['’._-]{_RUN})*")
+_JOINS = re.compile(_RUN)
+_CJK_STOP = re.compile(rf"[。｡]|[!?](?=[{_CJK}])")
+_CLOSERS = "\"'”’»)]}*_"
+_STOPS = (".", "!", "?", "。", "।", "؟")
+_BULLET = re.compile(r"\s*[-*+•]\s+(\S.*)")
+_PLACEHOLDER = re.compile(r"\[([^\[\]\n]+)\](?!\()")  # not a Markdown link
+_HIGHLIGHT = re.compile(r"\*{1,2}([^\s*][^*\n]*)\*{1,2}")
+_TITLE = re.compile(r"<<([^<>\n]+)>>")
+_COMMAS = re.compile("[,،、﹑]")
+_SEPARATOR = "******"
+_SCRIPTS = {
+    "arabic": ("ARABIC",),
+    "chinese": ("CJK",),
+    "cyrillic": ("CYRILLIC",),
+    "devanagari": ("DEVANAGARI",),
+    "greek": ("GREEK",),
+    "hangul": ("HANGUL",),
+    "hebrew": ("HEBREW",),
+    "japanese": ("CJK", "HIRAGANA", "KATAKANA"),
+    "latin": ("LATIN",),
+    "thai": ("THAI",),
+}
+
+
+def unmet(text: str, constraint: dict) -> str | None:
+    """What of a text does not meet a constraint, or None where it does.
+
+    A parameter that is None counts as not given: a data set's columns fill the gaps of unequal rows with it.
+
+    Raises:
+        ValueError: There is no such kind, or a parameter is unknown, missing or of the wrong type.
+
+    >>> unmet("Two words.", {"kind": "num_words", "at_least": 100})
+    'num_words (2, not >= 100)'
+    >>> unmet("Two words.", {"kind": "starts_with", "prefix": "two"})
+    """
+    given = {name: value for name, value in constraint.items() if value is not None}
+    kind = given.pop("kind", None)
+    if not isinstance(kind, str) or kind not in KINDS:
+        hint = did_you_mean(kind or "", KINDS, otherwise=_among(KINDS))
+        raise ValueError(f"constraints: {kind}: unknown kind{hint}")
+    parameters = _parameters(kind)
+    for name, value in given.items():
+        if name not in parameters:
+            hint = did_you_mean(name, parameters, otherwise=_among(parameters))
+            raise ValueError(f"constraints: {kind}: {name}: unknown parameter{hint}")
+        try:
+            parameters[name][0].validate_python(value, strict=True)
+        except ValidationError as error:
+            message = error.errors()[0]["msg"]
+            raise ValueError(f"constraints: {kind}: {name}: {value!r}: {message}") from error
+    for name, (_, needed) in parameters.items():
+        if needed and name not in given:
+            raise ValueError(f"constraints: {kind}: needs the parameter {name}")
+    if kind in CHECKS:
+        detail = CHECKS[kind](text, **given)
+        return None if detail is None else f"{kind} ({detail})"
+    bounds = {name: given.pop(name) for name in BOUNDS if name in given}
+    if not bounds:
+        raise ValueError(f"constraints: {kind}: needs one of {', '.join(BOUNDS)}")
+    count = COUNTS[kind](text, **given)
+    met = {"at_least": count.__ge__, "at_most": count.__le__, "exactly": count.__eq__}
+    for name, bound in bounds.items():
+        if not met[name](bound):
+            return f"{kind} ({count}, not {BOUNDS[name]} {bound})"
+    return None
+
+
+def _among(names) -> str:
+    return f"; there are: {', '.join(names)}"
+
+
+@lru_cache(maxsize=64)
+def _parameters(kind: str) -> dict[str, tuple[TypeAdapter, bool]]:
+    """The parameters of a kind: what checks each one's type, and whether it must be given."""
+    _, *own = inspect.signature(KINDS[kind]).parameters.values()
+    parameters = {p.name: (TypeAdapter(p.annotation), p.default is p.empty) for p in own}
+    return parameters | ({name: (TypeAdapter(int), False) for name in BOUNDS} if kind in COUNTS else {})
+
+
+@lru_cache(maxsize=8)
+def plain(text: str) -> str:
+    """A text without what cannot be seen: compatibility forms, zero-width and control characters, combining marks.
+
+    So `key\\u200bword` is the keyword, and full-width letters are letters. Accents that Unicode composes stay.
+
+    >>> plain("Ｈｉ\\u200b\\u202e \\x00th\\u0336ere")
+    'Hi there'
+    """
+    text = unicodedata.normalize("NFKC", text)
+    if text.isascii() and text.isprintable():
+        return text.strip()
+    return "".join(c for c in text if c.isspace() or unicodedata.category(c)[0] not in "CM").strip()
+
+
+def words(text: str) -> list[str]:
+    """The words of a text.
+
+    >>> words("A well-known 3.5% -- it's 你好")
+    ['A', 'well-known', '3.5', "it's", '你', '好']
+    """
+    return _WORD.findall(plain(text))
+
+
+def paragraphs(text: str) -> list[str]:
+    """The blocks of a text between blank lines that hold a word; a line of `***` is a blank one."""
+    lines = (line if line.strip(" \t*") else "" for line in plain(text).splitlines())
+    return [block for block in "\n".join(lines).split("\n\n") if _WORD.search(block)]
+
+
+def _folded(text: str) -> str:
+    return " ".join(plain(text).casefold().split())
+
+
+def num_words(text: str) -> int:
+    """How many words."""
+    return len(words(text))
+
+
+def num_sentences(text: str) -> int:
+    """How many sentences: two words or more, up to a `.`, `!`, `?` or `。` before white space, or up to a blank line.
+
+    One word alone is none (`Yes. No. Yes.`), nor is an abbreviation (`Dr.`).
+
+    >>> num_sentences("Dr. Smith went home. Yes! Was it 3.5 miles? It was")
+    3
+    """
+    count = 0
+    for paragraph in paragraphs(text):
+        length = 0
+        for piece in _CJK_STOP.sub(r"\g<0> ", paragraph).split():
+            length += len(_WORD.findall(piece))
+            if piece.rstrip(_CLOSERS).endswith(_STOPS):
+                count += length >= 2
+                length = 0
+        count += length >= 2
+    return count
+
+
+def num_paragraphs(text: str) -> int:
+    """How many paragraphs: blocks between blank lines that hold a word."""
+    return len(paragraphs(text))
+
+
+def num_bullets(text: str) -> int:
+    """How many lines that open with `-`, `*`, `+` or `•` and white space, and go on with a word."""
+    found = (_BULLET.match(line) for line in plain(text).splitlines())
+    return sum(1 for bullet in found if bullet and _WORD.search(bullet[1]))
+
+
+def num_placeholders(text: str) -> int:
+    """How many different placeholders such as `[address]`, each with a word in it; links do not count."""
+    return len({_folded(inner) for inner in _PLACEHOLDER.findall(plain(text)) if _WORD.search(inner)})
+
+
+def num_highlights(text: str) -> int:
+    """How many different parts of a line in `*stars*` or `**two stars**`, each with a word in it."""
+    return len({_folded(inner) for inner in _HIGHLIGHT.findall(plain(text)) if _WORD.search(inner)})
+
+
+def num_sections(text: str, name: str = "Section") -> int:
+    """How many sections: lines that open with the name and the next number, each followed by a word of its own.
+
+    >>> num_sections("Section 1\\nOnce.\\nSection 2\\nTwice.\\nSection 3")
+    2
+    """
+    name, count, heading = _folded(name), 0, False
+    for line in plain(text).casefold().splitlines():
+        bare = " ".join(line.strip("#*_ \t").split())
+        opened = f"{name} {count + 1}"
+        if bare.startswith(opened) and not bare[len(opened) : len(opened) + 1].isalnum():
+            heading, bare = True, bare[len(opened) :]
+        if heading and _WORD.search(bare):
+            count, heading = count + 1, False
+    return count
+
+
+def num_capital_words(text: str) -> int:
+    """How many words of two letters or more that have no lower-case letter."""
+    return sum(len(word) > 1 and word.isupper() for word in words(text))
+
+
+def keyword_count(text: str, keyword: str) -> int:
+    """How often a word or phrase stands in a text as whole words, whatever its case.
+
+    >>> keyword_count("Cat, cats, CAT. A cat's life", "cat")
+    3
+    """
+    text, keyword = _folded(text), _folded(keyword)
+    if not keyword:
+        raise ValueError("constraints: a keyword is empty")
+    count, place = 0, text.find(keyword)
+    while place >= 0:
+        end = place + len(keyword)
+        if not (_joined(text[place - 1 : place], keyword[0]) or _joined(keyword[-1], text[end : end + 1])):
+            count += 1
+        place = text.find(keyword, end)
+    return count
+
+
+def _joined(left: str, right: str) -> bool:
+    """Whether two characters belong to one word. Those of Chinese and Japanese never do."""
+    return bool(_JOINS.match(left) and _JOINS.match(right))
+
+
+def letter_count(text: str, letter: str) -> int:
+    """How often a letter stands in a text, whatever its case."""
+    if len(letter) != 1:
+        raise ValueError(f"constraints: letter_count: letter: {letter!r} is not one character")
+    return plain(text).casefold().count(letter.casefold())
+
+
+def keywords(text: str, words: list[str]) -> str | None:
+    """Each of these words or phrases is there."""
+    missing = [word for word in words if not keyword_count(text, word)]
+    return f"without {', '.join(missing)}" if missing else None
+
+
+def forbidden_words(text: str, words: list[str]) -> str | None:
+    """None of these words or phrases is there."""
+    present = [word for word in words if keyword_count(text, word)]
+    return f"with {', '.join(present)}" if present else None
+
+
+def lower_case(text: str) -> str | None:
+    """No capital letter."""
+    return None if plain(text).islower() else "not all lower case"
+
+
+def upper_case(text: str) -> str | None:
+    """No lower-case letter."""
+    return None if plain(text).isupper() else "not all upper case"
+
+
+def title(text: str) -> str | None:
+    """A title in double angular brackets, `<<Title>>`."""
+    return None if any(_WORD.search(inner) for inner in _TITLE.findall(plain(text))) else "no <<title>>"
+
+
+def json_only(text: str) -> str | None:
+    """The whole answer, a code fence aside, is a JSON object or array that is not empty and repeats no key."""
+    text = text.strip()
+    if text.startswith("```") and text.endswith("```"):
+        language, _, inside = text[3:-3].partition("\n")
+        text = inside if language.strip().lower() in ("", "json") else text
+    try:
+        value = json.loads(text, object_pairs_hook=_without_repeats, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        return "not JSON"
+    return None if isinstance(value, dict | list) and value else "not an object or array with content"
+
+
+def _without_repeats(pairs: list[tuple]) -> dict:
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError("a key is there twice")
+    return dict(pairs)
+
+
+def _no_constant(name: str):
+    raise ValueError(f"{name} is not JSON")
+
+
+def starts_with(text: str, prefix: str) -> str | None:
+    """The first words, whatever their case, with more after them or not."""
+    start = _folded(prefix)
+    return None if _folded(text).startswith(start) else "another start"
+
+
+def ends_with(text: str, suffix: str) -> str | None:
+    """The last words, whatever their case, with nothing after them."""
+    return None if _folded(text).endswith(_folded(suffix)) else "another end"
+
+
+def quoted(text: str) -> str | None:
+    """The whole answer stands in double quotation marks."""
+    text = plain(text)
+    wrapped = text[:1] + text[-1:] in ('""', "“”") and _WORD.search(text[1:-1])
+    return None if wrapped else "not in quotation marks"
+
+
+def no_commas(text: str) -> str | None:
+    """No comma, be it full-width, ideographic or Arabic."""
+    count = len(_COMMAS.findall(plain(text)))
+    return f"{count} commas" if count else None
+
+
+def script(text: str, name: str, share: float = 0.9) -> str | None:
+    """At least this share of the letters is of one script, and there is one."""
+    if name not in _SCRIPTS:
+        raise ValueError(
+            f"constraints: script: {name}: unknown{did_you_mean(name, _SCRIPTS, otherwise=_among(_SCRIPTS))}"
+        )
+    letters = Counter(c for c in plain(text) if c.isalpha())
+    of_script = sum(
+        count for letter, count in letters.items() if unicodedata.name(letter, "").startswith(_SCRIPTS[name])
+    )
+    found = of_script / max(1, letters.total())
+    return None if letters and found >= share else f"{found:.0%} {name}"
+
+
+def two_responses(text: str) -> str | None:
+    """Two different responses with a line of six asterisks, `******`, between them."""
+    lines = ("\0" if line.strip() == _SEPARATOR else line for line in plain(text).casefold().splitlines())
+    said = [_WORD.findall(part) for part in "\n".join(lines).split("\0")]  # plain text has no null character
+    return None if len(said) == 2 and all(said) and said[0] != said[1] else f"{len(said)} parts"
+
+
+def postscript(text: str, marker: str = "P.S.") -> str | None:
+    """A last paragraph that opens with the marker and says something."""
+    last, start = _folded((paragraphs(text) or [""])[-1]), _folded(marker)
+    return None if last.startswith(start) and _WORD.search(last[len(start) :]) else f"no {marker}"
+
+
+def repeat_prompt(text: str, prompt: str) -> str | None:
+    """The request is said again, word for word, and then something else."""
+    text, prompt = _folded(text), _folded(prompt)
+    return None if text.startswith(prompt) and _WORD.search(text[len(prompt) :]) else "not repeated and answered"
+
+
+def paragraph_starts(text: str, number: int, word: str) -> str | None:
+    """Paragraph `number`, counted from 1, has this first word."""
+    if number < 1:
+        raise ValueError(f"constraints: paragraph_starts: number: {number} is below 1")
+    found = paragraphs(text)
+    if number > len(found):
+        return "no such paragraph"
+    return None if _WORD.search(found[number - 1])[0].casefold() == _folded(word) else "another word"
+
+
+def one_of(text: str, options: list[str]) -> str | None:
+    """The whole answer is one of these, a full stop aside."""
+    said = _folded(text).rstrip(".")
+    return None if said in [_folded(option).rstrip(".") for option in options] else "none of the options alone"
+
+
+COUNTS = {
+    function.__name__: function
+    for function in (
+        num_words, num_sentences, num_paragraphs, num_bullets, num_placeholders, num_highlights, num_sections,
+        num_capital_words, keyword_count, letter_count,
+    )
+}  # fmt: skip
+CHECKS = {
+    function.__name__: function
+    for function in (
+        keywords, forbidden_words, lower_case, upper_case, title, json_only, starts_with, ends_with, quoted, no_commas,
+        script, two_responses, postscript, repeat_prompt, paragraph_starts, one_of,
+    )
+}  # fmt: skip
+KINDS = COUNTS | CHECKS

@@ -1,0 +1,111 @@
+"""Countdown: whether an equation makes the target of the numbers, by exact arithmetic."""
+
+import ast
+import operator
+import re
+from collections import Counter
+from fractions import Fraction
+
+from r1lab.errors import UserError
+from r1lab.rewards.answers import answer_block, last_boxed, plain
+from r1lab.rewards.score import Score
+
+_OPERATIONS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
+_FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
+_SIGNS = {"×": "*", "·": "*", "⋅": "*", "∗": "*", "÷": "/", "∕": "/", "−": "-", "–": "-", "[": "(", "]": ")"}
+_SIGNS |= {r"\times": "*", r"\cdot": "*", r"\div": "/", r"\left": "", r"\right": "", r"\,": " "}
+_SIGN = re.compile("|".join(re.escape(sign) for sign in sorted(_SIGNS, key=len, reverse=True)))
+_ARITHMETIC = re.compile(r"[0-9+\-*/()\s]+")
+_LONGEST = 300  # of an expression, in characters: deeper ones would exhaust the stack
+
+
+def countdown_reward(
+    completions, *, numbers, target, use_all: bool = False, format_score: float = 0.0, **columns
+) -> list[float | None]:
+    """1 for an equation in the `<answer>` block that makes the target, using each number at most once.
+
+    TinyZero's countdown reward (github.com/Jiayi-Pan/TinyZero), which asks for all the numbers and gives 0.1 for any
+    answer in its tags: here set `use_all: true` and `format_score: 0.1`, which pays for expressions only. Values are
+    exact. Integers, + - * / and parentheses may be written as LaTeX or as × and ÷, and "= TARGET" may follow.
+
+    Args:
+        completions: Assistant turns, with a prefilled `<think>` put back.
+        numbers: For each row the list of numbers; None: does not apply.
+        target: For each row what they are to make.
+        use_all: Whether each of the numbers must be used.
+        format_score: The score of an expression that can be evaluated but is not right.
+
+    Returns:
+        `Score`s of 0, `format_score` or 1. Reasons: correct, wrong, wrong_numbers, unused_numbers, division_by_zero,
+        unparsed, no_answer.
+
+    >>> turn = "<think> 3 * 8 </think> <answer> (5 - 2) * 8 = 24 </answer>"
+    >>> countdown_reward([turn, "<answer> 4 * 6 </answer>"], numbers=[[2, 5, 8]] * 2, target=[24, 24])
+    [1.0, 0.0]
+    """
+    if not isinstance(use_all, bool):
+        raise UserError(f"rewards: countdown: use_all: {use_all!r} is not true or false")
+    if not isinstance(format_score, int | float) or not 0 <= format_score < 1:
+        raise UserError(f"rewards: countdown: format_score: {format_score!r} is not a number from 0 to less than 1")
+    scores = []
+    for turn, have, goal in zip(completions, numbers, target, strict=True):
+        if have is None or goal is None:
+            scores.append(None)
+            continue
+        reason = _reason(turn, Counter(have), Fraction(goal), use_all)
+        value = 1.0 if reason == "correct" else 0.0 if reason in ("no_answer", "unparsed") else format_score
+        scores.append(Score(value, reason))
+    return scores
+
+
+def _reason(turn: str, have: Counter, target: Fraction, use_all: bool) -> str:
+    block = answer_block(turn)
+    if block is None:
+        return "no_answer"
+    left, equals, right = _arithmetic(last_boxed(block) or block).partition("=")
+    try:
+        value, used = evaluate(left)
+        claimed = evaluate(right)[0] if equals else target
+    except ZeroDivisionError:
+        return "division_by_zero"
+    except (SyntaxError, ValueError):
+        return "unparsed"
+    if used - have:
+        return "wrong_numbers"
+    if use_all and have - used:
+        return "unused_numbers"
+    return "correct" if value == claimed == target else "wrong"
+
+
+def _arithmetic(text: str) -> str:
+    """An expression in Python's signs, cut off where it is longer than any that is evaluated."""
+    text = plain(text)[: 4 * _LONGEST]
+    for _ in range(4):  # fractions in fractions
+        text = _FRACTION.sub(r"((\1)/(\2))", text)
+    return " ".join(_SIGN.sub(lambda sign: _SIGNS[sign[0]], text).split())
+
+
+def evaluate(expression: str) -> tuple[Fraction, Counter]:
+    """The value of an arithmetic expression, exactly, and the numbers in it.
+
+    Raises:
+        ValueError, SyntaxError: It holds something else than integers, + - * / and parentheses, or is too long.
+
+    >>> evaluate("(5 - 2) / 9")
+    (Fraction(1, 3), Counter({5: 1, 2: 1, 9: 1}))
+    """
+    if len(expression) > _LONGEST or not _ARITHMETIC.fullmatch(expression):
+        raise ValueError("not an arithmetic expression")
+    used = Counter()
+
+    def value(node: ast.expr) -> Fraction:
+        if isinstance(node, ast.BinOp) and type(node.op) in _OPERATIONS:
+            return _OPERATIONS[type(node.op)](value(node.left), value(node.right))
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+            return -value(node.operand)
+        if isinstance(node, ast.Constant):
+            used[node.value] += 1
+            return Fraction(node.value)
+        raise ValueError("not an arithmetic expression")
+
+    return value(ast.parse(expression.strip(), mode="eval").body), used

@@ -1,0 +1,71 @@
+"""Whether the answer is, letter by letter, the gold answer."""
+
+import re
+import unicodedata
+
+from r1lab.errors import UserError
+from r1lab.rewards.answers import answer_block, final_text, last_boxed, plain
+from r1lab.rewards.score import Score
+
+# Marks that nobody sees: joiners, directions, soft hyphens.
+_UNSEEN = dict.fromkeys([0xAD, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2065), 0xFEFF])
+# NFKC would make 52 of 5².
+_SUPERSCRIPT = re.compile("[⁰¹²³⁴-⁹⁺⁻]+")
+# What an exclamation mark may follow that is no factorial, as in 5! and n!.
+_WORD_END = re.compile(r"[^\W\d_]{2}[\"'”’»]?$")
+_QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "„": "“"}
+
+
+def exact_match_reward(
+    completions, *, answer, ignore_case: bool = True, ignore_punctuation: bool = True, **columns
+) -> list[float | None]:
+    """1 for a turn whose answer equals the gold answer, or one of several, else 0.
+
+    The answer is what the last `<answer>` block holds, or the last box, or else all that follows the thinking. White
+    space, Unicode's compatibility forms (NFKC), and bold, dollars or `\\text{}` around it all make no difference.
+
+    Args:
+        completions: Assistant turns, with a prefilled `<think>` put back.
+        answer: For each row the gold answer or a list of accepted ones; None: does not apply.
+        ignore_case: Whether case makes no difference either.
+        ignore_punctuation: Whether a full stop or the like at the end and quotation marks around it make none either.
+
+    Returns:
+        `Score`s with the reason correct, wrong or no_answer.
+
+    >>> turns = ["<think> ... </think> <answer> paris. </answer>", "It is Paris."]
+    >>> exact_match_reward(turns, answer=["Paris", ["Paris", "City of Paris"]])
+    [1.0, 0.0]
+    """
+    settings = {"ignore_case": ignore_case, "ignore_punctuation": ignore_punctuation}
+    for name, setting in settings.items():
+        if not isinstance(setting, bool):
+            raise UserError(f"rewards: exact_match: {name}: {setting!r} is not true or false")
+    return [
+        None if gold is None else _score(turn, gold if isinstance(gold, list | tuple) else [gold], settings)
+        for turn, gold in zip(completions, answer, strict=True)
+    ]
+
+
+def _score(turn: str, accepted: list, settings: dict[str, bool]) -> Score:
+    text = final_text(turn) or ""
+    block = answer_block(text)
+    text = text if block is None else block
+    said = _normal(last_boxed(text) or text, **settings)
+    if not said:
+        return Score(0.0, "no_answer")
+    right = any(said == _normal(str(gold), **settings) for gold in accepted)
+    return Score(1.0, "correct") if right else Score(0.0, "wrong")
+
+
+def _normal(text: str, *, ignore_case: bool, ignore_punctuation: bool) -> str:
+    text = _SUPERSCRIPT.sub(r"^\g<0>", text.translate(_UNSEEN))
+    text = " ".join(plain(unicodedata.normalize("NFKC", text)).split())
+    if ignore_punctuation:
+        for _ in range(2):  # a full stop may stand within the quotation marks
+            bare = text.rstrip(".,;:?!…。，、 ")
+            if "!" not in text[len(bare) :] or _WORD_END.search(bare[-3:]):
+                text = bare
+            if len(text) > 2 and _QUOTES.get(text[0]) == text[-1]:
+                text = text[1:-1].strip()
+    return text.casefold() if ignore_case else text

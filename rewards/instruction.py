@@ -1,0 +1,60 @@
+"""Whether an answer does what it was told to, as far as a rule can see."""
+
+from typing import Literal
+
+from r1lab.errors import UserError
+from r1lab.rewards.answers import answer_block, final_text
+from r1lab.rewards.constraints import unmet, words
+from r1lab.rewards.score import Score
+
+
+def instruction_reward(
+    completions, *, constraints, mode: Literal["share", "all"] = "share", **columns
+) -> list[float | None]:
+    """The share of its verifiable instructions that an answer follows: so many words, no commas, JSON only.
+
+    Verifiable instruction following as in IFEval (arXiv:2311.07911, section 2; `mode="all"` is its strict accuracy by
+    prompt). Judged is what follows the last `</think>`, and of that the `<answer>` block where there is one. The
+    kinds, with exact definitions of a word, a sentence and a paragraph, are the functions of
+    `r1lab.rewards.constraints`.
+
+    These rules say nothing of whether an answer is any good, and a list of the keywords has all the keywords: use them
+    beside `reward_model`, `judge` or a rule that knows the answer.
+
+    Args:
+        completions: Assistant turns, with a prefilled `<think>` put back.
+        constraints: For each row a list of `{"kind": "num_words", "at_least": 100}` and the like; None, or an empty
+            list: does not apply.
+        mode: `"share"`: the share of the constraints that are met. `"all"`: 1 if all are, else 0.
+
+    Returns:
+        `Score`s from 0 to 1. Reasons: all_met, `failed: num_words (12, not >= 100), ...`, empty_answer, no_answer (the
+        thinking never ended). An answer without a word meets nothing.
+
+    Raises:
+        ValueError: A row has an unknown kind of constraint, or one with a wrong parameter.
+
+    >>> rules = [{"kind": "no_commas"}, {"kind": "num_words", "at_least": 100}]
+    >>> (score,) = instruction_reward(["<think> Short. </think> Yes."], constraints=[rules])
+    >>> score, score.reason
+    (0.5, 'failed: num_words (1, not >= 100)')
+    """
+    if mode not in ("share", "all"):
+        raise UserError(f"rewards: instruction: mode: {mode!r} is not share or all")
+    return [_score(turn, asked, mode) if asked else None for turn, asked in zip(completions, constraints, strict=True)]
+
+
+def _score(turn: str, asked: list[dict], mode: str) -> Score:
+    final = final_text(turn)
+    block = None if final is None else answer_block(final)
+    answer = final or "" if block is None else block
+    # Also where there is no answer: a mistake in the data should show on any completion.
+    failed = [failure for failure in (unmet(answer, constraint) for constraint in asked) if failure]
+    if final is None:
+        return Score(0.0, "no_answer")
+    if not words(answer):
+        return Score(0.0, "empty_answer")
+    if not failed:
+        return Score(1.0, "all_met")
+    share = 1 - len(failed) / len(asked) if mode == "share" else 0.0
+    return Score(share, f"failed: {', '.join(failed)}")

@@ -1,0 +1,90 @@
+"""Whether the thinking keeps to one language, going by the script of its words."""
+
+import re
+import unicodedata
+
+from r1lab.errors import UserError
+from r1lab.rewards.answers import thinking
+from r1lab.rewards.score import Score
+
+_LATIN = "a-zA-ZªºÀ-ÖØ-öø-ɏḀ-ỿ"
+_GREEK = "Ͱ-Ͼἀ-῾"
+_SCRIPTS = {
+    "latin": _LATIN,
+    "greek": _GREEK,
+    "cyrillic": "Ѐ-ԯ",
+    "arabic": "ؠ-ي\u066e-\u06d3\u06d5-\u06ff\u0750-\u077f\u08a0-\u08ff",
+    "hebrew": "א-ת",
+    "hangul": "\u1100-\u11ff\u3131-\u318e\uac00-\ud7a3",
+}
+LANGUAGES = dict.fromkeys(("en", "de", "es", "fr", "it", "nl", "pt"), "latin")
+LANGUAGES |= {"ru": "cyrillic", "uk": "cyrillic", "el": "greek", "ar": "arabic", "fa": "arabic", "he": "hebrew"}
+LANGUAGES |= {"ko": "hangul", "zh": "han", "ja": "kana"}
+
+# Maths and code, which are written in Latin and Greek letters in every language.
+_FORMAL = re.compile(
+    r"```(?:[^`]|`(?!``))*+```|`[^`\n]*+`|\$\$[^$]*+\$\$|\$[^$\n]*+\$|\\\((?:[^\\]|\\(?![()]))*+\\\)"
+    r"|\\\[(?:[^\\]|\\(?![\[\]]))*+\\\]|\\(?:begin|end)\{[^{}\n]*\}|\\[a-zA-Z]+"
+)
+_FORMAL_LETTERS = re.compile(f"[{_LATIN}{_GREEK}]+")
+# Vowel marks and joiners, which would cut words in pieces.
+_MARKS = re.compile(
+    "[\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u0640\u064b-\u065f\u0670\u06d6-\u06dc\u200b-\u200f\u2060]+"
+)
+_HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U000323af々]")
+_KANA = re.compile("[\u3041-\u3096\u30a1-\u30faー]")
+_WORD = re.compile(r"[^\W\d_]{2,}")
+
+
+def language_consistency_reward(completions, *, language: str | list[str] = None, **columns) -> list[float | None]:
+    """The share of the thinking's words that are in one language.
+
+    DeepSeek-R1's language consistency reward (arXiv:2501.12948, section 2.3.2), which it adds to the accuracy so that
+    the thinking does not mix languages. Words are told by their script, which needs no model: English is not told from
+    German, nor Russian from Ukrainian. A word that mixes scripts, such as an English one with a Cyrillic letter, is in
+    none. Single letters, maths, LaTeX and code do not count, except that what is written there in another script than
+    Latin or Greek does. A Han or kana character weighs half a word. Han characters are Japanese where at least a tenth
+    of these characters is kana, else Chinese.
+
+    Args:
+        completions: Assistant turns, with a prefilled `<think>` put back; one without tags is thinking as a whole.
+        language: ar, de, el, en, es, fa, fr, he, it, ja, ko, nl, pt, ru, uk or zh: a setting, or a column of the data
+            (None: does not apply).
+
+    Returns:
+        `Score`s from 0 to 1. Reasons: consistent, mixed (with the share), other_language, no_words.
+
+    >>> turns = ["<think> We add 我们 three. </think> 五", "<think></think> 5"]
+    >>> language_consistency_reward(turns, language="en")
+    [0.75, 0.0]
+    """
+    if language is None:
+        raise UserError("rewards: language_consistency: language: is not set; type `language: en`, or add that column")
+    languages = [language] * len(completions) if isinstance(language, str) else language
+    for unknown in {wanted for wanted in languages if wanted is not None} - LANGUAGES.keys():
+        there_are = ", ".join(sorted(LANGUAGES))
+        raise UserError(f"rewards: language_consistency: language: {unknown!r} is not known; there are {there_are}")
+    return [
+        None if wanted is None else _score(text, wanted) for text, wanted in zip(completions, languages, strict=True)
+    ]
+
+
+def _score(turn: str, language: str) -> Score:
+    text = _FORMAL.sub(lambda formal: _FORMAL_LETTERS.sub(" ", formal[0]), thinking(turn))
+    text = _MARKS.sub("", unicodedata.normalize("NFKC", text))
+    script = LANGUAGES[language]
+    text, han = _HAN.subn(" ", text)
+    text, kana = _KANA.subn(" ", text)
+    words = _WORD.findall(text)
+    total = len(words) + (han + kana) / 2
+    if not total:
+        return Score(0.0, "no_words")
+    if script in _SCRIPTS:
+        in_script = re.compile(f"[{_SCRIPTS[script]}]+")
+        said = sum(in_script.fullmatch(word) is not None for word in words)
+    else:
+        japanese = kana * 10 >= han + kana
+        said = (japanese * (han + kana) if script == "kana" else (not japanese) * han) / 2
+    if not said:
+        return Score(0.0, "other_language")
+    return Score(said / total, "consistent" if said == total else f"mixed: {said / total:.2f}")

@@ -1,0 +1,70 @@
+"""Whether an answer to a task of Reasoning Gym is right, by the task's own scorer."""
+
+import importlib.util
+import json
+
+from r1lab.errors import UserError
+from r1lab.rewards.answers import answer_block, final_text
+from r1lab.rewards.score import Score
+from r1lab.verify import pool
+
+TASK = "r1lab.rewards.reasoning_gym_task:grade"
+
+
+def reasoning_gym_reward(completions, *, answer, metadata, deadline: float = 5.0, **columns) -> list[float | None]:
+    """What Reasoning Gym's own `score_answer` gives to an answer, for the data set that the row comes from.
+
+    Reasoning Gym (arXiv:2505.24760, section 2) has over a hundred procedural data sets, each with its scorer; some
+    give part of the mark to an answer that is almost right or has the right one in it, and a few can be had by an
+    answer that names several. Scored is the last `<answer>` block, or else all that follows the thinking.
+
+    Some of its scorers hand the answer to Python's `eval`. They run in worker processes with a deadline that may not
+    write files, start programs or open connections; this stops accidents, and is no sandbox.
+
+    Args:
+        completions: Assistant turns, with a prefilled `<think>` put back.
+        answer: For each row the data set's own answer.
+        metadata: For each row the metadata of the data set's entry, as a dict or as JSON, with its `source_dataset`;
+            None: does not apply.
+        deadline: Seconds for one answer.
+
+    Returns:
+        `Score`s from 0 to 1. Reasons: correct, partial, wrong, no_answer, timeout, unscorable (the scorer fails on
+        this answer).
+
+    Raises:
+        UserError: reasoning-gym is not installed.
+        ValueError: A row names no data set of Reasoning Gym, or the scorer fails on its own answer.
+
+    >>> reasoning_gym_reward(["<think> 2 pairs. </think><answer> 4 </answer>"], answer=["4"], metadata=[None])
+    [None]
+    """
+    if not deadline > 0:
+        raise UserError(f"rewards: reasoning_gym: deadline: {deadline} is not a number of seconds above 0")
+    scores: list[float | None] = [None] * len(completions)
+    items = {}
+    for i, (turn, gold, entry) in enumerate(zip(completions, answer, metadata, strict=True)):
+        if entry is not None:
+            scores[i] = Score(0.0, "no_answer")
+            final = final_text(turn) or ""
+            block = answer_block(final)
+            if said := (final if block is None else block).strip():
+                items[i] = (said, gold, json.loads(entry) if isinstance(entry, str) else entry)
+    if not items:
+        return scores
+    if importlib.util.find_spec("reasoning_gym") is None:
+        raise UserError("rewards: reasoning_gym: reasoning-gym is not installed: pip install reasoning-gym")
+    for i, outcome in zip(items, pool.shared(TASK).map(list(items.values()), deadline=deadline)):
+        scores[i] = _score(outcome)
+    return scores
+
+
+def _score(outcome: pool.Outcome) -> Score:
+    if outcome.status == "error":
+        raise ValueError(f"metadata: {outcome.value}")
+    if outcome.status != "ok":
+        return Score(0.0, "timeout" if outcome.status == "timeout" else "unscorable")
+    if outcome.value is None:
+        return Score(0.0, "unscorable")
+    value = min(1.0, max(0.0, outcome.value))
+    return Score(value, "correct" if value == 1 else "partial" if value > 0 else "wrong")

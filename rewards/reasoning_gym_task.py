@@ -1,0 +1,43 @@
+"""What a worker of the pool does for `reasoning_gym_reward`: one answer, by the scorer of its data set.
+
+Imported by the pool's server alone, so that no worker spends its deadline on the import.
+"""
+
+import os
+import sys
+from functools import cache
+
+import reasoning_gym
+
+_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+_FORBIDDEN = ("os.", "shutil.", "socket.", "subprocess.")
+_ALLOWED = ("os.listdir", "os.scandir")  # which imports need
+
+
+def grade(said: str, gold: str | None, metadata: dict) -> float | None:
+    """The scorer's value for an answer, None where it fails on this answer though not on the gold one."""
+    scorer = _scorer(metadata["source_dataset"])
+    entry = {"answer": gold, "metadata": metadata}
+    _guard()
+    try:
+        return float(scorer(said, entry))
+    except Exception:  # scorers meet whatever a model writes with eval and parsers of all kinds
+        scorer(gold, entry)  # raises if it is the row that is at fault
+        return None
+
+
+@cache
+def _scorer(name: str):
+    return reasoning_gym.get_score_answer_fn(name)
+
+
+@cache
+def _guard() -> None:
+    """From now on this process writes no file, starts no program and opens no connection, whatever it evaluates."""
+    sys.addaudithook(_forbid)
+
+
+def _forbid(event: str, arguments: tuple) -> None:
+    writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & _WRITES
+    if writes or (event.startswith(_FORBIDDEN) and event not in _ALLOWED):
+        raise PermissionError(f"{event} while grading")  # which an import that cannot cache its bytecode survives

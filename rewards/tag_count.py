@@ -1,0 +1,46 @@
+"""How many of the four tags are there, once and in their place: a gentle way to the format."""
+
+from r1lab.errors import UserError
+from r1lab.rewards.format import TAGS, substance
+from r1lab.rewards.score import Score
+
+_WITH_NEWLINES = ("<think>\n", "\n</think>\n", "\n<answer>\n", "\n</answer>")
+
+
+def tag_count_reward(completions, *, newlines: bool = False, **columns) -> list[float]:
+    """A quarter for each of the four tags that is there exactly once, in order and around something.
+
+    Open-R1's `tag_count_reward`, less two loopholes: a tag that stands before one it should follow does not count, nor
+    does the closing tag of a block that holds nothing but punctuation or the prompt's own placeholder.
+
+    Args:
+        completions: Assistant turns, with a prefilled `<think>` put back.
+        newlines: Whether a tag counts only on a line of its own, as Open-R1 asks.
+
+    Returns:
+        `Score`s of 0, 0.25, 0.5, 0.75 or 1, with the reason `all_tags` or the tags that do not count.
+
+    >>> tag_count_reward(["<think> Two. </think><answer> 2 </answer>", "Two. </think> 2", "<think></think>"])
+    [1.0, 0.25, 0.25]
+    """
+    if not isinstance(newlines, bool):
+        raise UserError(f"rewards: tag_count: newlines: {newlines!r} is not true or false")
+    scores = []
+    for text in completions:
+        missing = [tag for tag in TAGS if tag not in _counted(text, newlines)]
+        scores.append(Score(1 - 0.25 * len(missing), f"missing: {' '.join(missing)}" if missing else "all_tags"))
+    return scores
+
+
+def _counted(text: str, newlines: bool) -> set[str]:
+    places = {tag: text.index(tag) for tag in TAGS if text.count(tag) == 1}
+    counted, latest = set(), -1
+    for tag, with_newlines in zip(TAGS, _WITH_NEWLINES):
+        if tag not in places or places[tag] < latest:
+            continue
+        latest = places[tag]
+        opened = places.get(tag.replace("/", ""), latest)
+        empty = opened < latest and not substance(text[opened + len(tag) - 1 : latest])
+        if not empty and (not newlines or with_newlines in text):
+            counted.add(tag)
+    return counted
