@@ -188,9 +188,9 @@ def call_problems(kind: str, name: str, given: dict, keys: Keys, section: BaseMo
         if key in parameters:
             found += value_problems(value, hints.get(key, typing.Any), (*keys, key))
         elif kind == "rewards" or not variadic:
-            also = ["name", "weight"] if kind == "rewards" else ["builder", "split", "size", "seed"]
+            own = {"rewards": ["name", "weight", "tasks", "on_error"], "data": ["builder", "split", "size", "seed"]}
             has = f"; {name} has {', '.join(takes)}" if takes else f"; {name} has none"
-            found.append(((*keys, key), f"unknown parameter{did_you_mean(key, [*takes, *also], otherwise=has)}"))
+            found.append(((*keys, key), f"unknown parameter{did_you_mean(key, [*takes, *own[kind]], otherwise=has)}"))
     for key in ("size", "seed") if section is not None else ():
         if getattr(section, key) is not None and key not in parameters and not variadic:
             found.append(((*keys, key), f"the builder {name} has no {key}: remove it"))

@@ -2,12 +2,14 @@
 
 import inspect
 import math
+import statistics
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
-from r1lab import lookup
+from r1lab import lookup, rundir
 from r1lab.errors import UserError
 
 
@@ -19,10 +21,11 @@ class Graded:
         completions: The assistant turns as graded, a prefilled tag put back.
         values: For each reward, one value a completion; None where it does not apply or failed.
         reasons: For each reward, one reason a completion; empty where the reward gives none, `does not apply` or
-            `error: ...` beside a None.
+            `error: ...` where it failed.
         totals: The weighted sum of each completion's values, a None counting nothing.
-        right: Whether the first reward gave at least 1.
+        right: Whether the first reward that applies gave at least 1.
         failed: For each reward, on how many completions it failed.
+        fatal: Of the rewards without `on_error: zero`, the first failure as `(reward, index)`, or None.
     """
 
     completions: list[str]
@@ -31,6 +34,7 @@ class Graded:
     totals: list[float]
     right: list[bool]
     failed: dict[str, int]
+    fatal: tuple[str, int] | None
 
     def records(self, rows: list[dict], *, step: int) -> list[dict]:
         """One record a completion, for `samples/`."""
@@ -49,55 +53,120 @@ class Graded:
             for i, row in enumerate(rows)
         ]
 
+    def figures(self) -> dict[str, dict]:
+        """For each reward its mean and standard deviation, the share of None, and how often each reason was given."""
+        found = {}
+        for name, values in self.values.items():
+            given = [value for value in values if value is not None]
+            codes = Counter(reason.partition(":")[0] for reason in self.reasons[name] if reason)
+            found[name] = {
+                "mean": statistics.fmean(given) if given else None,
+                "std": statistics.pstdev(given) if given else None,
+                "none": 1 - len(given) / len(values),
+                "reasons": dict(codes.most_common()),
+            }
+        return found
+
+    def stop_if_failed(self, rows: list[dict], path: Path) -> None:
+        """End the run where a reward failed that may not, naming the completion, which is kept in `path`.
+
+        Args:
+            path: The samples file; written here unless it holds this batch already.
+
+        Raises:
+            UserError: Of status 1.
+        """
+        if self.fatal is None:
+            return
+        name, i = self.fatal
+        if not path.exists():
+            rundir.write_jsonl(path, self.records(rows, step=0))
+        error = self.reasons[name][i].removeprefix("error: ")
+        raise UserError(
+            f"rewards: {name}: failed on {self.failed[name]} of {len(rows)} completions, first on line {i + 1} of "
+            f"{path}: {error}; `on_error: zero` beside its name scores such rows 0 and goes on",
+            status=1,
+        )
+
 
 @dataclass
 class Grader:
     """Reward functions with their names and weights, and the start of the turn that the prompt holds already.
 
     Attributes:
+        tasks: For each reward the tasks that it applies to, None for all. `knights_knaves` is also
+            `knights_knaves/2ppl`.
+        on_error: For each reward `fail` or `zero`: what a completion that it fails on means.
         failed: For each reward, on how many completions it has failed so far.
     """
 
     names: list[str]
     functions: list[Callable]
     weights: list[float]
+    tasks: list[list[str] | None]
+    on_error: list[str]
     prefill: str = ""
     failed: Counter = field(default_factory=Counter)
-    _worked: set[str] = field(default_factory=set)
 
     def grade(self, completions: list[str], rows: list[dict], completion_ids: list[list[int]] | None = None) -> Graded:
         """Score completions against their rows (one row a completion, repeated for the samples of a prompt).
 
         Raises:
-            UserError: A reward asks for a column that there is not, gives another number of values than there are
-                completions, or fails on all of a first batch.
+            UserError: A reward asks for a column that there is not, or gives another number of values than there are
+                completions.
         """
         turns = [self.prefill + completion for completion in completions]
-        values, reasons, failed = {}, {}, {}
-        for name, function in zip(self.names, self.functions):
-            scores = _scores(name, function, turns, rows, completion_ids)
-            values[name] = [value for value, _ in scores]
-            reasons[name] = [reason for _, reason in scores]
-            errors = [reason for reason in reasons[name] if reason.startswith("error: ")]
-            if len(errors) < len(turns):
-                self._worked.add(name)
-            elif len(turns) > 1 and name not in self._worked:  # broken code, not a bad row
-                raise UserError(
-                    f"rewards: {name}: failed on all {len(turns)} completions: {errors[0].removeprefix('error: ')}", 1
-                )
+        values, reasons, failed, fatal = {}, {}, {}, None
+        right: list[bool | None] = [None] * len(turns)
+        for name, function, tasks, on_error in zip(self.names, self.functions, self.tasks, self.on_error):
+            places = [i for i, row in enumerate(rows) if _applies(tasks, row.get("task"))]
+            some = [rows[i] for i in places]
+            ids = None if completion_ids is None else [completion_ids[i] for i in places]
+            known = [bool(right[i]) for i in places] if values else None
+            scores: list[tuple] = [(None, "does not apply")] * len(turns)
+            for i, score in zip(places, _scores(name, function, [turns[i] for i in places], some, ids, known)):
+                scores[i] = score
+            errors = [i for i, (_, reason) in enumerate(scores) if reason.startswith("error: ")]
+            if errors and on_error == "fail":
+                fatal = fatal or (name, errors[0])
+            for i in errors if on_error == "zero" else ():
+                scores[i] = (0.0, scores[i][1])
+            values[name], reasons[name] = [value for value, _ in scores], [reason for _, reason in scores]
             failed[name] = len(errors)
+            right = [r if r is not None or v is None else v >= 1 for r, v in zip(right, values[name])]
         self.failed.update(failed)
         totals = [
             sum((weight * (values[name][i] or 0.0) for name, weight in zip(self.names, self.weights)), 0.0)
             for i in range(len(turns))
         ]
-        first = values[self.names[0]]
-        right = [value is not None and value >= 1 for value in first]
-        return Graded(turns, values, reasons, totals, right, failed)
+        return Graded(turns, values, reasons, totals, [bool(r) for r in right], failed, fatal)
+
+    def gold_problems(self, rows: list[dict]) -> list[str]:
+        """What is wrong with the rows themselves, whatever the model writes: one line for each reward with problems.
+
+        Each of r1lab's own rewards that reads the rows grades an empty completion for each distinct one, which shows
+        an unparsable gold. What a user's reward would make of that is not known.
+        """
+        found = []
+        for name, function, tasks in zip(self.names, self.functions, self.tasks):
+            whole = function.func if isinstance(function, partial) else function
+            columns = lookup.columns(function) if whole.__module__.startswith("r1lab.rewards.") else []
+            applies = [(i, row) for i, row in enumerate(rows) if columns and _applies(tasks, row.get("task"))]
+            distinct = {repr([row.get(column) for column in columns]): row for _, row in applies}
+            some, n = list(distinct.values()), len(distinct)
+            scores = _scores(name, function, [""] * n, some, [[]] * n, [False] * n)
+            graded = {key: reason for key, (_, reason) in zip(distinct, scores)}
+            bad = {key: reason for key, reason in graded.items() if reason.startswith(("gold_", "error: "))}
+            numbers = [i + 1 for i, row in applies if repr([row.get(column) for column in columns]) in bad]
+            if numbers:
+                some = ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")
+                reason = next(iter(bad.values())).removeprefix("error: ")
+                found.append(f"data: {name} cannot grade {len(numbers)} of {len(rows)} rows ({reason}): rows {some}")
+        return found
 
 
 def build(reward_specs: list[dict], base_dir=None, prefill: str = "") -> Grader:
-    """A grader from a recipe's `rewards`: `{name, weight, and the reward's own parameters}` each.
+    """A grader from a recipe's `rewards`: `{name, weight, tasks, on_error, and the reward's own parameters}` each.
 
     The same reward may stand there twice with other parameters: its second value is named `NAME_2`.
 
@@ -113,10 +182,12 @@ def build(reward_specs: list[dict], base_dir=None, prefill: str = "") -> Grader:
     if not reward_specs:
         raise UserError("rewards: there are none, so nothing can be graded")
     names: list[str] = []
-    functions, weights = [], []
+    functions, weights, tasks, on_error = [], [], [], []
     for spec in reward_specs:
         parameters = dict(spec)
         name, weight = parameters.pop("name"), parameters.pop("weight", 1.0)
+        tasks.append(parameters.pop("tasks", None))
+        on_error.append(parameters.pop("on_error", "fail"))
         function = lookup.function("rewards", name, base_dir)
         takes = lookup.parameters(function)
         for key in parameters.keys() - takes.keys():  # **columns would swallow it
@@ -125,7 +196,7 @@ def build(reward_specs: list[dict], base_dir=None, prefill: str = "") -> Grader:
         names.append(_unused(name.rpartition(":")[2].rpartition(".")[2].removesuffix("_reward"), names))
         functions.append(partial(function, **parameters) if parameters else function)
         weights.append(weight)
-    return Grader(names, functions, weights, prefill)
+    return Grader(names, functions, weights, tasks, on_error, prefill)
 
 
 def _unused(name: str, names: list[str]) -> str:
@@ -136,9 +207,15 @@ def _unused(name: str, names: list[str]) -> str:
     return unused
 
 
-def _scores(name: str, function: Callable, turns: list[str], rows: list[dict], completion_ids) -> list[tuple]:
+def _applies(tasks: list[str] | None, task: str | None) -> bool:
+    return tasks is None or any(task == wanted or str(task).startswith(f"{wanted}/") for wanted in tasks)
+
+
+def _scores(name: str, function: Callable, turns: list[str], rows: list[dict], completion_ids, right) -> list[tuple]:
     """A value and a reason for each turn."""
-    columns = _columns(name, function, rows, completion_ids)
+    if not turns:
+        return []
+    columns = _columns(name, function, rows, completion_ids, right)
     try:
         return _call(name, function, turns, columns)
     except UserError:
@@ -173,7 +250,7 @@ def _value(score) -> tuple[float | None, str]:
     return value, str(getattr(score, "reason", ""))
 
 
-def _columns(name: str, function: Callable, rows: list[dict], completion_ids) -> dict[str, list]:
+def _columns(name: str, function: Callable, rows: list[dict], completion_ids, right) -> dict[str, list]:
     """The columns that a reward asks for by name, or all of them if it takes `**columns`.
 
     A parameter with a default is a setting, which a column of the same name does not touch; one that is None by
@@ -185,6 +262,8 @@ def _columns(name: str, function: Callable, rows: list[dict], completion_ids) ->
     columns["prompts"] = [row["prompt"] for row in rows]
     if completion_ids is not None:
         columns["completion_ids"] = list(completion_ids)
+    if right is not None:
+        columns["right"] = right
     named, takes_all, wanted = set(), False, set()
     for i, (key, parameter) in enumerate(inspect.signature(function).parameters.items()):
         named.add(key)
@@ -193,6 +272,8 @@ def _columns(name: str, function: Callable, rows: list[dict], completion_ids) ->
         elif key in bound or key == "completions" or (i == 0 and not _by_name(function)):
             continue
         elif parameter.default is parameter.empty and key not in columns:
+            if key == "right":
+                raise UserError(f"rewards: {name}: asks what is right, so a reward that tells must stand before it")
             raise UserError(f"rewards: {name}: asks for {key}; there are {', '.join(columns)}")
         elif parameter.default is parameter.empty or parameter.default is None:
             wanted.add(key)

@@ -51,11 +51,17 @@ class Prompt(Section):
 
 
 class Reward(Section):
-    """A reward function with its weight and its parameters."""
+    """A reward function with its weight and its parameters.
+
+    `tasks` are the tasks of rows that it applies to (default: all). `on_error` says what a completion means that it
+    raises on: the end of the run, or a score of 0 that is counted.
+    """
 
     model_config = ConfigDict(extra="allow", strict=True)
     name: str
     weight: float = 1.0
+    tasks: list[str] | None = Field(None, min_length=1)
+    on_error: Literal["fail", "zero"] = "fail"
 
 
 class Rollout(Section):

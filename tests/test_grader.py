@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from r1lab import grader
+from r1lab import grader, rundir
 from r1lab.errors import UserError
 
 GOLD = "(1) Zoey is a knight\n(2) Luke is a knave"
@@ -67,7 +67,7 @@ def first(texts): seen["first"] = texts; return [0] * 2
     seen = built.functions[0].__globals__["seen"]
     both = {"completions": ["a", "b"], "answer": [1, 2], "level": [5, 6], "prompts": ["p", "q"]}
     assert seen["named"] == both | {"completion_ids": [[1], [2]]}
-    rest = {"completion_ids": [[1], [2]], "prompt": ["p", "q"], "hint": ["h", None]}
+    rest = {"completion_ids": [[1], [2]], "right": [False, False], "prompt": ["p", "q"], "hint": ["h", None]}
     assert seen["every"] == {key: both[key] for key in ("answer", "level", "prompts")} | rest
     assert seen["settings"] == {"completions": ["a", "b"], "level": 3, "hint": ["h", None], "other": None}
     assert seen["trl"] == (["p", "q"], ["a", "b"]) and seen["first"] == ["a", "b"]
@@ -83,7 +83,7 @@ def test_none_does_not_apply_and_counts_nothing(own):
     text = "def maybe(completions, *, answer): return [None if a is None else 2 for a in answer]"
     built = own(text, {"name": "./mine.py:maybe", "weight": 3}, {"name": "format"})
     graded = built.grade([TURN, TURN], [ROW, {"prompt": "?"}])
-    assert graded.values["maybe"] == [2.0, None] and graded.totals == [7.0, 1.0] and graded.right == [True, False]
+    assert graded.values["maybe"] == [2.0, None] and graded.totals == [7.0, 1.0] and graded.right == [True, True]
     assert graded.reasons["maybe"] == ["", "does not apply"] and graded.failed["maybe"] == 0
 
 
@@ -126,10 +126,69 @@ def failure(build_and_grade, status):
     return caught.value.problems[0]
 
 
-def test_a_reward_that_fails_on_everything_ends_the_run(own):
-    built = own("def broken(completions): return [c.foo for c in completions]", "broken")
-    said = failure(lambda: built.grade(["a", "b"], [ROW] * 2), 1)
-    assert said == "rewards: broken: failed on all 2 completions: AttributeError: 'str' object has no attribute 'foo'"
+def test_a_failure_ends_the_run_and_names_the_completion_which_is_kept(own, tmp_path):
+    built = own("def broken(completions): return [c.foo if c == 'b' else 1 for c in completions]", "broken")
+    graded = built.grade(["a", "b", "b"], [ROW] * 3)
+    assert graded.fatal == ("broken", 1) and graded.values == {"broken": [1.0, None, None]}
+    path = tmp_path / "samples" / "failed.jsonl"
+    said = failure(lambda: graded.stop_if_failed([ROW] * 3, path), 1)
+    assert said == (
+        f"rewards: broken: failed on 2 of 3 completions, first on line 2 of {path}: AttributeError: 'str' object has "
+        "no attribute 'foo'; `on_error: zero` beside its name scores such rows 0 and goes on"
+    )
+    record = rundir.read_jsonl(path)[1]
+    assert record["completion"] == "b" and record["reasons"]["broken"].startswith("error: AttributeError")
+
+
+def test_on_error_zero_scores_0_and_counts(own, tmp_path):
+    text = "def ratio(completions, *, answer): return [1 / a for a in answer]"
+    built = own(text, {"name": "./mine.py:ratio", "on_error": "zero", "weight": 2}, {"name": "format"})
+    graded = built.grade([TURN] * 2, [{"prompt": "p", "answer": a} for a in (1, 0)])
+    assert graded.values["ratio"] == [1.0, 0.0] and graded.totals == [3.0, 1.0] and graded.right == [True, False]
+    assert graded.fatal is None and built.failed["ratio"] == 1
+    graded.stop_if_failed([ROW] * 2, tmp_path / "failed.jsonl")
+    assert not (tmp_path / "failed.jsonl").exists()
+
+
+def test_rewards_of_tasks_apply_to_their_rows_alone(own):
+    specs = [{"name": "knights_knaves", "tasks": ["knights_knaves"]}, {"name": "./mine.py:one", "tasks": ["a", "b"]}]
+    built = own("def one(completions, *, right): return [2.0 if r else 1.0 for r in right]", *specs)
+    rows = [ROW, ROW | {"task": "a"}, ROW | {"task": "ab"}, ROW | {"task": None}, {"prompt": "?", "task": "b/c"}]
+    graded = built.grade([TURN] * 5, rows)
+    assert graded.values == {"knights_knaves": [1.0, None, None, None, None], "one": [None, 1.0, None, None, 1.0]}
+    assert graded.right == [True, True, False, False, True]
+    assert graded.reasons["knights_knaves"][1] == "does not apply"
+
+
+def test_later_rewards_may_ask_what_is_right_and_a_first_one_may_not(own):
+    text = "def bonus(completions, *, right): return [1.0 if r else -1.0 for r in right]"
+    graded = own(text, {"name": "knights_knaves"}, "bonus").grade([TURN, "no"], [ROW] * 2)
+    assert graded.values["bonus"] == [1.0, -1.0] and graded.right == [True, False]
+    said = failure(lambda: own(text, "bonus").grade([TURN], [ROW]), 2)
+    assert said == "rewards: bonus: asks what is right, so a reward that tells must stand before it"
+
+
+def test_figures_are_mean_spread_share_of_none_and_reasons():
+    specs = [{"name": "knights_knaves", "mode": "logic_rl", "tasks": ["knights_knaves"]}, {"name": "format"}]
+    turns = [TURN, TURN.replace("knave", "knight"), "no", TURN]
+    figures = grader.build(specs).grade(turns, [ROW] * 3 + [{"prompt": "?"}]).figures()
+    assert figures["knights_knaves"]["mean"] == pytest.approx(-0.5 / 3) and figures["knights_knaves"]["none"] == 0.25
+    assert figures["knights_knaves"]["std"] == pytest.approx(2.4608, abs=1e-4)
+    assert figures["knights_knaves"]["reasons"] == {"correct": 1, "wrong": 1, "no_format": 1, "does not apply": 1}
+    assert figures["format"]["reasons"] == {"well_formed": 3, "no_format": 1}
+
+
+def test_gold_that_cannot_be_graded_is_told_before_anything_is_written(own):
+    rows = [{"prompt": "p", "answer": answer} for answer in ("7", "?", None, "?", r"\frac12")]
+    assert grader.build([{"name": "accuracy"}]).gold_problems(rows) == [
+        "data: accuracy cannot grade 2 of 5 rows (gold_unparsed): rows 2, 4"
+    ]
+    assert grader.build([{"name": "knights_knaves"}]).gold_problems([ROW, ROW | {"answer": "Zoey"}]) == [
+        "data: knights_knaves cannot grade 1 of 2 rows (ValueError: not a gold answer of lines '(1) Zoey is a "
+        "knight': 'Zoey'): rows 2"
+    ]
+    assert grader.build([{"name": "format"}, {"name": "length"}]).gold_problems(rows) == []
+    assert own("def mine(completions, *, answer): raise OSError", "mine").gold_problems(rows) == []
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,12 @@ def build_rows(data, *, seed: int, split: str | None = None, size: int | None = 
     return rows
 
 
+def report_gold(grader, rows: list[dict]) -> None:
+    """Say which rows no completion can score on, before any is written; see `Grader.gold_problems`."""
+    for problem in grader.gold_problems(rows):
+        print(f"warning: {problem}", flush=True)
+
+
 def load_engine(recipe):
     """The engine that a recipe's `model` and `rollout` sections ask for."""
     return engines.load(

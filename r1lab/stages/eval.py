@@ -6,7 +6,7 @@ from pathlib import Path
 
 from r1lab import models, prompts, rundir, stats
 from r1lab.grader import build as build_grader
-from r1lab.stages.common import build_rows, load_engine
+from r1lab.stages.common import build_rows, load_engine, report_gold
 
 
 def run(recipe, run_dir: Path) -> int:
@@ -17,7 +17,8 @@ def run(recipe, run_dir: Path) -> int:
     engine = load_engine(recipe)
     tokenizer = models.load_tokenizer(recipe.model.path, **settings)
     progress = progress_writer(run_dir, "eval", step=0)
-    result, questions = evaluate(engine, tokenizer, tasks, recipe, progress=progress)
+    failed = run_dir / "samples" / "failed.jsonl"
+    result, questions = evaluate(engine, tokenizer, tasks, recipe, failed, progress=progress)
     rundir.write_jsonl(run_dir / "samples" / "questions.jsonl", questions)
     seconds = round(time.time() - started, 1)
     rundir.write_json_atomic(run_dir / "result.json", {"stage": "eval", "seconds": seconds, "tasks": result})
@@ -59,12 +60,15 @@ def progress_writer(run_dir: Path, phase: str, step: int):
     return progress
 
 
-def evaluate(engine, tokenizer, tasks: dict[str, list[dict]], recipe, *, progress=None) -> tuple[dict, list[dict]]:
+def evaluate(
+    engine, tokenizer, tasks: dict[str, list[dict]], recipe, failed: Path, *, progress=None
+) -> tuple[dict, list[dict]]:
     """Sample and score every question of every task.
 
     Args:
         tasks: Rows by task name.
         recipe: Its `prompt`, `rewards`, `rollout` and `eval` sections say how to ask and how to score.
+        failed: The file to keep the completions in where a reward fails on one and that ends the run.
 
     Returns:
         `(result, questions)`: figures by task, and by the rows' own finer `task` (`knights_knaves/2ppl`) where a task
@@ -81,6 +85,7 @@ def evaluate(engine, tokenizer, tasks: dict[str, list[dict]], recipe, *, progres
         ]
         texts = [text for text, _ in rendered]
         grader = build_grader([r.model_dump() for r in recipe.rewards], prefill=rendered[0][1])
+        report_gold(grader, rows)
         sampled = engine.generate(
             texts,
             n=settings.num_samples,
@@ -92,7 +97,7 @@ def evaluate(engine, tokenizer, tasks: dict[str, list[dict]], recipe, *, progres
         greedy = None
         if settings.greedy:
             greedy = engine.generate(texts, n=1, max_tokens=max_tokens, temperature=0.0, progress=progress)
-        records = _score(grader, rows, sampled, greedy, name)
+        records = _score(grader, rows, sampled, greedy, name, failed)
         questions += records
         result[name] = _figures(records)
         finer = sorted({record["subtask"] for record in records} - {name})
@@ -101,12 +106,15 @@ def evaluate(engine, tokenizer, tasks: dict[str, list[dict]], recipe, *, progres
     return result, questions
 
 
-def _score(grader, rows, sampled, greedy, name) -> list[dict]:
+def _score(grader, rows, sampled, greedy, name, failed: Path) -> list[dict]:
     n = len(sampled[0])
     flat = [completion for group in sampled for completion in group]
-    graded = grader.grade([c.text for c in flat], [row for row in rows for _ in range(n)], [c.token_ids for c in flat])
+    repeated = [row for row in rows for _ in range(n)]
+    graded = grader.grade([c.text for c in flat], repeated, [c.token_ids for c in flat])
+    graded.stop_if_failed(repeated, failed)
     if greedy:
         greedy_graded = grader.grade([g[0].text for g in greedy], rows, [g[0].token_ids for g in greedy])
+        greedy_graded.stop_if_failed(rows, failed)
     records = []
     for i, row in enumerate(rows):
         group = slice(i * n, (i + 1) * n)

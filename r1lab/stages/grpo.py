@@ -11,7 +11,7 @@ from r1lab import engines, models, prompts, rundir
 from r1lab.errors import UserError
 from r1lab.grader import build as build_grader
 from r1lab.grpo.trainer import GRPOTrainer, reward_functions
-from r1lab.stages.common import Metrics, StopOnInterrupt, build_rows, finish, resume_point, trl_config
+from r1lab.stages.common import Metrics, StopOnInterrupt, build_rows, finish, report_gold, resume_point, trl_config
 from r1lab.stages.eval import eval_tasks, evaluate
 
 
@@ -24,6 +24,8 @@ def run(recipe, run_dir: Path) -> int:
     template = {"template": recipe.prompt.template, "system": recipe.prompt.system}
     rendered = [prompts.render(row["prompt"], tokenizer, **template) for row in rows]
     grader = build_grader([r.model_dump() for r in recipe.rewards], prefill=rendered[0][1])
+    report_gold(grader, rows)
+    functions, figures = reward_functions(grader, rows, run_dir, rank=_rank())
     config = grpo_config(recipe, run_dir, longest=max(len(ids) for ids in _ids(tokenizer, rendered)))
     model = models.load_model(
         recipe.model.path,
@@ -37,9 +39,9 @@ def run(recipe, run_dir: Path) -> int:
         args=config,
         train_dataset=Dataset.from_dict({"prompt": [text for text, _ in rendered], "row": list(range(len(rows)))}),
         processing_class=tokenizer,
-        reward_funcs=reward_functions(grader, rows, run_dir, rank=_rank()),
+        reward_funcs=functions,
         peft_config=models.lora_config(recipe.model.lora),
-        callbacks=[Metrics(run_dir, _row(recipe, config, grader, time.time())), stop],
+        callbacks=[Metrics(run_dir, _row(recipe, config, grader, figures, time.time())), stop],
     )
     if recipe.eval and recipe.eval.every:
         trainer.add_callback(Evaluate(trainer, tokenizer, recipe, run_dir))
@@ -87,7 +89,7 @@ def _rank() -> int:
     return PartialState().process_index
 
 
-def _row(recipe, config, grader, started: float):
+def _row(recipe, config, grader, figures: dict, started: float):
     seen = {"time": started}
     # A generation batch is spread over steps_per_generation micro-batches, gradient_accumulation_steps to an update.
     updates = config.steps_per_generation / config.gradient_accumulation_steps
@@ -100,6 +102,9 @@ def _row(recipe, config, grader, started: float):
         row = {
             "reward": logs["reward"],
             "rewards": {name: logs[f"rewards/{name}/mean"] for name in grader.names},
+            "rewards_std": {name: logs[f"rewards/{name}/std"] for name in grader.names},
+            "rewards_none": {name: round(figures[name]["none"], 4) for name in grader.names},
+            "reasons": {name: figures[name]["reasons"] for name in grader.names},
             "length": logs["completions/mean_length"],
             "truncated": logs["completions/clipped_ratio"],
             "no_signal": logs["frac_reward_zero_std"],
@@ -128,7 +133,13 @@ class Evaluate(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step % self.recipe.eval.every == 0 and state.global_step < state.max_steps:
-            figures, _ = evaluate(self.trainer.engine(), self.tokenizer, self.tasks, self.recipe)
+            figures, _ = evaluate(
+                self.trainer.engine(),
+                self.tokenizer,
+                self.tasks,
+                self.recipe,
+                self.run_dir / "samples" / "failed.jsonl",
+            )
             row = {"phase": "eval", "step": state.global_step, "total": state.max_steps, "time": time.time()}
             if state.is_world_process_zero:
                 rundir.append_jsonl(self.run_dir / "metrics.jsonl", row | {"tasks": figures})

@@ -6,7 +6,7 @@ from pathlib import Path
 from r1lab import models, prompts, rundir
 from r1lab.errors import UserError
 from r1lab.grader import build as build_grader
-from r1lab.stages.common import build_rows, load_engine
+from r1lab.stages.common import build_rows, load_engine, report_gold
 from r1lab.stages.eval import progress_writer
 
 
@@ -18,6 +18,9 @@ def run(recipe, run_dir: Path) -> int:
     tokenizer = models.load_tokenizer(recipe.model.path, **settings)
     template = {"template": recipe.prompt.template, "system": recipe.prompt.system}
     rendered = [prompts.render(row["prompt"], tokenizer, **template) for row in rows]
+    grader = build_grader([r.model_dump() for r in recipe.rewards]) if recipe.rewards else None
+    if grader:
+        report_gold(grader, rows)
     engine = load_engine(recipe)
     rollout = recipe.rollout
     groups = engine.generate(
@@ -34,10 +37,10 @@ def run(recipe, run_dir: Path) -> int:
         for row, (_, prefill), group in zip(rows, rendered, groups)
         for completion in group
     ]
-    if recipe.rewards:
-        grader = build_grader([r.model_dump() for r in recipe.rewards])
+    if grader:
         token_ids = [completion.token_ids for group in groups for completion in group]
         graded = grader.grade([sample["completion"] for sample in samples], samples, token_ids)
+        graded.stop_if_failed(samples, run_dir / "samples" / "failed.jsonl")
         for sample, record, right in zip(samples, graded.records(samples, step=0), graded.right):
             sample |= {key: record[key] for key in ("rewards", "reasons", "reward")} | {"right": right}
     kept = _keep(samples, recipe.keep, rollout.num_generations)
@@ -50,7 +53,7 @@ def run(recipe, run_dir: Path) -> int:
         "sampled": len(samples),
         "kept": len(kept),
     }
-    if recipe.rewards:
+    if grader:
         result["right"] = round(sum(sample["right"] for sample in samples) / len(samples), 4)
     rundir.write_json_atomic(run_dir / "result.json", result)
     return 0
