@@ -154,6 +154,10 @@ def figures(state: Progress) -> list[tuple[str, str, str, str]]:
     if len(rewards) > 1 or any(value != row.get("reward") for value in rewards.values()):
         for name, value in rewards.items():
             add(f"  {name}", number(value), pick=lambda past, name=name: past.get("rewards", {}).get(name))
+    if reasons := next(iter(row.get("reasons", {}).values()), {}):  # those of the reward that tells what is right
+        total = sum(reasons.values())
+        most = sorted(reasons.items(), key=lambda item: -item[1])[:3]
+        add("reasons", "", ", ".join(f"{reason} {count / total:.0%}" for reason, count in most))
     if "reward" not in row and "loss" in row:
         add("loss", number(row["loss"]), pick=lambda past: past.get("loss"))
         if row.get("learning_rate") is not None:
@@ -193,6 +197,8 @@ def plain_line(name: str, state: Progress, now: float, started: float) -> str:
         parts.append(f"{state.doing} ({duration(now - started)})")
         return "  ".join(parts)
     for label, value, _, _ in figures(state):
+        if not value:
+            continue
         parts.append(f"{value} tok/s" if label == "speed" else f"{label.strip()} {value}")
     if state.left is not None and state.position != state.total:
         parts.append(f"{duration(state.left)} left")
@@ -272,8 +278,11 @@ class StageDisplay:
         rows, offset = rundir.follow_jsonl(self.path / "metrics.jsonl", self._offset)
         if offset < self._offset:
             self.rows.clear()
-        self.rows += rows
+        self.rows += [row for row in rows if row.get("phase") != "warning"]
         self._offset = offset
+        for row in rows:
+            if row.get("phase") == "warning" and row["time"] >= self.started:
+                self.say(f"{self.name}  warning: {row['message']}")
 
     def _tell(self, last: bool) -> None:
         now, state = self.clock(), self.state()

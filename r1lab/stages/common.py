@@ -29,10 +29,11 @@ def build_rows(data, *, seed: int, split: str | None = None, size: int | None = 
     return rows
 
 
-def report_gold(grader, rows: list[dict]) -> None:
-    """Say which rows no completion can score on, before any is written; see `Grader.gold_problems`."""
+def report_gold(grader, rows: list[dict], run_dir: Path) -> None:
+    """Warn of rows that no completion can score on, before any is written; see `Grader.gold_problems`."""
     for problem in grader.gold_problems(rows):
         print(f"warning: {problem}", flush=True)
+        rundir.append_jsonl(run_dir / "metrics.jsonl", {"phase": "warning", "time": time.time(), "message": problem})
 
 
 def load_engine(recipe):

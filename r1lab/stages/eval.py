@@ -1,11 +1,11 @@
 """Evaluation: samples and a greedy answer for each question, scored by the same grader as training."""
 
-import re
 import time
 from pathlib import Path
 
 from r1lab import models, prompts, rundir, stats
 from r1lab.grader import build as build_grader
+from r1lab.rewards.answers import committed
 from r1lab.stages.common import build_rows, load_engine, report_gold
 
 
@@ -17,8 +17,7 @@ def run(recipe, run_dir: Path) -> int:
     engine = load_engine(recipe)
     tokenizer = models.load_tokenizer(recipe.model.path, **settings)
     progress = progress_writer(run_dir, "eval", step=0)
-    failed = run_dir / "samples" / "failed.jsonl"
-    result, questions = evaluate(engine, tokenizer, tasks, recipe, failed, progress=progress)
+    result, questions = evaluate(engine, tokenizer, tasks, recipe, run_dir, progress=progress)
     rundir.write_jsonl(run_dir / "samples" / "questions.jsonl", questions)
     seconds = round(time.time() - started, 1)
     rundir.write_json_atomic(run_dir / "result.json", {"stage": "eval", "seconds": seconds, "tasks": result})
@@ -61,14 +60,14 @@ def progress_writer(run_dir: Path, phase: str, step: int):
 
 
 def evaluate(
-    engine, tokenizer, tasks: dict[str, list[dict]], recipe, failed: Path, *, progress=None
+    engine, tokenizer, tasks: dict[str, list[dict]], recipe, run_dir: Path, *, progress=None
 ) -> tuple[dict, list[dict]]:
     """Sample and score every question of every task.
 
     Args:
         tasks: Rows by task name.
         recipe: Its `prompt`, `rewards`, `rollout` and `eval` sections say how to ask and how to score.
-        failed: The file to keep the completions in where a reward fails on one and that ends the run.
+        run_dir: Where warnings go, and completions that a reward fails on.
 
     Returns:
         `(result, questions)`: figures by task, and by the rows' own finer `task` (`knights_knaves/2ppl`) where a task
@@ -85,7 +84,7 @@ def evaluate(
         ]
         texts = [text for text, _ in rendered]
         grader = build_grader([r.model_dump() for r in recipe.rewards], prefill=rendered[0][1])
-        report_gold(grader, rows)
+        report_gold(grader, rows, run_dir)
         sampled = engine.generate(
             texts,
             n=settings.num_samples,
@@ -97,7 +96,7 @@ def evaluate(
         greedy = None
         if settings.greedy:
             greedy = engine.generate(texts, n=1, max_tokens=max_tokens, temperature=0.0, progress=progress)
-        records = _score(grader, rows, sampled, greedy, name, failed)
+        records = _score(grader, rows, sampled, greedy, name, run_dir / "samples" / "failed.jsonl")
         questions += records
         result[name] = _figures(records)
         finer = sorted({record["subtask"] for record in records} - {name})
@@ -125,7 +124,7 @@ def _score(grader, rows, sampled, greedy, name, failed: Path) -> list[dict]:
             "prompt": row["prompt"],
             "answer": row.get("answer"),
             "scores": [int(right) for right in graded.right[group]],
-            "answers": [answer_of(c.text) for c in flat[group]],
+            "answers": [answer_of(turn) for turn in graded.completions[group]],
             "truncated": [c.truncated for c in flat[group]],
             "lengths": [len(c.token_ids) for c in flat[group]],
             "completion": flat[i * n].text,
@@ -161,8 +160,7 @@ def _rounded(value):
     return [round(v, 4) for v in value] if isinstance(value, list) else round(value, 4)
 
 
-def answer_of(text: str) -> str | None:
-    """What a completion votes for in maj@n: its last `<answer>`, or what follows `</think>`, in lower case."""
-    blocks = re.findall(r"<answer>(.*?)</answer>", text, re.DOTALL)
-    answer = blocks[-1] if blocks else text.rpartition("</think>")[2] if "</think>" in text else None
-    return " ".join(answer.lower().split()) or None if answer else None
+def answer_of(turn: str) -> str | None:
+    """What an assistant turn votes for in maj@n: the answer that it commits to, in lower case."""
+    found = committed(turn)
+    return " ".join(found[0].lower().split()) or None if found else None

@@ -24,7 +24,7 @@ def run(recipe, run_dir: Path) -> int:
     template = {"template": recipe.prompt.template, "system": recipe.prompt.system}
     rendered = [prompts.render(row["prompt"], tokenizer, **template) for row in rows]
     grader = build_grader([r.model_dump() for r in recipe.rewards], prefill=rendered[0][1])
-    report_gold(grader, rows)
+    report_gold(grader, rows, run_dir)
     functions, figures = reward_functions(grader, rows, run_dir, rank=_rank())
     config = grpo_config(recipe, run_dir, longest=max(len(ids) for ids in _ids(tokenizer, rendered)))
     model = models.load_model(
@@ -138,7 +138,7 @@ class Evaluate(TrainerCallback):
                 self.tokenizer,
                 self.tasks,
                 self.recipe,
-                self.run_dir / "samples" / "failed.jsonl",
+                self.run_dir,
             )
             row = {"phase": "eval", "step": state.global_step, "total": state.max_steps, "time": time.time()}
             if state.is_world_process_zero:

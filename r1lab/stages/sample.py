@@ -20,7 +20,7 @@ def run(recipe, run_dir: Path) -> int:
     rendered = [prompts.render(row["prompt"], tokenizer, **template) for row in rows]
     grader = build_grader([r.model_dump() for r in recipe.rewards]) if recipe.rewards else None
     if grader:
-        report_gold(grader, rows)
+        report_gold(grader, rows, run_dir)
     engine = load_engine(recipe)
     rollout = recipe.rollout
     groups = engine.generate(
