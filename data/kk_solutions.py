@@ -98,32 +98,39 @@ def _partial(statement: tuple, world: dict[int, bool]) -> bool | None:
     return None if x is None or y is None else not decisive
 
 
-def evaluation(statements: tuple, names: list[str], *, mistake: float = 0.0, rng: random.Random | None = None) -> str:
+def evaluation(statements: tuple, names: list[str]) -> str:
     """Work out each statement in one world after another, from all knights on, until a world fits.
 
-    Args:
-        mistake: The chance that a worked-out value is written down wrong, and believed from there on. Needs `rng`.
-
     >>> print(evaluation((("lying", 1), ("lying", 0)), ["Ava", "Mia"]))
-    Ava knight, Mia knight: Ava said that Mia is a knave: false, clash.
-    Ava knight, Mia knave: Ava said that Mia is a knave: true, fits. Mia said that Ava is a knave: false, fits.
+    Ava knight, Mia knight: Ava says Mia knave false, clash.
+    Ava knight, Mia knave: Ava says Mia knave true, fits. Mia says Ava knave false, fits.
     """
-    return attempt(statements, names, mistake=mistake, rng=rng)[0]
+    return attempt(statements, names)[0]
 
 
 def attempt(statements: tuple, names: list[str], *, mistake: float = 0.0, rng: random.Random | None = None):
-    """`evaluation`, and the world that it ends with (which a mistake can make wrong), as a tuple of booleans."""
+    """`evaluation`, and the world that it ends with (which a mistake can make wrong), as a tuple of booleans.
+
+    With `rng` the worlds come in a random order: in a fixed one, a small model learns by heart what the first lines of
+    a puzzle are, instead of reading the world that a line is about.
+
+    Args:
+        mistake: The chance that a worked-out value is written down wrong, and believed from there on. Needs `rng`.
+    """
     n = len(statements)
     lines = []
     world = (True,) * n
-    for number in reversed(range(1 << n)):
+    numbers = list(reversed(range(1 << n)))
+    if rng:
+        rng.shuffle(numbers)
+    for number in numbers:
         world = tuple(bool(number >> (n - 1 - i) & 1) for i in range(n))
         line = ", ".join(f"{name} {KIND[kind]}" for name, kind in zip(names, world)) + ":"
         fits = True
         for i, statement in enumerate(statements):
             words, value = _worked(statement, names, world, mistake, rng)
             fits = value == world[i]
-            line += f" {names[i]} said that {words}, {'fits' if fits else 'clash'}."
+            line += f" {names[i]} says {words}, {'fits' if fits else 'clash'}."
             if not fits:
                 break
         lines.append(line)
@@ -133,15 +140,19 @@ def attempt(statements: tuple, names: list[str], *, mistake: float = 0.0, rng: r
 
 
 def _worked(statement: tuple, names: list[str], world, mistake: float, rng) -> tuple[str, bool]:
-    """A statement with the value of each part and of the whole after it, and the value of the whole."""
+    """A statement in short, each part with its value after it and then the value of the whole; and that value."""
 
     def slip(value: bool) -> bool:
         return value != (mistake > 0 and rng.random() < mistake)
 
+    def short(part: tuple) -> str:
+        return claim(part, names).replace(" is ", " ").replace(" a ", " ")
+
     kind = statement[0]
     if kind not in JOIN:
         value = slip(holds(statement, world))
-        return f"{claim(statement, names)}: {WORD[value]}", value
+        return f"{short(statement)} {WORD[value]}", value
     x, y = (slip(holds(part, world)) for part in statement[1:])
     value = slip({"and": x and y, "or": x or y, "->": not x or y, "<=>": x == y}[kind])
-    return f"{claim(statement, names)}: {WORD[x]} {JOIN[kind]} {WORD[y]}, {WORD[value]}", value
+    first, second = (f"{short(part)} {WORD[v]}" for part, v in zip(statement[1:], (x, y)))
+    return f"{first} {JOIN[kind]} {second}, {WORD[value]}", value

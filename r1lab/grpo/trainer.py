@@ -1,14 +1,26 @@
 """TRL's GRPOTrainer with r1lab's vLLM sync, and rewards that keep every completion with its scores and reasons."""
 
+import random
 from collections import Counter
 from pathlib import Path
 from unittest.mock import patch
 
+import torch
 import trl
 from accelerate.utils import gather_object
 from trl.trainer import grpo_trainer
 
 from r1lab import rundir
+from r1lab.grpo.logps import completion_logps
+
+BY_TOKEN = (
+    "completion_ids",
+    "completion_mask",
+    "old_per_token_logps",
+    "ref_per_token_logps",
+    "sampling_per_token_logps",
+    "importance_sampling_ratio",
+)
 
 
 class GRPOTrainer(trl.GRPOTrainer):
@@ -16,17 +28,70 @@ class GRPOTrainer(trl.GRPOTrainer):
 
     def __init__(self, *args, **kwargs):
         config = kwargs["args"]
-        if not config.use_vllm:
-            super().__init__(*args, **kwargs)
-            return
-        from r1lab.engines.vllm import SyncedVLLM
+        if config.use_vllm:
+            from r1lab.engines.vllm import SyncedVLLM
 
-        with patch.object(grpo_trainer, "VLLMGeneration", SyncedVLLM):
+            with patch.object(grpo_trainer, "VLLMGeneration", SyncedVLLM):
+                super().__init__(*args, **kwargs)
+        else:
             super().__init__(*args, **kwargs)
+        # Rows of no advantage have no gradient, unless something beside the advantage pulls at them.
+        self.skips_no_signal = self.beta == 0 and not self._entropy_bonus_enabled and self.top_entropy_quantile == 1
 
     def _tokenize_prompts(self, prompts):
         # The chat template has written the special tokens already; TRL would add a second beginning-of-text.
         return self.processing_class(text=prompts, add_special_tokens=False)["input_ids"], None, {}
+
+    def _prepare_inputs(self, generation_batch):
+        """TRL's, but a group stays together and micro-batches hold completions of like length."""
+        if not self.model.training:
+            return super()._prepare_inputs(generation_batch)
+        every = self.args.steps_per_generation * self.num_iterations
+        if self._step % every == 0 or self._buffered_inputs is None:
+            batch = self._generate_and_score_completions(generation_batch)
+            micro_batches = self.args.steps_per_generation
+            updates = max(1, micro_batches // self.args.gradient_accumulation_steps)
+            lengths = batch["completion_mask"].sum(dim=1).tolist()
+            order = by_group(lengths, self.num_generations, updates, rng=random.Random(self.state.global_step))
+            self._buffered_inputs = [rows(batch, part) for part in torch.tensor(order).chunk(micro_batches)]
+        return self._buffered_inputs[self._step % self.args.steps_per_generation]
+
+    def _compute_loss(self, model, inputs):
+        """TRL's loss on the rows that can move the policy, with completions cut to the longest of them."""
+        kept = inputs["advantages"].nonzero().squeeze(1)
+        nominal = len(inputs["advantages"])
+        if not self.skips_no_signal or len(kept) == nominal:
+            return super()._compute_loss(model, trimmed(inputs))
+        if len(kept) == 0:  # but every parameter takes part, as DistributedDataParallel asks
+            return sum(p.sum() for p in model.parameters() if p.requires_grad) * 0.0
+        share = len(kept) / nominal  # of what the loss is a mean over
+        if self.loss_type == "bnpo":
+            share = (inputs["completion_mask"][kept].sum() / inputs["completion_mask"].sum()).item()
+        elif self.loss_type in ("dapo", "cispo", "vespo"):
+            share = 1.0  # a sum over a number of tokens that stands fixed
+        return super()._compute_loss(model, trimmed(rows(inputs, kept))) * share
+
+    def _get_per_token_logps_and_entropies(
+        self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, compute_aux_loss=False, **kwargs
+    ):
+        if compute_aux_loss or self.args.gradient_checkpointing:
+            return super()._get_per_token_logps_and_entropies(
+                model,
+                input_ids,
+                attention_mask,
+                logits_to_keep,
+                batch_size,
+                compute_aux_loss=compute_aux_loss,
+                **kwargs,
+            )
+        found = []
+        for part in torch.arange(len(input_ids)).split(batch_size or len(input_ids)):
+            ids, mask = input_ids[part], attention_mask[part]
+            both = [x[:, side] for side in (slice(-logits_to_keep), slice(-logits_to_keep, None)) for x in (ids, mask)]
+            with self.accelerator.autocast():
+                found.append(completion_logps(model, *both))
+        logps, entropies = (torch.cat(column) for column in zip(*found))
+        return logps, entropies, None
 
     def engine(self):
         """The engine that generates the rollouts, holding the current weights."""
@@ -40,6 +105,43 @@ class GRPOTrainer(trl.GRPOTrainer):
         from r1lab.engines.transformers import TransformersEngine
 
         return TransformersEngine(self.accelerator.unwrap_model(self.model), self.processing_class)
+
+
+def by_group(lengths: list[int], size: int, updates: int, *, rng: random.Random) -> list[int]:
+    """Rows in an order in which groups stay together; of the groups of an update those of like length are neighbours.
+
+    Args:
+        lengths: Of the completions, group after group.
+        size: Completions of a group.
+        updates: How many optimizer steps share the batch; each gets a random part of the groups.
+
+    >>> by_group([5, 1, 9, 9, 2, 2, 7, 7], 2, 1, rng=random.Random(0))
+    [2, 3, 6, 7, 0, 1, 4, 5]
+    """
+    groups = [list(range(i, min(i + size, len(lengths)))) for i in range(0, len(lengths), size)]
+    rng.shuffle(groups)
+    share = -(-len(groups) // updates)
+    order = []
+    for i in range(0, len(groups), share):
+        order += sorted(groups[i : i + share], key=lambda group: -max(lengths[row] for row in group))
+    return [row for group in order for row in group]
+
+
+def rows(batch: dict, some: torch.Tensor) -> dict:
+    """Some rows of a batch; what is no row of its own stays whole."""
+    size = len(batch["advantages"])
+    return {
+        key: value[some] if torch.is_tensor(value) and value.dim() and len(value) == size else value
+        for key, value in batch.items()
+    }
+
+
+def trimmed(inputs: dict) -> dict:
+    """A batch without the columns in which all completions have ended."""
+    longest = max(1, int(inputs["completion_mask"].sum(dim=1).max()))
+    width = inputs["completion_mask"].size(1)
+    cut = [key for key in BY_TOKEN if key in inputs and inputs[key].size(1) == width]  # ratios may be one a sequence
+    return inputs | {key: inputs[key][:, :longest] for key in cut}
 
 
 def reward_functions(grader, rows: list[dict], run_dir: Path, rank: int = 0) -> tuple[list, dict]:

@@ -23,6 +23,12 @@ def reason(text, **settings):
         "<think>\n2+2=4\n</think>\n\n<answer>\n4\n</answer>",
         "<think>我们来想想。</think><answer>四</answer>",
         "<think> The tag think holds < and > and </ b. </think><answer> $x<1$ </answer>",
+        "<think> Thinking: is it a placeholder? 4 > 3. </think> <answer> four </answer>",
+        "<think>\u202eright to left\u202c</think><answer>x</answer>",
+        "<think>null \x00 byte</think>\r\n<answer>\x00 4</answer>",
+        "<think> " + "so " * 300_000 + "</think><answer> 4 </answer>",
+        "<think> THINK </ANSWER> THINK of two </think><answer> <b>4</b> </answer>",
+        "<think> \\boxed{4} \\boxed{5} </think><answer> \\boxed{4} </answer>",
     ],
 )
 def test_well_formed(text):

@@ -17,6 +17,7 @@ prompt: {template: r1-zero}
 rewards:
   - {name: knights_knaves, mode: strict}
   - {name: format, weight: 0.5}
+  - {name: tag_count, tasks: [sums]}   # applies to no row
 rollout: {num_generations: 4, max_completion_length: 48, ENGINE}
 """
 GRPO = "{max_steps: STEPS, per_device_train_batch_size: 8, learning_rate: 1.0e-4, beta: 0.0}"
@@ -76,12 +77,16 @@ def test_a_pipeline_of_every_stage(tmp_path, engine):
     zero = run / "03-zero"
     train = [row for row in rows(zero / "metrics.jsonl") if row["phase"] == "train"]
     assert [row["step"] for row in train] == [1, 2]
-    assert set(train[0]["rewards"]) == {"knights_knaves", "format"} and train[0]["tokens_per_second"] > 0
+    names = {"knights_knaves", "format", "tag_count"}
+    assert set(train[0]["rewards"]) == names and train[0]["tokens_per_second"] > 0
+    assert train[0]["rewards_none"] == {"knights_knaves": 0.0, "format": 0.0, "tag_count": 1.0}
+    assert train[0]["rewards"]["tag_count"] is None and train[0]["rewards_std"]["format"] >= 0
+    assert {name: sum(counts.values()) for name, counts in train[0]["reasons"].items()} == dict.fromkeys(names, 8)
     assert [row["step"] for row in rows(zero / "metrics.jsonl") if row["phase"] == "eval"] == [1]
     samples = rows(zero / "samples" / "step_000001.jsonl")
     assert len(samples) == 8  # every completion is kept
     for sample in samples:
-        assert set(sample["rewards"]) == set(sample["reasons"]) == {"knights_knaves", "format"}
+        assert set(sample["rewards"]) == set(sample["reasons"]) == names
         expected = sample["rewards"]["knights_knaves"] + 0.5 * sample["rewards"]["format"]
         assert sample["reward"] == pytest.approx(expected)
         assert sample["prompt"].startswith("A very special island")
