@@ -99,11 +99,14 @@ def _partial(statement: tuple, world: dict[int, bool]) -> bool | None:
 
 
 def evaluation(statements: tuple, names: list[str]) -> str:
-    """Work out each statement in one world after another, from all knights on, until a world fits.
+    """Work out one statement after another in one world after another, from all knights on, until a world fits.
+
+    Each line says which world it is about: a small model reads that off nearby, or not at all.
 
     >>> print(evaluation((("lying", 1), ("lying", 0)), ["Ava", "Mia"]))
     Ava knight, Mia knight: Ava says Mia knave false, clash.
-    Ava knight, Mia knave: Ava says Mia knave true, fits. Mia says Ava knave false, fits.
+    Ava knight, Mia knave: Ava says Mia knave true, fits.
+    Ava knight, Mia knave: Mia says Ava knave false, fits.
     """
     return attempt(statements, names)[0]
 
@@ -112,7 +115,7 @@ def attempt(statements: tuple, names: list[str], *, mistake: float = 0.0, rng: r
     """`evaluation`, and the world that it ends with (which a mistake can make wrong), as a tuple of booleans.
 
     With `rng` the worlds come in a random order: in a fixed one, a small model learns by heart what the first lines of
-    a puzzle are, instead of reading the world that a line is about.
+    a puzzle are, instead of working them out.
 
     Args:
         mistake: The chance that a worked-out value is written down wrong, and believed from there on. Needs `rng`.
@@ -125,15 +128,14 @@ def attempt(statements: tuple, names: list[str], *, mistake: float = 0.0, rng: r
         rng.shuffle(numbers)
     for number in numbers:
         world = tuple(bool(number >> (n - 1 - i) & 1) for i in range(n))
-        line = ", ".join(f"{name} {KIND[kind]}" for name, kind in zip(names, world)) + ":"
+        about = ", ".join(f"{name} {KIND[kind]}" for name, kind in zip(names, world))
         fits = True
         for i, statement in enumerate(statements):
             words, value = _worked(statement, names, world, mistake, rng)
             fits = value == world[i]
-            line += f" {names[i]} says {words}, {'fits' if fits else 'clash'}."
+            lines.append(f"{about}: {names[i]} says {words}, {'fits' if fits else 'clash'}.")
             if not fits:
                 break
-        lines.append(line)
         if fits:
             break
     return "\n".join(lines), world

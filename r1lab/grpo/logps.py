@@ -32,6 +32,9 @@ def completion_logps(
         `(logps, entropies)`, both (B, C), zero where masked.
     """
     rows = completion_mask.any(dim=1).nonzero().squeeze(1)
+    if len(rows) == 0:  # still a function of every parameter
+        nothing = completion_mask * (sum(p.sum() for p in model.parameters() if p.requires_grad) * 0.0)
+        return nothing, nothing
     distinct, group = torch.unique(prompt_ids[rows], dim=0, return_inverse=True)
     first = torch.zeros(len(distinct), dtype=torch.long, device=rows.device)
     first[group] = rows  # some row of each group, whose mask is the group's

@@ -1,5 +1,6 @@
 """TRL's GRPOTrainer with r1lab's vLLM sync, and rewards that keep every completion with its scores and reasons."""
 
+import math
 import random
 from collections import Counter
 from pathlib import Path
@@ -37,6 +38,10 @@ class GRPOTrainer(trl.GRPOTrainer):
             super().__init__(*args, **kwargs)
         # Rows of no advantage have no gradient, unless something beside the advantage pulls at them.
         self.skips_no_signal = self.beta == 0 and not self._entropy_bonus_enabled and self.top_entropy_quantile == 1
+        # One update a rollout: the policy of the training pass is still the one that the engine sampled from.
+        every = config.steps_per_generation * self.num_iterations
+        self.on_policy = config.gradient_accumulation_steps % every == 0
+        self._computed = None
 
     def _tokenize_prompts(self, prompts):
         # The chat template has written the special tokens already; TRL would add a second beginning-of-text.
@@ -56,12 +61,22 @@ class GRPOTrainer(trl.GRPOTrainer):
             self._buffered_inputs = [rows(batch, part) for part in torch.tensor(order).chunk(micro_batches)]
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
+    def _generate_and_score_completions(self, inputs):
+        """TRL's, without the pass for the old log-probabilities where the training pass gives them as well."""
+        correct = self.vllm_importance_sampling_correction
+        if self.on_policy and self.model.training:
+            self.vllm_importance_sampling_correction = False
+        try:
+            return super()._generate_and_score_completions(inputs)
+        finally:
+            self.vllm_importance_sampling_correction = correct
+
     def _compute_loss(self, model, inputs):
         """TRL's loss on the rows that can move the policy, with completions cut to the longest of them."""
-        kept = inputs["advantages"].nonzero().squeeze(1)
+        kept = (inputs["advantages"] * inputs["completion_mask"].any(dim=1)).nonzero().squeeze(1)
         nominal = len(inputs["advantages"])
         if not self.skips_no_signal or len(kept) == nominal:
-            return super()._compute_loss(model, trimmed(inputs))
+            return self._loss(model, trimmed(inputs))
         if len(kept) == 0:  # but every parameter takes part, as DistributedDataParallel asks
             return sum(p.sum() for p in model.parameters() if p.requires_grad) * 0.0
         share = len(kept) / nominal  # of what the loss is a mean over
@@ -69,11 +84,39 @@ class GRPOTrainer(trl.GRPOTrainer):
             share = (inputs["completion_mask"][kept].sum() / inputs["completion_mask"].sum()).item()
         elif self.loss_type in ("dapo", "cispo", "vespo"):
             share = 1.0  # a sum over a number of tokens that stands fixed
-        return super()._compute_loss(model, trimmed(rows(inputs, kept))) * share
+        return self._loss(model, trimmed(rows(inputs, kept))) * share
+
+    def _loss(self, model, inputs):
+        wanted = self.use_vllm and self.vllm_importance_sampling_correction
+        if not wanted or "importance_sampling_ratio" in inputs:
+            return super()._compute_loss(model, inputs)
+        mask = inputs["completion_mask"]
+        ids, masks = (torch.cat([inputs[f"prompt_{x}"], inputs[f"completion_{x}"]], dim=1) for x in ("ids", "mask"))
+        self._computed = self._get_per_token_logps_and_entropies(model, ids, masks, mask.size(1))
+        old = self._computed[0].detach()
+        difference = ((old - inputs["sampling_per_token_logps"]) * mask).nan_to_num(nan=0.0)
+        low, high = self.vllm_importance_sampling_clip_min, self.vllm_importance_sampling_clip_max
+        ratio = importance_ratio(difference, self.vllm_importance_sampling_mode, low, high)
+        self._log_sampling(difference.abs()[mask.bool()], ratio[mask.bool()] if ratio.size(1) > 1 else ratio.flatten())
+        return super()._compute_loss(model, inputs | {"importance_sampling_ratio": ratio})
+
+    def _log_sampling(self, difference: torch.Tensor, ratio: torch.Tensor) -> None:
+        """How far the engine's log-probabilities are from the policy's, under TRL's names."""
+        metrics, gather = self._metrics["train"], self.accelerator.gather
+        for name, value in (("mean", difference.mean()), ("max", difference.max())):
+            both = gather(value)
+            figure = both.max() if name == "max" else both.mean()
+            metrics[f"sampling/sampling_logp_difference/{name}"].append(figure.item())
+        for name in ("min", "mean", "max"):
+            both = gather(getattr(ratio, name)())
+            metrics[f"sampling/importance_sampling_ratio/{name}"].append(getattr(both, name)().item())
 
     def _get_per_token_logps_and_entropies(
         self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, compute_aux_loss=False, **kwargs
     ):
+        if self._computed is not None:  # by `_loss`, which needed them first
+            computed, self._computed = self._computed, None
+            return computed
         if compute_aux_loss or self.args.gradient_checkpointing:
             return super()._get_per_token_logps_and_entropies(
                 model,
@@ -105,6 +148,31 @@ class GRPOTrainer(trl.GRPOTrainer):
         from r1lab.engines.transformers import TransformersEngine
 
         return TransformersEngine(self.accelerator.unwrap_model(self.model), self.processing_class)
+
+
+def importance_ratio(difference: torch.Tensor, mode: str, low: float | None, high: float | None) -> torch.Tensor:
+    """The correction for what the engine samples with other numerics than the policy's.
+
+    Args:
+        difference: (B, C), log-probability of the policy less that of the engine, 0 where masked.
+        mode: TRL's `vllm_importance_sampling_mode`: the ratio of each token or of the sequence, cut to the bounds
+            (truncate) or 0 outside of them (mask).
+        low, high: The bounds.
+
+    Returns:
+        (B, C), or (B, 1) for a sequence.
+
+    >>> importance_ratio(torch.tensor([[0.0, 2.0]]), "token_truncate", None, 3.0)
+    tensor([[1., 3.]])
+    >>> importance_ratio(torch.tensor([[0.0, 2.0]]), "sequence_mask", None, 3.0)
+    tensor([[0.]])
+    """
+    level, _, how = mode.partition("_")
+    ratio = (difference.sum(dim=1, keepdim=True) if level == "sequence" else difference).exp()
+    if how == "truncate":
+        return ratio.clamp(min=low, max=high)
+    outside = (ratio < (0.0 if low is None else low)) | (ratio > (math.inf if high is None else high))
+    return ratio.masked_fill(outside, 0.0)
 
 
 def by_group(lengths: list[int], size: int, updates: int, *, rng: random.Random) -> list[int]:

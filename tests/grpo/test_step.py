@@ -128,6 +128,20 @@ def test_a_batch_without_any_signal_has_no_gradient(tokenizer, tmp_path):
     assert loss == 0 and gradient.norm() == 0 and len(gradient) == sum(p.numel() for p in made.model.parameters())
 
 
+def test_completions_masked_as_a_whole_count_nothing(tokenizer, tmp_path):
+    inputs = batch(len(tokenizer), beta=0.04)
+    inputs["completion_mask"][:3] = 0
+    for beta in (0.0, 0.04):
+        ours, theirs = (
+            loss_and_gradient(trainer(cls, tokenizer, tmp_path, "qwen2", loss_type="dapo", beta=beta), dict(inputs))
+            for cls in (GRPOTrainer, trl.GRPOTrainer)
+        )
+        agree(ours, theirs)
+    made = trainer(GRPOTrainer, tokenizer, tmp_path, "qwen2", loss_type="dapo", beta=0.04)
+    loss, gradient = loss_and_gradient(made, inputs | {"completion_mask": torch.zeros(B, C, dtype=torch.long)})
+    assert loss == 0 and gradient.norm() == 0
+
+
 def test_groups_stay_together_and_like_lengths_meet():
     lengths = random.Random(0).choices(range(1, 100), k=64)
     for updates in (1, 2, 4):

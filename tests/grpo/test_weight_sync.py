@@ -69,3 +69,22 @@ def test_vllm_log_probabilities_follow_the_policy(trainer):
     trainer._last_loaded_step = -1  # as after an optimizer step
     fresh = trainer.engine().generate(PROMPTS, n=4, max_tokens=32)
     assert gap(trainer, fresh) < 1e-2
+
+
+@pytest.mark.parametrize("mode", ["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"])
+def test_the_importance_ratio_of_the_training_pass_is_trls(trainer, mode, monkeypatch):
+    """TRL takes it from a pass of its own; one update a rollout needs none."""
+    monkeypatch.setattr(trainer, "vllm_importance_sampling_mode", mode)
+    monkeypatch.setattr(trainer, "vllm_importance_sampling_clip_max", 1.001)  # so that some are cut
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 1
+    batch = [{"prompt": PROMPTS[0], "row": 0}] * 4
+    monkeypatch.setattr(trainer, "on_policy", False)
+    theirs = trainer._generate_and_score_completions(batch)
+    assert theirs["importance_sampling_ratio"].size(0) == 4
+    theirs["advantages"] = torch.tensor([1.0, -1.0, 0.5, -0.5])
+    ours = {k: v for k, v in theirs.items() if k not in ("importance_sampling_ratio", "old_per_token_logps")}
+    expected = GRPOTrainer.__mro__[1]._compute_loss(trainer, trainer.model, theirs)
+    assert trainer._compute_loss(trainer.model, ours).item() == pytest.approx(expected.item(), rel=1e-5)
+    monkeypatch.setattr(trainer, "on_policy", True)
+    assert "old_per_token_logps" not in trainer._generate_and_score_completions(batch)

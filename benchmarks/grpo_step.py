@@ -1,0 +1,215 @@
+"""A GRPO step of TRL's trainer and of r1lab's, side by side: `python -m benchmarks.grpo_step`. Prints JSON.
+
+Each trainer runs in processes of its own, in turn, on the same prompts, seeds and settings, with vLLM for both (TRL's
+with r1lab's weight sync, without which it does not run on a CPU). After two steps of warm-up, the seconds of a step
+are split into generating, grading, syncing weights and training. `train_ideal_seconds` is the time of the matrix
+products that cannot be left out: each completion token and each distinct prompt token once, forward and backward, at
+the rate of a large product on this machine.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+MODELS = ("embedded:tiny-qwen2", "embedded:smollm2-135m")
+
+
+def child(args) -> dict:
+    """Time one trainer's steps in this process."""
+    import torch
+    import trl
+    from datasets import Dataset
+    from trl import GRPOConfig
+    from trl.trainer import grpo_trainer
+
+    from r1lab import grader, models, prompts
+    from r1lab.data import knights_knaves
+    from r1lab.engines.vllm import SyncedVLLM
+    from r1lab.grpo.trainer import GRPOTrainer, reward_functions
+
+    class Plain(trl.GRPOTrainer):
+        _tokenize_prompts = GRPOTrainer._tokenize_prompts
+
+    grpo_trainer.VLLMGeneration = SyncedVLLM
+    model = models.load_model(args.model, dtype=args.dtype)
+    tokenizer = models.load_tokenizer(args.model)
+    rows = knights_knaves(people=3, names=16, sayings=1, copies=20, size=max(64, args.batch), seed=1)
+    template = "r1-zero" if "tiny" in args.model else "chat"
+    texts = [prompts.render(row["prompt"], tokenizer, template=template)[0] for row in rows]
+    longest = max(len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"])
+    folder = Path(tempfile.mkdtemp())
+    functions, _ = reward_functions(grader.build([{"name": "knights_knaves"}]), rows, folder)
+    config = GRPOConfig(
+        output_dir=str(folder),
+        per_device_train_batch_size=args.micro,
+        gradient_accumulation_steps=args.batch // args.micro,
+        num_generations=8,
+        max_completion_length=args.tokens,
+        max_steps=args.warmup + args.steps,
+        learning_rate=1e-6,
+        beta=0.0,
+        loss_type="dr_grpo",
+        scale_rewards="none",
+        use_vllm=True,
+        vllm_mode="colocate",
+        vllm_max_model_length=longest + args.tokens,
+        vllm_importance_sampling_mode="token_truncate",
+        bf16=args.dtype == "bfloat16" and torch.cuda.is_available(),
+        gradient_checkpointing=False,
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        seed=0,
+    )
+    trainer = (GRPOTrainer if args.child == "r1lab" else Plain)(
+        model=model,
+        args=config,
+        processing_class=tokenizer,
+        reward_funcs=functions,
+        train_dataset=Dataset.from_dict({"prompt": texts, "row": list(range(len(rows)))}),
+    )
+    spent = dict.fromkeys(("generate", "grade", "sync"), 0.0)
+    timed(trainer.vllm_generation, "sync_weights", spent, "sync")
+    timed(trainer.vllm_generation, "generate", spent, "generate")
+    timed(trainer, "_calculate_rewards", spent, "grade")
+    steps, written = [], []
+    trainer.add_callback(clock(spent, steps))
+    count(trainer, written)
+    trainer.train()
+    steps, written = steps[args.warmup :], written[args.warmup :]
+    return {
+        "steps": steps,
+        "completion_tokens": statistics.fmean(tokens for tokens, _ in written),
+        "prompt_tokens": statistics.fmean(tokens for _, tokens in written),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "peak_gib": round(peak_memory() / 2**30, 2),
+        "flops_per_second": matrix_rate(model.dtype),
+    }
+
+
+def timed(owner, name: str, spent: dict, key: str) -> None:
+    """Count the seconds of a method under a key."""
+    method = getattr(owner, name)
+
+    def wrapped(*args, **kwargs):
+        started = time.perf_counter()
+        try:
+            return method(*args, **kwargs)
+        finally:
+            spent[key] += time.perf_counter() - started
+
+    setattr(owner, name, wrapped)
+
+
+def clock(spent: dict, steps: list):
+    """A callback that notes the seconds of each step, in all and by part."""
+    from transformers import TrainerCallback
+
+    class Clock(TrainerCallback):
+        def on_step_begin(self, *args, **kwargs):
+            spent.update(dict.fromkeys(spent, 0.0), started=time.perf_counter())
+
+        def on_step_end(self, *args, **kwargs):
+            total = time.perf_counter() - spent.pop("started")
+            steps.append({"total": total, **spent, "train": total - sum(spent.values())})
+
+    return Clock()
+
+
+def count(trainer, written: list) -> None:
+    """Note the completion tokens and the distinct prompt tokens of each generation."""
+    method = trainer._generate_and_score_completions
+
+    def wrapped(inputs):
+        batch = method(inputs)
+        prompts = batch["prompt_mask"].sum().item() / trainer.num_generations
+        written.append((batch["completion_mask"].sum().item(), prompts))
+        return batch
+
+    trainer._generate_and_score_completions = wrapped
+
+
+def peak_memory() -> int:
+    """The largest resident memory of this process so far, in bytes."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def matrix_rate(dtype) -> float:
+    """Floating-point operations a second of a large matrix product here."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    n = 8192 if device == "cuda" else 1536
+    a, b = (torch.randn(n, n, dtype=dtype, device=device) for _ in range(2))
+    best = 0.0
+    for _ in range(5):
+        started = time.perf_counter()
+        (a @ b).sum().item()
+        best = max(best, 2 * n**3 / (time.perf_counter() - started))
+    return best
+
+
+def summary(result: dict, batch: int) -> dict:
+    """Medians over the steps, and the ideal beside them."""
+    median = {key: statistics.median(step[key] for step in result["steps"]) for key in result["steps"][0]}
+    tokens = result["completion_tokens"] + result["prompt_tokens"]
+    return {
+        "completions_per_second": round(batch / median["total"], 2),
+        "seconds": {key: round(value, 3) for key, value in median.items()},
+        "train_ideal_seconds": round(6 * result["parameters"] * tokens / result["flops_per_second"], 3),
+        "completion_tokens": round(result["completion_tokens"] / batch, 1),
+        "peak_gib": result["peak_gib"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default=MODELS[0])
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--batch", type=int, nargs="+", default=[128], help="completions a step")
+    parser.add_argument("--micro", type=int, default=16)
+    parser.add_argument("--tokens", type=int, default=448, help="the longest completion")
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--warmup", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=1, help="times that both run, in turn")
+    parser.add_argument("--child", choices=("trl", "r1lab"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        args.batch = args.batch[0]
+        print("\n" + json.dumps(child(args)))
+        return
+    found = {}
+    for batch in args.batch:
+        for _ in range(args.rounds):
+            for who in ("trl", "r1lab"):
+                result = run(who, batch, sys.argv[1:])
+                known = found.setdefault(batch, {}).setdefault(who, result)
+                known["steps"] += result["steps"] if known is not result else []
+    report = {}
+    for batch, both in found.items():
+        lines = {who: summary(result, batch) for who, result in both.items()}
+        ratio = lines["r1lab"]["completions_per_second"] / lines["trl"]["completions_per_second"]
+        report[batch] = lines | {"ratio": round(ratio, 2)}
+    settings = {key: value for key, value in vars(args).items() if key not in ("child", "batch")}
+    print(json.dumps({"settings": settings, "by_batch": report}, indent=1))
+
+
+def run(who: str, batch: int, words: list[str]) -> dict:
+    """One trainer in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.grpo_step", *words, "--child", who, "--batch", str(batch)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{who}: {done.stderr[-3000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+if __name__ == "__main__":
+    main()
