@@ -23,16 +23,40 @@ BUILDERS = {
     "logic_rl": [{"path": str(LOGIC_RL), "size": 60, "split": "test"}],
     "rows": [],  # a user's own rows: nothing of ours to try
 }
-REWARDS = {
+PUZZLE_REWARDS = {
     "knights_knaves": [({"mode": "strict"}, 1.0), ({"mode": "logic_rl"}, 3.0)],
     "format": [({"mode": "strict"}, 1.0), ({"mode": "soft"}, 1.0)],
 }
+
+THINK = "<think> First, we add the numbers.\n\nSecond, we look at the sum.\n\nFinally, we write it down. </think>\n"
+# Of every other reward: a completion that deserves the maximum, its row, settings, and that maximum.
+REWARDS = {
+    "accuracy": (THINK + r"It is $\boxed{\frac{1}{2}}$.", {"answer": "0.5"}, {}, 1.0),
+    "choice": (THINK + "<answer> (B) </answer>", {"answer": "B"}, {}, 1.0),
+    "code": (
+        "```python\nprint(sum(map(int, input().split())))\n```",
+        {"tests": [{"input": "1 2", "output": "3"}]},
+        {},
+        1.0,
+    ),
+    "cosine_length": ("", {"right": True}, {"max_len": 99}, 1.0),
+    "countdown": (THINK + "<answer> (3 + 5) * 2 </answer>", {"numbers": [2, 3, 5], "target": 16}, {}, 1.0),
+    "exact_match": (THINK + "<answer> Paris </answer>", {"answer": "paris"}, {}, 1.0),
+    "instruction": (THINK + "So we do.", {"constraints": [{"kind": "no_commas"}]}, {}, 1.0),
+    "language_consistency": (THINK, {"language": "en"}, {}, 1.0),
+    "length": ("short", {"right": True}, {}, 0.5),
+    "reasoning_steps": (THINK, {}, {}, 1.0),
+    "repetition": ("one two three four", {}, {}, 0.0),
+    "soft_overlong": ("short", {}, {"max_completion_length": 99, "cache": 9}, 0.0),
+    "tag_count": (THINK + "<answer> 4 </answer>", {}, {}, 1.0),
+}
+OWN_TESTS = {"judge", "reasoning_gym", "reward_model"}  # a server, a package, a model: they have no gold of ours
 
 
 def test_every_builder_and_every_reward_is_tried():
     assert set(BUILDERS) == set(r1lab.data.__all__)
     rewards = {name.removesuffix("_reward") for name in r1lab.rewards.__all__ if name.endswith("_reward")}
-    assert set(REWARDS) == rewards
+    assert PUZZLE_REWARDS.keys() | REWARDS.keys() | OWN_TESTS == rewards
 
 
 @pytest.mark.parametrize("model", EMBEDDED)
@@ -46,8 +70,23 @@ def test_gold_survives_the_tokenizer(model, builder):
         gold = [row.get("completion") or complete("One of them lies.", row["answer"]) for row in rows]
         ids = [tokenizer(text, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id] for text in gold]
         back = tokenizer.batch_decode(ids, skip_special_tokens=True)
-        for reward, tries in REWARDS.items():
+        for reward, tries in PUZZLE_REWARDS.items():
             for settings, full in tries:
                 function = lookup.function("rewards", reward)
                 scores = function(back, answer=[row["answer"] for row in rows], **settings)
                 assert scores == [full] * len(rows), (reward, settings, [s.reason for s in scores if s != full][:3])
+
+
+@pytest.mark.parametrize("model", EMBEDDED)
+@pytest.mark.parametrize("reward", sorted(REWARDS))
+def test_what_deserves_the_maximum_gets_it_after_the_tokenizer_too(model, reward):
+    text, row, settings, full = REWARDS[reward]
+    tokenizer = models.load_tokenizer(f"embedded:{model}")
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    back = tokenizer.decode(ids + [tokenizer.eos_token_id], skip_special_tokens=True)
+    others = ["a longer completion, to be compared with"] if reward == "length" else []
+    batch, token_ids = [back] + others, [ids] + [list(range(99)) for _ in others]
+    function = lookup.function("rewards", reward)
+    columns = {key: [value] * len(batch) for key, value in row.items()}
+    scores = function(batch, prompts=["?"] * len(batch), completion_ids=token_ids, **columns, **settings)
+    assert scores[0] == full, scores[0].reason
