@@ -1,6 +1,5 @@
 """Reinforcement learning by GRPO: rollouts from vLLM, rule rewards, TRL's losses."""
 
-import math
 import time
 from pathlib import Path
 
@@ -102,8 +101,9 @@ def _row(recipe, config, grader, figures: dict, started: float):
         written = logs["completions/mean_length"] * completions_per_step
         row = {
             "reward": logs["reward"],
-            "rewards": {name: _finite(logs[f"rewards/{name}/mean"]) for name in grader.names},
-            "rewards_std": {name: _finite(logs[f"rewards/{name}/std"]) for name in grader.names},
+            # None where a reward applied to no row.
+            "rewards": {name: logs[f"rewards/{name}/mean"] for name in grader.names},
+            "rewards_std": {name: logs[f"rewards/{name}/std"] for name in grader.names},
             "rewards_none": {name: round(figures[name]["none"], 4) for name in grader.names},
             "reasons": {name: figures[name]["reasons"] for name in grader.names},
             "length": logs["completions/mean_length"],
@@ -123,11 +123,6 @@ def _row(recipe, config, grader, figures: dict, started: float):
         return {key: value for key, value in row.items() if value is not None}
 
     return to_row
-
-
-def _finite(value: float) -> float | None:
-    """TRL's mean of a reward that applied to no row is not a number."""
-    return value if math.isfinite(value) else None
 
 
 class Evaluate(TrainerCallback):
