@@ -20,7 +20,7 @@ from typing import NamedTuple
 from r1lab.verify.server import COMMAND, FORK, KILL
 
 MEMORY = 512 << 20
-STUCK = 0.5  # seconds on one item after which another worker takes over the queue
+STUCK = 0.2  # seconds on one item after which another worker takes over the queue
 MOST_STUCK = 16
 CHUNK = 8
 
@@ -49,9 +49,10 @@ class Pool:
     """Runs one task on many items in worker processes.
 
     An item that exceeds its deadline costs one worker, which is killed with its children and replaced; its outcome is
-    `timeout`. A worker that is busy with one item for half a second is set aside, at the lowest priority, and another
-    takes its place: items that hang do not keep the others waiting, and a batch takes its ordinary time plus one
-    deadline. Safe to call from any thread (one batch at a time). In a forked process `shared` gives a pool of its own.
+    `timeout`. A worker that is busy with one item for a fifth of a second is set aside, at the lowest priority, and
+    another takes its place: items that hang do not keep the others waiting, and a batch takes its ordinary time plus
+    one deadline. Safe to call from any thread (one batch at a time). In a forked process `shared` gives a pool of its
+    own.
 
     Args:
         task: `module:function`. The function takes the values of an item and returns what JSON can hold.
