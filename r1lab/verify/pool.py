@@ -118,11 +118,8 @@ class Pool:
                 worker = busy[connection]
                 try:
                     answer = json.loads(connection.recv_bytes())
-                except (
-                    EOFError,
-                    OSError,
-                ):  # crashed or killed: by its item, or by chance, so the item has a second go
-                    if worker.items:
+                except (EOFError, OSError):
+                    if worker.items:  # crashed or killed: by its item, or by chance, so the item has a second go
                         item = worker.items.popleft()
                         if item in died:
                             outcomes[item] = Outcome("died")
