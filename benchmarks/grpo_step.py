@@ -30,7 +30,8 @@ def child(args) -> dict:
     from r1lab import grader, models, prompts
     from r1lab.data import knights_knaves
     from r1lab.engines.vllm import SyncedVLLM
-    from r1lab.grpo.trainer import GRPOTrainer, reward_functions
+    from r1lab.grpo.rewards import reward_functions
+    from r1lab.grpo.trainer import GRPOTrainer
 
     class Plain(trl.GRPOTrainer):
         _tokenize_prompts = GRPOTrainer._tokenize_prompts

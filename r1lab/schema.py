@@ -77,6 +77,23 @@ class Rollout(Section):
     gpu_memory_utilization: float = Field(0.3, gt=0, le=1)
 
 
+class GrpoTrain(Section):
+    """What is r1lab's own under `train` of a grpo stage, beside TRL's fields: how a step is computed.
+
+    None of the switches changes the loss or its gradient; each is there to be measured, and to be ruled out.
+    `max_tokens_per_microbatch` counts a group's prompt once; by default it is what `per_device_train_batch_size`
+    rows of the longest prompt and completion would have.
+    """
+
+    max_tokens_per_microbatch: int | None = Field(None, ge=1)
+    pack: bool = True
+    share_prompts: bool = True
+    skip_no_signal: bool = True
+    reuse_logps: bool = True
+    sort_by_length: bool = True
+    chunk_logps: bool = True
+
+
 class Task(Section):
     """A task of an evaluation: a builder with its parameters, asked for its test split."""
 

@@ -1,18 +1,20 @@
-"""TRL's GRPOTrainer with r1lab's vLLM sync, and rewards that keep every completion with its scores and reasons."""
+"""TRL's GRPOTrainer with a step that does less work: no padding, a group's prompt once, no rows without signal.
+
+Rewards, losses, logging and sharding stay TRL's; each part can be switched off (`r1lab.schema.GrpoTrain`).
+"""
 
 import math
 import random
-from collections import Counter
-from pathlib import Path
+from contextlib import contextmanager
 from unittest.mock import patch
 
 import torch
 import trl
-from accelerate.utils import gather_object
+from accelerate.utils import DistributedType, is_peft_model
 from trl.trainer import grpo_trainer
 
-from r1lab import rundir
-from r1lab.grpo.logps import completion_logps
+from r1lab.grpo import packed
+from r1lab.schema import GrpoTrain
 
 BY_TOKEN = (
     "completion_ids",
@@ -25,10 +27,15 @@ BY_TOKEN = (
 
 
 class GRPOTrainer(trl.GRPOTrainer):
-    """TRL's trainer on prompts that `r1lab.prompts.render` has already turned into text."""
+    """TRL's trainer on prompts that `r1lab.prompts.render` has already turned into text.
 
-    def __init__(self, *args, **kwargs):
+    Args:
+        own: What is r1lab's own in a recipe's `train` section; the rest of it is TRL's config, as `args`.
+    """
+
+    def __init__(self, *args, own: GrpoTrain | None = None, **kwargs):
         config = kwargs["args"]
+        self.own = own = own or GrpoTrain()
         if config.use_vllm:
             from r1lab.engines.vllm import SyncedVLLM
 
@@ -36,30 +43,96 @@ class GRPOTrainer(trl.GRPOTrainer):
                 super().__init__(*args, **kwargs)
         else:
             super().__init__(*args, **kwargs)
-        # Rows of no advantage have no gradient, unless something beside the advantage pulls at them.
-        self.skips_no_signal = self.beta == 0 and not self._entropy_bonus_enabled and self.top_entropy_quantile == 1
+        # A loss that is a sum over rows can be computed in any parts; these terms look at a micro-batch as a whole.
+        self.by_rows = not self._entropy_bonus_enabled and self.top_entropy_quantile == 1 and not self.aux_loss_enabled
+        # Rows of no advantage have no gradient, unless the reference model pulls at them.
+        self.skips_no_signal = own.skip_no_signal and self.by_rows and self.beta == 0
         # One update a rollout: the policy of the training pass is still the one that the engine sampled from.
         every = config.steps_per_generation * self.num_iterations
-        self.on_policy = config.gradient_accumulation_steps % every == 0
+        self.on_policy = own.reuse_logps and config.gradient_accumulation_steps % every == 0
+        # Layers whose weights are gathered for each pass need the same number of passes on every rank.
+        self.sharded = self.is_fsdp_enabled or (
+            self.is_deepspeed_enabled and self.accelerator.deepspeed_plugin.zero_stage == 3
+        )
         self._computed = None
+        self._packs = own.pack and self._can_pack()
+
+    def _can_pack(self) -> bool:
+        """Whether the models run packed rows; if not, says why in a line."""
+        why = (
+            "the mixture-of-experts loss counts each prompt as often as it is used" if self.aux_loss_enabled else None
+        )
+        for model in (self.model, self.ref_model):
+            if model is not None and why is None:
+                model = self.accelerator.unwrap_model(model)
+                base = model.get_base_model() if is_peft_model(model) else model
+                why = packed.install(base, cast_head=self.args.cast_lm_head_to_fp32)
+        if why:
+            print(f"each completion is computed with its own prompt and padding: {why}", flush=True)
+        return why is None
 
     def _tokenize_prompts(self, prompts):
         # The chat template has written the special tokens already; TRL would add a second beginning-of-text.
         return self.processing_class(text=prompts, add_special_tokens=False)["input_ids"], None, {}
 
     def _prepare_inputs(self, generation_batch):
-        """TRL's, but a group stays together and micro-batches hold completions of like length."""
+        """TRL's, but each micro-step gets a list of micro-batches: groups together, like lengths, a token budget."""
         if not self.model.training:
             return super()._prepare_inputs(generation_batch)
-        every = self.args.steps_per_generation * self.num_iterations
-        if self._step % every == 0 or self._buffered_inputs is None:
+        micro_steps = self.args.steps_per_generation
+        if self._step % (micro_steps * self.num_iterations) == 0 or self._buffered_inputs is None:
             batch = self._generate_and_score_completions(generation_batch)
-            micro_batches = self.args.steps_per_generation
-            updates = max(1, micro_batches // self.args.gradient_accumulation_steps)
-            lengths = batch["completion_mask"].sum(dim=1).tolist()
-            order = by_group(lengths, self.num_generations, updates, rng=random.Random(self.state.global_step))
-            self._buffered_inputs = [rows(batch, part) for part in torch.tensor(order).chunk(micro_batches)]
-        return self._buffered_inputs[self._step % self.args.steps_per_generation]
+            self._buffered_inputs = self._micro_steps(batch)
+        return self._buffered_inputs[self._step % micro_steps]
+
+    def _micro_steps(self, batch: dict) -> list[list[dict]]:
+        """The micro-batches of each of the steps that TRL takes over a generation batch."""
+        steps = self.args.steps_per_generation
+        lengths = batch["completion_mask"].sum(dim=1).tolist()
+        rng = random.Random(self.state.global_step)
+        # An update may see several micro-steps, whose rows may then be exchanged, but not rows of another update.
+        together = math.gcd(steps, self.args.gradient_accumulation_steps)
+        order = by_group(lengths, self.num_generations, steps // together, rng=rng)
+        if not self.by_rows:
+            return [[rows(batch, part)] for part in torch.tensor(order).chunk(steps)]
+        useful = torch.ones(len(lengths), dtype=torch.bool)
+        if self.skips_no_signal:
+            useful = (batch["advantages"] * batch["completion_mask"].any(dim=1)).cpu() != 0
+        prompts = batch["prompt_mask"].sum(dim=1).tolist()
+        found = []
+        for update in torch.tensor(order).chunk(steps // together):
+            kept = update[useful[update]].tolist()
+            # As many tokens as TRL's micro-batch would hold, padding included, unless the recipe says how many.
+            size = self.args.per_device_train_batch_size
+            budget = self.own.max_tokens_per_microbatch or size * (max(prompts) + max(lengths))
+            if not self.own.sort_by_length and self.own.max_tokens_per_microbatch is None:
+                parts = [kept[i : i + size] for i in range(0, len(kept), size)]
+            else:
+                parts = by_tokens(kept, lengths, prompts, self.num_generations, budget)
+            # bnpo's mean over the tokens of a micro-batch is here one over the tokens of the update's share.
+            tokens = sum(lengths[row] for row in update.tolist())
+            made = [
+                rows(batch, torch.tensor(part, device=batch["advantages"].device))
+                | {"share": self._share(part, lengths, tokens, together)}
+                for part in parts
+            ]
+            found += self._dealt(made, together)
+        return found
+
+    def _share(self, part: list[int], lengths: list[int], tokens: int, micro_steps: int) -> float:
+        """What a micro-batch's loss, a mean over its rows or tokens, counts beside one of TRL's micro-batches."""
+        if self.loss_type in ("dapo", "cispo", "vespo"):
+            return 1.0  # a sum over a number of tokens that stands fixed
+        if self.loss_type == "bnpo":
+            return sum(lengths[row] for row in part) / max(1, tokens) * micro_steps
+        return len(part) / self.args.per_device_train_batch_size
+
+    def _dealt(self, parts: list[dict], steps: int) -> list[list[dict]]:
+        """Micro-batches dealt to micro-steps, equally many on all ranks; None stands for one that has none left."""
+        count = torch.tensor(len(parts), device=self.accelerator.device)
+        most = max(steps, int(self.accelerator.gather(count).max()))
+        padded = [*parts, *[None] * (most - len(parts))]
+        return [padded[i::steps] for i in range(steps)]
 
     def _generate_and_score_completions(self, inputs):
         """TRL's, without the pass for the old log-probabilities where the training pass gives them as well."""
@@ -71,28 +144,48 @@ class GRPOTrainer(trl.GRPOTrainer):
         finally:
             self.vllm_importance_sampling_correction = correct
 
-    def _compute_loss(self, model, inputs):
-        """TRL's loss on the rows that can move the policy, with completions cut to the longest of them."""
-        kept = (inputs["advantages"] * inputs["completion_mask"].any(dim=1)).nonzero().squeeze(1)
-        nominal = len(inputs["advantages"])
-        if not self.skips_no_signal or len(kept) == nominal:
-            return self._loss(model, trimmed(inputs))
-        if len(kept) == 0:  # but every parameter takes part, as DistributedDataParallel asks
-            return sum(p.sum() for p in model.parameters() if p.requires_grad) * 0.0
-        share = len(kept) / nominal  # of what the loss is a mean over
-        if self.loss_type == "bnpo":
-            share = (inputs["completion_mask"][kept].sum() / inputs["completion_mask"].sum()).item()
-        elif self.loss_type in ("dapo", "cispo", "vespo"):
-            share = 1.0  # a sum over a number of tokens that stands fixed
-        return self._loss(model, trimmed(rows(inputs, kept))) * share
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """The loss of a micro-step, after the backward passes of all but its last micro-batch."""
+        if not isinstance(inputs, list):
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        before = 0.0
+        for part in inputs[:-1]:
+            with self._held_back(model):
+                loss = self._part_loss(model, part)
+                deepspeed = self.accelerator.distributed_type == DistributedType.DEEPSPEED
+                self.accelerator.backward(loss, **({"scale_wrt_gas": False} if deepspeed else {}))
+            before = before + loss.detach()
+        return self._part_loss(model, inputs[-1]) + before
 
-    def _loss(self, model, inputs):
+    @contextmanager
+    def _held_back(self, model):
+        """Gradients stay on their rank, as within a gradient accumulation."""
+        state = self.accelerator.gradient_state
+        last = state.sync_gradients
+        state._set_sync_gradients(False)
+        try:
+            with self.accelerator.no_sync(model):
+                yield
+        finally:
+            state._set_sync_gradients(last)
+
+    def _part_loss(self, model, part: dict | None):
+        if part is None:  # but every parameter takes part, as DistributedDataParallel asks
+            return sum(p.sum() for p in model.parameters() if p.requires_grad) * 0.0
+        return self._compute_loss(model, part) * part.get("share", 1.0)
+
+    def _compute_loss(self, model, inputs):
+        """TRL's loss, with completions cut to the longest, and the importance ratio from the pass itself."""
+        inputs = trimmed(inputs)
         wanted = self.use_vllm and self.vllm_importance_sampling_correction
         if not wanted or "importance_sampling_ratio" in inputs:
             return super()._compute_loss(model, inputs)
         mask = inputs["completion_mask"]
         ids, masks = (torch.cat([inputs[f"prompt_{x}"], inputs[f"completion_{x}"]], dim=1) for x in ("ids", "mask"))
-        self._computed = self._get_per_token_logps_and_entropies(model, ids, masks, mask.size(1))
+        aux = {"compute_aux_loss": True} if self.aux_loss_enabled else {}
+        self._computed = self._get_per_token_logps_and_entropies(
+            model, ids, masks, mask.size(1), compute_entropy=True, **aux
+        )
         old = self._computed[0].detach()
         difference = ((old - inputs["sampling_per_token_logps"]) * mask).nan_to_num(nan=0.0)
         low, high = self.vllm_importance_sampling_clip_min, self.vllm_importance_sampling_clip_max
@@ -112,27 +205,27 @@ class GRPOTrainer(trl.GRPOTrainer):
             metrics[f"sampling/importance_sampling_ratio/{name}"].append(getattr(both, name)().item())
 
     def _get_per_token_logps_and_entropies(
-        self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, compute_aux_loss=False, **kwargs
+        self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, **kwargs
     ):
-        if self._computed is not None:  # by `_loss`, which needed them first
+        if self._computed is not None:  # by `_compute_loss`, which needed them first
             computed, self._computed = self._computed, None
             return computed
-        if compute_aux_loss or self.args.gradient_checkpointing:
+        if not self._packs:
             return super()._get_per_token_logps_and_entropies(
-                model,
-                input_ids,
-                attention_mask,
-                logits_to_keep,
-                batch_size,
-                compute_aux_loss=compute_aux_loss,
-                **kwargs,
+                model, input_ids, attention_mask, logits_to_keep, batch_size, **kwargs
             )
+        prompt, completion = slice(-logits_to_keep), slice(-logits_to_keep, None)
         found = []
         for part in torch.arange(len(input_ids)).split(batch_size or len(input_ids)):
             ids, mask = input_ids[part], attention_mask[part]
-            both = [x[:, side] for side in (slice(-logits_to_keep), slice(-logits_to_keep, None)) for x in (ids, mask)]
-            with self.accelerator.autocast():
-                found.append(completion_logps(model, *both))
+            row = packed.pack(
+                ids[:, prompt],
+                mask[:, prompt],
+                ids[:, completion],
+                mask[:, completion],
+                share=self.own.share_prompts,
+            )
+            found.append(packed.logps(model, row, temperature=self.temperature, chunked=self.own.chunk_logps))
         logps, entropies = (torch.cat(column) for column in zip(*found))
         return logps, entropies, None
 
@@ -195,6 +288,35 @@ def by_group(lengths: list[int], size: int, updates: int, *, rng: random.Random)
     return [row for group in order for row in group]
 
 
+def by_tokens(order: list[int], lengths: list[int], prompts: list[int], size: int, budget: int) -> list[list[int]]:
+    """Micro-batches of at most `budget` tokens, a group's prompt counted once, groups of like length together.
+
+    Args:
+        order: Rows to take, those of a group one after another.
+        lengths, prompts: Tokens of each row's completion and prompt.
+        size: Completions of a group; row // size is its group.
+        budget: In tokens. A group above it is split; a row above it stands alone.
+
+    >>> by_tokens([0, 1, 2, 3], [5, 1, 9, 9], [2, 2, 2, 2], 2, 12)
+    [[2], [3], [0, 1]]
+    """
+    groups: dict[int, list[int]] = {}
+    for row in order:
+        groups.setdefault(row // size, []).append(row)
+    parts, used = [[]], 0
+    for group in sorted(groups.values(), key=lambda rows: -max(lengths[row] for row in rows)):
+        whole = prompts[group[0]] + sum(lengths[row] for row in group)
+        if parts[-1] and used + whole > budget:
+            parts, used = [*parts, []], 0
+        used += prompts[group[0]]
+        for row in group:
+            if parts[-1] and used + lengths[row] > budget:
+                parts, used = [*parts, []], prompts[row]
+            parts[-1].append(row)
+            used += lengths[row]
+    return [part for part in parts if part]
+
+
 def rows(batch: dict, some: torch.Tensor) -> dict:
     """Some rows of a batch; what is no row of its own stays whole."""
     size = len(batch["advantages"])
@@ -210,50 +332,3 @@ def trimmed(inputs: dict) -> dict:
     width = inputs["completion_mask"].size(1)
     cut = [key for key in BY_TOKEN if key in inputs and inputs[key].size(1) == width]  # ratios may be one a sequence
     return inputs | {key: inputs[key][:, :longest] for key in cut}
-
-
-def reward_functions(grader, rows: list[dict], run_dir: Path, rank: int = 0) -> tuple[list, dict]:
-    """One function for TRL per reward of the grader, and the newest batch's figures over all ranks.
-
-    TRL calls the functions in their order on each batch: the first grades the batch and writes it to `samples/`, the
-    others hand out their share. Rows are found by the dataset's `row` column. The figures are those of
-    `Graded.figures`, of the last batch graded.
-    """
-    newest, figures = {}, {}
-
-    def grade(prompts, completions, completion_ids, row, trainer_state, **_):
-        batch = [rows[i] for i in row]
-        result = grader.grade(completions, batch, completion_ids=completion_ids)
-        newest["result"] = result
-        step = trainer_state.global_step + 1
-        suffix = f".rank{rank}" if rank else ""
-        path = run_dir / "samples" / f"step_{step:06d}{suffix}.jsonl"
-        rundir.write_jsonl(path, result.records(batch, step=step))
-        result.stop_if_failed(batch, path)
-        figures.update(merged_figures(gather_object([result.figures()])))
-        return result.values[grader.names[0]]
-
-    def hand_out(name):
-        def function(prompts, **_):
-            return newest["result"].values[name]
-
-        function.__name__ = name
-        return function
-
-    grade.__name__ = grader.names[0]
-    return [grade] + [hand_out(name) for name in grader.names[1:]], figures
-
-
-def merged_figures(ranks: list[dict]) -> dict:
-    """The share of None and the reasons of each reward over all ranks, whose batches are equally large.
-
-    >>> merged_figures([{"a": {"none": 0.5, "reasons": {"wrong": 1}}}, {"a": {"none": 0.0, "reasons": {"wrong": 2}}}])
-    {'a': {'none': 0.25, 'reasons': {'wrong': 3}}}
-    """
-    return {
-        name: {
-            "none": sum(rank[name]["none"] for rank in ranks) / len(ranks),
-            "reasons": dict(sum((Counter(rank[name]["reasons"]) for rank in ranks), Counter()).most_common()),
-        }
-        for name in ranks[0]
-    }

@@ -10,7 +10,8 @@ from trl import GRPOConfig
 from r1lab import engines, models, prompts, rundir
 from r1lab.errors import UserError
 from r1lab.grader import build as build_grader
-from r1lab.grpo.trainer import GRPOTrainer, reward_functions
+from r1lab.grpo.rewards import reward_functions
+from r1lab.grpo.trainer import GRPOTrainer
 from r1lab.stages.common import Metrics, StopOnInterrupt, build_rows, finish, report_gold, resume_point, trl_config
 from r1lab.stages.eval import eval_tasks, evaluate
 

@@ -1,0 +1,270 @@
+"""Prompts and completions in one row without padding, the prompt of a group once, and the attention for it.
+
+TRL runs every completion with its own copy of the prompt, all padded to the longest. Here the distinct prompts of a
+micro-batch and their completions lie one after another in a single row, so that all layers but attention see each
+token once and no padding; attention lets a completion see its prompt and itself. Loss and gradient are the same
+(Prefix Grouper, arXiv:2506.05433, does it per group).
+"""
+
+import functools
+import sys
+import types
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch.distributed.tensor import DTensor
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
+from trl.trainer.utils import maybe_gather_lm_head_ctx
+
+from r1lab.grpo.head import token_logps
+
+LIKE = 0.75  # a sequence shorter than this share of the longest in its part starts a part of its own
+PREFIX = "r1lab_packed_"
+
+
+@dataclass
+class Part:
+    """Sequences of like length that attend together.
+
+    Attributes:
+        tokens: How many tokens of the row they are.
+        queries: (n, L), places in the row; shorter sequences repeat their last place.
+        keys: (n, K), places in the row.
+        kept: (N,), which of the n * L queries are tokens of the row, in the row's order.
+        distance: (n, L, K), how far behind the query a key is, in tokens; negative where the query may not see it.
+    """
+
+    tokens: int
+    queries: torch.Tensor
+    keys: torch.Tensor
+    kept: torch.Tensor
+    distance: torch.Tensor
+    masks: dict = field(default_factory=dict)
+
+    def mask(self, window: int | None, dtype: torch.dtype | None) -> torch.Tensor:
+        """(n, 1, L, K), true where a query sees a key; with a dtype, 0 there and the least number elsewhere."""
+        if (window, dtype) not in self.masks:
+            seen = (self.distance >= 0) & (self.distance < (window or sys.maxsize))
+            if dtype is not None:
+                seen = torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
+            self.masks[window, dtype] = seen[:, None]
+        return self.masks[window, dtype]
+
+
+@dataclass
+class Packed:
+    """A micro-batch as one row.
+
+    Attributes:
+        ids, positions: (1, T), tokens and their positions in their sequences.
+        parts: What attends together, in the row's order.
+        places: (N,), where in the row the hidden state lies that predicts each scored token; row after row.
+        targets: (N,), the scored tokens.
+        mask: (B, C), which tokens are scored.
+    """
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    parts: list[Part]
+    places: torch.Tensor
+    targets: torch.Tensor
+    mask: torch.Tensor
+
+    def unpack(self, values: torch.Tensor) -> torch.Tensor:
+        """(N,) values of the scored tokens as (B, C), zero elsewhere."""
+        return values.new_zeros(self.mask.shape).masked_scatter(self.mask, values)
+
+
+def pack(
+    prompt_ids: torch.Tensor,
+    prompt_mask: torch.Tensor,
+    completion_ids: torch.Tensor,
+    completion_mask: torch.Tensor,
+    *,
+    share: bool = True,
+) -> Packed:
+    """Lay a micro-batch out as one row.
+
+    Args:
+        prompt_ids, prompt_mask: (B, P), padded on the left; rows of one group are equal.
+        completion_ids, completion_mask: (B, C), padded on the right. Rows that are masked as a whole are left out.
+        share: Whether equal prompts are computed once; else each row has its own.
+    """
+    device = completion_ids.device
+    rows = completion_mask.any(dim=1).nonzero().squeeze(1)
+    whole = torch.cat([prompt_ids * prompt_mask, prompt_mask], dim=1)[rows]
+    if share:
+        distinct, group = torch.unique(whole, dim=0, return_inverse=True)
+        first = torch.zeros(len(distinct), dtype=torch.long, device=device)
+        first[group] = rows  # some row of each group
+    else:
+        first, group = rows, torch.arange(len(rows), device=device)
+    lengths = prompt_mask[first].sum(dim=1)
+    order, cut = parts(lengths.tolist())
+    first = first[order]
+    lengths, group = lengths[order], torch.argsort(torch.tensor(order, device=device))[group]
+    starts = lengths.cumsum(0) - lengths
+    ends = starts + lengths - 1
+    made = [_part(starts[c], lengths[c]) for c in cut if len(rows)]
+    total = int(lengths.sum())
+    ids = [prompt_ids[first][prompt_mask[first].bool()]]
+    places = torch.arange(prompt_mask.size(1), device=device) - (prompt_mask.size(1) - lengths)[:, None]
+    positions = [places[prompt_mask[first].bool()]]
+
+    # The last token of a completion predicts nothing that is scored, so it is not in the row.
+    counts = completion_mask[rows].sum(dim=1)
+    begins = torch.zeros_like(counts)
+    longer = (counts > 1).nonzero().squeeze(1)
+    if len(longer):
+        order, cut = parts((counts[longer] - 1).tolist())
+        longer = longer[order]
+        its = counts[longer] - 1
+        begins[longer] = total + its.cumsum(0) - its
+        for c in cut:
+            some = longer[c]
+            g = group[some]
+            made.append(_part(begins[some], counts[some] - 1, starts[g], lengths[g]))
+        column = torch.arange(completion_ids.size(1), device=device)
+        inside = column < its[:, None]
+        ids.append(completion_ids[rows[longer]][inside])
+        positions.append((lengths[group[longer]][:, None] + column)[inside])
+
+    column = torch.arange(completion_ids.size(1), device=device)
+    places = torch.where(column == 0, ends[group][:, None], begins[:, None] + column - 1)
+    mask = completion_mask.bool()
+    return Packed(
+        ids=torch.cat(ids)[None],
+        positions=torch.cat(positions)[None],
+        parts=made,
+        places=places[mask[rows]],
+        targets=completion_ids[mask],
+        mask=mask,
+    )
+
+
+def _part(starts, lengths, prompt_starts=None, prompt_lengths=None) -> Part:
+    """Sequences that begin at `starts` and see themselves, after the prompts that begin at `prompt_starts`."""
+    column = torch.arange(int(lengths.max()), device=lengths.device)
+    queries = starts[:, None] + torch.minimum(column, lengths[:, None] - 1)
+    kept = (column < lengths[:, None]).flatten().nonzero().squeeze(1)
+    distance = (column[:, None] - column).expand(len(lengths), -1, -1)
+    keys = queries
+    if prompt_starts is not None:
+        before = torch.arange(int(prompt_lengths.max()), device=lengths.device)
+        keys = torch.cat([prompt_starts[:, None] + torch.minimum(before, prompt_lengths[:, None] - 1), queries], dim=1)
+        behind = prompt_lengths[:, None, None] + column[:, None] - before
+        behind = torch.where(before < prompt_lengths[:, None, None], behind, -1)
+        distance = torch.cat([behind, distance], dim=2)
+    return Part(len(kept), queries, keys, kept, distance)
+
+
+def parts(lengths: list[int]) -> tuple[list[int], list[slice]]:
+    """An order by length, the longest first, and its slices of like length.
+
+    >>> parts([10, 100, 9, 90])
+    ([1, 3, 0, 2], [slice(0, 2, None), slice(2, 4, None)])
+    """
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    cuts = [0]
+    for place, i in enumerate(order):
+        if lengths[i] < LIKE * lengths[order[cuts[-1]]]:
+            cuts.append(place)
+    return order, [slice(a, b) for a, b in zip(cuts, [*cuts[1:], len(order)])]
+
+
+def attend(original: str, module, query, key, value, attention_mask, *, packed: Packed | None = None, **kwargs):
+    """The model's own attention, part by part where a packed row asks for it.
+
+    Args:
+        original: The name of the model's attention implementation.
+        query, key, value: (1, heads, T, head size).
+        packed: Where prompts and completions lie; None is the model's attention as it is.
+    """
+    if original == "eager":
+        function = sys.modules[type(module).__module__].eager_attention_forward
+    else:
+        function = ALL_ATTENTION_FUNCTIONS[original]
+    if packed is None:
+        return function(module, query, key, value, attention_mask, **kwargs)
+    dtype = query.dtype if original == "eager" else None
+    tokens = [x[0].transpose(0, 1).flatten(1) for x in (query, key, value)]  # (T, heads * head size)
+    outputs = []
+    for part in packed.parts:
+        n = len(part.queries)
+        q, k, v = (
+            x.index_select(0, places.flatten()).view(n, places.size(1), -1, like.size(-1)).transpose(1, 2)
+            for x, places, like in zip(tokens, (part.queries, part.keys, part.keys), (query, key, value))
+        )
+        output, _ = function(module, q, k, v, part.mask(kwargs.get("sliding_window"), dtype), **kwargs)
+        outputs.append(output.reshape(n * part.queries.size(1), -1).index_select(0, part.kept))
+    return torch.cat(outputs).view(1, query.size(2), query.size(1), -1), None
+
+
+def install(model, *, cast_head: bool = False) -> str | None:
+    """Make a decoder able to run packed rows: `model(packed=row)` gives log-probabilities and entropies.
+
+    Args:
+        model: A causal language model of transformers, not wrapped, with TRL's fused head.
+        cast_head: Whether the head runs in float32.
+
+    Returns:
+        None, or why this model cannot: then it is left as it was.
+    """
+    config = model.config.get_text_config()
+    original = config._attn_implementation.removeprefix(PREFIX)
+    kinds = set(getattr(config, "layer_types", None) or ())
+    scales = ("logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
+    if not model._supports_attention_backend:
+        return f"{type(model).__name__} does not take another attention"
+    if kinds - {"full_attention", "sliding_attention"}:
+        return f"its layers are {', '.join(sorted(kinds))}, and only attention can skip the padding"
+    if original not in ("sdpa", "eager"):
+        return f"attn_implementation is {original}; sdpa can share prompts"
+    if any(getattr(config, name, None) not in (None, 1) for name in scales):
+        return f"{type(model).__name__} scales its logits"
+    name = PREFIX + original
+    AttentionInterface.register(name, partial(attend, original))
+    AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[original])
+    config._attn_implementation = name
+    fused = model.forward
+    softcap = getattr(config, "final_logit_softcapping", None)
+
+    @functools.wraps(type(model).forward)  # `generate` looks at the signature
+    def forward(self, *args, packed=None, temperature=1.0, chunked=True, **kwargs):
+        if packed is None:
+            return fused(*args, **kwargs)
+        # A mask of four dimensions is taken as it is; `attend` does not look at it.
+        mask = torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=packed.ids.device)
+        out = self.base_model(
+            input_ids=packed.ids, attention_mask=mask, position_ids=packed.positions, use_cache=False, packed=packed
+        )
+        hidden, head = out.last_hidden_state[0].index_select(0, packed.places), self.get_output_embeddings()
+        weight, bias = head.weight, head.bias
+        if isinstance(weight, DTensor):  # sharded by FSDP2, unlike the hidden states
+            weight, bias = weight.full_tensor(), None if bias is None else bias.full_tensor()
+        autocast = torch.autocast(hidden.device.type, enabled=False) if cast_head else nullcontext()
+        with autocast, maybe_gather_lm_head_ctx(weight, bias):
+            return token_logps(
+                hidden.float() if cast_head else hidden,
+                weight,
+                bias,
+                packed.targets,
+                temperature=temperature,
+                softcap=softcap,
+                chunked=chunked,
+            )
+
+    model.forward = types.MethodType(forward, model)
+    return None
+
+
+def logps(model, row: Packed, *, temperature: float = 1.0, chunked: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probability and entropy of each scored token, both (B, C), zero elsewhere."""
+    if len(row.targets) == 0:  # still a function of every parameter
+        nothing = row.mask * (sum(p.sum() for p in model.parameters() if p.requires_grad) * 0.0)
+        return nothing, nothing
+    found = model(packed=row, temperature=temperature, chunked=chunked)
+    return tuple(row.unpack(values) for values in found)
