@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 MODELS = ("embedded:tiny-qwen2", "embedded:smollm2-135m")
@@ -30,7 +31,7 @@ def child(args) -> dict:
     from r1lab import grader, models, prompts
     from r1lab.data import knights_knaves
     from r1lab.engines.vllm import SyncedVLLM
-    from r1lab.grpo.rewards import reward_functions
+    from r1lab.grpo.rewards import BatchRewards
     from r1lab.grpo.trainer import GRPOTrainer
 
     class Plain(trl.GRPOTrainer):
@@ -44,7 +45,7 @@ def child(args) -> dict:
     texts = [prompts.render(row["prompt"], tokenizer, template=template)[0] for row in rows]
     longest = max(len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"])
     folder = Path(tempfile.mkdtemp())
-    functions, _ = reward_functions(grader.build([{"name": "knights_knaves"}]), rows, folder)
+    rewards = BatchRewards(grader.build([{"name": "knights_knaves"}]), rows, folder)
     config = GRPOConfig(
         output_dir=str(folder),
         per_device_train_batch_size=args.micro,
@@ -68,11 +69,11 @@ def child(args) -> dict:
         disable_tqdm=True,
         seed=0,
     )
-    trainer = (GRPOTrainer if args.child == "r1lab" else Plain)(
+    trainer = (partial(GRPOTrainer, rewards=rewards) if args.child == "r1lab" else Plain)(
         model=model,
         args=config,
         processing_class=tokenizer,
-        reward_funcs=functions,
+        reward_funcs=rewards.functions,
         train_dataset=Dataset.from_dict({"prompt": texts, "row": list(range(len(rows)))}),
     )
     spent = dict.fromkeys(("generate", "grade", "sync"), 0.0)

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from r1lab import lookup, trl_fields
 from r1lab.errors import UserError
 from r1lab.lookup import did_you_mean
+from r1lab.schema import GrpoTrain
 from r1lab.values import Problems, either, not_a_choice, value_problems
 from r1lab.yaml_source import Keys
 
@@ -79,6 +80,8 @@ def stage_problems(recipe, broken: set[Keys]) -> Problems:
         found += train_problems(recipe)
     if recipe.stage == "grpo" and not found and usable("rollout", "num_generations") and usable("launch", "gpus"):
         found += batch_problems(recipe)
+    if recipe.stage == "grpo":
+        found += grpo_problems(recipe, usable)
     for index, reward in enumerate(getattr(recipe, "rewards", [])):
         if usable("rewards", index, "name"):
             found += call_problems("rewards", reward.name, reward.model_extra, ("rewards", index))
@@ -102,14 +105,51 @@ def train_problems(recipe) -> Problems:
         keys = ("train", key)
         if key in ELSEWHERE and key in fields:
             found.append((keys, f"not set here: {ELSEWHERE[key]}"))
+        elif recipe.stage == "grpo" and key in GrpoTrain.model_fields:
+            found += value_problems(value, GrpoTrain.model_fields[key].rebuild_annotation(), keys)
         elif key not in fields:
             settable = [name for name in fields if name not in ELSEWHERE]
+            settable += GrpoTrain.model_fields if recipe.stage == "grpo" else ()
             hint = did_you_mean(key, settable, otherwise=f": TRL's {config} has no such field")
             found.append((keys, f"unknown key{hint}"))
         elif key in CHOICES[recipe.stage] and value not in CHOICES[recipe.stage][key]:
             found.append((keys, not_a_choice(value, CHOICES[recipe.stage][key])))
         else:
             found += value_problems(value, fields[key][0], keys)
+    return found
+
+
+def grpo_problems(recipe, usable) -> Problems:
+    """What biases the gradient, and settings of a grpo stage that contradict each other."""
+    found: Problems = []
+    train, rollout = (recipe.train if usable("train") else {}), recipe.rollout
+    if usable("rollout") and not rollout.biased_sampling:
+        cut = [("rollout", "top_p", rollout.top_p < 1, "1.0"), ("rollout", "top_k", rollout.top_k > 0, "0")]
+        cut.append(("train", "min_p", bool(train.get("min_p")), "0.0"))
+        for section, key, wrong, off in cut:
+            if wrong:
+                what = "completions drawn from a part of the distribution bias the gradient and its importance ratio"
+                ways = f"set {off}, or say rollout.biased_sampling: true as well"
+                found.append(((section, key), f"{what}: {ways}"))
+    if train.get("advantage") and "scale_rewards" in train:
+        found.append((("train", "advantage"), "decides what TRL's scale_rewards does: remove one of them"))
+    if (
+        train.get("advantage")
+        and train.get("multi_objective_aggregation", "sum_then_normalize") != "sum_then_normalize"
+    ):
+        found.append((("train", "advantage"), "is of summed rewards: remove multi_objective_aggregation"))
+    if (
+        usable("curriculum")
+        and recipe.curriculum
+        and recipe.curriculum.min_pass_rate > recipe.curriculum.max_pass_rate
+    ):
+        found.append((("curriculum", "min_pass_rate"), "is above max_pass_rate: no row would be left"))
+    if usable("schedule") and usable("rewards"):
+        names = lookup.reward_names([reward.name for reward in recipe.rewards])
+        for name in recipe.schedule.rewards:
+            if name not in names:
+                hint = did_you_mean(name, names, otherwise=f"; there are: {', '.join(names)}")
+                found.append((("schedule", "rewards", name), f"no such reward{hint}"))
     return found
 
 

@@ -89,6 +89,25 @@ class Graded:
         )
 
 
+def merged(parts: list[Graded]) -> Graded:
+    """Batches graded one by one as one batch."""
+    fatal, before = None, 0
+    for part in parts:
+        if fatal is None and part.fatal is not None:
+            fatal = part.fatal[0], before + part.fatal[1]
+        before += len(part.completions)
+    first = parts[0]
+    return Graded(
+        completions=[x for part in parts for x in part.completions],
+        values={name: [x for part in parts for x in part.values[name]] for name in first.values},
+        reasons={name: [x for part in parts for x in part.reasons[name]] for name in first.reasons},
+        totals=[x for part in parts for x in part.totals],
+        right=[x for part in parts for x in part.right],
+        failed={name: sum(part.failed[name] for part in parts) for name in first.failed},
+        fatal=fatal,
+    )
+
+
 @dataclass
 class Grader:
     """Reward functions with their names and weights, and the start of the turn that the prompt holds already.
@@ -181,7 +200,6 @@ def build(reward_specs: list[dict], base_dir=None, prefill: str = "") -> Grader:
     """
     if not reward_specs:
         raise UserError("rewards: there are none, so nothing can be graded")
-    names: list[str] = []
     functions, weights, tasks, on_error = [], [], [], []
     for spec in reward_specs:
         parameters = dict(spec)
@@ -193,18 +211,10 @@ def build(reward_specs: list[dict], base_dir=None, prefill: str = "") -> Grader:
         for key in parameters.keys() - takes.keys():  # **columns would swallow it
             hint = lookup.did_you_mean(key, takes, otherwise=f"; it has {', '.join(takes) or 'none'}")
             raise UserError(f"rewards: {name}: {key}: unknown parameter{hint}")
-        names.append(_unused(name.rpartition(":")[2].rpartition(".")[2].removesuffix("_reward"), names))
         functions.append(partial(function, **parameters) if parameters else function)
         weights.append(weight)
+    names = lookup.reward_names([spec["name"] for spec in reward_specs])
     return Grader(names, functions, weights, tasks, on_error, prefill)
-
-
-def _unused(name: str, names: list[str]) -> str:
-    count, unused = 1, name
-    while unused in names:
-        count += 1
-        unused = f"{name}_{count}"
-    return unused
 
 
 def _applies(tasks: list[str] | None, task: str | None) -> bool:

@@ -167,3 +167,20 @@ def _load_file(path: Path):
         del sys.modules[module_name]
         raise UserError(f"{path}: does not load: {type(error).__name__}: {error}") from error
     return module
+
+
+def reward_names(given: list[str]) -> list[str]:
+    """What rewards are called in figures and schedules; the second of the same name is NAME_2.
+
+    >>> reward_names(["format", "./mine.py:score", "format"])
+    ['format', 'score', 'format_2']
+    """
+    names: list[str] = []
+    for name in given:
+        plain = unused = name.rpartition(":")[2].rpartition(".")[2].removesuffix("_reward")
+        count = 1
+        while unused in names:
+            count += 1
+            unused = f"{plain}_{count}"
+        names.append(unused)
+    return names

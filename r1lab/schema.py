@@ -64,8 +64,22 @@ class Reward(Section):
     on_error: Literal["fail", "zero"] = "fail"
 
 
+class DynamicSampling(Section):
+    """DAPO's (arXiv:2503.14476, section 3.2): groups without signal are replaced by fresh prompts.
+
+    `metric` is what must differ within a group: `right`, or the `reward`, which a format reward may make differ
+    where all answers are wrong. After `max_rounds` extra rounds a batch is filled with groups without signal.
+    """
+
+    metric: Literal["right", "reward"] = "right"
+    max_rounds: int = Field(3, ge=1)
+
+
 class Rollout(Section):
-    """How completions are sampled. Lengths in tokens; `num_generations` is the size of a group."""
+    """How completions are sampled. Lengths in tokens; `num_generations` is the size of a group.
+
+    `biased_sampling` allows a GRPO stage what biases its gradient: `top_p`, `top_k`, `min_p`.
+    """
 
     engine: Literal["auto", "vllm", "transformers"] = "auto"
     num_generations: int = Field(8, ge=1)
@@ -75,16 +89,20 @@ class Rollout(Section):
     top_k: int = Field(0, ge=0)
     max_model_length: int | None = Field(None, ge=1)
     gpu_memory_utilization: float = Field(0.3, gt=0, le=1)
+    dynamic_sampling: DynamicSampling | None = None
+    biased_sampling: bool = False
 
 
 class GrpoTrain(Section):
     """What is r1lab's own under `train` of a grpo stage, beside TRL's fields: how a step is computed.
 
-    None of the switches changes the loss or its gradient; each is there to be measured, and to be ruled out.
+    `advantage` is a kind in `r1lab.grpo.advantages`; without it, TRL's `scale_rewards` decides. The rest changes
+    neither the loss nor its gradient: each switch is there to be measured, and to be ruled out.
     `max_tokens_per_microbatch` counts a group's prompt once; by default it is what `per_device_train_batch_size`
     rows of the longest prompt and completion would have.
     """
 
+    advantage: Literal["grpo", "dr_grpo", "rloo", "reinforce_pp_baseline"] | None = None
     max_tokens_per_microbatch: int | None = Field(None, ge=1)
     pack: bool = True
     share_prompts: bool = True
@@ -92,6 +110,28 @@ class GrpoTrain(Section):
     reuse_logps: bool = True
     sort_by_length: bool = True
     chunk_logps: bool = True
+    grade_early: bool = True
+
+
+class Curriculum(Section):
+    """Which prompts a step takes, by the share of a row's last group that was right.
+
+    A row below `min_pass_rate` or above `max_pass_rate` is set aside for `retry_after` steps. With `learnability`
+    rows are drawn by p (1 - p), those never tried by the mean of their task.
+    """
+
+    min_pass_rate: float = Field(0.0, ge=0, le=1)
+    max_pass_rate: float = Field(1.0, ge=0, le=1)
+    retry_after: int = Field(100, ge=1)
+    learnability: bool = False
+
+
+class Schedule(Section):
+    """Values by the step from which they hold, as in `temperature: {0: 1.0, 100: 0.7}`; rewards: weights by name."""
+
+    max_completion_length: dict[int, Annotated[int, Field(ge=1)]] = {}
+    temperature: dict[int, Annotated[float, Field(gt=0)]] = {}
+    rewards: dict[str, dict[int, float]] = {}
 
 
 class Task(Section):
@@ -159,6 +199,8 @@ class GrpoRecipe(StageRecipe):
     prompt: Prompt = Prompt()
     rewards: list[Reward] = Field(min_length=1)
     rollout: Rollout = Rollout()
+    curriculum: Curriculum | None = None
+    schedule: Schedule = Schedule()
     train: dict[str, Any] = {}
     eval: Eval | None = None
     launch: Launch = Launch()

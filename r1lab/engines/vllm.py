@@ -1,6 +1,7 @@
 """vLLM in process; under TRL's trainer with weights that follow the policy."""
 
 import os
+from contextlib import contextmanager
 from functools import partial
 from unittest.mock import patch
 
@@ -120,6 +121,24 @@ class SyncedVLLM(vllm_generation.VLLMGeneration):
         # log-probabilities of two precisions differ.
         with patch.object(vllm_generation, "LLM", partial(LLM, dtype=self.model.dtype, enable_prefix_caching=True)):
             super()._init_vllm()
+
+    @contextmanager
+    def watched(self, finished):
+        """Within it, `finished(i, token_ids)` is called for each prompt's completion as soon as it is there."""
+        if self.mode != "colocate" or self.tensor_parallel_size > 1:
+            yield
+            return
+        engine, first = self.llm.llm_engine, self.llm.request_counter.counter
+
+        def step(plain=engine.step):
+            outputs = plain()
+            for output in outputs:
+                if output.finished:
+                    finished(int(output.request_id) - first, output.outputs[0].token_ids)
+            return outputs
+
+        with patch.object(engine, "step", step):
+            yield
 
     def sync_weights(self):
         if self.mode != "colocate":

@@ -21,7 +21,7 @@ from trl.trainer.utils import maybe_gather_lm_head_ctx
 
 from r1lab.grpo.head import token_logps
 
-LIKE = 0.75  # a sequence shorter than this share of the longest in its part starts a part of its own
+LIKE = 0.75
 PREFIX = "r1lab_packed_"
 
 
@@ -44,13 +44,12 @@ class Part:
     distance: torch.Tensor
     masks: dict = field(default_factory=dict)
 
-    def mask(self, window: int | None, dtype: torch.dtype | None) -> torch.Tensor:
-        """(n, 1, L, K), true where a query sees a key; with a dtype, 0 there and the least number elsewhere."""
+    def mask(self, window: int | None, dtype: torch.dtype) -> torch.Tensor:
+        """(n, 1, L, K), 0 where a query sees a key and the least number elsewhere."""
         if (window, dtype) not in self.masks:
-            seen = (self.distance >= 0) & (self.distance < (window or sys.maxsize))
-            if dtype is not None:
-                seen = torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
-            self.masks[window, dtype] = seen[:, None]
+            hidden = (self.distance < 0) | (self.distance >= (window or sys.maxsize))
+            mask = torch.zeros_like(hidden, dtype=dtype).masked_fill_(hidden, torch.finfo(dtype).min)
+            self.masks[window, dtype] = mask[:, None]
         return self.masks[window, dtype]
 
 
@@ -189,7 +188,6 @@ def attend(original: str, module, query, key, value, attention_mask, *, packed: 
         function = ALL_ATTENTION_FUNCTIONS[original]
     if packed is None:
         return function(module, query, key, value, attention_mask, **kwargs)
-    dtype = query.dtype if original == "eager" else None
     tokens = [x[0].transpose(0, 1).flatten(1) for x in (query, key, value)]  # (T, heads * head size)
     outputs = []
     for part in packed.parts:
@@ -198,7 +196,7 @@ def attend(original: str, module, query, key, value, attention_mask, *, packed: 
             x.index_select(0, places.flatten()).view(n, places.size(1), -1, like.size(-1)).transpose(1, 2)
             for x, places, like in zip(tokens, (part.queries, part.keys, part.keys), (query, key, value))
         )
-        output, _ = function(module, q, k, v, part.mask(kwargs.get("sliding_window"), dtype), **kwargs)
+        output, _ = function(module, q, k, v, part.mask(kwargs.get("sliding_window"), query.dtype), **kwargs)
         outputs.append(output.reshape(n * part.queries.size(1), -1).index_select(0, part.kept))
     return torch.cat(outputs).view(1, query.size(2), query.size(1), -1), None
 

@@ -1,43 +1,83 @@
 """Rewards for TRL's trainer that keep every completion with its scores and reasons."""
 
 from collections import Counter
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from accelerate.utils import gather_object
 
 from r1lab import rundir
+from r1lab.grader import Graded, Grader, merged
 
 
-def reward_functions(grader, rows: list[dict], run_dir: Path, rank: int = 0) -> tuple[list, dict]:
-    """One function for TRL per reward of the grader, and the newest batch's figures over all ranks.
+class BatchRewards:
+    """The grader's rewards as functions for TRL, which calls them in their order on each batch.
 
-    TRL calls the functions in their order on each batch: the first grades the batch and writes it to `samples/`, the
-    others hand out their share. Rows are found by the dataset's `row` column. The figures are those of
-    `Graded.figures`, of the last batch graded.
+    The first grades the batch and writes it to `samples/`, the others hand out their share. Rows are found by the
+    dataset's `row` column. A group may be graded before its batch is complete, in a thread: `started`, `finished`.
+
+    Attributes:
+        functions: One a reward.
+        figures: For each reward the share of None and its reasons in the newest batch, over all ranks.
+        newest: The newest batch of this rank, graded.
     """
-    newest, figures = {}, {}
 
-    def grade(prompts, completions, completion_ids, row, trainer_state, **_):
-        batch = [rows[i] for i in row]
-        result = grader.grade(completions, batch, completion_ids=completion_ids)
-        newest["result"] = result
+    def __init__(self, grader: Grader, rows: list[dict], run_dir: Path, rank: int = 0):
+        self.grader, self.rows, self.run_dir, self.rank = grader, rows, run_dir, rank
+        self.figures: dict = {}
+        self.newest: Graded | None = None
+        self.functions = [self._grade] + [self._hand_out(name) for name in grader.names[1:]]
+        self.functions = [_named(f, name) for f, name in zip(self.functions, grader.names)]
+        self._written: tuple[int, list[dict]] = (-1, [])
+        self._early: dict[int, Future] = {}
+        self._waiting: dict[int, dict[int, list[int]]] = {}
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="grader")
+
+    def started(self, row_numbers: list[int], size: int, decode) -> None:
+        """A batch is being generated: the rows of its completions, completions a group, and ids to texts."""
+        self._batch, self._size, self._decode = row_numbers, size, decode
+        self._early, self._waiting = {}, {}
+
+    def finished(self, i: int, token_ids: list[int]) -> None:
+        """Completion `i` of the batch is there; with the last of its group, the group is graded in the background."""
+        group = self._waiting.setdefault(i // self._size, {})
+        group[i] = list(token_ids)
+        if len(group) == self._size:
+            self._early[i // self._size] = self._thread.submit(self._grade_group, sorted(group.items()))
+
+    def _grade_group(self, group: list[tuple[int, list[int]]]) -> Graded:
+        ids = [token_ids for _, token_ids in group]
+        return self.grader.grade(self._decode(ids), [self.rows[self._batch[i]] for i, _ in group], completion_ids=ids)
+
+    def _grade(self, prompts, completions, completion_ids, row, trainer_state, **_):
+        batch = [self.rows[i] for i in row]
+        if self._early:
+            result = merged([self._early[group].result() for group in sorted(self._early)])
+            self._early = {}
+        else:
+            result = self.grader.grade(completions, batch, completion_ids=completion_ids)
+        self.newest = result
         step = trainer_state.global_step + 1
-        suffix = f".rank{rank}" if rank else ""
-        path = run_dir / "samples" / f"step_{step:06d}{suffix}.jsonl"
-        rundir.write_jsonl(path, result.records(batch, step=step))
+        suffix = f".rank{self.rank}" if self.rank else ""
+        path = self.run_dir / "samples" / f"step_{step:06d}{suffix}.jsonl"
+        before = self._written[1] if self._written[0] == step else []  # earlier rounds of the same step
+        records = before + result.records(batch, step=step)
+        rundir.write_jsonl(path, records)
+        self._written = step, records
         result.stop_if_failed(batch, path)
-        figures.update(merged_figures(gather_object([result.figures()])))
-        return result.values[grader.names[0]]
+        self.figures.update(merged_figures(gather_object([result.figures()])))
+        return result.values[self.grader.names[0]]
 
-    def hand_out(name):
-        def function(prompts, **_):
-            return newest["result"].values[name]
+    def _hand_out(self, name: str):
+        return lambda prompts, **_: self.newest.values[name]
 
-        function.__name__ = name
-        return function
 
-    grade.__name__ = grader.names[0]
-    return [grade] + [hand_out(name) for name in grader.names[1:]], figures
+def _named(function, name: str):
+    def named(prompts, **columns):
+        return function(prompts, **columns)
+
+    named.__name__ = name
+    return named
 
 
 def merged_figures(ranks: list[dict]) -> dict:

@@ -3,27 +3,29 @@
 Rewards, losses, logging and sharding stay TRL's; each part can be switched off (`r1lab.schema.GrpoTrain`).
 """
 
+import json
 import math
 import random
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from unittest.mock import patch
 
 import torch
 import trl
 from accelerate.utils import DistributedType, is_peft_model
+from safetensors.torch import load_model, save_model
 from trl.trainer import grpo_trainer
 
-from r1lab.grpo import packed
-from r1lab.schema import GrpoTrain
+from r1lab import rundir
+from r1lab.grpo import packed, sampling
+from r1lab.grpo.advantages import advantages
+from r1lab.grpo.batches import by_group, by_tokens, importance_ratio, rows, trimmed
+from r1lab.grpo.chooser import Chooser
+from r1lab.grpo.rewards import BatchRewards
+from r1lab.schema import Curriculum, DynamicSampling, GrpoTrain
 
-BY_TOKEN = (
-    "completion_ids",
-    "completion_mask",
-    "old_per_token_logps",
-    "ref_per_token_logps",
-    "sampling_per_token_logps",
-    "importance_sampling_ratio",
-)
+CHOOSER, REFERENCE = "chooser.json", "reference.safetensors"
 
 
 class GRPOTrainer(trl.GRPOTrainer):
@@ -31,10 +33,27 @@ class GRPOTrainer(trl.GRPOTrainer):
 
     Args:
         own: What is r1lab's own in a recipe's `train` section; the rest of it is TRL's config, as `args`.
+        rewards: The grader behind `reward_funcs`, for grading early and for knowing what is right.
+        dynamic_sampling, curriculum: A recipe's sections of these names.
+        tasks: Of the rows of `train_dataset`, for the curriculum.
     """
 
-    def __init__(self, *args, own: GrpoTrain | None = None, **kwargs):
+    def __init__(
+        self,
+        *args,
+        own: GrpoTrain | None = None,
+        rewards: BatchRewards | None = None,
+        dynamic_sampling: DynamicSampling | None = None,
+        curriculum: Curriculum | None = None,
+        tasks: list[str | None] | None = None,
+        **kwargs,
+    ):
         config = kwargs["args"]
+        self.rewards, self.dynamic_sampling = rewards, dynamic_sampling
+        self.chooser, self._generated, self._rewards = None, None, None
+        if dynamic_sampling or curriculum:
+            tasks = tasks or [None] * len(kwargs["train_dataset"])
+            self.chooser = Chooser(tasks, seed=config.seed, curriculum=curriculum)
         self.own = own = own or GrpoTrain()
         if config.use_vllm:
             from r1lab.engines.vllm import SyncedVLLM
@@ -135,14 +154,48 @@ class GRPOTrainer(trl.GRPOTrainer):
         return [padded[i::steps] for i in range(steps)]
 
     def _generate_and_score_completions(self, inputs):
-        """TRL's, without the pass for the old log-probabilities where the training pass gives them as well."""
+        """TRL's, on the prompts that are chosen, and without the pass for the old log-probabilities where the
+        training pass gives them as well."""
+        self._inputs = inputs
+        if self.model.training and self.chooser is not None:
+            groups = sampling.choose(self, inputs)
+            inputs, self._generated, self._rewards = sampling.as_generated(groups, self.accelerator)
         correct = self.vllm_importance_sampling_correction
         if self.on_policy and self.model.training:
             self.vllm_importance_sampling_correction = False
         try:
-            return super()._generate_and_score_completions(inputs)
+            batch = super()._generate_and_score_completions(inputs)
         finally:
             self.vllm_importance_sampling_correction = correct
+        if self.own.advantage and self.model.training:
+            total = (self._rewards * self.reward_weights.to(self._rewards.device)).nansum(dim=1)
+            total[self._rewards.isnan().all(dim=1)] = torch.nan
+            found = advantages(total, self.num_generations, self.own.advantage)
+            mine = self.accelerator.process_index * len(inputs)
+            batch["advantages"] = found[mine : mine + len(inputs)]
+        self._generated = self._rewards = None
+        return batch
+
+    def _generate(self, prompts: list):
+        return self._generated or self.rollout(self._inputs, prompts)
+
+    def rollout(self, inputs: list[dict], prompts: list[str]):
+        """What TRL's `_generate` returns; where the engine allows it, groups are graded as they are complete."""
+        if self.rewards is None or not (self.use_vllm and self.own.grade_early and self.model.training):
+            return super()._generate(prompts)
+        decode = partial(self.processing_class.batch_decode, skip_special_tokens=True)
+        self.rewards.started([row["row"] for row in inputs], self.num_generations, decode)
+        with self.vllm_generation.watched(self.rewards.finished):
+            return super()._generate(prompts)
+
+    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
+        if self._rewards is None:
+            self._rewards = self.graded(inputs, prompts, completions, completion_ids_list)
+        return self._rewards
+
+    def graded(self, inputs, prompts, completions, completion_ids) -> torch.Tensor:
+        """(N, number of rewards), of the completions of all ranks."""
+        return super()._calculate_rewards(inputs, prompts, completions, completion_ids)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The loss of a micro-step, after the backward passes of all but its last micro-batch."""
@@ -229,6 +282,24 @@ class GRPOTrainer(trl.GRPOTrainer):
         logps, entropies = (torch.cat(column) for column in zip(*found))
         return logps, entropies, None
 
+    def _save_checkpoint(self, model, trial):
+        super()._save_checkpoint(model, trial)
+        folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+        if self.chooser is not None and self.args.should_save:
+            rundir.write_json_atomic(folder / CHOOSER, self.chooser.state())
+        if self.args.sync_ref_model and self.args.should_save:
+            save_model(self.accelerator.unwrap_model(self.ref_model), folder / REFERENCE)
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        """TRL's, and what else a checkpoint holds: pass rates, and the reference model where it is refreshed."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        if self.chooser is not None and (path := Path(checkpoint) / CHOOSER).exists():
+            self.chooser.load(json.loads(path.read_text(encoding="utf-8")))
+        if self.args.sync_ref_model and (path := Path(checkpoint) / REFERENCE).exists():
+            load_model(self.accelerator.unwrap_model(self.ref_model), path)
+
     def engine(self):
         """The engine that generates the rollouts, holding the current weights."""
         if self.use_vllm:
@@ -241,94 +312,3 @@ class GRPOTrainer(trl.GRPOTrainer):
         from r1lab.engines.transformers import TransformersEngine
 
         return TransformersEngine(self.accelerator.unwrap_model(self.model), self.processing_class)
-
-
-def importance_ratio(difference: torch.Tensor, mode: str, low: float | None, high: float | None) -> torch.Tensor:
-    """The correction for what the engine samples with other numerics than the policy's.
-
-    Args:
-        difference: (B, C), log-probability of the policy less that of the engine, 0 where masked.
-        mode: TRL's `vllm_importance_sampling_mode`: the ratio of each token or of the sequence, cut to the bounds
-            (truncate) or 0 outside of them (mask).
-        low, high: The bounds.
-
-    Returns:
-        (B, C), or (B, 1) for a sequence.
-
-    >>> importance_ratio(torch.tensor([[0.0, 2.0]]), "token_truncate", None, 3.0)
-    tensor([[1., 3.]])
-    >>> importance_ratio(torch.tensor([[0.0, 2.0]]), "sequence_mask", None, 3.0)
-    tensor([[0.]])
-    """
-    level, _, how = mode.partition("_")
-    ratio = (difference.sum(dim=1, keepdim=True) if level == "sequence" else difference).exp()
-    if how == "truncate":
-        return ratio.clamp(min=low, max=high)
-    outside = (ratio < (0.0 if low is None else low)) | (ratio > (math.inf if high is None else high))
-    return ratio.masked_fill(outside, 0.0)
-
-
-def by_group(lengths: list[int], size: int, updates: int, *, rng: random.Random) -> list[int]:
-    """Rows in an order in which groups stay together; of the groups of an update those of like length are neighbours.
-
-    Args:
-        lengths: Of the completions, group after group.
-        size: Completions of a group.
-        updates: How many optimizer steps share the batch; each gets a random part of the groups.
-
-    >>> by_group([5, 1, 9, 9, 2, 2, 7, 7], 2, 1, rng=random.Random(0))
-    [2, 3, 6, 7, 0, 1, 4, 5]
-    """
-    groups = [list(range(i, min(i + size, len(lengths)))) for i in range(0, len(lengths), size)]
-    rng.shuffle(groups)
-    share = -(-len(groups) // updates)
-    order = []
-    for i in range(0, len(groups), share):
-        order += sorted(groups[i : i + share], key=lambda group: -max(lengths[row] for row in group))
-    return [row for group in order for row in group]
-
-
-def by_tokens(order: list[int], lengths: list[int], prompts: list[int], size: int, budget: int) -> list[list[int]]:
-    """Micro-batches of at most `budget` tokens, a group's prompt counted once, groups of like length together.
-
-    Args:
-        order: Rows to take, those of a group one after another.
-        lengths, prompts: Tokens of each row's completion and prompt.
-        size: Completions of a group; row // size is its group.
-        budget: In tokens. A group above it is split; a row above it stands alone.
-
-    >>> by_tokens([0, 1, 2, 3], [5, 1, 9, 9], [2, 2, 2, 2], 2, 12)
-    [[2], [3], [0, 1]]
-    """
-    groups: dict[int, list[int]] = {}
-    for row in order:
-        groups.setdefault(row // size, []).append(row)
-    parts, used = [[]], 0
-    for group in sorted(groups.values(), key=lambda rows: -max(lengths[row] for row in rows)):
-        whole = prompts[group[0]] + sum(lengths[row] for row in group)
-        if parts[-1] and used + whole > budget:
-            parts, used = [*parts, []], 0
-        used += prompts[group[0]]
-        for row in group:
-            if parts[-1] and used + lengths[row] > budget:
-                parts, used = [*parts, []], prompts[row]
-            parts[-1].append(row)
-            used += lengths[row]
-    return [part for part in parts if part]
-
-
-def rows(batch: dict, some: torch.Tensor) -> dict:
-    """Some rows of a batch; what is no row of its own stays whole."""
-    size = len(batch["advantages"])
-    return {
-        key: value[some] if torch.is_tensor(value) and value.dim() and len(value) == size else value
-        for key, value in batch.items()
-    }
-
-
-def trimmed(inputs: dict) -> dict:
-    """A batch without the columns in which all completions have ended."""
-    longest = max(1, int(inputs["completion_mask"].sum(dim=1).max()))
-    width = inputs["completion_mask"].size(1)
-    cut = [key for key in BY_TOKEN if key in inputs and inputs[key].size(1) == width]  # ratios may be one a sequence
-    return inputs | {key: inputs[key][:, :longest] for key in cut}

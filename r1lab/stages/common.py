@@ -10,6 +10,7 @@ from transformers import TrainerCallback
 
 from r1lab import engines, lookup, rundir
 from r1lab.errors import UserError
+from r1lab.schema import GrpoTrain
 
 
 def build_rows(data, *, seed: int, split: str | None = None, size: int | None = None) -> list[dict]:
@@ -124,7 +125,9 @@ def trl_config(config_class, recipe, run_dir: Path, **owned):
         "gradient_checkpointing": torch.cuda.is_available(),
         "disable_tqdm": True,
     }
-    settings |= dict(recipe.train or {})
+    if recipe.stage == "grpo":
+        settings["vllm_importance_sampling_mode"] = "token_truncate"  # TRL's default masks a sequence for one token
+    settings |= {key: value for key, value in recipe.train.items() if key not in GrpoTrain.model_fields}
     settings |= {"output_dir": str(run_dir / "checkpoints"), "seed": recipe.seed, **owned}
     try:
         return config_class(**settings)

@@ -3,6 +3,7 @@
 import time
 from pathlib import Path
 
+from accelerate import PartialState
 from datasets import Dataset
 from transformers import TrainerCallback
 from trl import GRPOConfig
@@ -10,8 +11,11 @@ from trl import GRPOConfig
 from r1lab import engines, models, prompts, rundir
 from r1lab.errors import UserError
 from r1lab.grader import build as build_grader
-from r1lab.grpo.rewards import reward_functions
+from r1lab.grpo.parity import Parity
+from r1lab.grpo.rewards import BatchRewards
+from r1lab.grpo.schedule import Scheduled
 from r1lab.grpo.trainer import GRPOTrainer
+from r1lab.schema import GrpoTrain
 from r1lab.stages.common import Metrics, StopOnInterrupt, build_rows, finish, report_gold, resume_point, trl_config
 from r1lab.stages.eval import eval_tasks, evaluate
 
@@ -26,7 +30,7 @@ def run(recipe, run_dir: Path) -> int:
     rendered = [prompts.render(row["prompt"], tokenizer, **template) for row in rows]
     grader = build_grader([r.model_dump() for r in recipe.rewards], prefill=rendered[0][1])
     report_gold(grader, rows, run_dir)
-    functions, figures = reward_functions(grader, rows, run_dir, rank=_rank())
+    rewards = BatchRewards(grader, rows, run_dir, rank=PartialState().process_index)
     config = grpo_config(recipe, run_dir, longest=max(len(ids) for ids in _ids(tokenizer, rendered)))
     model = models.load_model(
         recipe.model.path,
@@ -40,10 +44,18 @@ def run(recipe, run_dir: Path) -> int:
         args=config,
         train_dataset=Dataset.from_dict({"prompt": [text for text, _ in rendered], "row": list(range(len(rows)))}),
         processing_class=tokenizer,
-        reward_funcs=functions,
+        reward_funcs=rewards.functions,
         peft_config=models.lora_config(recipe.model.lora),
-        callbacks=[Metrics(run_dir, _row(recipe, config, grader, figures, time.time())), stop],
+        callbacks=[Metrics(run_dir, _row(recipe, config, rewards, time.time())), stop],
+        own=own_settings(recipe),
+        rewards=rewards,
+        dynamic_sampling=recipe.rollout.dynamic_sampling,
+        curriculum=recipe.curriculum,
+        tasks=[row.get("task") for row in rows],
     )
+    trainer.add_callback(Scheduled(trainer, recipe.schedule, grader.names))
+    if trainer.use_vllm and recipe.rollout.top_p == 1 and recipe.rollout.top_k == 0:
+        trainer.add_callback(Parity(trainer, [text for text, _ in rendered], run_dir))
     if recipe.eval and recipe.eval.every:
         trainer.add_callback(Evaluate(trainer, tokenizer, recipe, run_dir))
     trainer.train(resume_from_checkpoint=resume_point(run_dir))
@@ -56,12 +68,12 @@ def run(recipe, run_dir: Path) -> int:
 def grpo_config(recipe, run_dir: Path, longest: int) -> GRPOConfig:
     """TRL's GRPOConfig for a recipe; `longest` is the longest prompt in tokens."""
     rollout = recipe.rollout
-    max_length = rollout.max_model_length or longest + rollout.max_completion_length
-    if longest + rollout.max_completion_length > max_length:
+    written = max(rollout.max_completion_length, *recipe.schedule.max_completion_length.values(), 0)
+    max_length = rollout.max_model_length or longest + written
+    if longest + written > max_length:
         raise UserError(
             f"rollout.max_model_length: {max_length} is too small: the longest prompt has {longest} tokens and "
-            f"max_completion_length is {rollout.max_completion_length}; set at least "
-            f"{longest + rollout.max_completion_length}"
+            f"a completion may have {written}; set at least {longest + written}"
         )
     return trl_config(
         GRPOConfig,
@@ -80,17 +92,17 @@ def grpo_config(recipe, run_dir: Path, longest: int) -> GRPOConfig:
     )
 
 
+def own_settings(recipe) -> GrpoTrain:
+    """What is r1lab's own in the recipe's `train` section."""
+    return GrpoTrain(**{key: value for key, value in recipe.train.items() if key in GrpoTrain.model_fields})
+
+
 def _ids(tokenizer, rendered):
     return tokenizer([text for text, _ in rendered], add_special_tokens=False)["input_ids"]
 
 
-def _rank() -> int:
-    from accelerate import PartialState
-
-    return PartialState().process_index
-
-
-def _row(recipe, config, grader, figures: dict, started: float):
+def _row(recipe, config, rewards: BatchRewards, started: float):
+    grader, figures = rewards.grader, rewards.figures
     seen = {"time": started}
     # A generation batch is spread over steps_per_generation micro-batches, gradient_accumulation_steps to an update.
     updates = config.steps_per_generation / config.gradient_accumulation_steps
@@ -116,6 +128,9 @@ def _row(recipe, config, grader, figures: dict, started: float):
             "entropy": logs.get("entropy"),
             "kl": logs.get("kl"),
             "importance_ratio": logs.get("sampling/importance_sampling_ratio/mean"),
+            "drift": logs.get("sampling/sampling_logp_difference/mean"),
+            "sampled": {key.partition("/")[2]: value for key, value in logs.items() if key.startswith("sampled/")}
+            or None,
             "seconds": round(seconds, 3),
             "tokens_per_second": round(written / max(seconds, 1e-6)),
         }

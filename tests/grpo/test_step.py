@@ -10,8 +10,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from trl import GRPOConfig
 
 from r1lab import models
+from r1lab.grpo.batches import by_group, by_tokens, rows, trimmed
 from r1lab.grpo.head import token_logps
-from r1lab.grpo.trainer import GRPOTrainer, by_group, by_tokens, rows, trimmed
+from r1lab.grpo.trainer import GRPOTrainer
 from r1lab.schema import GrpoTrain
 
 TINY = {

@@ -1,0 +1,38 @@
+"""How a completion's reward becomes its advantage; TRL's own kinds are set by `scale_rewards`."""
+
+import torch
+
+
+def advantages(rewards: torch.Tensor, size: int, kind: str) -> torch.Tensor:
+    """Advantages of the completions of all groups.
+
+    Args:
+        rewards: (N,), group after group; NaN where no reward applies.
+        size: Completions of a group.
+        kind: `grpo`: over the group's mean, by its standard deviation (DeepSeekMath, arXiv:2402.03300, section 4.1.2).
+            `dr_grpo`: over the mean alone (arXiv:2503.20783, section 3.2). `rloo`: over the mean of the others
+            (arXiv:2402.14740, equation 8). `reinforce_pp_baseline`: over the group's mean, then normalised over the
+            whole batch (REINFORCE++, arXiv:2501.03262, section 3.2).
+
+    Returns:
+        (N,), 0 where there is no reward.
+
+    >>> advantages(torch.tensor([1.0, 0.0, 0.0, 0.0]), 4, "rloo")
+    tensor([ 1.0000, -0.3333, -0.3333, -0.3333])
+    >>> advantages(torch.tensor([1.0, 0.0, 1.0, 1.0]), 2, "dr_grpo")
+    tensor([ 0.5000, -0.5000,  0.0000,  0.0000])
+    """
+    groups = rewards.view(-1, size)
+    known = ~groups.isnan()
+    count = known.sum(dim=1, keepdim=True)
+    found = groups - groups.nanmean(dim=1, keepdim=True)
+    if kind == "rloo":
+        found = found * count / (count - 1).clamp(min=1)
+    elif kind == "grpo":
+        spread = ((found.nan_to_num() ** 2).sum(dim=1, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
+        found = found / (spread + 1e-4)  # TRL's epsilon
+    elif kind == "reinforce_pp_baseline":
+        whole = found[known]
+        if len(whole) > 1:
+            found = (found - whole.mean()) / (whole.std() + 1e-8)
+    return found.flatten().nan_to_num(nan=0.0)

@@ -1,0 +1,68 @@
+"""Whether the engine samples from the policy: its log-probabilities beside the trainer's, before the first step."""
+
+import time
+from pathlib import Path
+
+import torch
+from transformers import TrainerCallback
+from trl.trainer.utils import pad
+
+from r1lab import rundir
+from r1lab.errors import UserError
+
+LIMIT = 0.1
+"""Nats a token: bfloat16 engines differ by about 0.01 on average, wrong weights by more than 1."""
+
+
+class Parity(TrainerCallback):
+    """Samples a few completions when training begins, and ends the run where engine and policy disagree."""
+
+    def __init__(self, trainer, texts: list[str], run_dir: Path):
+        self.trainer, self.texts, self.run_dir = trainer, texts[:4], run_dir
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        mean, most, tokens = difference(self.trainer, self.texts)
+        both = self.trainer.accelerator.gather(torch.tensor([mean, most], device=self.trainer.accelerator.device))
+        mean, most = both.view(-1, 2)[:, 0].mean().item(), both.view(-1, 2)[:, 1].max().item()
+        told = f"log-probabilities of engine and policy differ by {mean:.2g} nats on average, {most:.2g} at most"
+        if state.is_world_process_zero:
+            print(f"parity: {told} ({tokens} tokens)", flush=True)
+            row = {"phase": "parity", "time": time.time(), "mean": mean, "max": most, "tokens": tokens}
+            rundir.append_jsonl(self.run_dir / "metrics.jsonl", row)
+        if not mean <= LIMIT:
+            raise UserError(
+                f"rollout.engine: vllm does not sample from the policy: {told}; try model.dtype: float32, or "
+                "rollout.engine: transformers",
+                status=1,
+            )
+
+
+def difference(trainer, texts: list[str], *, max_tokens: int = 32) -> tuple[float, float, int]:
+    """How far log-probabilities of sampled tokens are apart, in nats: the mean, the most, and the number of tokens.
+
+    Args:
+        trainer: With vLLM, whose weights are brought up to date.
+        texts: Prompts as they are put to the model; four completions of each are sampled.
+    """
+    max_tokens = min(max_tokens, trainer.max_completion_length)
+    groups = trainer.engine().generate(texts, n=4, max_tokens=max_tokens, temperature=trainer.temperature)
+    ids = trainer.processing_class(texts, add_special_tokens=False)["input_ids"]
+    device, filler = trainer.accelerator.device, trainer.processing_class.pad_token_id
+    prompts = [torch.tensor(ids[i], device=device) for i, group in enumerate(groups) for _ in group]
+    completions = [torch.tensor(c.token_ids, device=device) for group in groups for c in group]
+    theirs = [torch.tensor(c.logprobs, device=device) for group in groups for c in group]
+
+    def padded(rows, value, side):
+        return pad(rows, padding_value=value, padding_side=side)
+
+    masks = [
+        padded([torch.ones_like(x) for x in rows], 0, side)
+        for rows, side in ((prompts, "left"), (completions, "right"))
+    ]
+    whole = torch.cat([padded(prompts, filler, "left"), padded(completions, filler, "right")], dim=1)
+    with torch.no_grad():
+        ours, *_ = trainer._get_per_token_logps_and_entropies(
+            trainer.model_wrapped, whole, torch.cat(masks, dim=1), masks[1].size(1)
+        )
+    gaps = (ours - padded(theirs, 0.0, "right")).abs()[masks[1].bool()]
+    return gaps.mean().item(), gaps.max().item(), gaps.numel()

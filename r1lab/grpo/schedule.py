@@ -1,0 +1,41 @@
+"""Settings that change with the step: completion length, temperature, weights of rewards."""
+
+from transformers import TrainerCallback
+
+from r1lab.schema import Schedule
+
+
+def value_at(steps: dict[int, float], step: int) -> float | None:
+    """The value in force at a step, counted from 0: that of the last entry that has begun.
+
+    >>> value_at({0: 256, 100: 512}, 99), value_at({0: 256, 100: 512}, 100), value_at({10: 1.0}, 3)
+    (256, 512, None)
+    """
+    begun = [start for start in steps if start <= step]
+    return steps[max(begun)] if begun else None
+
+
+class Scheduled(TrainerCallback):
+    """Sets what a schedule says before each step, also of a resumed run."""
+
+    def __init__(self, trainer, schedule: Schedule, names: list[str]):
+        self.trainer, self.schedule, self.names = trainer, schedule, names
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        trainer, engine = self.trainer, getattr(self.trainer, "vllm_generation", None)
+        length = value_at(self.schedule.max_completion_length, state.global_step)
+        temperature = value_at(self.schedule.temperature, state.global_step)
+        for name, value in (("max_completion_length", length), ("temperature", temperature)):
+            if value is None:
+                continue
+            setattr(trainer, name, value)
+            if engine is not None:
+                setattr(engine, name, value)
+            else:
+                field = "max_new_tokens" if name == "max_completion_length" else name
+                trainer.generation_kwargs[field] = value
+                setattr(trainer.generation_config, field, value)
+        for name, steps in self.schedule.rewards.items():
+            weight = value_at(steps, state.global_step)
+            if weight is not None:
+                trainer.reward_weights[self.names.index(name)] = weight
