@@ -28,7 +28,7 @@ class BatchRewards:
         self.newest: Graded | None = None
         self.functions = [self._grade] + [self._hand_out(name) for name in grader.names[1:]]
         self.functions = [_named(f, name) for f, name in zip(self.functions, grader.names)]
-        self._written: tuple[int, list[dict]] = (-1, [])
+        self._step, self._rounds = -1, []
         self._early: dict[int, Future] = {}
         self._waiting: dict[int, dict[int, list[int]]] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="grader")
@@ -60,12 +60,15 @@ class BatchRewards:
         step = trainer_state.global_step + 1
         suffix = f".rank{self.rank}" if self.rank else ""
         path = self.run_dir / "samples" / f"step_{step:06d}{suffix}.jsonl"
-        before = self._written[1] if self._written[0] == step else []  # earlier rounds of the same step
-        records = before + result.records(batch, step=step)
-        rundir.write_jsonl(path, records)
-        self._written = step, records
+        if step != self._step:
+            self._step, self._rounds = step, []
+        self._rounds.append((result, batch))
+        rundir.write_jsonl(
+            path, [record for graded, some in self._rounds for record in graded.records(some, step=step)]
+        )
         result.stop_if_failed(batch, path)
-        self.figures.update(merged_figures(gather_object([result.figures()])))
+        figures = merged([graded for graded, _ in self._rounds]).figures()
+        self.figures.update(merged_figures(gather_object([figures])))
         return result.values[self.grader.names[0]]
 
     def _hand_out(self, name: str):

@@ -3,7 +3,6 @@
 import time
 from pathlib import Path
 
-from accelerate import PartialState
 from datasets import Dataset
 from transformers import TrainerCallback
 from trl import GRPOConfig
@@ -30,8 +29,8 @@ def run(recipe, run_dir: Path) -> int:
     rendered = [prompts.render(row["prompt"], tokenizer, **template) for row in rows]
     grader = build_grader([r.model_dump() for r in recipe.rewards], prefill=rendered[0][1])
     report_gold(grader, rows, run_dir)
-    rewards = BatchRewards(grader, rows, run_dir, rank=PartialState().process_index)
     config = grpo_config(recipe, run_dir, longest=max(len(ids) for ids in _ids(tokenizer, rendered)))
+    rewards = BatchRewards(grader, rows, run_dir, rank=config.process_index)
     model = models.load_model(
         recipe.model.path,
         dtype=recipe.model.dtype,
