@@ -229,3 +229,33 @@ def test_references_are_not_looked_for_before_the_run(write):
     )
     shared = GRPO.replace("stage: grpo\n", "").partition("train:")[0].replace("embedded:tiny-qwen2", "hub/model")
     assert recipe.check_inputs(recipe.load([write(shared + after)])) == []
+
+
+# What is r1lab's own in a grpo stage
+
+
+@pytest.mark.parametrize(
+    ("words", "line", "message"),
+    [
+        (["rollout.top_p=0.9"], "rollout.top_p", "set 1.0, or say rollout.biased_sampling: true as well"),
+        (["rollout.top_k=20"], "rollout.top_k", "bias the gradient and its importance ratio: set 0"),
+        (["train.min_p=0.1"], "train.min_p", "set 0.0"),
+        (["train.advantage=rlo"], "train.advantage", "rloo"),
+        (["train.advantage=rloo", "train.scale_rewards=none"], "train.advantage", "remove one of them"),
+        (["train.max_tokens_per_microbach=10"], "train.max_tokens_per_microbach", "max_tokens_per_microbatch"),
+        (["train.max_tokens_per_microbatch=0"], "train.max_tokens_per_microbatch", "at least 1"),
+        (["train.pack=1"], "train.pack", "should be true or false"),
+        (["curriculum={min_pass_rate: 0.9, max_pass_rate: 0.1}"], "curriculum.min_pass_rate", "no row would be left"),
+        (["schedule={rewards: {knight_knaves: {0: 1.0}}}"], "schedule.rewards.knight_knaves", "knights_knaves"),
+        (["schedule={temperature: {0: 0.0}}"], "schedule.temperature", "more than 0"),
+        (["rollout.dynamic_sampling={max_round: 2}"], "rollout.dynamic_sampling.max_round", "max_rounds"),
+    ],
+)
+def test_own_sections_are_checked(write, words, line, message):
+    told = problem(write(GRPO), *words)
+    assert line in told and message in told, told
+
+
+def test_biased_sampling_is_allowed_when_asked_for_twice(write):
+    loaded = recipe.load([write(GRPO), "rollout.top_p=0.9", "rollout.biased_sampling=true"])
+    assert loaded.rollout.top_p == 0.9

@@ -27,7 +27,8 @@ class Parity(TrainerCallback):
         told = f"log-probabilities of engine and policy differ by {mean:.2g} nats on average, {most:.2g} at most"
         if state.is_world_process_zero:
             print(f"parity: {told} ({tokens} tokens)", flush=True)
-            row = {"phase": "parity", "time": time.time(), "mean": mean, "max": most, "tokens": tokens}
+            row = {"phase": "parity", "step": state.global_step, "time": time.time()}
+            row |= {"mean": mean, "max": most, "tokens": tokens}
             rundir.append_jsonl(self.run_dir / "metrics.jsonl", row)
         if not mean <= LIMIT:
             raise UserError(

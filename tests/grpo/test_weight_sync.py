@@ -5,7 +5,9 @@ import torch
 from datasets import Dataset
 from trl import GRPOConfig
 
-from r1lab import models
+from r1lab import models, rundir
+from r1lab.errors import UserError
+from r1lab.grpo.parity import Parity
 from r1lab.grpo.trainer import GRPOTrainer
 
 vllm = pytest.importorskip("vllm")
@@ -69,6 +71,21 @@ def test_vllm_log_probabilities_follow_the_policy(trainer):
     trainer._last_loaded_step = -1  # as after an optimizer step
     fresh = trainer.engine().generate(PROMPTS, n=4, max_tokens=32)
     assert gap(trainer, fresh) < 1e-2
+
+
+def test_the_parity_probe_passes_the_policys_engine_and_no_other(trainer, tmp_path):
+    trainer._last_loaded_step = -1
+    probe = Parity(trainer, PROMPTS, tmp_path)
+    probe.on_train_begin(trainer.args, trainer.state, trainer.control)
+    (row,) = rundir.read_jsonl(tmp_path / "metrics.jsonl")
+    assert row["phase"] == "parity" and row["mean"] < 1e-3 and row["tokens"] > 8
+    kept = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    with pytest.raises(UserError, match="does not sample from the policy"):  # same step: not synced
+        probe.on_train_begin(trainer.args, trainer.state, trainer.control)
+    trainer.model.load_state_dict(kept)
 
 
 @pytest.mark.parametrize("mode", ["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"])

@@ -103,6 +103,62 @@ def test_a_pipeline_of_every_stage(tmp_path, engine):
     assert json.loads((run / "result.json").read_text())["stages"] == result["stages"]
 
 
+CHOSEN = """
+stage: grpo
+name: chosen
+model: {path: embedded:tiny-qwen2}
+data: {builder: knights_knaves, people: 2, size: 64}
+prompt: {template: r1-zero}
+rewards:
+  - {name: repetition}
+  - {name: reasoning_steps, weight: 0.1}
+rollout:
+  num_generations: 4
+  max_completion_length: 48
+  engine: transformers
+  dynamic_sampling: {metric: reward, max_rounds: 2}
+curriculum: {max_pass_rate: 0.9, learnability: true}
+schedule:
+  max_completion_length: {0: 24, 2: 48}
+  temperature: {0: 1.0, 1: 1.2}
+  rewards: {reasoning_steps: {1: 0.5}}
+train:
+  max_steps: STEPS
+  per_device_train_batch_size: 8
+  learning_rate: 1.0e-3
+  beta: 0.01
+  advantage: rloo
+  sync_ref_model: true
+  ref_model_mixup_alpha: 1.0
+  ref_model_sync_steps: 2
+  save_steps: 1
+"""
+
+
+def test_chosen_prompts_schedules_and_a_refreshed_reference(tmp_path):
+    done = r1lab(tmp_path, "run", str(recipe(tmp_path, CHOSEN, engine="transformers", steps=3)))
+    run = tmp_path / "runs" / "chosen"
+    assert done.returncode == 0, done.stderr + done.stdout[-3000:] + log_tails(run)
+    train = [row for row in rows(run / "metrics.jsonl") if row["phase"] == "train"]
+    longest = []
+    for i, row in enumerate(train):
+        samples = rows(run / "samples" / f"step_{i + 1:06d}.jsonl")
+        assert len(samples) == 4 * row["sampled"]["groups"]
+        weight = 0.1 if i == 0 else 0.5
+        earned = [0.1 * s["rewards"]["reasoning_steps"] + s["rewards"]["repetition"] for s in samples]
+        assert [s["reward"] for s in samples] == pytest.approx(earned)  # the recipe's weights, whatever the step
+        assert row["sampled"]["rounds"] <= 2 and 0 <= row["sampled"]["signal"] <= 1
+        expected = [weight * s["rewards"]["reasoning_steps"] + s["rewards"]["repetition"] for s in samples]
+        assert row["sampled"]["reward"] == pytest.approx(sum(expected) / len(expected), rel=1e-5)
+        longest.append(row["length"])
+    assert max(longest[:2]) <= 24 < longest[2] <= 48
+    assert train[0]["kl"] == pytest.approx(0, abs=1e-6) and train[1]["kl"] > 1e-6  # then the policy is the reference
+    assert train[2]["kl"] < train[1]["kl"]
+    checkpoint = run / "checkpoints" / "checkpoint-3"
+    assert json.loads((checkpoint / "chooser.json").read_text())["seen"]
+    assert (checkpoint / "reference.safetensors").is_file()
+
+
 def test_an_interrupted_run_stops_within_a_step_and_is_taken_up(tmp_path):
     pytest.importorskip("vllm")
     text = "stage: grpo\nname: long\nmodel: {path: embedded:tiny-qwen2}\nCOMMON\ntrain: GRPO\n"

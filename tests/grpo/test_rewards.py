@@ -1,0 +1,46 @@
+"""Groups graded early are graded as the whole batch would be, and all rounds of a step are kept."""
+
+from types import SimpleNamespace
+
+from r1lab import grader, rundir
+from r1lab.grpo.rewards import BatchRewards
+
+ROWS = [{"prompt": f"{n}?", "answer": str(n), "task": "t"} for n in range(4)]
+SPECS = [{"name": "exact_match"}, {"name": "length"}]
+TEXTS = {i: f"<think>{'so ' * i}</think> <answer>{n}</answer>" for i, n in enumerate([0, 1, 0, 1, 1, 1, 2, 2])}
+
+
+def decode(batch):
+    return [TEXTS[ids[0]] for ids in batch]
+
+
+def graded(folder, early):
+    rewards = BatchRewards(grader.build(SPECS), ROWS, folder)
+    row, ids = [0, 0, 0, 0, 1, 1, 1, 1], [[i] * (i + 1) for i in range(8)]
+    if early:
+        rewards.started(row, 4, decode)
+        for i in (5, 0, 7, 1, 4, 6, 2, 3):  # as they happen to be complete
+            rewards.finished(i, ids[i])
+    state = SimpleNamespace(global_step=0)
+    columns = {"completions": decode(ids), "completion_ids": ids, "row": row, "trainer_state": state}
+    values = [function(["?"] * 8, **columns) for function in rewards.functions]
+    return rewards, values
+
+
+def test_early_grading_changes_nothing(tmp_path):
+    (early, values), (late, expected) = graded(tmp_path / "early", True), graded(tmp_path / "late", False)
+    assert values == expected and len(set(values[0])) > 1 and len(set(values[1])) > 1
+    assert early.newest == late.newest and early.figures == late.figures
+    name = "samples/step_000001.jsonl"
+    assert rundir.read_jsonl(tmp_path / "early" / name) == rundir.read_jsonl(tmp_path / "late" / name)
+
+
+def test_samples_and_figures_hold_all_rounds_of_a_step(tmp_path):
+    rewards, _ = graded(tmp_path, False)
+    ids = [[6], [7], [6], [7]]
+    for step, expected in ((0, 12), (1, 4)):
+        columns = {"completions": decode(ids), "completion_ids": ids, "row": [2] * 4}
+        rewards.functions[0](["?"] * 4, **columns, trainer_state=SimpleNamespace(global_step=step))
+        assert len(rundir.read_jsonl(tmp_path / f"samples/step_{step + 1:06d}.jsonl")) == expected
+        assert sum(rewards.figures["exact_match"]["reasons"].values()) == expected
+    assert rewards.newest.right == [True] * 4
