@@ -1,10 +1,14 @@
 """A GRPO step of TRL's trainer and of r1lab's, side by side: `python -m benchmarks.grpo_step`. Prints JSON.
 
-Each trainer runs in processes of its own, in turn, on the same prompts, seeds and settings, with vLLM for both (TRL's
-with r1lab's weight sync, without which it does not run on a CPU). After two steps of warm-up, the seconds of a step
-are split into generating, grading, syncing weights and training. `train_ideal_seconds` is the time of the matrix
-products that cannot be left out: each completion token and each distinct prompt token once, forward and backward, at
-the rate of a large product on this machine.
+Each trainer runs in processes of its own, in turn, on the same prompts, seeds and settings, with the same engine for
+both: vLLM (TRL's with r1lab's weight sync, without which it does not run on a CPU) or transformers. After the warm-up,
+the seconds of a step are split into generating, grading, syncing weights and training. `ideal_seconds` is the time of
+the matrix products that training cannot leave out: each completion token and each distinct prompt token once, forward
+and backward, at the rate of a large product on this machine; `of_ideal` is how many times that training takes.
+
+    python -m benchmarks.grpo_step                       # embedded model, puzzles of 3 people
+    python -m benchmarks.grpo_step --smollm2             # SmolLM2-135M, 200-token prompts, 64-token completions
+    python -m benchmarks.grpo_step --batch 64 256 1024 --only r1lab      # how the cost grows
 """
 
 import argparse
@@ -17,8 +21,6 @@ import time
 from functools import partial
 from pathlib import Path
 
-MODELS = ("embedded:tiny-qwen2", "embedded:smollm2-135m")
-
 
 def child(args) -> dict:
     """Time one trainer's steps in this process."""
@@ -30,22 +32,26 @@ def child(args) -> dict:
 
     from r1lab import grader, models, prompts
     from r1lab.data import knights_knaves
-    from r1lab.engines.vllm import SyncedVLLM
     from r1lab.grpo.rewards import BatchRewards
     from r1lab.grpo.trainer import GRPOTrainer
 
     class Plain(trl.GRPOTrainer):
         _tokenize_prompts = GRPOTrainer._tokenize_prompts
 
-    grpo_trainer.VLLMGeneration = SyncedVLLM
+    if args.engine == "vllm":
+        from r1lab.engines.vllm import SyncedVLLM
+
+        grpo_trainer.VLLMGeneration = SyncedVLLM
     model = models.load_model(args.model, dtype=args.dtype)
     tokenizer = models.load_tokenizer(args.model)
     rows = knights_knaves(people=3, names=16, sayings=1, copies=20, size=max(64, args.batch), seed=1)
     template = "r1-zero" if "tiny" in args.model else "chat"
     texts = [prompts.render(row["prompt"], tokenizer, template=template)[0] for row in rows]
+    if args.prompt_tokens:  # the last tokens of the text, said as often as it takes
+        texts = [tokenizer.decode((ids * 9)[-args.prompt_tokens :]) for ids in tokenizer(texts)["input_ids"]]
     longest = max(len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"])
     folder = Path(tempfile.mkdtemp())
-    rewards = BatchRewards(grader.build([{"name": "knights_knaves"}]), rows, folder)
+    rewards = BatchRewards(grader.build([{"name": args.reward}]), rows, folder)
     config = GRPOConfig(
         output_dir=str(folder),
         per_device_train_batch_size=args.micro,
@@ -57,8 +63,9 @@ def child(args) -> dict:
         beta=0.0,
         loss_type="dr_grpo",
         scale_rewards="none",
-        use_vllm=True,
+        use_vllm=args.engine == "vllm",
         vllm_mode="colocate",
+        generation_kwargs={"min_tokens" if args.engine == "vllm" else "min_new_tokens": args.min_tokens},
         vllm_max_model_length=longest + args.tokens,
         vllm_importance_sampling_mode="token_truncate",
         bf16=args.dtype == "bfloat16" and torch.cuda.is_available(),
@@ -77,8 +84,11 @@ def child(args) -> dict:
         train_dataset=Dataset.from_dict({"prompt": texts, "row": list(range(len(rows)))}),
     )
     spent = dict.fromkeys(("generate", "grade", "sync"), 0.0)
-    timed(trainer.vllm_generation, "sync_weights", spent, "sync")
-    timed(trainer.vllm_generation, "generate", spent, "generate")
+    if args.engine == "vllm":
+        timed(trainer.vllm_generation, "sync_weights", spent, "sync")
+        timed(trainer.vllm_generation, "generate", spent, "generate")
+    else:
+        timed(trainer, "_generate_single_turn", spent, "generate")
     timed(trainer, "_calculate_rewards", spent, "grade")
     steps, written = [], []
     trainer.add_callback(clock(spent, steps))
@@ -100,13 +110,22 @@ def timed(owner, name: str, spent: dict, key: str) -> None:
     method = getattr(owner, name)
 
     def wrapped(*args, **kwargs):
-        started = time.perf_counter()
+        started = now()
         try:
             return method(*args, **kwargs)
         finally:
-            spent[key] += time.perf_counter() - started
+            spent[key] += now() - started
 
     setattr(owner, name, wrapped)
+
+
+def now() -> float:
+    """Seconds, when the device has done what it was given."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def clock(spent: dict, steps: list):
@@ -115,10 +134,10 @@ def clock(spent: dict, steps: list):
 
     class Clock(TrainerCallback):
         def on_step_begin(self, *args, **kwargs):
-            spent.update(dict.fromkeys(spent, 0.0), started=time.perf_counter())
+            spent.update(dict.fromkeys(spent, 0.0), started=now())
 
         def on_step_end(self, *args, **kwargs):
-            total = time.perf_counter() - spent.pop("started")
+            total = now() - spent.pop("started")
             steps.append({"total": total, **spent, "train": total - sum(spent.values())})
 
     return Clock()
@@ -138,9 +157,13 @@ def count(trainer, written: list) -> None:
 
 
 def peak_memory() -> int:
-    """The largest resident memory of this process so far, in bytes."""
+    """The most memory of this process so far, in bytes: on a GPU what torch held there, else what was resident."""
     import resource
 
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
@@ -163,26 +186,39 @@ def summary(result: dict, batch: int) -> dict:
     """Medians over the steps, and the ideal beside them."""
     median = {key: statistics.median(step[key] for step in result["steps"]) for key in result["steps"][0]}
     tokens = result["completion_tokens"] + result["prompt_tokens"]
+    ideal = 6 * result["parameters"] * tokens / result["flops_per_second"]
     return {
         "completions_per_second": round(batch / median["total"], 2),
         "seconds": {key: round(value, 3) for key, value in median.items()},
-        "train_ideal_seconds": round(6 * result["parameters"] * tokens / result["flops_per_second"], 3),
+        "ideal_seconds": round(ideal, 3),
+        "of_ideal": round(median["train"] / ideal, 2),
         "completion_tokens": round(result["completion_tokens"] / batch, 1),
+        "prompt_tokens": round(result["prompt_tokens"] * 8 / batch, 1),
         "peak_gib": result["peak_gib"],
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default=MODELS[0])
+    parser.add_argument("--model", default="embedded:tiny-qwen2")
+    parser.add_argument("--engine", choices=("vllm", "transformers"), default="vllm")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--batch", type=int, nargs="+", default=[128], help="completions a step")
-    parser.add_argument("--micro", type=int, default=16)
+    parser.add_argument("--micro", type=int, default=16, help="per_device_train_batch_size")
     parser.add_argument("--tokens", type=int, default=448, help="the longest completion")
+    parser.add_argument("--min-tokens", type=int, default=0, help="the shortest completion")
+    parser.add_argument("--prompt-tokens", type=int, help="of every prompt (default: as the puzzles are)")
+    parser.add_argument("--reward", default="knights_knaves")
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=1, help="times that both run, in turn")
+    parser.add_argument("--smollm2", action="store_true", help="SmolLM2-135M, as the second line above says")
+    parser.add_argument("--only", choices=("trl", "r1lab"), help="one trainer, no ratio")
     parser.add_argument("--child", choices=("trl", "r1lab"), help=argparse.SUPPRESS)
+    # A reward that tells all completions apart, so that no group is left out; SmolLM2 solves no puzzle.
+    smollm2 = {"model": "embedded:smollm2-135m", "batch": [64], "tokens": 64, "min_tokens": 64, "prompt_tokens": 200}
+    if "--smollm2" in sys.argv:
+        parser.set_defaults(**smollm2, reward="repetition", steps=3, warmup=1)
     args = parser.parse_args()
     if args.child:
         args.batch = args.batch[0]
@@ -191,16 +227,18 @@ def main() -> None:
     found = {}
     for batch in args.batch:
         for _ in range(args.rounds):
-            for who in ("trl", "r1lab"):
+            for who in ("trl", "r1lab") if args.only is None else (args.only,):
                 result = run(who, batch, sys.argv[1:])
                 known = found.setdefault(batch, {}).setdefault(who, result)
                 known["steps"] += result["steps"] if known is not result else []
     report = {}
     for batch, both in found.items():
         lines = {who: summary(result, batch) for who, result in both.items()}
-        ratio = lines["r1lab"]["completions_per_second"] / lines["trl"]["completions_per_second"]
-        report[batch] = lines | {"ratio": round(ratio, 2)}
-    settings = {key: value for key, value in vars(args).items() if key not in ("child", "batch")}
+        report[batch] = lines
+        if len(lines) == 2:
+            ratio = lines["r1lab"]["completions_per_second"] / lines["trl"]["completions_per_second"]
+            report[batch] = lines | {"ratio": round(ratio, 2)}
+    settings = {key: value for key, value in vars(args).items() if key not in ("child", "batch", "smollm2")}
     print(json.dumps({"settings": settings, "by_batch": report}, indent=1))
 
 
