@@ -10,7 +10,7 @@ import functools
 import sys
 import types
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -23,6 +23,8 @@ from r1lab.grpo.head import token_logps
 
 LIKE = 0.75
 PREFIX = "r1lab_packed_"
+# Nats. An architecture that packed rows do not fit is off by more than this; rounding is not.
+TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-2, torch.bfloat16: 0.5, torch.float16: 0.3}
 
 
 @dataclass
@@ -35,6 +37,8 @@ class Part:
         keys: (n, K), places in the row.
         kept: (N,), which of the n * L queries are tokens of the row, in the row's order.
         distance: (n, L, K), how far behind the query a key is, in tokens; negative where the query may not see it.
+        whole_keys: (M,), the keys of each sequence one after another, without padding.
+        key_lengths, lengths: (n,), keys and queries of each sequence, without padding.
     """
 
     tokens: int
@@ -42,6 +46,9 @@ class Part:
     keys: torch.Tensor
     kept: torch.Tensor
     distance: torch.Tensor
+    whole_keys: torch.Tensor
+    key_lengths: torch.Tensor
+    lengths: torch.Tensor
     masks: dict = field(default_factory=dict)
 
     def mask(self, window: int | None, dtype: torch.dtype) -> torch.Tensor:
@@ -71,6 +78,25 @@ class Packed:
     places: torch.Tensor
     targets: torch.Tensor
     mask: torch.Tensor
+
+    def to(self, device) -> "Packed":
+        """The same row on another device."""
+        tensors = {k: v.to(device) for k, v in vars(self).items() if torch.is_tensor(v)}
+        parts = [
+            replace(part, masks={}, **{k: v.to(device) for k, v in vars(part).items() if torch.is_tensor(v)})
+            for part in self.parts
+        ]
+        return replace(self, parts=parts, **tensors)
+
+    @functools.cached_property
+    def sequences(self) -> tuple:
+        """The keys of all sequences, where queries and keys of each begin, and the longest of both."""
+        lengths, key_lengths = (
+            torch.cat([getattr(part, name) for part in self.parts]) for name in ("lengths", "key_lengths")
+        )
+        starts = [torch.nn.functional.pad(x.cumsum(0), (1, 0)).int() for x in (lengths, key_lengths)]
+        keys = torch.cat([part.whole_keys for part in self.parts])
+        return keys, *starts, int(lengths.max()), int(key_lengths.max())
 
     def unpack(self, values: torch.Tensor) -> torch.Tensor:
         """(N,) values of the scored tokens as (B, C), zero elsewhere."""
@@ -150,14 +176,16 @@ def _part(starts, lengths, prompt_starts=None, prompt_lengths=None) -> Part:
     queries = starts[:, None] + torch.minimum(column, lengths[:, None] - 1)
     kept = (column < lengths[:, None]).flatten().nonzero().squeeze(1)
     distance = (column[:, None] - column).expand(len(lengths), -1, -1)
-    keys = queries
+    keys, known, key_lengths = queries, column < lengths[:, None], lengths
     if prompt_starts is not None:
         before = torch.arange(int(prompt_lengths.max()), device=lengths.device)
         keys = torch.cat([prompt_starts[:, None] + torch.minimum(before, prompt_lengths[:, None] - 1), queries], dim=1)
         behind = prompt_lengths[:, None, None] + column[:, None] - before
         behind = torch.where(before < prompt_lengths[:, None, None], behind, -1)
         distance = torch.cat([behind, distance], dim=2)
-    return Part(len(kept), queries, keys, kept, distance)
+        known = torch.cat([before < prompt_lengths[:, None], known], dim=1)
+        key_lengths = prompt_lengths + lengths
+    return Part(len(kept), queries, keys, kept, distance, keys[known], key_lengths, lengths)
 
 
 def parts(lengths: list[int]) -> tuple[list[int], list[slice]]:
@@ -188,25 +216,76 @@ def attend(original: str, module, query, key, value, attention_mask, *, packed: 
         function = ALL_ATTENTION_FUNCTIONS[original]
     if packed is None:
         return function(module, query, key, value, attention_mask, **kwargs)
-    tokens = [x[0].transpose(0, 1).flatten(1) for x in (query, key, value)]  # (T, heads * head size)
+    tokens = [x[0].transpose(0, 1) for x in (query, key, value)]  # (T, heads, head size)
+    if original == "sdpa" and can_vary(query, value, kwargs):
+        return varying(packed, *tokens, kwargs)[None], None
     outputs = []
     for part in packed.parts:
         n = len(part.queries)
         q, k, v = (
-            x.index_select(0, places.flatten()).view(n, places.size(1), -1, like.size(-1)).transpose(1, 2)
-            for x, places, like in zip(tokens, (part.queries, part.keys, part.keys), (query, key, value))
+            x.flatten(1).index_select(0, places.flatten()).view(n, places.size(1), *x.shape[1:]).transpose(1, 2)
+            for x, places in zip(tokens, (part.queries, part.keys, part.keys))
         )
         output, _ = function(module, q, k, v, part.mask(kwargs.get("sliding_window"), query.dtype), **kwargs)
         outputs.append(output.reshape(n * part.queries.size(1), -1).index_select(0, part.kept))
     return torch.cat(outputs).view(1, query.size(2), query.size(1), -1), None
 
 
-def install(model, *, cast_head: bool = False) -> str | None:
+def can_vary(query: torch.Tensor, value: torch.Tensor, kwargs: dict) -> bool:
+    """Whether torch's attention for sequences of varying length, which needs no padding, does for this layer.
+
+    Decided once, by trying it on the device beside plain attention; if it fails or differs, a line says so.
+    """
+    plain = not kwargs.get("dropout") and kwargs.get("softcap") is None and kwargs.get("s_aux") is None
+    half = query.dtype in (torch.bfloat16, torch.float16)
+    return plain and half and query.is_cuda and query.size(-1) == value.size(-1) <= 256 and _kernel_works()
+
+
+@functools.cache
+def _kernel_works() -> bool:
+    g = torch.Generator().manual_seed(0)
+    ones, ids = torch.ones(4, 7, dtype=torch.long), torch.arange(2).repeat_interleave(2)[:, None].expand(4, 7)
+    row = pack(ids, ones, ids, ones * (torch.arange(7) < torch.tensor([[7], [3], [5], [1]]))).to("cuda")
+    q, k, v = (torch.randn(1, heads, row.ids.size(1), 64, generator=g).cuda().bfloat16() for heads in (4, 2, 2))
+    module = torch.nn.Module()
+    module.num_key_value_groups = 2
+    settings = {"scaling": 0.125, "sliding_window": 6}
+    try:
+        ours = varying(row, *(x[0].transpose(0, 1) for x in (q, k, v)), settings)
+    except (RuntimeError, ImportError) as error:
+        print(f"attention is padded to like lengths: torch's varlen_attn: {str(error).splitlines()[0]}", flush=True)
+        return False
+    plain, _ = attend("sdpa", module, *(x.float() for x in (q, k, v)), None, packed=row, **settings)
+    gap = (ours.float() - plain[0]).abs().max().item()
+    if gap > 0.03:
+        print(f"attention is padded to like lengths: torch's varlen_attn differs by {gap:.2g} from sdpa", flush=True)
+    return gap <= 0.03
+
+
+def varying(packed: Packed, query, key, value, kwargs: dict) -> torch.Tensor:
+    """Attention of all sequences of a row in one call without padding; (T, heads, head size) in and out."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    keys, *bounds = packed.sequences
+    window = kwargs.get("sliding_window")
+    return varlen_attn(
+        query.contiguous(),
+        key.index_select(0, keys),
+        value.index_select(0, keys),
+        *bounds,
+        scale=kwargs.get("scaling"),
+        window_size=(-1 if window is None else window - 1, 0),
+        enable_gqa=query.size(1) != key.size(1),
+    )
+
+
+def install(model, *, cast_head: bool = False, try_it: bool = True) -> str | None:
     """Make a decoder able to run packed rows: `model(packed=row)` gives log-probabilities and entropies.
 
     Args:
         model: A causal language model of transformers, not wrapped, with TRL's fused head.
         cast_head: Whether the head runs in float32.
+        try_it: Set a small packed row beside padded ones; not where the weights are not whole yet.
 
     Returns:
         None, or why this model cannot: then it is left as it was.
@@ -256,7 +335,30 @@ def install(model, *, cast_head: bool = False) -> str | None:
             )
 
     model.forward = types.MethodType(forward, model)
+    if try_it and (gap := _gap(model)) > TOLERANCE[model.dtype]:
+        config._attn_implementation, model.forward = original, fused
+        return f"{type(model).__name__} gives log-probabilities that differ by {gap:.2g} nats in packed rows"
     return None
+
+
+@torch.no_grad()
+def _gap(model) -> float:
+    """How far log-probabilities of a packed row are from those of padded rows, in nats, at most."""
+    device, vocabulary = model.device, model.config.get_text_config().vocab_size
+    g = torch.Generator().manual_seed(0)
+    prompts = torch.randint(vocabulary, (2, 6), generator=g).repeat_interleave(2, dim=0).to(device)
+    completions = torch.randint(vocabulary, (4, 9), generator=g).to(device)
+    mask = (torch.arange(9) < torch.tensor([[9], [4], [1], [8]])).long().to(device)
+    prompt_mask = torch.ones_like(prompts)
+    prompt_mask[2:, :2] = 0
+    was_training = model.training
+    model.eval()
+    ours, _ = logps(model, pack(prompts, prompt_mask, completions, mask))
+    ids, masks = torch.cat([prompts, completions], dim=1), torch.cat([prompt_mask, mask], dim=1)
+    labels = torch.cat([torch.full_like(prompts, -100), completions.masked_fill(mask == 0, -100)], dim=1)
+    plain = model(input_ids=ids, attention_mask=masks, labels=labels, fused_lm_head=True).log_probs[:, -9:]
+    model.train(was_training)
+    return (ours - plain).abs().max().item()
 
 
 def logps(model, row: Packed, *, temperature: float = 1.0, chunked: bool = True) -> tuple[torch.Tensor, torch.Tensor]:

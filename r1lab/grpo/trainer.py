@@ -85,7 +85,7 @@ class GRPOTrainer(trl.GRPOTrainer):
             if model is not None and why is None:
                 model = self.accelerator.unwrap_model(model)
                 base = model.get_base_model() if is_peft_model(model) else model
-                why = packed.install(base, cast_head=self.args.cast_lm_head_to_fp32)
+                why = packed.install(base, cast_head=self.args.cast_lm_head_to_fp32, try_it=not self.sharded)
         if why:
             print(f"each completion is computed with its own prompt and padding: {why}", flush=True)
         return why is None
