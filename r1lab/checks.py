@@ -131,6 +131,8 @@ def grpo_problems(recipe, usable) -> Problems:
                 what = "completions drawn from a part of the distribution bias the gradient and its importance ratio"
                 ways = f"set {off}, or say rollout.biased_sampling: true as well"
                 found.append(((section, key), f"{what}: {ways}"))
+    if "logging_nan_inf_filter" in train:
+        found.append((("train", "logging_nan_inf_filter"), "not set here: see `alarms.loss`"))
     if train.get("advantage") and "scale_rewards" in train:
         found.append((("train", "advantage"), "decides what TRL's scale_rewards does: remove one of them"))
     if (
@@ -144,6 +146,9 @@ def grpo_problems(recipe, usable) -> Problems:
         and recipe.curriculum.min_pass_rate > recipe.curriculum.max_pass_rate
     ):
         found.append((("curriculum", "min_pass_rate"), "is above max_pass_rate: no row would be left"))
+    lora = recipe.model.lora if usable("model") else None
+    if lora and lora.quantize == "8bit" and usable("rollout") and rollout.engine != "transformers":
+        found.append((("model", "lora", "quantize"), "8bit does not go with vLLM: set rollout.engine: transformers"))
     if usable("schedule") and usable("rewards"):
         names = lookup.reward_names([reward.name for reward in recipe.rewards])
         for name in recipe.schedule.rewards:

@@ -235,6 +235,7 @@ class StageDisplay:
         self.doing, self.place, self.clock = doing, place, clock
         self.rows: list[dict] = []
         self._offset, self._seen, self._evals_told = 0, -1, 0
+        self._warned: set[str] = set()  # a file written anew is read anew
         self.started = self._line_at = clock()
         self._live = None
         self._log_from = (path / "log.txt").stat().st_size if (path / "log.txt").is_file() else 0
@@ -281,7 +282,8 @@ class StageDisplay:
         self.rows += [row for row in rows if row.get("phase") != "warning"]
         self._offset = offset
         for row in rows:
-            if row.get("phase") == "warning" and row["time"] >= self.started:
+            if row.get("phase") == "warning" and row["time"] >= self.started and row["message"] not in self._warned:
+                self._warned.add(row["message"])
                 self.say(f"{self.name}  warning: {row['message']}")
 
     def _tell(self, last: bool) -> None:

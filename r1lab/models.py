@@ -1,6 +1,9 @@
 """Loading models and tokenizers: a Hub id, a folder, or a model that r1lab carries (`embedded:NAME`)."""
 
+import copy
+import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from r1lab.errors import UserError
@@ -27,12 +30,23 @@ CHAT_TEMPLATE = (
 )
 
 
+def is_adapter(path: str) -> bool:
+    """Whether `path` is the folder of a LoRA adapter alone, as `model.lora.merge: false` leaves it."""
+    folder = Path(path)
+    return (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
+
+
 def resolve(path: str) -> str:
-    """A folder or Hub id for `path`: `embedded:NAME` becomes a folder, all else stays as it is.
+    """A folder or Hub id of a whole model: `embedded:NAME` becomes a folder, all else stays as it is.
 
     Raises:
-        UserError: If there is no embedded model of that name.
+        UserError: If there is no embedded model of that name, or `path` is a LoRA adapter without its base.
     """
+    if is_adapter(path):
+        raise UserError(
+            f"model.path: {path} is a LoRA adapter, and vLLM starts from whole models: set rollout.engine: "
+            "transformers, or model.lora.merge: true where it is trained"
+        )
     if not path.startswith("embedded:"):
         return path
     name = path.removeprefix("embedded:")
@@ -60,8 +74,9 @@ def load_tokenizer(path: str, *, revision: str | None = None, trust_remote_code:
     """The tokenizer of a model, with a padding token, padding on the left."""
     from transformers import AutoTokenizer
 
+    folder = path if is_adapter(path) else resolve(path)
     tokenizer = AutoTokenizer.from_pretrained(
-        resolve(path), revision=revision, trust_remote_code=trust_remote_code, padding_side="left"
+        folder, revision=revision, trust_remote_code=trust_remote_code, padding_side="left"
     )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -72,20 +87,70 @@ def load_model(
     path: str,
     *,
     dtype: str = "auto",
+    quantize: str | None = None,
     revision: str | None = None,
     attn_implementation: str | None = None,
     trust_remote_code: bool = False,
 ):
-    """A causal language model, in evaluation mode, on the CPU: the trainer moves it where it belongs."""
+    """A causal language model, in evaluation mode, on the CPU: the trainer moves it where it belongs.
+
+    The folder of a LoRA adapter gives its base with the adapter merged.
+
+    Args:
+        quantize: `4bit` or `8bit`: QLoRA's frozen base (arXiv:2305.14314), to be trained by `lora_config`'s adapters.
+
+    Raises:
+        UserError: If a base cannot be quantised here.
+    """
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(
-        resolve(path),
-        dtype=torch_dtype(dtype),
-        revision=revision,
-        attn_implementation=attn_implementation,
-        trust_remote_code=trust_remote_code,
+    settings = {"attn_implementation": attn_implementation, "trust_remote_code": trust_remote_code}
+    if is_adapter(path):
+        from peft import PeftConfig, PeftModel
+
+        if quantize:
+            raise UserError(
+                f"model.path: {path} is a LoRA adapter, which cannot be merged into a base of {quantize}: "
+                "train it with model.lora.merge: true"
+            )
+        adapter = PeftConfig.from_pretrained(path)
+        base = load_model(adapter.base_model_name_or_path, dtype=dtype, revision=adapter.revision, **settings)
+        return PeftModel.from_pretrained(base, path).merge_and_unload()
+    more = {"quantization_config": _bitsandbytes(quantize, torch_dtype(dtype))} if quantize else {}
+    model = AutoModelForCausalLM.from_pretrained(
+        resolve(path), dtype=torch_dtype(dtype), revision=revision, **settings, **more
     )
+    return _prepared(model) if quantize else model
+
+
+def _bitsandbytes(quantize: str, dtype):
+    """NF4 with double quantisation (arXiv:2305.14314, section 3), or LLM.int8() (arXiv:2208.07339)."""
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError(f"model.lora.quantize: {quantize} needs bitsandbytes: pip install 'bitsandbytes>=0.45'")
+    if quantize == "8bit":
+        if not torch.cuda.is_available():
+            raise UserError("model.lora.quantize: 8bit needs a GPU: use 4bit, or leave quantize out")
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
+def _prepared(model):
+    from peft import prepare_model_for_kbit_training
+
+    for module in model.modules():
+        # In evaluation bitsandbytes 0.50 repacks 4-bit weights on a CPU with AVX512-BF16, computes in bfloat16 from
+        # then on, and dequantises the repacked bytes as if they were not: merged weights would be garbage.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # the trainer's to switch on
 
 
 def lora_config(lora):
@@ -101,6 +166,36 @@ def lora_config(lora):
         target_modules=lora.target_modules,
         task_type="CAUSAL_LM",
     )
+
+
+def merged_weights(model) -> Iterator[tuple]:
+    """Names and weights of the plain model that a LoRA model amounts to, one at a time; the model stays as it is.
+
+    peft's `merge_adapter` and `unmerge_adapter` round the base's own weights each time, and requantise those of a
+    quantised base; here a base is dequantised, and the sum is rounded once, to the dtype that the base was loaded in.
+
+    Args:
+        model: A `PeftModel` with one LoRA adapter.
+    """
+    import torch
+    from peft.tuners.lora import LoraLayer
+    from peft.utils.integrations import dequantize_module_weight
+
+    base = model.get_base_model()
+    quantized = hasattr(base.config, "quantization_config")
+    for name, parameter in base.named_parameters():
+        if model.prefix in name:
+            continue
+        layer_name, _, kind = name.replace(".base_layer", "").rpartition(".")
+        layer = base.get_submodule(layer_name)
+        weight = parameter.detach()
+        if kind == "weight":
+            weight = dequantize_module_weight(base.get_submodule(name.rpartition(".")[0])).detach()
+            if isinstance(layer, LoraLayer):
+                with torch.no_grad():
+                    for adapter in layer.active_adapters:
+                        weight = weight + layer.get_delta_weight(adapter)
+        yield f"{layer_name}.{kind}", weight.to(base.config.dtype if quantized else parameter.dtype)
 
 
 def scratch(name: str, texts: list[str], *, seed: int = 0):
@@ -170,9 +265,35 @@ def _train_tokenizer(texts: list[str], vocab_size: int, max_length: int):
     )
 
 
-def save(model, tokenizer, folder: str | os.PathLike) -> None:
-    """Plain Hugging Face safetensors, the only thing that the next stage reads. LoRA adapters are merged."""
-    if hasattr(model, "merge_and_unload"):
-        model = model.merge_and_unload()
-    model.save_pretrained(folder, safe_serialization=True)
+def save(model, tokenizer, folder: str | os.PathLike, *, merge: bool = True) -> None:
+    """Plain Hugging Face safetensors, which is what the next stage reads. A LoRA model is merged, and stays as it is.
+
+    Args:
+        merge: Whether a LoRA model is merged; else its adapter is saved alone, in peft's format.
+    """
+    from accelerate.utils import is_peft_model
+
+    if not is_peft_model(model):
+        model.save_pretrained(folder)
+    elif merge:
+        _merged(model).save_pretrained(folder)
+    else:
+        # What "auto" adds is a copy of the embedding where it was resized, after asking the Hub about the base.
+        model.save_pretrained(folder, save_embedding_layers=False)
     tokenizer.save_pretrained(folder)
+
+
+def _merged(model):
+    """A plain model to be saved; what has no adapter is shared with `model`."""
+    import torch
+
+    base = model.get_base_model()
+    config = copy.deepcopy(base.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    with torch.device("meta"):
+        plain = type(base)(config)
+    plain.load_state_dict(dict(merged_weights(model)), strict=False, assign=True)  # not strict: tied weights are once
+    plain.tie_weights()
+    plain.generation_config = base.generation_config
+    return plain

@@ -196,7 +196,8 @@ def _references(stage: Stage) -> set[str]:
 
 
 def _has_checkpoints(path: Path) -> bool:
-    return any(path.glob("checkpoints/checkpoint-*"))
+    # One that an alarm took back to its start, before any checkpoint, has begun as well.
+    return any(path.glob("checkpoints/checkpoint-*")) or (path / "rollback.json").is_file()
 
 
 # Running

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, PrivateAttr, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, PrivateAttr, Tag, model_validator
 
 from r1lab.yaml_source import Document, Keys
 
@@ -14,12 +14,18 @@ class Section(BaseModel):
 
 
 class Lora(Section):
-    """peft's LoRA: rank, `lora_alpha`, dropout, and the layers that get adapters."""
+    """peft's LoRA: rank, `lora_alpha`, dropout, and the layers that get adapters.
+
+    `quantize` holds the base in 4 or 8 bits (QLoRA). The adapter is saved in `adapter/`; `merge` says whether `model/`
+    is the model with the adapter merged, or the adapter alone.
+    """
 
     r: int = Field(16, ge=1)
     alpha: int = Field(32, ge=1)
     dropout: float = Field(0.0, ge=0, lt=1)
     target_modules: str | list[str] = "all-linear"
+    quantize: Literal["4bit", "8bit"] | None = None
+    merge: bool = True
 
 
 class Model(Section):
@@ -134,6 +140,58 @@ class Schedule(Section):
     rewards: dict[str, dict[int, float]] = {}
 
 
+class Alarm(Section):
+    """What is done when an alarm fires.
+
+    `warn` tells it once; `stop` ends the run; `rollback` goes back to the last good checkpoint with a lower learning
+    rate, and stops when the same alarm fires again.
+    """
+
+    do: Literal["warn", "stop", "rollback"] = "warn"
+
+
+class FigureAlarm(Alarm):
+    """Fires when a figure was at or `below`, or at or `above`, a bound for `steps` steps in a row."""
+
+    below: float | None = None
+    above: float | None = None
+    steps: int = Field(1, ge=1)
+
+
+class Alarms(Section):
+    """What tells that a run has gone wrong; null switches an alarm off, and a key given leaves the others as they are.
+
+    `entropy`, `kl` and `drift` (engine from policy) are in nats a token. The bounds of `length` are multiples of the
+    mean of the `first` steps. `truncated` and `no_signal` are shares of completions and of groups. `loss` fires at
+    once where the loss or the gradient is not finite. A rollback multiplies the learning rate by
+    `learning_rate_factor`.
+    """
+
+    entropy: FigureAlarm | None = FigureAlarm(below=0.02, steps=10)
+    length: FigureAlarm | None = FigureAlarm(below=0.25, above=8.0, steps=5)
+    truncated: FigureAlarm | None = FigureAlarm(above=0.5, steps=20)
+    kl: FigureAlarm | None = FigureAlarm(above=2.0, steps=5)
+    no_signal: FigureAlarm | None = FigureAlarm(above=0.95, steps=10)
+    drift: FigureAlarm | None = FigureAlarm(above=0.2, steps=3, do="stop")
+    loss: Alarm | None = Alarm(do="stop")
+    first: int = Field(10, ge=1)
+    learning_rate_factor: float = Field(0.5, gt=0, le=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _over_defaults(cls, data: Any) -> Any:
+        """Lays what is given of an alarm over the defaults of that alarm."""
+        if not isinstance(data, dict):
+            return data
+        defaults = cls().active() if data else {}
+        plain = {name: alarm.model_dump() for name, alarm in defaults.items()}
+        return {k: {**plain[k], **v} if k in plain and isinstance(v, dict) else v for k, v in data.items()}
+
+    def active(self) -> dict[str, Alarm]:
+        """The alarms that are on, by name."""
+        return {name: alarm for name, alarm in self if isinstance(alarm, Alarm)}
+
+
 class Task(Section):
     """A task of an evaluation: a builder with its parameters, asked for its test split."""
 
@@ -201,6 +259,7 @@ class GrpoRecipe(StageRecipe):
     rollout: Rollout = Rollout()
     curriculum: Curriculum | None = None
     schedule: Schedule = Schedule()
+    alarms: Alarms = Alarms()
     train: dict[str, Any] = {}
     eval: Eval | None = None
     launch: Launch = Launch()

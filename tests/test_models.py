@@ -1,12 +1,16 @@
 """Embedded models load by their names, and text survives their tokenizers."""
 
 import json
+import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 
 import pytest
 
 from r1lab import models
 from r1lab.data import knights_knaves
 from r1lab.errors import UserError
+from r1lab.schema import Lora
 
 EMBEDDED = sorted(p.name for p in models.EMBEDDED.glob("*/"))
 
@@ -46,3 +50,127 @@ def test_an_unknown_embedded_model_is_told_with_those_there_are():
 def test_a_saved_model_is_plain_safetensors(tiny_model):
     names = {p.name for p in tiny_model.iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"} <= names
+
+
+def adapted(name: str, dtype: str = "float32"):
+    """An embedded model with LoRA on all linear layers, its B matrices random instead of zero."""
+    import torch
+    from peft import get_peft_model
+
+    model = get_peft_model(models.load_model(f"embedded:{name}", dtype=dtype), models.lora_config(Lora(r=4)))
+    torch.manual_seed(1)
+    for key, parameter in model.named_parameters():
+        if "lora_B" in key:
+            parameter.data.normal_(std=0.02)
+    return model.eval()
+
+
+def logits(model, ids):
+    import torch
+
+    with torch.inference_mode():
+        return model.eval()(ids).logits.float()
+
+
+def gap(found, expected) -> float:
+    """The largest difference of two models' logits, beside the largest logit."""
+    return ((found - expected).abs().max() / expected.abs().max()).item()
+
+
+@pytest.mark.parametrize("merge", [True, False])
+@pytest.mark.parametrize("name", ["tiny-qwen2", "tiny-llama"])
+def test_a_saved_lora_model_has_the_logits_of_the_one_in_memory(tmp_path, name, merge):
+    import torch
+
+    model = adapted(name)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    models.save(model, models.load_tokenizer(f"embedded:{name}"), tmp_path, merge=merge)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert (tmp_path / "model.safetensors").is_file() is merge
+    assert (tmp_path / "adapter_model.safetensors").is_file() is not merge
+
+    ids = torch.arange(10, 40)[None]
+    expected = logits(model, ids)
+    loaded = models.load_model(str(tmp_path), dtype="float32")
+    assert not hasattr(loaded, "peft_config") or not loaded.peft_config
+    assert set(loaded.state_dict()) == set(models.load_model(f"embedded:{name}").state_dict())
+    assert gap(logits(loaded, ids), expected) < 1e-5
+    with model.disable_adapter():
+        assert gap(logits(model, ids), expected) > 0.01
+    tokenizer = models.load_tokenizer(str(tmp_path))
+    assert (
+        tokenizer("Zoey is a knight.")["input_ids"]
+        == models.load_tokenizer(f"embedded:{name}")("Zoey is a knight.")["input_ids"]
+    )
+
+
+def test_merged_weights_are_rounded_once_and_leave_a_bfloat16_base_alone():
+    import torch
+
+    model = adapted("tiny-qwen2", "bfloat16")
+    layer = model.get_base_model().model.layers[0].self_attn.q_proj
+    base = layer.base_layer.weight.clone()
+    found = dict(models.merged_weights(model))["model.layers.0.self_attn.q_proj.weight"]
+    delta = layer.scaling["default"] * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+    assert found.dtype == torch.bfloat16 and torch.equal(found, (base.float() + delta.float()).bfloat16())
+    assert torch.equal(layer.base_layer.weight, base)
+
+
+def test_an_adapter_on_an_adapter_loads_both(tmp_path):
+    import torch
+    from peft import get_peft_model
+
+    tokenizer = models.load_tokenizer("embedded:tiny-qwen2")
+    models.save(adapted("tiny-qwen2"), tokenizer, tmp_path / "first", merge=False)
+    model = get_peft_model(models.load_model(str(tmp_path / "first"), dtype="float32"), models.lora_config(Lora(r=2)))
+    for key, parameter in model.named_parameters():
+        if "lora_B" in key:
+            parameter.data.normal_(std=0.02)
+    model.active_peft_config.base_model_name_or_path = str(tmp_path / "first")  # as `stages.common.finish` does
+    models.save(model, tokenizer, tmp_path / "second", merge=False)
+    ids = torch.arange(10, 40)[None]
+    assert gap(logits(models.load_model(str(tmp_path / "second")), ids), logits(model, ids)) < 1e-5
+
+
+def test_what_cannot_be_loaded_says_what_it_needs(monkeypatch, tmp_path):
+    import torch
+
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(UserError, match="quantize: 4bit needs bitsandbytes: pip install"):
+        models.load_model("embedded:tiny-qwen2", quantize="4bit")
+    there = ModuleType("bitsandbytes")
+    there.__spec__ = ModuleSpec("bitsandbytes", None)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", there)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="quantize: 8bit needs a GPU"):
+        models.load_model("embedded:tiny-qwen2", quantize="8bit")
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError, match="is a LoRA adapter, which cannot be merged into a base of 4bit"):
+        models.load_model(str(tmp_path), quantize="4bit")
+    with pytest.raises(UserError, match="vLLM starts from whole models: set rollout.engine: transformers"):
+        models.resolve(str(tmp_path))
+
+
+def test_a_quantised_base_merges_to_the_plain_model_that_it_computes(tmp_path):
+    pytest.importorskip("bitsandbytes")
+    import torch
+    from peft import get_peft_model
+
+    model = models.load_model("embedded:tiny-qwen2", dtype="float32", quantize="4bit")
+    assert model.model.layers[0].mlp.up_proj.weight.dtype == torch.uint8
+    model = get_peft_model(model, models.lora_config(Lora(r=4)))
+    for key, parameter in model.named_parameters():
+        assert parameter.requires_grad == ("lora_" in key)
+        if "lora_B" in key:
+            parameter.data.normal_(std=0.02)
+    ids = torch.arange(10, 40)[None]
+    expected = logits(model, ids)
+    models.save(model, models.load_tokenizer("embedded:tiny-qwen2"), tmp_path)
+    assert "quantization_config" not in json.loads((tmp_path / "config.json").read_text())
+    assert gap(logits(models.load_model(str(tmp_path), dtype="float32"), ids), expected) < 1e-5
+    assert torch.equal(logits(model, ids), expected)
+    plain = models.load_model("embedded:tiny-qwen2", dtype="float32").model.layers[0].mlp.up_proj.weight
+    with model.disable_adapter():
+        assert gap(logits(model, ids), expected) > 0.01
+    found = model.get_base_model().model.layers[0].mlp.up_proj.base_layer
+    assert found.weight.numel() * 2 == plain.numel()

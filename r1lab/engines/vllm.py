@@ -2,11 +2,10 @@
 
 import os
 from contextlib import contextmanager
-from functools import partial
 from unittest.mock import patch
 
 from r1lab.engines import Completion, Progress
-from r1lab.models import resolve, torch_dtype
+from r1lab.models import merged_weights, resolve, torch_dtype
 
 # Read when vLLM is imported. One process: it starts faster, holds less memory, and lets weights be handed over.
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
@@ -14,6 +13,8 @@ os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB; vLLM's default take
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
+from accelerate.utils import is_peft_model  # noqa: E402
+from transformers.integrations import is_deepspeed_zero3_enabled  # noqa: E402
 from trl.generation import vllm_generation  # noqa: E402
 from vllm import LLM, SamplingParams  # noqa: E402
 
@@ -117,10 +118,23 @@ class SyncedVLLM(vllm_generation.VLLMGeneration):
     """
 
     def _init_vllm(self):
-        # TRL leaves the dtype to the checkpoint's config; the policy may have been loaded in another one, and
-        # log-probabilities of two precisions differ.
-        with patch.object(vllm_generation, "LLM", partial(LLM, dtype=self.model.dtype, enable_prefix_caching=True)):
+        with patch.object(vllm_generation, "LLM", self._start):
             super()._init_vllm()
+
+    def _start(self, **settings) -> LLM:
+        # TRL leaves the dtype to the checkpoint's config; the policy may have been loaded in another one, and
+        # log-probabilities of two precisions differ. It would quantise vLLM as QLoRA's base, and then hand it packed
+        # bytes at each sync: the merged weights are whole.
+        return LLM(**(settings | {"quantization": None, "dtype": self.model.dtype, "enable_prefix_caching": True}))
+
+    def _iter_named_params(self):
+        """TRL's, but a LoRA model is merged on the way: TRL merges in place, which wears a bfloat16 base off."""
+        whole = not self._dist.is_fsdp and not is_deepspeed_zero3_enabled()
+        if not (is_peft_model(self.model) and whole):
+            yield from super()._iter_named_params()
+            return
+        for name, weight in merged_weights(self.model):
+            yield self._fix_param_name_to_vllm(name), weight
 
     @contextmanager
     def watched(self, finished):

@@ -67,9 +67,11 @@ class Packed:
     Attributes:
         ids, positions: (1, T), tokens and their positions in their sequences.
         parts: What attends together, in the row's order.
-        places: (N,), where in the row the hidden state lies that predicts each scored token; row after row.
-        targets: (N,), the scored tokens.
-        mask: (B, C), which tokens are scored.
+        places: (N,), where in the row the hidden state lies that predicts each scored token.
+        targets: (N,), the scored tokens, completion after completion.
+        mask: (D, C), which tokens of each distinct completion are scored.
+        scored, twin: (S,), the rows of the micro-batch that are scored, and which of the D completions each is.
+        size: B, the rows of the micro-batch.
     """
 
     ids: torch.Tensor
@@ -78,6 +80,9 @@ class Packed:
     places: torch.Tensor
     targets: torch.Tensor
     mask: torch.Tensor
+    scored: torch.Tensor
+    twin: torch.Tensor
+    size: int
 
     def to(self, device) -> "Packed":
         """The same row on another device."""
@@ -100,7 +105,9 @@ class Packed:
 
     def unpack(self, values: torch.Tensor) -> torch.Tensor:
         """(N,) values of the scored tokens as (B, C), zero elsewhere."""
-        return values.new_zeros(self.mask.shape).masked_scatter(self.mask, values)
+        table = values.new_zeros(self.mask.shape).masked_scatter(self.mask, values)
+        whole = values.new_zeros(self.size, self.mask.size(1))
+        return whole.index_copy(0, self.scored, table.index_select(0, self.twin))
 
 
 def pack(
@@ -116,17 +123,18 @@ def pack(
     Args:
         prompt_ids, prompt_mask: (B, P), padded on the left; rows of one group are equal.
         completion_ids, completion_mask: (B, C), padded on the right. Rows that are masked as a whole are left out.
-        share: Whether equal prompts are computed once; else each row has its own.
+        share: Whether equal prompts, and equal completions of them, are computed once; else each row has its own.
     """
     device = completion_ids.device
-    rows = completion_mask.any(dim=1).nonzero().squeeze(1)
-    whole = torch.cat([prompt_ids * prompt_mask, prompt_mask], dim=1)[rows]
+    scored = completion_mask.any(dim=1).nonzero().squeeze(1)
+    prompts = torch.cat([prompt_ids * prompt_mask, prompt_mask], dim=1)
+    completions = torch.cat([completion_ids * completion_mask, completion_mask], dim=1)
     if share:
-        distinct, group = torch.unique(whole, dim=0, return_inverse=True)
-        first = torch.zeros(len(distinct), dtype=torch.long, device=device)
-        first[group] = rows  # some row of each group
+        rows, twin = _distinct(torch.cat([prompts, completions], dim=1), scored)
+        first, group = _distinct(prompts, rows)
     else:
-        first, group = rows, torch.arange(len(rows), device=device)
+        rows, twin = scored, torch.arange(len(scored), device=device)
+        first, group = rows, twin
     lengths = prompt_mask[first].sum(dim=1)
     order, cut = parts(lengths.tolist())
     first = first[order]
@@ -159,15 +167,28 @@ def pack(
 
     column = torch.arange(completion_ids.size(1), device=device)
     places = torch.where(column == 0, ends[group][:, None], begins[:, None] + column - 1)
-    mask = completion_mask.bool()
+    mask = completion_mask[rows].bool()
     return Packed(
         ids=torch.cat(ids)[None],
         positions=torch.cat(positions)[None],
         parts=made,
-        places=places[mask[rows]],
-        targets=completion_ids[mask],
+        places=places[mask],
+        targets=completion_ids[rows][mask],
         mask=mask,
+        scored=scored,
+        twin=twin,
+        size=len(completion_ids),
     )
+
+
+def _distinct(values: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of rows that are equal the first, in their order; and for each row the place of its like among these."""
+    _, inverse = torch.unique(values[rows], dim=0, return_inverse=True)
+    count = int(inverse.max()) + 1 if len(inverse) else 0
+    place = torch.arange(len(rows), device=rows.device)
+    first = torch.full((count,), len(rows), device=rows.device).scatter_reduce(0, inverse, place, "amin")
+    order = first.argsort()
+    return rows[first[order]], order.argsort()[inverse]
 
 
 def _part(starts, lengths, prompt_starts=None, prompt_lengths=None) -> Part:
@@ -364,7 +385,8 @@ def _gap(model) -> float:
 def logps(model, row: Packed, *, temperature: float = 1.0, chunked: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probability and entropy of each scored token, both (B, C), zero elsewhere."""
     if len(row.targets) == 0:  # still a function of every parameter
-        nothing = row.mask * (sum(p.sum() for p in model.parameters() if p.requires_grad) * 0.0)
-        return nothing, nothing
+        nothing = sum(p.sum() for p in model.parameters() if p.requires_grad) * 0.0
+        whole = nothing * torch.ones(row.size, row.mask.size(1), device=row.ids.device)
+        return whole, whole
     found = model(packed=row, temperature=temperature, chunked=chunked)
     return tuple(row.unpack(values) for values in found)

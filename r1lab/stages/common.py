@@ -1,6 +1,7 @@
 """What the stages share: rows from a builder, TRL's config, checkpoints, metrics, interruption."""
 
 import inspect
+import os
 import shutil
 import signal
 import time
@@ -137,11 +138,18 @@ def trl_config(config_class, recipe, run_dir: Path, **owned):
 
 def finish(trainer, recipe, run_dir: Path, tokenizer, started: float, **more) -> None:
     """Save the model for the next stage, then `result.json`, whose presence means finished."""
-    from r1lab.models import save
+    from r1lab.models import is_adapter, resolve, save
 
     trainer.accelerator.wait_for_everyone()
     if trainer.accelerator.is_main_process:
-        save(trainer.accelerator.unwrap_model(trainer.model), tokenizer, run_dir / "model")
+        model, lora = trainer.accelerator.unwrap_model(trainer.model), recipe.model.lora
+        if lora:
+            # The base as the recipe names it: where that is an adapter's folder, peft knows only the base under it.
+            base = recipe.model.path if is_adapter(recipe.model.path) else resolve(recipe.model.path)
+            model.active_peft_config.base_model_name_or_path = os.path.abspath(base) if os.path.isdir(base) else base
+            model.active_peft_config.revision = recipe.model.revision
+            save(model, tokenizer, run_dir / "adapter", merge=False)
+        save(model, tokenizer, run_dir / "model", merge=lora is None or lora.merge)
         result = {
             "stage": recipe.stage,
             "seconds": round(time.time() - started, 1),

@@ -10,6 +10,7 @@ from trl import GRPOConfig
 from r1lab import engines, models, prompts, rundir
 from r1lab.errors import UserError
 from r1lab.grader import build as build_grader
+from r1lab.grpo.alarms import AlarmCallback, RolledBack, finish_rollback, restart
 from r1lab.grpo.parity import Parity
 from r1lab.grpo.rewards import BatchRewards
 from r1lab.grpo.schedule import Scheduled
@@ -35,6 +36,7 @@ def run(recipe, run_dir: Path) -> int:
         recipe.model.path,
         dtype=recipe.model.dtype,
         attn_implementation=recipe.model.attn_implementation,
+        quantize=recipe.model.lora.quantize if recipe.model.lora else None,
         **settings,
     )
     stop = StopOnInterrupt()
@@ -57,7 +59,20 @@ def run(recipe, run_dir: Path) -> int:
         trainer.add_callback(Parity(trainer, [text for text, _ in rendered], run_dir))
     if recipe.eval and recipe.eval.every:
         trainer.add_callback(Evaluate(trainer, tokenizer, recipe, run_dir))
-    trainer.train(resume_from_checkpoint=resume_point(run_dir))
+    with trainer.accelerator.main_process_first():
+        finish_rollback(run_dir)
+        checkpoint = resume_point(run_dir)
+    trainer.add_callback(AlarmCallback(recipe, run_dir))
+    if recipe.alarms.loss and not trainer.use_vllm:
+        trainer.generation_config.remove_invalid_values = True  # else sampling fails before a loss is seen
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except RolledBack:
+        if trainer.accelerator.num_processes > 1:
+            # Ranks that begin anew one by one would meet each other's old rendezvous.
+            raise UserError("an alarm took the run back: run it again with --resume to go on", status=1) from None
+        if not stop.interrupted:
+            restart()
     if stop.interrupted:
         return 130
     finish(trainer, recipe, run_dir, tokenizer, started)
@@ -78,6 +93,8 @@ def grpo_config(recipe, run_dir: Path, longest: int) -> GRPOConfig:
         GRPOConfig,
         recipe,
         run_dir,
+        # It hides a loss that is not finite; where the run goes on, the trainer's sum of losses would stay so.
+        logging_nan_inf_filter=recipe.alarms.loss is None or recipe.alarms.loss.do == "warn",
         num_generations=rollout.num_generations,
         max_completion_length=rollout.max_completion_length,
         temperature=rollout.temperature,
@@ -127,7 +144,8 @@ def _row(recipe, config, rewards: BatchRewards, started: float):
             "entropy": logs.get("entropy"),
             "kl": logs.get("kl"),
             "importance_ratio": logs.get("sampling/importance_sampling_ratio/mean"),
-            "drift": logs.get("sampling/sampling_logp_difference/mean"),
+            # Of a part of the distribution the engine's log-probabilities are others than the policy's by design.
+            "drift": None if recipe.rollout.biased_sampling else logs.get("sampling/sampling_logp_difference/mean"),
             "sampled": {key.partition("/")[2]: value for key, value in logs.items() if key.startswith("sampled/")}
             or None,
             "seconds": round(seconds, 3),

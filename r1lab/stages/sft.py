@@ -69,7 +69,11 @@ def _model(recipe, rows: list[dict]):
     settings = {"revision": recipe.model.revision, "trust_remote_code": recipe.model.trust_remote_code}
     tokenizer = models.load_tokenizer(path, **settings)
     model = models.load_model(
-        path, dtype=recipe.model.dtype, attn_implementation=recipe.model.attn_implementation, **settings
+        path,
+        dtype=recipe.model.dtype,
+        attn_implementation=recipe.model.attn_implementation,
+        quantize=recipe.model.lora.quantize if recipe.model.lora else None,
+        **settings,
     )
     return model, tokenizer
 

@@ -26,22 +26,44 @@ def test_each_scored_token_is_predicted_from_all_that_comes_before_it(seed, shar
     prompt_ids, prompt_mask, ids, mask = micro_batch(seed)
     row = packed.pack(prompt_ids, prompt_mask, ids, mask, share=share)
     sees = seen(row)
-    expected = []
+    expected = {}
     for i in range(len(ids)):
         before = prompt_ids[i][prompt_mask[i].bool()].tolist()
         for target in ids[i][mask[i].bool()].tolist():
-            expected.append((before, target))
+            expected.setdefault((i, *before), target)
             before = [*before, target]
-    found = [
-        (row.ids[0][sees[place]].tolist(), target) for place, target in zip(row.places.tolist(), row.targets.tolist())
-    ]
-    assert found == expected
+    of = [i for i, many in zip(row.scored[representatives(row)].tolist(), row.mask.sum(1)) for _ in range(many)]
+    places = zip(of, row.places.tolist(), row.targets.tolist())
+    found = {(i, *row.ids[0][sees[place]].tolist()): target for i, place, target in places}
+    assert found == {k: v for k, v in expected.items() if k[0] in set(of)}
     assert row.ids.size(1) == sum(part.tokens for part in row.parts)
     assert torch.equal(row.unpack(row.targets), ids * mask)
     if share:  # each distinct prompt once, the last token of each completion not at all
         some = mask.any(dim=1)
         distinct = {tuple(p[m.bool()].tolist()) for p, m in zip(prompt_ids[some], prompt_mask[some])}
-        assert row.ids.size(1) == sum(map(len, distinct)) + int((mask.sum(1) - 1).clamp(min=0).sum())
+        assert row.ids.size(1) == sum(map(len, distinct)) + int((row.mask.sum(1) - 1).sum())
+
+
+def representatives(row):
+    """For each distinct completion the first of the scored rows that it stands for."""
+    return [row.twin.tolist().index(d) for d in range(len(row.mask))]
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_equal_completions_of_a_prompt_are_computed_once(share):
+    prompt_ids, prompt_mask, ids, mask = micro_batch(3)
+    ids[1], mask[1] = ids[0], mask[0]
+    ids[7], mask[7] = ids[0], mask[0]  # of another prompt
+    row = packed.pack(prompt_ids, prompt_mask, ids, mask, share=share)
+    assert len(row.mask) == int(mask.any(dim=1).sum()) - share
+    assert torch.equal(row.unpack(row.targets), ids * mask)
+    pull = torch.randn(ids.shape)
+    values = torch.zeros(len(row.targets), requires_grad=True)
+    (row.unpack(values) * pull).sum().backward()
+    expected = (pull * mask)[row.scored[representatives(row)]]
+    if share:
+        expected[row.twin[0]] += (pull * mask)[1]
+    torch.testing.assert_close(values.grad, expected[row.mask])
 
 
 def seen(row) -> dict[int, list[int]]:

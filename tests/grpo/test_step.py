@@ -67,6 +67,8 @@ def batch(size, *, beta=0.0, off_policy=False, no_signal=True):
         "advantages": advantages,
         "num_items_in_batch": mask.sum(),
     }
+    for key in ("completion_ids", "completion_mask"):
+        inputs[key][-1] = inputs[key][-2]  # as low entropy makes them
     if off_policy:
         # vespo multiplies the ratios of a sequence, so what is far off-policy leaves float32 no five digits.
         inputs["old_per_token_logps"] = -6.6 + 0.05 * torch.randn(B, C, generator=g)

@@ -1,0 +1,294 @@
+"""Alarms: a run that has gone wrong says so, stops, or goes back to its last good checkpoint and learns more slowly.
+
+`check` is the core, on logged figures alone. `AlarmCallback` hands it the trainer's logs and does what a recipe says.
+"""
+
+import json
+import math
+import os
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import TrainerCallback
+
+from r1lab import rundir
+from r1lab.errors import UserError
+from r1lab.schema import Alarm, Alarms, FigureAlarm
+
+# The figure of each alarm among the trainer's logs.
+LOGS = {
+    "entropy": "entropy",
+    "length": "completions/mean_length",
+    "truncated": "completions/clipped_ratio",
+    "kl": "kl",
+    "no_signal": "frac_reward_zero_std",
+    "drift": "sampling/sampling_logp_difference/mean",
+    "loss": "loss",
+    "grad_norm": "grad_norm",
+}
+# What each figure is, and what to change.
+TOLD = {
+    "entropy": ("mean token entropy in nats", "lower train.learning_rate, or raise rollout.temperature"),
+    "length": ("mean completion length in tokens", "look at samples/, a reward may pay for length alone"),
+    "truncated": ("share of completions cut", "raise rollout.max_completion_length"),
+    "kl": ("KL divergence from the reference in nats", "lower train.learning_rate, or raise train.beta"),
+    "no_signal": ("share of groups without signal", "raise rollout.num_generations, or set rollout.dynamic_sampling"),
+    "drift": (
+        "mean |log-probability of engine less policy| in nats",
+        "set model.dtype: float32, or rollout.engine: transformers",
+    ),
+    "loss": ("loss", "lower train.learning_rate, or set model.dtype: float32"),
+}
+ROLLBACK = "rollback.json"
+# As this process found them: TRL writes RANK and others into its environment, and vLLM binds it to one core.
+_ENVIRONMENT = dict(os.environ)
+_CORES = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+
+
+@dataclass(frozen=True)
+class Episode:
+    """Logged steps in a row, up to the newest, in which an alarm's figure was out of bounds.
+
+    Attributes:
+        name: The alarm.
+        since: The first step that may have been bad: the one after the last good figure.
+        steps: How many steps it has lasted.
+        message: The newest figure and its bound.
+    """
+
+    name: str
+    since: int
+    steps: int
+    message: str
+
+
+def check(history: list[dict], alarms: Alarms) -> list[Episode]:
+    """The alarms that fire at the newest row, the mildest action first.
+
+    Args:
+        history: Rows of `step` and figures, one for each of the trainer's logs; figures may be missing.
+        alarms: A recipe's section.
+
+    >>> rows = [{"step": 1, "entropy": 0.5}, {"step": 2, "entropy": 0.01}, {"step": 3, "entropy": 0.01}]
+    >>> [(e.name, e.since) for e in check(rows, Alarms(entropy={"steps": 2}))]
+    [('entropy', 2)]
+    """
+    active = alarms.active()
+    fired = [e for e in episodes(history, alarms) if e.name == "loss" or e.steps >= active[e.name].steps]
+    return sorted(fired, key=lambda e: ("warn", "rollback", "stop").index(active[e.name].do))
+
+
+def episodes(history: list[dict], alarms: Alarms) -> list[Episode]:
+    """The episodes that go on at the newest row, long enough to fire or not."""
+    found = [_episode(name, alarm, history, alarms.first) for name, alarm in alarms.active().items()]
+    return [episode for episode in found if episode]
+
+
+def _episode(name: str, alarm: Alarm, history: list[dict], first: int) -> Episode | None:
+    scale, after = 1.0, 0
+    if name == "length":  # its bounds are multiples of what it was at first
+        start = [row["length"] for row in history[:first] if row["step"] <= first and "length" in row]
+        scale, after = (sum(start) / len(start) if start else math.nan), first
+    newest, since = None, 1
+    for row in reversed(history):
+        if name not in row:
+            continue
+        message = None
+        if row["step"] > after:
+            message = _not_finite(row) if name == "loss" else _out_of_bounds(name, alarm, row[name], scale)
+        if not message:
+            since = row["step"] + 1
+            break
+        newest = newest or (row["step"], message)
+    return Episode(name, since, newest[0] - since + 1, newest[1]) if newest else None
+
+
+def _not_finite(row: dict) -> str | None:
+    bad = [f"{key} is {row[key]}" for key in ("loss", "grad_norm") if key in row and not math.isfinite(row[key])]
+    return bad[0] if bad else None
+
+
+def _out_of_bounds(name: str, alarm: FigureAlarm, value: float, scale: float) -> str | None:
+    if alarm.below is not None and value <= alarm.below * scale:
+        return f"{TOLD[name][0]} is {value:.3g}, at or below {alarm.below * scale:.3g}"
+    if alarm.above is not None and value >= alarm.above * scale:
+        return f"{TOLD[name][0]} is {value:.3g}, at or above {alarm.above * scale:.3g}"
+    return None
+
+
+class RolledBack(Exception):  # noqa: N818  no error: the run goes on
+    """The run goes back to an earlier checkpoint: `restart`, then `finish_rollback`."""
+
+
+class AlarmCallback(TrainerCallback):
+    """Acts on alarms; to be made when metrics of steps after the checkpoint are gone, and added after `Metrics`.
+
+    Raises:
+        UserError: An alarm stops the run (exit status 1).
+        RolledBack: An alarm takes the run back.
+    """
+
+    def __init__(self, recipe, run_dir: Path):
+        self.recipe, self.run_dir = recipe, run_dir
+        self.alarms, self.active = recipe.alarms, recipe.alarms.active()
+        rows = rundir.read_jsonl(run_dir / "metrics.jsonl")
+        self.history = [_figures(row) for row in rows if row.get("phase") == "train"]
+        self.left_out = False  # whether an update was, since the last log
+        self.warned = {(row["alarm"], row["since"]) for row in rows if "alarm" in row}
+
+    def on_train_begin(self, args, state, control, optimizer=None, lr_scheduler=None, **kwargs):
+        """Sets the learning rate that a rollback left; a checkpoint brings the one that it was saved with."""
+        factor = read_rollback(self.run_dir)["learning_rate_factor"]
+        if factor < 1 and args.learning_rate:
+            ratio = args.learning_rate * factor / lr_scheduler.base_lrs[0]
+            lr_scheduler.base_lrs = [rate * ratio for rate in lr_scheduler.base_lrs]
+            for group in optimizer.param_groups:
+                group["lr"] *= ratio
+                group["initial_lr"] *= ratio
+            lr_scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]  # what the first log says
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, optimizer=None, **kwargs):
+        """Keeps a gradient that is not finite from the weights. With fp16, the gradient scaler does that."""
+        if "loss" not in self.active or args.fp16 or _finite_gradient(model):
+            return
+        if self.active["loss"].do == "warn":
+            optimizer.zero_grad()  # to None: the optimizer leaves such parameters alone
+            self.left_out = True
+            return
+        self._act(Episode("loss", state.global_step + 1, 1, "the gradient is not finite"), args, state)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if "loss" not in logs:  # at the end of training, after which the trainer may keep the "best" checkpoint alone
+            state.best_model_checkpoint = None
+            return
+        row = {"step": state.global_step} | {key: logs[name] for key, name in LOGS.items() if name in logs}
+        if self.left_out:
+            row["grad_norm"], self.left_out = math.nan, False
+        if args.fp16:
+            row.pop("grad_norm", None)  # infinite wherever the scaler tries a larger scale
+        self.history.append(row)
+        self._protect(args, state)
+        for episode in check(self.history, self.alarms):
+            self._act(episode, args, state)
+
+    def on_save(self, args, state, control, **kwargs):
+        self._protect(args, state)
+
+    def _protect(self, args, state) -> None:
+        """Makes the last good checkpoint the "best" one, which the trainer never rotates away."""
+        acting = [e.since for e in episodes(self.history, self.alarms) if self.active[e.name].do != "warn"]
+        logged = self.history[-1]["step"] + 1 if self.history else 0
+        good = last_good(Path(args.output_dir), min([*acting, logged]))
+        state.best_model_checkpoint = str(good) if good else None
+
+    def _act(self, episode: Episode, args, state) -> None:
+        do = self.active[episode.name].do
+        said = f"alarm {episode.name}: {episode.message}, since step {episode.since}"
+        if do == "warn":
+            if (episode.name, episode.since) not in self.warned:
+                self.warned.add((episode.name, episode.since))
+                said += f": {TOLD[episode.name][1]}; alarms.{episode.name}: null switches this alarm off"
+                self._tell(state, said, step=state.global_step, alarm=episode.name, since=episode.since)
+            return
+        good = last_good(Path(args.output_dir), episode.since)
+        before = read_rollback(self.run_dir)
+        if do == "stop" or episode.name in before["alarms"]:
+            again = ", again after a rollback" if do == "rollback" else ""
+            raise UserError(f"{said}: stopped{again}; {self._way_on(episode, good, args)}", status=1)
+        factor = before["learning_rate_factor"] * self.alarms.learning_rate_factor
+        place = f"step {_step(good)}" if good else "the start"
+        self._tell(state, f"{said}: back to {place}, with learning rate {args.learning_rate * factor:.3g}")
+        if state.is_world_process_zero:
+            after = {"alarms": [*before["alarms"], episode.name], "learning_rate_factor": factor}
+            rundir.write_json_atomic(self.run_dir / ROLLBACK, after | {"to": _step(good) if good else 0})
+        raise RolledBack
+
+    def _tell(self, state, message: str, **more) -> None:
+        if state.is_world_process_zero:
+            print(f"warning: {message}", flush=True)
+            row = {"phase": "warning", "time": time.time(), "message": message}
+            rundir.append_jsonl(self.run_dir / "metrics.jsonl", row | more)
+
+    def _way_on(self, episode: Episode, good: Path | None, args) -> str:
+        """The last good checkpoint, and what to type to go on."""
+        # A stage of a pipeline lies in the run's folder.
+        stage = f"stages.{self.recipe.name}." if (self.run_dir.parent / "config.yaml").is_file() else ""
+        factor = read_rollback(self.run_dir)["learning_rate_factor"] * self.alarms.learning_rate_factor
+        words = ["--name NEW", f"{stage}train.learning_rate={args.learning_rate * factor:.3g}"]
+        if good and self.recipe.model.lora is None:  # with LoRA a checkpoint holds the adapter alone
+            words.insert(1, f"{stage}model.path={good}")
+        found = f"last good checkpoint: {good}" if good else f"no good checkpoint before step {episode.since}"
+        return (
+            f"{found}; to go on, {TOLD[episode.name][1]}: add `{' '.join(words)}` to the command, or "
+            f"`--name NEW {stage}alarms.{episode.name}.do=warn` to go on regardless"
+        )
+
+
+def _figures(row: dict) -> dict:
+    """What alarms look at in a row of metrics, where JSON's null stands for what is not finite."""
+    return {key: math.nan if row[key] is None else row[key] for key in ("step", *LOGS) if key in row}
+
+
+def _finite_gradient(model) -> bool:
+    """Whether the gradient is finite on all ranks; true where it is kept elsewhere, as by DeepSpeed."""
+    import torch
+    from accelerate.utils import gather
+
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    if not gradients:
+        return True
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if isinstance(norm, torch.distributed.tensor.DTensor):
+        norm = norm.full_tensor()
+    return bool(gather(norm.isfinite().float()).min())
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def last_good(folder: Path, since: int) -> Path | None:
+    """The newest whole checkpoint from before an episode that began with step `since`.
+
+    A step's figures, and its gradient, are of the weights before it: those of checkpoint `since - 1` are bad already.
+    """
+    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
+    return max((path for path in whole if _step(path) < since - 1), key=_step, default=None)
+
+
+def read_rollback(run_dir: Path) -> dict:
+    """What was rolled back.
+
+    Returns:
+        `alarms`, by which; `learning_rate_factor`; `to`, the step that a rollback goes back to, None once it is done.
+    """
+    if not (run_dir / ROLLBACK).is_file():
+        return {"alarms": [], "learning_rate_factor": 1.0, "to": None}
+    return json.loads((run_dir / ROLLBACK).read_text(encoding="utf-8"))
+
+
+def finish_rollback(run_dir: Path) -> None:
+    """Deletes the checkpoints that a rollback takes back, so that the run is taken up before them."""
+    state = read_rollback(run_dir)
+    if state["to"] is None:
+        return
+    for path in (run_dir / "checkpoints").glob("checkpoint-*"):
+        if _step(path) > state["to"]:
+            shutil.rmtree(path)
+    rundir.write_json_atomic(run_dir / ROLLBACK, state | {"to": None})
+
+
+def restart() -> None:
+    """Begins this process anew, as it was started: optimizer, engine and random numbers come from the checkpoint."""
+    import psutil
+
+    for child in psutil.Process().children(recursive=True):  # the engine's and the graders' would stay
+        child.kill()
+    if _CORES:
+        os.sched_setaffinity(0, _CORES)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], _ENVIRONMENT)
