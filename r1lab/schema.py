@@ -117,6 +117,7 @@ class GrpoTrain(Section):
     sort_by_length: bool = True
     chunk_logps: bool = True
     grade_early: bool = True
+    skip_text: bool = True
 
 
 class Curriculum(Section):

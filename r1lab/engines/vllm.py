@@ -67,7 +67,13 @@ class VLLMEngine:
     ) -> list[list[Completion]]:
         """`n` completions a prompt. Temperature 0 is greedy decoding."""
         params = SamplingParams(
-            n=n, max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, logprobs=0
+            n=n,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            logprobs=0,
+            detokenize=False,  # `_completion` does it once
         )
         ids = self.tokenizer(prompts, add_special_tokens=False)["input_ids"]
         done: list[list[Completion]] = []
@@ -125,7 +131,9 @@ class SyncedVLLM(vllm_generation.VLLMGeneration):
         # TRL leaves the dtype to the checkpoint's config; the policy may have been loaded in another one, and
         # log-probabilities of two precisions differ. It would quantise vLLM as QLoRA's base, and then hand it packed
         # bytes at each sync: the merged weights are whole.
-        return LLM(**(settings | {"quantization": None, "dtype": self.model.dtype, "enable_prefix_caching": True}))
+        quantized = getattr(self.model.config, "quantization_config", None) is not None
+        dtype = self.model.config.dtype if quantized else self.model.dtype  # QLoRA's norms are float32
+        return LLM(**(settings | {"quantization": None, "dtype": dtype, "enable_prefix_caching": True}))
 
     def _iter_named_params(self):
         """TRL's, but a LoRA model is merged on the way: TRL merges in place, which wears a bfloat16 base off."""

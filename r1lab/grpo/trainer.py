@@ -58,6 +58,11 @@ class GRPOTrainer(trl.GRPOTrainer):
         if config.use_vllm:
             from r1lab.engines.vllm import SyncedVLLM
 
+            # The tokens are wanted, not vLLM's own text of each of them; a stop string needs that text.
+            given = config.generation_kwargs or {}
+            if own.skip_text and not given.get("stop"):
+                config.generation_kwargs = {"detokenize": False, **given}
+
             with patch.object(grpo_trainer, "VLLMGeneration", SyncedVLLM):
                 super().__init__(*args, **kwargs)
         else:
