@@ -133,7 +133,10 @@ class AlarmCallback(TrainerCallback):
 
     def __init__(self, recipe, run_dir: Path):
         self.recipe, self.run_dir = recipe, run_dir
-        self.alarms, self.active = recipe.alarms, recipe.alarms.active()
+        # Of a part of the distribution the engine's log-probabilities are others than the policy's by design.
+        by_design = {"drift": None} if recipe.rollout.biased_sampling else {}
+        self.alarms = recipe.alarms.model_copy(update=by_design)
+        self.active = self.alarms.active()
         rows = rundir.read_jsonl(run_dir / "metrics.jsonl")
         self.history = [_figures(row) for row in rows if row.get("phase") == "train"]
         self.left_out = False  # whether an update was, since the last log
