@@ -177,7 +177,7 @@ def batch_problems(recipe) -> Problems:
         steps = train.get("steps_per_generation") or train.get("gradient_accumulation_steps") or 1
         whole = step * steps
     if whole > 0 and whole % group == 0:
-        return []
+        return _whole_groups(recipe, whole // gpus)
     if whole <= 0:
         return [(("train", key), f"{size if key != 'generation_batch_size' else whole}: should be at least 1")]
     if key == "generation_batch_size":
@@ -191,6 +191,17 @@ def batch_problems(recipe) -> Problems:
     if groups:
         message += f", or rollout.num_generations to {either(groups)}"
     return [(("train", key) if key in train else ("rollout", "num_generations"), message)]
+
+
+def _whole_groups(recipe, each: int) -> Problems:
+    """Whether each GPU has whole groups of its `each` completions, as choosing prompts asks."""
+    group = recipe.rollout.num_generations
+    chosen = [("rollout", "dynamic_sampling")] if recipe.rollout.dynamic_sampling else []
+    chosen += [("curriculum",)] if recipe.curriculum else []
+    if not chosen or each % group == 0:
+        return []
+    ways = f"set train.per_device_train_batch_size to a multiple of {group}"
+    return [(chosen[0], f"a GPU has {each} completions of a batch, but needs whole groups of {group}: {ways}")]
 
 
 def _near(value: int, multiple: int) -> str:

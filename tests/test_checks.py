@@ -248,6 +248,11 @@ def test_references_are_not_looked_for_before_the_run(write):
         (["curriculum={min_pass_rate: 0.9, max_pass_rate: 0.1}"], "curriculum.min_pass_rate", "no row would be left"),
         (["schedule={rewards: {knight_knaves: {0: 1.0}}}"], "schedule.rewards.knight_knaves", "knights_knaves"),
         (["schedule={temperature: {0: 0.0}}"], "schedule.temperature", "more than 0"),
+        (
+            ["rollout.dynamic_sampling={max_rounds: 2}", "train.per_device_train_batch_size=4", "launch.gpus=2"],
+            "rollout.dynamic_sampling",
+            "a GPU has 4 completions of a batch, but needs whole groups of 8: set train.per_device_train_batch_size",
+        ),
         (["rollout.dynamic_sampling={max_round: 2}"], "rollout.dynamic_sampling.max_round", "max_rounds"),
     ],
 )
