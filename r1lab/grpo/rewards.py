@@ -51,10 +51,9 @@ class BatchRewards:
 
     def _grade(self, prompts, completions, completion_ids, row, trainer_state, **_):
         batch = [self.rows[i] for i in row]
-        if self._early:
-            result = merged([self._early[group].result() for group in sorted(self._early)])
-            self._early = {}
-        else:
+        early, self._early = [self._early[group].result() for group in sorted(self._early)], {}
+        result = merged(early) if early else None
+        if result is None or result.completions != [self.grader.prefill + text for text in completions]:
             result = self.grader.grade(completions, batch, completion_ids=completion_ids)
         self.newest = result
         step = trainer_state.global_step + 1
