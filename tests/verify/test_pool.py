@@ -188,7 +188,8 @@ def test_a_forked_process_has_a_pool_of_its_own():
 def test_nothing_is_left_when_the_parent_is_killed(tmp_path, how):
     script = tmp_path / "parent.py"
     script.write_text(
-        "import threading, time\nfrom r1lab.verify.pool import Pool\n"
+        "import signal, threading, time\nfrom r1lab.verify.pool import Pool\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job ignores it
         "busy = Pool('time:sleep', workers=2, deadline=600)\n"
         "threading.Thread(target=busy.map, args=([(600,)] * 4,), daemon=True).start()\n"
         "time.sleep(1.0); print('up', flush=True); time.sleep(600)\n"
