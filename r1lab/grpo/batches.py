@@ -40,13 +40,14 @@ def importance_ratio(difference: torch.Tensor, mode: str, low: float | None, hig
     return ratio.masked_fill(outside, 0.0)
 
 
-def by_group(lengths: list[int], size: int, updates: int, *, rng: random.Random) -> list[int]:
+def by_group(lengths: list[int], size: int, updates: int, *, rng: random.Random, sort: bool = True) -> list[int]:
     """Rows in an order in which groups stay together; of the groups of an update those of like length are neighbours.
 
     Args:
         lengths: Of the completions, group after group.
         size: Completions of a group.
         updates: How many optimizer steps share the batch; each gets a random part of the groups.
+        sort: Whether an update's groups are sorted by length, the longest first.
 
     >>> by_group([5, 1, 9, 9, 2, 2, 7, 7], 2, 1, rng=random.Random(0))
     [2, 3, 6, 7, 0, 1, 4, 5]
@@ -56,12 +57,13 @@ def by_group(lengths: list[int], size: int, updates: int, *, rng: random.Random)
     share = -(-len(groups) // updates)
     order = []
     for i in range(0, len(groups), share):
-        order += sorted(groups[i : i + share], key=lambda group: -max(lengths[row] for row in group))
+        part = groups[i : i + share]
+        order += sorted(part, key=lambda group: -max(lengths[row] for row in group)) if sort else part
     return [row for group in order for row in group]
 
 
 def by_tokens(order: list[int], lengths: list[int], prompts: list[int], size: int, budget: int) -> list[list[int]]:
-    """Micro-batches of at most `budget` tokens, a group's prompt counted once, groups of like length together.
+    """Micro-batches of at most `budget` tokens, a group's prompt counted once, in the order given.
 
     Args:
         order: Rows to take, those of a group one after another.
@@ -69,14 +71,14 @@ def by_tokens(order: list[int], lengths: list[int], prompts: list[int], size: in
         size: Completions of a group; row // size is its group.
         budget: In tokens. A group above it is split; a row above it stands alone.
 
-    >>> by_tokens([0, 1, 2, 3], [5, 1, 9, 9], [2, 2, 2, 2], 2, 12)
+    >>> by_tokens([2, 3, 0, 1], [5, 1, 9, 9], [2, 2, 2, 2], 2, 12)
     [[2], [3], [0, 1]]
     """
     groups: dict[int, list[int]] = {}
     for row in order:
         groups.setdefault(row // size, []).append(row)
     parts, used = [[]], 0
-    for group in sorted(groups.values(), key=lambda rows: -max(lengths[row] for row in rows)):
+    for group in groups.values():
         whole = prompts[group[0]] + sum(lengths[row] for row in group)
         if parts[-1] and used + whole > budget:
             parts, used = [*parts, []], 0

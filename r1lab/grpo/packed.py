@@ -21,7 +21,7 @@ from trl.trainer.utils import maybe_gather_lm_head_ctx
 
 from r1lab.grpo.head import token_logps
 
-LIKE = 0.75
+LIKE = 0.75  # a sequence shorter than this share of the longest in its part starts a part of its own
 PREFIX = "r1lab_packed_"
 # Nats. An architecture that packed rows do not fit is off by more than this; rounding is not.
 TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-2, torch.bfloat16: 0.5, torch.float16: 0.3}
@@ -300,11 +300,12 @@ def varying(packed: Packed, query, key, value, kwargs: dict) -> torch.Tensor:
     )
 
 
-def install(model, *, cast_head: bool = False, try_it: bool = True) -> str | None:
+def install(model, *, temperature: float = 1.0, cast_head: bool = False, try_it: bool = True) -> str | None:
     """Make a decoder able to run packed rows: `model(packed=row)` gives log-probabilities and entropies.
 
     Args:
         model: A causal language model of transformers, not wrapped, with TRL's fused head.
+        temperature: That of TRL's fused head.
         cast_head: Whether the head runs in float32.
         try_it: Set a small packed row beside padded ones; not where the weights are not whole yet.
 
@@ -356,14 +357,14 @@ def install(model, *, cast_head: bool = False, try_it: bool = True) -> str | Non
             )
 
     model.forward = types.MethodType(forward, model)
-    if try_it and (gap := _gap(model)) > TOLERANCE[model.dtype]:
+    if try_it and (gap := _gap(model, temperature)) > TOLERANCE[model.dtype]:
         config._attn_implementation, model.forward = original, fused
         return f"{type(model).__name__} gives log-probabilities that differ by {gap:.2g} nats in packed rows"
     return None
 
 
 @torch.no_grad()
-def _gap(model) -> float:
+def _gap(model, temperature: float) -> float:
     """How far log-probabilities of a packed row are from those of padded rows, in nats, at most."""
     device, vocabulary = model.device, model.config.get_text_config().vocab_size
     g = torch.Generator().manual_seed(0)
@@ -374,7 +375,7 @@ def _gap(model) -> float:
     prompt_mask[2:, :2] = 0
     was_training = model.training
     model.eval()
-    ours, _ = logps(model, pack(prompts, prompt_mask, completions, mask))
+    ours, _ = logps(model, pack(prompts, prompt_mask, completions, mask), temperature=temperature)
     ids, masks = torch.cat([prompts, completions], dim=1), torch.cat([prompt_mask, mask], dim=1)
     labels = torch.cat([torch.full_like(prompts, -100), completions.masked_fill(mask == 0, -100)], dim=1)
     plain = model(input_ids=ids, attention_mask=masks, labels=labels, fused_lm_head=True).log_probs[:, -9:]

@@ -2,6 +2,7 @@
 
 from transformers import TrainerCallback
 
+from r1lab.errors import UserError
 from r1lab.schema import Schedule
 
 
@@ -20,6 +21,8 @@ class Scheduled(TrainerCallback):
 
     def __init__(self, trainer, schedule: Schedule, names: list[str]):
         self.trainer, self.schedule, self.names = trainer, schedule, names
+        if schedule.temperature and not trainer.packs:  # TRL's head keeps the temperature that it began with
+            raise UserError("schedule.temperature: needs train.pack: true, and a model that can: remove it")
 
     def on_step_begin(self, args, state, control, **kwargs):
         trainer, engine = self.trainer, getattr(self.trainer, "vllm_generation", None)

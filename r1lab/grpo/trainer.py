@@ -79,7 +79,7 @@ class GRPOTrainer(trl.GRPOTrainer):
             self.is_deepspeed_enabled and self.accelerator.deepspeed_plugin.zero_stage == 3
         )
         self._computed = None
-        self._packs = own.pack and self._can_pack()
+        self.packs = own.pack and self._can_pack()
 
     def _can_pack(self) -> bool:
         """Whether the models run packed rows; if not, says why in a line."""
@@ -90,7 +90,12 @@ class GRPOTrainer(trl.GRPOTrainer):
             if model is not None and why is None:
                 model = self.accelerator.unwrap_model(model)
                 base = model.get_base_model() if is_peft_model(model) else model
-                why = packed.install(base, cast_head=self.args.cast_lm_head_to_fp32, try_it=not self.sharded)
+                why = packed.install(
+                    base,
+                    temperature=self.temperature,
+                    cast_head=self.args.cast_lm_head_to_fp32,
+                    try_it=not self.sharded,
+                )
         if why:
             print(f"each completion is computed with its own prompt and padding: {why}", flush=True)
         return why is None
@@ -116,7 +121,7 @@ class GRPOTrainer(trl.GRPOTrainer):
         rng = random.Random(self.state.global_step)
         # An update may see several micro-steps, whose rows may then be exchanged, but not rows of another update.
         together = math.gcd(steps, self.args.gradient_accumulation_steps)
-        order = by_group(lengths, self.num_generations, steps // together, rng=rng)
+        order = by_group(lengths, self.num_generations, steps // together, rng=rng, sort=self.own.sort_by_length)
         if not self.by_rows:
             return [[rows(batch, part)] for part in torch.tensor(order).chunk(steps)]
         useful = torch.ones(len(lengths), dtype=torch.bool)
@@ -129,10 +134,7 @@ class GRPOTrainer(trl.GRPOTrainer):
             # As many tokens as TRL's micro-batch would hold, padding included, unless the recipe says how many.
             size = self.args.per_device_train_batch_size
             budget = self.own.max_tokens_per_microbatch or size * (max(prompts) + max(lengths))
-            if not self.own.sort_by_length and self.own.max_tokens_per_microbatch is None:
-                parts = [kept[i : i + size] for i in range(0, len(kept), size)]
-            else:
-                parts = by_tokens(kept, lengths, prompts, self.num_generations, budget)
+            parts = by_tokens(kept, lengths, prompts, self.num_generations, budget)
             # bnpo's mean over the tokens of a micro-batch is here one over the tokens of the update's share.
             tokens = sum(lengths[row] for row in update.tolist())
             made = [
@@ -140,7 +142,7 @@ class GRPOTrainer(trl.GRPOTrainer):
                 | {"share": self._share(part, lengths, tokens, together)}
                 for part in parts
             ]
-            found += self._dealt(made, together)
+            found += self._dealt(made, together, batch)
         return found
 
     def _share(self, part: list[int], lengths: list[int], tokens: int, micro_steps: int) -> float:
@@ -151,11 +153,19 @@ class GRPOTrainer(trl.GRPOTrainer):
             return sum(lengths[row] for row in part) / max(1, tokens) * micro_steps
         return len(part) / self.args.per_device_train_batch_size
 
-    def _dealt(self, parts: list[dict], steps: int) -> list[list[dict]]:
-        """Micro-batches dealt to micro-steps, equally many on all ranks; None stands for one that has none left."""
+    def _dealt(self, parts: list[dict], steps: int, batch: dict) -> list[list[dict | None]]:
+        """Micro-batches dealt to micro-steps, equally many on all ranks.
+
+        Where a rank has none left, None stands for one; of several ranks each takes a row that counts nothing, since
+        TRL's loss gathers its metrics, and sharded layers their weights, on all ranks at once.
+        """
+        filler = None
+        if self.accelerator.num_processes > 1:
+            shortest = int(batch["completion_mask"].sum(dim=1).clamp(min=1).argmin())
+            filler = rows(batch, torch.tensor([shortest], device=batch["advantages"].device)) | {"share": 0.0}
         count = torch.tensor(len(parts), device=self.accelerator.device)
         most = max(steps, int(self.accelerator.gather(count).max()))
-        padded = [*parts, *[None] * (most - len(parts))]
+        padded = [*parts, *[filler] * (most - len(parts))]
         return [padded[i::steps] for i in range(steps)]
 
     def _generate_and_score_completions(self, inputs):
@@ -228,7 +238,7 @@ class GRPOTrainer(trl.GRPOTrainer):
             state._set_sync_gradients(last)
 
     def _part_loss(self, model, part: dict | None):
-        if part is None:  # but every parameter takes part, as DistributedDataParallel asks
+        if part is None:
             return sum(p.sum() for p in model.parameters() if p.requires_grad) * 0.0
         return self._compute_loss(model, part) * part.get("share", 1.0)
 
@@ -237,7 +247,7 @@ class GRPOTrainer(trl.GRPOTrainer):
         inputs = trimmed(inputs)
         wanted = self.use_vllm and self.vllm_importance_sampling_correction
         if not wanted or "importance_sampling_ratio" in inputs:
-            return super()._compute_loss(model, inputs)
+            return self._trls_loss(model, inputs)
         mask = inputs["completion_mask"]
         ids, masks = (torch.cat([inputs[f"prompt_{x}"], inputs[f"completion_{x}"]], dim=1) for x in ("ids", "mask"))
         aux = {"compute_aux_loss": True} if self.aux_loss_enabled else {}
@@ -249,11 +259,19 @@ class GRPOTrainer(trl.GRPOTrainer):
         low, high = self.vllm_importance_sampling_clip_min, self.vllm_importance_sampling_clip_max
         ratio = importance_ratio(difference, self.vllm_importance_sampling_mode, low, high)
         self._log_sampling(difference.abs()[mask.bool()], ratio[mask.bool()] if ratio.size(1) > 1 else ratio.flatten())
-        return super()._compute_loss(model, inputs | {"importance_sampling_ratio": ratio})
+        return self._trls_loss(model, inputs | {"importance_sampling_ratio": ratio})
+
+    def _trls_loss(self, model, inputs):
+        """TRL's; ranks may have unequally many rows, of which its metrics gather a figure each, skipping NaN."""
+        gather, pad = self.accelerator.gather, partial(self.accelerator.pad_across_processes, pad_index=math.nan)
+        with patch.object(self.accelerator, "gather", lambda x: gather(pad(x) if x.dim() else x)):
+            return super()._compute_loss(model, inputs)
 
     def _log_sampling(self, difference: torch.Tensor, ratio: torch.Tensor) -> None:
         """How far the engine's log-probabilities are from the policy's, under TRL's names."""
         metrics, gather = self._metrics["train"], self.accelerator.gather
+        if difference.numel() == 0:  # as TRL where all is masked
+            difference = ratio = torch.zeros(1, device=self.accelerator.device)
         for name, value in (("mean", difference.mean()), ("max", difference.max())):
             both = gather(value)
             figure = both.max() if name == "max" else both.mean()
@@ -268,7 +286,7 @@ class GRPOTrainer(trl.GRPOTrainer):
         if self._computed is not None:  # by `_compute_loss`, which needed them first
             computed, self._computed = self._computed, None
             return computed
-        if not self._packs:
+        if not self.packs:
             return super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, batch_size, **kwargs
             )

@@ -30,7 +30,7 @@ def launched(ranks: int, folder: Path, *words: str) -> tuple[list[list[int]], li
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", [(), ("curriculum",)])
+@pytest.mark.parametrize("words", [(), ("curriculum",), ("plain",)])
 def test_two_ranks_train_on_the_groups_of_one(tmp_path, words):
     config = AutoConfig.for_model(
         "qwen2", vocab_size=768, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
@@ -41,7 +41,8 @@ def test_two_ranks_train_on_the_groups_of_one(tmp_path, words):
     models.load_tokenizer("embedded:tiny-qwen2").save_pretrained(tmp_path / "start")
     one, (weights,) = launched(1, tmp_path, *words)
     two, both = launched(2, tmp_path, *words)
-    assert one == two
+    assert one == two and bool(one) == ("plain" not in words)
+    # Without it, ranks have unequally many micro-batches, and some none: they must meet all the same.
     assert all(row % 3 == 0 for step in one for row in step)  # fresh prompts took the place of all others
     start = AutoModelForCausalLM.from_pretrained(tmp_path / "start")
     start = torch.cat([p.flatten() for p in start.parameters()])

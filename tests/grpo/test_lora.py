@@ -39,7 +39,7 @@ def test_lora_has_trls_loss_and_gradient(tokenizer, tmp_path, kind, beta, loss_t
         lora_trainer(cls, tokenizer, tmp_path, kind, beta=beta, loss_type=loss_type)
         for cls in (GRPOTrainer, trl.GRPOTrainer)
     )
-    assert ours._packs
+    assert ours.packs
     agree(loss_and_gradient(ours, dict(inputs)), loss_and_gradient(theirs, dict(inputs)))
     expected = {name: p.grad for name, p in theirs.model.named_parameters() if p.requires_grad}
     assert len(expected) == 2 * 2 * 7  # A and B of seven linear layers in each of two

@@ -194,6 +194,12 @@ def test_micro_batches_add_up(tokenizer, tmp_path, loss_type, budget):
     agree(*both(tokenizer, tmp_path, "qwen2", inputs, own, beta=0.0, **settings))
 
 
+def test_another_temperature_is_packed_and_exact(tokenizer, tmp_path):
+    inputs = batch(len(tokenizer), off_policy=True)
+    assert trainer(GRPOTrainer, tokenizer, tmp_path, "qwen2", temperature=0.6, beta=0.0).packs
+    agree(*both(tokenizer, tmp_path, "qwen2", inputs, loss_type="dapo", beta=0.0, temperature=0.6))
+
+
 def test_gradient_checkpointing_keeps_the_shared_prompts(tokenizer, tmp_path):
     inputs = batch(len(tokenizer))
     made = trainer(GRPOTrainer, tokenizer, tmp_path, "qwen2", loss_type="dapo", beta=0.0)

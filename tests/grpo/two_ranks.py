@@ -30,7 +30,7 @@ class CutTrainer(GRPOTrainer):
         return [ids[: 2 + i % SIZE] for i, ids in enumerate(completion_ids)], logprobs
 
 
-def main(folder: Path, curriculum: bool) -> None:
+def main(folder: Path, words: list[str]) -> None:
     state = PartialState(cpu=True)
     config = GRPOConfig(
         output_dir=str(folder), per_device_train_batch_size=GROUPS * SIZE // state.num_processes, max_steps=STEPS,
@@ -41,8 +41,9 @@ def main(folder: Path, curriculum: bool) -> None:
     tokenizer = models.load_tokenizer(str(folder / "start"))
     trainer = CutTrainer(
         model=models.load_model(str(folder / "start"), dtype="float32"), args=config, processing_class=tokenizer,
-        reward_funcs=reward, dynamic_sampling=DynamicSampling(metric="reward", max_rounds=4),
-        curriculum=Curriculum(learnability=True) if curriculum else None,
+        reward_funcs=reward,
+        dynamic_sampling=None if "plain" in words else DynamicSampling(metric="reward", max_rounds=4),
+        curriculum=Curriculum(learnability=True) if "curriculum" in words else None,
         train_dataset=Dataset.from_dict({"prompt": [f"say {n}" for n in range(60)], "row": list(range(60))}),
     )  # fmt: skip
     seen, plain = [], sampling.choose
@@ -60,4 +61,4 @@ def main(folder: Path, curriculum: bool) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), "curriculum" in sys.argv)
+    main(Path(sys.argv[1]), sys.argv[2:])
