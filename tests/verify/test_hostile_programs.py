@@ -302,14 +302,17 @@ def test_a_process_that_outlives_is_seen():
 @namespaces
 def test_nothing_outlives_the_caller():
     before = pid_namespaces()
-    program = "from r1lab.verify.sandbox import run; run('import time; time.sleep(60)', '')"
-    caller = subprocess.Popen([sys.executable, "-c", program])
+    # The probe for namespaces opens one for a moment itself: it is over when the caller prints.
+    program = "from r1lab.verify.sandbox import _namespaces, run; _namespaces(); print(flush=True); "
+    program += "run('import time; time.sleep(60)', '')"
+    caller = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+    caller.stdout.readline()
     deadline = time.monotonic() + 20
     while not pid_namespaces() - before and time.monotonic() < deadline:
         time.sleep(0.05)
     assert pid_namespaces() - before
-    caller.kill()
-    caller.wait()
+    with caller:
+        caller.kill()
     while (left := pid_namespaces() - before) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not left
