@@ -19,7 +19,7 @@ from r1lab.values import Problems, either, not_a_choice, value_problems
 from r1lab.yaml_source import Keys
 
 REFERENCE = re.compile(r"@([a-z0-9_-]+)/(model|samples)")
-MAKES = {"sft": "model", "grpo": "model", "sample": "samples"}
+MAKES = {"sft": "model", "grpo": "model", "dpo": "model", "reward": "model", "sample": "samples"}
 
 ELSEWHERE = {
     "output_dir": "the run directory decides it: use --runs-dir and --name",
@@ -65,8 +65,8 @@ CHOICES = {
     },
     "sft": {"loss_type": ("nll", "dft"), "truncation_mode": ("keep_start", "keep_end")},
 }
-_FIELDS = {"grpo": trl_fields.GRPO, "sft": trl_fields.SFT}
-_CONFIGS = {"grpo": "GRPOConfig", "sft": "SFTConfig"}
+_FIELDS = {"grpo": trl_fields.GRPO, "sft": trl_fields.SFT, "dpo": trl_fields.DPO, "reward": trl_fields.REWARD}
+_CONFIGS = {"grpo": "GRPOConfig", "sft": "SFTConfig", "dpo": "DPOConfig", "reward": "RewardConfig"}
 
 
 def stage_problems(recipe, broken: set[Keys]) -> Problems:
@@ -88,14 +88,48 @@ def stage_problems(recipe, broken: set[Keys]) -> Problems:
     if usable("data", "builder"):
         found += call_problems("data", recipe.data.builder, recipe.data.model_extra, ("data",), recipe.data)
         found += task_problems(recipe) if getattr(recipe, "eval", None) else []
+        against = recipe.data.decontaminate.against if recipe.data.decontaminate else []
+        found += _tasks_problems(against, ("data", "decontaminate", "against"), recipe)
     path = recipe.model.path
     if path.startswith("scratch:") and recipe.stage != "sft":
         found.append((("model", "path"), f"{path}: only an sft stage can start from random weights"))
-    if path.startswith("@") and not recipe._keys:
-        found.append((("model", "path"), f"{path}: only a stage of a pipeline can refer to another"))
-    if recipe.stage == "sample" and recipe.keep != "all" and not recipe.rewards and usable("rewards"):
-        found.append((("keep",), f"{recipe.keep}: needs `rewards`, whose first one tells which samples are right"))
+    if not recipe._keys:
+        found += [
+            (keys, f"{value}: only a stage of a pipeline can refer to another") for keys, value in references(recipe)
+        ]
+    if recipe.stage == "sample" and usable("rewards") and usable("keep"):
+        found += keep_problems(recipe)
+    if usable("rollout") and getattr(recipe, "rollout", None):
+        found += engine_problems(recipe)
     return found
+
+
+def keep_problems(recipe) -> Problems:
+    """Whether the rewards that decide what a sample stage keeps are there."""
+    keep = recipe.keep
+    if not recipe.rewards and keep.which in ("right", "best"):
+        what = f"{keep.which}: needs `rewards`, whose first one tells which samples are right"
+        return [(("keep", "which"), what)]
+    if not recipe.rewards and keep.which == "pairs":
+        return [(("keep", "which"), "pairs: needs `rewards`, by which the samples of a prompt are ranked")]
+    names = lookup.reward_names([reward.name for reward in recipe.rewards])
+    missing = [name for name in keep.at_least if name not in names]
+    there = f"; there are: {', '.join(names)}" if names else ": `rewards` names none"
+    return [
+        (("keep", "at_least", name), f"no such reward{did_you_mean(name, names, otherwise=there)}") for name in missing
+    ]
+
+
+def engine_problems(recipe) -> Problems:
+    """Whether a server is named where one is asked, and only where it can be."""
+    rollout, server = recipe.rollout, recipe.rollout.engine == "server"
+    if server and recipe.stage == "grpo":
+        return [(("rollout", "engine"), "server: GRPO's rollouts need the policy's own weights: set auto")]
+    if server and not rollout.url:
+        return [(("rollout", "engine"), "server: needs `rollout.url`, as in http://localhost:8000/v1")]
+    if rollout.url and not server:
+        return [(("rollout", "url"), "is asked by the engine `server` only: set rollout.engine: server")]
+    return []
 
 
 def train_problems(recipe) -> Problems:
@@ -112,8 +146,8 @@ def train_problems(recipe) -> Problems:
             settable += GrpoTrain.model_fields if recipe.stage == "grpo" else ()
             hint = did_you_mean(key, settable, otherwise=f": TRL's {config} has no such field")
             found.append((keys, f"unknown key{hint}"))
-        elif key in CHOICES[recipe.stage] and value not in CHOICES[recipe.stage][key]:
-            found.append((keys, not_a_choice(value, CHOICES[recipe.stage][key])))
+        elif key in (choices := CHOICES.get(recipe.stage, {})) and value not in choices[key]:
+            found.append((keys, not_a_choice(value, choices[key])))
         else:
             found += value_problems(value, fields[key][0], keys)
     return found
@@ -212,9 +246,13 @@ def _near(value: int, multiple: int) -> str:
 
 def task_problems(recipe) -> Problems:
     """Whether the builder of each task of an evaluation is known and takes its parameters."""
+    return _tasks_problems(recipe.eval.tasks, ("eval", "tasks"), recipe)
+
+
+def _tasks_problems(tasks: list, where: Keys, recipe) -> Problems:
     found: Problems = []
-    for index, task in enumerate(recipe.eval.tasks):
-        keys = ("eval", "tasks", index)
+    for index, task in enumerate(tasks):
+        keys = (*where, index)
         if isinstance(task, str):
             given = recipe.data.model_extra if task == recipe.data.builder else {}
             found += [(keys, message) for _, message in call_problems("data", task, given, keys)]
@@ -247,6 +285,8 @@ def call_problems(kind: str, name: str, given: dict, keys: Keys, section: BaseMo
             own = {"rewards": ["name", "weight", "tasks", "on_error"], "data": ["builder", "split", "size", "seed"]}
             has = f"; {name} has {', '.join(takes)}" if takes else f"; {name} has none"
             found.append(((*keys, key), f"unknown parameter{did_you_mean(key, [*takes, *own[kind]], otherwise=has)}"))
+    if kind == "data" and name == "mix":
+        found += _parts_problems(given.get("parts"), (*keys, "parts"))
     for key in ("size", "seed") if section is not None else ():
         if getattr(section, key) is not None and key not in parameters and not variadic:
             found.append(((*keys, key), f"the builder {name} has no {key}: remove it"))
@@ -254,6 +294,23 @@ def call_problems(kind: str, name: str, given: dict, keys: Keys, section: BaseMo
         if parameters[key].default is inspect.Parameter.empty and key not in given:
             found.append((named, f"{name} needs the parameter `{key}`"))
     return found
+
+
+def _parts_problems(parts: object, keys: Keys) -> Problems:
+    """Whether the builder of each part of a mixture is known and takes its parameters."""
+    found: Problems = []
+    for index, part in enumerate(parts if isinstance(parts, list) else []):
+        at = (*keys, index)
+        if not isinstance(part, dict) or not isinstance(part.get("builder", "rows"), str):
+            found.append((at, "should be a builder with its parameters, as in {builder: rows, path: FILE, weight: 2}"))
+            continue
+        found += call_problems("data", part.get("builder", "rows"), part_parameters(part), at)
+    return found
+
+
+def part_parameters(part: dict) -> dict:
+    """What a part of a mixture gives its builder."""
+    return {key: value for key, value in part.items() if key not in ("builder", "weight", "split", "size", "seed")}
 
 
 def _hints(function) -> dict:
@@ -289,20 +346,24 @@ def pipeline_problems(recipe) -> Problems:
 
 def references(stage) -> Iterator[tuple[Keys, str]]:
     """The values of a stage that refer to another one, or look as if they should."""
-    yield from ((("model", "path"), value) for value in [stage.model.path] if value.startswith("@"))
-    sections = [(("data",), stage.data)]
-    if getattr(stage, "eval", None):
-        sections += [
-            (("eval", "tasks", i), task) for i, task in enumerate(stage.eval.tasks) if not isinstance(task, str)
-        ]
-    for keys, section in sections:
-        value = section.model_extra.get("path")
-        if isinstance(value, str) and value.startswith("@"):
-            yield (*keys, "path"), value
+    if stage.model.path.startswith("@"):
+        yield ("model", "path"), stage.model.path
+    sections = stage.model_dump(include={"data", "eval", "rewards"})
+    for keys, value in _leaves(sections, ()):
+        if isinstance(value, str) and value.startswith("@") and keys[-1] in ("path", "model"):
+            yield keys, value
+
+
+def _leaves(value: object, keys: Keys) -> Iterator[tuple[Keys, object]]:
+    if isinstance(value, dict | list):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _leaves(item, (*keys, key))
+    else:
+        yield keys, value
 
 
 def _reference_problems(value: str, keys: Keys, earlier: dict[str, str], recipe) -> list[str]:
-    wanted = "model" if keys[0] == "model" else "samples"
+    wanted = "model" if "model" in (keys[0], keys[-1]) else "samples"
     match = REFERENCE.fullmatch(value)
     if not match or match[2] != wanted:
         return [f"{value}: should be @STAGE/{wanted}, STAGE being the name of an earlier stage"]
@@ -312,6 +373,12 @@ def _reference_problems(value: str, keys: Keys, earlier: dict[str, str], recipe)
             return [f"{value}: {name} does not come before this stage"]
         able = [stage for stage, kind in earlier.items() if MAKES.get(kind) == wanted]
         return [f"{value}: no such stage{did_you_mean(name, able)}"]
-    if MAKES.get(earlier[name]) != wanted:
-        return [f"{value}: {name} is a stage of kind {earlier[name]}, which makes no {wanted}"]
+    kind = earlier[name]
+    if MAKES.get(kind) != wanted:
+        return [f"{value}: {name} is a stage of kind {kind}, which makes no {wanted}"]
+    if wanted == "model" and (kind == "reward") != (keys[0] == "rewards"):
+        scores = (
+            "scores and does not write" if kind == "reward" else "writes and does not score: a reward stage's does"
+        )
+        return [f"{value}: {name} is a stage of kind {kind}, whose model {scores}"]
     return []

@@ -138,7 +138,7 @@ class Grader:
         values, reasons, failed, fatal = {}, {}, {}, None
         right: list[bool | None] = [None] * len(turns)
         for name, function, tasks, on_error in zip(self.names, self.functions, self.tasks, self.on_error):
-            places = [i for i, row in enumerate(rows) if _applies(tasks, row.get("task"))]
+            places = [i for i, row in enumerate(rows) if applies(tasks, row.get("task"))]
             some = [rows[i] for i in places]
             ids = None if completion_ids is None else [completion_ids[i] for i in places]
             known = [bool(right[i]) for i in places] if values else None
@@ -170,7 +170,7 @@ class Grader:
         for name, function, tasks in zip(self.names, self.functions, self.tasks):
             whole = function.func if isinstance(function, partial) else function
             columns = lookup.columns(function) if whole.__module__.startswith("r1lab.rewards.") else []
-            applies = [(i, row) for i, row in enumerate(rows) if columns and _applies(tasks, row.get("task"))]
+            applies = [(i, row) for i, row in enumerate(rows) if columns and applies(tasks, row.get("task"))]
             distinct = {repr([row.get(column) for column in columns]): row for _, row in applies}
             some, n = list(distinct.values()), len(distinct)
             scores = _scores(name, function, [""] * n, some, [[]] * n, [False] * n)
@@ -217,7 +217,8 @@ def build(reward_specs: list[dict], base_dir=None, prefill: str = "") -> Grader:
     return Grader(names, functions, weights, tasks, on_error, prefill)
 
 
-def _applies(tasks: list[str] | None, task: str | None) -> bool:
+def applies(tasks: list[str] | None, task: str | None) -> bool:
+    """Whether a reward for `tasks` (None: all) is for rows of a task: `countdown` is also `countdown/3`."""
     return tasks is None or any(task == wanted or str(task).startswith(f"{wanted}/") for wanted in tasks)
 
 

@@ -4,10 +4,13 @@ import json
 import os
 from pathlib import Path
 
-from r1lab import lookup, models
+from r1lab import engines, lookup, models
+from r1lab.checks import part_parameters
 from r1lab.errors import UserError
+from r1lab.grader import applies
 from r1lab.lookup import did_you_mean
 from r1lab.values import Problems
+from r1lab.yaml_source import Keys
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -17,8 +20,12 @@ SHOWN = 5  # rows of one file that are named; more are counted
 def input_problems(recipe, skip: set[str]) -> Problems:
     """What is wrong with a stage's inputs, leaving out the sections in `skip`, which are wrong already."""
     found: Problems = []
-    if "model" not in skip:
+    rollout = None if "rollout" in skip else getattr(recipe, "rollout", None)
+    if "model" not in skip and not (rollout and rollout.engine == "server"):  # where the model lies is its business
         found += [(("model", "path"), message) for message in model_problems(recipe.model.path)]
+        if not found and rollout and engines.choose(rollout.engine) == "vllm" and models.is_adapter(recipe.model.path):
+            ways = "set rollout.engine: transformers, or model.lora.merge: true where it was trained"
+            found.append((("model", "path"), f"is a LoRA adapter, and vLLM starts from whole models: {ways}"))
     wanted = {} if "rewards" in skip else wanted_columns(recipe)
     for keys, section, given in _sources(recipe, skip):
         found += [((*keys, *below), message) for below, message in data_problems(recipe, section, given, wanted)]
@@ -69,9 +76,9 @@ def embedded_problems(name: str) -> list[str]:
 def folder_problems(folder: Path, name: str = "") -> list[str]:
     """What a model's folder lacks."""
     name = name or str(folder)
+    if models.is_adapter(str(folder)):
+        return []  # models.load_model merges it into its base
     if not (folder / "config.json").is_file():
-        if (folder / "adapter_config.json").is_file():
-            return [f"{name}: holds a LoRA adapter, not a model: merge it into its base first"]
         return [f"{name}: no config.json in it: not the folder of a model"]
     if not any(path for pattern in WEIGHTS for path in folder.glob(pattern)):
         return [f"{name}: no weights in it, neither {' nor '.join(WEIGHTS)}: was it copied whole?"]
@@ -84,12 +91,20 @@ def folder_problems(folder: Path, name: str = "") -> list[str]:
     return []
 
 
-def wanted_columns(recipe) -> dict[str, str]:
-    """The columns that each row needs, and who asks for it."""
-    wanted = {"completion": "an sft stage, which learns it"} if recipe.stage == "sft" else {}
+Wanted = list[tuple[str, str, list[str] | None]]
+"""Columns that rows need: the column, who asks for it, and for rows of which tasks (None: of all)."""
+
+
+def wanted_columns(recipe) -> Wanted:
+    """The columns that each row needs, who asks for it, and of which rows."""
+    learnt = {"sft": ["completion"], "dpo": ["chosen", "rejected"], "reward": ["chosen", "rejected"]}
+    article = "an" if recipe.stage == "sft" else "a"
+    wanted: Wanted = [
+        (c, f"{article} {recipe.stage} stage, which learns it", None) for c in learnt.get(recipe.stage, [])
+    ]
     for reward in getattr(recipe, "rewards", []):
         function = lookup.function("rewards", reward.name)
-        wanted |= dict.fromkeys(lookup.columns(function), f"the reward {reward.name}")
+        wanted += [(column, f"the reward {reward.name}", reward.tasks) for column in lookup.columns(function)]
     return wanted
 
 
@@ -98,19 +113,30 @@ def _sources(recipe, skip: set[str]):
     tasks = recipe.eval.tasks if "eval" not in skip and getattr(recipe, "eval", None) else []
     reads_data = recipe.stage != "eval" or not tasks or recipe.data.builder in tasks
     if "data" not in skip and reads_data:
-        yield ("data",), recipe.data, recipe.data.model_extra
+        yield from _parts(("data",), recipe.data)
     for index, task in enumerate(tasks):
         keys = ("eval", "tasks", index)
         if isinstance(task, str) and task != recipe.data.builder:
             yield keys, type(recipe.data)(builder=task), {}
         elif not isinstance(task, str):
-            yield keys, task, task.model_extra
+            yield from _parts(keys, task)
 
 
-def data_problems(recipe, section, given: dict, wanted: dict[str, str]) -> Problems:
+def _parts(keys: Keys, section):
+    """A builder, or each of a mixture's."""
+    if section.builder != "mix":
+        yield keys, section, section.model_extra
+        return
+    for index, part in enumerate(section.model_extra["parts"]):
+        own = {key: part[key] for key in ("builder", "split", "seed") if key in part}
+        yield (*keys, "parts", index), section.model_copy(update={"builder": "rows", **own}), part_parameters(part)
+
+
+def data_problems(recipe, section, given: dict, wanted: Wanted) -> Problems:
     """Whether the data is there and each row has what is asked of it.
 
-    The rows of files are all read; of r1lab's generators one row is made; a builder of the user's own is not called.
+    The rows of files are all read; of r1lab's builders one row is made; a builder of the user's own is not called, nor
+    is one that would read a data set of the Hub.
     """
     name, path = section.builder, given.get("path")
     keys = ("path",) if "path" in given else ("builder",)
@@ -119,41 +145,63 @@ def data_problems(recipe, section, given: dict, wanted: dict[str, str]) -> Probl
     try:
         if name == "rows":
             return [(keys, message) for message in row_problems(path, getattr(section, "split", "test"), wanted)]
-        rows = _one_row(recipe, section, given)
+        builder = lookup.function("data", name)
+        reads = lookup.parameters(builder).get("path")
+        place = path if path is not None else getattr(reads, "default", None)
+        if isinstance(place, str) and not _is_local(place):
+            return []
+        rows = _one_row(recipe, section, given, builder)
     except UserError as error:
         return [(keys, problem) for problem in error.problems]
-    lacking = {column: who for column, who in wanted.items() if rows and not rows[0].get(column)}
+    lacking = {column: who for row in rows[:1] for column, who in _lacking(row, wanted)}
     has = ", ".join(column for row in rows for column, value in row.items() if value is not None)
     return [
         (("builder",), f"{name} gives no `{column}`, for {who}; it gives {has}") for column, who in lacking.items()
     ]
 
 
-def row_problems(path: str, split: str, wanted: dict[str, str]) -> list[str]:
+def _is_local(path: str) -> bool:
+    from r1lab.data.rows import is_local
+
+    return is_local(path)
+
+
+def _lacking(row: dict, wanted: Wanted) -> list[tuple[str, str]]:
+    """The columns that a row lacks, each with who asks for it."""
+    return [
+        (column, who)
+        for column, who, tasks in wanted
+        if applies(tasks, row.get("task")) and row.get(column) in (None, "", [])
+    ]
+
+
+def row_problems(path: str, split: str, wanted: Wanted) -> list[str]:
     """Rows that lack a column that is asked for. A data set of the Hub is not looked at: that might be a download.
 
     Raises:
         UserError: The rows cannot be read, or have no prompt.
     """
-    from r1lab.data.rows import is_local, numbered_rows
+    from r1lab.data.rows import numbered_rows
 
-    if not is_local(path):
+    if not _is_local(path):
         return []
     rows = numbered_rows(path, split)
     if not rows:
         return [f"{path}: no rows in it"]
+    lacking: dict[tuple[str, str], list[str]] = {}
+    for place, row in rows:
+        for missing in _lacking(row, wanted):
+            lacking.setdefault(missing, []).append(place)
     found = []
-    for column, who in wanted.items():
-        lacking = [place for place, row in rows if row.get(column) in (None, "", [])]
-        found += [f"{place}: no `{column}` in this row, for {who}" for place in lacking[:SHOWN]]
-        if len(lacking) > SHOWN:
-            found.append(f"{path}: {len(lacking) - SHOWN} more of {len(rows)} rows have no `{column}`")
+    for (column, who), places in lacking.items():
+        found += [f"{place}: no `{column}` in this row, for {who}" for place in places[:SHOWN]]
+        if len(places) > SHOWN:
+            found.append(f"{path}: {len(places) - SHOWN} more of {len(rows)} rows have no `{column}`")
     return found
 
 
-def _one_row(recipe, section, given: dict) -> list[dict]:
+def _one_row(recipe, section, given: dict, builder) -> list[dict]:
     """What a builder gives when asked for one row."""
-    builder = lookup.function("data", section.builder)
     takes = lookup.parameters(builder)
     seed = recipe.seed if section.seed is None else section.seed
     settings = {"split": getattr(section, "split", "test"), "size": 1, "seed": seed}

@@ -71,20 +71,19 @@ def run(
         The exit status: 0 finished, 1 a stage failed, 2 a stage refused what was asked, 130 interrupted.
 
     Raises:
-        UserError: The directory is in use, or a finished stage's recipe has changed.
+        UserError: The directory is in use, or holds a run of another recipe.
     """
     console = console or Console()
     config = recipes.resolved(recipe)
     run_dir = Path(runs_dir) / _checked_name(name or config["name"])
     stages = plan(recipe, config, run_dir)
     rundir.check(run_dir, resume=resume, overwrite=overwrite)
-    if resume:
-        check_unchanged(run_dir, stages)
+    changed = changed_stages(run_dir, stages) if resume else {}
     run_dir.mkdir(parents=True, exist_ok=True)
     with rundir.locked(run_dir), children.stop_requests() as stop:
         rundir.prepare(recipe_text, config, run_dir, resume=resume, overwrite=overwrite)
         rundir.write_manifest(run_dir, config)
-        return _run_stages(console, run_dir, stages, config, stop)
+        return _run_stages(console, run_dir, stages, config, stop, changed)
 
 
 def _checked_name(name: str) -> str:
@@ -109,30 +108,42 @@ def plan(recipe: object, config: dict, run_dir: Path) -> list[Stage]:
     ]
 
 
-def check_unchanged(run_dir: Path, stages: list[Stage]) -> None:
-    """Refuses to resume where a stage that finished, or holds checkpoints, was made by another recipe.
+def changed_stages(run_dir: Path, stages: list[Stage]) -> dict[str, list[str]]:
+    """Stages of a pipeline that finished, or began, with another recipe, and the keys that changed; they run again.
 
     Raises:
-        UserError: One line a stage, naming the keys that changed and what to type.
+        UserError: One line a problem and what to type: a run of one stage has changed, which would leave nothing of
+            it, or the stages are no longer those of the directory.
     """
-    problems, ways = [], f"--overwrite starts all over, --name NEW keeps {run_dir} and starts another run"
+    ways = f"--overwrite starts all over, --name NEW keeps {run_dir} and starts another run"
     folders = {stage.path.name for stage in stages}
     root = run_dir / "config.yaml"
     if root.is_file() and ("stages" in rundir.read_yaml(root)) != bool(stages[0].place):
         raise UserError(f"{root}: stages: one recipe is a pipeline and the other is not: {ways}")
     others = [path for path in sorted(run_dir.glob("[0-9][0-9]-*")) if path.is_dir() and path.name not in folders]
     if others:
-        problems.append(f"{others[0]}: stages: the recipe has no such stage at this place any more: {ways}")
+        raise UserError(f"{others[0]}: stages: the recipe has no such stage at this place any more: {ways}")
+    found = {}
     for stage in stages:
         file = stage.path / "config.yaml"
-        if not file.is_file() or not (stage.finished or _has_checkpoints(stage.path)):
+        if not file.is_file() or not (stage.finished or has_begun(stage.path)):
             continue
         changed = changes(rundir.read_yaml(file), stage.config, {s.name: s.path.name for s in stages})
-        if changed:
+        if changed and not stage.place:
             state = "finished" if stage.finished else "began"
-            problems.append(f"{stage.path}: {changed[0]}{_more(changed)}, after the stage {state}: {ways}")
-    if problems:
-        raise UserError(problems)
+            raise UserError(f"{stage.path}: {changed[0]}{_more(changed)}, after the stage {state}: {ways}")
+        if changed:
+            found[stage.name] = changed
+    return found
+
+
+def _dependents(stages: list[Stage], names: set[str]) -> list[str]:
+    """The stages that build on others, directly or not."""
+    found = set(names)
+    for stage in stages:  # references point backwards only
+        if not found.isdisjoint(_references(stage)):
+            found.add(stage.name)
+    return [stage.name for stage in stages if stage.name in found - names]
 
 
 def _more(changed: list[str]) -> str:
@@ -195,26 +206,44 @@ def _references(stage: Stage) -> set[str]:
     return {match[1] for value in values if (match := _REFERENCE.fullmatch(value))}
 
 
-def _has_checkpoints(path: Path) -> bool:
-    # One that an alarm took back to its start, before any checkpoint, has begun as well.
-    return any(path.glob("checkpoints/checkpoint-*")) or (path / "rollback.json").is_file()
+def has_begun(path: Path) -> bool:
+    """Whether a stage holds something to go on from."""
+    if any(path.glob("checkpoints/checkpoint-*")) or (path / "samples" / "partial.jsonl").is_file():
+        return True
+    return (path / "rollback.json").is_file()  # an alarm took it back to its start, before any checkpoint
 
 
 # Running
 
 
-def _run_stages(console: Console, run_dir: Path, stages: list[Stage], config: dict, stop: StopRequests) -> int:
+def _run_stages(
+    console: Console,
+    run_dir: Path,
+    stages: list[Stage],
+    config: dict,
+    stop: StopRequests,
+    changed: dict[str, list[str]],
+) -> int:
     folders = {stage.name: stage.path for stage in stages}
-    anew: set[str] = set()  # stages that ran in this call: what was made from their earlier output is stale
+    for name, keys in changed.items():
+        console.print(f"{name}  runs again: {keys[0]}{_more(keys)}", soft_wrap=True, highlight=False)
+    if after := _dependents(stages, set(changed)):
+        console.print(f"{', '.join(after)}  after it, as they build on it", soft_wrap=True, highlight=False)
+    anew = False
     for stage in stages:
-        if stage.finished and anew.isdisjoint(_references(stage)):
+        if stage.name in changed:
+            rundir.drop_outputs(stage.path)
+        if stage.finished:
             console.print(f"{stage.name}  finished before, skipped", soft_wrap=True, highlight=False)
             continue
-        if stage.finished:
-            origin = ", ".join(sorted(anew & _references(stage)))
-            console.print(f"{stage.name}  runs again, as {origin} did", soft_wrap=True, highlight=False)
-            rundir.drop_outputs(stage.path)
-        anew.add(stage.name)
+        anew = True
+        # What was made from its earlier output is stale. Dropped now: an interruption could part the two.
+        for later in stages:
+            if later.name in _dependents(stages, {stage.name}) and (later.finished or has_begun(later.path)):
+                if later.name not in changed and stage.name not in changed:
+                    told = f"{later.name}  runs again, as {stage.name} does"
+                    console.print(told, soft_wrap=True, highlight=False)
+                rundir.drop_outputs(later.path)
         if stage.path != run_dir:
             (run_dir / "result.json").unlink(missing_ok=True)
         started = time.time()
@@ -247,7 +276,7 @@ def run_stage(console: Console, stage: Stage, folders: dict[str, Path], stop: St
     """
     if stop.count:
         return _interrupted(stage)
-    if not _has_checkpoints(stage.path):
+    if not has_begun(stage.path):
         rundir.drop_outputs(stage.path)
     stage.path.mkdir(exist_ok=True)
     error_file, log = stage.path / "error.txt", stage.path / "log.txt"

@@ -39,14 +39,45 @@ class Model(Section):
     trust_remote_code: bool = False
 
 
+class Decontaminate(Section):
+    """Leaves out rows whose prompt shares a run of `n` words with a prompt of an evaluation set.
+
+    `against` are the evaluation sets, as builders with their parameters, asked for their test split.
+    """
+
+    against: list["TaskOrName"] = Field(min_length=1)
+    n: int = Field(8, ge=1)
+
+
+class PassRate(Section):
+    """Keeps rows of which between `lowest` and `highest` of the samples were right.
+
+    `path` is where the samples lie: `@STAGE/samples` of a sample stage with `keep: all`.
+    """
+
+    path: str
+    lowest: float = Field(0.0, ge=0, le=1)
+    highest: float = Field(1.0, ge=0, le=1)
+
+
 class Data(Section):
-    """A dataset builder with its parameters. `size` counts rows; `seed` is the recipe's unless given."""
+    """A dataset builder with its parameters. `size` counts rows; `seed` is the recipe's unless given.
+
+    The rest is done to the rows that the builder gives, in this order: `deduplicate` (true: the same words; a number:
+    that share of 5-word runs in common), `decontaminate`, `max_tokens` (of prompt and completion together),
+    `pass_rate`, and `order`, easy first: the curriculum of a grpo stage with `shuffle_dataset: false`.
+    """
 
     model_config = ConfigDict(extra="allow", strict=True)
     builder: str = "rows"
     split: Literal["train", "test"] = "train"
     size: int | None = Field(None, ge=1)
     seed: int | None = None
+    deduplicate: bool | float = False
+    decontaminate: Decontaminate | None = None
+    max_tokens: int | None = Field(None, ge=1)
+    pass_rate: PassRate | None = None
+    order: Literal["people", "level", "pass_rate", "length"] | None = None
 
 
 class Prompt(Section):
@@ -84,10 +115,14 @@ class DynamicSampling(Section):
 class Rollout(Section):
     """How completions are sampled. Lengths in tokens; `num_generations` is the size of a group.
 
-    `biased_sampling` allows a GRPO stage what biases its gradient: `top_p`, `top_k`, `min_p`.
+    `biased_sampling` allows a GRPO stage what biases its gradient: `top_p`, `top_k`, `min_p`. The engine `server` asks
+    an OpenAI-compatible server at `url` for `model.path`.
     """
 
-    engine: Literal["auto", "vllm", "transformers"] = "auto"
+    engine: Literal["auto", "vllm", "transformers", "server"] = "auto"
+    url: str | None = None
+    max_concurrent: int = Field(32, ge=1)
+    requests_per_minute: int | None = Field(None, ge=1)
     num_generations: int = Field(8, ge=1)
     max_completion_length: int = Field(256, ge=1)
     temperature: float = Field(1.0, ge=0)
@@ -266,15 +301,38 @@ class GrpoRecipe(StageRecipe):
     launch: Launch = Launch()
 
 
+class Keep(Section):
+    """Which samples are kept.
+
+    `which`: all; those that are right (the first reward that applies gave at least 1); the best right one of each
+    prompt; or pairs for preference training, the best and the worst of each prompt where their rewards differ.
+    `at_least` sets the lowest value of rewards by name. Of the rest at most `per_prompt`, drawn by the seed, are kept,
+    the same completion once.
+    """
+
+    which: Literal["all", "right", "best", "pairs"] = "all"
+    at_least: dict[str, float] = {}
+    per_prompt: int | None = Field(None, ge=1)
+    deduplicate: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, data: Any) -> Any:
+        """`keep: right` is `keep: {which: right}`; all samples of `keep: all` stay, the same ones too."""
+        if isinstance(data, str):
+            return {"which": data, "deduplicate": data != "all"}
+        return data
+
+
 class SampleRecipe(StageRecipe):
-    """Sampling completions to learn from; `keep`: all, those that are right, or the best right one of each prompt."""
+    """Sampling completions to learn from."""
 
     stage: Literal["sample"]
     data: Data
     prompt: Prompt = Prompt()
     rewards: list[Reward] = []
     rollout: Rollout = Rollout()
-    keep: Literal["all", "right", "best"] = "all"
+    keep: Keep = Keep(deduplicate=False)
     launch: Launch = Launch()
 
 
@@ -290,11 +348,36 @@ class EvalRecipe(StageRecipe):
     launch: Launch = Launch()
 
 
+class DpoRecipe(StageRecipe):
+    """Direct preference optimisation (arXiv:2305.18290) on rows with `chosen` and `rejected`."""
+
+    stage: Literal["dpo"]
+    data: Data
+    prompt: Prompt = Prompt()
+    train: dict[str, Any] = {}
+    launch: Launch = Launch()
+
+
+class RewardRecipe(StageRecipe):
+    """A reward model from rows with `chosen` and `rejected`, for the reward `reward_model`.
+
+    `scope` is what it reads of a turn: what follows the thinking, or all of it.
+    """
+
+    stage: Literal["reward"]
+    data: Data
+    scope: Literal["summary", "whole"] = "summary"
+    train: dict[str, Any] = {}
+    launch: Launch = Launch()
+
+
 STAGES: dict[str, type[StageRecipe]] = {
     "sft": SftRecipe,
     "grpo": GrpoRecipe,
     "sample": SampleRecipe,
     "eval": EvalRecipe,
+    "dpo": DpoRecipe,
+    "reward": RewardRecipe,
 }
 
 
@@ -303,7 +386,7 @@ class Pipeline(Section):
 
     name: str = Field(min_length=1)
     seed: int = Field(0, ge=0)
-    stages: list[SftRecipe | GrpoRecipe | SampleRecipe | EvalRecipe] = Field(min_length=1)
+    stages: list[SftRecipe | GrpoRecipe | SampleRecipe | EvalRecipe | DpoRecipe | RewardRecipe] = Field(min_length=1)
     compare: list[list[str]] | None = None
     _document: Document = PrivateAttr(default_factory=lambda: Document(None))
 

@@ -180,13 +180,13 @@ COMMON: dict[str, tuple[Any, Any]] = {
     "local_rank": (int, -1),
     "model_init_kwargs": (dict[str, Any] | str | None, None),
     "trust_remote_code": (bool, False),
-    "router_aux_loss_coef": (float | None, None),
     "pad_to_multiple_of": (int | str | None, "auto"),
 }
 
 GRPO: dict[str, tuple[Any, Any]] = COMMON | {
     "learning_rate": (float, 1e-06),
     "remove_unused_columns": (bool | None, False),
+    "router_aux_loss_coef": (float | None, None),
     "disable_dropout": (bool, False),
     "cast_lm_head_to_fp32": (bool, False),
     "num_generations": (int | None, 8),
@@ -265,6 +265,7 @@ GRPO: dict[str, tuple[Any, Any]] = COMMON | {
 SFT: dict[str, tuple[Any, Any]] = COMMON | {
     "learning_rate": (float, 2e-05),
     "remove_unused_columns": (bool, True),
+    "router_aux_loss_coef": (float | None, None),
     "chat_template_path": (str | None, None),
     "dataset_text_field": (str, "text"),
     "dataset_kwargs": (dict[str, Any] | str | None, None),
@@ -280,6 +281,46 @@ SFT: dict[str, tuple[Any, Any]] = COMMON | {
     "completion_only_loss": (bool | None, None),
     "assistant_only_loss": (bool, False),
     "loss_type": (str, "nll"),
+    "activation_offloading": (bool, False),
+    "pad_token": (str | None, None),
+}
+
+DPO: dict[str, tuple[Any, Any]] = COMMON | {
+    "learning_rate": (float, 1e-06),
+    "remove_unused_columns": (bool, True),
+    "router_aux_loss_coef": (float | None, None),
+    "disable_dropout": (bool, True),
+    "dataset_num_proc": (int | None, None),
+    "max_length": (int | None, 1024),
+    "truncation_mode": (str, "keep_start"),
+    "padding_free": (bool, False),
+    "precompute_ref_log_probs": (bool, False),
+    "precompute_ref_batch_size": (int | None, None),
+    "loss_type": (list[str], None),
+    "loss_weights": (list[float] | None, None),
+    "ld_alpha": (float | None, None),
+    "f_divergence_type": (str, "reverse_kl"),
+    "f_alpha_divergence_coef": (float, 0.5),
+    "label_smoothing": (float, 0.0),
+    "beta": (float, 0.1),
+    "use_weighting": (bool, False),
+    "discopop_tau": (float, 0.05),
+    "activation_offloading": (bool, False),
+    "sync_ref_model": (bool, False),
+    "ref_model_mixup_alpha": (float, 0.6),
+    "ref_model_sync_steps": (int, 512),
+    "pad_token": (str | None, None),
+}
+
+REWARD: dict[str, tuple[Any, Any]] = COMMON | {
+    "learning_rate": (float, 0.0001),
+    "remove_unused_columns": (bool, True),
+    "chat_template_path": (str | None, None),
+    "disable_dropout": (bool, True),
+    "dataset_num_proc": (int | None, None),
+    "eos_token": (str | None, None),
+    "max_length": (int | None, 1024),
+    "center_rewards_coefficient": (float | None, None),
     "activation_offloading": (bool, False),
     "pad_token": (str | None, None),
 }

@@ -21,8 +21,9 @@ def generate() -> str:
     """The text of `trl_fields.py` for the installed TRL."""
     import trl
 
-    tables = {"GRPO": _fields(trl.GRPOConfig), "SFT": _fields(trl.SFTConfig)}
-    common = {name: field for name, field in tables["GRPO"].items() if tables["SFT"].get(name) == field}
+    configs = {"GRPO": trl.GRPOConfig, "SFT": trl.SFTConfig, "DPO": trl.DPOConfig, "REWARD": trl.RewardConfig}
+    tables = {name: _fields(config) for name, config in configs.items()}
+    common = {name: f for name, f in tables["GRPO"].items() if all(t.get(name) == f for t in tables.values())}
     enums: dict[str, type[enum.Enum]] = {}
     body = [_table("COMMON", common, enums)]
     for name, fields in tables.items():

@@ -208,7 +208,7 @@ def test_a_folder_that_is_no_model_is_told(write, tmp_path):
 
 def test_a_lora_adapter_is_no_model(write):
     write("{}", "adapter/adapter_config.json")
-    assert "holds a LoRA adapter, not a model" in model_problem(write, "./adapter")
+    assert "is a LoRA adapter, and vLLM starts from whole models" in model_problem(write, "./adapter")
 
 
 def test_an_unknown_embedded_model_is_told_with_one_like_it(write):

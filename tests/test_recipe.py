@@ -241,7 +241,7 @@ def test_a_shared_section_that_no_stage_has_is_told(write):
         ("name: knights_knaves", "name: knights", "r.yaml:5: rewards.0.name: knights: no such reward"),
         ("builder: knights_knaves", "builder: knaves", "r.yaml:3: data.builder: knaves: no such builder"),
         ("stage: grpo", "stage: gpro", "r.yaml:1: stage: 'gpro' is no stage (did you mean `grpo`?): one of sft, grpo"),
-        ("stage: grpo", "seed: 0", "r.yaml:1: `stage` is missing: one of sft, grpo, sample, eval; or `stages`"),
+        ("stage: grpo", "seed: 0", "r.yaml:1: `stage` is missing: one of sft, grpo, sample, eval, dpo, reward; or `stages`"),
         ("stage: grpo", "stage: grpo\nstage: sft", "r.yaml:2: stage: occurs twice, line 1 holds it too: remove one"),
         ("stage: grpo", "stage: grpo\nrolout: {}", "r.yaml:2: rolout: unknown key (did you mean `rollout`?)"),
         ("stage: grpo", "stage: grpo\nkeep: all", "r.yaml:2: keep: unknown key: a stage of kind grpo has name, stage"),
@@ -330,7 +330,7 @@ def test_files_that_are_no_recipes_are_told(write, tmp_path):
 
 def test_keep_needs_rewards(write):
     text = "stage: sample\nmodel: {path: x}\ndata: {builder: knights_knaves}\nkeep: right\n"
-    assert problem(write(text)).startswith("r.yaml:4: keep: right: needs `rewards`")
+    assert problem(write(text)).startswith("r.yaml:4: keep.which: right: needs `rewards`")
 
 
 def test_a_builder_says_what_it_needs_and_what_it_does_not_take(write):
