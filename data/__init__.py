@@ -3,9 +3,33 @@
 if __name__ != "r1lab.data":  # one module, one name
     raise ImportError("import r1lab.data, not data")
 
+from r1lab.data.arithmetic import arithmetic
 from r1lab.data.attempts import knights_knaves_attempts
+from r1lab.data.countdown import countdown
+from r1lab.data.gpqa import gpqa
+from r1lab.data.instructions import instructions
 from r1lab.data.knights_knaves import knights_knaves
 from r1lab.data.logic_rl import logic_rl
+from r1lab.data.maths import aime, amc, gsm8k, math
+from r1lab.data.mix import mix
+from r1lab.data.reasoning_gym import reasoning_gym
 from r1lab.data.rows import rows
+from r1lab.data.traces import traces
 
-__all__ = ["knights_knaves", "knights_knaves_attempts", "logic_rl", "rows"]
+__all__ = [
+    "aime",
+    "amc",
+    "arithmetic",
+    "countdown",
+    "gpqa",
+    "gsm8k",
+    "instructions",
+    "knights_knaves",
+    "knights_knaves_attempts",
+    "logic_rl",
+    "math",
+    "mix",
+    "reasoning_gym",
+    "rows",
+    "traces",
+]

@@ -3,7 +3,7 @@
 import json
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from r1lab.errors import UserError
@@ -16,11 +16,12 @@ logger = logging.getLogger(__name__)
 
 
 def rows(*, path: str, split: str = "train", size: int | None = None, seed: int = 0) -> list[dict]:
-    """Rows from a file (`.jsonl`, `.json`, `.parquet`), from a folder of `.jsonl`, or of a data set of the Hub.
+    """Rows from a file (`.jsonl`, `.json`, `.parquet`), from a folder, or of a data set of the Hub.
 
     Args:
         path: Where they lie. A folder may hold a file for each split (`train.jsonl`, `test.jsonl`), of which the right
-            one is read; of other folders, such as `@STAGE/samples`, every `.jsonl` is read.
+            one is read; of other folders, such as `@STAGE/samples`, every `.jsonl` is read, or every `.parquet` where
+            there is no `.jsonl`.
         split: The split of a folder or of a data set of the Hub. A single file has none: it is read whole.
         size: At most so many, drawn at random by `seed`. Default: all, in their order.
 
@@ -54,15 +55,77 @@ def numbered_rows(path: str, split: str) -> list[tuple[str, dict]]:
     Raises:
         UserError: As for `rows`.
     """
+    numbered = list(_located(path, split, column="prompt"))
+    tell(_problems(numbered), len(numbered))
+    return numbered
+
+
+def converted(path: str, split: str, convert: Callable[[dict], object], *, config: str | None = None) -> list:
+    """What `convert` makes of each row at a path, for builders whose files have columns of their own.
+
+    Args:
+        path: A file, a folder or a data set of the Hub, as for `rows`.
+        convert: From a row to what becomes of it; it raises ValueError, saying why, on a row that does not fit.
+        config: The configuration of a data set of the Hub.
+
+    Raises:
+        UserError: As for `rows`, and naming the rows that `convert` raises ValueError on.
+    """
+    return convert_all(list(_located(path, split, config)), convert)
+
+
+def convert_all(numbered: list[tuple[str, object]], convert: Callable[[dict], object]) -> list:
+    """What `convert` makes of rows that come with their places; a `UserError` names those that it cannot."""
+    problems, found = [], []
+    for where, row in numbered:
+        try:
+            if isinstance(row, UserError):
+                problems += row.problems
+            elif not isinstance(row, dict):
+                raise ValueError(f"a row should be an object, not {_kind(row)}")
+            else:
+                found.append(convert(row))
+        except ValueError as error:
+            problems.append(f"{where}: {error}")
+    tell(problems, len(numbered))
+    return found
+
+
+def first_of(row: dict, *columns: str):
+    """The value of the first of these columns that a row has.
+
+    Raises:
+        ValueError: It has none of them.
+
+    >>> first_of({"question": "2+2?"}, "problem", "question")
+    '2+2?'
+    """
+    for column in columns:
+        if row.get(column) not in (None, ""):
+            return row[column]
+    raise ValueError(f"no `{'` or `'.join(columns)}` in this row, which has {', '.join(map(str, row)) or 'nothing'}")
+
+
+def tell(problems: list[str], total: int) -> None:
+    """Raise what is wrong with rows, if anything: the first few, and how many more of how many."""
+    if len(problems) > _SHOWN:
+        problems = [*problems[:_SHOWN], f"{len(problems) - _SHOWN} more of {total} rows are like these"]
+    if problems:
+        raise UserError(problems)
+
+
+def _located(
+    path: str, split: str, config: str | None = None, column: str | None = None
+) -> Iterator[tuple[str, object]]:
+    """Each row at a path with its place, whatever it is; for a line that is not JSON, the error in its stead."""
     place = Path(path).expanduser()
     if place.is_dir():
-        numbered = [row for file in _of_split(place, split) for row in _file(file)]
+        for file in _of_split(place, split):
+            yield from _file(file)
     elif is_local(path):
-        numbered = list(_file(place))
+        yield from _file(place)
     else:
-        numbered = [(f"{path}:{number}", row) for number, row in enumerate(_hub(path, split), 1)]
-    _check(numbered)
-    return numbered
+        yield from ((f"{path}:{number}", row) for number, row in enumerate(_hub(path, split, config, column), 1))
 
 
 def draw(found: list[dict], size: int | None, seed: int, path: str) -> list[dict]:
@@ -77,14 +140,15 @@ def draw(found: list[dict], size: int | None, seed: int, path: str) -> list[dict
 
 
 def _of_split(folder: Path, split: str) -> list[Path]:
-    files = sorted(folder.rglob("*.jsonl"))
+    files = sorted(folder.rglob("*.jsonl")) or sorted(folder.rglob("*.parquet"))
     if not files:
-        raise UserError(f"{folder}: no .jsonl file in this folder")
-    named = [file for file in files if file.stem in _SPLITS]
+        raise UserError(f"{folder}: no .jsonl or .parquet file in this folder")
+    of = {file: file.stem.partition("-")[0] for file in files}  # the Hub's are called train-00000-of-00001.parquet
+    named = [file for file in files if of[file] in _SPLITS]
     if not named:
         return files
     # Reading both would train on what is held out.
-    wanted = [file for file in named if file.stem == split]
+    wanted = [file for file in named if of[file] == split]
     if not wanted:
         have = ", ".join(str(file.relative_to(folder)) for file in named)
         raise UserError(f"{folder}: no {split}.jsonl in this folder, which has {have}")
@@ -143,24 +207,24 @@ def _json(text: str, where: str):
         raise UserError(f"{where}: not JSON: {error.msg}{line}, column {error.colno}") from error
 
 
-def _hub(name: str, split: str) -> list[dict]:
+def _hub(name: str, split: str, config: str | None, column: str | None) -> list[dict]:
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
     try:
-        found = load_dataset(name, split=split)
+        found = load_dataset(name, *([config] if config else []), split=split)
     except (DatasetsError, OSError, ValueError) as error:  # not there, not reached, no such split or configuration
         message = f"{name}: neither a file here nor a data set that the Hub gives: {_line(error)}"
         raise UserError(message) from error
-    if "prompt" not in found.column_names:
+    if column and column not in found.column_names:
         raise UserError(
-            f"{name}: no column `prompt`; it has {', '.join(found.column_names)}: write a builder that makes rows of "
-            "it, and name it as ./file.py:function"
+            f"{name}: no column `{column}`; it has {', '.join(found.column_names)}: write a builder that makes rows "
+            "of it, and name it as ./file.py:function"
         )
     return found.to_list()
 
 
-def _check(numbered: list[tuple[str, object]]) -> None:
+def _problems(numbered: list[tuple[str, object]]) -> list[str]:
     problems = []
     for where, row in numbered:
         if isinstance(row, UserError):
@@ -172,10 +236,7 @@ def _check(numbered: list[tuple[str, object]]) -> None:
             problems.append(f"{where}: no `prompt` in this row, which has {has}")
         elif not _is_prompt(row["prompt"]):
             problems.append(f"{where}: prompt: should be text, or messages with `role` and `content`")
-    if len(problems) > _SHOWN:
-        problems[_SHOWN:] = [f"{len(problems) - _SHOWN} more of {len(numbered)} rows are like these"]
-    if problems:
-        raise UserError(problems)
+    return problems
 
 
 def _is_prompt(prompt: object) -> bool:

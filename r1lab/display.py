@@ -20,7 +20,8 @@ from rich.text import Text
 
 from r1lab import rundir
 
-PHASES = {"sft": "train", "grpo": "train", "eval": "eval", "sample": "sample"}  # the phase that a stage is made of
+TRAINING = ("sft", "grpo", "dpo", "reward")
+PHASES = dict.fromkeys(TRAINING, "train") | {"eval": "eval", "sample": "sample"}  # the phase that a stage is made of
 LINE_EVERY = 10.0  # seconds between lines in a log file, at first
 LATER_LINE_EVERY = 60.0  # and after the first ten minutes
 _SPARKS = "▁▂▃▄▅▆▇█"
@@ -235,7 +236,7 @@ class StageDisplay:
         self.doing, self.place, self.clock = doing, place, clock
         self.rows: list[dict] = []
         self._offset, self._seen, self._evals_told = 0, -1, 0
-        self._warned: set[str] = set()  # a file written anew is read anew
+        self._told_lines: set[str] = set()  # a file written anew is read anew
         self.started = self._line_at = clock()
         self._live = None
         self._log_from = (path / "log.txt").stat().st_size if (path / "log.txt").is_file() else 0
@@ -279,12 +280,13 @@ class StageDisplay:
         rows, offset = rundir.follow_jsonl(self.path / "metrics.jsonl", self._offset)
         if offset < self._offset:
             self.rows.clear()
-        self.rows += [row for row in rows if row.get("phase") != "warning"]
+        self.rows += [row for row in rows if row.get("phase") not in ("warning", "note")]
         self._offset = offset
         for row in rows:
-            if row.get("phase") == "warning" and row["time"] >= self.started and row["message"] not in self._warned:
-                self._warned.add(row["message"])
-                self.say(f"{self.name}  warning: {row['message']}")
+            told, message = row.get("phase") in ("warning", "note"), row.get("message")
+            if told and row["time"] >= self.started and message not in self._told_lines:
+                self._told_lines.add(message)
+                self.say(f"{self.name}  {'warning: ' if row['phase'] == 'warning' else ''}{message}")
 
     def _tell(self, last: bool) -> None:
         now, state = self.clock(), self.state()

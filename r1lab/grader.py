@@ -170,13 +170,13 @@ class Grader:
         for name, function, tasks in zip(self.names, self.functions, self.tasks):
             whole = function.func if isinstance(function, partial) else function
             columns = lookup.columns(function) if whole.__module__.startswith("r1lab.rewards.") else []
-            applies = [(i, row) for i, row in enumerate(rows) if columns and applies(tasks, row.get("task"))]
-            distinct = {repr([row.get(column) for column in columns]): row for _, row in applies}
+            graded_rows = [(i, row) for i, row in enumerate(rows) if columns and applies(tasks, row.get("task"))]
+            distinct = {repr([row.get(column) for column in columns]): row for _, row in graded_rows}
             some, n = list(distinct.values()), len(distinct)
             scores = _scores(name, function, [""] * n, some, [[]] * n, [False] * n)
             graded = {key: reason for key, (_, reason) in zip(distinct, scores)}
             bad = {key: reason for key, reason in graded.items() if reason.startswith(("gold_", "error: "))}
-            numbers = [i + 1 for i, row in applies if repr([row.get(column) for column in columns]) in bad]
+            numbers = [i + 1 for i, row in graded_rows if repr([row.get(column) for column in columns]) in bad]
             if numbers:
                 some = ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")
                 reason = next(iter(bad.values())).removeprefix("error: ")

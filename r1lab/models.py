@@ -91,6 +91,7 @@ def load_model(
     revision: str | None = None,
     attn_implementation: str | None = None,
     trust_remote_code: bool = False,
+    scores: bool = False,
 ):
     """A causal language model, in evaluation mode, on the CPU: the trainer moves it where it belongs.
 
@@ -98,11 +99,12 @@ def load_model(
 
     Args:
         quantize: `4bit` or `8bit`: QLoRA's frozen base (arXiv:2305.14314), to be trained by `lora_config`'s adapters.
+        scores: Put a new head for one score in place of the language model's: the start of a reward model.
 
     Raises:
         UserError: If a base cannot be quantised here.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     settings = {"attn_implementation": attn_implementation, "trust_remote_code": trust_remote_code}
     if is_adapter(path):
@@ -117,9 +119,8 @@ def load_model(
         base = load_model(adapter.base_model_name_or_path, dtype=dtype, revision=adapter.revision, **settings)
         return PeftModel.from_pretrained(base, path).merge_and_unload()
     more = {"quantization_config": _bitsandbytes(quantize, torch_dtype(dtype))} if quantize else {}
-    model = AutoModelForCausalLM.from_pretrained(
-        resolve(path), dtype=torch_dtype(dtype), revision=revision, **settings, **more
-    )
+    kind, more = (AutoModelForSequenceClassification, {"num_labels": 1}) if scores else (AutoModelForCausalLM, more)
+    model = kind.from_pretrained(resolve(path), dtype=torch_dtype(dtype), revision=revision, **settings, **more)
     return _prepared(model) if quantize else model
 
 

@@ -56,11 +56,9 @@ def render(prompt: str | list[dict], tokenizer, *, template: str = "none", syste
     if template == "r1-zero":
         question = prompt if isinstance(prompt, str) else prompt[-1]["content"]
         return _start(tokenizer) + R1_ZERO.replace("{question}", question), ""
-    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-    system = system or {"logic-rl": LOGIC_RL, "open-r1": OPEN_R1}.get(template)
-    if system:
-        messages = [{"role": "system", "content": system}] + [m for m in messages if m["role"] != "system"]
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    listed = messages(prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}],
+                      template=template, system=system)  # fmt: skip
+    text = tokenizer.apply_chat_template(listed, tokenize=False, add_generation_prompt=True)
     opened = "<think>" if template == "logic-rl" else ""
     if opened and not text.rstrip().endswith(opened):  # some templates (R1-Distill) prefill the tag themselves
         text += opened
@@ -75,22 +73,35 @@ def _start(tokenizer) -> str:
     return tokenizer.bos_token if bos is not None and ids and ids[0] == bos else ""
 
 
-def supervised(row: dict, tokenizer, *, template: str = "none", system: str | None = None) -> dict:
-    """One SFT example: `input_ids` and `completion_mask` (1 for each token that is learnt), the end-of-turn included.
+def messages(prompt: str | list[dict], *, template: str = "none", system: str | None = None) -> str | list[dict]:
+    """What a server is asked, which applies a chat template itself: messages, or text for templates that are text."""
+    if template in ("none", "r1-zero") and isinstance(prompt, str):
+        return prompt if template == "none" else R1_ZERO.replace("{question}", prompt)
+    listed = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+    system = system or {"logic-rl": LOGIC_RL, "open-r1": OPEN_R1}.get(template)
+    if system:
+        listed = [{"role": "system", "content": system}] + [m for m in listed if m["role"] != "system"]
+    return listed
 
-    A completion that opens with the prefilled tag is not given that tag twice.
+
+def written(completion: str | list[dict], prefill: str, template: str) -> str:
+    """A completion as the model has to write it after its prompt: a tag that is prefilled is not written twice."""
+    text = completion if isinstance(completion, str) else completion[-1]["content"]
+    if prefill and text.lstrip().startswith(prefill):
+        return text.lstrip()[len(prefill) :]
+    return " " + text.lstrip() if template == "r1-zero" else text
+
+
+def example(
+    row: dict, tokenizer, *, template: str = "none", system: str | None = None, keys: tuple[str, ...] = ("completion",)
+) -> dict[str, list[int]]:
+    """The tokens of a row: `prompt_ids`, and for each of its completions under `keys` its tokens, `completion_ids`.
+
+    A completion ends with the end-of-turn token.
     """
     text, prefill = render(row["prompt"], tokenizer, template=template, system=system)
-    completion = row["completion"]
-    if not isinstance(completion, str):
-        completion = completion[-1]["content"]
-    if prefill and completion.lstrip().startswith(prefill):
-        completion = completion.lstrip()[len(prefill) :]
-    elif template == "r1-zero":
-        completion = " " + completion.lstrip()
-    prompt_ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    completion_ids = tokenizer(completion, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
-    return {
-        "input_ids": prompt_ids + completion_ids,
-        "completion_mask": [0] * len(prompt_ids) + [1] * len(completion_ids),
-    }
+    ids = {"prompt_ids": tokenizer(text, add_special_tokens=False)["input_ids"]}
+    for key in keys:
+        completion = written(row[key], prefill, template)
+        ids[f"{key}_ids"] = tokenizer(completion, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+    return ids

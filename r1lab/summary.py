@@ -101,6 +101,38 @@ def accuracy_table(columns: list[tuple[str, dict]], compare: list[dict]) -> Text
     return table
 
 
+def stages_tables(evals: list[tuple[str, dict]], compare: list[dict]) -> list[Text]:
+    """For each task a table with a line for each evaluation, and what changed from the one it is compared with."""
+    width = max(len(name) for name, _ in evals) + 2
+    tables = []
+    for task in dict.fromkeys(task for _, result in evals for task in families(result)):
+        rows = [(name, result["tasks"][task]) for name, result in evals if task in result.get("tasks", {})]
+        counts = " / ".join(dict.fromkeys(str(scores.get("n_questions", "?")) for _, scores in rows))
+        samples = next((scores["n_samples"] for _, scores in rows if "n_samples" in scores), None)
+        table = Text()
+        table.append(task, "bold cyan")
+        table.append(f" · {counts} questions\n", "dim")
+        heads = f"{'':{width}}{f'avg@{samples}' if samples else 'avg':{VALUE}}{'greedy':>6}{'tokens':>8}{'cut off':>9}"
+        table.append(f"{heads}  difference\n", "bold")
+        for name, scores in rows:
+            greedy, cut = percent(scores.get("greedy")), percent(scores.get("truncated"))
+            figures = (
+                f"{_accuracy(scores, 'avg', 'ci95'):{VALUE}}{greedy:>6}{number(scores.get('length'), 0):>8}{cut:>9}"
+            )
+            table.append(f"{name:{width}}{figures}")
+            against = [r for r in compare if r["after"] == name and r["task"] == task and r["metric"] == "avg"]
+            for i, change in enumerate(against):
+                low, high = change["ci95"]
+                style = "bold green" if low > 0 else "bold red" if high < 0 else "yellow"
+                table.append("  " if i == 0 else ", ")
+                table.append(percent(change["diff"], change["ci95"], signed=True), style)
+                table.append(f" from {change['before']}", "dim")
+            table.append("\n")
+        table.append("percent, 95 % intervals over questions; differences of avg, paired by question", "dim")
+        tables.append(table)
+    return tables
+
+
 def _accuracy(scores: dict, key: str, interval: str) -> str:
     return percent(scores.get(key), scores.get(interval))
 
@@ -222,12 +254,15 @@ def show(console: Console, run_dir: Path, stages: list[tuple[str, str, Path]], r
     results = {name: rundir.result(path) for name, _, path in stages}
     evals = [(name, results[name]) for name, kind, _ in stages if kind == "eval"]
     pairs = list(dict.fromkeys((row["before"], row["after"]) for row in compare))
-    tables = [
-        accuracy_table([(n, results[n]) for n in pair], [r for r in compare if (r["before"], r["after"]) == pair])
-        for pair in pairs
-    ]
-    paired = {name for pair in pairs for name in pair}
-    tables += [accuracy_table([column], []) for column in evals if column[0] not in paired]
+    if len(evals) > 2:
+        tables = stages_tables(evals, compare)
+    else:
+        tables = [
+            accuracy_table([(n, results[n]) for n in pair], [r for r in compare if (r["before"], r["after"]) == pair])
+            for pair in pairs
+        ]
+        paired = {name for pair in pairs for name in pair}
+        tables += [accuracy_table([column], []) for column in evals if column[0] not in paired]
     if not evals:
         name, _, path = stages[-1]
         tables.append(training_table(path, results[name]))
@@ -240,6 +275,7 @@ def show(console: Console, run_dir: Path, stages: list[tuple[str, str, Path]], r
 def _where(console: Console, run_dir: Path, stages: list, result: dict, picture: Path | None) -> None:
     lines = [("run", f"{run_dir}/  ({duration(result['seconds'])})" if "seconds" in result else f"{run_dir}/")]
     lines += [("curve", str(picture))] if picture else []
-    lines += [("model", f"{path / 'model'}/") for _, kind, path in stages[::-1] if PHASES[kind] == "train"][:1]
+    writes = [path / "model" for _, kind, path in stages[::-1] if PHASES[kind] == "train" and kind != "reward"]
+    lines += [("model", f"{path}/") for path in writes[:1]]
     for label, place in lines:
         console.print(Text.assemble((f"{label:7}", "bold"), place), soft_wrap=True)

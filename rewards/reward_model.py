@@ -80,7 +80,7 @@ def reward_model_reward(
             f"rewards: reward_model: head: {head}: {model} has {network.config.num_labels}, counted from 0"
         )
     limit = min(max_length, tokenizer.model_max_length)
-    encoded = [_encode(tokenizer, prompts[i], texts[i], limit) for i in places]
+    encoded = [encode(tokenizer, prompts[i], texts[i], limit) for i in places]
     by_length = sorted(range(len(places)), key=lambda k: len(encoded[k][0]["input_ids"]))
     for start in range(0, len(places), batch_size):
         batch = by_length[start : start + batch_size]
@@ -128,7 +128,7 @@ def _load(model: str, dtype: str, device: str):
     return network, tokenizer
 
 
-def _encode(tokenizer, prompt: str | list[dict], text: str, limit: int) -> tuple[dict, bool]:
+def encode(tokenizer, prompt: str | list[dict], text: str, limit: int) -> tuple[dict, bool]:
     """The model's inputs for a prompt and a turn, at most `limit` tokens, and whether they were cut."""
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     messages = [*messages, {"role": "assistant", "content": text}]

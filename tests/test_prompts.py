@@ -25,13 +25,16 @@ def test_logic_rl_prefills_the_think_tag(tokenizer):
 
 
 @pytest.mark.skipif(not LOGIC_RL.is_dir(), reason="needs ../shared/data/logic_rl_kk")
-def test_logic_rl_prompt_is_that_of_its_own_data(tokenizer):
+def test_logic_rl_prompts_are_those_of_its_own_data_byte_for_byte(tokenizer):
+    """On all 5,000 puzzles. In its files a line break stands between the puzzle and the end of the user's turn."""
     import pyarrow.parquet as pq
 
-    for row in pq.read_table(LOGIC_RL / "3ppl" / "test.parquet").to_pylist()[:5]:
-        text, _ = prompts.render(row["quiz"], tokenizer, template="logic-rl")
-        theirs = row["prompt"][0]["content"]
-        assert text.replace("\n<|im_end|>", "<|im_end|>") == theirs.replace("\n<|im_end|>", "<|im_end|>")
+    files = sorted(LOGIC_RL.glob("*ppl/*.parquet"))
+    rows = [row for file in files for row in pq.read_table(file, columns=["quiz", "prompt"]).to_pylist()]
+    assert len(rows) == 5000
+    for row in rows:
+        text, prefill = prompts.render(row["quiz"] + "\n", tokenizer, template="logic-rl")
+        assert [text] == [message["content"] for message in row["prompt"]] and prefill == "<think>"
 
 
 def test_a_system_prompt_of_ones_own_replaces_the_templates(tokenizer):
@@ -59,9 +62,8 @@ def prompts_template_with_think(tokenizer):
 @pytest.mark.parametrize("template", ["none", "r1-zero", "chat", "logic-rl"])
 def test_sft_learns_the_completion_and_its_end_and_nothing_of_the_prompt(tokenizer, template):
     row = {"prompt": "Who?", "completion": "<think> Hm. </think>\n<answer> (1) Zoey is a knight </answer>"}
-    example = prompts.supervised(row, tokenizer, template=template)
-    learnt = [i for i, m in zip(example["input_ids"], example["completion_mask"]) if m]
-    given = [i for i, m in zip(example["input_ids"], example["completion_mask"]) if not m]
+    example = prompts.example(row, tokenizer, template=template)
+    given, learnt = example["prompt_ids"], example["completion_ids"]
     assert learnt[-1] == tokenizer.eos_token_id
     text, prefill = prompts.render("Who?", tokenizer, template=template)
     assert tokenizer.decode(given) == text

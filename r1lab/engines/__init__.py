@@ -1,4 +1,4 @@
-"""Text generation behind one interface: vLLM in process, or transformers' `generate`.
+"""Text generation behind one interface: vLLM in process, transformers' `generate`, or an OpenAI-compatible server.
 
 An engine has one method, `generate(prompts, ...)`, which returns for each prompt a list of `n` `Completion`s.
 """
@@ -14,8 +14,8 @@ class Completion:
 
     Attributes:
         text: The decoded completion, without the end-of-turn token.
-        token_ids: Its tokens, the end-of-turn token included.
-        logprobs: The log-probability of each token under the sampling distribution.
+        token_ids: Its tokens, the end-of-turn token included; empty where a server does not give them.
+        logprobs: The log-probability of each token under the sampling distribution; empty from a server.
         truncated: Whether it was cut at `max_tokens`.
     """
 
@@ -41,6 +41,8 @@ def told(engine: str) -> str:
     chosen = choose(engine)
     if chosen == "vllm":
         return "vLLM"
+    if chosen == "server":
+        return "the server"
     why = ", since vLLM is not installed (slower)" if engine == "auto" else ""
     return f"transformers' generate{why}"
 
@@ -81,6 +83,14 @@ def load(
         model.to("cuda" if torch.cuda.is_available() else "cpu"),
         load_tokenizer(path, revision=revision, trust_remote_code=trust_remote_code),
     )
+
+
+def server(url: str, model: str, *, max_concurrent: int = 32, requests_per_minute: int | None = None):
+    """An engine that asks an OpenAI-compatible server, which is there and knows the model."""
+    from r1lab.engines.server import ServerEngine, check
+
+    check(url, model)
+    return ServerEngine(url, model, max_concurrent=max_concurrent, requests_per_minute=requests_per_minute)
 
 
 Progress = Callable[[int, int, int], None]

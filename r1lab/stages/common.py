@@ -9,13 +9,28 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
-from r1lab import engines, lookup, rundir
+from r1lab import engines, lookup, prompts, rundir
+from r1lab.data import operations
 from r1lab.errors import UserError
 from r1lab.schema import GrpoTrain
 
 
-def build_rows(data, *, seed: int, split: str | None = None, size: int | None = None) -> list[dict]:
-    """The rows that a recipe's `data` section (or an eval task) asks for."""
+def build_rows(
+    data,
+    *,
+    seed: int,
+    split: str | None = None,
+    size: int | None = None,
+    run_dir: Path | None = None,
+    tokenizer=None,
+) -> list[dict]:
+    """The rows that a recipe's `data` section (or an eval task) asks for.
+
+    Args:
+        run_dir: Where what the operations of `data` left out is told: `data.jsonl` has a row for each that
+            decontamination took.
+        tokenizer: Counts the tokens for `max_tokens`.
+    """
     builder = lookup.function("data", data.builder)
     parameters = dict(data.model_extra or {})
     given = {
@@ -28,18 +43,112 @@ def build_rows(data, *, seed: int, split: str | None = None, size: int | None = 
     rows = builder(**parameters)
     if not rows:
         raise UserError(f"data: {data.builder} gave no rows for split {given['split']}")
-    return rows
+    return _operated(rows, data, seed, run_dir, tokenizer)
+
+
+def _operated(rows: list[dict], data, seed: int, run_dir: Path | None, tokenizer) -> list[dict]:
+    """The rows after the operations of a `data` section, each of which tells how many it left out."""
+
+    def tell(kept: list[dict], why: str) -> list[dict]:
+        if len(kept) < len(rows) and run_dir:
+            note(run_dir, f"data: {len(rows) - len(kept):,} of {len(rows):,} rows left out: {why}")
+        if not kept:
+            raise UserError(f"data: none of {len(rows):,} rows is left: {why}")
+        return kept
+
+    if data.deduplicate:
+        near = None if data.deduplicate is True else data.deduplicate
+        rows = tell(operations.deduplicate(rows, near=near), "the same as another (deduplicate)")
+    if data.decontaminate:
+        kept, report = operations.decontaminate(rows, _evaluation_sets(data, seed), n=data.decontaminate.n)
+        if run_dir and report:
+            rundir.write_jsonl(run_dir / "data.jsonl", report)
+        rows = tell(kept, "shared with an evaluation set (decontaminate; listed in data.jsonl)")
+    if data.max_tokens:
+        kept, _ = operations.by_length(rows, lambda row: _tokens(row, tokenizer), max_tokens=data.max_tokens)
+        rows = tell(kept, f"longer than {data.max_tokens} tokens (max_tokens)")
+    if data.pass_rate:
+        samples = lookup.function("data", "rows")(path=data.pass_rate.path)
+        bounds = {"lowest": data.pass_rate.lowest, "highest": data.pass_rate.highest}
+        kept, _ = operations.by_pass_rate(rows, samples, **bounds)
+        rows = tell(kept, f"not sampled, or right in a share not within {list(bounds.values())} (pass_rate)")
+    return operations.ordered(rows, by=data.order) if data.order else rows
+
+
+def _evaluation_sets(data, seed: int) -> list[dict]:
+    tasks = data.decontaminate.against
+    sections = [type(data)(builder=task) if isinstance(task, str) else as_data(type(data), task) for task in tasks]
+    return [row for section in sections for row in build_rows(section, seed=seed, split="test")]
+
+
+def as_data(kind, task):
+    """An evaluation's task as a `data` section."""
+    return kind(**task.model_dump(exclude={"name"}, exclude_none=True))
+
+
+def _tokens(row: dict, tokenizer) -> int:
+    texts = [row["prompt"], row.get("completion") or ""]
+    plain = [t if isinstance(t, str) else "\n".join(message["content"] for message in t) for t in texts]
+    return sum(len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in plain)
+
+
+def note(run_dir: Path, message: str, phase: str = "note") -> None:
+    """Tells the person who watches the run a line, once."""
+    print(f"{phase}: {message}" if phase == "warning" else message, flush=True)
+    rundir.append_jsonl(run_dir / "metrics.jsonl", {"phase": phase, "time": time.time(), "message": message})
+
+
+def warn(run_dir: Path, message: str) -> None:
+    """Tells a warning."""
+    note(run_dir, message, "warning")
 
 
 def report_gold(grader, rows: list[dict], run_dir: Path) -> None:
     """Warn of rows that no completion can score on, before any is written; see `Grader.gold_problems`."""
     for problem in grader.gold_problems(rows):
-        print(f"warning: {problem}", flush=True)
-        rundir.append_jsonl(run_dir / "metrics.jsonl", {"phase": "warning", "time": time.time(), "message": problem})
+        warn(run_dir, problem)
+
+
+def load_tokenizer(recipe):
+    """The tokenizer of a recipe's model."""
+    from r1lab import models
+
+    settings = {"revision": recipe.model.revision, "trust_remote_code": recipe.model.trust_remote_code}
+    return models.load_tokenizer(recipe.model.path, **settings)
+
+
+def load_model(recipe):
+    """A recipe's model, to be trained."""
+    from r1lab import models
+
+    return models.load_model(
+        recipe.model.path,
+        dtype=recipe.model.dtype,
+        attn_implementation=recipe.model.attn_implementation,
+        quantize=recipe.model.lora.quantize if recipe.model.lora else None,
+        revision=recipe.model.revision,
+        trust_remote_code=recipe.model.trust_remote_code,
+    )
+
+
+def asked(rows: list[dict], recipe, tokenizer) -> tuple[list, list[str]]:
+    """What an engine is asked for each row, and what of the assistant's turn that holds already."""
+    template = {"template": recipe.prompt.template, "system": recipe.prompt.system}
+    if recipe.rollout.engine == "server":  # which applies the model's chat template itself
+        return [prompts.messages(row["prompt"], **template) for row in rows], [""] * len(rows)
+    rendered = [prompts.render(row["prompt"], tokenizer, **template) for row in rows]
+    return [text for text, _ in rendered], [prefill for _, prefill in rendered]
 
 
 def load_engine(recipe):
     """The engine that a recipe's `model` and `rollout` sections ask for."""
+    if recipe.rollout.engine == "server":
+        return engines.server(
+            recipe.rollout.url,
+            recipe.model.path,
+            max_concurrent=recipe.rollout.max_concurrent,
+            requests_per_minute=recipe.rollout.requests_per_minute,
+        )
     return engines.load(
         recipe.model.path,
         engine=recipe.rollout.engine,

@@ -3,19 +3,18 @@
 import time
 from pathlib import Path
 
-from r1lab import models, prompts, rundir, stats
+from r1lab import rundir, stats
 from r1lab.grader import build as build_grader
 from r1lab.rewards.answers import committed
-from r1lab.stages.common import build_rows, load_engine, report_gold
+from r1lab.stages.common import as_data, asked, build_rows, load_engine, load_tokenizer, report_gold
 
 
 def run(recipe, run_dir: Path) -> int:
     """Evaluate one model on the recipe's tasks; writes `samples/questions.jsonl` and `result.json`."""
     started = time.time()
     tasks = eval_tasks(recipe)
-    settings = {"revision": recipe.model.revision, "trust_remote_code": recipe.model.trust_remote_code}
     engine = load_engine(recipe)
-    tokenizer = models.load_tokenizer(recipe.model.path, **settings)
+    tokenizer = None if recipe.rollout.engine == "server" else load_tokenizer(recipe)
     progress = progress_writer(run_dir, "eval", step=0)
     result, questions = evaluate(engine, tokenizer, tasks, recipe, run_dir, progress=progress)
     rundir.write_jsonl(run_dir / "samples" / "questions.jsonl", questions)
@@ -41,7 +40,7 @@ def eval_tasks(recipe) -> dict[str, list[dict]]:
                 data = type(recipe.data)(builder=task)
             tasks[task] = build_rows(data, seed=recipe.seed, split="test", size=size)
         else:
-            data = type(recipe.data)(**task.model_dump(exclude={"name"}, exclude_none=True))
+            data = as_data(type(recipe.data), task)
             tasks[task.name or task.builder] = build_rows(data, seed=recipe.seed, split="test", size=data.size or size)
     return tasks
 
@@ -78,12 +77,8 @@ def evaluate(
     top = {"top_p": recipe.rollout.top_p, "top_k": recipe.rollout.top_k}
     result, questions = {}, []
     for name, rows in tasks.items():
-        rendered = [
-            prompts.render(row["prompt"], tokenizer, template=recipe.prompt.template, system=recipe.prompt.system)
-            for row in rows
-        ]
-        texts = [text for text, _ in rendered]
-        grader = build_grader([r.model_dump() for r in recipe.rewards], prefill=rendered[0][1])
+        texts, prefills = asked(rows, recipe, tokenizer)
+        grader = build_grader([r.model_dump() for r in recipe.rewards], prefill=prefills[0])
         report_gold(grader, rows, run_dir)
         sampled = engine.generate(
             texts,

@@ -16,29 +16,32 @@ from r1lab.grpo.rewards import BatchRewards
 from r1lab.grpo.schedule import Scheduled
 from r1lab.grpo.trainer import GRPOTrainer
 from r1lab.schema import GrpoTrain
-from r1lab.stages.common import Metrics, StopOnInterrupt, build_rows, finish, report_gold, resume_point, trl_config
+from r1lab.stages.common import (
+    Metrics,
+    StopOnInterrupt,
+    build_rows,
+    finish,
+    load_model,
+    load_tokenizer,
+    report_gold,
+    resume_point,
+    trl_config,
+)
 from r1lab.stages.eval import eval_tasks, evaluate
 
 
 def run(recipe, run_dir: Path) -> int:
     """Train the policy on the recipe's prompts; keeps every completion with its rewards in `samples/`."""
     started = time.time()
-    rows = build_rows(recipe.data, seed=recipe.seed)
-    settings = {"revision": recipe.model.revision, "trust_remote_code": recipe.model.trust_remote_code}
-    tokenizer = models.load_tokenizer(recipe.model.path, **settings)
+    tokenizer = load_tokenizer(recipe)
+    rows = build_rows(recipe.data, seed=recipe.seed, run_dir=run_dir, tokenizer=tokenizer)
     template = {"template": recipe.prompt.template, "system": recipe.prompt.system}
     rendered = [prompts.render(row["prompt"], tokenizer, **template) for row in rows]
     grader = build_grader([r.model_dump() for r in recipe.rewards], prefill=rendered[0][1])
     report_gold(grader, rows, run_dir)
     config = grpo_config(recipe, run_dir, longest=max(len(ids) for ids in _ids(tokenizer, rendered)))
     rewards = BatchRewards(grader, rows, run_dir, rank=config.process_index)
-    model = models.load_model(
-        recipe.model.path,
-        dtype=recipe.model.dtype,
-        attn_implementation=recipe.model.attn_implementation,
-        quantize=recipe.model.lora.quantize if recipe.model.lora else None,
-        **settings,
-    )
+    model = load_model(recipe)
     stop = StopOnInterrupt()
     trainer = GRPOTrainer(
         model=model,

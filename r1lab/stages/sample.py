@@ -1,70 +1,179 @@
-"""Sampling: completions for each row, graded, all or only the right ones kept, ready for SFT."""
+"""Sampling: completions for each row, graded, those kept that are worth learning from, ready for SFT or DPO."""
 
+import dataclasses
+import random
 import time
 from pathlib import Path
 
-from r1lab import models, prompts, rundir
+from r1lab import rundir
+from r1lab.engines import Completion
 from r1lab.errors import UserError
 from r1lab.grader import build as build_grader
-from r1lab.stages.common import build_rows, load_engine, report_gold
-from r1lab.stages.eval import progress_writer
+from r1lab.stages.common import asked, build_rows, load_engine, load_tokenizer, report_gold, warn
+
+CHUNK = 512  # samples that are written down together: what a kill may cost
 
 
 def run(recipe, run_dir: Path) -> int:
-    """Write `samples/samples.jsonl`: each row of the data with a `completion`, its rewards and whether it is right."""
+    """Write `samples/samples.jsonl`: each row of the data with a `completion`, its rewards and whether it is right.
+
+    What is sampled is written to `samples/partial.jsonl` as it comes, from which an interrupted stage goes on.
+    """
     started = time.time()
-    rows = build_rows(recipe.data, seed=recipe.seed)
-    settings = {"revision": recipe.model.revision, "trust_remote_code": recipe.model.trust_remote_code}
-    tokenizer = models.load_tokenizer(recipe.model.path, **settings)
-    template = {"template": recipe.prompt.template, "system": recipe.prompt.system}
-    rendered = [prompts.render(row["prompt"], tokenizer, **template) for row in rows]
+    tokenizer = None if recipe.rollout.engine == "server" else load_tokenizer(recipe)
+    rows = build_rows(recipe.data, seed=recipe.seed, run_dir=run_dir, tokenizer=tokenizer)
     grader = build_grader([r.model_dump() for r in recipe.rewards]) if recipe.rewards else None
     if grader:
         report_gold(grader, rows, run_dir)
-    engine = load_engine(recipe)
-    rollout = recipe.rollout
-    groups = engine.generate(
-        [text for text, _ in rendered],
-        n=rollout.num_generations,
-        max_tokens=rollout.max_completion_length,
-        temperature=rollout.temperature,
-        top_p=rollout.top_p,
-        top_k=rollout.top_k,
-        progress=progress_writer(run_dir, "sample", step=0),
-    )
-    samples = [
-        {**row, "completion": prefill + completion.text, "truncated": completion.truncated}
-        for row, (_, prefill), group in zip(rows, rendered, groups)
-        for completion in group
-    ]
+    texts, prefills = asked(rows, recipe, tokenizer)
+    partial = run_dir / "samples" / "partial.jsonl"
+    groups = {row["row"]: [Completion(**c) for c in row["completions"]] for row in rundir.read_jsonl(partial)}
+    if missing := [i for i in range(len(rows)) if i not in groups]:
+        groups |= _sampled(recipe, run_dir, partial, texts, missing)
+    if len(groups) < len(rows):
+        warn(run_dir, f"rollout: {len(rows) - len(groups)} of {len(rows)} rows were not answered, see log.txt")
+    samples, token_ids = [], []
+    for i in sorted(groups):
+        for completion in groups[i]:
+            turn = {"completion": prefills[i] + completion.text, "truncated": completion.truncated}
+            samples.append(rows[i] | turn)
+            token_ids.append(completion.token_ids)
     if grader:
-        token_ids = [completion.token_ids for group in groups for completion in group]
-        graded = grader.grade([sample["completion"] for sample in samples], samples, token_ids)
+        graded = grader.grade([s["completion"] for s in samples], samples, token_ids if all(token_ids) else None)
         graded.stop_if_failed(samples, run_dir / "samples" / "failed.jsonl")
         for sample, record, right in zip(samples, graded.records(samples, step=0), graded.right):
             sample |= {key: record[key] for key in ("rewards", "reasons", "reward")} | {"right": right}
-    kept = _keep(samples, recipe.keep, rollout.num_generations)
+    kept, dropped = keep(samples, recipe.keep, seed=recipe.seed)
     if not kept:
-        raise UserError(f"keep: {recipe.keep}: none of {len(samples)} samples was right; see log.txt", status=1)
+        reasons = ", ".join(f"{count} {why}" for why, count in dropped.items() if count)
+        raise UserError(f"keep: none of {len(samples)} samples is kept ({reasons}); see {partial}", status=1)
     rundir.write_jsonl(run_dir / "samples" / "samples.jsonl", kept)
     result = {
         "stage": "sample",
         "seconds": round(time.time() - started, 1),
         "sampled": len(samples),
         "kept": len(kept),
+        "dropped": dropped,
     }
     if grader:
         result["right"] = round(sum(sample["right"] for sample in samples) / len(samples), 4)
+    partial.unlink(missing_ok=True)
     rundir.write_json_atomic(run_dir / "result.json", result)
     return 0
 
 
-def _keep(samples: list[dict], keep: str, n: int) -> list[dict]:
-    """`all`; the `right` ones; or the `best` of each prompt: the highest reward, of these the shortest."""
-    if keep == "all":
-        return samples
-    if keep == "right":
-        return [sample for sample in samples if sample["right"]]
-    groups = [samples[i : i + n] for i in range(0, len(samples), n)]
-    best = (max(group, key=lambda s: (s["reward"], -len(s["completion"]))) for group in groups)
-    return [sample for sample in best if sample["right"]]
+def _sampled(recipe, run_dir: Path, partial: Path, texts: list, missing: list[int]) -> dict[int, list[Completion]]:
+    """Completions for the rows that are missing, each written down as soon as it is there."""
+    from transformers import set_seed
+
+    engine, rollout = load_engine(recipe), recipe.rollout
+    sampling = {
+        "n": rollout.num_generations,
+        "max_tokens": rollout.max_completion_length,
+        "temperature": rollout.temperature,
+        "top_p": rollout.top_p,
+        "top_k": rollout.top_k,
+    }
+    groups: dict[int, list[Completion]] = {}
+    started, tokens = time.time(), 0
+
+    def chunks():
+        if rollout.engine == "server":
+            for place, group in engine.stream([texts[i] for i in missing], **sampling):
+                yield [(missing[place], group)]
+            return
+        step = max(1, CHUNK // rollout.num_generations)
+        for first in range(0, len(texts), step):  # of all rows, so that one that is resumed draws what it would have
+            part = [i for i in range(first, min(first + step, len(texts))) if i in wanted]
+            if part:
+                set_seed(recipe.seed + first)
+                yield list(zip(part, engine.generate([texts[i] for i in part], **sampling)))
+
+    wanted = set(missing)
+    for answered in chunks():
+        for i, group in answered:
+            if not isinstance(group, list):  # a server's failure, told in the log
+                continue
+            groups[i] = group
+            tokens += sum(len(c.token_ids) for c in group)
+            rundir.append_jsonl(partial, {"row": i, "completions": [_plain(c) for c in group]})
+        done = len(texts) - len(missing) + len(groups)
+        row = {"phase": "sample", "step": 0, "done": done, "total": len(texts), "time": time.time()}
+        row["tokens_per_second"] = round(tokens / max(time.time() - started, 1e-6))
+        rundir.append_jsonl(run_dir / "metrics.jsonl", row)
+    return groups
+
+
+def _plain(completion: Completion) -> dict:
+    """Without log-probabilities, which nothing reads."""
+    return dataclasses.asdict(completion) | {"logprobs": []}
+
+
+def keep(samples: list[dict], settings, *, seed: int) -> tuple[list[dict], dict[str, int]]:
+    """The samples that `keep` asks for, and how many of the others fell to which rule.
+
+    Args:
+        samples: Graded, all those of a prompt in a row.
+        settings: `which`, `at_least`, `per_prompt` and `deduplicate`, see `r1lab.schema.Keep`.
+
+    Returns:
+        `(kept, dropped)`. Pairs are rows with `chosen` and `rejected` in place of `completion`.
+    """
+    dropped: dict[str, int] = {}
+
+    def drop(kept: list[dict], left: list[dict], why: str) -> list[dict]:
+        if len(left) < len(kept):
+            dropped[why] = len(kept) - len(left)
+        return left
+
+    kept = samples
+    if settings.which in ("right", "best"):
+        kept = drop(kept, [s for s in kept if s["right"]], "not right")
+    for name, lowest in settings.at_least.items():
+        # A reward that does not apply to a row does not rule it out.
+        left = [s for s in kept if s["rewards"][name] is None or s["rewards"][name] >= lowest]
+        kept = drop(kept, left, f"{name} below {lowest:g}")
+    if settings.deduplicate:
+        kept = drop(kept, list({_said(s): s for s in reversed(kept)}.values())[::-1], "the same as another")
+    if settings.which == "pairs":
+        return _pairs(kept), dropped
+    if settings.which == "best":
+        kept = drop(kept, [max(group, key=_worth) for group in _by_prompt(kept)], "not the best of its prompt")
+    if settings.per_prompt:
+        groups = [_drawn(group, settings.per_prompt, seed) for group in _by_prompt(kept)]
+        kept = drop(kept, [s for group in groups for s in group], f"beyond {settings.per_prompt} a prompt")
+    return kept, dropped
+
+
+def _said(sample: dict) -> tuple[str, str]:
+    return repr(sample["prompt"]), " ".join(sample["completion"].split())
+
+
+def _worth(sample: dict) -> tuple:
+    """The highest reward, of these the shortest."""
+    return sample["reward"], -len(sample["completion"])
+
+
+def _by_prompt(samples: list[dict]) -> list[list[dict]]:
+    groups: dict[str, list[dict]] = {}
+    for sample in samples:
+        groups.setdefault(repr(sample["prompt"]), []).append(sample)
+    return list(groups.values())
+
+
+def _drawn(group: list[dict], count: int, seed: int) -> list[dict]:
+    places = random.Random(f"{seed}/{group[0]['prompt']!r}").sample(range(len(group)), min(count, len(group)))
+    return [group[i] for i in sorted(places)]
+
+
+def _pairs(samples: list[dict]) -> list[dict]:
+    """For each prompt the best and the worst of its samples, if one is better than the other."""
+    pairs = []
+    for group in _by_prompt(samples):
+        best, worst = max(group, key=_worth), min(group, key=lambda s: (s["reward"], len(s["completion"])))
+        if best["reward"] > worst["reward"]:
+            shared = {k: v for k, v in best.items() if k not in ("completion", "truncated", "reasons", "right")}
+            pair = {"chosen": best["completion"], "rejected": worst["completion"]}
+            pair |= {"reward": best["reward"], "rejected_reward": worst["reward"]}
+            pairs.append(shared | pair)
+    return pairs

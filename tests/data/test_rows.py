@@ -119,7 +119,7 @@ def test_places_that_are_not_there(tmp_path):
     assert problems("no.parquet") == ["no.parquet: no such file or folder"]
     assert problems("./no") == ["no: no such file or folder"]
     (tmp_path / "empty").mkdir()
-    assert problems(tmp_path / "empty") == [f"{tmp_path}/empty: no .jsonl file in this folder"]
+    assert problems(tmp_path / "empty") == [f"{tmp_path}/empty: no .jsonl or .parquet file in this folder"]
 
 
 def test_a_data_set_of_the_hub(monkeypatch):

@@ -1,6 +1,7 @@
 """Logic-RL's scores for Knights and Knaves, held against another reading of their description."""
 
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from r1lab.rewards import knights_knaves_reward
 
+LOGIC_RL = Path(__file__).parents[3] / "shared" / "data" / "logic_rl_kk" / "instruct"
 THINK = "<think> If Zoey lied, Luke would be a knight. </think>"
 GOLD = "(1) Zoey is a knight\n(2) Luke is a knave"
 RIGHT = f"{THINK}\n<answer> {GOLD} </answer>"
@@ -106,3 +108,22 @@ PIECES = [
 def test_logic_rl_mode_agrees_with_its_description(text, whole):
     turn = f"{THINK}<answer>{text}</answer>" if whole else text
     assert logic_rl(turn) == published(turn, GOLD)
+
+
+@pytest.mark.skipif(not LOGIC_RL.is_dir(), reason="needs ../shared/data/logic_rl_kk")
+def test_all_of_logic_rls_rows_score_as_published_in_every_form():
+    from r1lab.data import logic_rl as builder
+
+    swap = {"knight": "knave", "knave": "knight"}
+    rows = builder(path=str(LOGIC_RL)) + builder(path=str(LOGIC_RL), split="test")
+    assert len(rows) == 5000
+    for expected, write in {
+        3.0: lambda gold: f"{THINK}\n<answer> {gold} </answer>",
+        -0.5: lambda gold: f"{THINK}<answer>{re.sub('knight$|knave$', lambda m: swap[m[0]], gold)}</answer>",
+        -1.0: lambda gold: f"{THINK}<answer>{gold.replace(' is a ', ': ')}</answer>",
+        -3.0: lambda gold: f"{THINK}{gold}",
+    }.items():
+        golds = [row["answer"] for row in rows]
+        turns = [write(gold) for gold in golds]
+        assert knights_knaves_reward(turns, answer=golds, mode="logic_rl") == [expected] * 5000
+        assert [published(turn, gold) for turn, gold in zip(turns, golds)] == [expected] * 5000

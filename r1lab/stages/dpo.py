@@ -1,0 +1,90 @@
+"""Direct preference optimisation, by TRL's DPOTrainer: from pairs that a sample stage ranked by reward."""
+
+import time
+from pathlib import Path
+
+from datasets import Dataset
+from trl import DPOConfig, DPOTrainer
+
+from r1lab import models, prompts
+from r1lab.errors import UserError
+from r1lab.stages.common import (
+    Metrics,
+    StopOnInterrupt,
+    build_rows,
+    finish,
+    load_model,
+    load_tokenizer,
+    resume_point,
+    trl_config,
+    warn,
+)
+
+
+class _Trainer(DPOTrainer):
+    def _prepare_dataset(self, dataset, *args):
+        """The rows are tokenised already, as SFT's and GRPO's are: TRL would add special tokens a second time."""
+        return dataset
+
+
+def run(recipe, run_dir: Path) -> int:
+    """Train the policy to prefer the `chosen` completion of each row to the `rejected` (arXiv:2305.18290, eq. 7)."""
+    started = time.time()
+    tokenizer = load_tokenizer(recipe)
+    rows = build_rows(recipe.data, seed=recipe.seed, run_dir=run_dir, tokenizer=tokenizer)
+    check_pairs(rows)
+    examples = _examples(recipe, rows, tokenizer, run_dir)
+    config = trl_config(DPOConfig, recipe, run_dir, max_length=None)
+    stop = StopOnInterrupt()
+    trainer = _Trainer(
+        model=load_model(recipe),
+        args=config,
+        train_dataset=Dataset.from_list(examples),
+        processing_class=tokenizer,
+        peft_config=models.lora_config(recipe.model.lora),
+        callbacks=[Metrics(run_dir, _row), stop],
+    )
+    trainer.train(resume_from_checkpoint=resume_point(run_dir))
+    if stop.interrupted:
+        return 130
+    finish(trainer, recipe, run_dir, tokenizer, started)
+    return 0
+
+
+def check_pairs(rows: list[dict]) -> None:
+    """Whether each row has both sides.
+
+    Raises:
+        UserError: One has not.
+    """
+    for i, row in enumerate(rows):
+        for side in ("chosen", "rejected"):
+            if not row.get(side):
+                way = "a sample stage with `keep: pairs` makes such rows"
+                raise UserError(f"data: row {i + 1} has no {side} completion; {way}")
+
+
+def _examples(recipe, rows: list[dict], tokenizer, run_dir: Path) -> list[dict]:
+    """`prompt_ids`, `chosen_ids` and `rejected_ids` of each row that is not longer than `train.max_length`."""
+    template = {"template": recipe.prompt.template, "system": recipe.prompt.system}
+    keys, limit = ("chosen", "rejected"), recipe.train.get("max_length")
+    examples = [prompts.example(row, tokenizer, **template, keys=keys) for row in rows]
+    if not limit:
+        return examples
+    short = [e for e in examples if len(e["prompt_ids"]) + max(len(e[f"{key}_ids"]) for key in keys) <= limit]
+    if len(short) < len(examples):
+        warn(run_dir, f"data: {len(examples) - len(short)} of {len(examples)} pairs are longer than "
+             f"train.max_length {limit} and were left out")  # fmt: skip
+    if not short:
+        raise UserError(f"train.max_length: {limit}: none of {len(examples)} pairs is that short")
+    return short
+
+
+def _row(logs: dict) -> dict:
+    return {
+        "loss": logs["loss"],
+        "learning_rate": logs.get("learning_rate"),
+        "grad_norm": logs.get("grad_norm"),
+        "accuracy": logs.get("rewards/accuracies"),
+        "margin": logs.get("rewards/margins"),
+    }

@@ -1,0 +1,73 @@
+"""A reward model from pairs, by TRL's RewardTrainer: for the reward `reward_model` of a later stage."""
+
+import time
+from pathlib import Path
+
+from datasets import Dataset
+from trl import RewardConfig, RewardTrainer
+
+from r1lab import models
+from r1lab.errors import UserError
+from r1lab.rewards.reward_model import encode, judged_text
+from r1lab.stages.common import (
+    Metrics,
+    StopOnInterrupt,
+    build_rows,
+    finish,
+    load_tokenizer,
+    resume_point,
+    trl_config,
+    warn,
+)
+from r1lab.stages.dpo import check_pairs
+
+
+def run(recipe, run_dir: Path) -> int:
+    """Train a score that is higher for the `chosen` turn of each row than for the `rejected` (Bradley and Terry).
+
+    What it reads of a turn is what the reward `reward_model` will show it: `scope`, in the model's chat template.
+    """
+    started = time.time()
+    tokenizer = load_tokenizer(recipe)
+    tokenizer.padding_side = "right"
+    rows = build_rows(recipe.data, seed=recipe.seed, run_dir=run_dir, tokenizer=tokenizer)
+    check_pairs(rows)
+    limit = min(recipe.train.get("max_length") or 2048, tokenizer.model_max_length)
+    pairs = [[judged_text(row[side], recipe.scope) for side in ("chosen", "rejected")] for row in rows]
+    judged = [(row, pair) for row, pair in zip(rows, pairs) if all(pair) and pair[0] != pair[1]]
+    if len(judged) < len(rows):
+        warn(run_dir, f"data: {len(rows) - len(judged)} of {len(rows)} pairs have nothing to compare in their "
+             f"{recipe.scope} and were left out")  # fmt: skip
+    if not judged:
+        raise UserError(f"scope: {recipe.scope}: no pair of {len(rows)} differs there")
+    examples = [
+        {
+            f"{side}_ids": encode(tokenizer, row["prompt"], text, limit)[0]["input_ids"]
+            for side, text in zip(("chosen", "rejected"), pair)
+        }
+        for row, pair in judged
+    ]
+    stop = StopOnInterrupt()
+    trainer = RewardTrainer(
+        model=models.load_model(recipe.model.path, dtype=recipe.model.dtype, scores=True,
+                                revision=recipe.model.revision, trust_remote_code=recipe.model.trust_remote_code),
+        args=trl_config(RewardConfig, recipe, run_dir, max_length=limit),
+        train_dataset=Dataset.from_list(examples),
+        processing_class=tokenizer,
+        callbacks=[Metrics(run_dir, _row), stop],
+    )  # fmt: skip
+    trainer.train(resume_from_checkpoint=resume_point(run_dir))
+    if stop.interrupted:
+        return 130
+    finish(trainer, recipe, run_dir, tokenizer, started, pairs=len(judged))
+    return 0
+
+
+def _row(logs: dict) -> dict:
+    return {
+        "loss": logs["loss"],
+        "learning_rate": logs.get("learning_rate"),
+        "grad_norm": logs.get("grad_norm"),
+        "accuracy": logs.get("accuracy"),
+        "margin": logs.get("margin"),
+    }
