@@ -12,6 +12,7 @@ from r1lab.data.knights_knaves import knights_knaves
 from r1lab.data.logic_rl import logic_rl
 from r1lab.data.maths import aime, amc, gsm8k, math
 from r1lab.data.mix import mix
+from r1lab.data.perturbed import knights_knaves_perturbed
 from r1lab.data.reasoning_gym import reasoning_gym
 from r1lab.data.rows import rows
 from r1lab.data.traces import traces
@@ -26,6 +27,7 @@ __all__ = [
     "instructions",
     "knights_knaves",
     "knights_knaves_attempts",
+    "knights_knaves_perturbed",
     "logic_rl",
     "math",
     "mix",

@@ -13,6 +13,7 @@ from r1lab import __version__
 from r1lab.errors import UserError
 from r1lab.lookup import did_you_mean
 
+TINY = "the same recipe in small: an embedded model, two steps a stage, no network"
 SOURCES = """SOURCES are recipes (files, or names from `r1lab ls recipes`) and key=value words; later ones win.
 
   r1lab run quickstart
@@ -44,12 +45,14 @@ def parser() -> Parser:
     run.add_argument("--name", help="the run's name, its folder under runs (default: the recipe's name)")
     run.add_argument("--resume", action="store_true", help="go on with the run that the folder holds")
     run.add_argument("--overwrite", action="store_true", help="delete the run that the folder holds, and start again")
+    run.add_argument("--tiny", action="store_true", help=TINY)
     run.set_defaults(function=run_verb)
 
     show = verbs.add_parser(
         "show", help="print a recipe with all defaults filled in", description=SOURCES, parents=[common], **settings
     )
     show.add_argument("sources", nargs="+", metavar="SOURCES", help="recipes and key=value words")
+    show.add_argument("--tiny", action="store_true", help=TINY)
     show.set_defaults(function=show_verb)
 
     ls = verbs.add_parser("ls", help="list recipes, rewards, data builders, runs", parents=[common, runs], **settings)
@@ -134,7 +137,7 @@ def run_verb(arguments: argparse.Namespace) -> int:
     runs_dir = Path(arguments.runs_dir)
     if runs_dir.exists() and not runs_dir.is_dir():
         raise UserError(f"--runs-dir {runs_dir}: is a file: name a folder")
-    recipe = recipes.load(_with_a_recipe(arguments), inputs=True)
+    recipe = recipes.load(_with_a_recipe(arguments), inputs=True, tiny=arguments.tiny)
 
     from r1lab import pipeline
 
@@ -152,7 +155,7 @@ def show_verb(arguments: argparse.Namespace) -> int:
     """`r1lab show`: the resolved recipe as YAML, which `r1lab run` takes back."""
     from r1lab import recipe as recipes
 
-    print(recipes.dumps(recipes.load(_with_a_recipe(arguments))), end="")
+    print(recipes.dumps(recipes.load(_with_a_recipe(arguments), tiny=arguments.tiny)), end="")
     return 0
 
 

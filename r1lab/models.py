@@ -21,7 +21,29 @@ _SIZES = {
     "num_key_value_heads": 4,
     "max_position_embeddings": 1024,
 }
-SCRATCH = {"tiny-qwen2": ("qwen2", _SIZES), "tiny-llama": ("llama", _SIZES)}
+_DEEPSEEK = {
+    "kv_lora_rank": 64,
+    "q_lora_rank": None,  # as in DeepSeek-V2-Lite: queries this small are not compressed
+    "qk_nope_head_dim": 32,
+    "qk_rope_head_dim": 16,
+    "v_head_dim": 32,
+    "first_k_dense_replace": 1,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 2,
+    "n_shared_experts": 1,
+    "moe_intermediate_size": 128,
+    "n_group": 1,
+    "topk_group": 1,
+    "routed_scaling_factor": 1.0,
+    "topk_method": "noaux_tc",  # V3's bias-corrected routing: what vLLM needs told, and transformers takes for granted
+    "scoring_func": "sigmoid",
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+}
+SCRATCH = {
+    "tiny-qwen2": ("qwen2", _SIZES),
+    "tiny-llama": ("llama", _SIZES),
+    "tiny-deepseek-v3": ("deepseek_v3", _SIZES | _DEEPSEEK),
+}
 """Architectures that `scratch:NAME` starts from random weights, with a tokenizer trained on the SFT data."""
 
 CHAT_TEMPLATE = (

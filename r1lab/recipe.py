@@ -19,6 +19,7 @@ from r1lab.errors import UserError
 from r1lab.inputs import input_problems
 from r1lab.lookup import did_you_mean
 from r1lab.schema import STAGES, Pipeline, Recipe, StageRecipe
+from r1lab.tiny import shrunk
 from r1lab.values import told
 from r1lab.yaml_source import Document, Keys
 
@@ -35,7 +36,7 @@ _STAND_INS = {"model": {"path": "-"}, "data": {}, "rewards": [{"name": "-"}]}
 _STAGE_NAME = re.compile(r"[a-z0-9_-]+")
 
 
-def load(sources: list[str], *, check: bool = True, inputs: bool = False) -> Recipe:
+def load(sources: list[str], *, check: bool = True, inputs: bool = False, tiny: bool = False) -> Recipe:
     """The recipe that sources make when merged from left to right.
 
     Args:
@@ -43,6 +44,7 @@ def load(sources: list[str], *, check: bool = True, inputs: bool = False) -> Rec
         check: Also check the values that r1lab does not own: TRL's fields, the parameters of rewards and builders,
             references between stages, the batch.
         inputs: Also check files, as `check_inputs` does.
+        tiny: In small, see `r1lab.tiny`; `key=value` words are merged over that.
 
     Raises:
         UserError: All problems at once, each as `file:line: key: message`.
@@ -50,10 +52,11 @@ def load(sources: list[str], *, check: bool = True, inputs: bool = False) -> Rec
     >>> load(["quickstart", "stages.zero.train.max_steps=10"]).stages[1].train["max_steps"]
     10
     """
-    document = yaml_source.read(sources)
-    problems = list(document.problems)
     files = [source for source in sources if not yaml_source.is_assignment(source)]
-    document.data.setdefault("name", Path(files[0]).stem if files else "run")
+    name = Path(files[0]).stem if files else "run"
+    document = yaml_source.read(sources, (lambda data: shrunk({"name": name} | data)[0]) if tiny else None)
+    problems = list(document.problems)
+    document.data.setdefault("name", name)
     build = _pipeline if "stages" in document.data else _single
     recipe, stages, found = build(document)
     if check or inputs:

@@ -8,6 +8,7 @@ import copy
 import io
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -97,14 +98,21 @@ def packaged_recipes() -> dict[str, Path]:
     return {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.rglob("*.yaml"))}
 
 
-def read(sources: list[str]) -> Document:
+def read(sources: list[str], change: Callable[[dict], dict] | None = None) -> Document:
     """The merged document of all sources, with every problem of their text.
+
+    Args:
+        change: Done to the data of the files, before `key=value` words are merged over it.
 
     Raises:
         UserError: No source can be read at all.
     """
     merged, problems = Document({}), []
+    if change:
+        sources = sorted(sources, key=is_assignment)
     for source in sources:
+        if change and is_assignment(source):
+            merged.data, change = change(merged.data), None
         try:
             document = parse_assignment(source) if is_assignment(source) else parse_file(find(source))
         except UserError as error:
@@ -117,6 +125,8 @@ def read(sources: list[str]) -> Document:
         merge(merged, document, problems)
     if problems and not merged.data:
         raise UserError(problems)
+    if change:
+        merged.data = change(merged.data)
     merged.problems = problems
     return merged
 
@@ -215,6 +225,10 @@ class _Reader:
     def _map(self, node, keys: Keys) -> dict:
         data, lines = {}, {}
         for key_node, value_node in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":  # of YAML 1.1
+                what = "`<<` is not YAML 1.2: write the keys out; `*NAME` alone repeats a whole section"
+                self.document.problems.append(f"{self._place(key_node)}: {what}")
+                continue
             key = self.constructor.construct_object(key_node) if key_node.id == "scalar" else str(key_node.value)
             below = (*keys, key)
             if key in data:

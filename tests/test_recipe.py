@@ -241,7 +241,11 @@ def test_a_shared_section_that_no_stage_has_is_told(write):
         ("name: knights_knaves", "name: knights", "r.yaml:5: rewards.0.name: knights: no such reward"),
         ("builder: knights_knaves", "builder: knaves", "r.yaml:3: data.builder: knaves: no such builder"),
         ("stage: grpo", "stage: gpro", "r.yaml:1: stage: 'gpro' is no stage (did you mean `grpo`?): one of sft, grpo"),
-        ("stage: grpo", "seed: 0", "r.yaml:1: `stage` is missing: one of sft, grpo, sample, eval, dpo, reward; or `stages`"),
+        (
+            "stage: grpo",
+            "seed: 0",
+            "r.yaml:1: `stage` is missing: one of sft, grpo, sample, eval, dpo, reward; or `stages`",
+        ),
         ("stage: grpo", "stage: grpo\nstage: sft", "r.yaml:2: stage: occurs twice, line 1 holds it too: remove one"),
         ("stage: grpo", "stage: grpo\nrolout: {}", "r.yaml:2: rolout: unknown key (did you mean `rollout`?)"),
         ("stage: grpo", "stage: grpo\nkeep: all", "r.yaml:2: keep: unknown key: a stage of kind grpo has name, stage"),
@@ -326,6 +330,14 @@ def test_files_that_are_no_recipes_are_told(write, tmp_path):
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00a")
     assert "cannot be read" in problem("binary.yaml")
     assert "is a folder, a recipe is a YAML file" in problem(str(tmp_path))
+
+
+def test_merge_keys_are_told(write):
+    text = GRPO.replace("train:\n", "train:\n  <<: {beta: 0.1}\n")
+    assert (
+        problem(write(text))
+        == "r.yaml:7: `<<` is not YAML 1.2: write the keys out; `*NAME` alone repeats a whole section"
+    )
 
 
 def test_keep_needs_rewards(write):

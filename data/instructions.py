@@ -1,0 +1,89 @@
+"""General requests with constraints that a rule can check, each with an answer that meets them all."""
+
+import json
+import random
+from typing import Literal
+
+from r1lab.data import instructions_text as text
+from r1lab.data.generate import choices, different
+from r1lab.data.instructions_tiny import TINY, draw_tiny
+from r1lab.data.knights_knaves import complete
+from r1lab.errors import UserError
+from r1lab.lookup import did_you_mean
+from r1lab.rewards.constraints import unmet
+
+
+def instructions(
+    *,
+    split: Literal["train", "test"] = "train",
+    size: int | None = None,
+    seed: int = 0,
+    kinds: list[str] | None = None,
+    constraints: int | list[int] = (1, 2, 3),
+    tiny: bool = False,
+    solution: bool = False,
+) -> list[dict]:
+    """Requests such as "Write about tea. Use exactly 3 sentences and no commas.", after IFEval (arXiv:2311.07911).
+
+    No request contradicts itself: an answer that meets all constraints was made for each, and checked. Train and test
+    never share a request, also not with its constraints in another order: the split is a hash of its topic and
+    constraints, the same for every seed.
+
+    Args:
+        split: `"train"`, or `"test"`, one request in five.
+        size: How many. Default: 1,000; a smaller one gives the first of them.
+        kinds: The kinds of constraint to draw from, of those in `r1lab.rewards.constraints`. Default: all (of tiny
+            requests, all that those have).
+        constraints: How many constraints a request has, or a list of such counts, taken in turn.
+        tiny: Requests of under 25 words on first names, knights and knaves ("Say Zoey three times, then end with
+            knave."), with completions of at most 40 words, for models of a million parameters.
+        solution: Adds the `completion` that was made, for SFT. It follows the rules and says little: it teaches the
+            form, not what a good answer is.
+
+    Returns:
+        Rows with `prompt`, `answer` (None), `task` (`instructions/2constraints`), `constraints` (a list of dicts), and
+        `completion` if asked for. For the reward `instruction`.
+
+    Raises:
+        UserError: A kind is unknown, or the kinds give not so many requests.
+
+    >>> row = instructions(size=1, tiny=True, kinds=["keyword_count"], constraints=1, solution=True)[0]
+    >>> row["prompt"], row["constraints"]
+    ('Say Owen four times.', [{'kind': 'keyword_count', 'keyword': 'Owen', 'exactly': 4}])
+    >>> row["completion"]
+    '<think> Owen four times. </think>\\n<answer> Owen Owen Owen Owen </answer>'
+    """
+    have = TINY if tiny else text.KINDS
+    wanted = list(have) if kinds is None else list(kinds)
+    for kind in wanted:
+        if kind not in have:
+            hint = did_you_mean(kind, have, otherwise=f"; there are: {', '.join(have)}")
+            raise UserError(f"instructions: kinds: {kind}: no such kind{' of tiny requests' if tiny else ''}{hint}")
+    counts = choices(constraints, "instructions: constraints")
+    if not wanted or max(counts) > len(wanted):
+        raise UserError(
+            f"instructions: constraints: {max(counts)} of {len(wanted)} kinds: name more kinds, or ask less"
+        )
+    rng = random.Random(f"instructions/{'tiny/' if tiny else ''}{seed}/{split}")
+
+    def draw(count: int) -> tuple[object, dict] | None:
+        chosen = rng.sample(wanted, counts[count % len(counts)])
+        prompt, asked, thinking, answer = draw_tiny(chosen, rng) if tiny else text.draw_request(chosen, rng)
+        completion = complete(thinking, answer)
+        if any(unmet(answer, constraint) for constraint in asked):  # a contradiction, or too hard for what makes them
+            return None
+        if tiny and (len(prompt.split()) >= 25 or len(completion.split()) > 40):
+            return None
+        row = {
+            "prompt": prompt,
+            "answer": None,
+            "task": f"instructions/{len(asked)}constraints",
+            "constraints": asked,
+        }
+        if solution:
+            row["completion"] = completion
+        topic = "" if tiny else text.topic_of(prompt)
+        return (topic, tuple(sorted(json.dumps(constraint, sort_keys=True) for constraint in asked))), row
+
+    hint = "name more kinds, allow more constraints, or lower size"
+    return different(draw, name="instructions", split=split, size=size, hint=hint)

@@ -1,0 +1,359 @@
+"""An OpenAI-compatible server as an engine: requests at the same time, sent again where the server fails.
+
+Servers differ. A field that OpenAI's API lacks is left out from the first time that the server refuses it by name;
+`n` completions are asked for one by one where it does not give `n` at once. Both are told in a line.
+"""
+
+import asyncio
+import json
+import os
+import queue
+import random
+import re
+import threading
+import time
+from collections.abc import Iterator
+
+import httpx
+
+from r1lab.engines import Completion, Progress
+from r1lab.engines.replies import Failure, broken, completions, models, refusal, shown
+from r1lab.errors import UserError
+from r1lab.lookup import did_you_mean
+
+Prompt = str | list[dict]
+"""A rendered text, which the server continues, or chat messages, which it renders itself."""
+
+HOPELESS = 10  # prompts that fail one after the other: the server is down, or nothing that it is asked suits it
+_WRONG_REQUEST = (301, 302, 307, 308, 401, 403, 404, 405)
+_jitter = random.Random()  # not the global generator, which is seeded and others draw from
+
+
+class ServerEngine:
+    """`generate` on an OpenAI-compatible server.
+
+    Args:
+        url: The server, up to and with `/v1`.
+        model: The model, as the server names it.
+        api_key_env: The environment variable that holds the key; no key is sent where it is not set.
+        max_concurrent: How many requests at a time.
+        requests_per_minute: No more are sent, spread evenly; None for no limit.
+        retries: How often a request is sent again after a failed connection, a timeout, a 429, a 5xx, or an answer
+            that is not whole.
+        backoff: Seconds before the first retry; each further one waits twice as long, at most a minute, or as long
+            as the server asks.
+        timeout: Seconds for a whole answer.
+        extra_body: More fields for each request, as in `{"chat_template_kwargs": {"enable_thinking": True}}`.
+    """
+
+    name = "server"
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        *,
+        api_key_env: str = "OPENAI_API_KEY",
+        max_concurrent: int = 32,
+        requests_per_minute: int | None = None,
+        retries: int = 5,
+        backoff: float = 1.0,
+        timeout: float = 600.0,
+        extra_body: dict | None = None,
+    ):
+        self.url, self.model, self.api_key_env = _checked(url), model, api_key_env
+        self.key = _key(api_key_env)
+        self.max_concurrent, self.interval = max_concurrent, 60 / requests_per_minute if requests_per_minute else 0.0
+        self.retries, self.backoff, self.timeout = retries, backoff, timeout
+        self.extra_body = extra_body or {}
+        self.tokens = 0  # as the server counts them
+        self.left_out: set[str] = set()  # fields that the server refuses
+        self.one_by_one = False  # it does not do `n` > 1
+        self._next_slot = 0.0
+        self._told: dict[str, float] = {}
+
+    def generate(
+        self,
+        prompts: list[Prompt],
+        *,
+        n: int = 1,
+        max_tokens: int = 256,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        progress: Progress | None = None,
+    ) -> list[list[Completion]]:
+        """`n` completions a prompt. Temperature 0 is greedy decoding. See `stream`.
+
+        Raises:
+            UserError: A prompt failed, retries and all: `stream` is for those who can do without some.
+        """
+        groups: list[list[Completion]] = [[]] * len(prompts)
+        first, told = self.tokens, time.monotonic()
+        sampling = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k}
+        for done, (i, group) in enumerate(self.stream(prompts, n=n, **sampling, max_failed=0.0), 1):
+            groups[i] = group
+            if progress and (done == len(prompts) or time.monotonic() - told > 1):
+                told = time.monotonic()
+                progress(done, len(prompts), self.tokens - first)
+        return groups
+
+    def stream(
+        self,
+        prompts: list[Prompt],
+        *,
+        n: int = 1,
+        max_tokens: int = 256,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        max_failed: float = 1.0,
+    ) -> Iterator[tuple[int, list[Completion] | Failure]]:
+        """Each prompt's completions as they arrive, so that they can be written down one by one.
+
+        Requests go on while the caller is busy, and end when it closes the generator or is interrupted.
+
+        Args:
+            max_failed: The share of the prompts that may fail.
+
+        Yields:
+            `(i, completions)` of `prompts[i]`, or `(i, failure)`, in the order in which they come. `token_ids` is
+            empty where the server does not return them, `logprobs` always.
+
+        Raises:
+            UserError: More than `max_failed` of the prompts failed, or 10 one after the other, or all; or the server
+                refuses the key, or knows neither the address nor the model. What had arrived has been yielded.
+        """
+        sampling = {
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+            "top_p": top_p,
+            "top_k": top_k or -1,  # 0 is an error for SGLang; -1 means all tokens everywhere
+        }
+        arrived: queue.SimpleQueue = queue.SimpleQueue()
+        loop = asyncio.new_event_loop()
+        work = loop.create_task(self._answer_all(prompts, n, sampling, arrived.put))
+        work.add_done_callback(lambda _: arrived.put(None))
+        thread = threading.Thread(
+            target=lambda: loop.run_until_complete(asyncio.wait([work])), name="server engine", daemon=True
+        )
+        thread.start()
+        good = failed = in_a_row = 0
+        hopeless = None
+        try:
+            while (item := arrived.get()) is not None:
+                _, answer = item
+                if not isinstance(answer, Failure):
+                    good, in_a_row = good + 1, 0
+                elif hopeless:
+                    continue
+                else:
+                    failed += 1
+                    if answer.again or not good:  # else it was the prompt, say one that is too long
+                        in_a_row += 1
+                    if (
+                        failed > max_failed * len(prompts)
+                        or in_a_row >= HOPELESS
+                        or failed == len(prompts)
+                        or (not good and answer.status in _WRONG_REQUEST)
+                    ):
+                        hopeless = answer
+                        loop.call_soon_threadsafe(work.cancel)
+                        continue  # to what has arrived meanwhile
+                yield item
+            if hopeless:
+                raise UserError(self._ended(hopeless, failed, good), status=1)
+            work.result()  # raises what should not have happened
+        finally:
+            loop.call_soon_threadsafe(work.cancel)
+            thread.join()
+            loop.close()
+
+    async def _answer_all(self, prompts: list[Prompt], n: int, sampling: dict, put) -> None:
+        waiting = iter(enumerate(prompts))
+        headers = _headers(self.key) | {"Content-Type": "application/json"}
+        timeout = httpx.Timeout(None, connect=10)  # `_post` has one for the whole answer
+        limits = httpx.Limits(max_connections=self.max_concurrent)
+
+        async def work() -> None:
+            for i, prompt in waiting:
+                try:
+                    put((i, await self._group(client, prompt, n, sampling)))
+                except Failure as failure:
+                    put((i, failure))
+
+        async with httpx.AsyncClient(headers=headers, limits=limits, timeout=timeout) as client:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(self.max_concurrent, len(prompts))):
+                    group.create_task(work())
+
+    async def _group(self, client: httpx.AsyncClient, prompt: Prompt, n: int, sampling: dict) -> list[Completion]:
+        """`n` completions, one by one where the server does not give them at once."""
+        if n == 1 or not self.one_by_one:
+            try:
+                return await self._ask(client, prompt, n, sampling)
+            except Failure as failure:
+                if n == 1 or not failure.split:
+                    raise
+                refused = failure
+        group = []
+        for i in range(n):
+            seed = {"seed": self.extra_body["seed"] + i} if "seed" in self.extra_body else {}
+            group += await self._ask(client, prompt, 1, sampling | seed)
+        if not self.one_by_one:
+            self.one_by_one = True
+            self._tell(f"{refused}; asking for completions one by one")
+        return group
+
+    async def _ask(self, client: httpx.AsyncClient, prompt: Prompt, n: int, sampling: dict) -> list[Completion]:
+        for attempt in range(self.retries + 1):
+            try:
+                return await self._send(client, prompt, n, sampling)
+            except Failure as failure:
+                failure.args = (shown(failure, self.key),)
+                if not failure.again or attempt == self.retries or failure.after > self.timeout:
+                    raise
+                self._next_slot = max(self._next_slot, time.monotonic() + failure.after)  # for all that are to come
+                wait = max(failure.after, min(60.0, self.backoff * 2**attempt) * _jitter.uniform(0.5, 1.0))
+                self._tell(f"{failure}; asking again")
+            await asyncio.sleep(wait)
+        raise AssertionError("unreachable")
+
+    async def _send(self, client: httpx.AsyncClient, prompt: Prompt, n: int, sampling: dict) -> list[Completion]:
+        """One request, or as many as it takes to find out which fields the server refuses."""
+        if isinstance(prompt, str):
+            path, asked = "completions", {"prompt": prompt}
+        else:
+            path, asked = "chat/completions", {"messages": prompt}
+        while True:
+            # What vLLM would else take from the model's generation_config, or llama.cpp from its own defaults.
+            optional = {"min_p": 0.0, "repetition_penalty": 1.0, "return_token_ids": True}
+            if sampling["top_k"] < 0:
+                optional["top_k"] = -1
+            if isinstance(prompt, str):
+                optional["add_special_tokens"] = False  # the template has written them
+            optional = {name: value for name, value in optional.items() if name not in self.left_out}
+            fixed = {name: value for name, value in sampling.items() if name != "top_k" or value > 0}
+            body = {"model": self.model, **asked, "n": n, **optional, **self.extra_body, **fixed}
+            response = await self._post(client, path, body)
+            if response.is_success:
+                group, count = completions(response.content, n)
+                self.tokens += count
+                return group
+            refused = [name for name in optional if re.search(rf"\b{name}\b", response.text)]
+            if response.status_code not in (400, 422) or not refused:
+                raise refusal(response)
+            self.left_out.update(refused)
+            self._tell(f"does not take {', '.join(refused)}: left out; its own defaults hold")
+
+    async def _post(self, client: httpx.AsyncClient, path: str, body: dict) -> httpx.Response:
+        now = time.monotonic()
+        slot = max(now, self._next_slot)
+        self._next_slot = slot + self.interval
+        await asyncio.sleep(slot - now)
+        try:
+            async with asyncio.timeout(self.timeout):
+                return await client.post(f"{self.url}/{path}", content=json.dumps(body))
+        except TimeoutError:
+            raise Failure(f"no whole answer in {self.timeout:g} s", status=408) from None
+        except httpx.RequestError as error:
+            raise broken(error) from None
+
+    def _tell(self, what: str) -> None:
+        """A warning, the same one at most every half minute."""
+        now = time.monotonic()
+        if now - self._told.get(what, float("-inf")) > 30:
+            self._told[what] = now
+            print(f"warning: {self.url}: {what}", flush=True)
+
+    def _ended(self, failure: Failure, failed: int, good: int) -> str:
+        known = []
+        if failure.status == 404:
+            try:
+                known = models(httpx.get(f"{self.url}/models", headers=_headers(self.key), timeout=10))
+            except httpx.RequestError:
+                pass  # the 404 is what is told
+        advice = _advice(failure.status, self.url, self.model, known, self.api_key_env)
+        return f"rollout.url: {self.url}: {failure} ({failed} of {failed + good} prompts failed); {advice}"
+
+
+def check(url: str, model: str, *, api_key_env: str = "OPENAI_API_KEY", wait: float = 0.0) -> list[str]:
+    """The models that a server lists, among them `model`; one request.
+
+    Args:
+        url: The server, up to and with `/v1`.
+        model: The model, as the server names it.
+        api_key_env: The environment variable that holds the key.
+        wait: Seconds to wait for the server to come up.
+
+    Returns:
+        Their names; none where the server has no list.
+
+    Raises:
+        UserError: Nothing answers, or not as such a server does; it refuses the key, or does not list the model.
+    """
+    url, key = _checked(url), _key(api_key_env)
+    deadline = time.monotonic() + wait
+    known: list[str] = []
+    while True:
+        try:
+            response = httpx.get(f"{url}/models", headers=_headers(key), timeout=10)
+            known = models(response)
+            failure = None if response.is_success else refusal(response)
+        except httpx.RequestError as error:
+            failure = broken(error)
+        left = deadline - time.monotonic()
+        if not failure or not failure.again or left <= 0:
+            break
+        print(f"waiting for {url}: {shown(failure, key)} (at most {left:.0f} s more)", flush=True)
+        time.sleep(min(5.0, left))
+    if failure and failure.status in (404, 405) and re.search(r"/v\d", url):
+        return []  # not every server has a list
+    if not failure and not known:
+        failure = Failure(f"/models lists none: {response.text}", status=405)
+    # Ollama lists llama3 as llama3:latest, Google gemini-pro as models/gemini-pro.
+    if not failure and _plain(model) not in map(_plain, known):
+        failure = Failure(f"it has no model {model}{did_you_mean(model, known)}", status=404)
+    if failure:
+        advice = _advice(failure.status, url, model, known, api_key_env)
+        raise UserError(f"rollout.url: {url}: {shown(failure, key)}; {advice}")
+    return known
+
+
+def _plain(model: str) -> str:
+    return model.removeprefix("models/").partition(":")[0]
+
+
+def _advice(status: int | None, url: str, model: str, known: list[str], api_key_env: str) -> str:
+    """What to type after a failure that does not go away."""
+    if status is None:
+        port = httpx.URL(url).port or (443 if url.startswith("https") else 80)
+        return f"start a server there, as with `vllm serve {model} --port {port}`, or correct rollout.url"
+    if status in (401, 403):
+        return f"put its key into the environment variable {api_key_env}"
+    if known and _plain(model) not in map(_plain, known):
+        more = f" and {len(known) - 10} more" if len(known) > 10 else ""
+        return f"set model.path to one that it has: {', '.join(known[:10])}{more}"
+    if status in _WRONG_REQUEST:
+        return f"write {url}/v1" if not re.search(r"/v\d", url) else "is it an OpenAI-compatible server's, up to /v1?"
+    if status in (408, 429):
+        return "set rollout.requests_per_minute, or a lower rollout.max_concurrent"
+    return "correct what it names" if 400 <= status < 500 else "look at the server's log"
+
+
+def _checked(url: str) -> str:
+    if not re.fullmatch(r"https?://(\[[\da-f:.]+\]|[^\s/:\[\]]+)(:\d{1,5})?(/\S*)?", url):
+        raise UserError(f"rollout.url: {url} is not like http://localhost:8000/v1")
+    return url.rstrip("/")
+
+
+def _key(api_key_env: str) -> str | None:
+    """The key, which no message may show: httpx would, of one that no header can hold."""
+    key = os.environ.get(api_key_env, "").strip()
+    if not re.fullmatch(r"[!-~]*", key):
+        raise UserError(f"{api_key_env}: this environment variable holds what is no key (spaces, or not ASCII)")
+    return key or None
+
+
+def _headers(key: str | None) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"} if key else {}

@@ -1,0 +1,173 @@
+"""`--tiny`: a recipe in small, to see that it runs: embedded models, a handful of rows, two steps a stage, no network.
+
+What a recipe is made of stays: its stages, prompts, rewards, losses, advantages, schedules. What it costs goes, and so
+does what it cannot have here: servers, reward models of the Hub, several GPUs.
+"""
+
+import copy
+from pathlib import Path
+
+from r1lab.lookup import folder
+
+ROWS, QUESTIONS, TOKENS, SAMPLED = 16, 4, 32, 96  # tokens of a completion; those of a sample stage, to have right ones
+_ROLLOUT = {"engine": "transformers", "num_generations": 2, "max_completion_length": TOKENS}
+_TRAIN = {
+    "max_steps": 2,
+    "per_device_train_batch_size": 2,
+    "gradient_accumulation_steps": 2,
+    "save_strategy": "no",
+    "bf16": False,
+    "gradient_checkpointing": False,
+}
+# What sizes a run, or needs a GPU, or a library that is not always there.
+_NOT_TRAIN = (
+    "num_train_epochs", "steps_per_generation", "generation_batch_size", "max_tokens_per_microbatch", "save_steps",
+    "max_length", "deepspeed", "fsdp", "fsdp_config", "use_liger_kernel", "optim", "tf32", "fp16", "torch_compile",
+    "warmup_steps", "warmup_ratio", "dataloader_num_workers", "vllm_enable_sleep_mode", "vllm_tensor_parallel_size",
+)  # fmt: skip
+_NOT_ROLLOUT = ("url", "max_concurrent", "requests_per_minute", "max_model_length", "gpu_memory_utilization")
+
+
+def shrunk(recipe: dict) -> tuple[dict, list[str]]:
+    """A recipe's plain data in small, and what had to be left out, one line each.
+
+    >>> small, _ = shrunk({"stage": "grpo", "model": {"path": "Qwen/Qwen2.5-7B"}, "train": {"learning_rate": 1e-6}})
+    >>> small["model"]["path"], small["train"]["max_steps"], small["train"]["learning_rate"]
+    ('embedded:tiny-qwen2', 2, 1e-06)
+    """
+    recipe, left_out = copy.deepcopy(recipe), []
+    if isinstance(recipe.get("name"), str):
+        recipe["name"] += "-tiny"
+    stages = recipe.get("stages")
+    for part in stages if isinstance(stages, list) else []:
+        if isinstance(part, dict):
+            _stage(part, left_out, shared=recipe)
+    _stage(recipe, left_out, shared={})
+    return recipe, list(dict.fromkeys(left_out))
+
+
+def _stage(part: dict, left_out: list[str], shared: dict) -> None:
+    """A stage, or the shared sections of a pipeline, in place. `shared` is as it was written."""
+    kind = part.get("stage")
+    for section in ("rollout", "eval"):
+        if section not in part and section in shared and kind in ("grpo", "sample", "eval"):
+            part[section] = copy.deepcopy(shared[section])
+    if kind == "sample":
+        part.pop("eval", None)
+    if isinstance(part.get("model"), dict):
+        part["model"] = _model(part["model"])
+    if isinstance(part.get("data"), dict):
+        _data(part["data"])
+    if isinstance(part.get("rewards"), list):
+        part["rewards"] = _rewards(part["rewards"], left_out)
+    if isinstance(part.get("rollout"), dict) or kind in ("grpo", "sample", "eval"):
+        rollout = {k: v for k, v in (part.get("rollout") or {}).items() if k not in _NOT_ROLLOUT} | _ROLLOUT
+        if isinstance(rollout.get("dynamic_sampling"), dict):
+            rollout["dynamic_sampling"]["max_rounds"] = 1
+        if kind == "sample":
+            rollout["max_completion_length"] = SAMPLED
+        part["rollout"] = rollout
+    if kind in ("sft", "grpo", "dpo", "reward"):
+        part["train"] = _train(part.get("train") or {}, kind)
+    if isinstance(part.get("eval"), dict):
+        _eval(part["eval"])
+    elif kind == "eval":
+        part["eval"] = {"size": QUESTIONS, "num_samples": 2}
+    if isinstance(part.get("schedule"), dict):
+        _schedule(part["schedule"])
+    if kind == "sample" and not (isinstance(part.get("keep"), dict) and part["keep"].get("which") == "pairs"):
+        if part.get("keep") not in (None, "all", "pairs"):
+            part["keep"] = "all"  # a model so small may have none that is right
+    if "launch" in part:
+        part["launch"] = {"gpus": 1}
+
+
+def _model(model: dict) -> dict:
+    path = str(model.get("path", ""))
+    if path.startswith(("@", "embedded:", "scratch:")):
+        kept = path
+    else:
+        names = {"llama": "tiny-llama", "deepseek-v3": "tiny-deepseek-v3"}
+        kept = "embedded:" + next((tiny for name, tiny in names.items() if name in path.lower()), "tiny-qwen2")
+    small = {"path": kept}
+    if isinstance(model.get("lora"), dict):
+        small["lora"] = {key: value for key, value in model["lora"].items() if key != "quantize"}
+    return small
+
+
+def _data(data: dict) -> None:
+    """Rows of the Hub are those in small that r1lab carries, in the same form; generators give fewer."""
+    for part in data.get("parts") or []:
+        if isinstance(part, dict):
+            _data(part)
+    builder, path = data.get("builder", "rows"), data.get("path")
+    if builder == "mix" or "size" in data or "parts" not in data:
+        data["size"] = min(data.get("size") or ROWS, ROWS)
+    if isinstance(path, str) and path.startswith("@"):
+        pass
+    elif builder == "logic_rl":
+        data["builder"] = "knights_knaves"
+        data.pop("path", None)
+    elif (own := folder("data") / "tiny" / f"{builder}.jsonl").is_file() and not _here(path):
+        data["path"] = str(own)
+        for name in ("config", "years", "subset", "without"):
+            data.pop(name, None)
+    data.pop("max_tokens", None)
+    if isinstance(data.get("pass_rate"), dict):
+        data["pass_rate"] = {"path": data["pass_rate"].get("path")}
+    if isinstance(data.get("decontaminate"), dict):
+        for task in data["decontaminate"].get("against") or []:
+            if isinstance(task, dict):
+                _data(task)
+
+
+def _here(path: object) -> bool:
+    return isinstance(path, str) and Path(path).expanduser().exists()
+
+
+def _rewards(rewards: list, left_out: list[str]) -> list:
+    kept = []
+    for reward in rewards:
+        name = reward.get("name") if isinstance(reward, dict) else None
+        model = str(reward.get("model", "")) if isinstance(reward, dict) else ""
+        if name == "judge" or (name == "reward_model" and not model.startswith("@")):
+            left_out.append(f"rewards: {name} is left out: it asks a {'server' if name == 'judge' else 'large model'}")
+        else:
+            kept.append(reward)
+    return kept or [{"name": "format"}]
+
+
+def _train(train: dict, kind: str) -> dict:
+    small = {key: value for key, value in train.items() if key not in _NOT_TRAIN} | _TRAIN
+    if "ref_model_sync_steps" in small:
+        small["ref_model_sync_steps"] = 1
+    if kind == "grpo" and train.get("generation_batch_size"):
+        small["generation_batch_size"] = 4
+    if small.get("packing"):
+        small["max_length"] = 512
+    return small
+
+
+def _eval(section: dict) -> None:
+    section |= {"size": QUESTIONS, "num_samples": 2, "max_completion_length": TOKENS}
+    if section.get("every"):
+        section["every"] = 1
+    for task in section.get("tasks") or []:
+        if isinstance(task, dict):
+            _data(task)
+            task["size"] = QUESTIONS
+
+
+def _schedule(schedule: dict) -> None:
+    """Each change a step after the one before, so that two steps see the first of them."""
+
+    def steps(values: object) -> object:
+        return dict(enumerate(value for _, value in sorted(values.items()))) if isinstance(values, dict) else values
+
+    if "max_completion_length" in schedule:
+        lengths = steps(schedule["max_completion_length"])
+        schedule["max_completion_length"] = {step: min(TOKENS, 16 * (step + 1)) for step in lengths}
+    if "temperature" in schedule:
+        schedule["temperature"] = steps(schedule["temperature"])
+    if isinstance(schedule.get("rewards"), dict):
+        schedule["rewards"] = {name: steps(values) for name, values in schedule["rewards"].items()}

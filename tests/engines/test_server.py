@@ -1,0 +1,516 @@
+"""The server engine: against a local server that misbehaves in all the ways that servers do."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from r1lab.engines.replies import Failure
+from r1lab.engines.server import ServerEngine, check
+from r1lab.errors import UserError
+
+NOT_FOUND = (404, b"Not Found", {})
+
+
+@contextmanager
+def server(answer, models=lambda: ["teacher"]):
+    """A server whose `answer(body, number)` gives a reply, or `(status, reply, headers)`; bytes are sent as they are.
+
+    Args:
+        models: Gives the names that `/models` lists, or a reply as above.
+
+    Yields:
+        Its URL and the list of requests, which fills up.
+    """
+    requests, lock, now = [], threading.Lock(), [0]
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self):
+            listed = models()
+            if isinstance(listed, list):
+                listed = {"data": [{"id": name} for name in listed]}
+            self.reply(listed if self.path == "/v1/models" else NOT_FOUND)
+
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            with lock:
+                now[0] += 1
+                requests.append({"path": self.path, "headers": self.headers, "body": body, "at_once": now[0],
+                                 "time": time.monotonic()})  # fmt: skip
+                number = len(requests)
+            reply = answer(body, number)
+            with lock:
+                now[0] -= 1
+            self.reply(reply)
+
+        def reply(self, reply):
+            status, content, headers = reply if isinstance(reply, tuple) else (200, reply, {})
+            data = content if isinstance(content, bytes) else json.dumps(content).encode()
+            try:
+                self.send_response(status)
+                length = {} if "Transfer-Encoding" in headers else {"Content-Length": str(len(data))}
+                for name, value in (length | headers).items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(data)
+                if headers:
+                    self.close_connection = True
+            except OSError:  # the client has gone
+                pass
+
+        def log_message(self, *arguments):
+            pass
+
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 128
+        daemon_threads = True
+
+    with Server(("127.0.0.1", 0), Handler) as httpd:
+        thread = threading.Thread(target=httpd.serve_forever, args=[0.01], daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{httpd.server_port}/v1", requests
+        finally:
+            httpd.shutdown()
+            thread.join()
+
+
+def echo(body, number=0):
+    """A whole answer: `n` choices that say the prompt."""
+    choices = []
+    for i in range(body["n"]):
+        if "messages" in body:
+            choice = {"message": {"role": "assistant", "content": body["messages"][-1]["content"]}}
+        else:
+            choice = {"text": body["prompt"]}
+        choices.append({"index": i, "finish_reason": "stop", **choice})
+    return {"choices": choices, "usage": {"completion_tokens": 7 * body["n"]}}
+
+
+def engine(url, **settings):
+    return ServerEngine(url, "teacher", **{"backoff": 0.01, "timeout": 10, **settings})
+
+
+def texts(groups):
+    return [[completion.text for completion in group] for group in groups]
+
+
+@pytest.fixture(autouse=True)
+def no_key(monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+
+def test_what_is_sent(monkeypatch):
+    monkeypatch.setenv("TEACHER_KEY", "sk-secret")
+    messages = [{"role": "user", "content": "two"}]
+    seen = []
+    with server(echo) as (url, requests):
+        teacher = engine(f"{url}/", api_key_env="TEACHER_KEY", extra_body={"reasoning_effort": "low"})
+        groups = teacher.generate(
+            ["one", messages],
+            n=3,
+            max_tokens=99,
+            temperature=0.6,
+            top_p=0.95,
+            progress=lambda *counts: seen.append(counts),
+        )
+        engine(url).generate(["\ud800 é"], top_k=20)
+    assert texts(groups) == [["one"] * 3, ["two"] * 3] and groups[0][0].token_ids == [] == groups[0][0].logprobs
+    first, second, third = sorted(requests[:2], key=lambda r: r["path"], reverse=True) + requests[2:]
+    assert (first["path"], second["path"]) == ("/v1/completions", "/v1/chat/completions")
+    sampling = {"model": "teacher", "n": 3, "max_tokens": 99, "temperature": 0.6, "top_p": 0.95, "top_k": -1,
+                "repetition_penalty": 1.0, "min_p": 0.0, "return_token_ids": True,
+                "reasoning_effort": "low"}  # fmt: skip
+    assert first["body"] == sampling | {"prompt": "one", "add_special_tokens": False}
+    assert second["body"] == sampling | {"messages": messages}
+    assert third["body"]["top_k"] == 20 and third["body"]["prompt"] == "\ud800 é"
+    assert first["headers"]["Authorization"] == "Bearer sk-secret" and third["headers"]["Authorization"] is None
+    assert seen[-1] == (2, 2, 42)
+
+
+def test_order_is_kept_and_no_more_are_sent_at_a_time_than_may_be():
+    def answer(body, number):
+        time.sleep(0.05 if number % 3 == 1 else 0.01)
+        return echo(body)
+
+    prompts = [str(i) for i in range(40)]
+    with server(answer) as (url, requests):
+        assert texts(engine(url, max_concurrent=4).generate(prompts)) == [[prompt] for prompt in prompts]
+        assert max(request["at_once"] for request in requests) == 4
+        arrived = list(engine(url, max_concurrent=4).stream(prompts))
+    assert sorted(i for i, _ in arrived) == list(range(40)) and arrived != sorted(arrived, key=lambda item: item[0])
+    assert all(group[0].text == prompts[i] for i, group in arrived)
+    assert engine("http://127.0.0.1:9").generate([]) == []
+
+
+def test_requests_are_spread_over_the_minute():
+    with server(echo) as (url, requests):
+        engine(url, requests_per_minute=1200).generate(["?"] * 8)
+    times = sorted(request["time"] for request in requests)
+    assert times[-1] - times[0] >= 0.3  # 7 of 50 ms each, less what the server is late for the first
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "reasoning"])
+def test_thinking_is_put_back(key):
+    def answer(body, number):
+        said = {"role": "assistant", "content": "\n\n4", key: "\n2 + 2\n"}
+        cut = {"role": "assistant", "content": None, key: "2 +"}
+        return {"choices": [{"message": said, "finish_reason": "stop", "token_ids": [5, 6]},
+                            {"message": cut, "finish_reason": "length"}]}  # fmt: skip
+
+    with server(answer) as (url, _):
+        ((whole, cut),) = engine(url).generate([[{"role": "user", "content": "?"}]], n=2)
+    assert (whole.text, whole.truncated, whole.token_ids) == ("<think>\n2 + 2\n</think>\n\n4", False, [5, 6])
+    assert (cut.text, cut.truncated, cut.token_ids) == ("<think>\n2 +", True, [])
+
+
+def choice(**fields):
+    return {"choices": [{"text": "half", "finish_reason": "stop", **fields}]}
+
+
+RUBBISH = {
+    "connection closed": (200, b"", {"Content-Length": "10"}),
+    "body cut half-way": (200, json.dumps(choice()).encode()[:30], {"Content-Length": "90"}),
+    "chunks cut half-way": (200, b'20\r\n{"choices": [{"text', {"Transfer-Encoding": "chunked"}),
+    "JSON cut half-way": json.dumps(choice()).encode()[:30],
+    "not JSON": b"<html>\n<h1>It works!</h1></html>",
+    "not UTF-8": json.dumps(choice(), ensure_ascii=False).encode().replace(b"half", b"\xff\xfe"),
+    "not gzip": (200, b"{}", {"Content-Encoding": "gzip"}),
+    "empty": b"",
+    "nested": b"[" * 100_000,
+    "null": None,
+    "a list": [choice()],
+    "no choices": {"object": "text_completion"},
+    "choices of none": {"choices": []},
+    "choices of null": {"choices": [None]},
+    "an error with status 200": {"error": {"message": "overloaded", "code": 503}},
+    "no text": {"choices": [{"finish_reason": "stop"}]},
+    "text of null": choice(text=None),
+    "text of another type": choice(text=["half"]),
+    "message of null": {"choices": [{"message": None, "finish_reason": "stop"}]},
+    "no finish_reason": {"choices": [{"text": "half"}]},
+    "finish_reason of null": choice(finish_reason=None),
+    "aborted": choice(finish_reason="abort"),
+    "finish_reason of another type": choice(finish_reason=["stop"]),
+    "429": (429, {"error": {"message": "slow down"}}, {}),
+    "500": (500, b"Internal Server Error", {}),
+    "503": (503, {"detail": "loading"}, {"Retry-After": "soon"}),
+    "408": (408, b"", {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RUBBISH)
+def test_rubbish_is_told_in_a_line_and_asked_again(name, capsys):
+    with server(lambda body, number: RUBBISH[name] if number < 3 else echo(body)) as (url, requests):
+        assert texts(engine(url).generate(["whole"])) == [["whole"]]
+    assert len(requests) == 3
+    (line,) = capsys.readouterr().out.splitlines()  # the same one is told once
+    assert line.startswith(f"warning: {url}: ") and line.endswith("; asking again") and len(line) < 400
+
+
+@pytest.mark.parametrize("name", RUBBISH)
+def test_rubbish_that_does_not_end_is_a_failure_and_never_half_an_answer(name):
+    with server(lambda body, number: RUBBISH[name] if body["prompt"] == "bad" else echo(body)) as (url, requests):
+        arrived = dict(engine(url, retries=1).stream(["bad", "good"]))
+        with pytest.raises(
+            UserError, match=r"^rollout.url: http://[^\n]*\(1 of [12] prompts failed\); [^\n]+$"
+        ) as ended:
+            engine(url, retries=0).generate(["bad", "good"])
+    assert isinstance(arrived[0], Failure) and arrived[1][0].text == "good"
+    assert ended.value.status == 1
+
+
+def test_a_server_that_hangs_is_asked_again(capsys):
+    def answer(body, number):
+        time.sleep(1.5 if number == 1 else 0)
+        return echo(body)
+
+    with server(answer) as (url, _):
+        assert texts(engine(url, timeout=0.5).generate(["whole"])) == [["whole"]]
+    assert "no whole answer in 0.5 s; asking again" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("header", ["1", "date"])
+def test_retry_after_is_honoured_by_all(header):
+    def answer(body, number):
+        after = formatdate(time.time() + 2, usegmt=True) if header == "date" else header
+        return (429, b"", {"Retry-After": after}) if number == 1 else echo(body)
+
+    with server(answer) as (url, requests):
+        engine(url, max_concurrent=1).generate(["a", "b"])
+    assert requests[1]["time"] - requests[0]["time"] >= 0.9
+
+
+def test_a_wait_longer_than_the_timeout_is_a_failure():
+    with server(lambda body, number: (429, {"error": {"message": "quota"}}, {"Retry-After": "86400"})) as (
+        url,
+        requests,
+    ):
+        with pytest.raises(UserError, match="HTTP 429: quota .*; set rollout.requests_per_minute"):
+            engine(url).generate(["?"])
+    assert len(requests) == 1
+
+
+def test_a_prompt_that_is_refused_is_not_sent_again_and_stops_nothing():
+    def answer(body, number):
+        return (400, {"error": {"message": "This prompt is\n too long."}}, {}) if body["prompt"] == "x" else echo(body)
+
+    prompts = ["good", *"x" * 15, "good"]
+    with server(answer) as (url, requests):
+        arrived = dict(engine(url, max_concurrent=1).stream(prompts))
+        assert len(requests) == len(prompts) == len(arrived)
+        assert str(arrived[1]) == "HTTP 400: This prompt is too long." and arrived[16][0].text == "good"
+        with pytest.raises(UserError, match=r"too long\. \(4 of 5 prompts failed\); correct what it names"):
+            list(engine(url, max_concurrent=1).stream(prompts, max_failed=0.2))
+
+
+def test_ten_failures_in_a_row_end_the_run_with_what_had_arrived():
+    prompts = [str(i) for i in range(100)]
+    arrived = []
+    with server(lambda body, number: echo(body) if number <= 20 else (503, b"going\ndown", {})) as (url, _):
+        with pytest.raises(
+            UserError, match=r"HTTP 503: going down \(10 of 30 prompts failed\); look at the server's log"
+        ):
+            for i, group in engine(url, max_concurrent=2, retries=0).stream(prompts):
+                arrived += [] if isinstance(group, Failure) else [i]
+    assert arrived and sorted(arrived) == list(range(20))
+
+
+def test_what_arrived_while_the_caller_was_busy_is_yielded_before_the_end():
+    arrived = []
+    with server(lambda body, number: (400, b"", {}) if number == 2 else echo(body)) as (url, _):
+        with pytest.raises(UserError, match="HTTP 400"):
+            for i, _ in engine(url, max_concurrent=1).stream(["a", "b", "c", "d"], max_failed=0.0):
+                arrived.append(i)
+                time.sleep(0.5)
+    assert arrived == [0, 2, 3]
+
+
+def test_n_that_is_refused_is_found_out_once(capsys):
+    def answer(body, number):
+        return (400, {"error": "only one choice is allowed"}, {}) if body["n"] > 1 else echo(body)
+
+    with server(answer) as (url, requests):
+        teacher = engine(url, max_concurrent=1, extra_body={"seed": 5})
+        assert texts(teacher.generate(["a", "b"], n=3)) == [["a"] * 3, ["b"] * 3]
+    assert [request["body"]["n"] for request in requests] == [3, 1, 1, 1, 1, 1, 1]
+    assert [request["body"]["seed"] for request in requests[4:]] == [5, 6, 7]
+    assert capsys.readouterr().out.count("asking for completions one by one") == 1
+
+
+def test_fewer_choices_than_n_are_asked_for_one_by_one():
+    with server(lambda body, number: echo(body | {"n": 1})) as (url, requests):
+        assert texts(engine(url, max_concurrent=1).generate(["a", "b"], n=2)) == [["a", "a"], ["b", "b"]]
+    assert len(requests) == 5
+
+
+def test_a_prompt_that_is_refused_does_not_end_n_at_once():
+    with server(lambda body, number: (400, b"", {}) if body["prompt"] == "x" else echo(body)) as (url, requests):
+        list(engine(url, max_concurrent=1).stream(["good", "x", "good"], n=4))
+    assert [request["body"]["n"] for request in requests] == [4, 4, 1, 4]
+
+
+def test_fields_that_openai_does_not_know_are_left_out_where_they_are_refused(capsys):
+    known = ("model", "prompt", "messages", "n", "max_tokens", "temperature", "top_p")
+
+    def answer(body, number):
+        unknown = [name for name in body if name not in known]
+        return (400, {"error": {"message": f"Unrecognized: {unknown[0]}"}}, {}) if unknown else echo(body)
+
+    with server(answer) as (url, requests):
+        teacher = engine(url, max_concurrent=1)
+        assert texts(teacher.generate(["a", "b"])) == [["a"], ["b"]]
+        assert len(requests) == 7  # five refused, and two answers
+        with pytest.raises(UserError, match="Unrecognized: top_k"):  # one that was asked for is not
+            teacher.generate(["a"], top_k=20)
+    assert len(capsys.readouterr().out.splitlines()) == 5
+
+
+@pytest.mark.parametrize(
+    ("status", "advice"),
+    [(401, "put its key into the environment variable OPENAI_API_KEY"),
+     (404, "set model.path to one that it has: mentor, tutor"), (301, "up to /v1")],
+)  # fmt: skip
+def test_a_wrong_request_ends_the_run_at_once(status, advice):
+    with server(lambda body, number: (status, b"no", {}), models=lambda: ["mentor", "tutor"]) as (url, requests):
+        with pytest.raises(UserError, match=f"HTTP {status}: no .*; .*{advice}"):
+            list(engine(url, max_concurrent=1).stream(["?"] * 100))
+    assert len(requests) <= 2
+
+
+def test_the_key_is_never_shown(monkeypatch, capsys):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret\n")
+    long = "x" * 245
+
+    def answer(body, number):
+        said = [f"{long} sk-secret", "sk-secret", "Incorrect API key: sk-secret"][min(number, 3) - 1]
+        return (503 if number < 3 else 401, said.encode(), {})
+
+    with server(answer) as (url, requests):
+        with pytest.raises(UserError, match=r"API key: \*\*\* ") as ended:
+            engine(url).generate(["?"])
+    told = capsys.readouterr().out + str(ended.value)
+    assert requests[0]["headers"]["Authorization"] == "Bearer sk-secret" and "sk-" not in told and "***" in told
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-se\ncret")
+    with pytest.raises(UserError, match="^OPENAI_API_KEY: this environment") as ended:
+        engine(url)
+    assert "sk-" not in str(ended.value)
+
+
+def free_port():
+    import socket
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_server_that_is_down(host, capsys):
+    port = free_port()
+    url = f"http://{host}:{port}/v1"
+    expected = f"^rollout.url: {url}: Connection refused.*; start a server .*`vllm serve teacher --port {port}`"
+    with pytest.raises(UserError, match=expected):
+        check(url, "teacher")
+    with pytest.raises(UserError, match=expected):
+        list(engine(url, retries=1).stream(["?"] * 3))
+    with pytest.raises(UserError, match="not known|resolution|No address"):
+        check("http://no-such-host.invalid/v1", "teacher")
+
+
+def test_check():
+    with server(echo, models=lambda: ["teacher", "llama3:latest", "models/gemini-pro"]) as (url, _):
+        assert check(url, "teacher")[0] == "teacher"
+        check(url, "llama3"), check(url, "gemini-pro")
+        with pytest.raises(UserError, match=r"no model techer \(did you mean `teacher`\?\); set .*: teacher, llama3"):
+            check(url, "techer")
+        with pytest.raises(UserError, match=f"HTTP 404: Not Found; write {url}$"):
+            check(url.removesuffix("/v1"), "teacher")
+    with server(echo, models=lambda: NOT_FOUND) as (url, _):
+        assert check(url, "teacher") == []  # not every server has a list
+    with server(echo, models=lambda: []) as (url, _), pytest.raises(UserError, match="/models lists none"):
+        check(url, "teacher")
+    for url in ("localhost:8000/v1", "http://", "ftp://host/v1", "http://host:port/v1"):
+        with pytest.raises(UserError, match="is not like http://localhost:8000/v1"):
+            check(url, "teacher")
+
+
+def test_check_waits_for_a_server_that_starts(capsys):
+    began = time.monotonic()
+    with pytest.raises(UserError, match="Connection refused"):
+        check(f"http://127.0.0.1:{free_port()}/v1", "teacher", wait=1)
+    assert 0.9 < time.monotonic() - began < 5
+    up_at = time.monotonic() + 1
+    loading = (503, {"error": "loading"}, {})
+    with server(echo, models=lambda: loading if time.monotonic() < up_at else ["teacher"]) as (url, _):
+        assert check(url, "teacher", wait=30) == ["teacher"]
+    told = capsys.readouterr().out
+    assert (
+        ": Connection refused (at most 1 s more)" in told and f"{url}: HTTP 503: loading (at most 30 s more)" in told
+    )
+
+
+def test_requests_end_when_the_caller_stops():
+    gone = threading.Event()
+
+    def answer(body, number):
+        if number > 2:
+            gone.wait(30)
+        return echo(body)
+
+    with server(answer) as (url, requests):
+        stream = engine(url, max_concurrent=2, timeout=60).stream(["?"] * 9)
+        next(stream), next(stream)
+        started = time.monotonic()
+        stream.close()
+        assert time.monotonic() - started < 2
+        gone.set()
+        time.sleep(0.2)
+        assert len(requests) <= 4 and not [t for t in threading.enumerate() if t.name.startswith("server engine")]
+
+
+INTERRUPTED = """
+import sys
+from r1lab.engines.server import ServerEngine
+for i, group in ServerEngine(sys.argv[1], "teacher", max_concurrent=4).stream([str(i) for i in range(50)]):
+    print(i, group[0].text, flush=True)
+"""
+
+
+def test_ctrl_c_leaves_what_had_arrived():
+    forever = threading.Event()
+
+    def answer(body, number):
+        if number > 20:
+            forever.wait(60)
+        return echo(body)
+
+    with server(answer) as (url, _):
+        child = subprocess.Popen(
+            [sys.executable, "-c", INTERRUPTED, url], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        lines = [child.stdout.readline().split() for _ in range(20)]
+        child.send_signal(signal.SIGINT)
+        started = time.monotonic()
+        rest, error = child.communicate(timeout=30)
+        forever.set()
+    assert sorted(lines) == sorted([str(i).encode()] * 2 for i in range(20)) and rest == b""
+    assert time.monotonic() - started < 5 and error.splitlines()[-1] == b"KeyboardInterrupt"
+    assert b"exception was never retrieved" not in error and b"Exception ignored" not in error
+
+
+@pytest.fixture(scope="module")
+def vllm_server(tmp_path_factory):
+    """vLLM's own server with the embedded base, as `embedded:tiny-qwen2`."""
+    from r1lab.models import resolve
+
+    pytest.importorskip("vllm")
+    port, name = free_port(), "embedded:tiny-qwen2"
+    log = tmp_path_factory.mktemp("vllm") / "log.txt"
+    command = [str(Path(sys.executable).with_name("vllm")), "serve", resolve(name), "--port", str(port),
+               "--served-model-name", name, "--dtype", "float32", "--max-model-len", "512"]  # fmt: skip
+    settings = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    with log.open("wb") as output:
+        child = subprocess.Popen(
+            command, stdout=output, stderr=output, env=os.environ | settings, start_new_session=True
+        )
+    try:
+        check(f"http://127.0.0.1:{port}/v1", name, wait=240)
+        yield f"http://127.0.0.1:{port}/v1", name
+    finally:
+        os.killpg(child.pid, signal.SIGTERM)
+        child.wait(60)
+
+
+@pytest.mark.slow
+def test_vllms_own_server(vllm_server):
+    from r1lab.models import load_tokenizer
+
+    url, name = vllm_server
+    tokenizer = load_tokenizer(name)
+    teacher = ServerEngine(url, name)
+    messages = [{"role": "user", "content": "Who is a knight?"}]
+    rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    for group in teacher.generate([messages, rendered], n=3, max_tokens=20):
+        assert len(group) == 3
+        for completion in group:
+            assert 1 <= len(completion.token_ids) <= 20
+            assert tokenizer.decode(completion.token_ids, skip_special_tokens=True) == completion.text
+            assert completion.truncated == (tokenizer.eos_token_id not in completion.token_ids)
+    greedy = [group[0].text for group in teacher.generate([messages, rendered], max_tokens=20, temperature=0.0)]
+    assert greedy[0] == greedy[1] and not teacher.left_out and not teacher.one_by_one
+    with pytest.raises(UserError, match="set model.path to one that it has: embedded:tiny-qwen2"):
+        ServerEngine(url, "other").generate(["?"])
+    with pytest.raises(UserError, match="HTTP 400: .*context length.*; correct what it names"):
+        teacher.generate(["knight " * 1000])
