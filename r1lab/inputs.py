@@ -110,7 +110,8 @@ def wanted_columns(recipe) -> Wanted:
 
 def _sources(recipe, skip: set[str]):
     """The builders that a stage calls, each as its keys, its section and the parameters given."""
-    tasks = recipe.eval.tasks if "eval" not in skip and getattr(recipe, "eval", None) else []
+    evaluates = recipe.stage == "eval" or (getattr(recipe, "eval", None) and recipe.eval.every)
+    tasks = recipe.eval.tasks if "eval" not in skip and evaluates else []
     reads_data = recipe.stage != "eval" or not tasks or recipe.data.builder in tasks
     if "data" not in skip and reads_data:
         yield from _parts(("data",), recipe.data)
