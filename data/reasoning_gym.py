@@ -32,7 +32,8 @@ def reasoning_gym(
         (`reasoning_gym/leg_counting`) and `metadata` (as JSON). For the reward `reasoning_gym`.
 
     Raises:
-        UserError: reasoning-gym is not installed, or has no such data set, or none of this configuration or size.
+        UserError: reasoning-gym is not installed, or has no such data set, or none of this configuration or size, or
+            the scorer cannot do with metadata in JSON (`arc_agi` and `rearc`).
 
     >>> reasoning_gym(dataset="leg_counting", split="valid")
     Traceback (most recent call last):
@@ -45,10 +46,13 @@ def reasoning_gym(
     size = 1000 if size is None else size
     rows: dict[str, dict] = {}
     for number in range(_ROUNDS):
-        for entry in _entries(dataset, config, size=2 * size, seed=1_000_000 * seed + 2 * size * number):
+        entries = _entries(dataset, config, size=2 * size, seed=1_000_000 * seed + 2 * size * number)
+        for entry in entries:
             if len(rows) == size:
                 return list(rows.values())
             question = entry["question"]
+            if not rows:
+                _check_json(dataset, entries, entry)
             if question not in rows and split_of(question) == split:
                 rows[question] = {
                     "prompt": question,
@@ -78,6 +82,13 @@ def _entries(dataset: str, config: dict, *, size: int, seed: int):
     except (AssertionError, TypeError, ValueError) as error:  # how its configurations tell a value that is wrong
         given = ", ".join(f"{key}: {value}" for key, value in config.items())
         raise UserError(f"reasoning_gym: {dataset}: {given}: {' '.join(str(error).split())}") from error
+
+
+def _check_json(dataset: str, entries, entry: dict) -> None:
+    """Refuses a data set whose scorer rejects its own answer once JSON has made lists of the metadata's tuples."""
+    again = {**entry, "metadata": json.loads(_json(entry["metadata"], dataset))}
+    if entries.score_answer(entry["answer"], again) < entries.score_answer(entry["answer"], entry):
+        raise UserError(f"reasoning_gym: dataset: {dataset}: its scorer does not read its metadata back from JSON")
 
 
 def _json(metadata: dict, dataset: str) -> str:

@@ -25,6 +25,7 @@ class Graded:
         totals: The weighted sum of each completion's values, a None counting nothing.
         right: Whether the first reward that applies gave at least 1.
         failed: For each reward, on how many completions it failed.
+        tokens: The tokens of each completion; empty where they are not known.
         fatal: Of the rewards without `on_error: zero`, the first failure as `(reward, index)`, or None.
     """
 
@@ -35,6 +36,7 @@ class Graded:
     right: list[bool]
     failed: dict[str, int]
     fatal: tuple[str, int] | None
+    tokens: list[int] = field(default_factory=list)
 
     def records(self, rows: list[dict], *, step: int) -> list[dict]:
         """One record a completion, for `samples/`."""
@@ -50,6 +52,7 @@ class Graded:
                 "reward": self.totals[i],
                 "right": self.right[i],
             }
+            | ({"tokens": self.tokens[i]} if self.tokens else {})
             for i, row in enumerate(rows)
         ]
 
@@ -105,6 +108,7 @@ def merged(parts: list[Graded]) -> Graded:
         right=[x for part in parts for x in part.right],
         failed={name: sum(part.failed[name] for part in parts) for name in first.failed},
         fatal=fatal,
+        tokens=[x for part in parts for x in part.tokens],
     )
 
 
@@ -158,7 +162,8 @@ class Grader:
             sum((weight * (values[name][i] or 0.0) for name, weight in zip(self.names, self.weights)), 0.0)
             for i in range(len(turns))
         ]
-        return Graded(turns, values, reasons, totals, [bool(r) for r in right], failed, fatal)
+        tokens = [len(ids) for ids in completion_ids or ()]
+        return Graded(turns, values, reasons, totals, [bool(r) for r in right], failed, fatal, tokens)
 
     def gold_problems(self, rows: list[dict]) -> list[str]:
         """What is wrong with the rows themselves, whatever the model writes: one line for each reward with problems.

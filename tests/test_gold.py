@@ -21,7 +21,10 @@ BUILDERS = {
     ],
     "knights_knaves_attempts": [{"size": 60, "guess": 0.0, "sloppy": 0.0, "untidy": 0.0}],
     "logic_rl": [{"path": str(LOGIC_RL), "size": 60, "split": "test"}],
-    "rows": [],  # a user's own rows: nothing of ours to try
+    "knights_knaves_perturbed": [{"size": 40, "kind": kind} for kind in ("statement", "uncommon_name")],
+    # Other tasks, whose gold their own tests try; and a user's own rows.
+    **dict.fromkeys(("aime", "amc", "arithmetic", "countdown", "gpqa", "gsm8k", "instructions", "math", "mix"), []),
+    **dict.fromkeys(("reasoning_gym", "rows", "traces"), []),
 }
 PUZZLE_REWARDS = {
     "knights_knaves": [({"mode": "strict"}, 1.0), ({"mode": "logic_rl"}, 3.0)],

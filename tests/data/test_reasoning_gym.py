@@ -61,3 +61,9 @@ def test_mistakes():
     ):
         with pytest.raises(UserError, match=said):
             reasoning_gym(size=2, **given)
+
+
+@needs_package
+def test_a_set_whose_scorer_does_not_survive_json_is_refused():
+    with pytest.raises(UserError, match="rearc: its scorer does not read its metadata back from JSON"):
+        reasoning_gym(dataset="rearc", size=2)

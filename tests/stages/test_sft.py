@@ -1,8 +1,10 @@
-"""Order of the examples in SFT."""
+"""What SFT learns, and in which order."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from r1lab.errors import UserError
 from r1lab.stages.sft import by_length
 
 
@@ -22,3 +24,70 @@ def test_by_length_pads_little_and_does_not_sort_the_steps():
     assert padded < 1.15 * sum(lengths)
     long = [max(b) > 50 for b in batches]
     assert max(len(run) for run in "".join("x" if x else " " for x in long).split()) < 12
+
+
+def sft(tmp_path, tiny_model, rows, **train):
+    """The trainer's examples for rows, and what was told."""
+    from r1lab import models, recipe
+    from r1lab.stages.sft import _examples
+
+    words = [f"train.{key}={value}" for key, value in train.items()]
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        f"stage: sft\nmodel: {{path: {tiny_model}}}\ndata: {{path: ./x.jsonl}}\nprompt: {{template: r1-zero}}\n"
+    )
+    loaded = recipe.load([str(path), *words])
+    tokenizer = models.load_tokenizer(str(tiny_model))
+    return _examples(loaded, rows, tokenizer, tmp_path), tokenizer
+
+
+ROWS = [{"prompt": "Who?", "completion": "<think> Hm. </think>\n<answer> Ada </answer>"},
+        {"prompt": "Who?", "completion": "<think> " + "Hm. " * 50 + "</think>\n<answer> Ada </answer>"}]  # fmt: skip
+
+
+def test_the_completion_is_learnt_to_its_end_and_nothing_of_the_prompt(tmp_path, tiny_model):
+    examples, tokenizer = sft(tmp_path, tiny_model, ROWS)
+    for row, example in zip(ROWS, examples):
+        learnt = [label for label in example["labels"] if label != -100]
+        assert tokenizer.decode(learnt) == " " + row["completion"] + tokenizer.eos_token
+        assert example["labels"][-1] == tokenizer.eos_token_id and example["labels"][0] == -100
+
+
+def test_the_prompt_is_learnt_where_that_is_asked(tmp_path, tiny_model):
+    examples, _ = sft(tmp_path, tiny_model, ROWS, completion_only_loss="false")
+    assert all(example["labels"] == example["input_ids"] for example in examples)
+
+
+def test_a_row_that_is_too_long_is_left_out_and_counted(tmp_path, tiny_model):
+    whole, _ = sft(tmp_path, tiny_model, ROWS)
+    limit = len(whole[0]["input_ids"])
+    examples, _ = sft(tmp_path, tiny_model, ROWS, max_length=limit)
+    assert examples == whole[:1]
+    told = (tmp_path / "metrics.jsonl").read_text()
+    assert f"1 of 2 rows are longer than train.max_length {limit} and were left out" in told
+    cut, _ = sft(tmp_path, tiny_model, ROWS, max_length=limit, truncation_mode="keep_start")
+    assert cut[1]["input_ids"] == whole[1]["input_ids"][:limit]
+    assert "1 of 2 rows are longer than train.max_length" in (tmp_path / "metrics.jsonl").read_text()
+
+
+def test_no_row_left_is_an_error(tmp_path, tiny_model):
+    with pytest.raises(UserError, match="train.max_length: 3: none of 2 rows is that short"):
+        sft(tmp_path, tiny_model, ROWS, max_length=3)
+
+
+def test_packed_rows_do_not_see_each_other(tiny_model):
+    """Positions that begin anew keep rows apart, as TRL's packing relies on."""
+    import torch
+
+    from r1lab import models
+
+    model, tokenizer = models.load_model(str(tiny_model)), models.load_tokenizer(str(tiny_model))
+    rows = [
+        tokenizer(text, return_tensors="pt")["input_ids"] for text in ("Zoey is a knight.", "Who is a knave then?")
+    ]
+    packed = torch.cat(rows, dim=1)
+    positions = torch.cat([torch.arange(row.shape[1])[None] for row in rows], dim=1)
+    with torch.no_grad():
+        together = model(input_ids=packed, position_ids=positions).logits
+        alone = torch.cat([model(input_ids=row).logits for row in rows], dim=1)
+    torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
