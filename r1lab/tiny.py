@@ -7,7 +7,7 @@ does what it cannot have here: servers, reward models of the Hub, several GPUs.
 import copy
 from pathlib import Path
 
-from r1lab.lookup import folder
+from r1lab.lookup import folder, reward_names
 
 ROWS, QUESTIONS, TOKENS, SAMPLED = 16, 4, 32, 96  # tokens of a completion; those of a sample stage, to have right ones
 _ROLLOUT = {"engine": "transformers", "num_generations": 2, "max_completion_length": TOKENS}
@@ -74,7 +74,8 @@ def _stage(part: dict, left_out: list[str], shared: dict) -> None:
     elif kind == "eval":
         part["eval"] = {"size": QUESTIONS, "num_samples": 2}
     if isinstance(part.get("schedule"), dict):
-        _schedule(part["schedule"])
+        given = part.get("rewards") or shared.get("rewards") or []
+        _schedule(part["schedule"], reward_names([str(r.get("name")) for r in given if isinstance(r, dict)]))
     if kind == "sample" and not (isinstance(part.get("keep"), dict) and part["keep"].get("which") == "pairs"):
         if part.get("keep") not in (None, "all", "pairs"):
             part["keep"] = "all"  # a model so small may have none that is right
@@ -158,7 +159,7 @@ def _eval(section: dict) -> None:
             task["size"] = QUESTIONS
 
 
-def _schedule(schedule: dict) -> None:
+def _schedule(schedule: dict, rewards: list[str]) -> None:
     """Each change a step after the one before, so that two steps see the first of them."""
 
     def steps(values: object) -> object:
@@ -170,4 +171,4 @@ def _schedule(schedule: dict) -> None:
     if "temperature" in schedule:
         schedule["temperature"] = steps(schedule["temperature"])
     if isinstance(schedule.get("rewards"), dict):
-        schedule["rewards"] = {name: steps(values) for name, values in schedule["rewards"].items()}
+        schedule["rewards"] = {n: steps(values) for n, values in schedule["rewards"].items() if n in rewards}

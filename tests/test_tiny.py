@@ -68,5 +68,6 @@ def test_rows_of_the_hub_are_those_that_r1lab_carries():
 
 def test_a_schedule_changes_at_the_first_steps():
     schedule = {"max_completion_length": {0: 8192, 1000: 16384}, "rewards": {"format": {0: 1.0, 1300: 0.5}}}
-    small, _ = tiny.shrunk({"stage": "grpo", "schedule": schedule})
+    rewards = [{"name": "format"}]
+    small, _ = tiny.shrunk({"stage": "grpo", "rewards": rewards, "schedule": schedule})
     assert small["schedule"] == {"max_completion_length": {0: 16, 1: 32}, "rewards": {"format": {0: 1.0, 1: 0.5}}}
