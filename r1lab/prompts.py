@@ -78,6 +78,8 @@ def messages(prompt: str | list[dict], *, template: str = "none", system: str | 
     if template in ("none", "r1-zero") and isinstance(prompt, str):
         return prompt if template == "none" else R1_ZERO.replace("{question}", prompt)
     listed = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+    if template == "logic-rl" and not listed[-1]["content"].endswith("\n"):
+        listed[-1] = listed[-1] | {"content": f"{listed[-1]['content']}\n"}  # as its data has it
     system = system or {"logic-rl": LOGIC_RL, "open-r1": OPEN_R1}.get(template)
     if system:
         listed = [{"role": "system", "content": system}] + [m for m in listed if m["role"] != "system"]

@@ -26,14 +26,14 @@ def test_logic_rl_prefills_the_think_tag(tokenizer):
 
 @pytest.mark.skipif(not LOGIC_RL.is_dir(), reason="needs ../shared/data/logic_rl_kk")
 def test_logic_rl_prompts_are_those_of_its_own_data_byte_for_byte(tokenizer):
-    """On all 5,000 puzzles. In its files a line break stands between the puzzle and the end of the user's turn."""
+    """On all 5,000 puzzles, byte for byte."""
     import pyarrow.parquet as pq
 
     files = sorted(LOGIC_RL.glob("*ppl/*.parquet"))
     rows = [row for file in files for row in pq.read_table(file, columns=["quiz", "prompt"]).to_pylist()]
     assert len(rows) == 5000
     for row in rows:
-        text, prefill = prompts.render(row["quiz"] + "\n", tokenizer, template="logic-rl")
+        text, prefill = prompts.render(row["quiz"], tokenizer, template="logic-rl")
         assert [text] == [message["content"] for message in row["prompt"]] and prefill == "<think>"
 
 
