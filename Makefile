@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install smollm2 demo gpu test lint format clean
+.PHONY: help install smollm2 demo r1 gpu test lint format clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -42,6 +42,9 @@ smollm2: install ## add the optional model embedded:smollm2-135m
 demo: install ## train a tiny R1-Zero: recipes/quickstart.yaml, base to result table
 	@name=quickstart; [ ! -e runs/$$name ] || name=quickstart-$$(date +%Y%m%d-%H%M%S); \
 	$(VENV)/bin/r1lab run recipes/quickstart.yaml --name $$name
+
+r1: install ## the whole of R1 in small, 45 minutes on two cores: recipes/r1/tiny.yaml; again to go on with it
+	@$(VENV)/bin/r1lab run r1/tiny --resume
 
 gpu: ## ten minutes of an NVIDIA GPU, offline: its tests, speed and memory beside TRL, a training (JSON in OUT)
 	@# Nothing is installed: .venv where it is there, else the packages that PYTHON has.

@@ -237,3 +237,8 @@ def test_the_evaluation_takes_as_many_answers_as_open_r1():
     assert {stage.name: stage.eval.num_samples for stage in stages} == {"aime24": 64, "math-500": 4, "gpqa-diamond": 8}
     assert {(stage.eval.temperature, stage.rollout.top_p) for stage in stages} == {(0.6, 0.95)}
     assert {stage.rollout.max_completion_length for stage in stages} == {32768}
+
+
+def test_the_page_on_recipes_names_each_of_them():
+    page = (ROOT.parent / "docs" / "recipes.md").read_text(encoding="utf-8")
+    assert [name for name in sorted(found(".")) if f"`{name}`" not in page] == []

@@ -4,6 +4,8 @@ import os
 from contextlib import contextmanager
 from unittest.mock import patch
 
+import torch
+
 from r1lab.engines import Completion, Progress
 from r1lab.models import merged_weights, resolve, torch_dtype
 
@@ -12,6 +14,10 @@ os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB; vLLM's default takes half of the machine
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+if not torch.cuda.is_available():
+    # On a CPU vLLM 0.31 saves what it compiled ahead of time, cannot load it ("'function' object has no attribute
+    # 'finalize_loading'"), and compiles anew at every start; inductor's own cache is found again.
+    os.environ.setdefault("VLLM_USE_AOT_COMPILE", "0")
 
 from accelerate.utils import is_peft_model  # noqa: E402
 from transformers.integrations import is_deepspeed_zero3_enabled  # noqa: E402
