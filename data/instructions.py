@@ -7,7 +7,7 @@ from typing import Literal
 from r1lab.data import instructions_text as text
 from r1lab.data.generate import choices, different
 from r1lab.data.instructions_tiny import TINY, draw_tiny
-from r1lab.data.knights_knaves import complete
+from r1lab.data.knights_knaves import NAMES, complete
 from r1lab.errors import UserError
 from r1lab.lookup import did_you_mean
 from r1lab.rewards.constraints import unmet
@@ -21,6 +21,7 @@ def instructions(
     kinds: list[str] | None = None,
     constraints: int | list[int] = (1, 2, 3),
     tiny: bool = False,
+    names: int = len(NAMES),
     solution: bool = False,
 ) -> list[dict]:
     """Requests such as "Write about tea. Use exactly 3 sentences and no commas.", after IFEval (arXiv:2311.07911).
@@ -37,6 +38,7 @@ def instructions(
         constraints: How many constraints a request has, or a list of such counts, taken in turn.
         tiny: Requests of under 25 words on first names, knights and knaves ("Say Zoey three times, then end with
             knave."), with completions of at most 40 words, for models of a million parameters.
+        names: How many first names tiny requests draw from, of those of `knights_knaves`; at least 6.
         solution: Adds the `completion` that was made, for SFT. It follows the rules and says little: it teaches the
             form, not what a good answer is.
 
@@ -59,6 +61,8 @@ def instructions(
         if kind not in have:
             hint = did_you_mean(kind, have, otherwise=f"; there are: {', '.join(have)}")
             raise UserError(f"instructions: kinds: {kind}: no such kind{' of tiny requests' if tiny else ''}{hint}")
+    if names < 6:
+        raise UserError(f"instructions: names: {names}: should be at least 6")
     counts = choices(constraints, "instructions: constraints")
     if not wanted or max(counts) > len(wanted):
         raise UserError(
@@ -68,7 +72,7 @@ def instructions(
 
     def draw(count: int) -> tuple[object, dict] | None:
         chosen = rng.sample(wanted, counts[count % len(counts)])
-        prompt, asked, thinking, answer = draw_tiny(chosen, rng) if tiny else text.draw_request(chosen, rng)
+        prompt, asked, thinking, answer = draw_tiny(chosen, rng, names) if tiny else text.draw_request(chosen, rng)
         completion = complete(thinking, answer)
         if any(unmet(answer, constraint) for constraint in asked):  # a contradiction, or too hard for what makes them
             return None

@@ -10,12 +10,13 @@ TIMES = {1: "once", 2: "twice", 3: "three times", 4: "four times", 5: "five time
 NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve".split()
 
 
-def draw_tiny(kinds: list[str], rng: random.Random) -> tuple[str, list[dict], str, str]:
+def draw_tiny(kinds: list[str], rng: random.Random, names: int = len(NAMES)) -> tuple[str, list[dict], str, str]:
     """A request for these kinds of constraint: the prompt, the constraints, a thinking and an answer.
 
-    The answer meets the constraints unless they contradict each other, which the caller checks.
+    The answer meets the constraints unless they contradict each other, which the caller checks. Of the names the first
+    so many are used.
     """
-    pool = rng.sample(WORDS, 8)
+    pool = rng.sample((*NAMES[:names], "knight", "knave"), 8)
     order = sorted(kinds, key=TINY.index)
     asked, phrases = [], []
     for kind in order:

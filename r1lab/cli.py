@@ -148,6 +148,7 @@ def run_verb(arguments: argparse.Namespace) -> int:
         name=arguments.name,
         resume=arguments.resume,
         overwrite=arguments.overwrite,
+        together=arguments.tiny,
     )
 
 

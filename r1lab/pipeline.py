@@ -54,6 +54,7 @@ def run(
     name: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    together: bool = False,
     console: Console | None = None,
 ) -> int:
     """Runs a recipe, single-stage or pipeline, and shows it as it runs.
@@ -65,6 +66,7 @@ def run(
         name: The name of the run, the recipe's own if None.
         resume: Go on with the run that the directory holds; begin it if there is none.
         overwrite: Delete what the directory holds and begin again.
+        together: All stages in one process, for those that are shorter than the start of one.
         console: Where to print, standard output if None.
 
     Returns:
@@ -83,7 +85,7 @@ def run(
     with rundir.locked(run_dir), children.stop_requests() as stop:
         rundir.prepare(recipe_text, config, run_dir, resume=resume, overwrite=overwrite)
         rundir.write_manifest(run_dir, config)
-        return _run_stages(console, run_dir, stages, config, stop, changed)
+        return _run_stages(console, run_dir, stages, config, stop, changed, together)
 
 
 def _checked_name(name: str) -> str:
@@ -223,8 +225,10 @@ def _run_stages(
     config: dict,
     stop: StopRequests,
     changed: dict[str, list[str]],
+    together: bool,
 ) -> int:
     folders = {stage.name: stage.path for stage in stages}
+    child = None
     for name, keys in changed.items():
         console.print(f"{name}  runs again: {keys[0]}{_more(keys)}", soft_wrap=True, highlight=False)
     if after := _dependents(stages, set(changed)):
@@ -247,7 +251,13 @@ def _run_stages(
         if stage.path != run_dir:
             (run_dir / "result.json").unlink(missing_ok=True)
         started = time.time()
-        status = run_stage(console, stage, folders, stop)
+        if together and child is None:
+            left = [later for later in stages[stages.index(stage) :] if not later.finished]
+            for later in left:
+                prepare_stage(later, folders)
+            with (run_dir / "log.txt").open("ab") as output:
+                child = children.start(stage_command(*(later.path for later in left)), output)
+        status = run_stage(console, stage, folders, stop, child)
         if stage.path != run_dir:
             row = {"phase": "stage", "stage": stage.name, "status": status, "seconds": time.time() - started}
             rundir.append_jsonl(run_dir / "metrics.jsonl", row | {"time": time.time()})
@@ -262,7 +272,22 @@ def _run_stages(
     return 0
 
 
-def run_stage(console: Console, stage: Stage, folders: dict[str, Path], stop: StopRequests) -> int:
+def prepare_stage(stage: Stage, folders: dict[str, Path]) -> None:
+    """Makes the folder of a stage ready for its process; what cannot be gone on from is dropped."""
+    if not has_begun(stage.path):
+        rundir.drop_outputs(stage.path)
+    stage.path.mkdir(exist_ok=True)
+    (stage.path / "error.txt").unlink(missing_ok=True)
+    rundir.write_yaml(stage.path / "config.yaml", with_references(stage.config, folders))
+
+
+def run_stage(
+    console: Console,
+    stage: Stage,
+    folders: dict[str, Path],
+    stop: StopRequests,
+    shared: subprocess.Popen | None = None,
+) -> int:
     """Runs one stage to its end in a process of its own.
 
     Args:
@@ -270,24 +295,24 @@ def run_stage(console: Console, stage: Stage, folders: dict[str, Path], stop: St
         stage: The stage.
         folders: The folder of each stage, for references.
         stop: Counts the SIGINT and SIGTERM that this process gets.
+        shared: A process that runs this stage and others, if there is one; it is killed where the stage fails.
 
     Returns:
         0, or the exit status that the whole run ends with; what went wrong is printed.
     """
     if stop.count:
         return _interrupted(stage)
-    if not has_begun(stage.path):
-        rundir.drop_outputs(stage.path)
-    stage.path.mkdir(exist_ok=True)
     error_file, log = stage.path / "error.txt", stage.path / "log.txt"
-    error_file.unlink(missing_ok=True)
-    rundir.write_yaml(stage.path / "config.yaml", with_references(stage.config, folders))
+    if shared is None:
+        prepare_stage(stage, folders)
     log_from = log.stat().st_size if log.is_file() else 0
     display = StageDisplay(
         console, stage.path, name=stage.name, kind=stage.kind, doing=_doing(stage.config), place=stage.place
     )
-    with log.open("ab") as output:
-        child = children.start(stage_command(stage.path), output)
+    child = shared
+    if child is None:
+        with log.open("ab") as output:
+            child = children.start(stage_command(stage.path), output)
     status = None
     try:
         with display:
@@ -296,9 +321,11 @@ def run_stage(console: Console, stage: Stage, folders: dict[str, Path], stop: St
                     status = child.wait(_POLL)
                 except subprocess.TimeoutExpired:
                     _pass_on(child, stop, display)
+                    status = 0 if shared and stage.finished else None
                 display.update()
     finally:
-        children.kill(child)
+        if shared is None or status != 0:
+            children.kill(child)
     if stop.count and not (status == 0 and stage.finished):
         return _interrupted(stage)
     if status == 0 and stage.finished:
@@ -312,9 +339,9 @@ def run_stage(console: Console, stage: Stage, folders: dict[str, Path], stop: St
     return 2 if status == 2 else 1
 
 
-def stage_command(path: Path) -> list[str]:
-    """The command that runs the stage of a folder."""
-    return [sys.executable, "-m", "r1lab.stages", str(path)]
+def stage_command(*paths: Path) -> list[str]:
+    """The command that runs the stages of folders, one after the other."""
+    return [sys.executable, "-m", "r1lab.stages", *map(str, paths)]
 
 
 def _pass_on(child: subprocess.Popen, stop: StopRequests, display: StageDisplay) -> None:

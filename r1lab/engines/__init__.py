@@ -85,7 +85,7 @@ def load(
     )
 
 
-def server(url: str, model: str, *, max_concurrent: int = 32, requests_per_minute: int | None = None):
+def connect(url: str, model: str, *, max_concurrent: int = 32, requests_per_minute: int | None = None):
     """An engine that asks an OpenAI-compatible server, which is there and knows the model."""
     from r1lab.engines.server import ServerEngine, check
 

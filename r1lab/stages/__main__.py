@@ -1,11 +1,13 @@
-"""Run one stage: `python -m r1lab.stages RUN_DIR`. The parent (`r1lab run`) has written RUN_DIR/config.yaml.
+"""Run stages: `python -m r1lab.stages RUN_DIR...`. The parent (`r1lab run`) has written RUN_DIR/config.yaml.
 
+Several run one after the other until one fails. What they print goes to RUN_DIR/log.txt.
 Exit status: 0 done, 1 failed, 2 what was asked is wrong, 130 interrupted (a checkpoint is saved).
 """
 
 import importlib
 import os
 import sys
+import traceback
 from pathlib import Path
 
 from r1lab.errors import UserError
@@ -27,8 +29,29 @@ def main(run_dir: Path) -> int:
         return 130
 
 
+def run_all(run_dirs: list[Path]) -> int:
+    """The stages of all folders; the status of the first that fails."""
+    for run_dir in run_dirs:
+        if (run_dir / "result.json").is_file():  # where a rollback has begun this process anew
+            continue
+        sys.stdout.flush()
+        sys.stderr.flush()
+        log = os.open(run_dir / "log.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.close(log)
+        try:
+            status = main(run_dir)
+        except Exception:  # told in the log, as in a process of its own
+            traceback.print_exc()
+            status = 1
+        if status:
+            return status
+    return 0
+
+
 if __name__ == "__main__":
-    status = main(Path(sys.argv[1]))
+    status = run_all([Path(word) for word in sys.argv[1:]])
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)  # vLLM's and torch's threads may hold an ordinary exit for seconds

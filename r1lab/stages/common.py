@@ -143,7 +143,7 @@ def asked(rows: list[dict], recipe, tokenizer) -> tuple[list, list[str]]:
 def load_engine(recipe):
     """The engine that a recipe's `model` and `rollout` sections ask for."""
     if recipe.rollout.engine == "server":
-        return engines.server(
+        return engines.connect(
             recipe.rollout.url,
             recipe.model.path,
             max_concurrent=recipe.rollout.max_concurrent,

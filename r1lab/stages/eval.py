@@ -121,9 +121,10 @@ def _score(grader, rows, sampled, greedy, name, failed: Path) -> list[dict]:
             "scores": [int(right) for right in graded.right[group]],
             "answers": [answer_of(turn) for turn in graded.completions[group]],
             "truncated": [c.truncated for c in flat[group]],
-            "lengths": [len(c.token_ids) for c in flat[group]],
             "completion": flat[i * n].text,
         }
+        if all(c.token_ids for c in flat[group]):  # not every server tells
+            record["lengths"] = [len(c.token_ids) for c in flat[group]]
         if greedy:
             record["greedy"] = int(greedy_graded.right[i])
             record["greedy_completion"] = greedy[i][0].text
@@ -134,7 +135,8 @@ def _score(grader, rows, sampled, greedy, name, failed: Path) -> list[dict]:
 def _figures(records: list[dict]) -> dict:
     scores = [record["scores"] for record in records]
     n = len(scores[0])
-    flat = [length for record in records for length in record["lengths"]]
+    cut = [flag for record in records for flag in record["truncated"]]
+    flat = [length for record in records for length in record.get("lengths", ())]
     figures = {
         "n_questions": len(records),
         "n_samples": n,
@@ -142,9 +144,10 @@ def _figures(records: list[dict]) -> dict:
         "ci95": list(stats.mean_ci95(stats.question_means(scores))),
         f"pass@{n}": stats.pass_at_k(scores, n),
         f"maj@{n}": stats.maj_at_n([record["answers"] for record in records], scores),
-        "truncated": sum(t for record in records for t in record["truncated"]) / len(flat),
-        "length": sum(flat) / len(flat),
+        "truncated": sum(cut) / len(cut),
     }
+    if flat:
+        figures["length"] = sum(flat) / len(flat)
     if "greedy" in records[0]:
         greedy = [record["greedy"] for record in records]
         figures |= {"greedy": stats.avg_at_n([[g] for g in greedy]), "greedy_ci95": list(stats.mean_ci95(greedy))}
