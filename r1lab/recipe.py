@@ -227,7 +227,11 @@ def _with_shared(document: Document, entry: dict, keys: Keys) -> dict:
     top, kind = document.data, _kind(entry)
     fields = STAGES[kind].model_fields if kind in STAGES else ()
     entry = {**entry}
+    # A grpo stage has use for an evaluation only where it says how often: else a change of it would train anew.
+    idle = kind == "grpo" and isinstance(top.get("eval"), dict) and not top["eval"].get("every")
     for section in ("seed", *SHARED):
+        if section == "eval" and idle:
+            continue
         if section in top and section in fields and section not in entry:
             entry[section] = copy.deepcopy(top[section])
             document.shown[(*keys, section)] = (section,)

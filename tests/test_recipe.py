@@ -146,7 +146,9 @@ def test_shared_sections_hold_for_stages_that_have_and_do_not_give_them(write):
     stages = dict(recipe.stage_recipes(loaded))
     assert list(stages) == ["zero", "keep", "tuned", "after"]
     assert stages["zero"].rollout.num_generations == stages["keep"].rollout.num_generations == 4
-    assert stages["zero"].eval.size == stages["after"].eval.size == 20
+    assert stages["after"].eval.size == 20 and stages["zero"].eval is None  # which says not how often
+    often = dict(recipe.stage_recipes(recipe.load([write(PIPELINE), "eval.every=5"])))
+    assert often["zero"].eval.size == 20
     assert stages["tuned"].data.builder == "rows" and not hasattr(stages["tuned"], "rollout")
     assert [stage.seed for stage in stages.values()] == [5, 5, 5, 6]
     assert stages["after"].data.split == "test" and stages["zero"].data.split == "train"
