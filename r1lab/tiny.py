@@ -113,6 +113,8 @@ def _data(data: dict) -> None:
         data["path"] = str(own)
         for name in ("config", "years", "subset", "without"):
             data.pop(name, None)
+    if builder == "traces" and isinstance(path, str) and path.startswith("@"):
+        data["right_only"] = False  # see `keep`
     data.pop("max_tokens", None)
     if isinstance(data.get("pass_rate"), dict):
         data["pass_rate"] = {"path": data["pass_rate"].get("path")}
