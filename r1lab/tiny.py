@@ -105,7 +105,10 @@ def _data(data: dict) -> None:
     if builder == "mix" or "size" in data or "parts" not in data:
         data["size"] = min(data.get("size") or ROWS, ROWS)
     if isinstance(path, str) and path.startswith("@"):
-        pass
+        if builder == "traces":  # a model so small writes none
+            data["builder"] = "rows"
+            for name in ("config", "right_only", "answer_tags", "per_prompt", "on_unknown"):
+                data.pop(name, None)
     elif builder == "logic_rl":
         data["builder"] = "knights_knaves"
         data.pop("path", None)
@@ -113,8 +116,6 @@ def _data(data: dict) -> None:
         data["path"] = str(own)
         for name in ("config", "years", "subset", "without"):
             data.pop(name, None)
-    if builder == "traces" and isinstance(path, str) and path.startswith("@"):
-        data["right_only"] = False  # see `keep`
     data.pop("max_tokens", None)
     if isinstance(data.get("pass_rate"), dict):
         data["pass_rate"] = {"path": data["pass_rate"].get("path")}

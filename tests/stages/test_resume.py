@@ -17,8 +17,8 @@ model: {path: "embedded:tiny-qwen2"}
 data: {builder: knights_knaves, people: 2, names: 16, sayings: 1, size: 200}
 prompt: {template: r1-zero}
 rewards: [{name: knights_knaves}, {name: repetition, weight: 0.1}]
-rollout: {engine: transformers, num_generations: 4, max_completion_length: 24}
-eval: {size: 100, num_samples: 2}
+rollout: {engine: transformers, num_generations: 4, max_completion_length: 80}
+eval: {size: 90, num_samples: 2}
 stages:
   - name: cold
     stage: sft
