@@ -56,7 +56,7 @@ def progress(rows: list[dict], kind: str, *, doing: str, started: float, now: fl
 
     Args:
         rows: The rows of `metrics.jsonl`, earlier attempts of a resumed stage included.
-        kind: `sft`, `grpo`, `sample` or `eval`.
+        kind: The kind of the stage.
         doing: What a stage does before its first row.
         started: When this attempt started, in unix seconds: only later rows tell how fast it is.
         now: The time, in unix seconds.
@@ -215,7 +215,7 @@ class StageDisplay:
         console: Where to draw. A panel if it is a terminal, plain lines if not.
         path: The folder of the stage.
         name: The name of the stage.
-        kind: `sft`, `grpo`, `sample` or `eval`.
+        kind: The kind of the stage.
         doing: What the stage does before its first metrics, such as `loading model, starting vLLM`.
         place: Where the stage stands in its pipeline, such as `stage 2 of 3`; empty for a run of one stage.
         clock: Tells the time in unix seconds.
