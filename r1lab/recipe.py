@@ -1,9 +1,10 @@
 """Recipes: the schema, and loading from YAML files and `key=value` words with every problem told at once.
 
-A recipe is one stage (`stage: sft`, `grpo`, `sample`, `eval`, `dpo`, `reward`) or a pipeline (`stages:`, a list of named stages). `train`
-holds TRL's own names. In a pipeline the sections `model`, `data`, `prompt`, `rewards`, `rollout`, `eval` and `launch`,
-given at the top, hold for each stage that has such a section and does not give it itself: whole sections, never mixed.
-Values that begin with `./` or `../` are paths relative to the file they stand in; others, to the current directory.
+A recipe is one stage (`stage: grpo`, or another of `schema.STAGES`) or a pipeline (`stages:`, a list of named stages).
+`train` holds TRL's own names. In a pipeline the sections `model`, `data`, `prompt`, `rewards`, `rollout`, `eval` and
+`launch`, given at the top, hold for each stage that has such a section and does not give it itself: whole sections,
+never mixed. Values that begin with `./` or `../` are paths relative to the file they stand in; others, to the current
+directory.
 """
 
 import copy
