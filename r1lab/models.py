@@ -22,10 +22,10 @@ _SIZES = {
     "max_position_embeddings": 1024,
 }
 _DEEPSEEK = {
-    "kv_lora_rank": 256,  # with qk_rope_head_dim 320, the smallest latent that vLLM attends to
+    "kv_lora_rank": 64,
     "q_lora_rank": None,  # as in DeepSeek-V2-Lite: queries this small are not compressed
     "qk_nope_head_dim": 32,
-    "qk_rope_head_dim": 64,
+    "qk_rope_head_dim": 16,
     "v_head_dim": 32,
     "first_k_dense_replace": 1,
     "n_routed_experts": 8,
