@@ -178,7 +178,7 @@ def test_sources_may_stand_around_options(ran):
     assert (recipe.seed, recipe.train["beta"]) == (3, 0.1)
     assert settings.pop("recipe_text").startswith(GRPO)
     assert str(settings.pop("runs_dir")) == "elsewhere"
-    assert settings == {"name": "one", "resume": True, "overwrite": False}
+    assert settings == {"name": "one", "resume": True, "overwrite": False, "together": False}
 
 
 @pytest.mark.parametrize(

@@ -441,7 +441,8 @@ def test_requests_end_when_the_caller_stops():
 
 
 INTERRUPTED = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with SIGINT ignored
 from r1lab.engines.server import ServerEngine
 for i, group in ServerEngine(sys.argv[1], "teacher", max_concurrent=4).stream([str(i) for i in range(50)]):
     print(i, group[0].text, flush=True)
@@ -517,7 +518,8 @@ def test_vllms_own_server(vllm_server):
         assert len(group) == 3
         for completion in group:
             assert 1 <= len(completion.token_ids) <= 20
-            assert tokenizer.decode(completion.token_ids, skip_special_tokens=True) == completion.text
+            text = tokenizer.decode(completion.token_ids, skip_special_tokens=True)
+            assert text.rstrip("\ufffd") == completion.text.rstrip("\ufffd")  # cut within a letter
             assert completion.truncated == (tokenizer.eos_token_id not in completion.token_ids)
     greedy = [group[0].text for group in teacher.generate([messages, rendered], max_tokens=20, temperature=0.0)]
     assert greedy[0] == greedy[1] and not teacher.left_out and not teacher.one_by_one

@@ -88,6 +88,6 @@ def test_packed_rows_do_not_see_each_other(tiny_model):
     packed = torch.cat(rows, dim=1)
     positions = torch.cat([torch.arange(row.shape[1])[None] for row in rows], dim=1)
     with torch.no_grad():
-        together = model(input_ids=packed, position_ids=positions).logits
+        together = model(input_ids=packed, position_ids=positions, use_cache=False).logits  # as TRL's trainer does
         alone = torch.cat([model(input_ids=row).logits for row in rows], dim=1)
     torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
