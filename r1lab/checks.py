@@ -90,6 +90,8 @@ def stage_problems(recipe, broken: set[Keys]) -> Problems:
         found += task_problems(recipe) if getattr(recipe, "eval", None) else []
         against = recipe.data.decontaminate.against if recipe.data.decontaminate else []
         found += _tasks_problems(against, ("data", "decontaminate", "against"), recipe)
+    if recipe.stage == "reward" and recipe.model.lora:
+        found.append((("model", "lora"), "a reward stage trains whole models: remove it"))
     path = recipe.model.path
     if path.startswith("scratch:") and recipe.stage != "sft":
         found.append((("model", "path"), f"{path}: only an sft stage can start from random weights"))

@@ -9,6 +9,7 @@ directory.
 
 import copy
 import io
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from r1lab.schema import STAGES, Pipeline, Recipe, StageRecipe
 from r1lab.tiny import shrunk
 from r1lab.values import told
 from r1lab.yaml_source import Document, Keys
+
+logger = logging.getLogger(__name__)
 
 SHARED = ("model", "data", "prompt", "rewards", "rollout", "eval", "launch")
 """Sections that a pipeline may give once for all its stages."""
@@ -55,7 +58,7 @@ def load(sources: list[str], *, check: bool = True, inputs: bool = False, tiny: 
     """
     files = [source for source in sources if not yaml_source.is_assignment(source)]
     name = Path(files[0]).stem if files else "run"
-    document = yaml_source.read(sources, (lambda data: shrunk({"name": name} | data)[0]) if tiny else None)
+    document = yaml_source.read(sources, (lambda data: _in_small({"name": name} | data)) if tiny else None)
     problems = list(document.problems)
     document.data.setdefault("name", name)
     build = _pipeline if "stages" in document.data else _single
@@ -66,6 +69,13 @@ def load(sources: list[str], *, check: bool = True, inputs: bool = False, tiny: 
     if problems:
         raise UserError(sorted(dict.fromkeys(problems), key=_place))
     return recipe
+
+
+def _in_small(data: dict) -> dict:
+    small, left_out = shrunk(data)
+    for line in left_out:
+        logger.warning("--tiny: %s", line)
+    return small
 
 
 def _place(problem: str) -> tuple[bool, str, int]:

@@ -64,6 +64,8 @@ def _operated(rows: list[dict], data, seed: int, run_dir: Path | None, tokenizer
         if run_dir and report:
             rundir.write_jsonl(run_dir / "data.jsonl", report)
         rows = tell(kept, "shared with an evaluation set (decontaminate; listed in data.jsonl)")
+    if data.max_tokens and tokenizer is None:
+        raise UserError("data.max_tokens: counts a model's tokens, which an evaluation and a server do not: remove it")
     if data.max_tokens:
         kept, _ = operations.by_length(rows, lambda row: _tokens(row, tokenizer), max_tokens=data.max_tokens)
         rows = tell(kept, f"longer than {data.max_tokens} tokens (max_tokens)")
