@@ -5,6 +5,7 @@ Exit status: 0 fine, 1 the run failed, 2 what was asked is wrong, 3 a check fail
 
 import argparse
 import os
+import subprocess
 import sys
 import traceback
 from pathlib import Path
@@ -13,6 +14,7 @@ from r1lab import __version__
 from r1lab.errors import UserError
 from r1lab.lookup import did_you_mean
 
+VERBS = ("run", "check", "plan", "doctor", "show", "ls", "cp")
 TINY = "the same recipe in small: an embedded model, two steps a stage, no network"
 SOURCES = """SOURCES are recipes (files, or names from `r1lab ls recipes`) and key=value words; later ones win.
 
@@ -46,7 +48,43 @@ def parser() -> Parser:
     run.add_argument("--resume", action="store_true", help="go on with the run that the folder holds")
     run.add_argument("--overwrite", action="store_true", help="delete the run that the folder holds, and start again")
     run.add_argument("--tiny", action="store_true", help=TINY)
+    run.add_argument("--no-check", action="store_true", help="do not check it first, as `r1lab check` does")
     run.set_defaults(function=run_verb)
+
+    check = verbs.add_parser(
+        "check",
+        help="say what would go wrong with a recipe, before it runs",
+        description=SOURCES.replace("r1lab run", "r1lab check").replace(" --name short", ""),
+        parents=[common],
+        **settings,
+    )
+    check.add_argument("sources", nargs="+", metavar="SOURCES", help="recipes and key=value words")
+    check.add_argument("--tiny", action="store_true", help=TINY)
+    check.add_argument("--probe", action="store_true", help="sample the model itself on 16 prompts: can RL start?")
+    check.add_argument("--quiet", action="store_true", help="print warnings and errors only")
+    check.set_defaults(function=check_verb)
+
+    plan = verbs.add_parser(
+        "plan",
+        help="say whether a recipe fits, what it takes and how long",
+        description=SOURCES.replace("r1lab run", "r1lab plan").replace(" --name short", ""),
+        parents=[common],
+        **settings,
+    )
+    plan.add_argument("sources", nargs="+", metavar="SOURCES", help="recipes and key=value words")
+    plan.add_argument("--tiny", action="store_true", help=TINY)
+    plan.add_argument("--gpu", metavar="NAME", help="the GPU to plan for, as in h100 (default: what is here)")
+    plan.add_argument("--gpus", metavar="N", type=int, help="how many of them (default: launch.gpus)")
+    plan.add_argument("--memory", metavar="SIZE", help="the memory of each in place of the GPU's own, as in 24GiB")
+    plan.add_argument("--json", action="store_true", help="print it as JSON")
+    plan.set_defaults(function=plan_verb)
+
+    doctor = verbs.add_parser(
+        "doctor", help="say what of this machine stands in the way of a run", parents=[common, runs], **settings
+    )
+    doctor.add_argument("--fast", action="store_true", help="do not start vLLM")
+    doctor.add_argument("--json", action="store_true", help="print it as JSON, for a bug report")
+    doctor.set_defaults(function=doctor_verb)
 
     show = verbs.add_parser(
         "show", help="print a recipe with all defaults filled in", description=SOURCES, parents=[common], **settings
@@ -103,13 +141,14 @@ def parse(argv: list[str]) -> argparse.Namespace | None:
     """
     if not argv:
         return None
-    verbs = ("run", "show", "ls", "cp")
-    if not argv[0].startswith("-") and argv[0] not in verbs:
-        hint = did_you_mean(argv[0], verbs, otherwise=f"; there are: {', '.join(verbs)}")
+    if not argv[0].startswith("-") and argv[0] not in VERBS:
+        hint = did_you_mean(argv[0], VERBS, otherwise=f"; there are: {', '.join(VERBS)}")
         raise UserError(f"r1lab: no verb {argv[0]}{hint}; `r1lab --help` tells what they do")
     arguments, rest = parser().parse_known_args(argv)
     if not hasattr(arguments, "function"):
-        raise UserError("r1lab: which verb? One of run, show, ls, cp; `r1lab --help` tells what they do")
+        raise UserError(
+            "r1lab: which verb? One of run, check, plan, doctor, show, ls, cp; `r1lab --help` tells what they do"
+        )
     options = [word for word in rest if word.startswith("-")]
     if not options and hasattr(arguments, "sources"):
         arguments.sources += rest
@@ -138,6 +177,8 @@ def run_verb(arguments: argparse.Namespace) -> int:
     if runs_dir.exists() and not runs_dir.is_dir():
         raise UserError(f"--runs-dir {runs_dir}: is a file: name a folder")
     recipe = recipes.load(_with_a_recipe(arguments), inputs=True, tiny=arguments.tiny)
+    if not arguments.no_check and (status := _checked(arguments)):
+        return status
 
     from r1lab import pipeline
 
@@ -150,6 +191,68 @@ def run_verb(arguments: argparse.Namespace) -> int:
         overwrite=arguments.overwrite,
         together=arguments.tiny,
     )
+
+
+def _checked(arguments: argparse.Namespace) -> int:
+    """Checks a recipe before it runs, in a process of its own: what it imports is not needed while stages run."""
+    command = [sys.executable, "-m", "r1lab", "check", "--quiet", *arguments.sources]
+    sys.stdout.flush()
+    status = subprocess.run(command + ["--tiny"] * arguments.tiny).returncode
+    if status == 3:
+        print("r1lab run: not started, see above; --no-check runs it as it is", file=sys.stderr)
+    return status
+
+
+def check_verb(arguments: argparse.Namespace) -> int:
+    """`r1lab check`: exit status 3 where something is wrong that a run would show only later."""
+    from r1lab.preflight import check
+
+    color, _ = _terminal()
+    more = {"tiny": arguments.tiny, "probe": arguments.probe, "quiet": arguments.quiet}
+    return check.run(_with_a_recipe(arguments), color=color, **more)
+
+
+def plan_verb(arguments: argparse.Namespace) -> int:
+    """`r1lab plan`: exit status 3 where a stage does not fit."""
+    import json
+
+    from r1lab import plan
+    from r1lab import recipe as recipes
+
+    recipe = recipes.load(_with_a_recipe(arguments), tiny=arguments.tiny)
+    memory = plan.parse_memory(arguments.memory) if arguments.memory else None
+    planned = plan.plan(recipe, gpu=arguments.gpu, gpus=arguments.gpus, memory=memory)
+    color, width = _terminal()
+    text = (
+        json.dumps(plan.as_json(planned), indent=2) if arguments.json else plan.text(planned, width=width, color=color)
+    )
+    print(text)
+    return 0 if planned.fits else 3
+
+
+def doctor_verb(arguments: argparse.Namespace) -> int:
+    """`r1lab doctor`: exit status 3 where something would break a run."""
+    import json
+
+    from r1lab import doctor
+
+    color, width = _terminal()
+    tell = (
+        None if arguments.json else lambda finding: print(doctor.text(finding, color=color, width=width), flush=True)
+    )
+    findings = doctor.examine(fast=arguments.fast, runs_dir=Path(arguments.runs_dir), tell=tell)
+    errors, warnings = (sum(f.verdict == verdict for f in findings) for verdict in ("error", "warning"))
+    if arguments.json:
+        print(json.dumps(doctor.report(findings), indent=2))
+    else:
+        print(f"\nlooked at {len(findings)} things: {warnings} to know of, {errors} to mend")
+    return 3 if errors else 0
+
+
+def _terminal() -> tuple[bool, int | None]:
+    """Whether to print in colour, and how wide the terminal is, None for a file."""
+    terminal = sys.stdout.isatty()
+    return terminal and "NO_COLOR" not in os.environ, os.get_terminal_size().columns if terminal else None
 
 
 def show_verb(arguments: argparse.Namespace) -> int:
@@ -179,8 +282,7 @@ def ls_verb(arguments: argparse.Namespace) -> int:
         there = f"; there are: {', '.join(listing.SECTIONS)}"
         hint = did_you_mean(arguments.what, listing.SECTIONS, otherwise=there)
         raise UserError(f"r1lab ls: {arguments.what}: nothing of this name to list{hint}")
-    color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    width = os.get_terminal_size().columns if sys.stdout.isatty() else None
+    color, width = _terminal()
     what = [arguments.what] if arguments.what else list(listing.SECTIONS)
     print(listing.text(what, runs_dir=Path(arguments.runs_dir), color=color, width=width), end="")
     return 0

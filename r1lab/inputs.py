@@ -1,7 +1,6 @@
 """Checks of a recipe that touch files, but not torch: model folders, data files and their rows."""
 
 import json
-import os
 from pathlib import Path
 
 from r1lab import engines, lookup, models
@@ -55,11 +54,10 @@ def model_problems(path: str) -> list[str]:
 def embedded_problems(name: str) -> list[str]:
     """What is wrong with the name of a model that r1lab carries."""
     if name == "smollm2-135m":
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "r1lab" / name
-        if (cache / "config.json").is_file():
-            return []
-        from r1lab.smollm2 import find_gguf
+        from r1lab.smollm2 import converted, find_gguf
 
+        if (converted() / "config.json").is_file():
+            return []
         try:
             find_gguf()
         except UserError as error:

@@ -92,13 +92,17 @@ def torch_dtype(name: str):
     return getattr(torch, name)
 
 
-def load_tokenizer(path: str, *, revision: str | None = None, trust_remote_code: bool = False):
-    """The tokenizer of a model, with a padding token, padding on the left."""
+def load_tokenizer(path: str, *, revision: str | None = None, trust_remote_code: bool = False, **hub):
+    """The tokenizer of a model, with a padding token, padding on the left.
+
+    Args:
+        hub: How transformers gets the files of a Hub model: `cache_dir`, `local_files_only`.
+    """
     from transformers import AutoTokenizer
 
     folder = path if is_adapter(path) else resolve(path)
     tokenizer = AutoTokenizer.from_pretrained(
-        folder, revision=revision, trust_remote_code=trust_remote_code, padding_side="left"
+        folder, revision=revision, trust_remote_code=trust_remote_code, padding_side="left", **hub
     )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

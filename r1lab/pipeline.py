@@ -4,7 +4,6 @@ A recipe of one stage runs in `runs/NAME/`, a pipeline in `runs/NAME/NN-STAGE/`.
 stage's recipe become paths in its `config.yaml`, which can so be run again by itself.
 """
 
-import json
 import re
 import shlex
 import shutil
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from r1lab import children, engines, rundir, stats, summary
+from r1lab import children, comparison, engines, rundir, summary
 from r1lab import recipe as recipes
 from r1lab.children import StopRequests
 from r1lab.display import StageDisplay
@@ -389,9 +388,6 @@ def _doing(config: dict) -> str:
     return f"loading model, starting {engines.told(config['rollout']['engine'])}"
 
 
-# The result of a pipeline
-
-
 def pipeline_result(run_dir: Path, stages: list[Stage], config: dict) -> dict:
     """The results of all stages, how long they took in all attempts, and what changed from before to after."""
     attempts = rundir.read_jsonl(run_dir / "metrics.jsonl")
@@ -402,45 +398,5 @@ def pipeline_result(run_dir: Path, stages: list[Stage], config: dict) -> dict:
         "stage": "pipeline",
         "seconds": round(sum(row["seconds"] for row in attempts), 1),
         "stages": {stage.name: rundir.result(stage.path) for stage in stages},
-        "compare": [row for before, after in pairs for row in compare(before, after, folders)],
+        "compare": [row for before, after in pairs for row in comparison.compare(before, after, folders)],
     }
-
-
-def compare(before: str, after: str, folders: dict[str, Path]) -> list[dict]:
-    """Paired differences between two eval stages, for each task and measure that both have, over shared questions."""
-    scores = [_scores(folders[name]) for name in (before, after)]
-    rows = []
-    for task, metric in scores[0]:
-        first, second = scores[0][task, metric], scores[1].get((task, metric), {})
-        shared = [question for question in first if question in second]
-        if not shared:
-            continue
-        old, new = ([table[question] for question in shared] for table in (first, second))
-        diff, ci95 = stats.paired_diff(old, new)
-        rows.append(
-            {
-                "task": task,
-                "metric": metric,
-                "before": before,
-                "after": after,
-                "before_value": round(sum(old) / len(old), 4),
-                "after_value": round(sum(new) / len(new), 4),
-                "diff": round(diff, 4),
-                "ci95": [round(bound, 4) for bound in ci95],
-                "n_questions": len(shared),
-            }
-        )
-    return rows
-
-
-def _scores(path: Path) -> dict[tuple[str, str], dict[str, float]]:
-    """For each task and measure, the score of each question, for the tasks that the stage's result lists."""
-    tasks = rundir.result(path)["tasks"]
-    scores: dict[tuple[str, str], dict[str, float]] = {(t, m): {} for t in tasks for m in ("avg", "greedy")}
-    for row in rundir.read_jsonl(path / "samples" / "questions.jsonl"):
-        question = row.get("key") or json.dumps([row.get("prompt"), row["index"]], sort_keys=True)
-        for task in {row["task"], row.get("subtask", row["task"])} & tasks.keys():
-            scores[task, "avg"][question] = sum(row["scores"]) / len(row["scores"])
-            if row.get("greedy") is not None:
-                scores[task, "greedy"][question] = row["greedy"]
-    return scores

@@ -23,9 +23,7 @@ def convert(cache_dir: str | os.PathLike | None = None) -> Path:
     Raises:
         UserError: If the package or its reader `gguf` is not installed.
     """
-    if cache_dir is None:
-        cache_dir = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "r1lab"
-    folder = Path(cache_dir) / NAME
+    folder = converted(cache_dir)
     if (folder / "config.json").is_file():
         return folder
     gguf = find_gguf()
@@ -45,6 +43,13 @@ def convert(cache_dir: str | os.PathLike | None = None) -> Path:
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return folder
+
+
+def converted(cache_dir: str | os.PathLike | None = None) -> Path:
+    """Where `convert` writes the model, there or not yet."""
+    if cache_dir is None:
+        cache_dir = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "r1lab"
+    return Path(cache_dir) / NAME
 
 
 def find_gguf() -> Path:

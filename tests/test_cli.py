@@ -172,7 +172,18 @@ def test_the_command_itself_exits_with_2_and_debug_shows_the_traceback(here):
 
 
 def test_sources_may_stand_around_options(ran):
-    argv = ["run", "r.yaml", "--name", "one", "seed=3", "--resume", "train.beta=0.1", "--runs-dir", "elsewhere"]
+    argv = [
+        "run",
+        "r.yaml",
+        "--no-check",
+        "--name",
+        "one",
+        "seed=3",
+        "--resume",
+        "train.beta=0.1",
+        "--runs-dir",
+        "elsewhere",
+    ]
     assert cli.main(argv) == 1
     ((recipe, settings),) = ran
     assert (recipe.seed, recipe.train["beta"]) == (3, 0.1)

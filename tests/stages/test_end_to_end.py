@@ -98,7 +98,7 @@ def test_a_pipeline_of_every_stage(tmp_path, engine):
     assert json.loads((run / "05-distil" / "model" / "config.json").read_text())["model_type"] == "llama"
     assert (run / "curve.png").stat().st_size > 5_000
 
-    again = r1lab(tmp_path, "run", str(tmp_path / "recipe.yaml"), "--resume")
+    again = r1lab(tmp_path, "run", "--no-check", str(tmp_path / "recipe.yaml"), "--resume")
     assert again.returncode == 0, again.stderr  # all stages are finished: nothing to do
     assert json.loads((run / "result.json").read_text())["stages"] == result["stages"]
 
@@ -136,7 +136,7 @@ train:
 
 
 def test_chosen_prompts_schedules_and_a_refreshed_reference(tmp_path):
-    done = r1lab(tmp_path, "run", str(recipe(tmp_path, CHOSEN, engine="transformers", steps=3)))
+    done = r1lab(tmp_path, "run", "--no-check", str(recipe(tmp_path, CHOSEN, engine="transformers", steps=3)))
     run = tmp_path / "runs" / "chosen"
     assert done.returncode == 0, done.stderr + done.stdout[-3000:] + log_tails(run)
     train = [row for row in rows(run / "metrics.jsonl") if row["phase"] == "train"]
@@ -164,7 +164,7 @@ def test_an_interrupted_run_stops_within_a_step_and_is_taken_up(tmp_path):
     text = "stage: grpo\nname: long\nmodel: {path: embedded:tiny-qwen2}\nCOMMON\ntrain: GRPO\n"
     path = recipe(tmp_path, text, engine="vllm", steps=300)
     run = tmp_path / "runs" / "long"
-    command = [sys.executable, "-m", "r1lab", "run", str(path), "--runs-dir", str(tmp_path / "runs")]
+    command = [sys.executable, "-m", "r1lab", "run", "--no-check", str(path), "--runs-dir", str(tmp_path / "runs")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     metrics = run / "metrics.jsonl"
     deadline = time.time() + 300

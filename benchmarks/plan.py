@@ -1,0 +1,190 @@
+"""How far `r1lab plan` is from what stages really take: `python -m benchmarks.plan [--only NAME...] [--out FILE]`.
+
+Each configuration is a real stage in a process of its own, `python -m r1lab.stages`, with its children. On a CPU the
+peak is that of their resident memory, shared pages counted once (the sum of Pss, or the main process's high-water mark
+where that is more); with `--device cuda` it is `torch.cuda.max_memory_allocated`, for which the stage runs under a
+wrapper that prints it at the end. Prints JSON: for each configuration the predicted and the measured peak in GiB and
+their ratio. `--measured FILE` plans again beside the measurements of an earlier `--out FILE`.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from r1lab import children, rundir
+from r1lab import recipe as recipes
+
+SAMPLED = 0.1  # seconds between two looks at the memory of a process tree
+BOUND = 0.15  # how far a prediction may be off
+CUDA = (
+    "import sys, pathlib, torch; from r1lab.stages.__main__ import main; "
+    "status = main(pathlib.Path(sys.argv[1])); "
+    "print('peak', torch.cuda.max_memory_allocated(), flush=True); sys.exit(status)"
+)
+
+TINY, SMOL, MOE = "embedded:tiny-qwen2", "embedded:smollm2-135m", "embedded:tiny-deepseek-v3"
+TRAIN = {"max_steps": 2, "save_strategy": "no", "learning_rate": 1e-6}
+
+
+def sft(model: str, *, rows: int, tokens: int, lora: bool = False, **train) -> dict:
+    """An SFT stage on rows of about `tokens` tokens each."""
+    return {
+        "stage": "sft",
+        "model": {"path": model} | ({"lora": {"r": 16}} if lora else {}),
+        "data": {"tokens": tokens},
+        "train": TRAIN | {"per_device_train_batch_size": rows, "gradient_checkpointing": False} | train,
+    }
+
+
+def grpo(model: str, *, rows: int, completion: int, engine: str, group: int = 4, lora: bool = False, **train) -> dict:
+    """A GRPO stage whose rows all count, with or without signal."""
+    return {
+        "stage": "grpo",
+        "model": {"path": model} | ({"lora": {"r": 16}} if lora else {}),
+        "data": {"tokens": 64},
+        "rewards": [{"name": "format"}],
+        "rollout": {"engine": engine, "num_generations": group, "max_completion_length": completion},
+        "train": TRAIN
+        | {"per_device_train_batch_size": rows, "gradient_checkpointing": False, "skip_no_signal": False, "beta": 0.0}
+        | train,
+    }
+
+
+CONFIGURATIONS = {
+    "sft-tiny": sft(TINY, rows=16, tokens=256),
+    "sft-moe": sft(MOE, rows=16, tokens=256),
+    "sft-256": sft(SMOL, rows=2, tokens=256),
+    "sft-768": sft(SMOL, rows=2, tokens=768),
+    "sft-768-checkpointing": sft(SMOL, rows=2, tokens=768, gradient_checkpointing=True),
+    "sft-256-lora": sft(SMOL, rows=2, tokens=256, lora=True),
+    "sft-256-accumulate": sft(SMOL, rows=1, tokens=256, gradient_accumulation_steps=2),
+    "grpo-tiny": grpo(TINY, rows=16, completion=256, engine="transformers"),
+    "grpo-64": grpo(SMOL, rows=4, completion=64, engine="transformers"),
+    "grpo-64-reference": grpo(SMOL, rows=4, completion=64, engine="transformers", beta=0.01),
+    "grpo-64-lora": grpo(SMOL, rows=4, completion=64, engine="transformers", lora=True),
+    "grpo-tiny-vllm": grpo(TINY, rows=16, completion=256, engine="vllm"),
+    "grpo-64-vllm": grpo(SMOL, rows=4, completion=64, engine="vllm"),
+}
+
+
+def resolved(name: str, folder: Path):
+    """A configuration as a recipe, with its rows in `folder`."""
+    plain = CONFIGURATIONS[name] | {"name": name}
+    tokens = plain["data"]["tokens"]
+    words = " ".join(["sun"] * (tokens if plain["stage"] == "grpo" else tokens - 16))  # a token a word, nearly
+    row = {"prompt": f"Say: {words}"} if plain["stage"] == "grpo" else {"prompt": "Say:", "completion": words}
+    data = folder / f"{name}.jsonl"
+    rundir.write_jsonl(data, [row] * 64)
+    file = folder / f"{name}.yaml"
+    rundir.write_yaml(file, plain | {"data": {"builder": "rows", "path": str(data)}})
+    return recipes.load([str(file)])
+
+
+def measured(recipe, folder: Path, device: str) -> dict:
+    """Runs a stage; returns the peak of its memory in bytes, and seconds.
+
+    Raises:
+        RuntimeError: The stage failed.
+    """
+    run_dir = folder / recipe.name
+    plain = json.loads(json.dumps(recipe.model_dump(mode="json")))
+    rundir.prepare(recipes.dumps(recipe), plain, run_dir, resume=False, overwrite=True)
+    wrapped = ["-c", CUDA] if device == "cuda" else ["-m", "r1lab.stages"]
+    output = run_dir / "output.txt"
+    started, peak = time.monotonic(), 0
+    with output.open("wb") as file:
+        child = children.start([sys.executable, *wrapped, str(run_dir)], file)
+        try:
+            while child.poll() is None:
+                peak = max(peak, resident(child.pid))
+                time.sleep(SAMPLED)
+        finally:
+            children.kill(child)
+    if child.returncode:
+        told = [path for path in (run_dir / "error.txt", run_dir / "log.txt", output) if path.is_file()]
+        raise RuntimeError(f"{recipe.name}: {told[0].read_text(errors='replace')[-2000:]}")
+    if device == "cuda":
+        peak = int(output.read_text().rpartition("peak ")[2].split()[0])
+    return {"peak": peak, "seconds": round(time.monotonic() - started, 1)}
+
+
+def resident(pid: int) -> int:
+    """Bytes that a process and its descendants hold now, or that it alone held at most."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        status = Path(f"/proc/{pid}/status").read_text()
+        most = int(status.partition("VmHWM:")[2].split()[0]) * 1024
+        family = process.children(recursive=True)
+        if not family:
+            return most
+        return max(most, sum(proportional(one.pid) for one in (process, *family)))
+    except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError, IndexError):  # it has just ended
+        return 0
+
+
+def proportional(pid: int) -> int:
+    """A process's Pss in bytes, 0 where it has ended."""
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return 0
+    return int(text.partition("Pss:")[2].split()[0]) * 1024
+
+
+def predicted(recipe, device: str):
+    """What `r1lab plan` says of a stage; on a GPU without the process itself, which torch does not count."""
+    from r1lab import plan
+
+    (stage,) = plan.plan(recipe).stages
+    outside = stage.peak.overhead if device == "cuda" else 0
+    return {"predicted": stage.peak.total - outside, "at": stage.moment, "parts": asdict(stage.peak)}
+
+
+def compared(seen: dict, planned: dict) -> dict:
+    """The two peaks in GiB, and the predicted one as a share of the measured."""
+    gib = {
+        key: round(value / 2**30, 3)
+        for key, value in (("predicted", planned["predicted"]), ("measured", seen["peak"]))
+    }
+    parts = {key: round(value / 2**30, 3) for key, value in planned["parts"].items() if value}
+    return gib | {"ratio": round(planned["predicted"] / seen["peak"], 3), "at": planned["at"], "parts": parts}
+
+
+def main() -> None:
+    """Measures, plans, prints."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=CONFIGURATIONS, default=list(CONFIGURATIONS), metavar="NAME")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--out", type=Path, help="where measurements go, one a line")
+    parser.add_argument("--measured", type=Path, help="measurements of an earlier --out, instead of running")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        loaded = {name: resolved(name, folder) for name in arguments.only}
+        if arguments.measured:
+            seen = {row.pop("name"): row for row in rundir.read_jsonl(arguments.measured)}
+        else:
+            seen = {}
+            for name, recipe in loaded.items():
+                seen[name] = measured(recipe, folder, arguments.device)
+                if arguments.out:
+                    rundir.append_jsonl(arguments.out, {"name": name} | seen[name])
+        compares = {n: compared(seen[n], predicted(loaded[n], arguments.device)) for n in loaded if n in seen}
+    figures = {
+        "device": arguments.device,
+        "versions": rundir.versions(),
+        "configurations": compares,
+        "furthest": max(abs(figure["ratio"] - 1) for figure in compares.values()),
+        "within_bound": sum(abs(figure["ratio"] - 1) <= BOUND for figure in compares.values()),
+    }
+    print(json.dumps(figures, indent=2))
+
+
+if __name__ == "__main__":
+    main()

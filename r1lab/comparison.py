@@ -1,0 +1,46 @@
+"""Two evaluations of the same questions, set side by side."""
+
+import json
+from pathlib import Path
+
+from r1lab import rundir, stats
+
+
+def compare(before: str, after: str, folders: dict[str, Path]) -> list[dict]:
+    """Paired differences between two eval stages, for each task and measure that both have, over shared questions."""
+    scores = [_scores(folders[name]) for name in (before, after)]
+    rows = []
+    for task, metric in scores[0]:
+        first, second = scores[0][task, metric], scores[1].get((task, metric), {})
+        shared = [question for question in first if question in second]
+        if not shared:
+            continue
+        old, new = ([table[question] for question in shared] for table in (first, second))
+        diff, ci95 = stats.paired_diff(old, new)
+        rows.append(
+            {
+                "task": task,
+                "metric": metric,
+                "before": before,
+                "after": after,
+                "before_value": round(sum(old) / len(old), 4),
+                "after_value": round(sum(new) / len(new), 4),
+                "diff": round(diff, 4),
+                "ci95": [round(bound, 4) for bound in ci95],
+                "n_questions": len(shared),
+            }
+        )
+    return rows
+
+
+def _scores(path: Path) -> dict[tuple[str, str], dict[str, float]]:
+    """For each task and measure, the score of each question, for the tasks that the stage's result lists."""
+    tasks = rundir.result(path)["tasks"]
+    scores: dict[tuple[str, str], dict[str, float]] = {(t, m): {} for t in tasks for m in ("avg", "greedy")}
+    for row in rundir.read_jsonl(path / "samples" / "questions.jsonl"):
+        question = row.get("key") or json.dumps([row.get("prompt"), row["index"]], sort_keys=True)
+        for task in {row["task"], row.get("subtask", row["task"])} & tasks.keys():
+            scores[task, "avg"][question] = sum(row["scores"]) / len(row["scores"])
+            if row.get("greedy") is not None:
+                scores[task, "greedy"][question] = row["greedy"]
+    return scores

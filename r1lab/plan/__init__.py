@@ -1,0 +1,96 @@
+"""`r1lab plan`: whether a recipe fits a device, where its memory goes, how long it takes; nothing is loaded.
+
+`shapes.py` reads a model's sizes, `lengths.py` the rows, `memory.py` adds the bytes up, `cost.py` the FLOPs,
+`stages.py` applies both to a stage, `changes.py` looks for what makes it fit, `report.py` prints.
+"""
+
+from dataclasses import dataclass, replace
+from functools import partial
+
+from r1lab.errors import UserError
+from r1lab.plan import gpus as devices
+from r1lab.plan.changes import Change, changed, changes
+from r1lab.plan.gpus import Device, parse_memory
+from r1lab.plan.lengths import lengths
+from r1lab.plan.report import as_json, text
+from r1lab.plan.stages import StagePlan, plan_stage
+from r1lab.preflight.look import start_of
+from r1lab.recipe import stage_recipes
+from r1lab.schema import Pipeline
+
+__all__ = ["Planned", "as_json", "parse_memory", "plan", "text"]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A recipe's plan: its stages in order, and for those that do not fit what would make them."""
+
+    name: str
+    device: Device
+    devices: int
+    stages: tuple[StagePlan, ...]
+    changes: dict[str, list[Change]]
+
+    @property
+    def fits(self) -> bool:
+        """Whether every stage does."""
+        return all(stage.fits for stage in self.stages)
+
+    @property
+    def seconds(self) -> float | None:
+        """Of all stages, as far as they are known."""
+        return _sum([stage.seconds for stage in self.stages])
+
+    @property
+    def flops(self) -> float | None:
+        """Of all stages."""
+        return _sum([stage.flops for stage in self.stages])
+
+    @property
+    def tokens(self) -> float | None:
+        """Of all stages."""
+        return _sum([stage.tokens for stage in self.stages])
+
+    @property
+    def disk(self) -> int:
+        """Bytes that all stages leave."""
+        return sum(stage.disk for stage in self.stages)
+
+
+def _sum(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
+
+
+def plan(recipe, *, gpu: str | None = None, gpus: int | None = None, memory: int | None = None) -> Planned:
+    """Plans every stage of a recipe.
+
+    Args:
+        recipe: A stage's recipe or a `Pipeline`, as `r1lab.recipe.load` gives it.
+        gpu: A name in `r1lab.plan.gpus.GPUS`. Default: the CUDA device here, else this machine's memory and cores.
+        gpus: How many. Default: each stage's `launch.gpus`.
+        memory: Bytes of each, in place of the device's own.
+
+    Raises:
+        UserError: There is no such GPU, or the config of a model cannot be had.
+    """
+    if gpus is not None and gpus < 1:
+        raise UserError(f"--gpus {gpus}: at least 1")
+    device = devices.find(gpu) if gpu else devices.here()
+    device = replace(device, memory=memory) if memory else device
+    pipeline = isinstance(recipe, Pipeline)
+    named = stage_recipes(recipe) if pipeline else [(recipe.name, recipe)]
+    if gpus:
+        named = [(name, changed(stage, {"launch.gpus": gpus})) for name, stage in named]
+    found, ways = [], {}
+    for index, (name, stage) in enumerate(named):
+        earlier = dict(named[:index])
+        start, rows = start_of(stage.model.path, earlier), lengths(stage, earlier)
+        again = partial(plan_stage, name, device=device, start=start, found=rows)
+        found.append(again(stage))
+        if not found[-1].fits:
+            ways[name] = changes(
+                stage, found[-1], again, prefix=f"stages.{name}." if pipeline else "", more_gpus=gpus is None
+            )
+    count = max(stage.launch.gpus for _, stage in named)
+    return Planned(recipe.name, device, count, tuple(found), ways)

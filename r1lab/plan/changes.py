@@ -1,0 +1,176 @@
+"""What to change where a stage does not fit: words to type, each tried by planning again, with what it costs."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from r1lab import recipe as recipes
+from r1lab.plan.stages import StagePlan, gib, setting
+
+SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change that makes a stage fit.
+
+    Attributes:
+        words: `key=value` words, to be typed after the recipe.
+        price: What it costs, and the memory that it saves.
+    """
+
+    words: tuple[str, ...]
+    price: str
+
+
+Plan = Callable[[object], StagePlan]
+Settings = dict[str, object]
+
+
+def changes(recipe, before: StagePlan, plan: Plan, *, prefix: str = "", more_gpus: bool = True) -> list[Change]:
+    """At most three changes that make a stage fit, the cheapest first; several at once where no single one does.
+
+    Args:
+        plan: Plans a recipe of this stage again.
+        prefix: What the words need before their keys in a pipeline: `stages.NAME.`.
+        more_gpus: Whether more of them may be asked for.
+    """
+    found: list[Change] = []
+    candidates = [
+        (settings, cost)
+        for settings, cost in _candidates(recipe, before)
+        if more_gpus or "launch.gpus" not in settings
+    ]
+    for settings, cost in candidates:
+        if any(_same_kind(settings, change, prefix) for change in found):
+            continue
+        after = plan(changed(recipe, settings))
+        if after.fits:
+            found.append(Change(_words(settings, prefix), _price(before, after, cost)))
+        if len(found) == SHOWN:
+            break
+    return found or _together(recipe, before, plan, candidates, prefix)
+
+
+def _together(recipe, before: StagePlan, plan: Plan, candidates: list[tuple[Settings, str]], prefix: str):
+    """One change of several settings, each of which brings the stage nearer to fitting; none if that is not enough."""
+    settings: Settings = {}
+    costs: dict[tuple[str, ...], str] = {}
+    best, nearer = before, True
+    while nearer and not best.fits:
+        nearer = False
+        for more, cost in candidates:
+            after = plan(changed(recipe, settings | more))
+            if _excess(after) < _excess(best):
+                settings, best, nearer = settings | more, after, True
+                costs[tuple(more)] = cost
+            if best.fits:
+                told = ", ".join(dict.fromkeys(filter(None, costs.values())))
+                return [Change(_words(settings, prefix), _price(before, best, told))]
+    return []
+
+
+def _excess(planned: StagePlan) -> tuple[bool, int]:
+    return bool(planned.short), planned.peak.total
+
+
+def changed(recipe, settings: Settings):
+    """A stage's recipe with other values, by dotted keys, checked as one that is read."""
+    plain = recipes.resolved(recipe)
+    for key, value in settings.items():
+        *way, last = key.split(".")
+        part = plain
+        for name in way:
+            part[name] = part.get(name) or {}
+            part = part[name]
+        part[last] = value
+    return type(recipe).model_validate(plain)
+
+
+def _candidates(recipe, before: StagePlan) -> Iterator[tuple[Settings, str]]:
+    """Settings to try, those first that cost least, each with what it costs besides time."""
+    if recipe.stage in ("sample", "eval"):
+        yield from _engine(recipe, before)
+        if recipe.rollout.engine in ("auto", "vllm"):
+            yield {"rollout.engine": "transformers"}, "generates several times slower"
+        yield from _half_precision(recipe)
+        return
+    train, lora, gpus = recipe.train, recipe.model.lora, recipe.launch.gpus
+    per, accumulation = (setting(recipe, k) for k in ("per_device_train_batch_size", "gradient_accumulation_steps"))
+    if recipe.stage == "grpo":
+        yield from _engine(recipe, before)
+    for parts in (2, 4, 8, 16, 32, 64):
+        if per % parts == 0:
+            settings: Settings = {
+                "train.per_device_train_batch_size": per // parts,
+                "train.gradient_accumulation_steps": accumulation * parts,
+            }
+            if train.get("steps_per_generation"):
+                settings["train.steps_per_generation"] = train["steps_per_generation"] * parts
+            yield settings, "the same update in smaller passes"
+    if not train.get("gradient_checkpointing"):
+        yield {"train.gradient_checkpointing": True}, ""
+    if gpus > 1 and not (train.get("fsdp") or train.get("deepspeed")):
+        yield {"train.fsdp": "full_shard"}, "weights travel between GPUs"
+    if not train.get("optim") or "8bit" not in train["optim"]:
+        yield {"train.optim": "adamw_bnb_8bit"}, "needs bitsandbytes, optimizer states in 8 bits"
+    yield from _half_precision(recipe)
+    if recipe.stage != "reward":
+        if not lora:
+            yield {"model.lora.r": 16}, "trains adapters, not the model"
+        if not lora or not lora.quantize:
+            both: Settings = {"model.lora.quantize": "4bit"} | ({} if lora else {"model.lora.r": 16})
+            yield both, "needs bitsandbytes, trains adapters on a base of 4 bits"
+    for more in (2, 4, 8, 16, 32):
+        if more > gpus and more % gpus == 0 and not train.get("deepspeed"):
+            yield {"launch.gpus": more, "train.fsdp": "full_shard"}, f"takes {more} GPUs"
+    limit = train.get("max_length")
+    if recipe.stage in ("sft", "dpo"):
+        for length in (16_384, 8192, 4096, 2048, 1024, 512):
+            if not limit or length < limit:
+                yield {"train.max_length": length}, f"rows of more than {length:,} tokens are left out"
+
+
+def _engine(recipe, before: StagePlan) -> Iterator[tuple[Settings, str]]:
+    """What the generating engine can do with less, or needs more of."""
+    rollout = recipe.rollout
+    if recipe.stage == "grpo" and rollout.engine in ("auto", "vllm"):
+        if not recipe.train.get("vllm_enable_sleep_mode"):
+            yield {"train.vllm_enable_sleep_mode": True}, "vLLM's weights are moved away and back each step"
+        for share in (0.2, 0.15, 0.1):
+            if share < rollout.gpu_memory_utilization and not before.short:
+                yield {"rollout.gpu_memory_utilization": share}, "fewer completions at once"
+    if before.short:
+        for share in (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95):
+            if share > rollout.gpu_memory_utilization:
+                yield {"rollout.gpu_memory_utilization": share}, "less memory for training"
+    limit = rollout.max_completion_length
+    for length in (16_384, 8192, 4096, 2048, 1024, 512):
+        if length < limit:
+            key = "eval" if recipe.stage == "eval" and recipe.eval.max_completion_length else "rollout"
+            yield {f"{key}.max_completion_length": length}, f"completions are cut at {length:,} tokens"
+
+
+def _half_precision(recipe) -> Iterator[tuple[Settings, str]]:
+    if recipe.model.dtype == "float32":
+        yield {"model.dtype": "bfloat16"}, "updates below 1/256 of a weight are rounded away"
+
+
+def _words(settings: Settings, prefix: str) -> tuple[str, ...]:
+    return tuple(f"{prefix}{key}={str(v).lower() if isinstance(v, bool) else v}" for key, v in settings.items())
+
+
+def _same_kind(settings: Settings, change: Change, prefix: str) -> bool:
+    """Whether a change sets the same keys as one that was found: a larger step of it is not another way."""
+    keys = {word.partition("=")[0].removeprefix(prefix) for word in change.words}
+    return bool(keys & set(settings))
+
+
+def _price(before: StagePlan, after: StagePlan, cost: str) -> str:
+    """The memory that a change saves, the time that it costs, and what else."""
+    parts = []
+    less = before.peak.total - after.peak.total
+    if less:
+        parts.append(f"memory {'-' if less > 0 else '+'}{gib(abs(less))} GiB")
+    if before.seconds and after.seconds and after.seconds / before.seconds >= 1.05:
+        parts.append(f"{after.seconds / before.seconds:.1f}x slower")
+    return ", ".join([*parts, cost] if cost else parts)

@@ -1,0 +1,116 @@
+"""The devices that a plan is for: GPUs from their makers' data sheets, or what is here."""
+
+import os
+import re
+from dataclasses import dataclass, replace
+
+from r1lab.errors import UserError
+from r1lab.lookup import did_you_mean
+
+GIB = 2**30
+FLOPS_PER_CYCLE = 32
+"""Of an x86 core, in float32: two fused multiply-adds of eight lanes (AVX2)."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """One device.
+
+    Attributes:
+        memory: Bytes.
+        flops: Dense peak a second in bfloat16; in float16 where it has no bfloat16; on a CPU in float32.
+        bandwidth: Bytes a second, of its memory.
+    """
+
+    name: str
+    memory: int
+    flops: float
+    bandwidth: float
+    cuda: bool = True
+    bfloat16: bool = True
+
+
+def _gpu(name: str, gib: float, teraflops: float, gigabytes: float, bfloat16: bool = True) -> Device:
+    return Device(name, int(gib * GIB), teraflops * 1e12, gigabytes * 1e9, bfloat16=bfloat16)
+
+
+# The makers' data sheets: memory, dense tensor peak with float32 sums, bandwidth in GB/s. GDDR6 with its error
+# correction on, as data-centre cards have it, holds a sixteenth less than the sheet says: 22.5 of 24.
+GPUS = {
+    "t4": _gpu("T4", 15, 65, 320, bfloat16=False),
+    "v100": _gpu("V100 32 GB", 32, 125, 900, bfloat16=False),
+    "l4": _gpu("L4", 22.5, 121, 300),
+    "a10": _gpu("A10", 22.5, 125, 600),
+    "rtx3090": _gpu("RTX 3090", 24, 71, 936),
+    "rtx4090": _gpu("RTX 4090", 24, 165.2, 1008),
+    "rtx5090": _gpu("RTX 5090", 32, 209.5, 1792),
+    "a6000": _gpu("RTX A6000", 48, 154.8, 768),
+    "a40": _gpu("A40", 45, 149.7, 696),
+    "l40s": _gpu("L40S", 45, 362, 864),
+    "a100-40": _gpu("A100 40 GB", 40, 312, 1555),
+    "a100": _gpu("A100 80 GB", 80, 312, 2039),
+    "h100": _gpu("H100 SXM", 80, 989, 3350),
+    "h200": _gpu("H200", 141, 989, 4800),
+    "b200": _gpu("B200", 180, 2250, 8000),
+}
+
+
+def find(name: str) -> Device:
+    """The GPU of a name.
+
+    Raises:
+        UserError: There is none in the table.
+
+    >>> find("RTX 4090").memory // GIB
+    24
+    """
+    key = re.sub(r"^(nvidia|geforce)+|[\s_]|gb$", "", name.lower())
+    for known in (key, key.replace("-", ""), f"rtx{key}", key.removeprefix("rtx"), key.removesuffix("-80")):
+        if known in GPUS:
+            return GPUS[known]
+    there = f"; there are: {', '.join(GPUS)}; or give another card's size by --memory"
+    raise UserError(f"--gpu {name}: no such GPU in the table{did_you_mean(key, list(GPUS))}{there}")
+
+
+def here() -> Device:
+    """The CUDA device of this machine, else its cores and memory."""
+    import torch
+
+    if torch.cuda.is_available():
+        seen = torch.cuda.get_device_properties(0)
+        words = seen.name.lower().replace("nvidia", "").replace("geforce", "").split()
+        joined = "".join(words)
+        known = [gpu for key, gpu in GPUS.items() if key.partition("-")[0] in joined]
+        like = min(known, key=lambda gpu: abs(gpu.memory - seen.total_memory), default=GPUS["a100"])
+        return replace(like, name=seen.name, memory=seen.total_memory)
+    return cpu()
+
+
+def cpu() -> Device:
+    """This machine's cores and memory, no more of it than its control group allows."""
+    cores = len(os.sched_getaffinity(0))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        with open("/sys/fs/cgroup/memory.max", encoding="ascii") as file:
+            limit = file.read().strip()
+        memory = min(memory, int(limit)) if limit != "max" else memory
+    except OSError:  # no such control group
+        pass
+    name = f"this machine's {cores} CPU core{'s' * (cores > 1)}"
+    # The clock is seldom told to a virtual machine; 2.5 GHz and 10 GB/s are assumed.
+    return Device(name, memory, cores * FLOPS_PER_CYCLE * 2.5e9, 10e9, cuda=False)
+
+
+def parse_memory(text: str) -> int:
+    """Bytes of a size as people write it; GB is read as GiB, as makers of GPUs mean it.
+
+    Raises:
+        UserError: It is no size.
+
+    >>> parse_memory("24GiB") == parse_memory("24 gb") == 24 * GIB
+    True
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt])i?b?", text.strip(), re.IGNORECASE)
+    if not match or float(match[1]) == 0:
+        raise UserError(f"--memory {text}: not a size: write it like 24GiB or 512MiB")
+    return int(float(match[1]) * 2 ** (10 * (1 + "kmgt".index(match[2].lower()))))

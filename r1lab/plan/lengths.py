@@ -1,0 +1,112 @@
+"""How many rows a stage has and how long they are, as its tokenizer counts them; assumed where neither is here."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from r1lab import lookup, prompts
+from r1lab.checks import REFERENCE
+from r1lab.preflight.findings import GENERATED
+from r1lab.preflight.look import look, start_of
+
+PROMPT, COMPLETION = 512, 1024
+"""Tokens that are assumed of a row that cannot be read; the latter is TRL's own default of `max_length`."""
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Rows of a stage's data, in tokens.
+
+    Attributes:
+        rows: How many; None where only the run knows.
+        prompt: The longest prompt.
+        whole: The longest row, prompt and known completion together.
+        mean: The mean of the latter.
+        assumed: What was assumed of them, empty where they were counted.
+    """
+
+    rows: int | None
+    prompt: int
+    whole: int
+    mean: float
+    assumed: str = ""
+
+    @property
+    def equal(self) -> bool:
+        """Whether no row needs padding."""
+        return self.mean == self.whole
+
+
+def lengths(recipe, earlier: dict) -> Lengths:
+    """Of a stage, `earlier` the stages before it by name."""
+    made = _made(recipe, earlier)
+    if made:
+        return made
+    if getattr(recipe, "rollout", None) and recipe.rollout.engine == "server":
+        return Lengths(_size(recipe, 0), PROMPT, PROMPT, PROMPT, "a server's tokens are not counted here")
+    with tempfile.TemporaryDirectory() as folder:
+        seen, _ = look(recipe, start_of(recipe.model.path, earlier), Path(folder))
+    rows = _size(recipe, len(seen.data))
+    if seen.prompt_ids and (whole := _whole(seen)):
+        return Lengths(rows, max(map(len, seen.prompt_ids)), max(whole), sum(whole) / len(whole))
+    limit = getattr(recipe, "train", {}).get("max_length")
+    prompt = recipe.data.max_tokens or PROMPT
+    if recipe.stage in ("grpo", "sample", "eval"):
+        return Lengths(rows, prompt, prompt, prompt, f"prompts of {prompt:,} tokens, since none could be counted")
+    whole = limit or recipe.data.max_tokens or COMPLETION
+    return Lengths(rows, min(prompt, whole), whole, whole, f"rows of {whole:,} tokens, since none could be counted")
+
+
+def _whole(seen) -> list[int]:
+    """Tokens of each row: its prompt, and what is learnt of it."""
+    recipe = seen.recipe
+    if recipe.stage in ("grpo", "sample", "eval"):
+        return [len(ids) for ids in seen.prompt_ids]
+    keys = ("chosen", "rejected") if recipe.stage in ("dpo", "reward") else ("completion",)
+    if not all(row.get(key) for row in seen.rows for key in keys):
+        return []
+    template = {"template": recipe.prompt.template, "system": recipe.prompt.system} if hasattr(
+        recipe, "prompt") else {}  # fmt: skip
+    found = [prompts.example(row, seen.tokenizer, keys=keys, **template) for row in seen.rows]
+    limit = recipe.train.get("max_length")
+    whole = [len(ids["prompt_ids"]) + max(len(ids[f"{key}_ids"]) for key in keys) for ids in found]
+    if not limit:
+        return whole
+    kept = [min(n, limit) for n in whole if n <= limit or recipe.train.get("truncation_mode")]
+    return kept or [limit]
+
+
+def _size(recipe, seen: int) -> int | None:
+    """Rows of a stage's data, or questions of an evaluation; what the builder makes by default where none is said."""
+    if recipe.stage == "eval":
+        return recipe.eval.size * max(1, len(recipe.eval.tasks))
+    takes = lookup.parameters(lookup.function("data", recipe.data.builder))
+    default = takes["size"].default if "size" in takes else None
+    if recipe.data.size:
+        return min(recipe.data.size, seen) if 0 < seen < min(recipe.data.size, GENERATED) else recipe.data.size
+    if isinstance(default, int):
+        return default
+    return seen or None
+
+
+def _made(recipe, earlier: dict) -> Lengths | None:
+    """Of rows that an earlier sample stage makes: as many and as long as they can be."""
+    path = (recipe.data.model_extra or {}).get("path") if recipe.data.builder != "mix" else None
+    match = REFERENCE.fullmatch(path) if isinstance(path, str) else None
+    if not match or match[1] not in earlier:
+        return None
+    source = earlier[match[1]]
+    before = lengths(source, earlier)
+    samples = getattr(source, "rollout", None)
+    whole = before.prompt + samples.max_completion_length if samples else before.whole
+    limit = getattr(recipe, "train", {}).get("max_length")
+    whole = min(whole, limit) if limit else whole
+    rows = before.rows * samples.num_generations if before.rows and samples else before.rows
+    per_prompt = source.keep.per_prompt if source.stage == "sample" else None
+    if before.rows and samples and source.keep.which in ("best", "pairs"):
+        per_prompt = 1
+    rows = min(rows, before.rows * per_prompt) if rows and per_prompt else rows
+    if recipe.data.size:
+        rows = min(rows or recipe.data.size, recipe.data.size)
+    told = f"all that {match[1]} may keep, each as long as it may be"
+    return Lengths(rows, before.prompt, whole, whole, told)

@@ -1,0 +1,383 @@
+"""Where the memory of a stage goes, from first principles: bytes on one device, at each moment that may be the peak.
+
+What is counted follows what runs: transformers' decoders under TRL's trainers and r1lab's GRPO step. Sources: weights,
+gradients and optimizer ZeRO (arXiv:1910.02054, section 3.1) and its stages (section 5); activations Korthikanti et al.
+(arXiv:2205.05198, section 4), adapted to what autograd keeps of a gated MLP and of attention without scores;
+checkpointing their section 5; QLoRA arXiv:2305.14314, section 3. docs/plan.md derives each line.
+"""
+
+from dataclasses import dataclass, fields, replace
+
+from r1lab.plan.shapes import Shape
+
+TRL_TOKENS, TRL_VOCABULARY = 4096, 32_768
+"""The tile of logits that TRL's fused head computes at a time (trl/kernels/chunked_logprob.py, trainer/utils.py)."""
+
+TRL_COPIES = 8.25
+"""Buffers of a tile's size that its backward pass has at once without Triton: the tile, y, z, log p, p, the gradient,
+the one-hot as booleans and as numbers, and a product."""
+
+PIECE = 2**25
+"""glibc's largest M_MMAP_THRESHOLD: pieces from this size on are given back to the system when they are freed."""
+
+HEAP_UNUSED = 0.25
+"""The share of glibc's heap that lies unused between pieces of many sizes; measured (docs/plan.md)."""
+
+CHUNK_BYTES, CHUNK_COPIES, ONE_CHUNK_COPIES = 2**27, 4, 3
+"""r1lab's head on a CPU (`r1lab.grpo.head`): a chunk, and how many buffers of its size there are with several chunks
+(those of the chunk before live on while the next is computed) and with one."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one device at one moment.
+
+    `engine` is what the generating engine holds beside the key-value cache; `overhead` the process itself.
+    """
+
+    weights: int = 0
+    reference: int = 0
+    gradients: int = 0
+    optimizer: int = 0
+    activations: int = 0
+    logits: int = 0
+    kv_cache: int = 0
+    engine: int = 0
+    overhead: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return sum(getattr(self, field.name) for field in fields(self))
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Bytes a number: of the weights as they lie in memory, and of what is computed. Autocast keeps cast weights."""
+
+    weights: int
+    compute: int
+
+    @property
+    def norm(self) -> tuple[int, int, int]:
+        """Of a norm's input, which is kept in float32, of its normalised input, and of its output."""
+        return 4, self.weights, self.compute
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Adapters: their parameters, their rank times the layers that have them, and the bits of the base."""
+
+    parameters: int
+    rank: int
+    layers: int
+    quantize: str | None = None
+    merge: bool = True
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """How many devices train, and what is spread over them: ZeRO's stage (0: nothing), or FSDP2 as stage 3."""
+
+    devices: int = 1
+    stage: int = 0
+    fsdp: bool = False
+
+    def of(self, size: float, stage: int) -> int:
+        """Bytes on a device of what is spread from `stage` on."""
+        return int(size / self.devices if self.stage >= stage else size)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A micro-batch as the model sees it.
+
+    Attributes:
+        rows, tokens: Sequences, and positions that all layers but attention see.
+        keys: Positions of keys and values in attention; more than `tokens` where completions share a prompt's.
+        scores: Products of queries and keys of one head.
+        scored: Positions whose logits are computed.
+        masked: Whether attention is given a mask: rows are padded, or packed where no kernel takes varying lengths.
+        packed: Whether r1lab's packed rows are computed; else TRL's padded ones.
+    """
+
+    rows: int
+    tokens: int
+    keys: int
+    scores: int
+    scored: int
+    masked: bool
+    packed: bool = False
+
+
+def padded(rows: int, length: int, *, masked: bool) -> Layout:
+    """Rows of `length` tokens, padded to it."""
+    return Layout(rows, rows * length, rows * length, rows * length**2, rows * length, masked)
+
+
+def packed(rows: int, group: int, prompt: int, completion: int, *, shared: bool, masked: bool) -> Layout:
+    """Groups of completions behind their prompts in one row (arXiv:2506.05433); the last token predicts nothing."""
+    prompts = -(-rows // group) if shared else rows
+    written = completion - 1
+    return Layout(
+        rows,
+        tokens=prompts * prompt + rows * written,
+        keys=prompts * prompt + rows * (prompt + written),
+        scores=prompts * prompt**2 + rows * written * (prompt + written),
+        scored=rows * completion,
+        masked=masked,
+        packed=True,
+    )
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training stage, by what decides its memory.
+
+    Attributes:
+        states: Bytes a trained parameter that the optimizer keeps; None is Adam's two in the weights' precision.
+        reference: Whether a second, frozen model is there.
+        accumulates: Whether gradients of an earlier backward pass are there during a pass.
+        mixed: Whether DeepSpeed or FSDP2 keeps float32 master weights.
+        fused: Whether Triton computes TRL's head, as on a GPU.
+        chunked: Whether r1lab's head computes its logits in chunks.
+        heap: Whether memory is glibc's, which keeps what was freed in pieces of less than 32 MiB.
+    """
+
+    shape: Shape
+    precision: Precision
+    layout: Layout
+    lora: Lora | None = None
+    sharding: Sharding = Sharding()
+    states: float | None = None
+    reference: bool = False
+    checkpointing: bool = False
+    accumulates: bool = False
+    mixed: bool = False
+    fused: bool = False
+    chunked: bool = True
+    heap: bool = False
+
+    @property
+    def trained(self) -> int:
+        """Parameters that are trained."""
+        return self.lora.parameters if self.lora else self.shape.parameters
+
+    @property
+    def trained_bytes(self) -> int:
+        """Of a trained parameter: peft keeps adapters in float32, TRL those of a quantised base in bfloat16."""
+        if not self.lora:
+            return self.precision.weights
+        return 2 if self.lora.quantize else 4
+
+    @property
+    def trains_head(self) -> bool:
+        return self.lora is None
+
+
+def phases(work: Training) -> dict[str, Memory]:
+    """What is there at each moment of a step that may be the peak.
+
+    `loss`: all activations, and the head's buffers. `backward`: all activations, and the gradients that flow through
+    the last layer. `update`: all gradients, and that of the embedding before it is added to the head's. `save`: LoRA's
+    merged weights beside the base.
+    """
+    shape, sharding = work.shape, work.sharding
+    lasting = Memory(weights=weights(work), reference=reference(work), optimizer=optimizer(work))
+    gathered = _gathered(work) if sharding.stage == 3 else 0
+    whole, one = activations(work)
+    grads = gradients(work)
+    before = grads if work.accumulates else 0
+    head = shape.head * 4 if work.trains_head else 0  # the head's gradient, in float32 before it is cast
+    kept = retained(work, whole)
+    found = {
+        "loss": replace(
+            lasting,
+            gradients=before + head,
+            activations=whole + gathered,
+            logits=logits(work),
+            overhead=kept,
+        ),
+        "backward": replace(
+            lasting,
+            gradients=before + head,
+            activations=whole + gathered + (one if work.checkpointing else 0) + flowing(work),
+            overhead=kept,
+        ),
+        "update": replace(lasting, gradients=grads + (head if shape.tied else 0), activations=gathered),
+    }
+    if work.lora and work.lora.merge:
+        merged = shape.linear_parameters * work.precision.weights
+        if work.lora.quantize:
+            merged = shape.parameters * work.precision.compute
+        found["save"] = replace(lasting, activations=merged)
+    return found
+
+
+def weights(work: Training) -> int:
+    """Of the model that is trained, with its adapters."""
+    return _base(work) + (work.lora.parameters * work.trained_bytes if work.lora else 0)
+
+
+def _base(work: Training) -> int:
+    shape, lora = work.shape, work.lora
+    size = work.precision.compute if work.mixed and not work.sharding.fsdp else work.precision.weights
+    size = 4 if work.sharding.fsdp and not lora else size
+    total = shape.parameters * size
+    if lora and lora.quantize:
+        # NF4 with double quantisation: 4 bits and 0.127 of constants (arXiv:2305.14314, section 3). What is not
+        # quantised, embedding, head and norms, peft casts to float32.
+        each = (4.127 if lora.quantize == "4bit" else 8.0) / 8
+        total = shape.linear_parameters * each + (shape.parameters - shape.linear_parameters) * 4
+    return work.sharding.of(total, 3)
+
+
+def reference(work: Training) -> int:
+    """Of the frozen reference model; with LoRA it is the base without its adapters, and takes nothing."""
+    if not work.reference or work.lora:
+        return 0
+    return work.sharding.of(work.shape.parameters * work.precision.weights, 3)
+
+
+def gradients(work: Training) -> int:
+    """All gradients; distributed data parallel without sharding holds them in its buckets a second time."""
+    size = work.precision.compute if work.mixed and not work.sharding.fsdp else work.trained_bytes
+    total = work.trained * (4 if work.sharding.fsdp else size)
+    buckets = 2 if work.sharding.devices > 1 and not work.sharding.stage else 1
+    return work.sharding.of(total * buckets, 2)
+
+
+def optimizer(work: Training) -> int:
+    """The optimizer's states; with ZeRO's mixed precision also the float32 master weights: 12 bytes for Adam."""
+    each = 2 * work.trained_bytes if work.states is None else work.states
+    if work.mixed or work.sharding.fsdp:
+        each = (8 if work.states is None else work.states) + (0 if work.sharding.fsdp else 4)
+    return work.sharding.of(work.trained * each, 1)
+
+
+def _gathered(work: Training) -> int:
+    """Weights that a sharded pass has whole: two layers, the one computed and the next, and the larger of the ends."""
+    layer = (work.shape.parameters - work.shape.head * (1 if work.shape.tied else 2)) // work.shape.layers
+    return (2 * layer + work.shape.head) * work.precision.compute
+
+
+def activations(work: Training) -> tuple[int, int]:
+    """What autograd keeps: of the whole forward pass, and of one layer.
+
+    With checkpointing each layer keeps its input alone (arXiv:2205.05198, section 5), and one is computed again at a
+    time.
+    """
+    shape, layout, compute = work.shape, work.layout, work.precision.compute
+    one = layer(work)
+    last = layout.tokens * shape.hidden * sum(work.precision.norm)
+    casts = 2 * _matrices(shape) if work.precision.compute < work.precision.weights else 0
+    once = int(last + casts)
+    if layout.packed and layout.masked:
+        once += layout.scores * (8 + compute)  # distances, 8 bytes each, and the mask that all layers share
+    if work.checkpointing:
+        return shape.layers * layout.tokens * shape.hidden * compute + once, one
+    dense = shape.dense_layers * one
+    return dense + (shape.layers - shape.dense_layers) * layer(work, experts=True) + once, one
+
+
+def layer(work: Training, *, experts: bool = False) -> int:
+    """What autograd keeps of one layer, in bytes.
+
+    Two norms (input in float32, normalised input, output), queries, keys, values and output of the attention with its
+    softmax sums, and of a gated MLP the gate, its activation, the other branch and their product. Attention scores are
+    not kept, but where queries and values differ in size on a CPU, which has no kernel for that.
+    """
+    shape, layout, compute = work.shape, work.layout, work.precision.compute
+    before, normed, after = work.precision.norm
+    if work.lora:
+        normed = 0  # needed for the gradient of the norm's weight alone
+    norms = 2 * shape.hidden * (before + normed + after)
+    queries = shape.heads * (shape.key_dim + shape.value_dim * (2 if layout.packed and layout.masked else 1)) * compute
+    sums = shape.heads * 4
+    heads = shape.heads if layout.masked else shape.kv_heads  # with a mask, sdpa is given each query's own copy
+    keys = heads * (shape.key_dim + shape.value_dim) * compute
+    if shape.qk_norm:
+        queries += (shape.heads + shape.kv_heads) * shape.key_dim * (before + normed)
+    if shape.latent:
+        queries += 3 * shape.latent * compute
+    mlp = 4 * shape.intermediate * compute
+    if experts:
+        chosen = shape.experts_per_token
+        mlp = 4 * shape.expert_intermediate * (chosen + shape.shared_experts) + 2 * shape.hidden * chosen
+        mlp *= compute
+    adapters = work.lora.rank * work.lora.layers * compute // shape.layers if work.lora else 0
+    kept = layout.tokens * (norms + queries + sums + mlp + adapters) + layout.keys * keys
+    if layout.masked and not layout.packed:
+        kept += layout.scores * compute  # the mask, anew in each layer
+    if shape.key_dim != shape.value_dim and not work.fused:
+        kept += shape.heads * layout.scores * compute
+    return int(kept)
+
+
+def flowing(work: Training) -> int:
+    """Gradients of a layer's activations while its backward pass runs: the gated MLP's three, and the residual's."""
+    shape = work.shape
+    wide = max(shape.intermediate, shape.expert_intermediate * shape.experts_per_token)
+    return int(work.layout.tokens * (3 * wide + 2 * shape.hidden) * work.precision.compute)
+
+
+def logits(work: Training) -> int:
+    """The head's buffers at the start of the backward pass; logits of all tokens never exist at once."""
+    shape, scored = work.shape, work.layout.scored
+    if work.layout.packed and not work.fused:
+        rows = CHUNK_BYTES // (4 * shape.vocabulary)
+        product = (
+            shape.head * 4 if work.trains_head else 0
+        )  # a chunk's share of the head's gradient, before it is added
+        if not work.chunked:
+            return 5 * 4 * scored * shape.vocabulary + product
+        several = scored > rows
+        return (CHUNK_COPIES * CHUNK_BYTES if several else ONE_CHUNK_COPIES * 4 * scored * shape.vocabulary) + product
+    tile = min(scored, TRL_TOKENS) * min(shape.vocabulary, TRL_VOCABULARY)
+    return int(tile * (work.precision.compute if work.fused else TRL_COPIES * 4))
+
+
+def retained(work: Training, reused: int) -> int:
+    """What stays of the last step's gradients when they are freed, on a CPU.
+
+    glibc gives pieces of 32 MiB and more back to the system; smaller ones it keeps for what comes next, which is
+    activations, and these fill `reused` bytes of it. Between pieces of many sizes a share of the heap stays unused.
+    """
+    if not work.heap:
+        return 0
+    shape = work.shape
+    ends = shape.head * (1 if shape.tied else 2) if work.trains_head else 0
+    small = ends * work.trained_bytes < PIECE
+    grads = 0 if work.accumulates else gradients(work) - (0 if small else ends * work.trained_bytes)
+    large = work.layout.tokens * shape.intermediate * work.precision.compute >= PIECE
+    heap = max(grads, 0 if large else reused)
+    return int(max(0, grads - (0 if large else reused)) + HEAP_UNUSED * heap)
+
+
+def kv_bytes(shape: Shape, size: int, *, latent: bool = False) -> int:
+    """Of one token's keys and values in all layers. vLLM caches latent attention as its latents, `generate` whole."""
+    if latent and shape.latent:
+        return shape.layers * shape.latent * size
+    return shape.layers * shape.kv_heads * (shape.key_dim + shape.value_dim) * size
+
+
+def generating(shape: Shape, *, rows: int, length: int, size: int, scores: int = 0) -> Memory:
+    """What transformers' `generate` adds: keys and values of all rows, the layer that is being enlarged twice, and the
+    logits of the last token in float32 as they are, scaled, as probabilities and as drawn from.
+
+    Args:
+        scores: Tokens whose scores are kept for their log-probabilities, as r1lab's own engine asks: as a list,
+            stacked, and normalised.
+    """
+    cache = rows * length * kv_bytes(shape, size)
+    return Memory(kv_cache=cache + cache // shape.layers, logits=rows * shape.vocabulary * 4 * (4 + 3 * scores))
+
+
+def _matrices(shape: Shape) -> int:
+    """Parameters that multiply: all but the embedding, unless the head is the same matrix."""
+    return shape.parameters - (0 if shape.tied else shape.head)
+
+
+def plus(one: Memory, other: Memory) -> Memory:
+    """The sum of two."""
+    return Memory(*(getattr(one, f.name) + getattr(other, f.name) for f in fields(Memory)))

@@ -1,0 +1,163 @@
+"""A plan as text for people and as JSON for programs."""
+
+from dataclasses import asdict, fields
+
+from r1lab.plan.gpus import GIB
+from r1lab.plan.memory import Memory
+from r1lab.plan.stages import StagePlan, gib
+
+TITLES = {"kv_cache": "KV cache"}
+MOMENTS = {
+    "loss": "when the backward pass begins",
+    "backward": "in the backward pass",
+    "update": "at the update",
+    "save": "when the model is saved",
+    "generate": "while it generates",
+    "evaluate": "while it is evaluated",
+}
+
+
+def text(planned, *, width: int | None = None, color: bool = False) -> str:
+    """The tables of memory and of work, the verdict, and what to type where it does not fit.
+
+    Args:
+        planned: A `Planned`.
+        width: Of the terminal; None for a file. Columns that all stages leave empty are not shown.
+        color: Whether the verdict is coloured.
+    """
+    device = f"{planned.devices} x {planned.device.name}" if planned.devices > 1 else planned.device.name
+    lines = [f"{planned.name} on {device}, {gib(planned.device.memory)} GiB{' each' * (planned.devices > 1)}", ""]
+    title = "memory at its peak, GiB" + " a device" * (planned.devices > 1)
+    lines += _indented(_memory(planned.stages), title)
+    lines += ["", *_indented(_work(planned), "work, time and disk (estimates)"), ""]
+    lines = [_cut(line, width) for line in lines]  # what is to be typed is never cut
+    for verdict, line in _verdict(planned):
+        lines.append(_painted(line, verdict) if color else line)
+    return "\n".join([*lines, *(f"assumed: {line}" for line in _assumed(planned))])
+
+
+def _memory(stages: tuple[StagePlan, ...]) -> list[list[str]]:
+    parts = [f.name for f in fields(Memory) if any(getattr(stage.peak, f.name) for stage in stages)]
+    rows = [["stage", "total", *(TITLES.get(part, part) for part in parts), "at"]]
+    for stage in stages:
+        figures = [gib(getattr(stage.peak, part)) if getattr(stage.peak, part) else "-" for part in parts]
+        rows.append([stage.name, gib(stage.peak.total), *figures, stage.moment])
+    return rows
+
+
+def _work(planned) -> list[list[str]]:
+    rows = [["stage", "kind", "steps", "tokens", "FLOPs", "time", "disk", ""]]
+    for stage in planned.stages:
+        rows.append(_row(stage.name, stage.stage, stage.steps, stage.tokens, stage.flops, stage.seconds, stage.disk))
+    if len(planned.stages) > 1:
+        rows.append(_row("all", "", None, planned.tokens, planned.flops, planned.seconds, planned.disk))
+    return rows
+
+
+def _row(name, kind, steps, tokens, flops, seconds, disk) -> list[str]:
+    known = [f"{steps:,}" if steps else "-", _count(tokens), f"{flops:.1e}" if flops else "?", duration(seconds)]
+    return [name, kind, *known, f"{gib(disk)} GiB" if disk else "-", ""]
+
+
+def _count(number: float | None) -> str:
+    """A number of tokens.
+
+    >>> _count(1_234_567), _count(950), _count(None)
+    ('1.2M', '950', '?')
+    """
+    if number is None:
+        return "?"
+    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.1f}{letter}"
+    return f"{number:.0f}"
+
+
+def duration(seconds: float | None) -> str:
+    """Time in the largest unit that leaves a figure before the point.
+
+    >>> duration(5400), duration(42), duration(None)
+    ('1.5 h', '42 s', '?')
+    """
+    if seconds is None:
+        return "?"
+    if seconds >= 3600:
+        return f"{seconds / 3600:,.1f} h" if seconds < 360_000 else f"{seconds / 3600:,.0f} h"
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{max(1, seconds):.0f} s"
+
+
+def _indented(rows: list[list[str]], title: str) -> list[str]:
+    """A title, and a table below it: the first column to the left, figures to the right, the last as it is."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [title]
+    for name, *middle, last in rows:
+        cells = [f"{cell:>{w}}" for cell, w in zip(middle, widths[1:-1], strict=True)]
+        lines.append(f"  {'  '.join([f'{name:<{widths[0]}}', *cells, last])}".rstrip())
+    return lines
+
+
+def _verdict(planned) -> list[tuple[str, str]]:
+    """Lines with what they say: `ok`, `error`, or plain."""
+    most = max(planned.stages, key=lambda stage: stage.peak.total)
+    room = gib(planned.device.memory)
+    if planned.fits:
+        return [("ok", f"fits: {most.name} takes most, {gib(most.peak.total)} of {room} GiB")]
+    lines: list[tuple[str, str]] = []
+    for stage in planned.stages:
+        if stage.fits:
+            continue
+        why = stage.short or f"{stage.name} takes {gib(stage.peak.total)} of {room} GiB {MOMENTS[stage.moment]}"
+        lines.append(("error", f"does not fit: {f'{stage.name}: ' if stage.short else ''}{why}"))
+        found = planned.changes.get(stage.name, ())
+        if not found:
+            lines.append(("", "  no single change makes it fit: name a larger --gpu, more --gpus, or a smaller model"))
+        for change in found:
+            lines += [("", f"  {' '.join(change.words)}"), ("", f"      {change.price}")]
+    return lines
+
+
+def _assumed(planned) -> list[str]:
+    told = [f"{stage.name}: {line}" for stage in planned.stages for line in stage.assumed]
+    share = "completions as long as they may be; time at 35 % of peak FLOPs and half the bandwidth, starts left out"
+    return [*dict.fromkeys(told), share]
+
+
+def _painted(line: str, verdict: str) -> str:
+    code = {"ok": "32", "error": "31"}.get(verdict)
+    return f"\033[{code}m{line}\033[0m" if code else line
+
+
+def _cut(line: str, width: int | None) -> str:
+    return f"{line[: width - 1]}…" if width and len(line) > width else line
+
+
+def as_json(planned) -> dict:
+    """All of a plan as plain data: sizes in bytes, times in seconds."""
+    stages = []
+    for stage in planned.stages:
+        stages.append(
+            {
+                "name": stage.name,
+                "stage": stage.stage,
+                "fits": stage.fits,
+                "peak_bytes": stage.peak.total,
+                "peak_at": stage.moment,
+                "phases": {phase: asdict(parts) | {"total": parts.total} for phase, parts in stage.phases.items()},
+                **{key: getattr(stage, key) for key in ("steps", "tokens", "flops", "seconds", "short")},
+                "disk_bytes": stage.disk,
+                "assumed": list(stage.assumed),
+                "changes": [asdict(change) for change in planned.changes.get(stage.name, ())],
+            }
+        )
+    return {
+        "name": planned.name,
+        "device": planned.device.name,
+        "devices": planned.devices,
+        "memory_bytes": planned.device.memory,
+        "memory_gib": round(planned.device.memory / GIB, 2),
+        "fits": planned.fits,
+        "seconds": planned.seconds,
+        "flops": planned.flops,
+        "disk_bytes": planned.disk,
+        "stages": stages,
+    }

@@ -1,0 +1,384 @@
+"""From a stage's recipe to its plan: what it holds, what it computes, what it leaves on the disk."""
+
+import math
+import os
+from dataclasses import dataclass, replace
+
+from r1lab import engines, trl_fields
+from r1lab.plan import cost, memory, shapes
+from r1lab.plan.gpus import GIB, Device
+from r1lab.plan.lengths import Lengths
+from r1lab.plan.memory import Lora, Memory, Precision, Sharding, Training
+from r1lab.schema import GrpoTrain
+
+PROCESS, GRPO = 0.53, 0.17
+"""GiB of a stage's process on a CPU before there is a model, and what GRPO's imports add (measured: docs/plan.md)."""
+
+VLLM = 0.5
+"""GiB that importing and starting vLLM adds on a CPU."""
+
+CONTEXT, FRAGMENTS = 1.0, 0.05
+"""Assumed of a GPU: GiB of CUDA's context and libraries, and the share that its allocator leaves unused."""
+
+ENGINE = 1.0
+"""GiB that vLLM is assumed to need on a GPU beside weights and cache, for activations and CUDA graphs."""
+
+BATCH = 64
+"""Rows that r1lab's engine on `generate` writes at once (`r1lab.engines.transformers`)."""
+
+_STATES = {"adamw_bnb_8bit": 2, "adamw_8bit": 2, "paged_adamw_8bit": 2, "lion_8bit": 1, "adamw_torch_8bit": 2,
+           "adamw_torch_4bit": 1, "adafactor": 0, "sgd": 0, "lomo": 0, "adalomo": 0}  # fmt: skip
+_FIELDS = {"grpo": trl_fields.GRPO, "sft": trl_fields.SFT, "dpo": trl_fields.DPO, "reward": trl_fields.REWARD}
+_DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What a stage takes.
+
+    Attributes:
+        phases: Memory at each moment that may be the peak, in bytes on a device.
+        budget: Bytes that a device has.
+        tokens, flops, seconds: Of the whole stage on all devices; seconds are an estimate. None where the number of
+            rows is not known.
+        disk: Bytes that it leaves, at its fullest.
+        short: What cannot work whatever the peak, as an engine without room for one sequence.
+    """
+
+    name: str
+    stage: str
+    phases: dict[str, Memory]
+    budget: int
+    steps: int | None
+    tokens: float | None
+    flops: float | None
+    seconds: float | None
+    disk: int
+    assumed: tuple[str, ...] = ()
+    short: str = ""
+
+    @property
+    def moment(self) -> str:
+        """The phase of the peak."""
+        return max(self.phases, key=lambda phase: self.phases[phase].total)
+
+    @property
+    def peak(self) -> Memory:
+        """Memory at the peak."""
+        return self.phases[self.moment]
+
+    @property
+    def fits(self) -> bool:
+        return self.peak.total <= self.budget and not self.short
+
+
+def plan_stage(name: str, recipe, *, device: Device, start: str, found: Lengths) -> StagePlan:
+    """The plan of one stage.
+
+    Args:
+        recipe: Its `launch.gpus` says on how many devices it trains.
+        start: The model that it starts from, `@STAGE/model` followed.
+        found: Its rows; those longer than `train.max_length` are left out.
+
+    Raises:
+        UserError: The shape of its model cannot be had.
+    """
+    assumed = (found.assumed,) if found.assumed else ()
+    if getattr(recipe, "rollout", None) and recipe.rollout.engine == "server":
+        process = {"generate": _with_process(recipe, device, Memory())}
+        return StagePlan(name, recipe.stage, process, device.memory, None, None, None, None, 0, assumed)
+    if not device.bfloat16:
+        assumed += (f"{device.name} computes no bfloat16: set model.dtype=float16 train.bf16=false train.fp16=true",)
+    model = recipe.model
+    shape = shapes.find(start, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    if recipe.stage in ("sample", "eval"):
+        made = _generates(name, recipe, device, shape, found)
+    else:
+        limit = recipe.train.get("max_length") or found.whole
+        found = replace(found, whole=min(found.whole, limit), mean=min(found.mean, limit))
+        made = _trains(name, recipe, device, shape, found)
+    phases = {phase: _with_process(recipe, device, parts) for phase, parts in made.phases.items()}
+    return replace(made, phases=phases, assumed=assumed)
+
+
+def setting(recipe, key: str, otherwise=None):
+    """A value of a stage's `train` section, else TRL's default."""
+    given = recipe.train.get(key)
+    default = _FIELDS[recipe.stage].get(key, (None, otherwise))[1]
+    return default if given is None else given
+
+
+def _with_process(recipe, device: Device, parts: Memory) -> Memory:
+    """Memory with that of the process itself."""
+    if device.cuda:
+        return replace(parts, overhead=int(CONTEXT * GIB + FRAGMENTS * (parts.activations + parts.logits)))
+    process = PROCESS + (GRPO if recipe.stage == "grpo" else 0) + (VLLM if _uses_vllm(recipe) else 0)
+    return replace(parts, overhead=parts.overhead + int(process * GIB))
+
+
+def _uses_vllm(recipe) -> bool:
+    rollout = getattr(recipe, "rollout", None)
+    return bool(rollout) and engines.choose(rollout.engine) == "vllm"
+
+
+def _size(recipe, device: Device) -> int:
+    """Bytes of a weight."""
+    dtype = recipe.model.dtype
+    if dtype == "auto":
+        return 2 if device.cuda else 4
+    return _DTYPES[dtype]
+
+
+def _trains(name: str, recipe, device: Device, shape: shapes.Shape, found: Lengths) -> StagePlan:
+    """A stage that trains, and where it is GRPO also generates."""
+    lora, devices = _lora(recipe, shape), recipe.launch.gpus
+    sharding, mixed = _sharding(recipe, devices)
+    size = _size(recipe, device)
+    autocast = recipe.train.get("bf16", device.cuda) or recipe.train.get("fp16", False)
+    precision = Precision(size, 2 if autocast else size)
+    checkpointing = recipe.train.get("gradient_checkpointing", device.cuda)
+    accumulation = setting(recipe, "gradient_accumulation_steps")
+    per = setting(recipe, "per_device_train_batch_size")
+    layout, split = _layout(recipe, device, precision, found, per, accumulation)
+    work = Training(
+        shape=shape,
+        precision=precision,
+        layout=layout,
+        lora=lora,
+        sharding=sharding,
+        states=_STATES.get(str(setting(recipe, "optim"))),
+        reference=recipe.stage == "dpo" or (recipe.stage == "grpo" and setting(recipe, "beta") > 0),
+        checkpointing=checkpointing,
+        accumulates=accumulation > 1 or split,
+        mixed=mixed,
+        fused=device.cuda,
+        heap=not device.cuda,
+        chunked=bool(recipe.train.get("chunk_logps", True)),
+    )
+    phases = memory.phases(work)
+    completions = per * accumulation * devices
+    steps = _steps(recipe, found, completions)
+    passes = (4 if checkpointing else 3) + (1 if work.reference else 0)
+    short, waiting = "", 0.0
+    if recipe.stage == "grpo":
+        written = completion_limit(recipe)
+        each = found.prompt / recipe.rollout.num_generations + written
+        flops = cost.forward(shape, completions * each, (found.prompt + written) / 2) * passes
+        phases, short, waiting = _rollouts(recipe, device, shape, work, phases, found, completions // devices)
+        generated = cost.forward(shape, completions * written, found.prompt + written / 2)
+    else:
+        each, generated = found.mean * (2 if recipe.stage in ("dpo", "reward") else 1), 0.0
+        if setting(recipe, "packing"):
+            each = found.whole
+        flops = cost.forward(shape, completions * each, found.mean / 2) * passes
+    seconds = flops / (devices * device.flops * cost.TRAINING) + waiting
+    return StagePlan(
+        name,
+        recipe.stage,
+        phases,
+        device.memory,
+        steps,
+        steps and steps * completions * each,
+        steps and steps * (flops + generated),
+        steps and steps * seconds,
+        _disk(recipe, shape, work, steps),
+        short=short,
+    )
+
+
+def _layout(recipe, device: Device, precision: Precision, found: Lengths, per: int, accumulation: int):
+    """The largest micro-batch, and whether an update's rows come in more than one."""
+    if recipe.stage in ("dpo", "reward"):
+        return memory.padded(2 * per, found.whole, masked=True), False
+    if recipe.stage == "sft":
+        whole = setting(recipe, "max_length") or found.whole if recipe.train.get("packing") else found.whole
+        return memory.padded(per, whole, masked=not found.equal), False
+    own = GrpoTrain(**{key: value for key, value in recipe.train.items() if key in GrpoTrain.model_fields})
+    group, written = recipe.rollout.num_generations, completion_limit(recipe)
+    longest = found.prompt + written
+    budget = own.max_tokens_per_microbatch or per * longest
+    together = math.gcd(steps_per_generation(recipe), accumulation)
+    if not own.pack:
+        rows = min(per * together, max(1, budget // longest))
+        return memory.padded(rows, longest, masked=True), rows < per * together
+    rows = 1
+    while rows < per * together and -(-(rows + 1) // group) * found.prompt + (rows + 1) * written <= budget:
+        rows += 1
+    masked = not (device.cuda and precision.compute == 2)
+    shared = {"shared": own.share_prompts, "masked": masked}
+    return memory.packed(rows, group, found.prompt, written, **shared), rows < per * together
+
+
+def completion_limit(recipe) -> int:
+    """The longest completion that a GRPO stage asks for."""
+    return max(recipe.rollout.max_completion_length, *recipe.schedule.max_completion_length.values(), 0)
+
+
+def steps_per_generation(recipe) -> int:
+    """Micro-steps that a batch of completions is made for."""
+    whole = recipe.train.get("generation_batch_size")
+    if whole:
+        return max(1, whole // (setting(recipe, "per_device_train_batch_size") * recipe.launch.gpus))
+    return recipe.train.get("steps_per_generation") or setting(recipe, "gradient_accumulation_steps")
+
+
+def _lora(recipe, shape: shapes.Shape) -> Lora | None:
+    lora = recipe.model.lora
+    if lora is None:
+        return None
+    wanted = [lora.target_modules] if isinstance(lora.target_modules, str) else lora.target_modules
+    chosen = [layer for layer in shape.linears if wanted == ["all-linear"] or layer[0] in wanted]
+    parameters = lora.r * sum(inputs + outputs for _, inputs, outputs in chosen)
+    return Lora(parameters, lora.r, len(chosen), lora.quantize, lora.merge)
+
+
+def _sharding(recipe, devices: int) -> tuple[Sharding, bool]:
+    """How training is spread, and whether DeepSpeed keeps float32 master weights."""
+    deepspeed = recipe.train.get("deepspeed")
+    if recipe.train.get("fsdp"):
+        return Sharding(devices, 3, fsdp=True), True
+    if isinstance(deepspeed, dict):
+        return Sharding(devices, deepspeed.get("zero_optimization", {}).get("stage", 0)), True
+    if isinstance(deepspeed, str):  # a file's name, as in zero2.json
+        return Sharding(devices, 2 if "2" in deepspeed else 3), True
+    return Sharding(devices), False
+
+
+def _steps(recipe, found: Lengths, completions: int) -> int | None:
+    limit = setting(recipe, "max_steps")
+    if limit > 0:
+        return limit
+    if not found.rows:
+        return None
+    rows = found.rows * (recipe.rollout.num_generations if recipe.stage == "grpo" else 1)
+    if recipe.train.get("packing"):
+        rows = rows * found.mean / found.whole
+    return max(1, math.ceil(setting(recipe, "num_train_epochs") * rows / completions))
+
+
+def _rollouts(recipe, device: Device, shape, work: Training, phases: dict, found: Lengths, rows: int):
+    """A GRPO stage's phases with its engine's share, what it lacks, and seconds of generating an update's rows."""
+    size, length = work.precision.weights, found.prompt + completion_limit(recipe)
+    made = setting(recipe, "per_device_train_batch_size") * steps_per_generation(recipe)
+    idle = replace(phases["update"], gradients=0, activations=0)
+    seconds = {"rows": rows, "prompt": found.prompt, "completion": completion_limit(recipe), "size": size}
+    if not _uses_vllm(recipe):
+        adds = {"generate": memory.generating(shape, rows=made, length=length, size=size)}
+        if recipe.eval and recipe.eval.every:
+            adds["evaluate"] = _transformers(recipe, shape, size, found)[0]
+        phases = phases | {phase: memory.plus(idle, parts) for phase, parts in adds.items()}
+        return phases, "", cost.decoding(shape, device, at_once=made, **seconds)
+    split = recipe.train.get("vllm_tensor_parallel_size", 1)
+    share, short = vllm(recipe, device, shape, size, length, rows=made, split=split)
+    asleep = bool(recipe.train.get("vllm_enable_sleep_mode")) and device.cuda
+    phases = {phase: parts if asleep else memory.plus(parts, share) for phase, parts in phases.items()}
+    fitting = max(1, share.kv_cache // (length * memory.kv_bytes(shape, size, latent=True)))
+    waiting = cost.decoding(shape, device, at_once=fitting, **seconds)
+    return phases | {"generate": memory.plus(idle, share)}, short, waiting
+
+
+def vllm(
+    recipe, device: Device, shape: shapes.Shape, size: int, length: int, rows: int, split: int = 1
+) -> tuple[Memory, str]:
+    """vLLM's share of a device, and what it lacks for one sequence of `length` tokens, which is its least.
+
+    On a GPU it takes `rollout.gpu_memory_utilization` of all memory, and what its weights leave is cache. On a CPU
+    memory is taken as it is written to, up to `VLLM_CPU_KVCACHE_SPACE`, which r1lab sets to 1 GiB.
+
+    Args:
+        split: Devices that hold a copy together (`train.vllm_tensor_parallel_size`).
+    """
+    weights = shape.parameters * size // split
+    sequence = length * memory.kv_bytes(shape, size, latent=True) // split
+    if not device.cuda:
+        space = int(float(os.environ.get("VLLM_CPU_KVCACHE_SPACE") or 1) * GIB)
+        lacks = f"VLLM_CPU_KVCACHE_SPACE: {gib(space)} GiB is less than one sequence's {gib(sequence)}"
+        return Memory(engine=weights, kv_cache=min(space, rows * sequence)), lacks if sequence > space else ""
+    whole = int(device.memory * recipe.rollout.gpu_memory_utilization)
+    cache = whole - weights - int(ENGINE * GIB)
+    share = Memory(engine=min(whole, weights + int(ENGINE * GIB)), kv_cache=max(0, cache))
+    if cache >= sequence:
+        return share, ""
+    needed = weights + ENGINE * GIB + sequence
+    return share, (
+        f"vLLM has {gib(whole)} GiB (rollout.gpu_memory_utilization: {recipe.rollout.gpu_memory_utilization:g}) and "
+        f"needs {gib(needed)} for its weights and one sequence of {length:,} tokens"
+    )
+
+
+def _asked(recipe) -> tuple[int, int, int]:
+    """Of an evaluation or a sample stage: tokens of a completion, samples a prompt, and greedy answers beside them."""
+    rollout, settings = recipe.rollout, getattr(recipe, "eval", None)
+    if settings is None:
+        return rollout.max_completion_length, rollout.num_generations, 0
+    return settings.max_completion_length or rollout.max_completion_length, settings.num_samples, int(settings.greedy)
+
+
+def _transformers(recipe, shape: shapes.Shape, size: int, found: Lengths) -> tuple[Memory, int]:
+    """What r1lab's own engine on `generate` holds beside the weights, and the rows that it writes at once."""
+    written, n, _ = _asked(recipe)
+    at_once = max(1, BATCH // n) * n
+    if recipe.stage in ("sample", "eval"):
+        at_once = min(at_once, (found.rows or 1) * n)
+    length = found.prompt + written
+    return memory.generating(shape, rows=at_once, length=length, size=size, scores=written), at_once
+
+
+def _generates(name: str, recipe, device: Device, shape: shapes.Shape, found: Lengths) -> StagePlan:
+    """A stage that generates and trains nothing."""
+    size, questions = _size(recipe, device), found.rows
+    written, n, greedy = _asked(recipe)
+    length, rows = found.prompt + written, (questions or 1) * (n + greedy)
+    short = ""
+    if _uses_vllm(recipe):
+        share, short = vllm(recipe, device, shape, size, length, rows)
+        at_once = max(1, share.kv_cache // (length * memory.kv_bytes(shape, size, latent=True)))
+    else:
+        share, at_once = _transformers(recipe, shape, size, found)
+        share = memory.plus(share, Memory(weights=shape.parameters * size))
+    seconds = {"rows": rows, "at_once": at_once, "prompt": found.prompt, "completion": written, "size": size}
+    flops = cost.forward(shape, rows * written, found.prompt + written / 2)
+    flops += cost.forward(shape, (questions or 1) * found.mean, found.mean / 2)
+    return StagePlan(
+        name,
+        recipe.stage,
+        {"generate": share},
+        device.memory,
+        None,
+        questions and rows * written,
+        questions and flops,
+        questions and cost.decoding(shape, device, **seconds),
+        0,
+        short=short,
+    )
+
+
+def _disk(recipe, shape: shapes.Shape, work: Training, steps: int | None) -> int:
+    """Checkpoints that are there at once, with the one that is being written, and the model at the end."""
+    size = work.precision.weights
+    final = shape.parameters * size
+    states = work.trained * (2 * work.trained_bytes if work.states is None else work.states)
+    states += work.trained * 4 if work.mixed else 0
+    one = (work.trained * work.trained_bytes) + (0 if recipe.train.get("save_only_model") else states)
+    every = setting(recipe, "save_steps")
+    if setting(recipe, "save_strategy") == "no":
+        saves = 0
+    elif setting(recipe, "save_strategy") == "epoch":
+        saves = math.ceil(setting(recipe, "num_train_epochs"))
+    elif every < 1:
+        saves = math.ceil(1 / every)
+    else:
+        saves = math.ceil((steps or every) / every)
+    kept = min(saves, (recipe.train.get("save_total_limit") or 2) + 1)
+    return int(kept * one + final + (work.trained * work.trained_bytes if work.lora else 0))
+
+
+def gib(size: float) -> str:
+    """Bytes in GiB, as people read them.
+
+    >>> gib(200 * 2**30), gib(1.5 * 2**30), gib(2**29), gib(2**22)
+    ('200', '1.5', '0.50', '0.004')
+    """
+    value = size / GIB
+    digits = 0 if value >= 100 else 1 if value >= 1 else 2 if value >= 0.01 else 3
+    return f"{value:.{digits}f}"

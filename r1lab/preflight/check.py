@@ -1,0 +1,152 @@
+"""`r1lab check`: all that can be known of a recipe before it runs, each with a verdict and what to change."""
+
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from r1lab import recipe as recipes
+from r1lab.errors import UserError
+from r1lab.preflight.findings import Finding, Seen
+from r1lab.schema import Pipeline, Recipe, StageRecipe
+
+Tell = Callable[[StageRecipe, Finding], None]
+
+
+def check(
+    recipe: Recipe, *, tiny: bool = False, probe: bool = False, tell: Tell | None = None
+) -> list[tuple[StageRecipe, Finding]]:
+    """What is found of each stage of a recipe that has loaded without problems.
+
+    Nothing is written but in a temporary folder.
+
+    Args:
+        tiny: The recipe is one in small, whose limits are too short, and which tests on what it trains on.
+        probe: Also sample the model of the first grpo stage whose model is there, with its engine.
+        tell: Called with each finding as it is made.
+    """
+    found: list[tuple[StageRecipe, Finding]] = []
+
+    def add(stage: StageRecipe, findings: list[Finding]) -> None:
+        for finding in findings:
+            found.append((stage, finding))
+            if tell:
+                tell(stage, finding)
+
+    stages = recipe.stages if isinstance(recipe, Pipeline) else [recipe]
+    with tempfile.TemporaryDirectory(prefix="r1lab-check-") as scratch:
+        looked = _look_at_all(stages, Path(scratch), add, tiny)
+        if probe:
+            _probe(looked, add)
+    return found
+
+
+def _look_at_all(stages: list[StageRecipe], scratch: Path, add, tiny: bool) -> list[Seen]:
+    """Adds what is found of each stage; what was seen of each."""
+    from r1lab.preflight.look import hub_reachable, hub_settings, is_of_the_hub, look, start_of
+
+    by_name = {stage.name: stage for stage in stages}
+    starts = [start_of(stage.model.path, by_name) for stage in stages]
+    if any(map(is_of_the_hub, starts)):
+        hub_reachable()  # before transformers is imported, which reads the environment
+    from transformers.utils import logging
+
+    from r1lab.preflight.lengths import length_findings
+    from r1lab.preflight.prompts import prompt_findings
+    from r1lab.preflight.rewards import reward_findings
+    from r1lab.preflight.rows import row_findings
+    from r1lab.preflight.settings import batch_findings, setting_findings
+
+    logging.set_verbosity_error()  # what it warns of is looked at here, and told in a line
+    looks = [look(stage, start, scratch) for stage, start in zip(stages, starts)]
+    looked = [seen for seen, _ in looks]
+    evaluations = [seen for seen in looked if seen.recipe.stage == "eval" and seen.data and not tiny]
+    for stage, start, (seen, found) in zip(stages, starts, looks):
+        settings = hub_settings(start, scratch)
+        add(stage, batch_findings(stage) + setting_findings(stage, tiny=tiny) + found)
+        add(stage, prompt_findings(seen, start, settings))
+        add(stage, [] if tiny else length_findings(seen, start, settings))
+        add(stage, row_findings(seen, evaluations))
+        if getattr(stage, "rewards", None) and seen.rows:
+            add(stage, reward_findings(seen))
+    return looked
+
+
+def _probe(looked: list[Seen], add) -> None:
+    from r1lab.preflight.probe import probe, probe_findings
+
+    able = [s for s in looked if s.recipe.stage == "grpo" and s.rows and not s.recipe.model.path.startswith("@")]
+    if not able:
+        add(looked[0].recipe, [Finding("warning", "probe", "no grpo stage starts from a model that is there already")])
+        return
+    add(able[0].recipe, probe_findings(probe(able[0])))
+
+
+def line(stage: StageRecipe, finding: Finding) -> str:
+    """A finding as one line: verdict, place, key, what was seen and what to change."""
+    return f"{finding.verdict:<7} {placed(stage, finding)}"
+
+
+def placed(stage: StageRecipe, finding: Finding) -> str:
+    """A finding without its verdict; what is in order needs no place."""
+    if finding.verdict == "ok":
+        return f"{finding.check}: {finding.message}"
+    return stage._document.problem((*stage._keys, *finding.keys), finding.message)
+
+
+def lines(sources: list[str], *, tiny: bool = False, probe: bool = False) -> list[str]:
+    """What `r1lab check` says of sources, a line each, problems of the recipe itself among them."""
+    try:
+        recipe = recipes.load(sources, inputs=True, tiny=tiny)
+        found = check(recipe, tiny=tiny, probe=probe)
+    except UserError as error:
+        return [f"{'error':<7} {problem}" for problem in error.problems]
+    return list(dict.fromkeys(line(stage, finding) for stage, finding in found))
+
+
+def run(
+    sources: list[str], *, tiny: bool = False, probe: bool = False, quiet: bool = False, color: bool = False
+) -> int:
+    """`r1lab check`: prints what is found, stage by stage; returns the exit status, 3 where there is an error.
+
+    Args:
+        quiet: Print warnings and errors only, and one line for the rest.
+    """
+    started = time.monotonic()
+    recipe = recipes.load(sources, inputs=True, tiny=tiny)
+    printed: set[str] = set()
+    counts: Counter[str] = Counter()
+    heads: list[str] = []
+    several = isinstance(recipe, Pipeline)
+
+    def tell(stage: StageRecipe, finding: Finding) -> None:
+        text = placed(stage, finding)
+        if f"{finding.verdict} {text}" in printed:
+            return
+        printed.add(f"{finding.verdict} {text}")
+        counts[finding.verdict] += 1
+        if quiet and finding.verdict == "ok":
+            return
+        if several and not quiet and heads[-1:] != [stage.name]:
+            print(f"\n{_styled(f'{stage.name} ({stage.stage})', '1', color)}", flush=True)
+            heads.append(stage.name)
+        print(f"{_styled(f'{finding.verdict:<7}', _COLORS[finding.verdict], color)} {text}", flush=True)
+
+    check(recipe, tiny=tiny, probe=probe, tell=tell)
+    seconds = time.monotonic() - started
+    errors, warnings = counts["error"], counts["warning"]
+    told = f"{counts['ok']} in order, {_counted(warnings, 'warning')}, {_counted(errors, 'error')}, {seconds:.0f} s"
+    print(f"{'' if quiet else chr(10)}checked {recipe.name}: {told}", flush=True)
+    return 3 if errors else 0
+
+
+_COLORS = {"ok": "32", "warning": "33", "error": "1;31"}
+
+
+def _styled(text: str, style: str, color: bool) -> str:
+    return f"\033[{style}m{text}\033[0m" if color else text
+
+
+def _counted(n: int, word: str) -> str:
+    return f"{n} {word}{'s' * (n != 1)}"

@@ -1,0 +1,118 @@
+"""How long prompts and known answers are, beside every limit that would cut them."""
+
+from transformers import AutoConfig, PretrainedConfig
+
+from r1lab import models, prompts
+from r1lab.preflight.findings import Finding, Seen
+
+MOST = 0.5  # the share of rows from which cutting them is an error, not a warning
+
+
+def length_findings(seen: Seen, start: str, settings: dict) -> list[Finding]:
+    """Percentiles of prompts and known answers in tokens, and the share that each limit cuts.
+
+    Args:
+        start: The model that the stage starts from, `@STAGE/model` followed.
+        settings: How transformers loads that model's small files.
+    """
+    if not seen.prompt_ids:
+        return []
+    asked = [len(ids) for ids in seen.prompt_ids]
+    written, what = _written(seen)
+    found = [Finding("ok", "lengths", f"prompts: {percentiles(asked)}")]
+    if written:
+        found.append(Finding("ok", "lengths", f"{what}: {percentiles(written)}"))
+    context = _context(start, settings)
+    if seen.recipe.stage in ("grpo", "sample", "eval"):
+        found += _generated(seen, asked, written, what, context)
+    else:
+        found += _trained(seen, asked, written, context)
+    return found
+
+
+def percentiles(lengths: list[int]) -> str:
+    """Lengths in words.
+
+    >>> percentiles([10, 20, 30, 40])
+    'median 25, 95 % up to 40, longest 40 tokens'
+    """
+    ordered, n = sorted(lengths), len(lengths)
+    median = (ordered[(n - 1) // 2] + ordered[n // 2]) // 2
+    return f"median {median:,}, 95 % up to {ordered[min(n - 1, int(0.95 * n))]:,}, longest {ordered[-1]:,} tokens"
+
+
+def _written(seen: Seen) -> tuple[list[int], str]:
+    """Tokens of what each row says a full answer is: its completions, its solution, or its answer alone."""
+    columns = ("chosen", "rejected") if seen.recipe.stage in ("dpo", "reward") else ("completion",)
+    if all(row.get(column) for row in seen.rows for column in columns):
+        template = {"template": seen.recipe.prompt.template, "system": seen.recipe.prompt.system} if hasattr(
+            seen.recipe, "prompt") else {}  # fmt: skip
+        ids = [prompts.example(row, seen.tokenizer, keys=columns, **template) for row in seen.rows]
+        return [max(len(of[f"{column}_ids"]) for column in columns) for of in ids], " and ".join(columns)
+    for column, what in (("solution", "worked solutions"), ("answer", "gold answers")):
+        texts = [row[column] for row in seen.rows if isinstance(row.get(column), str) and row[column]]
+        if len(texts) > len(seen.rows) / 2:
+            return [len(ids) for ids in seen.tokenizer(texts, add_special_tokens=False)["input_ids"]], what
+    return [], ""
+
+
+def _context(start: str, settings: dict) -> int | None:
+    """The tokens that a model can read, as its config says; None where it does not."""
+    if models.is_adapter(start) or start.startswith("scratch:"):
+        return None
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(models.resolve(start), **settings)
+    except (OSError, ValueError):  # told by the tokenizer's loading, or custom code
+        return None
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
+def _generated(seen: Seen, asked: list[int], written: list[int], what: str, context: int | None) -> list[Finding]:
+    """Of a stage that generates: completions against their limit, prompts with completions against the contexts."""
+    recipe, found = seen.recipe, []
+    limit, keys = recipe.rollout.max_completion_length, ("rollout", "max_completion_length")
+    schedule = getattr(recipe, "schedule", None)
+    if schedule and schedule.max_completion_length:
+        limit, keys = max(schedule.max_completion_length.values()), ("schedule", "max_completion_length")
+    if recipe.stage == "eval" and recipe.eval.max_completion_length:
+        limit, keys = recipe.eval.max_completion_length, ("eval", "max_completion_length")
+    if written:
+        long = sum(length > limit for length in written) / len(written)
+        near = sorted(written)[min(len(written) - 1, int(0.95 * len(written)))]
+        seen_text = f"{limit}: {long:.0%} of {what} are longer and would be cut"
+        if long:
+            verdict = "error" if long > MOST else "warning"
+            found.append(Finding(verdict, "lengths", seen_text, f"set at least {near}", keys))
+    longest = max(asked) + limit
+    engine = recipe.rollout.max_model_length
+    if engine and longest > engine:
+        cut = sum(n + limit > engine for n in asked) / len(asked)
+        what = f"{engine}: too short for {cut:.0%} of the prompts with a completion of {limit}"
+        found.append(Finding("error", "lengths", what, f"set at least {longest}", ("rollout", "max_model_length")))
+    if context and longest > context:
+        cut = sum(n + limit > context for n in asked) / len(asked)
+        what = f"the model reads {context:,} tokens, and {cut:.0%} of the prompts have more with {limit} to write"
+        left = context - max(asked)
+        fix = f"set {'.'.join(keys)} to {left} or less" if left > 0 else "leave long prompts out by data.max_tokens"
+        found.append(Finding("error", "lengths", what, fix, keys))
+    return found
+
+
+def _trained(seen: Seen, asked: list[int], written: list[int], context: int | None) -> list[Finding]:
+    """Of a stage that learns from rows: prompt and completion together against `max_length` and the context."""
+    if not written:
+        return []
+    whole = [a + w for a, w in zip(asked, written)]
+    limit, keys = seen.recipe.train.get("max_length"), ("train", "max_length")
+    found = [Finding("ok", "lengths", f"prompt and completion: {percentiles(whole)}")]
+    long = sum(limit is not None and n > limit for n in whole) / len(whole)
+    if long:
+        done = "cut" if seen.recipe.train.get("truncation_mode") else "left out"
+        what = f"{limit}: {long:.0%} of the rows are longer and would be {done}"
+        verdict = "error" if long > MOST else "warning"
+        found.append(Finding(verdict, "lengths", what, f"set {max(whole)} to keep them all", keys))
+    beyond = sum(context is not None and n > min(context, limit or n) for n in whole) / len(whole)
+    if context and not limit and beyond:
+        what = f"the model reads {context:,} tokens, and {beyond:.0%} of the rows have more"
+        found.append(Finding("error" if beyond > MOST else "warning", "lengths", what, f"set {context}", keys))
+    return found

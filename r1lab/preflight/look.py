@@ -1,0 +1,183 @@
+"""What can be had of a stage's inputs before it runs: the tokenizer, rows, prompts as the model reads them."""
+
+import os
+from functools import lru_cache
+from pathlib import Path
+
+from r1lab import lookup, models, prompts, smollm2
+from r1lab.checks import REFERENCE
+from r1lab.errors import UserError
+from r1lab.preflight.findings import GENERATED, ROWS, Finding, Seen
+from r1lab.schema import StageRecipe
+
+
+def look(recipe: StageRecipe, start: str, scratch: Path) -> tuple[Seen, list[Finding]]:
+    """A stage with its tokenizer and rows, and what could not be had.
+
+    Args:
+        start: The model that its model was made from: `start_of` its path.
+        scratch: A folder for what the Hub gives.
+    """
+    seen, found = Seen(recipe), []
+    if getattr(recipe, "rollout", None) and recipe.rollout.engine == "server":
+        found.append(Finding("ok", "prompt", "the server puts the prompt into the model's chat template"))
+    else:
+        tokenizer, more = _tokenizer(recipe, start, scratch)
+        seen.tokenizer, found = tokenizer, found + more
+    seen.data, more = _data(recipe)
+    found += more
+    seen.rows = seen.data[:: max(1, -(-len(seen.data) // ROWS))]
+    if seen.tokenizer and seen.rows:
+        found += _render(seen)
+    return seen, found
+
+
+def start_of(path: str, earlier: dict[str, StageRecipe]) -> str:
+    """The model that a stage's model, which may be `@STAGE/model`, was made from."""
+    while match := REFERENCE.fullmatch(path):
+        path = earlier[match[1]].model.path
+    return path
+
+
+@lru_cache(maxsize=1)
+def hub_reachable() -> bool:
+    """Whether the Hub answers within three seconds; if not, nothing asks it any more."""
+    import httpx
+
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
+        return False
+    try:
+        httpx.head(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), timeout=3, follow_redirects=True)
+        return True
+    except httpx.HTTPError:
+        os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: else each file is tried five times
+        return False
+
+
+def is_of_the_hub(path: str) -> bool:
+    """Whether a model lies on the Hub: neither here nor carried along."""
+    return not path.startswith(("embedded:", "scratch:", "@")) and not Path(path).expanduser().exists()
+
+
+def hub_settings(path: str, scratch: Path) -> dict:
+    """How transformers is to load a model's small files so that nothing but `scratch` is written."""
+    if not is_of_the_hub(path):
+        return {}
+    from huggingface_hub import try_to_load_from_cache
+
+    if not hub_reachable() or isinstance(try_to_load_from_cache(path, "tokenizer_config.json"), str):
+        return {"local_files_only": True}
+    return {"cache_dir": str(scratch)}
+
+
+def _tokenizer(recipe: StageRecipe, path: str, scratch: Path):
+    keys = ("model", "path")
+    if path.startswith("scratch:"):
+        return None, [Finding("ok", "prompt", f"{path}: its tokenizer is made by the run, from the rows", keys=keys)]
+    if path == "embedded:smollm2-135m" and not smollm2.converted().is_dir():
+        return None, [Finding("ok", "prompt", f"{path}: is converted at its first use, so it was not read", keys=keys)]
+    more = {"revision": recipe.model.revision, "trust_remote_code": recipe.model.trust_remote_code}
+    try:
+        return models.load_tokenizer(path, **more, **hub_settings(path, scratch)), []
+    except Exception as error:  # tokenizers raises nothing narrower for a file that it cannot read
+        why = " ".join(str(error).split())[:160]
+        if is_of_the_hub(path) and not hub_reachable():
+            seen = (
+                f"{path}: the Hub cannot be reached, and no tokenizer of it is in the cache: prompts and lengths were"
+            )
+            return None, [Finding("warning", "prompt", f"{seen} not looked at", "check again online", keys)]
+        fix = "name a model with a tokenizer, or copy its tokenizer.json"
+        return None, [Finding("error", "prompt", f"{path}: its tokenizer does not load: {why}", fix, keys)]
+
+
+def _data(recipe: StageRecipe) -> tuple[list[dict], list[Finding]]:
+    """The rows of a stage, those of generators fewer."""
+    from r1lab.stages.common import build_rows
+    from r1lab.stages.eval import eval_tasks
+
+    keys = ("data",)
+    data, left_out = _without_later_rows(recipe.data)
+    if data is None:
+        return [], [Finding("ok", "data", "its rows are made by the run", keys=keys)]
+    of_hub = [path for path in _paths(data) if not _is_here(path)]
+    if of_hub and not hub_reachable():
+        seen = f"{', '.join(dict.fromkeys(of_hub))}: the Hub cannot be reached: rows were not looked at"
+        return [], [Finding("warning", "data", seen, "check again online", keys)]
+    found = (
+        [Finding("ok", "data", f"rows of {', '.join(left_out)} are made by the run", keys=keys)] if left_out else []
+    )
+    # What takes a tokenizer or other stages' samples is left for the run.
+    data = data.model_copy(update={"max_tokens": None, "pass_rate": None, "order": None, "size": _size(data)})
+    try:
+        if recipe.stage == "eval" and recipe.eval.tasks:
+            asked = recipe.eval.model_copy(update={"size": min(recipe.eval.size, ROWS)})
+            tasks = eval_tasks(recipe.model_copy(update={"data": data, "eval": asked}))
+            return [row for rows in tasks.values() for row in rows], found
+        return build_rows(data, seed=recipe.seed), found
+    except UserError as error:
+        return [], found + [Finding("error", "data", problem, keys=keys) for problem in error.problems]
+
+
+def _size(data) -> int | None:
+    """As many rows as the run will have, of a builder that makes them no more than are needed to look at."""
+    takes = lookup.parameters(lookup.function("data", data.builder))
+    if "size" not in takes or any(_is_here(path) for path in _paths(data)):
+        return data.size
+    return min(data.size or GENERATED, GENERATED)
+
+
+def _without_later_rows(data):
+    """A data section without what only the run makes, None where nothing is left, and the paths left out."""
+    extra = data.model_extra
+    if data.builder != "mix":
+        path = extra.get("path")
+        return (None, [path]) if _is_made(path) else (data, [])
+    parts = [part for part in extra["parts"] if not _is_made(part.get("path"))]
+    left_out = [part["path"] for part in extra["parts"] if _is_made(part.get("path"))]
+    return (data.model_copy(update={"parts": parts}) if parts else None), left_out
+
+
+def _is_made(path: object) -> bool:
+    return isinstance(path, str) and path.startswith("@")
+
+
+def _paths(data) -> list[str]:
+    """Where the rows of a data section, or of its parts, lie; none for what is generated."""
+    parts = data.model_extra["parts"] if data.builder == "mix" else [{"builder": data.builder, **data.model_extra}]
+    found = []
+    for part in parts:
+        takes = lookup.parameters(lookup.function("data", part.get("builder", "rows")))
+        default = takes["path"].default if "path" in takes else None
+        path = part.get("path", default)
+        found += [path] if isinstance(path, str) else []
+    return found
+
+
+def _is_here(path: str) -> bool:
+    from r1lab.data.rows import is_local
+
+    return is_local(path)
+
+
+def _render(seen: Seen) -> list[Finding]:
+    """Fills in the prompts as the model reads them; what a chat template refuses is an error."""
+    from jinja2 import TemplateError
+
+    prompt = getattr(seen.recipe, "prompt", None)
+    settings = {"template": prompt.template, "system": prompt.system} if prompt else {}
+    try:
+        seen.rendered = [prompts.render(row["prompt"], seen.tokenizer, **settings) for row in seen.rows]
+    except (ValueError, TemplateError) as error:
+        why = " ".join(str(error).split())[:160]
+        if not seen.tokenizer.chat_template:
+            name = type(seen.tokenizer).__name__
+            why, fix = f"{prompt.template}: the model has no chat template ({name})", "set prompt.template: r1-zero"
+        elif "system" in why.lower():
+            fix = "set prompt.template: r1-zero, or leave prompt.system out and say it in the question"
+        else:
+            fix = "set another prompt.template, or name another model"
+        return [Finding("error", "prompt", f"{why}" if "template" in why else f"chat template: {why}", fix,
+                        ("prompt", "template"))]  # fmt: skip
+    texts = [text for text, _ in seen.rendered]
+    seen.prompt_ids = seen.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return []

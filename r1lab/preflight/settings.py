@@ -1,0 +1,247 @@
+"""Settings known to hurt, each with the evidence, and how a batch divides over processes."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+from r1lab import checks, trl_fields
+from r1lab.preflight.findings import Finding
+from r1lab.schema import StageRecipe
+
+PROCESSES = (1, 2, 4, 8)
+
+# Below so many billions of parameters, the learning rates between which models were trained, least and most published:
+# DeepSeek-R1 (arXiv:2501.12948, 2.1, 3.2.1, B.4.2, B.4.3), Logic-RL (2502.14768), Open-R1's recipes,
+# Dr. GRPO (2503.20783), DAPO (2503.14476), DeepScaleR, and r1lab's own recipes for models of a few million parameters.
+PUBLISHED = {"grpo": ((0.02, 3e-5, 1e-3), (0.5, 1e-6, 1e-4), (3, 1e-6, 2e-5), (1e6, 3e-7, 3e-6)),
+             "sft": ((0.02, 1e-4, 1e-3), (0.5, 1e-5, 5e-4), (1e6, 5e-6, 1e-4))}  # fmt: skip
+FAR = 4  # times beyond what was published
+LORA = 20  # adapters take 10 to 20 times the learning rate ("LoRA Without Regret", Thinking Machines, 2025)
+LONG = 500  # steps from which a run without a checkpoint is a lot to lose
+
+_NEEDS = {  # what a setting needs that may not be installed
+    "use_liger_kernel": "liger_kernel",
+    "deepspeed": "deepspeed",
+}
+_TRACKERS = {"wandb": "wandb", "trackio": "trackio", "tensorboard": "tensorboard", "mlflow": "mlflow",
+             "swanlab": "swanlab"}  # fmt: skip
+
+
+def batch_findings(recipe: StageRecipe) -> list[Finding]:
+    """Groups of a step on 1, 2, 4 and 8 processes, and what to set where they do not divide."""
+    if recipe.stage != "grpo":
+        return []
+    fields, group = trl_fields.GRPO, recipe.rollout.num_generations
+    size = recipe.train.get("per_device_train_batch_size", fields["per_device_train_batch_size"][1])
+    fixed = recipe.train.get("generation_batch_size")
+    steps = recipe.train.get("steps_per_generation") or recipe.train.get("gradient_accumulation_steps") or 1
+    told, found = [], []
+    for processes in PROCESSES:
+        on = recipe.model_copy(update={"launch": recipe.launch.model_copy(update={"gpus": processes})})
+        problems = checks.batch_problems(on)
+        whole = fixed or size * processes * steps
+        if not problems:
+            told.append(f"{whole // group:,} on {processes}")
+        elif processes != recipe.launch.gpus:  # that of this recipe is told when it is loaded
+            told.append(f"on {processes} none: {problems[0][1].partition(': ')[2] or problems[0][1]}")
+    what = f"groups of {group} a batch, by processes: {'; '.join(told)}"
+    found.append(Finding("ok", "batch", what, keys=("rollout", "num_generations")))
+    return found
+
+
+def setting_findings(recipe: StageRecipe, *, tiny: bool = False) -> list[Finding]:
+    """What is known to hurt.
+
+    Args:
+        tiny: The recipe is one in small: its settings are another model's.
+    """
+    found = _not_installed(recipe)
+    if hasattr(recipe, "rewards"):
+        found += _weights(recipe)
+    if getattr(recipe, "rollout", None):
+        found += _sampling(recipe)
+    if recipe.stage == "grpo":
+        found += _ratios(recipe) + _lengths(recipe)
+    if hasattr(recipe, "train") and not tiny:
+        found += _learning_rate(recipe) + _steps(recipe)
+        found += _kl(recipe) if recipe.stage == "grpo" else []
+    if recipe.stage == "sft" and recipe.train.get("completion_only_loss") is False:
+        what = "the questions are learnt too, which no published recipe for reasoning does"
+        found.append(Finding("warning", "settings", what, "set true", ("train", "completion_only_loss")))
+    return found
+
+
+def billions(path: str) -> float | None:
+    """Parameters of a model in billions, as its name or its files tell; None where neither does.
+
+    >>> billions("Qwen/Qwen2.5-7B-Instruct"), billions("embedded:smollm2-135m"), billions("some/model")
+    (7.0, 0.135, None)
+    """
+    if path.startswith(("embedded:tiny", "scratch:")):
+        return 0.002
+    folder = Path(path).expanduser()
+    weights = sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder.is_dir() else 0
+    if weights:
+        config = folder / "config.json"
+        text = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else ""
+        return weights / (4 if re.search(r'dtype": *"float32', text) else 2) / 1e9
+    match = re.search(r"(?<![\d.])(\d+(?:\.\d+)?) ?([bm])(?![a-z])", path.rpartition("/")[2].lower())
+    return float(match[1]) / (1 if match[2] == "b" else 1000) if match else None
+
+
+def _learning_rate(recipe: StageRecipe) -> list[Finding]:
+    """Whether the learning rate is far from what was published for models of this size."""
+    kind, size = recipe.stage, billions(_base(recipe))
+    if kind not in PUBLISHED or size is None or recipe.train.get("learning_rate") == 0:
+        return []
+    given = "learning_rate" in recipe.train
+    fields = {"grpo": trl_fields.GRPO, "sft": trl_fields.SFT}[kind]
+    rate = recipe.train.get("learning_rate", fields["learning_rate"][1])
+    _, low, high = next(row for row in PUBLISHED[kind] if size < row[0])
+    times = LORA if recipe.model.lora else 1
+    if low * times / FAR / times <= rate <= high * times * FAR:
+        return []
+    side = "above" if rate > high else "below"
+    what = f"{rate:g}{'' if given else ', by default,'} is far {side} what models of {_sized(size)} parameters"
+    what += f" have been trained with by {kind}, {low * (times if side == 'above' else 1):g} to {high * times:g}"
+    keys = ("train", "learning_rate") if given else ("train",)
+    return [
+        Finding("warning", "settings", what, f"set train.learning_rate: {high if side == 'above' else low:g}", keys)
+    ]
+
+
+def _sized(size: float) -> str:
+    return f"{size:g}B" if size >= 0.5 else f"{size * 1000:.0f}M"
+
+
+def _base(recipe: StageRecipe) -> str:
+    return recipe.model.path
+
+
+def _kl(recipe: StageRecipe) -> list[Finding]:
+    """A KL penalty that keeps a small model where it is."""
+    beta, size = recipe.train.get("beta", trl_fields.GRPO["beta"][1]), billions(_base(recipe))
+    if beta <= 0.01:
+        return []
+    what = f"{beta:g} holds the policy at its start: R1 has 0.001, Dr. GRPO and DAPO 0 (arXiv:2503.20783, 2503.14476)"
+    if size is not None and size < 0.5:
+        what += "; tiny models have to move most"
+    return [Finding("warning", "settings", what, "set 0.001 or 0.0", ("train", "beta"))]
+
+
+def _steps(recipe: StageRecipe) -> list[Finding]:
+    """A warm-up that never ends, and long runs without a checkpoint."""
+    train, found = recipe.train, []
+    steps, warmup = train.get("max_steps", -1), train.get("warmup_steps") or 0
+    if steps > 0 and warmup >= max(steps, 1):
+        what = f"{warmup} of {steps} steps: the learning rate never gets to its value"
+        found.append(Finding("warning", "settings", what, f"set {max(1, steps // 10)}", ("train", "warmup_steps")))
+    never = train.get("save_strategy") == "no" or steps > 0 and train.get("save_steps", 500) > steps
+    if steps > LONG and never:
+        what = f"no checkpoint in {steps:,} steps: a kill would lose them all"
+        keys = ("train", "save_strategy") if train.get("save_strategy") == "no" else ("train", "save_steps")
+        found.append(Finding("warning", "settings", what, f"set train.save_steps: {max(50, steps // 20)}", keys))
+    return found
+
+
+def _sampling(recipe: StageRecipe) -> list[Finding]:
+    """What is drawn: groups that are all the same, text that falls apart, a trainer that has no room."""
+    rollout, found = recipe.rollout, []
+    keys = ("rollout", "temperature")
+    if recipe.stage == "grpo" and rollout.temperature == 0:
+        what = "0: all completions of a group are the same, so no group has a signal"
+        found.append(Finding("error", "settings", what, "set 1.0", keys))
+    elif recipe.stage == "grpo" and rollout.temperature < 0.4:
+        what = f"{rollout.temperature:g}: groups hardly differ; published runs have 0.6 to 1.0"
+        found.append(Finding("warning", "settings", what, "set 1.0", keys))
+    elif rollout.temperature > 1.3:
+        what = f"{rollout.temperature:g}: long text falls apart; published runs have 0.6 to 1.0"
+        found.append(Finding("warning", "settings", what, "set 1.0", keys))
+    if recipe.stage == "sample" and rollout.temperature == 0 and rollout.num_generations > 1:
+        what = f"0: the {rollout.num_generations} samples of a prompt are all the same"
+        found.append(Finding("error", "settings", what, "set 1.0, or num_generations: 1", keys))
+    if recipe.stage == "grpo" and rollout.gpu_memory_utilization > 0.9 and rollout.engine in ("auto", "vllm"):
+        what = f"{rollout.gpu_memory_utilization:g}: leaves nothing of the GPU to the trainer beside vLLM"
+        found.append(Finding("warning", "settings", what, "set 0.3 to 0.6", ("rollout", "gpu_memory_utilization")))
+    evaluation = getattr(recipe, "eval", None)
+    if recipe.stage == "eval" and evaluation.temperature == 0 and evaluation.num_samples > 1:
+        what = f"0: the {evaluation.num_samples} samples of a question are all the same"
+        fix = "set num_samples: 1, or a temperature of 0.6"
+        found.append(Finding("warning", "settings", what, fix, ("eval", "temperature")))
+    return found
+
+
+def _ratios(recipe: StageRecipe) -> list[Finding]:
+    """What weighs tokens wrongly: sequence-level importance weights, and a part of the distribution drawn."""
+    train, rollout, found = recipe.train, recipe.rollout, []
+    mode = train.get("vllm_importance_sampling_mode", "token_truncate")
+    corrects = rollout.engine in ("auto", "vllm") and train.get("vllm_importance_sampling_correction", True)
+    if corrects and mode.startswith("sequence"):
+        what = f"{mode}: a ratio over the whole sequence is far from 1 by rounding alone: 0.4 to 0.7 in TRL's reports"
+        what += " (trl#5815), 0.06 in NeMo-RL's (#2269), and masks or shrinks its gradient"
+        keys = ("train", "vllm_importance_sampling_mode")
+        found.append(Finding("warning", "settings", what, "set token_truncate", keys))
+    cut = next((key for key, off in (("top_p", 1.0), ("top_k", 0)) if getattr(rollout, key) != off), None)
+    if cut and corrects:
+        what = f"{getattr(rollout, cut)} beside importance correction: its ratios compare a cut distribution with a"
+        what += " whole one (trl#6789: top_k 50 keeps 17 % of the gradient)"
+        off = "set train.vllm_importance_sampling_correction: false, or sample from all of it"
+        found.append(Finding("warning", "settings", what, off, ("rollout", cut)))
+    if train.get("importance_sampling_level") == "sequence" and train.get("epsilon", 0.2) > 0.01:
+        what = (
+            f"{train.get('epsilon', 0.2):g} never clips a ratio of whole sequences: GSPO has 3e-4 (arXiv:2507.18071)"
+        )
+        keys = ("train", "epsilon") if "epsilon" in train else ("train", "importance_sampling_level")
+        found.append(Finding("warning", "settings", what, "set train.epsilon: 3.0e-4", keys))
+    return found
+
+
+def _lengths(recipe: StageRecipe) -> list[Finding]:
+    """Rewards for short answers before there are any."""
+    found = []
+    for index, reward in enumerate(recipe.rewards):
+        if reward.name == "length" and "length" not in recipe.schedule.rewards and reward.weight > 0:
+            what = "length: from the first step on it slows down learning (Kimi k1.5, arXiv:2501.12599, 2.3.3)"
+            fix = "let it begin later: schedule.rewards: {length: {0: 0.0, 100: 1.0}}"
+            found.append(Finding("warning", "settings", what, fix, ("rewards", index)))
+        if reward.name in ("soft_overlong", "cosine_length"):
+            limit = reward.model_extra.get("max_completion_length", reward.model_extra.get("max_len"))
+            most = recipe.rollout.max_completion_length
+            if isinstance(limit, int) and limit != most and not recipe.schedule.max_completion_length:
+                what = f"{reward.name}: is set for completions of {limit:,} tokens, and rollouts end at {most:,}"
+                found.append(Finding("warning", "settings", what, "set both to the same", ("rewards", index)))
+    return found
+
+
+def _weights(recipe: StageRecipe) -> list[Finding]:
+    """Weights that leave nothing to learn from."""
+    scheduled = getattr(recipe, "schedule", None)
+    if recipe.stage != "grpo" or (scheduled and scheduled.rewards):
+        return []
+    if all(reward.weight == 0 for reward in recipe.rewards):
+        what = "all weights are 0: every reward is 0, and nothing can be learnt"
+        return [Finding("error", "settings", what, "set weight: 1.0", ("rewards",))]
+    if recipe.rewards[0].weight < 0:
+        what = f"{recipe.rewards[0].name}: a weight of {recipe.rewards[0].weight:g} pays for being wrong"
+        return [Finding("error", "settings", what, "set weight: 1.0", ("rewards", 0, "weight"))]
+    return []
+
+
+def _not_installed(recipe: StageRecipe) -> list[Finding]:
+    """Packages that settings ask for and that are not here."""
+    train, wanted = getattr(recipe, "train", {}), []
+    wanted += [(("train", key), package) for key, package in _NEEDS.items() if train.get(key)]
+    trackers = train.get("report_to") or []
+    for tracker in [trackers] if isinstance(trackers, str) else trackers:
+        wanted += [(("train", "report_to"), _TRACKERS[tracker])] if tracker in _TRACKERS else []
+    if recipe.model.lora and recipe.model.lora.quantize or "8bit" in str(train.get("optim", "")):
+        keys = ("model", "lora", "quantize") if recipe.model.lora else ("train", "optim")
+        wanted.append((keys, "bitsandbytes"))
+    if recipe.model.attn_implementation == "flash_attention_2":
+        wanted.append((("model", "attn_implementation"), "flash_attn"))
+    return [
+        Finding("error", "settings", f"{package.replace('_', '-')} is not installed",
+                f"pip install {package.replace('_', '-')}, or leave it out", keys)
+        for keys, package in wanted
+        if importlib.util.find_spec(package) is None
+    ]  # fmt: skip

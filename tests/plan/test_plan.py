@@ -1,0 +1,152 @@
+"""Plans of whole recipes: verdicts, changes, text and JSON."""
+
+import json
+
+import pytest
+
+from r1lab import cli, plan
+from r1lab import recipe as recipes
+from r1lab.errors import UserError
+from r1lab.plan import gpus
+from r1lab.plan.changes import changed
+from r1lab.plan.gpus import GIB
+
+GRPO = {
+    "stage": "grpo",
+    "name": "big",
+    "model": {"path": "Qwen/Qwen2.5-7B"},
+    "data": {"builder": "countdown", "size": 640},
+    "rewards": [{"name": "countdown"}],
+    "rollout": {"engine": "transformers", "num_generations": 8, "max_completion_length": 512},
+    "train": {"per_device_train_batch_size": 16, "num_train_epochs": 1},
+}
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    from r1lab.preflight import look
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    look.hub_reachable.cache_clear()
+    yield
+    look.hub_reachable.cache_clear()
+
+
+def load(folder, **more):
+    """A recipe of one stage, sections merged."""
+    from r1lab import rundir
+
+    plain = {k: v | more.get(k, {}) if isinstance(v, dict) else more.get(k, v) for k, v in GRPO.items()}
+    rundir.write_yaml(folder / "recipe.yaml", plain)
+    return recipes.load([str(folder / "recipe.yaml")])
+
+
+@pytest.mark.parametrize(("text", "size"), [("24GiB", 24 * GIB), ("1.5 gb", 3 * GIB // 2), ("512M", GIB // 2)])
+def test_sizes(text, size):
+    assert plan.parse_memory(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "24", "GiB", "-1GiB", "0GiB", "many"])
+def test_what_is_no_size(text):
+    with pytest.raises(UserError, match="write it like 24GiB"):
+        plan.parse_memory(text)
+
+
+@pytest.mark.parametrize("name", ["h100", "H100-80GB", "nvidia h100", "rtx 4090", "4090", "A100-80GB"])
+def test_gpus_by_the_names_people_use(name):
+    assert gpus.find(name).memory in (80 * GIB, 24 * GIB)
+
+
+def test_an_unknown_gpu_says_which_there_are():
+    with pytest.raises(UserError, match="--gpu h1000: .*there are: t4"):
+        gpus.find("h1000")
+
+
+def test_quickstart_fits_here_and_not_in_nothing():
+    recipe = recipes.load(["quickstart"])
+    planned = plan.plan(recipe)
+    assert planned.fits
+    assert [stage.name for stage in planned.stages] == ["base", "zero", "after"]
+    assert planned.stages[1].steps == 75
+    assert not plan.plan(recipe, memory=GIB // 4).fits
+
+
+def test_the_cli_exits_with_3_where_it_does_not_fit(capsys):
+    assert cli.main(["plan", "quickstart", "--memory", "256MiB"]) == 3
+    assert "does not fit: base takes" in capsys.readouterr().out
+
+
+def test_each_change_makes_it_fit(tmp_path):
+    recipe = load(tmp_path)
+    planned = plan.plan(recipe, gpu="a100")
+    assert not planned.fits
+    found = planned.changes["big"]
+    assert 1 <= len(found) <= 3
+    for change in found:
+        words = recipes.load([str(tmp_path / "recipe.yaml"), *change.words])
+        assert plan.plan(words, gpu="a100").fits, change
+        assert "memory -" in change.price
+
+
+def test_changes_in_a_pipeline_name_the_stage(tmp_path):
+    from r1lab import rundir
+
+    stage = {k: v for k, v in GRPO.items() if k != "name"} | {"name": "zero"}
+    rundir.write_yaml(tmp_path / "recipe.yaml", {"name": "whole", "stages": [stage]})
+    planned = plan.plan(recipes.load([str(tmp_path / "recipe.yaml")]), gpu="a100")
+    assert all(word.startswith("stages.zero.") for change in planned.changes["zero"] for word in change.words)
+
+
+def test_less_memory_with_checkpointing_lora_and_four_bits(tmp_path):
+    recipe = load(tmp_path, train={"gradient_checkpointing": False})
+
+    def peak(**settings):
+        return plan.plan(changed(recipe, settings), gpu="h100").stages[0].peak.total
+
+    plain = peak()
+    assert peak(**{"train.gradient_checkpointing": True}) < plain
+    assert peak(**{"model.lora.r": 16}) < plain
+    assert peak(**{"model.lora.r": 16, "model.lora.quantize": "4bit"}) < peak(**{"model.lora.r": 16})
+    assert peak(**{"train.beta": 0.04}) > plain
+
+
+def test_sharding_spreads_over_gpus(tmp_path):
+    recipe = load(tmp_path)
+    whole, spread = (
+        plan.plan(changed(recipe, settings), gpu="h100", gpus=8).stages[0].peak.total
+        for settings in ({}, {"train.fsdp": "full_shard"})
+    )
+    assert spread < whole / 2
+
+
+def test_work_goes_with_steps(tmp_path):
+    (one,), (two,) = (plan.plan(load(tmp_path, train={"max_steps": steps}), gpu="h100").stages for steps in (10, 20))
+    assert two.flops == 2 * one.flops
+    assert two.seconds == pytest.approx(2 * one.seconds)
+    assert one.tokens > 0
+
+
+def test_an_epoch_has_as_many_steps_as_rows_ask_for(tmp_path):
+    assert plan.plan(load(tmp_path), gpu="h100").stages[0].steps == 640 * 8 // 16
+
+
+def test_text_for_a_file_has_no_colour_and_is_cut_for_a_terminal():
+    planned = plan.plan(recipes.load(["quickstart"]))
+    assert "\033" not in plan.text(planned, width=None, color=False)
+    assert "\033[32mfits" in plan.text(planned, width=None, color=True)
+    tables = plan.text(planned, width=60, color=False).partition("fits:")[0]
+    assert max(map(len, tables.splitlines())) <= 60
+
+
+def test_json_adds_up():
+    plain = json.loads(json.dumps(plan.as_json(plan.plan(recipes.load(["quickstart"])))))
+    for stage in plain["stages"]:
+        for parts in stage["phases"].values():
+            assert parts.pop("total") == sum(parts.values())
+        assert stage["peak_bytes"] == max(sum(parts.values()) for parts in stage["phases"].values())
+
+
+@pytest.mark.parametrize("name", ["r1/tiny", "open-r1/evaluate", "published/tinyzero-countdown", "gpu/knights-knaves"])
+def test_packaged_recipes_can_be_planned(name):
+    planned = plan.plan(recipes.load([name]), gpu="h100")
+    assert all(stage.peak.total > 0 for stage in planned.stages)
