@@ -189,7 +189,8 @@ def _trains(name: str, recipe, device: Device, shape: shapes.Shape, found: Lengt
 def _layout(recipe, device: Device, precision: Precision, found: Lengths, per: int, accumulation: int):
     """The largest micro-batch, and whether an update's rows come in more than one."""
     if recipe.stage in ("dpo", "reward"):
-        return memory.padded(2 * per, found.whole, masked=True), False
+        layout = memory.padded(2 * per, found.whole, masked=True)
+        return (replace(layout, scored=0) if recipe.stage == "reward" else layout), False
     if recipe.stage == "sft":
         whole = setting(recipe, "max_length") or found.whole if recipe.train.get("packing") else found.whole
         return memory.padded(per, whole, masked=not found.equal), False

@@ -67,7 +67,7 @@ def _look_at_all(stages: list[StageRecipe], scratch: Path, add, tiny: bool) -> l
         add(stage, batch_findings(stage) + setting_findings(stage, tiny=tiny) + found)
         add(stage, prompt_findings(seen, start, settings))
         add(stage, [] if tiny else length_findings(seen, start, settings))
-        add(stage, row_findings(seen, evaluations))
+        add(stage, row_findings(seen, evaluations, tiny=tiny))
         if getattr(stage, "rewards", None) and seen.rows:
             add(stage, reward_findings(seen))
     return looked

@@ -65,7 +65,7 @@ def _parsed(reasons: tuple[str, ...], values: tuple[float | None, ...]) -> bool:
     """Whether the first reward that applies to a completion judged an answer, right or wrong."""
     for reason, value in zip(reasons, values):
         if reason != "does not apply":
-            return value is not None and not reason.startswith(("no_", "unparsable", "error", "empty"))
+            return value is not None and not reason.startswith(("no_", "unpars", "error", "empty"))
     return False
 
 

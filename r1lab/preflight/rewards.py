@@ -16,6 +16,7 @@ from r1lab.preflight.exploits import AS_PUBLISHED, FORMS, exploits, right_turns
 from r1lab.preflight.findings import Finding, Seen
 
 FOOLED = 16  # rows that exploits are tried on
+PROGRAMS = 4  # rows that are looked at where a reward runs programs, a process each
 DEADLINE = 20.0  # seconds for a batch of at most ROWS completions
 SOME = 0.1  # the share of rows from which an answer that may be right by chance counts
 _ASK = ("judge", "reward_model")  # they ask a server, or a model that may not be there yet
@@ -34,6 +35,8 @@ def reward_findings(seen: Seen) -> list[Finding]:
             specs.append((index, reward.model_dump(exclude_none=True)))
     if not specs:
         return found
+    if any(spec["name"] == "code" for _, spec in specs):
+        seen = dataclasses.replace(seen, rows=seen.rows[:: max(1, len(seen.rows) // PROGRAMS)][:PROGRAMS])
     try:
         grader = graders.build([spec for _, spec in specs], prefill=prefill)
         with deadline(DEADLINE if any(map(_of_the_user, grader.functions)) else 0):  # r1lab's own have theirs
@@ -213,20 +216,17 @@ def _fooled(seen: Seen, grader: Grader, places: list[int], best: dict[int, _Turn
     step = max(1, len(seen.rows) // FOOLED)
     numbers = range(0, len(seen.rows), step)
     tried = [(i, e) for i in numbers for e in exploits(seen.rows[i], _same_task(seen, i), grader.prefill, seed=i)]
-    golden = [i for i in numbers if i in best]
-    texts = [e.text for _, e in tried] + [best[i].text for i in golden]
-    rows = [seen.rows[i] for i, _ in tried] + [seen.rows[i] for i in golden]
-    graded = grader.grade(texts, rows, _ids(seen, texts))
+    texts = [e.text for _, e in tried]
+    graded = grader.grade(texts, [seen.rows[i] for i, _ in tried], _ids(seen, texts))
     found = _failures(graded, places, "such a turn", [e.name for _, e in tried])
     if found:
         return found
-    totals = {i: graded.totals[len(tried) + k] for k, i in enumerate(golden)}
+    totals = {i: best[i].total for i in numbers if i in best}
     for name, function, place in zip(grader.names, grader.functions, places):
         marks = [graded.values[name][k] for k, (i, _) in enumerate(tried) if i in totals or not best]
-        marks = [mark for mark in marks if mark is not None]
-        golds = [graded.values[name][len(tried) + k] for k in range(len(golden))]
-        if len(set(marks + [g for g in golds if g is not None])) == 1 and _of_the_user(function):
-            what = f"{name}: gives {marks[0]:.3g} to everything, right answers and exploits alike"
+        given = {*marks, *(best[i].values[name] for i in totals)} - {None}
+        if len(given) == 1 and _of_the_user(function):
+            what = f"{name}: gives {given.pop():.3g} to everything, right answers and exploits alike"
             found.append(
                 Finding("warning", "rewards", what, "it can teach nothing if it never differs", ("rewards", place))
             )
@@ -247,7 +247,7 @@ def _fooled(seen: Seen, grader: Grader, places: list[int], best: dict[int, _Turn
                 fix = "as published; mode: strict does not" if published else "mend it: a policy finds that first"
                 found.append(Finding(verdict, "rewards", what, fix, ("rewards", place)))
         if not fooled and count:
-            what = f"{name}: {len(count)} kinds of exploits score less than right on {len(golden)} rows"
+            what = f"{name}: {len(count)} kinds of exploits score less than right on {len(totals)} rows"
             found.append(Finding("ok", "rewards", what, keys=("rewards", place)))
     if not any(_reads_gold(function) for function in grader.functions):
         return found + [Finding("ok", "rewards", "none of them tells right from wrong", keys=("rewards",))]

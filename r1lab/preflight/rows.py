@@ -14,11 +14,12 @@ _NGRAM = 13  # words in a row that two problems share: GPT-3's rule (arXiv:2005.
 _TRAINS = ("sft", "grpo", "dpo", "reward")
 
 
-def row_findings(seen: Seen, evaluations: list[Seen]) -> list[Finding]:
+def row_findings(seen: Seen, evaluations: list[Seen], *, tiny: bool = False) -> list[Finding]:
     """Shares of tasks, near duplicates, and what a training set shares with the evaluations of the same recipe.
 
     Args:
         evaluations: What was seen of the eval stages, and of a stage's own `eval`.
+        tiny: The recipe is one in small, which evaluates on a handful on purpose.
     """
     rows, keys = seen.data, ("data",)
     if not rows:
@@ -28,7 +29,7 @@ def row_findings(seen: Seen, evaluations: list[Seen]) -> list[Finding]:
     more = f" and {len(tasks) - 6} more" if len(tasks) > 6 else ""
     found = [Finding("ok", "data", f"{len(rows):,} rows looked at: {shares}{more}", keys=keys)]
     found += _tasks(seen, tasks)
-    found += _few(seen, tasks) if seen.recipe.stage == "eval" else []
+    found += _few(seen) if seen.recipe.stage == "eval" and not tiny else []
     if seen.recipe.stage in _TRAINS:
         found += _duplicates(seen)
         found += _contamination(seen, evaluations)
@@ -55,9 +56,10 @@ def _tasks(seen: Seen, tasks: Counter) -> list[Finding]:
     return found
 
 
-def _few(seen: Seen, tasks: Counter) -> list[Finding]:
+def _few(seen: Seen) -> list[Finding]:
     """Evaluations of so few questions, asked so few times, that their figure says little."""
     asked, found = seen.recipe.eval, []
+    tasks = Counter(str(row.get("task") or seen.recipe.data.builder).partition("/")[0] for row in seen.data)
     for task, questions in tasks.items():
         # Answers to one question differ less than answers to two: this is what many samples come down to.
         half = 1.96 * (0.25 / questions * max(1 / asked.num_samples, 0.5)) ** 0.5

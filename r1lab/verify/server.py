@@ -84,7 +84,7 @@ def _serve(task, connection: Connection, memory: int) -> None:
         while True:
             for item in json.loads(connection.recv_bytes()):
                 connection.send_bytes(json.dumps(_outcome(task, item)).encode())
-    except (EOFError, BrokenPipeError):  # the pool wants this worker no more
+    except (EOFError, ConnectionError):  # the pool wants this worker no more
         return
 
 

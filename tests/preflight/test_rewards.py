@@ -1,0 +1,101 @@
+"""What `check` says of rewards: right answers pay, exploits do not, and what breaks is told."""
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from r1lab import grader as graders
+from r1lab import lookup
+from r1lab.data import knights_knaves
+from r1lab.preflight import rewards
+from r1lab.preflight.exploits import exploits, golds, right_turns
+
+LOGIC_RL = Path(__file__).parents[3] / "shared" / "data" / "logic_rl_kk" / "instruct"
+
+
+@pytest.mark.parametrize("prefill", ["", "<think>"])
+@pytest.mark.parametrize(
+    ("builder", "specs"),
+    [
+        ("knights_knaves", [{"name": "knights_knaves"}]),
+        ("countdown", [{"name": "countdown", "use_all": True}]),
+        ("arithmetic", [{"name": "accuracy"}, {"name": "format", "weight": 0.1}]),
+        ("arithmetic", [{"name": "exact_match"}, {"name": "tag_count", "weight": 0.1}]),
+    ],
+)
+def test_right_turns_are_right_and_exploits_are_not(builder, specs, prefill):
+    rows = lookup.function("data", builder)(split="train", seed=0, size=12)
+    grader = graders.build(specs, prefill=prefill)
+    turns = [right_turns(row, prefill)["<answer> … </answer>"] for row in rows]
+    right = grader.grade(turns, rows, [[1]] * len(rows))
+    assert all(right.right)
+    for i, row in enumerate(rows):
+        others = [other for k, other in enumerate(rows) if k != i]
+        tried = exploits(row, others, prefill, seed=i)
+        assert len({exploit.name for exploit in tried}) >= 12
+        graded = grader.grade([exploit.text for exploit in tried], [row] * len(tried), [[1]] * len(tried))
+        assert [e.name for e, r in zip(tried, graded.right) if r] == []
+        assert max(graded.totals) < right.totals[i]
+
+
+def test_a_row_without_an_answer_has_no_right_turn():
+    assert right_turns({"prompt": "Say hello.", "answer": None}, "") == {}
+    assert golds({"prompt": "?", "answer": ["4", "four"]}) == ["4", "four"]
+    assert golds({"prompt": "?", "solution": "print(4)"}) == ["print(4)"]
+
+
+def test_logic_rls_loopholes_are_told_and_are_no_alarm(found, grpo):
+    lines = found(grpo(rewards=[{"name": "knights_knaves", "mode": "logic_rl"}]))
+    assert all(line.startswith("ok") for line in lines)
+    assert any("gives the right answer 3 on 64 of 64 rows" in line for line in lines)
+
+
+def test_rewards_that_ask_a_server_are_not_called(found, grpo):
+    judge = {"name": "judge", "model": "m", "base_url": "http://127.0.0.1:9/v1"}
+    lines = found(grpo(rewards=[{"name": "knights_knaves"}, judge]))
+    assert any("judge: asks a server, which was not done" in line for line in lines)
+    assert all(line.startswith("ok") for line in lines)
+
+
+def test_the_form_of_code_and_of_choices(found, grpo):
+    rows = [
+        {
+            "prompt": f"Write f(n) that adds {n}.",
+            "solution": f"def f(n):\n    return n + {n}",
+            "tests": f'[{{"function": "f", "args": [1], "output": {n + 1}}}]',
+        }
+        for n in range(4)
+    ]
+    with open("code.jsonl", "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    lines = found(grpo(data={"builder": "rows", "path": "code.jsonl"}, rewards=[{"name": "code"}]))
+    assert any("code: gives the right answer 1 on 4 of 4 rows, as a block of code" in line for line in lines)
+
+
+def test_a_deadline_ends_what_runs_and_leaves_no_alarm():
+    before = signal.getsignal(signal.SIGALRM)
+    started = time.monotonic()
+    with pytest.raises(rewards._TooLong):
+        with rewards.deadline(0.2):
+            while time.monotonic() - started < 30:
+                pass
+    assert time.monotonic() - started < 20
+    with rewards.deadline(0):
+        pass
+    assert signal.getsignal(signal.SIGALRM) == before and signal.getitimer(signal.ITIMER_REAL)[0] == 0
+
+
+@pytest.mark.skipif(not LOGIC_RL.is_dir(), reason="needs ../shared/data/logic_rl_kk")
+def test_answers_of_logic_rl_are_in_order():
+    rows = lookup.function("data", "logic_rl")(path=str(LOGIC_RL), people=[3], size=8)
+    turns = [right_turns(row, "<think>")["<answer> … </answer>"] for row in rows]
+    grader = graders.build([{"name": "knights_knaves", "mode": "logic_rl"}], prefill="<think>")
+    assert set(grader.grade(turns, rows).totals) == {3.0}
+
+
+def test_exploits_are_the_same_each_time():
+    rows = knights_knaves(split="train", seed=0, size=6, people=[2])
+    assert exploits(rows[0], rows[1:], "", seed=3) == exploits(rows[0], rows[1:], "", seed=3)

@@ -1,0 +1,86 @@
+"""What `check` says of settings and of the batch, without looking at any row."""
+
+import pytest
+
+from r1lab import recipe as recipes
+from r1lab.preflight.settings import batch_findings, billions, setting_findings
+
+
+@pytest.fixture
+def loaded(grpo, tmp_path, monkeypatch):
+    """A grpo recipe with sections replaced, loaded."""
+    import json
+
+    monkeypatch.chdir(tmp_path)
+
+    def load(**sections):
+        (tmp_path / "r.yaml").write_text(json.dumps(grpo(**sections)), encoding="utf-8")
+        return recipes.load(["r.yaml"])
+
+    return load
+
+
+def told(recipe, **more):
+    return [(f.verdict, ".".join(map(str, f.keys))) for f in setting_findings(recipe, **more) if f.verdict != "ok"]
+
+
+@pytest.mark.parametrize(
+    ("path", "size"),
+    [
+        ("Qwen/Qwen2.5-1.5B", 1.5),
+        ("meta-llama/Llama-3.1-8B-Instruct", 8.0),
+        ("HuggingFaceTB/SmolLM2-360M", 0.36),
+        ("deepseek-ai/DeepSeek-R1-Distill-Qwen-32B", 32.0),
+        ("deepseek-ai/DeepSeek-V3-Base", None),
+        ("embedded:tiny-llama", 0.002),
+    ],
+)
+def test_the_size_of_a_model_by_its_name(path, size):
+    assert billions(path) == size
+
+
+def test_groups_by_processes(loaded):
+    (finding,) = batch_findings(loaded())
+    assert finding.verdict == "ok"
+    assert finding.seen == "groups of 8 a batch, by processes: 2 on 1; 4 on 2; 8 on 4; 16 on 8"
+    train = {"learning_rate": 2.0e-4, "per_device_train_batch_size": 4}
+    (finding,) = batch_findings(loaded(train=train, launch={"gpus": 2}))
+    assert "on 1 none: 4 x 1 GPU x 1 step = 4 completions do not divide into groups of 8" in finding.seen
+    assert "set train.per_device_train_batch_size to 8" in finding.seen and "1 on 2; 2 on 4" in finding.seen
+
+
+@pytest.mark.parametrize(
+    ("path", "rate", "fine"),
+    [
+        ("embedded:tiny-qwen2", 2e-4, True),
+        ("embedded:tiny-qwen2", 1e-6, False),
+        ("Qwen/Qwen2.5-7B", 1e-6, True),
+        ("Qwen/Qwen2.5-7B", 3e-6, True),
+        ("Qwen/Qwen2.5-7B", 4e-5, False),
+        ("Qwen/Qwen2.5-1.5B-Instruct", 2e-5, True),
+        ("Qwen/Qwen2.5-32B", 2e-6, True),
+        ("some/model", 1.0, True),
+    ],
+)
+def test_learning_rates_beside_published_ones(loaded, path, rate, fine):
+    train = {"learning_rate": rate, "per_device_train_batch_size": 16, "max_steps": 60}
+    assert told(loaded(model={"path": path}, train=train)) == [] if fine else [("warning", "train.learning_rate")]
+
+
+def test_adapters_take_more(loaded):
+    train = {"learning_rate": 1e-5, "per_device_train_batch_size": 16, "max_steps": 60}
+    assert told(loaded(model={"path": "Qwen/Qwen2.5-7B", "lora": {"r": 8}}, train=train)) == []
+
+
+def test_settings_of_a_recipe_in_small_are_another_models(loaded):
+    train = {"learning_rate": 1e-6, "per_device_train_batch_size": 16, "max_steps": 2, "beta": 0.2}
+    recipe = loaded(train=train)
+    assert told(recipe, tiny=True) == []
+    assert told(recipe) == [("warning", "train.learning_rate"), ("warning", "train.beta")]
+
+
+def test_rewards_by_a_schedule_may_begin_at_zero(loaded):
+    rewards = [{"name": "knights_knaves", "weight": 0.0}, {"name": "length", "weight": 0.5}]
+    schedule = {"rewards": {"knights_knaves": {0: 1.0}, "length": {0: 0.0, 50: 0.5}}}
+    assert told(loaded(rewards=rewards, schedule=schedule)) == []
+    assert ("warning", "rewards.1") in told(loaded(rewards=rewards))
