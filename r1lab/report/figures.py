@@ -1,0 +1,299 @@
+"""The curves of a report, as SVG that follows the page's theme, and as PNG."""
+
+import io
+import re
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+import numpy as np
+
+from r1lab import reflection
+from r1lab.display import by_step, number
+from r1lab.plots import running_mean
+from r1lab.report import read, samples
+from r1lab.report.samples import Completion
+
+# Okabe and Ito's colours, told apart by the colour-blind (jfly.uni-koeln.de/color); black is the page's text.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
+DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (3, 1)), (0, (8, 2)), (0, (1, 2)))
+INK = "#010203"  # stands for the page's own text colour
+WORDS = 5
+POINTS = 400  # a line has at most so many points
+
+TITLES = {
+    "reward": ("Rewards", "mean of each reward; the total is the weighted sum"),
+    "right": ("Right answers", "share of the completions of a step; evaluations are of held-out questions"),
+    "length": ("Length", "mean of all, of right and wrong ones, and of those at the limit"),
+    "truncated": ("Cut completions", "share that reached the limit"),
+    "no_signal": ("Groups without signal", "share whose completions all got the same reward"),
+    "entropy": ("Entropy", "mean entropy of a token, nats"),
+    "kl": ("KL divergence", "from the reference model, nats a token"),
+    "importance_ratio": ("Importance ratio", "policy over engine, mean over tokens; 1 is on policy"),
+    "drift": ("Engine and policy", "mean difference of their log-probabilities, nats"),
+    "loss": ("Loss", ""),
+    "accuracy": ("Token accuracy", "share of tokens, or of pairs, that are predicted"),
+    "margin": ("Margin", "reward of the chosen less that of the rejected"),
+    "grad_norm": ("Gradient norm", "before clipping"),
+    "tokens_per_second": ("Speed", "tokens a second"),
+    "seconds": ("Time", "seconds a step, generation, grading and update together"),
+    "words": ("Reflection words", "times a completion"),
+}
+PERCENT = ("right", "truncated", "no_signal")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line: a value at each step, or, of several runs, the values at each step."""
+
+    label: str
+    runs: list[dict[int, float]]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A figure: its key, what is above and below it, and its lines."""
+
+    key: str
+    title: str
+    caption: str
+    lines: list[Line]
+
+    @property
+    def told(self) -> str:
+        """What a person who does not see it is told."""
+        return f"{self.title}. " + "; ".join(_told(line) for line in self.lines)
+
+
+def _told(line: Line) -> str:
+    steps, mean, *_ = _band(line.runs)
+    of = f"mean of {len(line.runs)} runs " if len(line.runs) > 1 else ""
+    tenth = max(1, len(mean) // 10)
+    first, last = np.mean(mean[:tenth]), np.mean(mean[-tenth:])
+    return f"{line.label}: {of}from {number(first)} to {number(last)}, steps {steps[0]} to {steps[-1]}"
+
+
+def charts(groups: dict[str, list[tuple[read.Stage, list[Completion]]]]) -> list[Chart]:
+    """The charts of a training stage.
+
+    Args:
+        groups: By label, the runs of it, which differ in their seed alone. Of one group each chart has a line for
+            each reward, kind or word; of several groups a line for each of these.
+    """
+    found: dict[str, dict[str, dict[str, list]]] = {}
+    for group, members in groups.items():
+        for stage, completions in members:
+            for key, lines in series(stage, completions).items():
+                for label, values in lines.items():
+                    found.setdefault(key, {}).setdefault(label, {}).setdefault(group, []).append(values)
+    made = []
+    for key, (title, caption) in TITLES.items():
+        lines = found.get(key, {})
+        if len(groups) == 1:
+            if lines:
+                whole = [Line(label, next(iter(by_group.values()))) for label, by_group in lines.items()]
+                made.append(Chart(key, title, caption, whole))
+            continue
+        for label, by_group in lines.items():
+            name = title if len(lines) == 1 else f"{title}: {label}"
+            made.append(Chart(key, name, caption, [Line(group, runs) for group, runs in by_group.items()]))
+    return made
+
+
+def series(stage: read.Stage, completions: list[Completion]) -> dict[str, dict[str, dict[int, float]]]:
+    """What a stage measured: by chart and line, the value at each step."""
+    found: dict[str, dict[str, dict[int, float]]] = {}
+
+    def add(key: str, label: str, step: int, value: object) -> None:
+        if (value := read.number(value)) is not None:
+            found.setdefault(key, {}).setdefault(label, {})[step] = value
+
+    for row in stage.rows:
+        step, rewards = row["step"], read.section(row, "rewards")
+        for name, value in rewards.items():
+            add("reward", read.clean(name), step, value)
+        if len(rewards) != 1 or row.get("reward") != next(iter(rewards.values())):
+            add("reward", "total", step, row.get("reward"))
+        for key in TITLES.keys() - {"reward", "right", "words"}:
+            add(key, "all" if key == "length" else "mean", step, row.get(key))
+    for row in by_step(stage.evals):
+        for task, scores in row["tasks"].items():
+            if "/" not in task:
+                add("right", f"{read.clean(task)}, held out", row["step"], scores.get("avg"))
+    steps = samples.by_step(completions)
+    for step, some in steps.items():
+        add("right", "in training", step, samples.share_right(some))
+        kinds = {
+            "right": [c for c in some if c.right and not c.cut],
+            "wrong": [c for c in some if c.right is False and not c.cut],
+            "at the limit": [c for c in some if c.cut],
+        }
+        for label, own in kinds.items():
+            if own:
+                add("length", label, step, sum(c.length for c in own) / len(own))
+    found |= _words(steps)
+    return found
+
+
+def _words(steps: dict[int, list[Completion]]) -> dict[str, dict[str, dict[int, float]]]:
+    means = {step: reflection.per_completion(c.text for c in some) for step, some in steps.items()}
+    total = {word: sum(mean[word] for mean in means.values()) for word in reflection.WORDS}
+    most = sorted((word for word in total if total[word]), key=lambda word: -total[word])[:WORDS]
+    return {"words": {w: {step: mean[w] for step, mean in means.items()} for w in most}} if most else {}
+
+
+def _band(runs: list[dict[int, float]]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Steps, and at each the mean, lowest and highest of the runs that have it."""
+    steps = np.array(sorted(set().union(*runs)))
+    at = [[run[step] for run in runs if step in run] for step in steps]
+    return steps, *(np.array([f(values) for values in at]) for f in (np.mean, np.min, np.max))
+
+
+# Drawing
+
+
+def draw(chart: Chart) -> object:
+    """A matplotlib figure of a chart."""
+    figure, axis = _empty(4.4, 2.5)
+    scale = 100 if chart.key in PERCENT else 1
+    few = len(chart.lines) * max(len(line.runs) for line in chart.lines) == 1
+    for index, line in enumerate(chart.lines):
+        colour, dash = COLOURS[index % len(COLOURS)], DASHES[index % len(DASHES)]
+        smooth = [_smoothed(run, scale) for run in line.runs]
+        steps, mean, low, high = _band(smooth)
+        if len(line.runs) > 1:
+            axis.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
+        if few:
+            own = _thinned(line.runs[0])
+            axis.plot(list(own), [scale * v for v in own.values()], color=colour, alpha=0.35, linewidth=0.8)
+        marker = "o" if len(steps) < 10 else None
+        axis.plot(steps, mean, color=colour, linestyle=dash, linewidth=1.7, marker=marker, markersize=3.5,
+                  label=line.label if len(line.label) < 30 else f"{line.label[:28]}…")  # fmt: skip
+    axis.set_xlabel("step")
+    if chart.key in PERCENT:
+        axis.set_ylabel("%")
+    if len(chart.lines) > 1:
+        above = -(-len(chart.lines) // 3)
+        figure.subplots_adjust(top=0.97 - 0.075 * above)
+        axis.legend(fontsize=8, frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(-0.1, 1.0),
+                    columnspacing=1.2, handlelength=2.2, borderaxespad=0.2, labelcolor=INK)  # fmt: skip
+    return figure
+
+
+def _smoothed(run: dict[int, float], scale: float) -> dict[int, float]:
+    steps = sorted(run)
+    values = scale * np.array([run[step] for step in steps])
+    return _thinned(dict(zip(steps, running_mean(values, max(1, len(values) // 15)).tolist())))
+
+
+def _thinned(run: dict[int, float]) -> dict[int, float]:
+    steps = sorted(run)
+    return {step: run[step] for step in steps[:: -(-len(steps) // POINTS)]}
+
+
+def accuracies(rows: list[tuple[str, str, float, float, float]], series: list[str]) -> object:
+    """A dot with its 95 % interval for each evaluation: rows are (evaluation, series, value, low, high), in [0, 1]."""
+    names = list(dict.fromkeys(row[0] for row in rows))
+    figure, axis = _empty(6.4, 0.9 + (0.2 + 0.13 * len(series)) * len(names))
+    height = figure.get_figheight()
+    figure.subplots_adjust(left=0.3, bottom=0.42 / height, top=1 - (0.12 + 0.2 * (len(series) > 1)) / height)
+    for index, label in enumerate(series):
+        own = [row for row in rows if row[1] == label]
+        places = [names.index(row[0]) + 0.6 * ((index + 0.5) / len(series) - 0.5) for row in own]
+        values = np.array([100 * row[2] for row in own])
+        # A bootstrap interval need not hold the mean itself; an error bar cannot be negative.
+        spread = np.maximum(0, [values - [100 * row[3] for row in own], [100 * row[4] for row in own] - values])
+        axis.errorbar(values, places, xerr=spread, fmt="osD^vP*"[index % 7], color=COLOURS[index % len(COLOURS)],
+                      markersize=4.5, capsize=2.5, linewidth=1.3, label=label)  # fmt: skip
+    axis.set_yticks(range(len(names)), [name if len(name) < 24 else f"{name[:22]}…" for name in names])
+    axis.invert_yaxis()
+    axis.set_xlabel("right, % (bars: 95 % intervals)")
+    if len(series) > 1:
+        axis.legend(fontsize=8, frameon=False, ncols=4, loc="lower left", bbox_to_anchor=(-0.1, 1.0),
+                    borderaxespad=0.1, labelcolor=INK)  # fmt: skip
+    return figure
+
+
+def times(rows: list[tuple[str, float, float]]) -> object:
+    """A bar for each stage: rows are (stage, seconds of work, seconds of starting and ending its process)."""
+    figure, axis = _empty(6.4, 0.8 + 0.2 * len(rows))
+    height = figure.get_figheight()
+    figure.subplots_adjust(left=0.3, bottom=0.42 / height, top=1 - 0.3 / height)
+    names = [name if len(name) < 24 else f"{name[:22]}…" for name, *_ in rows]
+    work, start = (np.array(column, dtype=float) for column in list(zip(*rows))[1:])
+    axis.barh(range(len(rows)), work, color=COLOURS[0], height=0.7, label="the stage itself")
+    axis.barh(
+        range(len(rows)),
+        start,
+        left=work,
+        color=COLOURS[4],
+        height=0.7,
+        hatch="///",
+        label="start and end of its process",
+    )
+    axis.set_yticks(range(len(rows)), names)
+    axis.invert_yaxis()
+    axis.set_xlabel("seconds")
+    axis.legend(
+        fontsize=8,
+        frameon=False,
+        ncols=2,
+        loc="lower left",
+        bbox_to_anchor=(-0.1, 1.0),
+        borderaxespad=0.1,
+        labelcolor=INK,
+    )
+    return figure
+
+
+def _empty(width: float, height: float) -> tuple:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height))
+    axis = figure.add_subplot()
+    figure.subplots_adjust(left=0.13, right=0.97, bottom=0.18, top=0.95)
+    axis.grid(True, color="#808080", alpha=0.25, linewidth=0.6)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.spines[["left", "bottom"]].set_color("#808080")
+    axis.tick_params(labelsize=8, color="#808080", labelcolor=INK)
+    for label in (axis.xaxis.label, axis.yaxis.label):
+        label.set_color(INK)
+        label.set_fontsize(8)
+    return figure, axis
+
+
+_SETTINGS = {"svg.fonttype": "none", "text.parse_math": False, "font.family": "DejaVu Sans"}
+
+
+def svg(make, told: str, salt: int) -> str:
+    """What `make()` draws as an SVG element of the page, in its text colour; `salt` keeps ids of two apart."""
+    import matplotlib
+
+    with matplotlib.rc_context(_SETTINGS | {"svg.hashsalt": str(salt)}):
+        file = io.StringIO()
+        figure = make()
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = file.getvalue()
+    width, height = (72 * size for size in figure.get_size_inches())
+    inside = text[text.index(">", text.index("<svg")) + 1 :]
+    inside = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>", "", inside, flags=re.DOTALL)
+    inside = re.sub(r'<g id="[^"]*"', "<g", inside)
+    inside = inside.replace(INK, "currentColor").replace("font: 8px 'DejaVu Sans'", "font: 8px sans-serif")
+    for place, colour in enumerate(COLOURS):
+        inside = inside.replace(colour.lower(), f"var(--c{place})")
+    label = escape(told, quote=True)
+    return (
+        f'<svg viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{label}"><title>{label}</title>{inside}'
+    )
+
+
+def png(make, path: Path, title: str) -> Path:
+    """Writes what `make()` draws as a PNG on white, under its title."""
+    import matplotlib
+
+    with matplotlib.rc_context(_SETTINGS):
+        figure = make()
+        figure.suptitle(title, fontsize=9, x=0.02, y=1.08, ha="left")
+        figure.savefig(path, dpi=150, facecolor="white", bbox_inches="tight")
+    return path

@@ -1,0 +1,286 @@
+"""Run directories as they are found: half-written, damaged or incomplete ones too, with a line for what is missing."""
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from r1lab import comparison
+from r1lab.display import by_step
+from r1lab.errors import UserError
+
+_STAGE_FOLDER = re.compile(r"\d{2,}-(.+)")
+# Control characters have no picture in a page, and a null byte or half a surrogate no place in one.
+_CONTROL = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {13: None, 127: 0x2421}
+_CONTROL |= dict.fromkeys(range(0xD800, 0xE000), 0xFFFD)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage as far as its folder tells.
+
+    Attributes:
+        name, kind, path: The kind is `?` where no file tells it.
+        config, result: Empty where they are missing; `result` is written last, so an empty one means not finished.
+        rows: Training metrics, one row a step.
+        evals: Evaluations during the training, one row a step.
+        told: Warnings and notes, as rows of `phase`, `message` and perhaps `step` and `alarm`.
+        seconds: What it took with the start of its process, where the pipeline says so.
+        error: What its process left in `error.txt`.
+    """
+
+    name: str
+    kind: str
+    path: Path
+    config: dict = field(default_factory=dict)
+    result: dict = field(default_factory=dict)
+    rows: list[dict] = field(default_factory=list)
+    evals: list[dict] = field(default_factory=list)
+    told: list[dict] = field(default_factory=list)
+    seconds: float | None = None
+    error: str = ""
+
+    @property
+    def tasks(self) -> dict[str, dict]:
+        """The figures of an evaluation by task."""
+        tasks = self.result.get("tasks")
+        return {k: v for k, v in tasks.items() if isinstance(v, dict)} if isinstance(tasks, dict) else {}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as far as its directory tells; a recipe of one stage has one stage, in the same folder."""
+
+    name: str
+    path: Path
+    config: dict
+    recipe: str
+    manifest: dict
+    result: dict
+    stages: list[Stage]
+    compare: list[dict]
+    problems: list[str]
+
+    @property
+    def pipeline(self) -> bool:
+        """Whether its stages have folders of their own."""
+        return any(stage.path != self.path for stage in self.stages)
+
+
+def read(path: str | Path) -> Run:
+    """A run directory, without its completions.
+
+    Raises:
+        UserError: It is not there, or holds nothing that a run writes.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise UserError(f"{path}: no such run directory: `r1lab ls runs` lists those that there are")
+    problems: list[str] = []
+    folders = sorted(f for f in path.iterdir() if f.is_dir() and _STAGE_FOLDER.fullmatch(f.name))
+    config = _yaml(path / "config.yaml", problems)
+    staged = [stage for stage in _list(config.get("stages")) if isinstance(stage, dict)]
+    if not (folders or config or any((path / name).exists() for name in ("metrics.jsonl", "samples", "result.json"))):
+        raise UserError(f"{path}: holds no run: name a folder that `r1lab run` wrote, as in runs/quickstart")
+    result = _json(path / "result.json", problems, why="the run has not finished")
+    metrics = list(rows(path / "metrics.jsonl", problems))
+    if folders or staged:
+        seconds = {row.get("stage"): number(row.get("seconds")) for row in metrics if row.get("phase") == "stage"}
+        # What folders are named after is the stage; stages that never began have no folder yet.
+        names = [_STAGE_FOLDER.fullmatch(folder.name)[1] for folder in folders]
+        known = {clean(stage.get("name")): stage for stage in staged}  # a pipeline's config holds those of its stages
+        stages = [_stage(n, folder, problems, known.get(n), seconds.get(n)) for n, folder in zip(names, folders)]
+        later = [stage for stage in staged if clean(stage.get("name")) not in names]
+        stages += [
+            Stage(clean(s.get("name")), clean(s.get("stage")), path / clean(s.get("name")), config=s) for s in later
+        ]
+        if later:
+            left = ", ".join(clean(stage.get("name")) for stage in later)
+            problems.append(f"{path.name}: {len(later)} of {len(staged)} stages have not begun: {left}")
+    else:
+        stages = [_stage(clean(config.get("name")) or path.resolve().name, path, problems, config, None, result)]
+    return Run(
+        name=path.resolve().name,
+        path=path,
+        config=config,
+        recipe=_text(path / "recipe.yaml") if (path / "recipe.yaml").is_file() else "",
+        manifest=_json(_beside(path, "manifest.json"), problems),
+        result=result,
+        stages=stages,
+        compare=_compare(result, config, stages, problems),
+        problems=problems,
+    )
+
+
+def _beside(path: Path, name: str) -> Path:
+    """A file of the run; a stage's folder that is looked at by itself has it in the folder above."""
+    above = path.resolve().parent / name
+    return above if above.is_file() and not (path / name).is_file() else path / name
+
+
+def _stage(name, path, problems, config: dict | None, seconds: float | None, result: dict | None = None) -> Stage:
+    if config is None:
+        config = _yaml(path / "config.yaml", problems)
+    if result is None:
+        result = _json(path / "result.json", problems, why="the stage has not finished")
+    metrics = list(rows(path / "metrics.jsonl", problems, needed=True))
+    train = [row for row in metrics if row.get("phase") == "train" and _is_step(row)]
+    evals = [row for row in metrics if row.get("phase") == "eval" and _is_step(row) and _dicts(row.get("tasks"))]
+    kind = clean(config.get("stage") or result.get("stage"))
+    if not kind:
+        kind = "grpo" if any("reward" in row for row in train) else "eval" if result.get("tasks") else "?"
+    if kind in ("grpo", "eval", "sample") and not (path / "samples").is_dir():
+        problems.append(f"{path.name}: no samples/: its completions cannot be shown")
+    return Stage(
+        name=clean(name),
+        kind=kind,
+        path=path,
+        config=config,
+        result=result,
+        rows=by_step(train),
+        evals=by_step(evals),
+        told=[row for row in metrics if row.get("phase") in ("warning", "note") and row.get("message")],
+        seconds=seconds,
+        error=clean(_text(path / "error.txt")).strip() if (path / "error.txt").is_file() else "",
+    )
+
+
+def _is_step(row: dict) -> bool:
+    return type(row.get("step")) is int and row["step"] >= 0
+
+
+def _dicts(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(item, dict) for item in value.values())
+
+
+def _compare(result: dict, config: dict, stages: list[Stage], problems: list[str]) -> list[dict]:
+    """The comparisons that a pipeline wrote; of one that has not finished those that can be made so far."""
+    if "compare" in result:
+        return [row for row in _list(result["compare"]) if _is_comparison(row)]
+    folders = {stage.name: stage.path for stage in stages if stage.tasks}
+    wanted = [pair for pair in _list(config.get("compare")) if isinstance(pair, list) and len(pair) == 2]
+    found = []
+    for before, after in (pair for pair in wanted if set(map(str, pair)) <= folders.keys()):
+        try:
+            found += comparison.compare(before, after, folders)
+        except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:  # a damaged file
+            problems.append(f"{before} and {after}: cannot be compared, their questions.jsonl is damaged ({error})")
+    return [row for row in found if _is_comparison(row)]
+
+
+def _is_comparison(row: object) -> bool:
+    if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("task", "before", "after")):
+        return False
+    bounds = row.get("ci95")
+    figures = [row.get("diff"), row.get("before_value"), row.get("after_value"), *_list(bounds)]
+    return len(_list(bounds)) == 2 and all(number(figure) is not None for figure in figures)
+
+
+# Files
+
+
+def rows(path: Path, problems: list[str], *, needed: bool = False) -> Iterator[dict]:
+    """The objects of a file of one JSON object a line; how many lines were no such thing is told in `problems`."""
+    if not path.is_file():
+        if needed:
+            problems.append(f"{_where(path)}: missing")
+        return
+    bad = replaced = 0
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                text = line.decode()
+            except UnicodeDecodeError:
+                text, replaced = line.decode(errors="replace"), replaced + 1
+            if not text.strip():
+                continue
+            try:
+                row = json.loads(text)
+            except (ValueError, RecursionError):
+                row = None
+            if isinstance(row, dict):
+                yield row
+            else:
+                bad += 1
+    if bad:
+        problems.append(f"{_where(path)}: {bad} {'line is' if bad == 1 else 'lines are'} no JSON object, left out")
+    if replaced:
+        some = "1 line has" if replaced == 1 else f"{replaced} lines have"
+        problems.append(f"{_where(path)}: {some} bytes that are no UTF-8, shown as \ufffd")
+
+
+def _json(path: Path, problems: list[str], why: str = "") -> dict:
+    if not path.is_file():
+        problems.append(f"{_where(path)}: missing{f', {why}' if why else ''}")
+        return {}
+    try:
+        found = json.loads(_text(path))
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        problems.append(f"{_where(path)}: cannot be read, it is no JSON object")
+        return {}
+    return found
+
+
+def _yaml(path: Path, problems: list[str]) -> dict:
+    if not path.is_file():
+        problems.append(f"{_where(path)}: missing")
+        return {}
+    try:
+        found = YAML(typ="safe", pure=True).load(_text(path))
+    except (YAMLError, ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        problems.append(f"{_where(path)}: cannot be read, it is no YAML map")
+        return {}
+    return found
+
+
+def _text(path: Path) -> str:
+    return path.read_bytes().decode("utf-8", errors="replace")
+
+
+def _where(path: Path) -> str:
+    return "/".join(path.parts[-3:] if path.parent.name == "samples" else path.parts[-2:])
+
+
+# Values
+
+
+def clean(value: object) -> str:
+    """Anything as a text that may stand in a page: control characters as their pictures, no half surrogates.
+
+    >>> clean("a\\x00b"), clean(None), clean([{"role": "user", "content": "Hi"}])
+    ('a␀b', '', 'Hi')
+    """
+    if value is None:
+        return ""
+    if isinstance(value, list) and value and all(isinstance(m, dict) and "content" in m for m in value):
+        value = "\n\n".join(clean(message["content"]) for message in value)  # a chat
+    return str(value).translate(_CONTROL)
+
+
+def number(value: object) -> float | None:
+    """A finite number, else None.
+
+    >>> number(1), number(True), number("1"), number(float("nan"))
+    (1.0, None, None, None)
+    """
+    fine = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
+    return float(value) if fine and math.isfinite(value) else None
+
+
+def section(config: dict, name: str) -> dict:
+    """A section of a recipe, empty where it is missing."""
+    found = config.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _list(value: object) -> list:
+    return value if isinstance(value, list) else []

@@ -1,0 +1,238 @@
+"""The completions of a run, and the signs by which some of them ask for a look."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from r1lab.report.read import Run, Stage, clean, number, rows, section
+from r1lab.rewards.answers import committed
+
+READ_LIMIT = 200 * 2**20  # bytes of samples/ that are read of a run; of more, every so-manieth step is
+NGRAM, REPEATED, SHORT = 6, 0.4, 5
+
+SIGNS = {
+    "form": "paid for form: this reward rose while the share of right answers did not, and it is full here",
+    "bare": f"an answer after fewer than {SHORT} words of reasoning",
+    "repeats": f"{REPEATED:.0%} or more of its {NGRAM}-grams of words were said before in it",
+    "scripts": "letters of a script that its prompt does not have: language mixing",
+    "limit": "as long as a completion may be: cut, or nearly",
+}
+
+# Latin and Greek stand in formulas of every language.
+_SCRIPTS = {
+    "Cyrillic": re.compile("[\u0400-\u052f]"),
+    "Hebrew": re.compile("[\u05d0-\u05ea]"),
+    "Arabic": re.compile("[\u0620-\u06d3]"),
+    "Devanagari": re.compile("[\u0900-\u097f]"),
+    "Thai": re.compile("[\u0e00-\u0e7f]"),
+    "Hangul": re.compile("[\u1100-\u11ff\uac00-\ud7a3]"),
+    "Han": re.compile("[\u3400-\u4dbf\u4e00-\u9fff]"),
+    "kana": re.compile("[\u3041-\u30fa]"),
+}
+_MARKS = re.compile(r"</?(?:think|answer)>|\\boxed")
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a model wrote, and what came of it.
+
+    Attributes:
+        stage, step, task: `step` is None outside of GRPO; "" where the task is not told.
+        prompt, text, answer: `answer` is the gold one.
+        rewards, reasons: By the name of the reward; None where it did not apply.
+        reward: The weighted sum.
+        right: None where nothing tells it.
+        tokens: None where nothing tells it.
+        cut: Whether it reached the limit.
+        signs: Keys of `SIGNS`.
+    """
+
+    stage: str
+    step: int | None
+    task: str
+    prompt: str
+    text: str
+    answer: str
+    rewards: dict[str, float | None]
+    reasons: dict[str, str]
+    reward: float | None
+    right: bool | None
+    tokens: int | None
+    cut: bool
+    signs: tuple[str, ...] = ()
+
+    @property
+    def length(self) -> int:
+        """Tokens, or words where they were not counted."""
+        return len(self.text.split()) if self.tokens is None else self.tokens
+
+
+def read(run: Run, problems: list[str]) -> dict[str, list[Completion]]:
+    """The completions of each stage, with their signs; what is left out is told in `problems`."""
+    files = {stage.name: _files(stage) for stage in run.stages}
+    size = sum(file.stat().st_size for paths in files.values() for _, file in paths)
+    every = -(-size // READ_LIMIT) or 1
+    if every > 1:
+        problems.append(
+            f"{run.name}: samples/ holds {size / 2**20:,.0f} MiB: one step in {every} was read for what is told of "
+            "completions"
+        )
+    found = {}
+    for stage in run.stages:
+        steps = sorted({step for step, _ in files[stage.name] if step is not None})
+        wanted = {None, *steps[::every], *steps[-1:]}
+        some = [c for step, path in files[stage.name] if step in wanted for c in _completions(stage, path, problems)]
+        found[stage.name] = _with_form(some)
+    return found
+
+
+def _files(stage: Stage) -> list[tuple[int | None, Path]]:
+    folder = stage.path / "samples"
+    names = ("questions.jsonl", "samples.jsonl")
+    whole = [(None, folder / name) for name in names if (folder / name).is_file()]
+    steps = [(re.match(r"step_(\d+)", path.name), path) for path in sorted(folder.glob("step_*.jsonl"))]
+    return whole + [(int(match[1]), path) for match, path in steps if match]
+
+
+def _completions(stage: Stage, path: Path, problems: list[str]) -> Iterator[Completion]:
+    for row in rows(path, problems):
+        step = row.get("step") if stage.kind == "grpo" and type(row.get("step")) is int else None
+        limit = _limit(stage, step)
+        for key in ("completion", "chosen", "rejected"):
+            if isinstance(row.get(key), str):
+                made = _completion(stage, step, row, key, limit)
+                yield replace(made, signs=tuple(_signs(made)))
+
+
+def _completion(stage: Stage, step: int | None, row: dict, key: str, limit: int | None) -> Completion:
+    scores, lengths, cut = (row.get(name) for name in ("scores", "lengths", "truncated"))
+    right, tokens, reward = row.get("right"), row.get("tokens"), row.get("reward")
+    if isinstance(scores, list) and scores:  # a question of an evaluation: its first sample is the one that was kept
+        right = number(scores[0]) is not None and scores[0] >= 1
+    if isinstance(lengths, list) and lengths:
+        tokens = lengths[0]
+    if isinstance(cut, list):
+        cut = bool(cut and cut[0])
+    if key == "rejected":
+        reward = row.get("rejected_reward")
+    tokens = int(tokens) if number(tokens) is not None else None
+    return Completion(
+        stage=stage.name,
+        step=step,
+        task=clean(row.get("task") if row.get("subtask") is None else row["subtask"]),
+        prompt=clean(row.get("prompt")),
+        text=clean(row[key]),
+        answer=clean(row.get("answer")),
+        rewards={clean(name): number(value) for name, value in section(row, "rewards").items()}
+        if key != "rejected"
+        else {},
+        reasons={clean(name): clean(why) for name, why in section(row, "reasons").items() if why is not None},
+        reward=number(reward),
+        right=right if isinstance(right, bool) else None,
+        tokens=tokens,
+        cut=cut is True or (tokens is not None and limit is not None and tokens >= limit),
+    )
+
+
+def _limit(stage: Stage, step: int | None) -> int | None:
+    """The most tokens that a completion may have, as far as the recipe says."""
+    evaluation = section(stage.config, "eval").get("max_completion_length") if stage.kind == "eval" else None
+    limit = evaluation or section(stage.config, "rollout").get("max_completion_length")
+    schedule = section(section(stage.config, "schedule"), "max_completion_length")
+    begun = [start for start in schedule if isinstance(start, int) and step is not None and start < step]
+    limit = schedule[max(begun)] if begun else limit
+    return limit if type(limit) is int else None
+
+
+def _signs(completion: Completion) -> Iterator[str]:
+    if _bare(completion.text):
+        yield "bare"
+    if repeated(completion.text) >= REPEATED:
+        yield "repeats"
+    if not completion.text.isascii():
+        foreign = (s for s in _SCRIPTS.values() if len(s.findall(completion.text)) > 1)
+        if any(not script.search(completion.prompt) for script in foreign):
+            yield "scripts"
+    if completion.cut:
+        yield "limit"
+
+
+def _bare(text: str) -> bool:
+    """Whether an answer comes after next to no reasoning."""
+    before, mark, _ = text.partition("<answer>" if "<answer>" in text else r"\boxed")
+    if not mark:
+        before, mark, _ = text.partition("</think>")
+    if mark:
+        return len(_MARKS.sub(" ", before).split()) < SHORT
+    return len(text.split()) < SHORT and committed(text) is not None
+
+
+def repeated(text: str) -> float:
+    """The share of a text's n-grams of words that stand in it before; 0 for a text of fewer than 30 words.
+
+    >>> repeated("one two three four five six " * 10) > 0.8, repeated("one two")
+    (True, 0.0)
+    """
+    words = text.split()
+    if len(words) < 30:
+        return 0.0
+    grams = list(zip(*(words[i:] for i in range(NGRAM))))
+    return 1 - len(set(grams)) / len(grams)
+
+
+def share_right(completions: list[Completion]) -> float | None:
+    """The share of those that are right among those of which it is known."""
+    known = [c.right for c in completions if c.right is not None]
+    return sum(known) / len(known) if known else None
+
+
+def by_step(completions: list[Completion]) -> dict[int, list[Completion]]:
+    """The completions of each step, in order."""
+    found: dict[int, list[Completion]] = {}
+    for completion in completions:
+        if completion.step is not None:
+            found.setdefault(completion.step, []).append(completion)
+    return dict(sorted(found.items()))
+
+
+def paid_for_form(completions: list[Completion]) -> dict[str, tuple[float, float, float, float]]:
+    """Rewards that rose while the share of right answers did not: what pays for form alone.
+
+    Of the first and the last fifth of the steps: a reward rises by at least 0.1 of its range, and by four times as
+    much as the share of right answers, which rises by less than 0.05.
+
+    Returns:
+        By reward, its mean at first and at last, and the share of right answers at first and at last.
+    """
+    steps = list(by_step(completions).values())
+    fifth = max(1, len(steps) // 5)
+    first, last = ([c for some in part for c in some] for part in (steps[:fifth], steps[-fifth:]))
+    right = share_right(first), share_right(last)
+    if len(steps) < 5 or None in right or right[1] - right[0] >= 0.05:
+        return {}
+    found = {}
+    for name in dict.fromkeys(name for c in first for name in c.rewards):
+        values = [[c.rewards[name] for c in part if c.rewards.get(name) is not None] for part in (first, last)]
+        if not all(values):
+            continue
+        low, high = min(map(min, values)), max(map(max, values))
+        before, after = (sum(part) / len(part) for part in values)
+        if after - before >= 0.1 * (high - low) > 0 and after - before > 4 * (right[1] - right[0]):
+            found[name] = (before, after, *right)
+    return found
+
+
+def _with_form(completions: list[Completion]) -> list[Completion]:
+    """Marks what a reward for form paid in full in the last fifth of the steps, though it was not right."""
+    names = paid_for_form(completions)
+    if not names:
+        return completions
+    steps = list(by_step(completions))
+    late = set(steps[-max(1, len(steps) // 5) :])
+    full = {name: max(c.rewards.get(name) or 0.0 for c in completions) for name in names}
+
+    def paid(c: Completion) -> bool:
+        return c.step in late and c.right is False and any((c.rewards.get(n) or 0.0) >= full[n] for n in names)
+
+    return [replace(c, signs=("form", *c.signs)) if paid(c) else c for c in completions]
