@@ -1,0 +1,76 @@
+"""`r1lab report`: runs as one self-contained HTML file, or in short as Markdown, with the curves as PNG."""
+
+import re
+from functools import partial
+from pathlib import Path
+
+from r1lab import rundir
+from r1lab.errors import UserError
+from r1lab.report import content, figures, markdown, page, read, samples
+
+FORMATS = {"html": "report.html", "md": "report.md"}
+
+
+def write(
+    paths: list[str | Path], *, out: str | Path | None = None, format: str = "html", png: bool = False
+) -> list[Path]:
+    """Writes the report of runs.
+
+    Args:
+        paths: Run directories, or folders of single stages of a pipeline.
+        out: The file; None for `report.html` or `report.md` in the run's directory, or, of several runs, beside the
+            first of them.
+        format: `html` or `md`.
+        png: Whether to write each curve as a PNG too, into a folder named after the file.
+
+    Returns:
+        The report, then the pictures.
+
+    Raises:
+        UserError: A path holds no run, is named twice, or `out` cannot be written to.
+    """
+    if format not in FORMATS:
+        raise UserError(f"--format {format}: html or md")
+    folders = [Path(path) for path in paths]
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise UserError("r1lab report: a run is named twice: name each once")
+    runs = [read.read(folder) for folder in folders]
+    home = folders[0] if len(folders) == 1 else folders[0].resolve().parent
+    file = Path(out) if out else home / FORMATS[format]
+    if file.is_dir() or not file.parent.is_dir():
+        what = "is a folder" if file.is_dir() else "its folder is not there"
+        raise UserError(f"--out {file}: {what}: name a file, as in --out {FORMATS[format]}")
+    completions = [samples.read(run, run.problems) for run in runs]
+    curves = charts(runs, completions)
+    pictures = _pictures(curves, file.with_suffix("")) if png else []
+    if format == "md":
+        linked = [(title, path.relative_to(file.parent)) for title, path in pictures]
+        text = markdown.markdown(runs, completions, linked)
+    else:
+        text = page.html(runs, completions, curves)
+    rundir.write_text_atomic(file, text)
+    return [file, *(path for _, path in pictures)]
+
+
+def charts(runs: list, completions: list[dict]) -> list[tuple[str, list[figures.Chart]]]:
+    """The charts of each training stage, runs that differ in their seed alone together."""
+    own = {id(run): of for run, of in zip(runs, completions)}
+    stages: dict[str, dict[str, list]] = {}
+    for group in content.groups(runs):
+        for run in group.runs:
+            for stage in filter(content.is_training, run.stages):
+                name = stage.name if run.pipeline else stage.kind  # which is what runs of one stage have in common
+                members = stages.setdefault(name, {}).setdefault(group.label, [])
+                members.append((stage, own[id(run)].get(stage.name, [])))
+    return [(name, figures.charts(groups)) for name, groups in stages.items()]
+
+
+def _pictures(curves: list[tuple[str, list[figures.Chart]]], folder: Path) -> list[tuple[str, Path]]:
+    folder.mkdir(exist_ok=True)
+    made = []
+    for stage, of in curves:
+        for chart in of:
+            title = f"{stage}: {chart.title}"
+            name = re.sub(r"[^\w-]+", "-", f"{stage}-{chart.title}".lower()).strip("-")
+            made.append((title, figures.png(partial(figures.draw, chart), folder / f"{name}.png", title)))
+    return made

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections import Counter
 from dataclasses import dataclass
 
@@ -312,6 +313,13 @@ def reflections(completions: list[Completion]) -> list[Seen]:
             with_it = next(c for c in steps[have[0]] if reflection.counts(c.text)[word])
             found.append(Seen(word, first, last, have[0], with_it))
     return sorted(found, key=lambda seen: -max(seen.first, seen.last))
+
+
+def place(text: str, word: str) -> int:
+    """Where a reflection word first stands in a text, as `r1lab.reflection` counts it."""
+    text = text.lower().replace("’", "'")
+    found = re.search(rf"\b{re.escape(word)}\b", text)
+    return found.start() if found else 0
 
 
 # What was run

@@ -78,13 +78,13 @@ def test_the_cli_exits_with_3_where_it_does_not_fit(capsys):
 
 def test_each_change_makes_it_fit(tmp_path):
     recipe = load(tmp_path)
-    planned = plan.plan(recipe, gpu="a100")
+    planned = plan.plan(recipe, gpu="l40s")
     assert not planned.fits
     found = planned.changes["big"]
     assert 1 <= len(found) <= 3
     for change in found:
         words = recipes.load([str(tmp_path / "recipe.yaml"), *change.words])
-        assert plan.plan(words, gpu="a100").fits, change
+        assert plan.plan(words, gpu="l40s").fits, change
         assert "memory -" in change.price
 
 
@@ -93,7 +93,7 @@ def test_changes_in_a_pipeline_name_the_stage(tmp_path):
 
     stage = {k: v for k, v in GRPO.items() if k != "name"} | {"name": "zero"}
     rundir.write_yaml(tmp_path / "recipe.yaml", {"name": "whole", "stages": [stage]})
-    planned = plan.plan(recipes.load([str(tmp_path / "recipe.yaml")]), gpu="a100")
+    planned = plan.plan(recipes.load([str(tmp_path / "recipe.yaml")]), gpu="l40s")
     assert all(word.startswith("stages.zero.") for change in planned.changes["zero"] for word in change.words)
 
 

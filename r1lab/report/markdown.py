@@ -1,0 +1,45 @@
+"""A report in short as Markdown, for a README."""
+
+import re
+from pathlib import Path
+
+from r1lab.report import content
+from r1lab.report.content import Table
+from r1lab.report.read import Run
+from r1lab.report.samples import Completion
+
+_SPECIAL = re.compile(r"([\\`*_\[\]<>|#~])")
+
+
+def markdown(runs: list[Run], completions: list[dict[str, list[Completion]]], pictures: list[tuple[str, Path]]) -> str:
+    """Verdict, stages, alarms and what was run; `pictures` are titles and paths as the file is to link them."""
+    lines = [f"# {_plain(', '.join(run.name for run in runs))}", ""]
+    for run, own in zip(runs, completions):
+        named = f"**{_plain(run.name)}**: " if len(runs) > 1 else ""
+        lines += [f"{named}{_plain(content.summary(run))}", ""]
+        lines += [f"- {_plain(line)}" for line in content.verdict(run, own)] + [""]
+    if table := content.verdict_table(runs):
+        lines += _table(table)
+    for title, path in pictures:
+        lines += [f"![{_plain(title)}]({path.as_posix().replace(' ', '%20')})", ""]
+    for run, own in zip(runs, completions):
+        of = f" of {_plain(run.name)}" if len(runs) > 1 else ""
+        if run.pipeline:
+            lines += [f"## Stages{of}", "", *_table(content.stages_table(run))]
+        if told := content.alarms(run, own) + run.problems:
+            lines += [f"## Alarms, and what is missing{of}", "", *(f"- {_plain(line)}" for line in told), ""]
+        lines += [f"## What was run{of}", "", *_table(content.about(run))]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _table(table: Table) -> list[str]:
+    rows = [table.head, ["---"] * len(table.head)]
+    text = [" | ".join(row) for row in rows[1:]]
+    body = [" | ".join(map(_plain, row)) for row in table.rows]
+    lines = [f"| {' | '.join(map(_plain, table.head))} |", *(f"| {row} |" for row in text + body), ""]
+    return [*lines, _plain(table.note), ""] if table.note else lines
+
+
+def _plain(text: str) -> str:
+    """A text in one line, with nothing in it that Markdown reads as its own."""
+    return _SPECIAL.sub(r"\\\1", " ".join(text.split()))

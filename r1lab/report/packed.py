@@ -1,0 +1,81 @@
+"""Completions for the page: compressed, in blocks that it unpacks when it shows them."""
+
+import base64
+import json
+import zlib
+
+from r1lab.report.samples import SIGNS, Completion
+
+BLOCK = 200  # completions a block
+LONGEST = 20_000  # characters of a text that are kept
+
+
+def pack(completions: dict[str, list[Completion]], room: int) -> tuple[str, list[str], int]:
+    """An index and blocks of texts, each base64 of deflated JSON.
+
+    Args:
+        completions: By the name under which a stage is shown.
+        room: The most characters that all of it may take; where that is too little, every so-manieth completion of
+            each stage is left out.
+
+    Returns:
+        The index, the blocks, and how many completions they hold.
+    """
+    total = sum(map(len, completions.values()))
+    share = 1.0
+    while True:
+        some = {stage: _spread(own, share) for stage, own in completions.items()}
+        rows = [(place, c) for place, own in enumerate(some.values()) for c in own]
+        blocks = [_packed([_cut(c.text) for _, c in rows[i : i + BLOCK]]) for i in range(0, len(rows), BLOCK)]
+        index = _packed(_index(list(some), rows))
+        size = len(index) + sum(map(len, blocks))
+        if size <= room or not total:
+            return index, blocks, len(rows)
+        share *= 0.95 * room / size
+
+
+def _spread(completions: list, share: float) -> list:
+    """A share of a list, evenly spread over it."""
+    kept = int(len(completions) * share)
+    return completions if share >= 1 else [completions[int(i / share)] for i in range(kept)]
+
+
+def _index(stages: list[str], rows: list[tuple[int, Completion]]) -> dict:
+    tables: dict[str, dict[str, int]] = {"tasks": {}, "prompts": {}, "answers": {}, "names": {}, "reasons": {}}
+
+    def place(table: str, text: str) -> int:
+        return tables[table].setdefault(text, len(tables[table]))
+
+    columns = {
+        "stage": [stage for stage, _ in rows],
+        "step": [c.step for _, c in rows],
+        "task": [place("tasks", c.task) for _, c in rows],
+        "prompt": [place("prompts", _cut(c.prompt)) for _, c in rows],
+        "answer": [place("answers", _cut(c.answer)) for _, c in rows],
+        "reward": [c.reward for _, c in rows],
+        "right": [-1 if c.right is None else int(c.right) for _, c in rows],
+        "length": [c.length for _, c in rows],
+        "tokens": [int(c.tokens is not None) for _, c in rows],
+        "marks": [sum(1 << i for i, sign in enumerate(SIGNS) if sign in c.signs) for _, c in rows],
+        "rewards": [
+            [
+                [place("names", name), value, place("reasons", c.reasons[name]) if name in c.reasons else -1]
+                for name, value in c.rewards.items()
+            ]
+            for _, c in rows
+        ],
+    }
+    texts = {name: list(table) for name, table in tables.items()}
+    return columns | texts | {"stages": stages, "signs": list(SIGNS.items()), "block": BLOCK}
+
+
+def _cut(text: str) -> str:
+    if len(text) <= LONGEST:
+        return text
+    left = len(text) - LONGEST
+    return f"{text[: LONGEST // 2]}\n[… {left:,} characters left out …]\n{text[-LONGEST // 2 :]}"
+
+
+def _packed(data: object) -> str:
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return base64.b64encode(zlib.compress(text.encode(), 9)).decode()

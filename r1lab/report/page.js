@@ -1,0 +1,163 @@
+"use strict";
+// The browser of completions. What a model wrote reaches the page as textContent alone, never as HTML.
+const PAGE = 20;
+const by = (id) => document.getElementById(id);
+const make = (tag, text, kind) => {
+  const element = document.createElement(tag);
+  if (text !== undefined) element.textContent = text;
+  if (kind) element.className = kind;
+  return element;
+};
+
+async function unpack(id) {
+  const packed = atob(by(id).textContent);
+  const bytes = new Uint8Array(packed.length);
+  for (let i = 0; i < packed.length; i++) bytes[i] = packed.charCodeAt(i);
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return JSON.parse(await new Response(stream).text());
+}
+
+let index, found = [], page = 0, onlyPrompt = null, turn = 0;
+const blocks = new Map();
+async function text(row) {
+  const block = Math.floor(row / index.block);
+  if (!blocks.has(block)) blocks.set(block, unpack("block-" + block));
+  return (await blocks.get(block))[row % index.block];
+}
+
+const number = (value) => (value === null ? "–" : String(Math.round(value * 1000) / 1000));
+const bits = (mask) => index.signs.filter((_, i) => mask & (1 << i));
+const count = (mask) => bits(mask).length;
+const limit = (id) => (by(id).value === "" ? null : Number(by(id).value));
+
+const orders = {
+  signs: (a, b) => count(index.marks[b]) - count(index.marks[a]) || (index.step[b] ?? -1) - (index.step[a] ?? -1) || a - b,
+  first: (a, b) => (index.step[a] ?? -1) - (index.step[b] ?? -1) || a - b,
+  last: (a, b) => (index.step[b] ?? -1) - (index.step[a] ?? -1) || a - b,
+  high: (a, b) => (index.reward[b] ?? -Infinity) - (index.reward[a] ?? -Infinity) || a - b,
+  low: (a, b) => (index.reward[a] ?? Infinity) - (index.reward[b] ?? Infinity) || a - b,
+  long: (a, b) => index.length[b] - index.length[a] || a - b,
+};
+
+async function filter() {
+  const mine = ++turn;
+  const stage = by("f-stage").value, task = by("f-task").value, right = by("f-right").value;
+  const sign = by("f-sign").value, name = by("f-reward").value, why = by("f-reason").value;
+  const from = limit("f-from"), to = limit("f-to"), low = limit("f-low"), high = limit("f-high");
+  const wanted = by("f-text").value.trim().toLowerCase();
+  const prompts = wanted && index.prompts.map((prompt) => prompt.toLowerCase().includes(wanted));
+  let rows = [];
+  for (let i = 0; i < index.stage.length; i++) {
+    const step = index.step[i];
+    if (stage !== "" && index.stage[i] !== +stage) continue;
+    if (task !== "" && index.task[i] !== +task) continue;
+    if (right !== "" && index.right[i] !== +right) continue;
+    if (sign === "any" ? !index.marks[i] : sign !== "" && !(index.marks[i] & (1 << +sign))) continue;
+    if (from !== null && (step === null || step < from)) continue;
+    if (to !== null && (step === null || step > to)) continue;
+    if (onlyPrompt !== null && index.prompt[i] !== onlyPrompt) continue;
+    if (why !== "" && !index.rewards[i].some((r) => r[2] === +why && (name === "" || r[0] === +name))) continue;
+    if (name !== "" || low !== null || high !== null) {
+      const one = name === "" ? [0, index.reward[i]] : index.rewards[i].find((r) => r[0] === +name);
+      if (!one || ((low !== null || high !== null) && one[1] === null)) continue;
+      if (low !== null && one[1] < low) continue;
+      if (high !== null && one[1] > high) continue;
+    }
+    rows.push(i);
+  }
+  if (wanted) {
+    by("told").textContent = "searching…";
+    const kept = [];
+    for (const i of rows) {
+      const has = prompts[index.prompt[i]] || (await text(i)).toLowerCase().includes(wanted);
+      if (mine !== turn) return; // another filter was set meanwhile
+      if (has) kept.push(i);
+    }
+    rows = kept;
+  }
+  found = rows.sort(orders[by("f-sort").value]);
+  page = 0;
+  await show();
+}
+
+function tell() {
+  const pages = Math.max(1, Math.ceil(found.length / PAGE));
+  const only = onlyPrompt === null ? "" : ", of one prompt";
+  by("told").textContent = `${found.length.toLocaleString("en")} completions${only}; page ${page + 1} of ${pages}`;
+  by("back").disabled = page === 0;
+  by("next").disabled = page + 1 >= pages;
+  by("every-prompt").hidden = onlyPrompt === null;
+}
+
+async function show() {
+  const mine = turn;
+  const rows = found.slice(page * PAGE, (page + 1) * PAGE);
+  const made = [];
+  for (const row of rows) made.push(article(row, await text(row)));
+  if (mine !== turn) return;
+  by("list").replaceChildren(...made);
+  tell();
+}
+
+function article(row, written) {
+  const box = make("article"), head = make("header");
+  const right = index.right[row];
+  head.append(make("b", index.stages[index.stage[row]]));
+  if (index.step[row] !== null) head.append(make("span", "step " + index.step[row]));
+  if (index.tasks[index.task[row]]) head.append(make("span", index.tasks[index.task[row]]));
+  if (right >= 0) head.append(make("span", right ? "✓ right" : "✗ wrong", right ? "ok" : "no"));
+  if (index.reward[row] !== null) head.append(make("span", "reward " + number(index.reward[row])));
+  head.append(make("span", index.length[row] + (index.tokens[row] ? " tokens" : " words")));
+  for (const sign of bits(index.marks[row])) {
+    const chip = make("span", sign[0], "sign");
+    chip.title = sign[1];
+    head.append(chip);
+  }
+  const body = make("pre", written, "short"), tools = make("div", undefined, "tools");
+  const more = make("button", "all of it");
+  more.onclick = () => (more.textContent = body.classList.toggle("short") ? "all of it" : "less of it");
+  const same = make("button", "all to this prompt");
+  same.onclick = () => { onlyPrompt = index.prompt[row]; clear(); filter(); by("completions").scrollIntoView(); };
+  tools.append(more, same);
+  const told = index.rewards[row].map(([name, value, why]) =>
+    `${index.names[name]} ${number(value)}${why < 0 ? "" : ` (${index.reasons[why]})`}`);
+  const prompt = make("details");
+  prompt.append(make("summary", "prompt and answer", "dim"), make("pre", index.prompts[index.prompt[row]]));
+  if (index.answers[index.answer[row]]) prompt.append(make("pre", index.answers[index.answer[row]]));
+  box.append(head, body, make("div", told.join(" · "), "reasons"), tools, prompt);
+  return box;
+}
+
+function clear() {
+  for (const field of document.querySelectorAll(".filters input, .filters select")) {
+    field.value = field.id === "f-sort" ? "signs" : "";
+  }
+}
+
+function options(id, texts) {
+  texts.forEach((text, i) => by(id).append(new Option(text, i)));
+  if (!texts.length) by(id).disabled = true;
+}
+
+async function start() {
+  if (!by("index")) return;
+  index = await unpack("index");
+  options("f-stage", index.stages);
+  options("f-task", index.tasks);
+  options("f-sign", index.signs.map((sign) => sign[0]));
+  options("f-reward", index.names);
+  options("f-reason", index.reasons);
+  let waiting;
+  for (const field of document.querySelectorAll(".filters input, .filters select")) {
+    field.oninput = () => { clearTimeout(waiting); waiting = setTimeout(filter, field.tagName === "INPUT" ? 250 : 0); };
+  }
+  by("back").onclick = () => { page--; show(); };
+  by("next").onclick = () => { page++; show(); };
+  by("clear").onclick = () => { onlyPrompt = null; clear(); filter(); };
+  by("every-prompt").onclick = () => { onlyPrompt = null; filter(); };
+  await filter();
+  document.body.dataset.ready = "yes";
+}
+
+addEventListener("beforeprint", () => document.querySelectorAll("main > section details").forEach((d) => (d.open = true)));
+start().catch((error) => { by("told").textContent = "The completions cannot be shown: " + error.message; });

@@ -1,0 +1,254 @@
+"""A report as one HTML file that fetches nothing and runs no script but its own."""
+
+import base64
+import hashlib
+from collections.abc import Iterator
+from functools import partial
+from html import escape
+from pathlib import Path
+
+from r1lab import __version__
+from r1lab.report import content, figures, packed
+from r1lab.report.content import BETTER, WORSE, Group, Table
+from r1lab.report.read import Run
+from r1lab.report.samples import Completion
+
+SIZE = int(14.5 * 2**20)  # characters of a page at most
+ROOM = 11 * 2**20  # of these for completions
+
+Completions = dict[str, list[Completion]]  # of a run, by stage
+
+
+def html(runs: list[Run], completions: list[Completions], curves: list[tuple[str, list[figures.Chart]]]) -> str:
+    """The page of runs.
+
+    Args:
+        runs: One or more.
+        completions: Of each run, by stage.
+        curves: For each training stage its name and charts.
+    """
+    salt = iter(range(10**6))
+    groups = content.groups(runs)
+    parts = {
+        "verdict": ("Verdict", "".join(_verdict(runs, completions, salt))),
+        "alarms": ("Alarms and signs", "".join(_alarms(runs, completions))),
+        "missing": ("What is missing", _missing(runs)),
+        "stages": ("Stages", "".join(_stages(runs, salt))),
+        "curves": ("Curves", "".join(_curves(curves, groups, salt))),
+        "words": ("Reflection words", "".join(_words(runs, completions))),
+        "completions": ("Completions", ""),
+        "run": ("What was run", "".join(_about(runs))),
+    }
+    style, script = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    room = min(ROOM, SIZE - len(style) - len(script) - sum(len(text) for _, text in parts.values()))
+    parts["completions"] = ("Completions", _browser(runs, completions, max(0, room)))
+    parts = {key: part for key, part in parts.items() if part[1]}
+    title = escape(", ".join(run.name for run in runs))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = (
+        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    links = "".join(f'<a href="#{key}">{name}</a>' for key, (name, _) in parts.items())
+    sections = "\n".join(f'<section id="{key}"><h2>{name}</h2>{text}</section>' for key, (name, text) in parts.items())
+    summaries = "".join(f'<p class="dim">{_named(run, runs)}{escape(content.summary(run))}</p>' for run in runs)
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="referrer" content="no-referrer">
+<link rel="icon" href="data:,">
+<title>{title} · r1lab report</title>
+<style>
+{style}</style>
+</head>
+<body>
+<header><h1>{title}</h1>{summaries}<nav aria-label="sections">{links}</nav></header>
+<main>
+{sections}
+</main>
+<footer class="dim"><p>r1lab {__version__}</p></footer>
+<script>{script}</script>
+</body>
+</html>
+"""
+
+
+def _named(run: Run, runs: list[Run]) -> str:
+    return f"<b>{escape(run.name)}</b> · " if len(runs) > 1 else ""
+
+
+def _verdict(runs: list[Run], completions: list[Completions], salt: Iterator[int]) -> Iterator[str]:
+    for run, own in zip(runs, completions):
+        if len(runs) > 1:
+            yield f"<h3>{escape(run.name)}</h3>"
+        lines = "".join(f"<li{_tone(line)}>{escape(line)}</li>" for line in content.verdict(run, own))
+        yield f'<ul class="verdict">{lines}</ul>'
+    if table := content.verdict_table(runs):
+        yield _table(table)
+    for task, rows in content.accuracies(runs).items():
+        if len(rows) > 1:
+            names = [run.name for run in runs if any(row[1] == run.name for row in rows)]
+            told = "; ".join(
+                f"{name}, {of}: {100 * value:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+                for name, of, value, low, high in rows
+            )
+            yield _figure(
+                partial(figures.accuracies, rows, names), f"{task}: right answers. {told}", salt,
+                f"<b>{escape(task)}</b>: right answers of each evaluation", "broad",
+            )  # fmt: skip
+
+
+def _alarms(runs: list[Run], completions: list[Completions]) -> Iterator[str]:
+    for run, own in zip(runs, completions):
+        lines = content.alarms(run, own)
+        if len(runs) > 1:
+            yield f"<h3>{escape(run.name)}</h3>"
+        yield _list(lines) if lines else "<p>The run warned of nothing.</p>"
+        if table := content.signs_table(own):
+            yield _table(table)
+
+
+def _missing(runs: list[Run]) -> str:
+    return _list([problem for run in runs for problem in run.problems])
+
+
+def _stages(runs: list[Run], salt: Iterator[int]) -> Iterator[str]:
+    for run in runs:
+        if not run.pipeline:
+            continue
+        if len(runs) > 1:
+            yield f"<h3>{escape(run.name)}</h3>"
+        yield _table(content.stages_table(run))
+        if rows := content.times(run):
+            told = "; ".join(f"{name} {work:.0f} s, and {more:.0f} s of its process" for name, work, more in rows)
+            caption = "<b>Time</b> by stage"
+            yield _figure(partial(figures.times, rows), f"Time by stage. {told}", salt, caption, "broad")
+
+
+def _curves(curves: list, groups: list[Group], salt: Iterator[int]) -> Iterator[str]:
+    if any(len(group.runs) > 1 for group in groups):
+        yield '<p class="note">Lines are means over the seeds, bands reach from the lowest run to the highest.</p>'
+    elif curves:
+        yield '<p class="note">Faint: each step; strong: a running mean over a fifteenth of the steps.</p>'
+    for place, (stage, charts) in enumerate(curves):
+        drawn = "".join(
+            _figure(partial(figures.draw, chart), chart.told, salt,
+                    f"<b>{escape(chart.title)}</b>{': ' * bool(chart.caption)}{escape(chart.caption)}")
+            for chart in charts
+        )  # fmt: skip
+        yield f"<details{' open' * (place == 0)}><summary><b>{escape(stage)}</b></summary>"
+        yield f'<div class="charts">{drawn}</div></details>'
+
+
+def _words(runs: list[Run], completions: list[Completions]) -> Iterator[str]:
+    for run, own in zip(runs, completions):
+        for stage, some in own.items():
+            if seen := content.reflections(some):
+                yield f"<details><summary><b>{escape(_label(run, stage, runs))}</b>: "
+                yield f"{escape(', '.join(s.word for s in seen[:6]))}</summary>"
+                rows = [[s.word, f"{s.first:.3f}", f"{s.last:.3f}", f"step {s.step}"] for s in seen]
+                note = "times a completion, in the first and in the last fifth of the steps"
+                yield _table(Table(["word", "at first", "at last", "first seen"], rows, note))
+                for s in seen:
+                    yield f"<p class='dim'>{escape(s.word)}, step {s.step}</p><pre>{_around(s)}</pre>"
+                yield "</details>"
+
+
+def _around(seen: content.Seen, width: int = 180) -> str:
+    """The part of a completion that holds the word, marked."""
+    text = seen.completion.text
+    at = content.place(text, seen.word)
+    start, end = max(0, at - width), at + len(seen.word)
+    head, tail = "… " * (start > 0), " …" * (end + width < len(text))
+    word = f"<mark>{escape(text[at:end])}</mark>"
+    return f"{head}{escape(text[start:at])}{word}{escape(text[end : end + width])}{tail}"
+
+
+def _label(run: Run, stage: str, runs: list[Run]) -> str:
+    return f"{run.name} · {stage}" if len(runs) > 1 else stage
+
+
+def _browser(runs: list[Run], completions: list[Completions], room: int) -> str:
+    own = {_label(run, stage, runs): some for run, of in zip(runs, completions) for stage, some in of.items() if some}
+    total = sum(map(len, own.values()))
+    if not total:
+        return "<p>No completions were found.</p>"
+    index, blocks, kept = packed.pack(own, room)
+    left = total - kept
+    note = (
+        f"{kept:,} of {total:,} completions are in this file, evenly spread; {left:,} are left out to keep it small, "
+        "and all of them are in samples/."
+        if left
+        else f"All {total:,} completions are in this file."
+    )
+    data = "".join(
+        f'<script type="text/plain" id="{name}">{text}</script>'
+        for name, text in [("index", index), *((f"block-{i}", block) for i, block in enumerate(blocks))]
+    )
+    return f'<p class="note">{note}</p>{_FILTERS}{data}'
+
+
+_FILTERS = """
+<noscript><p>The browser of completions needs JavaScript.</p></noscript>
+<div class="filters">
+<label>stage<select id="f-stage"><option value="">all</option></select></label>
+<label>task<select id="f-task"><option value="">all</option></select></label>
+<label>steps<span class="pair"><input id="f-from" type="number" min="0" placeholder="from" aria-label="from step">
+<input id="f-to" type="number" min="0" placeholder="to" aria-label="to step"></span></label>
+<label>right<select id="f-right"><option value="">all</option><option value="1">right</option>
+<option value="0">wrong</option></select></label>
+<label>sign<select id="f-sign"><option value="">all</option><option value="any">any sign</option></select></label>
+<label>reward<select id="f-reward"><option value="">the total</option></select></label>
+<label>its value<span class="pair"><input id="f-low" type="number" step="any" placeholder="at least"
+aria-label="reward at least"><input id="f-high" type="number" step="any" placeholder="at most"
+aria-label="reward at most"></span></label>
+<label>reason<select id="f-reason"><option value="">all</option></select></label>
+<label>order<select id="f-sort"><option value="signs">most signs first</option>
+<option value="first">first steps</option><option value="last">last steps</option>
+<option value="high">highest reward</option>
+<option value="low">lowest reward</option><option value="long">longest</option></select></label>
+<label>words in prompt or completion<input id="f-text" type="search"></label>
+</div>
+<div class="bar"><span id="told" role="status">…</span><button id="every-prompt" hidden>all prompts</button>
+<button id="clear">no filter</button><button id="back">back</button><button id="next">next</button></div>
+<div id="list"></div>
+"""
+
+
+def _about(runs: list[Run]) -> Iterator[str]:
+    for run in runs:
+        if len(runs) > 1:
+            yield f"<h3>{escape(run.name)}</h3>"
+        yield _table(content.about(run))
+        if run.recipe:
+            yield f"<details><summary><b>Recipe</b>, as written</summary><pre>{escape(run.recipe)}</pre></details>"
+
+
+def _list(lines: list[str]) -> str:
+    return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>" if lines else ""
+
+
+def _tone(text: str) -> str:
+    tone = {BETTER: "good", WORSE: "bad"}.get(text[:1])
+    return f' class="{tone}"' if tone else ""
+
+
+def _table(table: Table) -> str:
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in table.head)
+    rows = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in table.rows)
+    note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
+    heads = f"<thead><tr>{head}</tr></thead>" if any(table.head) else ""
+    return f'<div class="table"><table>{heads}<tbody>{rows}</tbody></table></div>{note}'
+
+
+def _cell(text: str) -> str:
+    kind = _tone(text) or (' class="wide"' if len(text) > 40 else "")
+    return f"<td{kind}>{escape(text)}</td>"
+
+
+def _figure(make: partial, told: str, salt: Iterator[int], caption: str, kind: str = "") -> str:
+    drawn = figures.svg(make, told, next(salt))
+    return f"<figure{f' class={kind}' if kind else ''}>{drawn}<figcaption>{caption}</figcaption></figure>"
