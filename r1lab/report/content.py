@@ -82,10 +82,11 @@ def verdict(run: Run, completions: dict[str, list[Completion]]) -> list[str]:
         if len(own) > 2:
             counts = Counter(map(direction, own))
             most = max(own, key=lambda row: row["diff"])
-            mark = BETTER if counts[BETTER] > counts[WORSE] else WORSE if counts[WORSE] else UNCLEAR
+            lead = counts[BETTER] - counts[WORSE]
+            mark = BETTER if lead > 0 else WORSE if lead < 0 else UNCLEAR
             lines.append(
-                f"{mark} {task}: of {len(own)} comparisons {counts[BETTER]} are better, {counts[WORSE]} worse, "
-                f"{counts[UNCLEAR]} without a clear difference; the largest gain: {_sentence(run, most)}"
+                f"{mark} {task}: {len(own)} comparisons, {counts[BETTER]} better, {counts[WORSE]} worse, "
+                f"{counts[UNCLEAR]} without a clear difference. The largest gain: {_sentence(run, most)}"
             )
         else:
             lines += [f"{direction(row)} {task}: {_sentence(run, row)}" for row in own]
@@ -164,8 +165,9 @@ def verdict_table(runs: list[Run]) -> Table | None:
         for row in comparisons(runs[0]):
             change = f"{direction(row)} {percent(row['diff'], row['ci95'], signed=True)}"
             told = [_accuracy(runs[0], row, side) for side in ("before", "after")]
-            rows.append([row["task"], row["before"], row["after"], *told, change, str(row.get("n_questions", ""))])
-        head = ["task", "before", "after", "% right before", "% right after", "difference", "questions"]
+            sides = [row["before"], told[0], row["after"], told[1]]
+            rows.append([row["task"], change, *sides, str(row.get("n_questions", ""))])
+        head = ["task", "difference", "before", "% right", "after", "% right", "questions"]
         note = f"95 % intervals over questions, differences paired by question. {_legend()}"
         return Table(head, rows, note)
     for task, before, after in keys:
@@ -214,7 +216,7 @@ def stages_table(run: Run) -> Table:
     total = number(run.result.get("seconds"))
     note = f"All of it took {duration(total)}. " if total else ""
     return Table(
-        ["stage", "kind", "steps", "time", "", "what came of it"],
+        ["stage", "kind", "steps", "time", "state", "what came of it"],
         rows,
         f"{note}Arrows: first tenth → last tenth of the steps.",
     )

@@ -24,7 +24,7 @@ POINTS = 400  # a line has at most so many points
 TITLES = {
     "reward": ("Rewards", "mean of each reward; the total is the weighted sum"),
     "right": ("Right answers", "share of the completions of a step; evaluations are of held-out questions"),
-    "length": ("Length", "mean of all, of right and wrong ones, and of those at the limit"),
+    "length": ("Length", "tokens; mean of all, of right and wrong ones, and of those cut at the limit"),
     "truncated": ("Cut completions", "share that reached the limit"),
     "no_signal": ("Groups without signal", "share whose completions all got the same reward"),
     "entropy": ("Entropy", "mean entropy of a token, nats"),
@@ -173,11 +173,17 @@ def draw(chart: Chart) -> object:
     if chart.key in PERCENT:
         axis.set_ylabel("%")
     if len(chart.lines) > 1:
-        above = -(-len(chart.lines) // 3)
-        figure.subplots_adjust(top=0.97 - 0.075 * above)
-        axis.legend(fontsize=8, frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(-0.1, 1.0),
-                    columnspacing=1.2, handlelength=2.2, borderaxespad=0.2, labelcolor=INK)  # fmt: skip
+        columns = _legend(axis, [line.label for line in chart.lines])
+        figure.subplots_adjust(top=0.97 - 0.075 * -(-len(chart.lines) // columns))
     return figure
+
+
+def _legend(axis, labels: list[str], width: int = 60) -> int:
+    """A legend above the axis, in as many columns as `width` characters hold; returns their number."""
+    columns = max(1, min(len(labels), width // (max(len(label) for label in labels) + 7)))
+    axis.legend(fontsize=8, frameon=False, ncols=columns, loc="lower left", bbox_to_anchor=(-0.1, 1.0),
+                columnspacing=1.2, handlelength=2.2, borderaxespad=0.2, labelcolor=INK)  # fmt: skip
+    return columns
 
 
 def _smoothed(run: dict[int, float], scale: float) -> dict[int, float]:
@@ -209,8 +215,7 @@ def accuracies(rows: list[tuple[str, str, float, float, float]], series: list[st
     axis.invert_yaxis()
     axis.set_xlabel("right, % (bars: 95 % intervals)")
     if len(series) > 1:
-        axis.legend(fontsize=8, frameon=False, ncols=4, loc="lower left", bbox_to_anchor=(-0.1, 1.0),
-                    borderaxespad=0.1, labelcolor=INK)  # fmt: skip
+        _legend(axis, series, 90)
     return figure
 
 
@@ -234,15 +239,7 @@ def times(rows: list[tuple[str, float, float]]) -> object:
     axis.set_yticks(range(len(rows)), names)
     axis.invert_yaxis()
     axis.set_xlabel("seconds")
-    axis.legend(
-        fontsize=8,
-        frameon=False,
-        ncols=2,
-        loc="lower left",
-        bbox_to_anchor=(-0.1, 1.0),
-        borderaxespad=0.1,
-        labelcolor=INK,
-    )
+    _legend(axis, ["the stage itself", "start and end of its process"], 90)
     return figure
 
 

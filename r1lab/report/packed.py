@@ -21,7 +21,6 @@ def pack(completions: dict[str, list[Completion]], room: int) -> tuple[str, list
     Returns:
         The index, the blocks, and how many completions they hold.
     """
-    total = sum(map(len, completions.values()))
     share = 1.0
     while True:
         some = {stage: _spread(own, share) for stage, own in completions.items()}
@@ -29,7 +28,7 @@ def pack(completions: dict[str, list[Completion]], room: int) -> tuple[str, list
         blocks = [_packed([_cut(c.text) for _, c in rows[i : i + BLOCK]]) for i in range(0, len(rows), BLOCK)]
         index = _packed(_index(list(some), rows))
         size = len(index) + sum(map(len, blocks))
-        if size <= room or not total:
+        if size <= room or not rows:
             return index, blocks, len(rows)
         share *= 0.95 * room / size
 

@@ -114,9 +114,9 @@ function article(row, written) {
     head.append(chip);
   }
   const body = make("pre", written, "short"), tools = make("div", undefined, "tools");
-  const more = make("button", "all of it");
-  more.onclick = () => (more.textContent = body.classList.toggle("short") ? "all of it" : "less of it");
-  const same = make("button", "all to this prompt");
+  const more = make("button", "show all");
+  more.onclick = () => (more.textContent = body.classList.toggle("short") ? "show all" : "show less");
+  const same = make("button", "same prompt");
   same.onclick = () => { onlyPrompt = index.prompt[row]; clear(); filter(); by("completions").scrollIntoView(); };
   tools.append(more, same);
   const told = index.rewards[row].map(([name, value, why]) =>

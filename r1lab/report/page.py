@@ -7,7 +7,7 @@ from functools import partial
 from html import escape
 from pathlib import Path
 
-from r1lab import __version__
+from r1lab import __version__, reflection
 from r1lab.report import content, figures, packed
 from r1lab.report.content import BETTER, WORSE, Group, Table
 from r1lab.report.read import Run
@@ -146,15 +146,19 @@ def _curves(curves: list, groups: list[Group], salt: Iterator[int]) -> Iterator[
 def _words(runs: list[Run], completions: list[Completions]) -> Iterator[str]:
     for run, own in zip(runs, completions):
         for stage, some in own.items():
-            if seen := content.reflections(some):
-                yield f"<details><summary><b>{escape(_label(run, stage, runs))}</b>: "
-                yield f"{escape(', '.join(s.word for s in seen[:6]))}</summary>"
-                rows = [[s.word, f"{s.first:.3f}", f"{s.last:.3f}", f"step {s.step}"] for s in seen]
-                note = "times a completion, in the first and in the last fifth of the steps"
-                yield _table(Table(["word", "at first", "at last", "first seen"], rows, note))
-                for s in seen:
-                    yield f"<p class='dim'>{escape(s.word)}, step {s.step}</p><pre>{_around(s)}</pre>"
-                yield "</details>"
+            if not any(c.step is not None for c in some):
+                continue
+            seen, label = content.reflections(some), escape(_label(run, stage, runs))
+            if not seen:
+                yield f"<p><b>{label}</b>: none of {escape(', '.join(reflection.WORDS))}.</p>"
+                continue
+            yield f"<details><summary><b>{label}</b>: {escape(', '.join(s.word for s in seen[:6]))}</summary>"
+            rows = [[s.word, f"{s.first:.3f}", f"{s.last:.3f}", f"step {s.step}"] for s in seen]
+            note = "Times a completion, in the first and in the last fifth of the steps."
+            yield _table(Table(["word", "at first", "at last", "first seen"], rows, note))
+            for s in seen:
+                yield f'<p class="dim">{escape(s.word)}, step {s.step}</p><pre>{_around(s)}</pre>'
+            yield "</details>"
 
 
 def _around(seen: content.Seen, width: int = 180) -> str:
@@ -210,10 +214,10 @@ aria-label="reward at most"></span></label>
 <option value="first">first steps</option><option value="last">last steps</option>
 <option value="high">highest reward</option>
 <option value="low">lowest reward</option><option value="long">longest</option></select></label>
-<label>words in prompt or completion<input id="f-text" type="search"></label>
+<label>prompt or completion has<input id="f-text" type="search"></label>
 </div>
 <div class="bar"><span id="told" role="status">…</span><button id="every-prompt" hidden>all prompts</button>
-<button id="clear">no filter</button><button id="back">back</button><button id="next">next</button></div>
+<button id="clear">clear filters</button><button id="back">back</button><button id="next">next</button></div>
 <div id="list"></div>
 """
 
@@ -251,4 +255,4 @@ def _cell(text: str) -> str:
 
 def _figure(make: partial, told: str, salt: Iterator[int], caption: str, kind: str = "") -> str:
     drawn = figures.svg(make, told, next(salt))
-    return f"<figure{f' class={kind}' if kind else ''}>{drawn}<figcaption>{caption}</figcaption></figure>"
+    return f"<figure{f' class={kind}' if kind else ''}><figcaption>{caption}</figcaption>{drawn}</figure>"

@@ -1,0 +1,109 @@
+"""How soon a report can be read: python benchmarks/report.py [RUN...] [--pictures FOLDER]. Prints JSON.
+
+Without RUN it makes one of 500 steps and 20,000 completions of some 1,500 characters each, of random words, which is
+harder to compress than what models write. Needs Chromium and the package websockets. With --pictures it also writes
+what the page looks like on a desktop and on a phone.
+"""
+
+import argparse
+import importlib.util
+import json
+import random
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from r1lab import report, rundir
+
+STEPS, GROUP, WORDS, TIMES = 500, 40, 220, 5
+LETTERS = "etaoinshrdlcum"
+
+SPEC = importlib.util.spec_from_file_location(
+    "chromium", Path(__file__).parent.parent / "tests" / "report" / "chromium.py"
+)
+chromium = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(chromium)
+
+
+def make_run(path: Path, *, steps: int = STEPS, group: int = GROUP, words: int = WORDS) -> Path:
+    """A GRPO run with completions of random words of a vocabulary of 5,000."""
+    draw = random.Random(0)
+    vocabulary = ["".join(draw.choices(LETTERS, k=draw.randint(2, 10))) for _ in range(5000)] + ["wait", "verify"]
+    path.mkdir()
+    config = {"name": "long", "stage": "grpo", "rollout": {"max_completion_length": 2 * words}}
+    rundir.write_yaml(path / "config.yaml", config)
+    for step in range(1, steps + 1):
+        rows = [_completion(draw, vocabulary, step, words) for _ in range(group)]
+        rundir.write_jsonl(path / "samples" / f"step_{step:06d}.jsonl", rows)
+        keys = ("reward", "length", "truncated", "no_signal", "entropy", "kl", "importance_ratio", "loss", "grad_norm")
+        row = {"phase": "train", "step": step, "total": steps} | {key: draw.random() for key in keys}
+        row |= {
+            "rewards": {"maths": draw.random(), "format": draw.random()},
+            "seconds": 1.0,
+            "tokens_per_second": 1000,
+        }
+        rundir.append_jsonl(path / "metrics.jsonl", row)
+    rundir.write_json_atomic(path / "result.json", {"stage": "grpo", "seconds": 1.0 * steps, "steps": steps})
+    return path
+
+
+def _completion(draw: random.Random, vocabulary: list[str], step: int, words: int) -> dict:
+    right = draw.random() < 0.5
+    text = " ".join(draw.choices(vocabulary, k=draw.randint(words // 2, words * 3 // 2)))
+    row = {"step": step, "task": "maths", "prompt": f"question {draw.randint(1, 4000)}", "answer": str(step)}
+    row |= {"completion": f"<think> {text} </think> <answer> {step} </answer>", "reward": float(right), "right": right}
+    rewards, reasons = {"maths": float(right), "format": 1.0}, {"maths": "correct" if right else "wrong"}
+    return row | {"rewards": rewards, "reasons": reasons, "tokens": len(text.split())}
+
+
+def measure(runs: list[Path], folder: Path, pictures: Path | None) -> dict:
+    """Writes a report and opens it some times.
+
+    Returns:
+        Seconds to write it, its size in MiB, seconds to open it until completions are shown (median and largest), and
+        what Chromium complained of and asked for.
+    """
+    started = time.perf_counter()
+    file, *_ = report.write(runs, out=folder / "report.html")
+    wrote = time.perf_counter() - started
+    with chromium.page(folder / "profile") as tab:
+        tab.size(1280, 900)
+        seconds = [tab.open(file) for _ in range(TIMES + 1)][1:]
+        figures = {
+            "write_seconds": round(wrote, 1),
+            "mib": round(file.stat().st_size / 2**20, 2),
+            "completions": tab.js("index.stage.length"),
+            "open_seconds": round(statistics.median(seconds), 2),
+            "open_seconds_most": round(max(seconds), 2),
+            "complaints": tab.complaints(),
+            "requests": tab.requests(),
+        }
+        if pictures:
+            _pictures(tab, pictures)
+    return figures
+
+
+def _pictures(tab, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, width, height, phone in (("desktop", 1180, 900, False), ("phone", 390, 844, True)):
+        tab.size(width, height, phone=phone)
+        for part, where in (("", "0"), ("-curves", "'curves'"), ("-completions", "'completions'")):
+            tab.dark(phone and part == "-completions")
+            tab.js(f"{where} ? document.getElementById({where}).scrollIntoView() : scrollTo(0, 0)")
+            tab.screenshot(folder / f"report-{name}{part}.png")
+
+
+def main() -> None:
+    """Measures the runs that are named, or one that is made."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="*", type=Path)
+    parser.add_argument("--pictures", type=Path)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        runs = arguments.runs or [make_run(Path(folder) / "long")]
+        print(json.dumps(measure(runs, Path(folder), arguments.pictures), indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""The page in Chromium: filters, the browser of completions, and that no completion ever runs."""
+
+import pytest
+
+from r1lab import report
+
+SHOWN = "Number(document.getElementById('told').textContent.replaceAll(',', '').split(' ')[0])"
+TEXTS = "[...document.querySelectorAll('article pre.short')].map((pre) => pre.textContent)"
+
+
+def choose(tab, id, value, shown):
+    """Sets a field as a person would, and waits until so many completions are found."""
+    set_it = f"(f => {{ f.value = {value!r}; f.dispatchEvent(new Event('input')); }})(document.getElementById('{id}'))"
+    tab.js(set_it)
+    tab.wait(f"{SHOWN} === {shown}")
+
+
+@pytest.fixture(scope="module")
+def opened(tab, run, tmp_path_factory):
+    file = tmp_path_factory.mktemp("page") / "report.html"
+    report.write([run], out=file)
+    tab.size(1280, 900)
+    tab.open(file)
+    return tab
+
+
+def option(tab, id, text):
+    return tab.js(f"[...document.getElementById('{id}').options].find((o) => o.text === '{text}').value")
+
+
+def test_it_opens_without_an_error_or_a_request(opened):
+    assert opened.complaints() == [] and opened.requests() == []
+    assert opened.js(SHOWN) == 12 * 8 + 2 * 40
+    assert opened.js("document.querySelectorAll('article').length") == 20
+
+
+def test_filters(opened):
+    choose(opened, "f-stage", option(opened, "f-stage", "zero"), 96)
+    choose(opened, "f-from", "3", 80)
+    choose(opened, "f-to", "4", 16)
+    steps = "[...document.querySelectorAll('article header span:first-of-type')].map((s) => s.textContent)"
+    assert set(opened.js(steps)) == {"step 3", "step 4"}
+    opened.js("document.getElementById('clear').click()")
+    opened.wait(f"{SHOWN} === 176")
+    right = opened.js("index.right.filter((r, i) => r === 1 && index.stages[index.stage[i]] === 'zero').length")
+    choose(opened, "f-reason", option(opened, "f-reason", "correct"), right)
+    choose(opened, "f-reward", option(opened, "f-reward", "maths"), right)
+    choose(opened, "f-high", "0.5", 0)
+    opened.js("document.getElementById('clear').click()")
+    opened.wait(f"{SHOWN} === 176")
+
+
+def test_search_in_prompts_and_completions(opened):
+    choose(opened, "f-text", "STEP 7 of 3", 1)
+    assert opened.js(TEXTS) == ["<think> Wait, let me check step 7 of 3 once more. </think> <answer> 4 </answer>"]
+    choose(opened, "f-text", "what is 39 +", 2)
+    choose(opened, "f-text", "", 176)
+
+
+def test_pages_order_and_one_prompt(opened):
+    choose(opened, "f-sort", "first", 176)
+    opened.js("document.getElementById('next').click()")
+    opened.wait("document.getElementById('told').textContent.endsWith('page 2 of 9')")
+    choose(opened, "f-sort", "long", 176)
+    assert "step 12" in opened.js("document.querySelector('article header').textContent")
+    opened.js("[...document.querySelectorAll('article button')].find(b => b.textContent === 'same prompt').click()")
+    opened.wait(f"{SHOWN} < 176")
+    assert len(set(opened.js("found.map(i => index.prompt[i])"))) == 1
+    opened.js("document.getElementById('every-prompt').click()")
+    opened.wait(f"{SHOWN} === 176")
+
+
+def test_a_phone_needs_no_sideways_scrolling(opened):
+    opened.size(390, 844, phone=True)
+    assert opened.js("document.documentElement.scrollWidth <= innerWidth")
+    opened.size(1280, 900)
+
+
+def test_a_completion_never_runs(tab, hostile):
+    (file,) = report.write([hostile])
+    tab.open(file)
+    title = tab.js("document.title")
+    assert title.startswith("hostile") and tab.complaints() == [] and tab.requests() == []
+    choose(tab, "f-stage", option(tab, "f-stage", "zero"), 26)
+    assert any("<script>document.title" in text for text in tab.js(TEXTS))
+    choose(tab, "f-text", "characters left out", 1)
+    assert 20_000 < len(tab.js(TEXTS)[0]) < 20_100
+    assert tab.js("document.querySelectorAll('article script, article img, main img').length") == 0
+    assert tab.js("document.title") == title
+    # Even where HTML gets into the page, the policy keeps its scripts from running.
+    tab.js("document.getElementById('list').innerHTML = `<img src=x onerror=\"document.title='hacked'\">`")
+    tab.wait("document.querySelector('#list img').complete")
+    assert tab.js("document.title") == title
+    assert "csp" in [event["params"].get("blockedReason") for event in tab.events]

@@ -1,0 +1,150 @@
+"""Whole reports: what is in them, that nothing in them can run or be fetched, and what is refused."""
+
+import base64
+import hashlib
+import re
+
+import pytest
+
+from r1lab import report
+from r1lab.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def text(run, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out") / "report.html"
+    assert report.write([run], out=out) == [out]
+    return out.read_text(encoding="utf-8")
+
+
+def test_the_verdict_stands_before_everything_else(text):
+    order = ["Verdict", "Alarms and signs", "Stages", "Curves", "Reflection words", "Completions", "What was run"]
+    assert re.findall(r"<h2>(.*?)</h2>", text) == order
+    first = re.search(r'<ul class="verdict"><li class="good">(.*?)</li>', text)[1]
+    assert first.startswith("▲ maths: ") and "paired over 40 questions" in first and first.count("[") == 3
+
+
+def test_the_page_says_what_was_run_and_how(text):
+    for told in (
+        "r1lab run tried",
+        "trl 1.16.0",
+        "2026-01-02",
+        "a CPU, 2 cores",
+        "maths, format",
+        "pipeline of 3 stages",
+    ):
+        assert told in text
+    assert "stage: grpo  # &lt;b&gt;as written&lt;/b&gt;" in text
+    assert "zero, step 9: alarm entropy: too low &lt;i&gt;" in text
+
+
+def test_only_the_pages_own_script_may_run_and_nothing_is_fetched(text):
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1]
+    script = re.search(r"<script>(.*?)</script>", text, re.DOTALL)[1]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy.startswith("default-src 'none'; ") and f"script-src 'sha256-{digest}';" in policy
+    assert "connect-src" not in policy and text.index("Content-Security-Policy") < text.index("<style>")
+    links = re.findall(r"(?:src|href|action|data)=[\"']?([^\"'\s>]+)", text)
+    assert links and all(link.startswith(("#", "data:,")) for link in links)
+    assert not re.search(r"@import|url\((?!#)", text)
+
+
+def test_every_curve_has_a_title_and_an_alternative_text(text):
+    figures = re.findall(r"<figure.*?</figure>", text, re.DOTALL)
+    assert len(figures) >= 12
+    for figure in figures:
+        assert re.search(r"<figcaption><b>\w", figure) and re.search(
+            r'<svg [^>]*role="img" aria-label="[^"]{20,}', figure
+        )
+    titles = " ".join(re.findall(r"<figcaption><b>(.*?)</b>", text))
+    wanted = (
+        "Rewards, Right answers, Length, Groups without signal, Entropy, KL divergence, Importance ratio, Speed, Time"
+    )
+    assert all(title in titles for title in wanted.split(", "))
+
+
+def test_what_a_model_wrote_never_stands_in_the_page_as_it_is(hostile):
+    (file,) = report.write([hostile])
+    text = file.read_text(encoding="utf-8")
+    assert file == hostile / "report.html"
+    assert "&lt;script&gt;document.title = &#x27;hacked&#x27;" in text  # beside the reflection word before it
+    assert "<img" not in text and "document.title = 'hacked'</script>" not in text
+    assert "\x00" not in text and "\x1b" not in text
+
+
+def test_a_damaged_run_says_what_is_missing(hostile):
+    (file,) = report.write([hostile], format="md")
+    text = file.read_text(encoding="utf-8").replace("\\", "")
+    for told in (
+        "hostile/manifest.json: missing",
+        "hostile/result.json: missing, the run has not finished",
+        "02-zero/result.json: cannot be read, it is no JSON object",
+        "03-after/result.json: missing, the stage has not finished",
+        "02-zero/metrics.jsonl: 1 line is no JSON object, left out",
+        "02-zero/samples/step_000001.jsonl: 2 lines are no JSON object, left out",
+        "02-zero/samples/step_000001.jsonl: 1 line has bytes that are no UTF-8",
+        "zero has not finished: it stands at step 7 of ?",
+    ):
+        assert told in text
+
+
+def test_an_empty_stage_of_a_run_is_a_report_too(tmp_path):
+    (tmp_path / "run" / "01-base").mkdir(parents=True)
+    (file,) = report.write([tmp_path / "run"])
+    text = file.read_text(encoding="utf-8")
+    assert "there is nothing to judge by" in text and "No completions were found." in text
+    assert "01-base/metrics.jsonl: missing" in text
+
+
+def test_markdown_with_its_pictures(run, tmp_path):
+    file, *pictures = report.write([run], out=tmp_path / "of run.md", format="md", png=True)
+    text = file.read_text(encoding="utf-8")
+    assert {picture.parent for picture in pictures} == {tmp_path / "of run"}
+    assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
+    linked = re.findall(r"!\[.*?\]\((.*?)\)", text)
+    assert [tmp_path / link.replace("%20", " ") for link in linked] == pictures
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert all(row.count(" | ") == rows[0].count(" | ") for row in rows[:3])
+    assert "| maths | ▲ +" in text and "too low \\<i\\>" in text
+
+
+def test_runs_that_differ_in_their_seed_are_a_band(make_run, run, tmp_path):
+    other, faster = make_run(tmp_path / "tried-1", seed=1), make_run(tmp_path / "fast", rate=1.0, steps=4)
+    (file,) = report.write([run, other, faster])
+    text = file.read_text(encoding="utf-8")
+    assert file == run.parent / "report.html"
+    assert "Entropy. tried (2 runs): mean of 2 runs from" in text and "; fast: from" in text
+    assert "bands reach from the lowest run to the highest" in text
+    assert '<th scope="col">mean of the runs</th>' in text
+    file.unlink()
+
+
+def test_a_stage_of_a_pipeline_by_itself(run):
+    (file,) = report.write([run / "02-zero"])
+    text = file.read_text(encoding="utf-8")
+    assert "zero: " in text and "of the completions of the first 2 steps are right" in text
+    assert "a CPU" in text and 'id="missing"' not in text  # the manifest of the run is that of its stages
+    file.unlink()
+
+
+@pytest.mark.parametrize(
+    ("paths", "settings", "told"),
+    [
+        (["nowhere"], {}, "nowhere: no such run directory: `r1lab ls runs` lists those that there are"),
+        (["."], {}, ".: holds no run: name a folder that `r1lab run` wrote, as in runs/quickstart"),
+        ([".", "../{here}"], {}, "r1lab report: a run is named twice: name each once"),
+        (["."], {"format": "pdf"}, "--format pdf: html or md"),
+    ],
+)
+def test_what_is_refused(tmp_path, monkeypatch, paths, settings, told):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as error:
+        report.write([path.format(here=tmp_path.name) for path in paths], **settings)
+    assert error.value.problems == [told]
+
+
+def test_a_place_that_cannot_be_written_to(run, tmp_path):
+    with pytest.raises(UserError, match="--out .*: is a folder: name a file, as in --out report.html"):
+        report.write([run], out=tmp_path)
+    with pytest.raises(UserError, match="its folder is not there"):
+        report.write([run], out=tmp_path / "no" / "report.html")
