@@ -1,12 +1,13 @@
 """How soon a report can be read: python benchmarks/report.py [RUN...] [--pictures FOLDER]. Prints JSON.
 
-Without RUN it makes one of 500 steps and 20,000 completions of some 1,500 characters each, of random words, which is
-harder to compress than what models write. Needs Chromium and the package websockets. With --pictures it also writes
-what the page looks like on a desktop and on a phone.
+Without RUN it makes one of 500 steps and 20,000 completions of some 1,500 characters each, of words drawn as often as
+Zipf's law has them in a language, without any grammar. Needs Chromium and the package websockets. With --pictures it
+also writes what the page looks like on a desktop and on a phone.
 """
 
 import argparse
 import importlib.util
+import itertools
 import json
 import random
 import statistics
@@ -14,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from r1lab import report, rundir
+from r1lab import reflection, report, rundir
 
 STEPS, GROUP, WORDS, TIMES = 500, 40, 220, 5
 LETTERS = "etaoinshrdlcum"
@@ -27,14 +28,16 @@ SPEC.loader.exec_module(chromium)
 
 
 def make_run(path: Path, *, steps: int = STEPS, group: int = GROUP, words: int = WORDS) -> Path:
-    """A GRPO run with completions of random words of a vocabulary of 5,000."""
+    """A GRPO run with completions of random words of a vocabulary of 5,000, the word of rank r with weight 1/r."""
     draw = random.Random(0)
-    vocabulary = ["".join(draw.choices(LETTERS, k=draw.randint(2, 10))) for _ in range(5000)] + ["wait", "verify"]
+    vocabulary = ["".join(draw.choices(LETTERS, k=draw.randint(2, 10))) for _ in range(5000)]
+    vocabulary[::500] = [*reflection.WORDS[:10]]
+    weights = list(itertools.accumulate(1 / rank for rank in range(1, 5001)))
     path.mkdir()
     config = {"name": "long", "stage": "grpo", "rollout": {"max_completion_length": 2 * words}}
     rundir.write_yaml(path / "config.yaml", config)
     for step in range(1, steps + 1):
-        rows = [_completion(draw, vocabulary, step, words) for _ in range(group)]
+        rows = [_completion(draw, vocabulary, weights, step, words) for _ in range(group)]
         rundir.write_jsonl(path / "samples" / f"step_{step:06d}.jsonl", rows)
         keys = ("reward", "length", "truncated", "no_signal", "entropy", "kl", "importance_ratio", "loss", "grad_norm")
         row = {"phase": "train", "step": step, "total": steps} | {key: draw.random() for key in keys}
@@ -48,9 +51,9 @@ def make_run(path: Path, *, steps: int = STEPS, group: int = GROUP, words: int =
     return path
 
 
-def _completion(draw: random.Random, vocabulary: list[str], step: int, words: int) -> dict:
+def _completion(draw: random.Random, vocabulary: list[str], weights: list[float], step: int, words: int) -> dict:
     right = draw.random() < 0.5
-    text = " ".join(draw.choices(vocabulary, k=draw.randint(words // 2, words * 3 // 2)))
+    text = " ".join(draw.choices(vocabulary, cum_weights=weights, k=draw.randint(words // 2, words * 3 // 2)))
     row = {"step": step, "task": "maths", "prompt": f"question {draw.randint(1, 4000)}", "answer": str(step)}
     row |= {"completion": f"<think> {text} </think> <answer> {step} </answer>", "reward": float(right), "right": right}
     rewards, reasons = {"maths": float(right), "format": 1.0}, {"maths": "correct" if right else "wrong"}
@@ -61,27 +64,41 @@ def measure(runs: list[Path], folder: Path, pictures: Path | None) -> dict:
     """Writes a report and opens it some times.
 
     Returns:
-        Seconds to write it, its size in MiB, seconds to open it until completions are shown (median and largest), and
-        what Chromium complained of and asked for.
+        Seconds to write it, its size in MiB, seconds to open it until completions are shown (median, largest, and of
+        processor time of all of Chromium, which counts nothing else that the machine does), and what it complained of
+        and asked for.
     """
     started = time.perf_counter()
     file, *_ = report.write(runs, out=folder / "report.html")
     wrote = time.perf_counter() - started
     with chromium.page(folder / "profile") as tab:
         tab.size(1280, 900)
-        seconds = [tab.open(file) for _ in range(TIMES + 1)][1:]
+        marks, seconds = [_busy()], []
+        for _ in range(TIMES + 1):
+            seconds.append(tab.open(file))
+            marks.append(_busy())
+        seconds, marks = seconds[1:], marks[1:]  # the first fills Chromium's own caches
         figures = {
             "write_seconds": round(wrote, 1),
             "mib": round(file.stat().st_size / 2**20, 2),
             "completions": tab.js("index.stage.length"),
             "open_seconds": round(statistics.median(seconds), 2),
             "open_seconds_most": round(max(seconds), 2),
+            "open_cpu_seconds": round((marks[-1] - marks[0]) / TIMES, 2),
             "complaints": tab.complaints(),
             "requests": tab.requests(),
         }
         if pictures:
             _pictures(tab, pictures)
     return figures
+
+
+def _busy() -> float:
+    """Processor seconds that this process's children have used."""
+    import psutil
+
+    times = [child.cpu_times() for child in psutil.Process().children(recursive=True)]
+    return sum(time.user + time.system for time in times)
 
 
 def _pictures(tab, folder: Path) -> None:

@@ -14,7 +14,7 @@ from r1lab import __version__
 from r1lab.errors import UserError
 from r1lab.lookup import did_you_mean
 
-VERBS = ("run", "check", "plan", "doctor", "show", "ls", "cp")
+VERBS = ("run", "check", "plan", "report", "doctor", "show", "ls", "cp")
 TINY = "the same recipe in small: an embedded model, two steps a stage, no network"
 SOURCES = """SOURCES are recipes (files, or names from `r1lab ls recipes`) and key=value words; later ones win.
 
@@ -78,6 +78,16 @@ def parser() -> Parser:
     plan.add_argument("--memory", metavar="SIZE", help="the memory of each in place of the GPU's own, as in 24GiB")
     plan.add_argument("--json", action="store_true", help="print it as JSON")
     plan.set_defaults(function=plan_verb)
+
+    report = verbs.add_parser(
+        "report", help="show runs as one page: what was run, what came of it, curves, completions", parents=[common],
+        **settings,
+    )  # fmt: skip
+    report.add_argument("runs", nargs="+", metavar="RUN", help="run directories, several side by side")
+    report.add_argument("--format", default="html", metavar="FORMAT", help="html (default), or md for a README")
+    report.add_argument("--out", metavar="FILE", help="where to write it (default: report.html in the run)")
+    report.add_argument("--png", action="store_true", help="also write each curve as a PNG")
+    report.set_defaults(function=report_verb)
 
     doctor = verbs.add_parser(
         "doctor", help="say what of this machine stands in the way of a run", parents=[common, runs], **settings
@@ -146,9 +156,7 @@ def parse(argv: list[str]) -> argparse.Namespace | None:
         raise UserError(f"r1lab: no verb {argv[0]}{hint}; `r1lab --help` tells what they do")
     arguments, rest = parser().parse_known_args(argv)
     if not hasattr(arguments, "function"):
-        raise UserError(
-            "r1lab: which verb? One of run, check, plan, doctor, show, ls, cp; `r1lab --help` tells what they do"
-        )
+        raise UserError(f"r1lab: which verb? One of {', '.join(VERBS)}; `r1lab --help` tells what they do")
     options = [word for word in rest if word.startswith("-")]
     if not options and hasattr(arguments, "sources"):
         arguments.sources += rest
@@ -228,6 +236,15 @@ def plan_verb(arguments: argparse.Namespace) -> int:
     )
     print(text)
     return 0 if planned.fits else 3
+
+
+def report_verb(arguments: argparse.Namespace) -> int:
+    """`r1lab report`: prints the files that it wrote."""
+    from r1lab import report
+
+    written = report.write(arguments.runs, out=arguments.out, format=arguments.format, png=arguments.png)
+    print(*written, sep="\n")
+    return 0
 
 
 def doctor_verb(arguments: argparse.Namespace) -> int:

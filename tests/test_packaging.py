@@ -36,7 +36,7 @@ def test_the_wheel_holds_all_code_recipes_and_embedded_models(wheel_names):
     for folder, inside in FOLDERS.items():
         for path in (ROOT / folder).rglob("*"):
             parts = path.relative_to(ROOT / folder).parts
-            packaged = path.suffix in {".py", ".yaml", ".jsonl"} or parts[0] == "embedded"
+            packaged = path.suffix in {".py", ".yaml", ".jsonl", ".css", ".js"} or parts[0] == "embedded"
             if path.is_file() and packaged and "__pycache__" not in parts:
                 wanted.add("/".join([inside, *parts]))
     assert sorted(wanted - wheel_names) == [], "missing in pyproject.toml: packages or package-data"

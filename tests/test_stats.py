@@ -111,16 +111,23 @@ def test_paired_difference_refuses_other_questions():
         stats.mean_ci95([])
 
 
-@pytest.mark.parametrize("clusters", [100, 400])
+def test_student_t_is_that_of_the_tables():
+    table = {5: 2.5706, 10: 2.2281, 29: 2.0452, 60: 2.0003, 99: 1.9842, 499: 1.9647}
+    for freedom, value in table.items():
+        assert stats.t_quantile(freedom) == pytest.approx(value, abs=1e-3)
+    assert 0.005 < stats.expanded_tail(10) < stats.expanded_tail(30) < stats.expanded_tail(10_000) < 0.025
+
+
+@pytest.mark.parametrize("clusters", [30, 100, 400])
 def test_the_interval_covers_the_truth_in_about_95_of_100_evaluations(clusters):
     generator = np.random.default_rng(1)
     hits = 0
-    for trial in range(200):
+    for trial in range(400):
         chance = generator.beta(0.5, 0.7, size=clusters)
         scores = generator.random((clusters, 4)) < chance[:, None]
         low, high = stats.mean_ci95(stats.question_means(scores), seed=trial, resamples=400)
         hits += low <= 0.5 / 1.2 <= high
-    assert 180 <= hits <= 199
+    assert 368 <= hits <= 392  # three standard errors around 380
 
 
 def test_memory_and_time_stay_small_with_many_questions():

@@ -52,21 +52,35 @@ def changes(recipe, before: StagePlan, plan: Plan, *, prefix: str = "", more_gpu
 
 
 def _together(recipe, before: StagePlan, plan: Plan, candidates: list[tuple[Settings, str]], prefix: str):
-    """One change of several settings, each of which brings the stage nearer to fitting; none if that is not enough."""
-    settings: Settings = {}
-    costs: dict[tuple[str, ...], str] = {}
+    """One change of several settings, each needed; none if even all that help are not enough."""
+    chosen: dict[int, Settings] = {}
+
+    def planned(places) -> StagePlan:
+        merged = {key: value for place in sorted(places) for key, value in chosen[place].items()}
+        return plan(changed(recipe, merged))
+
     best, nearer = before, True
     while nearer and not best.fits:
         nearer = False
-        for more, cost in candidates:
-            after = plan(changed(recipe, settings | more))
+        for place, (settings, _) in enumerate(candidates):
+            if place in chosen:
+                continue
+            chosen[place] = settings
+            after = planned(chosen)
             if _excess(after) < _excess(best):
-                settings, best, nearer = settings | more, after, True
-                costs[tuple(more)] = cost
-            if best.fits:
-                told = ", ".join(dict.fromkeys(filter(None, costs.values())))
-                return [Change(_words(settings, prefix), _price(before, best, told))]
-    return []
+                best, nearer = after, True
+                break  # what did not help before may now, and is tried before what costs more
+            del chosen[place]
+    if not best.fits:
+        return []
+    for place in sorted(chosen, reverse=True):  # the dearest stand last
+        without = [other for other in chosen if other != place]
+        if (after := planned(without)).fits:
+            best = after
+            del chosen[place]
+    settings = {key: value for place in sorted(chosen) for key, value in chosen[place].items()}
+    costs = dict.fromkeys(cost for place, (_, cost) in enumerate(candidates) if place in chosen and cost)
+    return [Change(_words(settings, prefix), _price(before, best, ", ".join(costs)))]
 
 
 def _excess(planned: StagePlan) -> tuple[bool, int]:
@@ -90,9 +104,8 @@ def _candidates(recipe, before: StagePlan) -> Iterator[tuple[Settings, str]]:
     """Settings to try, those first that cost least, each with what it costs besides time."""
     if recipe.stage in ("sample", "eval"):
         yield from _engine(recipe, before)
-        if recipe.rollout.engine in ("auto", "vllm"):
-            yield {"rollout.engine": "transformers"}, "generates several times slower"
         yield from _half_precision(recipe)
+        yield from _generating_less(recipe)
         return
     train, lora, gpus = recipe.train, recipe.model.lora, recipe.launch.gpus
     per, accumulation = (setting(recipe, k) for k in ("per_device_train_batch_size", "gradient_accumulation_steps"))
@@ -120,6 +133,11 @@ def _candidates(recipe, before: StagePlan) -> Iterator[tuple[Settings, str]]:
         if not lora or not lora.quantize:
             both: Settings = {"model.lora.quantize": "4bit"} | ({} if lora else {"model.lora.r": 16})
             yield both, "needs bitsandbytes, trains adapters on a base of 4 bits"
+        if not lora or lora.merge:
+            yield (
+                {"model.lora.r": lora.r if lora else 16, "model.lora.merge": False},
+                "trains adapters, and saves them alone",
+            )
     for more in (2, 4, 8, 16, 32):
         if more > gpus and more % gpus == 0 and not train.get("deepspeed"):
             yield {"launch.gpus": more, "train.fsdp": "full_shard"}, f"takes {more} GPUs"
@@ -128,6 +146,8 @@ def _candidates(recipe, before: StagePlan) -> Iterator[tuple[Settings, str]]:
         for length in (16_384, 8192, 4096, 2048, 1024, 512):
             if not limit or length < limit:
                 yield {"train.max_length": length}, f"rows of more than {length:,} tokens are left out"
+    if recipe.stage == "grpo":
+        yield from _generating_less(recipe)
 
 
 def _engine(recipe, before: StagePlan) -> Iterator[tuple[Settings, str]]:
@@ -143,11 +163,18 @@ def _engine(recipe, before: StagePlan) -> Iterator[tuple[Settings, str]]:
         for share in (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95):
             if share > rollout.gpu_memory_utilization:
                 yield {"rollout.gpu_memory_utilization": share}, "less memory for training"
-    limit = rollout.max_completion_length
+
+
+def _generating_less(recipe) -> Iterator[tuple[Settings, str]]:
+    """Another engine, or shorter completions."""
+    if recipe.rollout.engine in ("auto", "vllm"):
+        yield {"rollout.engine": "transformers"}, "generates several times slower"
+    own = recipe.stage == "eval" and recipe.eval.max_completion_length
+    limit = own or recipe.rollout.max_completion_length
     for length in (16_384, 8192, 4096, 2048, 1024, 512):
         if length < limit:
-            key = "eval" if recipe.stage == "eval" and recipe.eval.max_completion_length else "rollout"
-            yield {f"{key}.max_completion_length": length}, f"completions are cut at {length:,} tokens"
+            key = f"{'eval' if own else 'rollout'}.max_completion_length"
+            yield {key: length}, f"completions are cut at {length:,} tokens"
 
 
 def _half_precision(recipe) -> Iterator[tuple[Settings, str]]:

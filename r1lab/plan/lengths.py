@@ -9,6 +9,9 @@ from r1lab.checks import REFERENCE
 from r1lab.preflight.findings import GENERATED
 from r1lab.preflight.look import look, start_of
 
+CHARACTERS, TEMPLATE = 3, 128
+"""Characters assumed of a token where the tokenizer is not here, and tokens of a template around the prompt."""
+
 PROMPT, COMPLETION = 512, 1024
 """Tokens that are assumed of a row that cannot be read; the latter is TRL's own default of `max_length`."""
 
@@ -49,12 +52,25 @@ def lengths(recipe, earlier: dict) -> Lengths:
     rows = _size(recipe, len(seen.data))
     if seen.prompt_ids and (whole := _whole(seen)):
         return Lengths(rows, max(map(len, seen.prompt_ids)), max(whole), sum(whole) / len(whole))
+    if guessed := _guessed(seen.rows, recipe.stage):
+        told = f"a token for every {CHARACTERS} characters, since its tokenizer is not here"
+        return Lengths(rows, guessed[0], guessed[1], guessed[1], told)
     limit = getattr(recipe, "train", {}).get("max_length")
     prompt = recipe.data.max_tokens or PROMPT
     if recipe.stage in ("grpo", "sample", "eval"):
         return Lengths(rows, prompt, prompt, prompt, f"prompts of {prompt:,} tokens, since none could be counted")
     whole = limit or recipe.data.max_tokens or COMPLETION
     return Lengths(rows, min(prompt, whole), whole, whole, f"rows of {whole:,} tokens, since none could be counted")
+
+
+def _guessed(rows: list[dict], stage: str) -> tuple[int, int] | None:
+    """The longest prompt and the longest row by their characters; None where there are no texts."""
+    learnt = {"sft": ("completion",), "dpo": ("chosen", "rejected"), "reward": ("chosen", "rejected")}.get(stage, ())
+    if not rows or not all(isinstance(row.get(key), str) for row in rows for key in ("prompt", *learnt)):
+        return None
+    asked = [-(-len(row["prompt"]) // CHARACTERS) for row in rows]
+    answers = [max((-(-len(row[key]) // CHARACTERS) for key in learnt), default=0) for row in rows]
+    return max(asked) + TEMPLATE, max(a + b for a, b in zip(asked, answers, strict=True)) + TEMPLATE
 
 
 def _whole(seen) -> list[int]:

@@ -110,16 +110,22 @@ def _verdict(planned) -> list[tuple[str, str]]:
         lines.append(("error", f"does not fit: {f'{stage.name}: ' if stage.short else ''}{why}"))
         found = planned.changes.get(stage.name, ())
         if not found:
-            lines.append(("", "  no single change makes it fit: name a larger --gpu, more --gpus, or a smaller model"))
+            lines.append(
+                ("", "  nothing that was tried makes it fit: name a larger --gpu, more --gpus, or a smaller model")
+            )
         for change in found:
             lines += [("", f"  {' '.join(change.words)}"), ("", f"      {change.price}")]
     return lines
 
 
 def _assumed(planned) -> list[str]:
-    told = [f"{stage.name}: {line}" for stage in planned.stages for line in stage.assumed]
+    stages: dict[str, list[str]] = {}
+    for stage in planned.stages:
+        for line in stage.assumed:
+            stages.setdefault(line, []).append(stage.name)
+    told = [f"{', '.join(names)}: {line}" for line, names in stages.items()]
     share = "completions as long as they may be; time at 35 % of peak FLOPs and half the bandwidth, starts left out"
-    return [*dict.fromkeys(told), share]
+    return [*told, share]
 
 
 def _painted(line: str, verdict: str) -> str:

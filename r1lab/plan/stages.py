@@ -11,11 +11,9 @@ from r1lab.plan.lengths import Lengths
 from r1lab.plan.memory import Lora, Memory, Precision, Sharding, Training
 from r1lab.schema import GrpoTrain
 
-PROCESS, GRPO = 0.53, 0.17
-"""GiB of a stage's process on a CPU before there is a model, and what GRPO's imports add (measured: docs/plan.md)."""
-
-VLLM = 0.5
-"""GiB that importing and starting vLLM adds on a CPU."""
+PROCESS, VLLM = 0.53, 0.17
+"""GiB of a stage's process on a CPU before there is a model, and what vLLM's import adds, which TRL's GRPO needs
+whatever the engine (measured: docs/plan.md)."""
 
 CONTEXT, FRAGMENTS = 1.0, 0.05
 """Assumed of a GPU: GiB of CUDA's context and libraries, and the share that its allocator leaves unused."""
@@ -88,7 +86,7 @@ def plan_stage(name: str, recipe, *, device: Device, start: str, found: Lengths)
         process = {"generate": _with_process(recipe, device, Memory())}
         return StagePlan(name, recipe.stage, process, device.memory, None, None, None, None, 0, assumed)
     if not device.bfloat16:
-        assumed += (f"{device.name} computes no bfloat16: set model.dtype=float16 train.bf16=false train.fp16=true",)
+        assumed += (f"{device.name} computes no bfloat16: model.dtype: float16, train.bf16: false, train.fp16: true",)
     model = recipe.model
     shape = shapes.find(start, revision=model.revision, trust_remote_code=model.trust_remote_code)
     if recipe.stage in ("sample", "eval"):
@@ -98,6 +96,8 @@ def plan_stage(name: str, recipe, *, device: Device, start: str, found: Lengths)
         found = replace(found, whole=min(found.whole, limit), mean=min(found.mean, limit))
         made = _trains(name, recipe, device, shape, found)
     phases = {phase: _with_process(recipe, device, parts) for phase, parts in made.phases.items()}
+    if made.seconds is None:
+        assumed += ("how many rows it has is not known here: data.size gives steps, tokens and time",)
     return replace(made, phases=phases, assumed=assumed)
 
 
@@ -112,7 +112,7 @@ def _with_process(recipe, device: Device, parts: Memory) -> Memory:
     """Memory with that of the process itself."""
     if device.cuda:
         return replace(parts, overhead=int(CONTEXT * GIB + FRAGMENTS * (parts.activations + parts.logits)))
-    process = PROCESS + (GRPO if recipe.stage == "grpo" else 0) + (VLLM if _uses_vllm(recipe) else 0)
+    process = PROCESS + (VLLM if recipe.stage == "grpo" or _uses_vllm(recipe) else 0)
     return replace(parts, overhead=parts.overhead + int(process * GIB))
 
 
@@ -270,7 +270,7 @@ def _rollouts(recipe, device: Device, shape, work: Training, phases: dict, found
         phases = phases | {phase: memory.plus(idle, parts) for phase, parts in adds.items()}
         return phases, "", cost.decoding(shape, device, at_once=made, **seconds)
     split = recipe.train.get("vllm_tensor_parallel_size", 1)
-    share, short = vllm(recipe, device, shape, size, length, rows=made, split=split)
+    share, short = vllm(recipe, device, shape, size, length, split)
     asleep = bool(recipe.train.get("vllm_enable_sleep_mode")) and device.cuda
     phases = {phase: parts if asleep else memory.plus(parts, share) for phase, parts in phases.items()}
     fitting = max(1, share.kv_cache // (length * memory.kv_bytes(shape, size, latent=True)))
@@ -278,13 +278,11 @@ def _rollouts(recipe, device: Device, shape, work: Training, phases: dict, found
     return phases | {"generate": memory.plus(idle, share)}, short, waiting
 
 
-def vllm(
-    recipe, device: Device, shape: shapes.Shape, size: int, length: int, rows: int, split: int = 1
-) -> tuple[Memory, str]:
+def vllm(recipe, device: Device, shape: shapes.Shape, size: int, length: int, split: int = 1) -> tuple[Memory, str]:
     """vLLM's share of a device, and what it lacks for one sequence of `length` tokens, which is its least.
 
     On a GPU it takes `rollout.gpu_memory_utilization` of all memory, and what its weights leave is cache. On a CPU
-    memory is taken as it is written to, up to `VLLM_CPU_KVCACHE_SPACE`, which r1lab sets to 1 GiB.
+    its cache is `VLLM_CPU_KVCACHE_SPACE`, which r1lab sets to 1 GiB, all of it from the start.
 
     Args:
         split: Devices that hold a copy together (`train.vllm_tensor_parallel_size`).
@@ -294,7 +292,7 @@ def vllm(
     if not device.cuda:
         space = int(float(os.environ.get("VLLM_CPU_KVCACHE_SPACE") or 1) * GIB)
         lacks = f"VLLM_CPU_KVCACHE_SPACE: {gib(space)} GiB is less than one sequence's {gib(sequence)}"
-        return Memory(engine=weights, kv_cache=min(space, rows * sequence)), lacks if sequence > space else ""
+        return Memory(engine=weights, kv_cache=space), lacks if sequence > space else ""
     whole = int(device.memory * recipe.rollout.gpu_memory_utilization)
     cache = whole - weights - int(ENGINE * GIB)
     share = Memory(engine=min(whole, weights + int(ENGINE * GIB)), kv_cache=max(0, cache))
@@ -332,7 +330,7 @@ def _generates(name: str, recipe, device: Device, shape: shapes.Shape, found: Le
     length, rows = found.prompt + written, (questions or 1) * (n + greedy)
     short = ""
     if _uses_vllm(recipe):
-        share, short = vllm(recipe, device, shape, size, length, rows)
+        share, short = vllm(recipe, device, shape, size, length)
         at_once = max(1, share.kv_cache // (length * memory.kv_bytes(shape, size, latent=True)))
     else:
         share, at_once = _transformers(recipe, shape, size, found)

@@ -42,14 +42,14 @@ def write(
         raise UserError(f"--out {file}: {what}: name a file, as in --out {FORMATS[format]}")
     completions = [samples.read(run, run.problems) for run in runs]
     curves = charts(runs, completions)
-    pictures = _pictures(curves, file.with_suffix("")) if png else []
+    pictures = _pictures(runs, curves, file.with_suffix("")) if png else []
     if format == "md":
-        linked = [(title, path.relative_to(file.parent)) for title, path in pictures]
+        linked = [(title, path.relative_to(file.parent)) for title, path, main in pictures if main]
         text = markdown.markdown(runs, completions, linked)
     else:
         text = page.html(runs, completions, curves)
     rundir.write_text_atomic(file, text)
-    return [file, *(path for _, path in pictures)]
+    return [file, *(path for _, path, _ in pictures)]
 
 
 def charts(runs: list, completions: list[dict]) -> list[tuple[str, list[figures.Chart]]]:
@@ -65,12 +65,17 @@ def charts(runs: list, completions: list[dict]) -> list[tuple[str, list[figures.
     return [(name, figures.charts(groups)) for name, groups in stages.items()]
 
 
-def _pictures(curves: list[tuple[str, list[figures.Chart]]], folder: Path) -> list[tuple[str, Path]]:
+def _pictures(runs: list, curves: list[tuple[str, list[figures.Chart]]], folder: Path) -> list[tuple[str, Path, bool]]:
+    """Writes the figures as PNG; of each its title, its path, and whether a short report shows it."""
     folder.mkdir(exist_ok=True)
-    made = []
+    wanted = []
+    for task, rows in content.accuracies(runs).items():
+        names = [run.name for run in runs if any(row[1] == run.name for row in rows)]
+        wanted.append((f"{task}: right answers of each evaluation", partial(figures.accuracies, rows, names), True))
     for stage, of in curves:
-        for chart in of:
-            title = f"{stage}: {chart.title}"
-            name = re.sub(r"[^\w-]+", "-", f"{stage}-{chart.title}".lower()).strip("-")
-            made.append((title, figures.png(partial(figures.draw, chart), folder / f"{name}.png", title)))
+        wanted += [(f"{stage}: {c.title}", partial(figures.draw, c), c.key in ("reward", "length")) for c in of]
+    made = []
+    for title, make, main in wanted:
+        path = folder / f"{re.sub(r'[^a-z0-9_]+', '-', title.lower()).strip('-')}.png"
+        made.append((title, figures.png(make, path, title), main))
     return made

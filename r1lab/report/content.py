@@ -10,7 +10,7 @@ from r1lab import reflection
 from r1lab.display import PHASES, duration
 from r1lab.display import number as shown
 from r1lab.report import samples
-from r1lab.report.read import Run, Stage, clean, number, section
+from r1lab.report.read import Run, Stage, clean, items, number, section
 from r1lab.report.samples import Completion
 from r1lab.summary import families, percent
 
@@ -107,7 +107,7 @@ def _sentence(run: Run, row: dict) -> str:
     change = percent(row["diff"], row["ci95"], signed=True)
     questions = f", paired over {row['n_questions']} questions" if number(row.get("n_questions")) else ""
     return (
-        f"{before} % right before ({row['before']}), {after} % after ({row['after']}); "
+        f"{row['before']} {before} % right, {row['after']} {after} % right; "
         f"the difference is {change} points{questions}."
     )
 
@@ -150,8 +150,8 @@ def _alone(stage: Stage, completions: list[Completion]) -> list[str]:
     if None in right or len(steps) < 2:
         return []
     return [
-        f"{UNCLEAR} {stage.name}: {percent(right[0])} % of the completions of the first {fifth} steps are right, "
-        f"{percent(right[1])} % of the last {fifth}. That is on training prompts: nothing was held out to judge by."
+        f"{UNCLEAR} {stage.name}: {percent(right[0])} % of the completions are right in the first fifth of the steps, "
+        f"{percent(right[1])} % in the last. That is on training prompts: nothing was held out to judge by."
     ]
 
 
@@ -332,13 +332,13 @@ def about(run: Run) -> Table:
     manifest, hardware = run.manifest, section(run.manifest, "hardware")
     git = section(manifest, "git")
     command = manifest.get("command")
-    gpus = hardware.get("gpus") if isinstance(hardware.get("gpus"), list) else []
+    gpus = items(hardware.get("gpus"))
     seconds = number(run.result.get("seconds"))
     changed = f", with {len(clean(git.get('diff')).splitlines())} lines of changes" if git.get("diff") else ""
     seeds = section(manifest, "seeds")
     models = [section(stage.config, "model").get("path") for stage in run.stages]
     models = dict.fromkeys(clean(path) for path in models if path and not str(path).startswith(("@", "/")))
-    rewards = [r for stage in run.stages for r in stage.config.get("rewards") or [] if isinstance(r, dict)]
+    rewards = [r for stage in run.stages for r in items(stage.config.get("rewards")) if isinstance(r, dict)]
     facts = {
         "recipe": clean(run.config.get("name")),
         "stages": ", ".join(f"{count} {kind}" for kind, count in Counter(s.kind for s in run.stages).items()),
@@ -366,9 +366,9 @@ def summary(run: Run) -> str:
     kinds = Counter(stage.kind for stage in run.stages)
     what = f"pipeline of {len(run.stages)} stages" if run.pipeline else next(iter(kinds))
     seconds = number(run.result.get("seconds"))
-    gpus = section(run.manifest, "hardware").get("gpus")
-    cores = section(run.manifest, "hardware").get("cores")
-    where = ", ".join(map(clean, gpus)) if gpus and isinstance(gpus, list) else f"{cores} CPU cores" if cores else ""
+    gpus = items(section(run.manifest, "hardware").get("gpus"))
+    cores = clean(section(run.manifest, "hardware").get("cores"))
+    where = ", ".join(map(clean, gpus)) if gpus else f"{cores} CPU cores" if cores else ""
     parts = [
         clean(run.config.get("name")),
         what,

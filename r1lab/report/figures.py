@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from r1lab import reflection
-from r1lab.display import by_step, number
+from r1lab.display import number
 from r1lab.plots import running_mean
 from r1lab.report import read, samples
 from r1lab.report.samples import Completion
@@ -116,7 +116,7 @@ def series(stage: read.Stage, completions: list[Completion]) -> dict[str, dict[s
             add("reward", "total", step, row.get("reward"))
         for key in TITLES.keys() - {"reward", "right", "words"}:
             add(key, "all" if key == "length" else "mean", step, row.get(key))
-    for row in by_step(stage.evals):
+    for row in stage.evals:
         for task, scores in row["tasks"].items():
             if "/" not in task:
                 add("right", f"{read.clean(task)}, held out", row["step"], scores.get("avg"))
@@ -131,8 +131,10 @@ def series(stage: read.Stage, completions: list[Completion]) -> dict[str, dict[s
         for label, own in kinds.items():
             if own:
                 add("length", label, step, sum(c.length for c in own) / len(own))
-    found |= _words(steps)
-    return found
+    if "length" in found:  # a first step without right ones does not put them last
+        order = [label for label in ("all", "right", "wrong", "at the limit") if label in found["length"]]
+        found["length"] = {label: found["length"][label] for label in order}
+    return found | _words(steps)
 
 
 def _words(steps: dict[int, list[Completion]]) -> dict[str, dict[str, dict[int, float]]]:
@@ -180,7 +182,8 @@ def draw(chart: Chart) -> object:
 
 def _legend(axis, labels: list[str], width: int = 60) -> int:
     """A legend above the axis, in as many columns as `width` characters hold; returns their number."""
-    columns = max(1, min(len(labels), width // (max(len(label) for label in labels) + 7)))
+    longest = max(len(label) for label in labels)
+    columns = len(labels) if sum(len(label) + 7 for label in labels) <= width else max(1, width // (longest + 7))
     axis.legend(fontsize=8, frameon=False, ncols=columns, loc="lower left", bbox_to_anchor=(-0.1, 1.0),
                 columnspacing=1.2, handlelength=2.2, borderaxespad=0.2, labelcolor=INK)  # fmt: skip
     return columns
@@ -212,7 +215,7 @@ def accuracies(rows: list[tuple[str, str, float, float, float]], series: list[st
         axis.errorbar(values, places, xerr=spread, fmt="osD^vP*"[index % 7], color=COLOURS[index % len(COLOURS)],
                       markersize=4.5, capsize=2.5, linewidth=1.3, label=label)  # fmt: skip
     axis.set_yticks(range(len(names)), [name if len(name) < 24 else f"{name[:22]}…" for name in names])
-    axis.invert_yaxis()
+    axis.set_ylim(len(names) - 0.4, -0.6)
     axis.set_xlabel("right, % (bars: 95 % intervals)")
     if len(series) > 1:
         _legend(axis, series, 90)
@@ -237,7 +240,7 @@ def times(rows: list[tuple[str, float, float]]) -> object:
         label="start and end of its process",
     )
     axis.set_yticks(range(len(rows)), names)
-    axis.invert_yaxis()
+    axis.set_ylim(len(names) - 0.4, -0.6)
     axis.set_xlabel("seconds")
     _legend(axis, ["the stage itself", "start and end of its process"], 90)
     return figure

@@ -3,11 +3,13 @@
 import base64
 import json
 import zlib
+from collections import Counter
 
 from r1lab.report.samples import SIGNS, Completion
 
 BLOCK = 200  # completions a block
 LONGEST = 20_000  # characters of a text that are kept
+HEADS = 100  # kinds of reasons that can be filtered by, the most frequent
 
 
 def pack(completions: dict[str, list[Completion]], room: int) -> tuple[str, list[str], int]:
@@ -65,6 +67,11 @@ def _index(stages: list[str], rows: list[tuple[int, Completion]]) -> dict:
         ],
     }
     texts = {name: list(table) for name, table in tables.items()}
+    # Of a reason such as "mixed: 0.75" what stands before the colon is what a person filters by.
+    heads = Counter(why.partition(":")[0] for _, c in rows for why in c.reasons.values())
+    shown = [head for head, _ in heads.most_common(HEADS)]
+    places = {head: place for place, head in enumerate(shown)}
+    texts |= {"heads": shown, "head": [places.get(why.partition(":")[0], -1) for why in texts["reasons"]]}
     return columns | texts | {"stages": stages, "signs": list(SIGNS.items()), "block": BLOCK}
 
 

@@ -27,11 +27,10 @@ async function text(row) {
 
 const number = (value) => (value === null ? "–" : String(Math.round(value * 1000) / 1000));
 const bits = (mask) => index.signs.filter((_, i) => mask & (1 << i));
-const count = (mask) => bits(mask).length;
 const limit = (id) => (by(id).value === "" ? null : Number(by(id).value));
 
 const orders = {
-  signs: (a, b) => count(index.marks[b]) - count(index.marks[a]) || (index.step[b] ?? -1) - (index.step[a] ?? -1) || a - b,
+  signs: (a, b) => index.count[b] - index.count[a] || (index.step[b] ?? -1) - (index.step[a] ?? -1) || a - b,
   first: (a, b) => (index.step[a] ?? -1) - (index.step[b] ?? -1) || a - b,
   last: (a, b) => (index.step[b] ?? -1) - (index.step[a] ?? -1) || a - b,
   high: (a, b) => (index.reward[b] ?? -Infinity) - (index.reward[a] ?? -Infinity) || a - b,
@@ -56,7 +55,7 @@ async function filter() {
     if (from !== null && (step === null || step < from)) continue;
     if (to !== null && (step === null || step > to)) continue;
     if (onlyPrompt !== null && index.prompt[i] !== onlyPrompt) continue;
-    if (why !== "" && !index.rewards[i].some((r) => r[2] === +why && (name === "" || r[0] === +name))) continue;
+    if (why !== "" && !index.rewards[i].some((r) => index.head[r[2]] === +why && (name === "" || r[0] === +name))) continue;
     if (name !== "" || low !== null || high !== null) {
       const one = name === "" ? [0, index.reward[i]] : index.rewards[i].find((r) => r[0] === +name);
       if (!one || ((low !== null || high !== null) && one[1] === null)) continue;
@@ -142,11 +141,12 @@ function options(id, texts) {
 async function start() {
   if (!by("index")) return;
   index = await unpack("index");
+  index.count = index.marks.map((mask) => bits(mask).length);
   options("f-stage", index.stages);
   options("f-task", index.tasks);
   options("f-sign", index.signs.map((sign) => sign[0]));
   options("f-reward", index.names);
-  options("f-reason", index.reasons);
+  options("f-reason", index.heads);
   let waiting;
   for (const field of document.querySelectorAll(".filters input, .filters select")) {
     field.oninput = () => { clearTimeout(waiting); waiting = setTimeout(filter, field.tagName === "INPUT" ? 250 : 0); };

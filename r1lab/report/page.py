@@ -13,8 +13,7 @@ from r1lab.report.content import BETTER, WORSE, Group, Table
 from r1lab.report.read import Run
 from r1lab.report.samples import Completion
 
-SIZE = int(14.5 * 2**20)  # characters of a page at most
-ROOM = 11 * 2**20  # of these for completions
+SIZE = int(14.5 * 2**20)  # bytes of a page at most; completions have what the rest of it leaves
 
 Completions = dict[str, list[Completion]]  # of a run, by stage
 
@@ -40,7 +39,7 @@ def html(runs: list[Run], completions: list[Completions], curves: list[tuple[str
         "run": ("What was run", "".join(_about(runs))),
     }
     style, script = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    room = min(ROOM, SIZE - len(style) - len(script) - sum(len(text) for _, text in parts.values()))
+    room = SIZE - sum(len(text.encode()) for text in (style, script, *(text for _, text in parts.values())))
     parts["completions"] = ("Completions", _browser(runs, completions, max(0, room)))
     parts = {key: part for key, part in parts.items() if part[1]}
     title = escape(", ".join(run.name for run in runs))
@@ -112,7 +111,8 @@ def _alarms(runs: list[Run], completions: list[Completions]) -> Iterator[str]:
 
 
 def _missing(runs: list[Run]) -> str:
-    return _list([problem for run in runs for problem in run.problems])
+    named = "{}: " if len(runs) > 1 else ""
+    return _list([f"{named.format(run.name)}{problem}" for run in runs for problem in run.problems])
 
 
 def _stages(runs: list[Run], salt: Iterator[int]) -> Iterator[str]:
@@ -132,7 +132,8 @@ def _curves(curves: list, groups: list[Group], salt: Iterator[int]) -> Iterator[
     if any(len(group.runs) > 1 for group in groups):
         yield '<p class="note">Lines are means over the seeds, bands reach from the lowest run to the highest.</p>'
     elif curves:
-        yield '<p class="note">Faint: each step; strong: a running mean over a fifteenth of the steps.</p>'
+        told = "Lines are running means over a fifteenth of the steps; faint, where there is one line: each step."
+        yield f'<p class="note">{told}</p>'
     for place, (stage, charts) in enumerate(curves):
         drawn = "".join(
             _figure(partial(figures.draw, chart), chart.told, salt,
@@ -144,13 +145,14 @@ def _curves(curves: list, groups: list[Group], salt: Iterator[int]) -> Iterator[
 
 
 def _words(runs: list[Run], completions: list[Completions]) -> Iterator[str]:
+    without = []
     for run, own in zip(runs, completions):
         for stage, some in own.items():
             if not any(c.step is not None for c in some):
                 continue
             seen, label = content.reflections(some), escape(_label(run, stage, runs))
             if not seen:
-                yield f"<p><b>{label}</b>: none of {escape(', '.join(reflection.WORDS))}.</p>"
+                without.append(label)
                 continue
             yield f"<details><summary><b>{label}</b>: {escape(', '.join(s.word for s in seen[:6]))}</summary>"
             rows = [[s.word, f"{s.first:.3f}", f"{s.last:.3f}", f"step {s.step}"] for s in seen]
@@ -159,6 +161,8 @@ def _words(runs: list[Run], completions: list[Completions]) -> Iterator[str]:
             for s in seen:
                 yield f'<p class="dim">{escape(s.word)}, step {s.step}</p><pre>{_around(s)}</pre>'
             yield "</details>"
+    if without:
+        yield f"<p>{', '.join(without)}: none of {escape(', '.join(reflection.WORDS))}.</p>"
 
 
 def _around(seen: content.Seen, width: int = 180) -> str:
@@ -206,15 +210,15 @@ _FILTERS = """
 <option value="0">wrong</option></select></label>
 <label>sign<select id="f-sign"><option value="">all</option><option value="any">any sign</option></select></label>
 <label>reward<select id="f-reward"><option value="">the total</option></select></label>
-<label>its value<span class="pair"><input id="f-low" type="number" step="any" placeholder="at least"
-aria-label="reward at least"><input id="f-high" type="number" step="any" placeholder="at most"
+<label>its value<span class="pair"><input id="f-low" type="number" step="any" placeholder="min"
+aria-label="reward at least"><input id="f-high" type="number" step="any" placeholder="max"
 aria-label="reward at most"></span></label>
 <label>reason<select id="f-reason"><option value="">all</option></select></label>
 <label>order<select id="f-sort"><option value="signs">most signs first</option>
 <option value="first">first steps</option><option value="last">last steps</option>
 <option value="high">highest reward</option>
 <option value="low">lowest reward</option><option value="long">longest</option></select></label>
-<label>prompt or completion has<input id="f-text" type="search"></label>
+<label>text contains<input id="f-text" type="search"></label>
 </div>
 <div class="bar"><span id="told" role="status">…</span><button id="every-prompt" hidden>all prompts</button>
 <button id="clear">clear filters</button><button id="back">back</button><button id="next">next</button></div>

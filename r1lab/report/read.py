@@ -11,7 +11,6 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from r1lab import comparison
-from r1lab.display import by_step
 from r1lab.errors import UserError
 
 _STAGE_FOLDER = re.compile(r"\d{2,}-(.+)")
@@ -84,13 +83,15 @@ def read(path: str | Path) -> Run:
     problems: list[str] = []
     folders = sorted(f for f in path.iterdir() if f.is_dir() and _STAGE_FOLDER.fullmatch(f.name))
     config = _yaml(path / "config.yaml", problems)
-    staged = [stage for stage in _list(config.get("stages")) if isinstance(stage, dict)]
+    staged = [stage for stage in items(config.get("stages")) if isinstance(stage, dict)]
     if not (folders or config or any((path / name).exists() for name in ("metrics.jsonl", "samples", "result.json"))):
         raise UserError(f"{path}: holds no run: name a folder that `r1lab run` wrote, as in runs/quickstart")
     result = _json(path / "result.json", problems, why="the run has not finished")
     metrics = list(rows(path / "metrics.jsonl", problems))
     if folders or staged:
-        seconds = {row.get("stage"): number(row.get("seconds")) for row in metrics if row.get("phase") == "stage"}
+        seconds = {
+            clean(row.get("stage")): number(row.get("seconds")) for row in metrics if row.get("phase") == "stage"
+        }
         # What folders are named after is the stage; stages that never began have no folder yet.
         names = [_STAGE_FOLDER.fullmatch(folder.name)[1] for folder in folders]
         known = {clean(stage.get("name")): stage for stage in staged}  # a pipeline's config holds those of its stages
@@ -142,12 +143,17 @@ def _stage(name, path, problems, config: dict | None, seconds: float | None, res
         path=path,
         config=config,
         result=result,
-        rows=by_step(train),
-        evals=by_step(evals),
+        rows=_by_step(train),
+        evals=_by_step(evals),
         told=[row for row in metrics if row.get("phase") in ("warning", "note") and row.get("message")],
         seconds=seconds,
         error=clean(_text(path / "error.txt")).strip() if (path / "error.txt").is_file() else "",
     )
+
+
+def _by_step(found: list[dict]) -> list[dict]:
+    """One row a step, in order: a resumed run writes the steps after its last checkpoint again, and those count."""
+    return [row for _, row in sorted({row["step"]: row for row in found}.items())]
 
 
 def _is_step(row: dict) -> bool:
@@ -159,11 +165,16 @@ def _dicts(value: object) -> bool:
 
 
 def _compare(result: dict, config: dict, stages: list[Stage], problems: list[str]) -> list[dict]:
-    """The comparisons that a pipeline wrote; of one that has not finished those that can be made so far."""
-    if "compare" in result:
-        return [row for row in _list(result["compare"]) if _is_comparison(row)]
+    """The comparisons that a pipeline wrote; of one that has not finished those that can be made so far.
+
+    Where the recipe asks for none, the first evaluation is compared with the last.
+    """
+    if result.get("compare"):
+        return [row for row in items(result["compare"]) if _is_comparison(row)]
     folders = {stage.name: stage.path for stage in stages if stage.tasks}
-    wanted = [pair for pair in _list(config.get("compare")) if isinstance(pair, list) and len(pair) == 2]
+    wanted = [pair for pair in items(config.get("compare")) if isinstance(pair, list) and len(pair) == 2]
+    if not wanted and len(folders) > 1:
+        wanted = [[next(iter(folders)), list(folders)[-1]]]
     found = []
     for before, after in (pair for pair in wanted if set(map(str, pair)) <= folders.keys()):
         try:
@@ -177,8 +188,8 @@ def _is_comparison(row: object) -> bool:
     if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("task", "before", "after")):
         return False
     bounds = row.get("ci95")
-    figures = [row.get("diff"), row.get("before_value"), row.get("after_value"), *_list(bounds)]
-    return len(_list(bounds)) == 2 and all(number(figure) is not None for figure in figures)
+    figures = [row.get("diff"), row.get("before_value"), row.get("after_value"), *items(bounds)]
+    return len(items(bounds)) == 2 and all(number(figure) is not None for figure in figures)
 
 
 # Files
@@ -282,5 +293,6 @@ def section(config: dict, name: str) -> dict:
     return found if isinstance(found, dict) else {}
 
 
-def _list(value: object) -> list:
+def items(value: object) -> list:
+    """A list, empty for what is none."""
     return value if isinstance(value, list) else []

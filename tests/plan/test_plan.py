@@ -32,6 +32,12 @@ def offline(monkeypatch):
     look.hub_reachable.cache_clear()
 
 
+@pytest.fixture(scope="module")
+def quickstart():
+    """The plan of quickstart on this machine."""
+    return plan.plan(recipes.load(["quickstart"]))
+
+
 def load(folder, **more):
     """A recipe of one stage, sections merged."""
     from r1lab import rundir
@@ -62,13 +68,10 @@ def test_an_unknown_gpu_says_which_there_are():
         gpus.find("h1000")
 
 
-def test_quickstart_fits_here_and_not_in_nothing():
-    recipe = recipes.load(["quickstart"])
-    planned = plan.plan(recipe)
-    assert planned.fits
-    assert [stage.name for stage in planned.stages] == ["base", "zero", "after"]
-    assert planned.stages[1].steps == 75
-    assert not plan.plan(recipe, memory=GIB // 4).fits
+def test_quickstart_fits_here(quickstart):
+    assert quickstart.fits
+    assert [stage.name for stage in quickstart.stages] == ["base", "zero", "after"]
+    assert quickstart.stages[1].steps == 75
 
 
 def test_the_cli_exits_with_3_where_it_does_not_fit(capsys):
@@ -119,6 +122,14 @@ def test_sharding_spreads_over_gpus(tmp_path):
     assert spread < whole / 2
 
 
+def test_several_changes_together_where_no_single_one_does(tmp_path):
+    path = str(tmp_path / "recipe.yaml")
+    planned = plan.plan(load(tmp_path), gpu="t4", gpus=1)
+    (change,) = planned.changes["big"]
+    assert len(change.words) > 1
+    assert plan.plan(recipes.load([path, *change.words]), gpu="t4", gpus=1).fits
+
+
 def test_work_goes_with_steps(tmp_path):
     (one,), (two,) = (plan.plan(load(tmp_path, train={"max_steps": steps}), gpu="h100").stages for steps in (10, 20))
     assert two.flops == 2 * one.flops
@@ -130,16 +141,16 @@ def test_an_epoch_has_as_many_steps_as_rows_ask_for(tmp_path):
     assert plan.plan(load(tmp_path), gpu="h100").stages[0].steps == 640 * 8 // 16
 
 
-def test_text_for_a_file_has_no_colour_and_is_cut_for_a_terminal():
-    planned = plan.plan(recipes.load(["quickstart"]))
+def test_text_for_a_file_has_no_colour_and_is_cut_for_a_terminal(quickstart):
+    planned = quickstart
     assert "\033" not in plan.text(planned, width=None, color=False)
     assert "\033[32mfits" in plan.text(planned, width=None, color=True)
     tables = plan.text(planned, width=60, color=False).partition("fits:")[0]
     assert max(map(len, tables.splitlines())) <= 60
 
 
-def test_json_adds_up():
-    plain = json.loads(json.dumps(plan.as_json(plan.plan(recipes.load(["quickstart"])))))
+def test_json_adds_up(quickstart):
+    plain = json.loads(json.dumps(plan.as_json(quickstart)))
     for stage in plain["stages"]:
         for parts in stage["phases"].values():
             assert parts.pop("total") == sum(parts.values())

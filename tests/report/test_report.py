@@ -102,7 +102,8 @@ def test_markdown_with_its_pictures(run, tmp_path):
     assert {picture.parent for picture in pictures} == {tmp_path / "of run"}
     assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
     linked = re.findall(r"!\[.*?\]\((.*?)\)", text)
-    assert [tmp_path / link.replace("%20", " ") for link in linked] == pictures
+    shown = [tmp_path / link.replace("%20", " ") for link in linked]
+    assert len(shown) == 3 and set(shown) < set(pictures)
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert all(row.count(" | ") == rows[0].count(" | ") for row in rows[:3])
     assert "| maths | ▲ +" in text and "too low \\<i\\>" in text
@@ -122,7 +123,7 @@ def test_runs_that_differ_in_their_seed_are_a_band(make_run, run, tmp_path):
 def test_a_stage_of_a_pipeline_by_itself(run):
     (file,) = report.write([run / "02-zero"])
     text = file.read_text(encoding="utf-8")
-    assert "zero: " in text and "of the completions of the first 2 steps are right" in text
+    assert "zero: " in text and "of the completions are right in the first fifth of the steps" in text
     assert "a CPU" in text and 'id="missing"' not in text  # the manifest of the run is that of its stages
     file.unlink()
 

@@ -1,0 +1,71 @@
+"""Curves: what they are of, and that they are text and titles in the page's own colours."""
+
+import re
+from functools import partial
+
+import numpy as np
+import pytest
+
+from r1lab.report import figures, read, samples
+from r1lab.report.figures import Chart, Line
+
+
+@pytest.fixture(scope="module")
+def measured(run):
+    whole = read.read(run)
+    return whole.stages[1], samples.read(whole, [])["zero"]
+
+
+def test_what_is_drawn_of_one_run(measured):
+    found = {chart.key: chart for chart in figures.charts({"tried": [measured]})}
+    assert {"reward", "right", "length", "no_signal", "entropy", "kl", "importance_ratio", "words"} <= found.keys()
+    assert [line.label for line in found["reward"].lines] == ["maths", "format", "total"]
+    assert [line.label for line in found["length"].lines] == ["all", "right", "wrong"]
+    assert found["entropy"].lines[0].runs == [{step: 1 / step for step in range(1, 13)}]
+    assert "drift" not in found and "margin" not in found
+
+
+def test_of_several_groups_each_has_a_line(measured):
+    charts = figures.charts({"a": [measured, measured], "b": [measured]})
+    titles = [chart.title for chart in charts]
+    assert {"Rewards: maths", "Rewards: format", "Length: right", "Entropy"} <= set(titles)
+    entropy = charts[titles.index("Entropy")]
+    assert [(line.label, len(line.runs)) for line in entropy.lines] == [("a", 2), ("b", 1)]
+
+
+def test_lengths_are_split_by_what_came_of_them(measured):
+    stage, completions = measured
+    found = figures.series(stage, completions)["length"]
+    of_step = [c for c in completions if c.step == 3]
+    assert found["right"][3] == np.mean([c.length for c in of_step if c.right]) == 13
+
+
+def test_a_band_is_of_the_runs_that_have_the_step():
+    steps, mean, low, high = figures._band([{1: 0.0, 2: 1.0}, {1: 1.0, 2: 3.0, 3: 5.0}])
+    assert steps.tolist() == [1, 2, 3] and mean.tolist() == [0.5, 2, 5]
+    assert low.tolist() == [0, 1, 5] and high.tolist() == [1, 3, 5]
+
+
+def test_long_lines_are_thinned():
+    assert len(figures._thinned(dict.fromkeys(range(10_000), 0.0))) <= figures.POINTS
+
+
+def test_an_svg_for_the_page():
+    lines = [Line("a $x$ <script>", [{1: 0.1, 2: 0.2}]), Line("b", [{1: 0.3, 2: 0.1}])]
+    chart = Chart("reward", "Rewards", "", lines)
+    text = figures.svg(partial(figures.draw, chart), chart.told, 7)
+    assert text.startswith("<svg viewBox=") and text.rstrip().endswith("</svg>")
+    assert 'role="img" aria-label="Rewards. a $x$ &lt;script&gt;: from 0.100 to 0.200, steps 1 to 2; b:' in text
+    assert "a $x$ &lt;script&gt;" in re.sub(
+        r"<title>.*?</title>|aria-label=\"[^\"]*\"", "", text
+    )  # the legend, as text
+    assert "var(--c0)" in text and "var(--c1)" in text and "currentColor" in text and figures.INK not in text
+    assert "<script>" not in text and "http" not in text and "<style" not in text and "<metadata" not in text
+    other = figures.svg(partial(figures.draw, chart), chart.told, 8)
+    ids = [set(re.findall(r' id="([^"]+)"', drawn)) for drawn in (text, other)]
+    assert ids[0] and not ids[0] & ids[1]
+
+
+def test_intervals_that_do_not_hold_their_mean():
+    rows = [("before", "run", 0.5, 0.51, 0.6), ("after", "run", 0.6, 0.6, 0.6)]
+    assert "before" in figures.svg(partial(figures.accuracies, rows, ["run"]), "told", 1)
