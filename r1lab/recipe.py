@@ -32,7 +32,7 @@ SHARED = ("model", "data", "prompt", "rewards", "rollout", "eval", "launch")
 
 EXAMPLES = {
     "model": "model: {path: embedded:tiny-qwen2}",
-    "data": "data: {builder: knights_knaves, people: [2, 3], size: 4000}",
+    "data": "data: {builder: knights_knaves, people: [3, 4, 5], size: 4000}",
     "rewards": "rewards: [{name: knights_knaves}]",
 }
 # In place of a required section that is wrong; no check looks at what it says.

@@ -68,7 +68,7 @@ def find(name: str) -> Device:
     for known in (key, key.replace("-", ""), f"rtx{key}", key.removeprefix("rtx"), key.removesuffix("-80")):
         if known in GPUS:
             return GPUS[known]
-    there = f"; there are: {', '.join(GPUS)}; or give another card's size by --memory"
+    there = f"; there are: {', '.join(GPUS)}; or name the nearest with your card's --memory"
     raise UserError(f"--gpu {name}: no such GPU in the table{did_you_mean(key, list(GPUS))}{there}")
 
 

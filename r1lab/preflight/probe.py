@@ -1,5 +1,6 @@
 """What the model itself does on a few prompts: whether reinforcement can start."""
 
+import os
 from dataclasses import dataclass
 
 from r1lab import stats
@@ -31,6 +32,7 @@ class Probed:
 
 def probe(seen: Seen) -> Probed:
     """Samples a group of completions for each of `PROMPTS` prompts of a grpo stage, as the stage would."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # a check prints findings, not what an engine does
     from r1lab.stages.common import asked, load_engine
 
     recipe = seen.recipe

@@ -61,11 +61,12 @@ def setting_findings(recipe: StageRecipe, *, tiny: bool = False) -> list[Finding
     if getattr(recipe, "rollout", None):
         found += _sampling(recipe)
     if recipe.stage == "grpo":
-        found += _ratios(recipe) + _lengths(recipe)
+        found += _ratios(recipe) + _lengths(recipe, tiny)
     if hasattr(recipe, "train") and not tiny:
         found += _learning_rate(recipe) + _steps(recipe)
         found += _kl(recipe) if recipe.stage == "grpo" else []
-    if recipe.stage == "sft" and recipe.train.get("completion_only_loss") is False:
+    base = recipe.model.path.startswith("scratch:")  # which is to learn the language of questions as well
+    if recipe.stage == "sft" and recipe.train.get("completion_only_loss") is False and not base:
         what = "the questions are learnt too, which no published recipe for reasoning does"
         found.append(Finding("warning", "settings", what, "set true", ("train", "completion_only_loss")))
     return found
@@ -196,7 +197,7 @@ def _ratios(recipe: StageRecipe) -> list[Finding]:
     return found
 
 
-def _lengths(recipe: StageRecipe) -> list[Finding]:
+def _lengths(recipe: StageRecipe, tiny: bool) -> list[Finding]:
     """Rewards for short answers before there are any."""
     found = []
     for index, reward in enumerate(recipe.rewards):
@@ -204,7 +205,7 @@ def _lengths(recipe: StageRecipe) -> list[Finding]:
             what = "length: from the first step on it slows down learning (Kimi k1.5, arXiv:2501.12599, 2.3.3)"
             fix = "let it begin later: schedule.rewards: {length: {0: 0.0, 100: 1.0}}"
             found.append(Finding("warning", "settings", what, fix, ("rewards", index)))
-        if reward.name in ("soft_overlong", "cosine_length"):
+        if reward.name in ("soft_overlong", "cosine_length") and not tiny:
             limit = reward.model_extra.get("max_completion_length", reward.model_extra.get("max_len"))
             most = recipe.rollout.max_completion_length
             if isinstance(limit, int) and limit != most and not recipe.schedule.max_completion_length:

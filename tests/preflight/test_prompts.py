@@ -16,7 +16,7 @@ def test_a_recipe_in_order_shows_its_prompt_with_and_without_the_chat_template(f
     lines = found(grpo())
     assert all(line.startswith("ok ") for line in lines)
     assert any("sent, with template r1-zero: A conversation between User" in line for line in lines)
-    assert any("not used, the chat template: <|im_start|>user⏎" in line for line in lines)
+    assert any("not used, the chat template: ⟦<|im_start|>⟧user⏎" in line for line in lines)
 
 
 def test_a_chat_template_that_is_not_there(found, grpo, model):
@@ -72,7 +72,7 @@ def test_a_chat_model_that_is_asked_without_its_template(found, grpo):
 
 
 def test_a_tokenizer_that_loses_spaces(found, grpo, model):
-    folder = model()
+    folder = model(name="tiny-deepseek-v3")  # transformers builds that of Qwen2 anew
     settings = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     settings["decoder"] = {"type": "WordPiece", "prefix": "##", "cleanup": True}
     (folder / "tokenizer.json").write_text(json.dumps(settings), encoding="utf-8")

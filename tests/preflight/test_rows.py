@@ -53,6 +53,7 @@ def test_puzzles_of_a_generator_are_apart_by_construction(found, grpo):
     stages = [
         grpo(name="zero"),
         {"name": "after", "stage": "eval", "model": {"path": "@zero/model"}, "rewards": [{"name": "knights_knaves"}],
-         "prompt": {"template": "r1-zero"}, "rollout": {"engine": "transformers"}, "eval": {"tasks": tasks}},
+         "prompt": {"template": "r1-zero"}, "rollout": {"engine": "transformers"},
+         "eval": {"tasks": tasks, "size": 150}},
     ]  # fmt: skip
     assert found({"stages": stages}, "error") == []
