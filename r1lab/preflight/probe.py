@@ -1,9 +1,14 @@
 """What the model itself does on a few prompts: whether reinforcement can start."""
 
 import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from r1lab import stats
+from r1lab.errors import UserError
 from r1lab.grader import build
 from r1lab.preflight.findings import Finding, Seen
 
@@ -32,22 +37,14 @@ class Probed:
 
 def probe(seen: Seen) -> Probed:
     """Samples a group of completions for each of `PROMPTS` prompts of a grpo stage, as the stage would."""
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # a check prints findings, not what an engine does
-    from r1lab.stages.common import asked, load_engine
+    from r1lab.stages.common import asked
 
     recipe = seen.recipe
     rows = seen.rows[:: max(1, len(seen.rows) // PROMPTS)][:PROMPTS]
-    rollout, group = recipe.rollout, recipe.rollout.num_generations
-    engine = load_engine(recipe)
+    group = recipe.rollout.num_generations
     texts, prefills = asked(rows, recipe, seen.tokenizer)
-    sampled = engine.generate(
-        texts,
-        n=group,
-        max_tokens=rollout.max_completion_length,
-        temperature=rollout.temperature,
-        top_p=rollout.top_p,
-        top_k=rollout.top_k,
-    )
+    with quiet():
+        sampled = _sampled(recipe, texts)
     flat = [completion for completions in sampled for completion in completions]
     repeated = [row for row in rows for _ in range(group)]
     grader = build([r.model_dump() for r in recipe.rewards], prefill=prefills[0])
@@ -61,6 +58,43 @@ def probe(seen: Seen) -> Probed:
         truncated=sum(c.truncated for c in flat) / len(flat),
         tokens=sum(len(c.token_ids) for c in flat) / len(flat),
     )
+
+
+def _sampled(recipe, texts: list[str]) -> list[list]:
+    from r1lab.stages.common import load_engine
+
+    rollout = recipe.rollout
+    return load_engine(recipe).generate(
+        texts,
+        n=rollout.num_generations,
+        max_tokens=rollout.max_completion_length,
+        temperature=rollout.temperature,
+        top_p=rollout.top_p,
+        top_k=rollout.top_k,
+    )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps what libraries print, from C too, off the terminal; shows it where they raise."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(1), os.dup(2)]
+    with tempfile.TemporaryFile() as log:
+        for descriptor in (1, 2):
+            os.dup2(log.fileno(), descriptor)
+        try:
+            yield
+        except UserError:
+            raise
+        except BaseException:
+            log.seek(0)
+            os.write(kept[1], log.read()[-20_000:])
+            raise
+        finally:
+            for saved, descriptor in zip(kept, (1, 2)):
+                os.dup2(saved, descriptor)
+                os.close(saved)
 
 
 def _parsed(reasons: tuple[str, ...], values: tuple[float | None, ...]) -> bool:
