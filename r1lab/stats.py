@@ -86,7 +86,7 @@ def mean_ci95(values: Sequence[float], *, seed: int = 0, resamples: int = RESAMP
     """95 % interval of the mean of one value a question (a 0/1 score, or the mean of its samples).
 
     Values that are all 0 or 1 get Wilson's interval, which stays honest near 0 and 1; others an expanded percentile
-    bootstrap over questions (`benchmarks/coverage.py` sets it beside others). Values in [0, 1] that are all the same,
+    bootstrap over questions (docs/results/intervals.md sets it beside others). Values in [0, 1] that are all the same,
     from which no resample can differ, get the interval that Wilson gives at 0 and 1: a share of the unseen of up to
     z²/(n + z²) may be anything.
 
