@@ -7,11 +7,16 @@ from r1lab.data.arithmetic import arithmetic
 from r1lab.data.attempts import knights_knaves_attempts
 from r1lab.data.countdown import countdown
 from r1lab.data.gpqa import gpqa
+from r1lab.data.humaneval import humaneval
+from r1lab.data.ifeval import ifeval
 from r1lab.data.instructions import instructions
 from r1lab.data.knights_knaves import knights_knaves
+from r1lab.data.livecodebench import livecodebench
 from r1lab.data.logic_rl import logic_rl
-from r1lab.data.maths import aime, amc, gsm8k, math
+from r1lab.data.maths import aime, amc, gsm8k, math, svamp
 from r1lab.data.mix import mix
+from r1lab.data.mmlu import mmlu
+from r1lab.data.olympiadbench import olympiadbench
 from r1lab.data.perturbed import knights_knaves_perturbed
 from r1lab.data.reasoning_gym import reasoning_gym
 from r1lab.data.rows import rows
@@ -24,14 +29,20 @@ __all__ = [
     "countdown",
     "gpqa",
     "gsm8k",
+    "humaneval",
+    "ifeval",
     "instructions",
     "knights_knaves",
     "knights_knaves_attempts",
     "knights_knaves_perturbed",
+    "livecodebench",
     "logic_rl",
     "math",
     "mix",
+    "mmlu",
+    "olympiadbench",
     "reasoning_gym",
     "rows",
+    "svamp",
     "traces",
 ]

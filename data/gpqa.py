@@ -2,9 +2,11 @@
 
 import csv
 import random
+import string
 from pathlib import Path
 from typing import Literal
 
+from r1lab.data.evaluation import evaluation_only
 from r1lab.data.rows import convert_all, converted, draw, first_of, is_local
 from r1lab.errors import UserError
 
@@ -44,17 +46,15 @@ def gpqa(
     >>> row["choices"]["ABCD".index(row["answer"])]
     '4'
     """
-    if split != "test":
-        raise UserError(f"gpqa: split: {split!r}: this is an evaluation set, with test only; train on other questions")
+    evaluation_only("gpqa", split, instead="other questions")
     task = "gpqa" if is_local(path) else f"gpqa/{subset}"
 
     def convert(row: dict) -> dict:
         question, right = first_of(row, "Question").strip(), first_of(row, _OPTIONS[0])
         choices = [str(first_of(row, option)).strip() for option in _OPTIONS]
         random.Random(f"gpqa/{seed}/{question}").shuffle(choices)
-        listed = "\n".join(f"{letter}) {text}" for letter, text in zip("ABCD", choices))
         return {
-            "prompt": f"{question}\n\n{listed}\n\nAnswer with the letter of the right option.",
+            "prompt": lettered(question, choices),
             "answer": "ABCD"[choices.index(str(right).strip())],
             "task": task,
             "choices": choices,
@@ -71,6 +71,12 @@ def gpqa(
         where = f"https://huggingface.co/datasets/{path}"
         raise UserError(f"{path}: this set is gated: accept its terms at {where}, then type: hf auth login") from error
     return draw(found, size, seed, path)
+
+
+def lettered(question: str, choices: list[str]) -> str:
+    """The prompt of a multiple-choice question: its text, its options with letters, what to answer with."""
+    listed = "\n".join(f"{letter}) {text}" for letter, text in zip(string.ascii_uppercase, choices))
+    return f"{question.strip()}\n\n{listed}\n\nAnswer with the letter of the right option."
 
 
 def _csv(path: str) -> list[tuple[str, dict]]:

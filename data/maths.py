@@ -1,10 +1,11 @@
-"""GSM8K, MATH, AIME and AMC: mathematics with answers that a rule can check."""
+"""GSM8K, SVAMP, MATH, AIME and AMC: mathematics with answers that a rule can check."""
 
 import logging
 import re
 from pathlib import Path
 from typing import Literal
 
+from r1lab.data.evaluation import evaluation_only, without_none
 from r1lab.data.rows import converted, draw, first_of, is_local
 from r1lab.errors import UserError
 from r1lab.lookup import did_you_mean
@@ -22,6 +23,7 @@ AIME = {
     2025: "math-ai/aime25",
 }
 AMC = "math-ai/amc23"
+SVAMP = "ChilleD/SVAMP"
 _TRAIN_ONLY = {"HuggingFaceH4/aime_2024", "AI-MO/aimo-validation-aime", "AI-MO/aimo-validation-amc"}
 """Evaluation sets that the Hub holds as a split called train."""
 
@@ -66,6 +68,35 @@ def gsm8k(
         }
 
     return draw(converted(path, split, convert, config="main"), size, seed, path)
+
+
+def svamp(*, path: str = SVAMP, split: Literal["test"] = "test", size: int | None = None, seed: int = 0) -> list[dict]:
+    """Grade-school word problems reworded so that a shallow reading fails (SVAMP, arXiv:2103.07191), for evaluation.
+
+    Args:
+        path: The data set of the Hub, or a file with its columns (`Body`, `Question`, `Answer`).
+        split: `"test"`: there is nothing to train on.
+        size: At most so many, drawn at random by `seed`. Default: all.
+
+    Returns:
+        Rows with `prompt`, `answer` (`145.0` in the files is `145`) and `task` (`svamp`).
+
+    >>> import json, tempfile
+    >>> with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
+    ...     _ = file.write(json.dumps({"Body": "Ed has 9 pens and loses 2", "Question": "How many?", "Answer": 7.0}))
+    ...     file.flush()
+    ...     svamp(path=file.name)
+    [{'prompt': 'Ed has 9 pens and loses 2. How many?', 'answer': '7', 'task': 'svamp'}]
+    """
+    evaluation_only("svamp", split, instead="gsm8k")
+
+    def convert(row: dict) -> dict:
+        body, question = first_of(row, "Body").strip(), first_of(row, "Question").strip()
+        answer = str(first_of(row, "Answer"))
+        stop = "" if body.endswith((".", "!", "?", ",", ";", ":")) else "."
+        return {"prompt": f"{body}{stop} {question}", "answer": _whole(answer) or answer, "task": "svamp"}
+
+    return draw(converted(path, "test", convert), size, seed, path)
 
 
 def math(
@@ -221,8 +252,7 @@ def _text(prompt: str) -> str:
 
 
 def _contest(name: str, path: str, split: str) -> list[dict]:
-    if split != "test":
-        raise UserError(f"{name}: split: {split!r}: this is an evaluation set, with test only; train on math or gsm8k")
+    evaluation_only(name, split, instead="math or gsm8k")
     place = Path(path).expanduser()
     files = sorted(map(str, place.glob(f"{name}*.jsonl"))) if place.is_dir() else [path]
     if not files:
@@ -231,27 +261,14 @@ def _contest(name: str, path: str, split: str) -> list[dict]:
     for file in files:
         named = _NAMED_YEAR.fullmatch(Path(file).stem)
 
-        def convert(row: dict, year=named and 2000 + int(named[1])) -> dict:
+        def convert(row: dict, year=named and 2000 + int(named[1])) -> dict | None:
             answer = _whole(row.get("answer") or last_boxed(str(row.get("solution"))) or first_of(row, "answer"))
-            year = _year(row) or year
+            prompt, year = first_of(row, "problem", "question").strip(), _year(row) or year
             task = f"{name}/{year}" if year else name
-            return {
-                "prompt": first_of(row, "problem", "question").strip(),
-                "answer": answer,
-                "task": task,
-                "year": year,
-            }
+            return answer and {"prompt": prompt, "answer": answer, "task": task, "year": year}
 
         found += converted(file, "train" if file in _TRAIN_ONLY else "test", convert)
-    whole = [row for row in found if row["answer"] is not None]
-    if len(whole) < len(found):
-        logger.warning(
-            "%s: %d of %d problems have no single whole number for an answer, left out",
-            path,
-            len(found) - len(whole),
-            len(found),
-        )
-    return whole
+    return without_none(found, path, "have no single whole number for an answer")
 
 
 def _whole(answer: object) -> str | None:

@@ -266,9 +266,19 @@ def _run_stages(
     if "stages" in config and (result is None or anew):
         result = pipeline_result(run_dir, stages, config)
         rundir.write_json_atomic(run_dir / "result.json", result)
+    _write_cards(run_dir, stages)
     console.print()
     summary.show(console, run_dir, [(stage.name, stage.kind, stage.path) for stage in stages], result)
     return 0
+
+
+def _write_cards(run_dir: Path, stages: list[Stage]) -> None:
+    """The card of each model: last, since the evaluations of a model come after it."""
+    from r1lab import card
+
+    for stage in stages:
+        if (stage.path / "model").is_dir():
+            card.write(run_dir, stage=stage.path)
 
 
 def prepare_stage(stage: Stage, folders: dict[str, Path]) -> None:

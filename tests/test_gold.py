@@ -24,6 +24,7 @@ BUILDERS = {
     "knights_knaves_perturbed": [{"size": 40, "kind": kind} for kind in ("statement", "uncommon_name")],
     # Other tasks, whose gold their own tests try; and a user's own rows.
     **dict.fromkeys(("aime", "amc", "arithmetic", "countdown", "gpqa", "gsm8k", "instructions", "math", "mix"), []),
+    **dict.fromkeys(("humaneval", "ifeval", "livecodebench", "mmlu", "olympiadbench", "svamp"), []),
     **dict.fromkeys(("reasoning_gym", "rows", "traces"), []),
 }
 PUZZLE_REWARDS = {

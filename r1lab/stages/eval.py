@@ -1,6 +1,7 @@
 """Evaluation: samples and a greedy answer for each question, scored by the same grader as training."""
 
 import time
+import zlib
 from pathlib import Path
 
 from r1lab import rundir, stats
@@ -8,16 +9,24 @@ from r1lab.grader import build as build_grader
 from r1lab.rewards.answers import committed
 from r1lab.stages.common import as_data, asked, build_rows, load_engine, load_tokenizer, report_gold
 
+CHUNK = 1024  # samples that are drawn from one seed and written down together: what a kill may cost
+
 
 def run(recipe, run_dir: Path) -> int:
-    """Evaluate one model on the recipe's tasks; writes `samples/questions.jsonl` and `result.json`."""
+    """Evaluate one model on the recipe's tasks; writes `samples/questions.jsonl` and `result.json`.
+
+    Records are written to `samples/partial.jsonl` as they come, from which an interrupted evaluation goes on.
+    """
     started = time.time()
     tasks = eval_tasks(recipe)
     engine = load_engine(recipe)
     tokenizer = None if recipe.rollout.engine == "server" else load_tokenizer(recipe)
     progress = progress_writer(run_dir, "eval", step=0)
-    result, questions = evaluate(engine, tokenizer, tasks, recipe, run_dir, progress=progress)
+    partial = run_dir / "samples" / "partial.jsonl"
+    settings = {"progress": progress, "partial": partial, "seed": recipe.seed}
+    result, questions = evaluate(engine, tokenizer, tasks, recipe, run_dir, **settings)
     rundir.write_jsonl(run_dir / "samples" / "questions.jsonl", questions)
+    partial.unlink(missing_ok=True)
     seconds = round(time.time() - started, 1)
     rundir.write_json_atomic(run_dir / "result.json", {"stage": "eval", "seconds": seconds, "tasks": result})
     return 0
@@ -59,14 +68,27 @@ def progress_writer(run_dir: Path, phase: str, step: int):
 
 
 def evaluate(
-    engine, tokenizer, tasks: dict[str, list[dict]], recipe, run_dir: Path, *, progress=None
+    engine,
+    tokenizer,
+    tasks: dict[str, list[dict]],
+    recipe,
+    run_dir: Path,
+    *,
+    progress=None,
+    partial: Path | None = None,
+    seed: int | None = None,
 ) -> tuple[dict, list[dict]]:
     """Sample and score every question of every task.
+
+    Questions go to the engine in chunks of always the same ones. Each chunk is drawn from a seed of its own, so that
+    what is resumed draws what it would have.
 
     Args:
         tasks: Rows by task name.
         recipe: Its `prompt`, `rewards`, `rollout` and `eval` sections say how to ask and how to score.
         run_dir: Where warnings go, and completions that a reward fails on.
+        partial: A file of records, read first and written to chunk by chunk.
+        seed: What the chunks are seeded by. Default: the random state is left alone, as a training needs it.
 
     Returns:
         `(result, questions)`: figures by task, and by the rows' own finer `task` (`knights_knaves/2ppl`) where a task
@@ -80,18 +102,37 @@ def evaluate(
         texts, prefills = asked(rows, recipe, tokenizer)
         grader = build_grader([r.model_dump() for r in recipe.rewards], prefill=prefills[0])
         report_gold(grader, rows, run_dir)
-        sampled = engine.generate(
-            texts,
-            n=settings.num_samples,
-            max_tokens=max_tokens,
-            temperature=settings.temperature,
-            progress=progress,
-            **top,
-        )
-        greedy = None
-        if settings.greedy:
-            greedy = engine.generate(texts, n=1, max_tokens=max_tokens, temperature=0.0, progress=progress)
-        records = _score(grader, rows, sampled, greedy, name, run_dir / "samples" / "failed.jsonl")
+        there = {r["index"]: r for r in (rundir.read_jsonl(partial) if partial else ()) if r["task"] == name}
+        records, tokens = [], 0
+        step = max(1, CHUNK // settings.num_samples)
+        for first in range(0, len(rows), step):
+            places = range(first, min(first + step, len(rows)))
+            if all(i in there for i in places):
+                records += [there[i] for i in places]
+                continue
+            if seed is not None:
+                from transformers import set_seed
+
+                set_seed(zlib.crc32(f"{seed}/{name}/{first}".encode()))
+
+            asked_now = [texts[i] for i in places]
+            sampled = engine.generate(
+                asked_now,
+                n=settings.num_samples,
+                max_tokens=max_tokens,
+                temperature=settings.temperature,
+                progress=_after(progress, first, len(rows), tokens),
+                **top,
+            )
+            tokens += sum(len(c.token_ids) for group in sampled for c in group)
+            greedy = None
+            if settings.greedy:
+                greedy = engine.generate(asked_now, n=1, max_tokens=max_tokens, temperature=0.0)
+            failed = run_dir / "samples" / "failed.jsonl"
+            made = _score(grader, [rows[i] for i in places], sampled, greedy, name, failed, first)
+            for record in made if partial else ():
+                rundir.append_jsonl(partial, record)
+            records += made
         questions += records
         result[name] = _figures(records)
         finer = sorted({record["subtask"] for record in records} - {name})
@@ -100,7 +141,14 @@ def evaluate(
     return result, questions
 
 
-def _score(grader, rows, sampled, greedy, name, failed: Path) -> list[dict]:
+def _after(progress, first: int, total: int, tokens: int):
+    """What an engine is to call for a chunk that begins at `first` of `total`, after `tokens` were written."""
+    if progress is None:
+        return None
+    return lambda done, _, written: progress(first + done, total, tokens + written)
+
+
+def _score(grader, rows, sampled, greedy, name, failed: Path, first: int) -> list[dict]:
     n = len(sampled[0])
     flat = [completion for group in sampled for completion in group]
     repeated = [row for row in rows for _ in range(n)]
@@ -115,7 +163,7 @@ def _score(grader, rows, sampled, greedy, name, failed: Path) -> list[dict]:
         record = {
             "task": name,
             "subtask": row.get("task") or name,
-            "index": i,
+            "index": first + i,
             "prompt": row["prompt"],
             "answer": row.get("answer"),
             "scores": [int(right) for right in graded.right[group]],

@@ -1,0 +1,85 @@
+"""An evaluation that is killed and taken up again ends as one that was not."""
+
+import json
+
+import pytest
+
+from r1lab import engines, recipe, rundir
+from r1lab.stages import eval as evaluation
+
+TEXT = """
+stage: eval
+name: e
+model: {path: embedded:tiny-qwen2}
+data: {builder: knights_knaves, people: [2, 3], size: 20}
+prompt: {template: r1-zero}
+rewards: [{name: knights_knaves, tasks: [knights_knaves]}, {name: exact_match, tasks: [arithmetic]}]
+rollout: {engine: transformers, max_completion_length: 48}
+eval: {tasks: [knights_knaves, {builder: arithmetic, size: 6}], size: 20, num_samples: 2}
+"""
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.fixture
+def loaded(tmp_path, monkeypatch):
+    """The recipe, in chunks of three questions."""
+    (tmp_path / "e.yaml").write_text(TEXT, encoding="utf-8")
+    monkeypatch.setattr(evaluation, "CHUNK", 6)
+    return recipe.load([str(tmp_path / "e.yaml")])
+
+
+def test_it_ends_the_same_wherever_it_is_killed(loaded, tmp_path, monkeypatch):
+    assert evaluation.run(loaded, tmp_path / "whole") == 0
+    whole = [rundir.read_jsonl(tmp_path / "whole" / "samples" / "questions.jsonl")]
+    whole.append(rundir.result(tmp_path / "whole")["tasks"])
+    assert len(whole[0]) == 26 and not (tmp_path / "whole" / "samples" / "partial.jsonl").exists()
+    plain, calls = rundir.append_jsonl, 0
+
+    def append(path, row):
+        nonlocal calls
+        plain(path, row)
+        if path.name == "partial.jsonl":
+            calls += 1
+            if calls in (1, 5, 11, 12, 19, 23):  # within chunks, and where one ends
+                with path.open("a") as file:
+                    file.write('{"half": ')
+                raise Killed
+
+    monkeypatch.setattr(rundir, "append_jsonl", append)
+    killed = 0
+    while True:
+        try:
+            assert evaluation.run(loaded, tmp_path / "killed") == 0
+            break
+        except Killed:
+            killed += 1
+    assert killed == 6
+    again = [rundir.read_jsonl(tmp_path / "killed" / "samples" / "questions.jsonl")]
+    again.append(rundir.result(tmp_path / "killed")["tasks"])
+    assert json.dumps(again) == json.dumps(whole)
+
+
+def test_the_same_seed_gives_the_same_records_and_another_others(loaded, tmp_path):
+    engine = engines.load("embedded:tiny-qwen2", engine="transformers")
+    tasks = evaluation.eval_tasks(loaded)
+
+    def completions(seed):
+        _, records = evaluation.evaluate(engine, engine.tokenizer, tasks, loaded, tmp_path, seed=seed)
+        return [record["completion"] for record in records]
+
+    first = completions(0)
+    assert completions(0) == first
+    assert completions(1) != first
+
+
+def test_progress_counts_all_questions_of_a_task(loaded, tmp_path):
+    engine = engines.load("embedded:tiny-qwen2", engine="transformers")
+    told = []
+    rows = {"knights_knaves": evaluation.eval_tasks(loaded)["knights_knaves"]}
+    evaluation.evaluate(engine, engine.tokenizer, rows, loaded, tmp_path, progress=lambda *x: told.append(x))
+    assert [done for done, _, _ in told] == [3, 6, 9, 12, 15, 18, 20]
+    assert {total for _, total, _ in told} == {20}
+    assert sorted(told, key=lambda x: x[2]) == told
