@@ -19,10 +19,8 @@ from pathlib import Path
 
 from r1lab import __version__, rundir
 from r1lab.preflight import machine, nvidia, packages
-from r1lab.preflight.findings import Finding
+from r1lab.preflight.findings import COLORS, Finding
 from r1lab.preflight.trial import trial
-
-_COLORS = {"ok": "32", "warning": "33", "error": "1;31"}
 
 
 def examine(*, fast: bool, runs_dir: Path, tell: Callable[[Finding], None] | None = None) -> list[Finding]:
@@ -85,7 +83,7 @@ def text(finding: Finding, color: bool = False, width: int | None = None) -> str
         wrapped = textwrap.wrap(line, max(20, width - 9), break_long_words=False, break_on_hyphens=False)
         line = "\n        ".join(wrapped)
     verdict = f"{finding.verdict:<7}"
-    return f"\033[{_COLORS[finding.verdict]}m{verdict}\033[0m {line}" if color else f"{verdict} {line}"
+    return f"\033[{COLORS[finding.verdict]}m{verdict}\033[0m {line}" if color else f"{verdict} {line}"
 
 
 def report(findings: list[Finding]) -> dict:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from r1lab import recipe as recipes
 from r1lab.errors import UserError
-from r1lab.preflight.findings import Finding, Seen
+from r1lab.preflight.findings import COLORS, Finding, Seen
 from r1lab.schema import Pipeline, Recipe, StageRecipe
 
 Tell = Callable[[StageRecipe, Finding], None]
@@ -131,7 +131,7 @@ def run(
         if several and not quiet and heads[-1:] != [stage.name]:
             print(f"\n{_styled(f'{stage.name} ({stage.stage})', '1', color)}", flush=True)
             heads.append(stage.name)
-        print(f"{_styled(f'{finding.verdict:<7}', _COLORS[finding.verdict], color)} {text}", flush=True)
+        print(f"{_styled(f'{finding.verdict:<7}', COLORS[finding.verdict], color)} {text}", flush=True)
 
     check(recipe, tiny=tiny, probe=probe, tell=tell)
     seconds = time.monotonic() - started
@@ -139,9 +139,6 @@ def run(
     told = f"{counts['ok']} in order, {_counted(warnings, 'warning')}, {_counted(errors, 'error')}, {seconds:.0f} s"
     print(f"{'' if quiet else chr(10)}checked {recipe.name}: {told}", flush=True)
     return 3 if errors else 0
-
-
-_COLORS = {"ok": "32", "warning": "33", "error": "1;31"}
 
 
 def _styled(text: str, style: str, color: bool) -> str:

@@ -9,6 +9,9 @@ from r1lab.yaml_source import Keys
 ROWS = 256
 """Rows of a stage's data that are looked at one by one."""
 
+COLORS = {"ok": "32", "warning": "33", "error": "1;31"}
+"""The terminal's colour codes of verdicts."""
+
 GENERATED = 1024
 """Rows that are asked of a builder which makes them."""
 

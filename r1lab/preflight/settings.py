@@ -19,12 +19,8 @@ FAR = 4  # times beyond what was published
 LORA = 20  # adapters take 10 to 20 times the learning rate ("LoRA Without Regret", Thinking Machines, 2025)
 LONG = 500  # steps from which a run without a checkpoint is a lot to lose
 
-_NEEDS = {  # what a setting needs that may not be installed
-    "use_liger_kernel": "liger_kernel",
-    "deepspeed": "deepspeed",
-}
-_TRACKERS = {"wandb": "wandb", "trackio": "trackio", "tensorboard": "tensorboard", "mlflow": "mlflow",
-             "swanlab": "swanlab"}  # fmt: skip
+_NEEDS = {"use_liger_kernel": "liger_kernel", "deepspeed": "deepspeed"}  # packages that may not be installed
+_TRACKERS = ("wandb", "trackio", "tensorboard", "mlflow", "swanlab")
 
 
 def batch_findings(recipe: StageRecipe) -> list[Finding]:
@@ -92,7 +88,7 @@ def billions(path: str) -> float | None:
 
 def _learning_rate(recipe: StageRecipe) -> list[Finding]:
     """Whether the learning rate is far from what was published for models of this size."""
-    kind, size = recipe.stage, billions(_base(recipe))
+    kind, size = recipe.stage, billions(recipe.model.path)
     if kind not in PUBLISHED or size is None or recipe.train.get("learning_rate") == 0:
         return []
     given = "learning_rate" in recipe.train
@@ -100,14 +96,16 @@ def _learning_rate(recipe: StageRecipe) -> list[Finding]:
     rate = recipe.train.get("learning_rate", fields["learning_rate"][1])
     _, low, high = next(row for row in PUBLISHED[kind] if size < row[0])
     times = LORA if recipe.model.lora else 1
-    if low * times / FAR / times <= rate <= high * times * FAR:
+    if low / FAR <= rate <= high * times * FAR:
         return []
     side = "above" if rate > high else "below"
     what = f"{rate:g}{'' if given else ', by default,'} is far {side} what models of {_sized(size)} parameters"
-    what += f" have been trained with by {kind}, {low * (times if side == 'above' else 1):g} to {high * times:g}"
+    what += f" have been trained with by {kind}, {low:g} to {high * times:g}"
     keys = ("train", "learning_rate") if given else ("train",)
     return [
-        Finding("warning", "settings", what, f"set train.learning_rate: {high if side == 'above' else low:g}", keys)
+        Finding(
+            "warning", "settings", what, f"set train.learning_rate: {high * times if side == 'above' else low:g}", keys
+        )
     ]
 
 
@@ -115,13 +113,9 @@ def _sized(size: float) -> str:
     return f"{size:g}B" if size >= 0.5 else f"{size * 1000:.0f}M"
 
 
-def _base(recipe: StageRecipe) -> str:
-    return recipe.model.path
-
-
 def _kl(recipe: StageRecipe) -> list[Finding]:
     """A KL penalty that keeps a small model where it is."""
-    beta, size = recipe.train.get("beta", trl_fields.GRPO["beta"][1]), billions(_base(recipe))
+    beta, size = recipe.train.get("beta", trl_fields.GRPO["beta"][1]), billions(recipe.model.path)
     if beta <= 0.01:
         return []
     what = f"{beta:g} holds the policy at its start: R1 has 0.001, Dr. GRPO and DAPO 0 (arXiv:2503.20783, 2503.14476)"
@@ -234,7 +228,7 @@ def _not_installed(recipe: StageRecipe) -> list[Finding]:
     wanted += [(("train", key), package) for key, package in _NEEDS.items() if train.get(key)]
     trackers = train.get("report_to") or []
     for tracker in [trackers] if isinstance(trackers, str) else trackers:
-        wanted += [(("train", "report_to"), _TRACKERS[tracker])] if tracker in _TRACKERS else []
+        wanted += [(("train", "report_to"), tracker)] if tracker in _TRACKERS else []
     if recipe.model.lora and recipe.model.lora.quantize or "8bit" in str(train.get("optim", "")):
         keys = ("model", "lora", "quantize") if recipe.model.lora else ("train", "optim")
         wanted.append((keys, "bitsandbytes"))
