@@ -189,7 +189,7 @@ def training_figures(run: Path) -> dict:
         found["grpo"] = [{key: row[key] for key in kept if key in row} for row in steps]
     if (run / "result.json").is_file():
         found["compare"] = json.loads((run / "result.json").read_text())["compare"]
-        found["example"] = rundir.read_jsonl(next(run.glob("*-after/samples/questions.jsonl")))[0]["completion"]
+        found["example"] = rundir.read_jsonl(next(run.glob("*-after/samples/questions.jsonl")))[0]["completions"][0]
     return found
 
 

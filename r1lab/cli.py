@@ -14,13 +14,21 @@ from r1lab import __version__
 from r1lab.errors import UserError
 from r1lab.lookup import did_you_mean
 
-VERBS = ("run", "check", "plan", "report", "doctor", "show", "ls", "cp")
+VERBS = ("run", "eval", "check", "plan", "report", "doctor", "show", "ls", "cp")
 TINY = "the same recipe in small: an embedded model, two steps a stage, no network"
 SOURCES = """SOURCES are recipes (files, or names from `r1lab ls recipes`) and key=value words; later ones win.
 
   r1lab run quickstart
   r1lab run quickstart seed=1 stages.zero.train.max_steps=10 --name short
   r1lab run my.yaml overlay.yaml train.learning_rate=1e-5 rewards.0.weight=2
+"""
+
+EVALUATE = """MODEL is a folder, a Hub id or embedded:NAME; several are compared with the first. key=value words are
+merged over the protocol's recipe.
+
+  r1lab eval runs/quickstart/02-zero/model --tasks knights_knaves
+  r1lab eval Qwen/Qwen2.5-Math-7B runs/mine/model --tasks math500,aime24 --protocol r1
+  r1lab eval runs/mine/model --tasks gsm8k=data/gsm8k,mine.jsonl --grader accuracy prompt.template=r1-zero
 """
 
 
@@ -50,6 +58,23 @@ def parser() -> Parser:
     run.add_argument("--tiny", action="store_true", help=TINY)
     run.add_argument("--no-check", action="store_true", help="do not check it first, as `r1lab check` does")
     run.set_defaults(function=run_verb)
+
+    evaluate = verbs.add_parser(
+        "eval", help="evaluate models on tasks", description=EVALUATE, parents=[common, runs], **settings
+    )
+    evaluate.add_argument("sources", nargs="+", metavar="MODEL", help="models, and key=value words")
+    evaluate.add_argument("--tasks", metavar="TASKS", help="names, NAME=PATH or files, with commas (default: all)")
+    evaluate.add_argument(
+        "--protocol", metavar="NAME", default="r1", help="r1 (default), greedy, logic-rl or a recipe"
+    )
+    evaluate.add_argument("--grader", metavar="REWARD", help="the reward that grades the tasks, for files of your own")
+    evaluate.add_argument("--size", metavar="N", type=int, help="questions a task at most (default: the protocol's)")
+    evaluate.add_argument("--samples", metavar="N", type=int, help="answers a question (default: the protocol's)")
+    evaluate.add_argument("--name", help="the run's name, its folder under runs (default: after models and protocol)")
+    evaluate.add_argument("--resume", action="store_true", help="go on with the evaluation that the folder holds")
+    evaluate.add_argument("--overwrite", action="store_true", help="delete what the folder holds, and start again")
+    evaluate.add_argument("--no-check", action="store_true", help="do not check it first, as `r1lab check` does")
+    evaluate.set_defaults(function=eval_verb, tiny=False)
 
     check = verbs.add_parser(
         "check",
@@ -199,6 +224,28 @@ def run_verb(arguments: argparse.Namespace) -> int:
         overwrite=arguments.overwrite,
         together=arguments.tiny,
     )
+
+
+def eval_verb(arguments: argparse.Namespace) -> int:
+    """`r1lab eval`: the recipe that it stands for is written, checked and run as by `r1lab run`."""
+    from r1lab import evaluate
+    from r1lab.yaml_source import is_assignment
+
+    words = [word for word in arguments.sources if is_assignment(word)]
+    models = [word for word in arguments.sources if word not in words]
+    if not models:
+        raise UserError(f"{words[0]}: of which model? As in `r1lab eval runs/NAME/model {words[0]}`")
+    for option, value in (("--size", arguments.size), ("--samples", arguments.samples)):
+        if value is not None and value < 1:
+            raise UserError(f"r1lab eval: {option} {value}: at least 1")
+    settings = {"protocol": arguments.protocol, "grader": arguments.grader, "words": words}
+    settings |= {"size": arguments.size, "samples": arguments.samples}
+    tasks = [task for task in (arguments.tasks or "").split(",") if task]
+    arguments.sources, told = evaluate.sources(models, tasks=tasks, **settings)
+    arguments.name = arguments.name or evaluate.run_name(models, arguments.protocol)
+    for line in told:
+        print(line)
+    return run_verb(arguments)
 
 
 def _checked(arguments: argparse.Namespace) -> int:

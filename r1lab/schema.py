@@ -229,13 +229,17 @@ class Alarms(Section):
 
 
 class Task(Section):
-    """A task of an evaluation: a builder with its parameters, asked for its test split."""
+    """A task of an evaluation: a builder with its parameters, asked for its test split.
+
+    `num_samples` answers a question, those of `eval` unless given.
+    """
 
     model_config = ConfigDict(extra="allow", strict=True)
     name: str | None = None
     builder: str
     size: int | None = Field(None, ge=1)
     seed: int | None = None
+    num_samples: int | None = Field(None, ge=1)
 
 
 def _kind_of_task(value: object) -> str:

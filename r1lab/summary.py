@@ -10,6 +10,7 @@ from r1lab.display import PHASES, by_step, duration, number
 
 LABEL, VALUE = 14, 20  # widths of the columns of figures: three columns of figures end before column 80
 COMPLETIONS = 3
+_FORMS = ("strict", "lenient")  # accuracy in the form that the prompt asks for, and in any
 
 
 def percent(value: float | None, ci95: list[float] | None = None, *, signed: bool = False) -> str:
@@ -92,10 +93,19 @@ def accuracy_table(columns: list[tuple[str, dict]], compare: list[dict]) -> Text
             _row(table, key, [percent(scores.get(key)) for scores in results])
         if "/" in task:
             continue
+        if any(scores.get(key, scores["avg"]) != scores["avg"] for scores in results if scores for key in _FORMS):
+            for key in _FORMS:
+                _row(table, key, [_accuracy(scores, key, f"{key}_ci95") for scores in results])
+        if any(scores.get("format", 1) < 1 for scores in results):
+            _row(table, "in form", [percent(scores.get("format")) for scores in results])
         if any(scores.get("truncated") for scores in results):
             _row(table, "cut off", [percent(scores.get("truncated")) for scores in results])
         if any("length" in scores for scores in results):
             _row(table, "length", [number(scores.get("length"), 0) + " tokens" for scores in results])
+        if any("length_right" in scores for scores in results):
+            kinds = ("length_right", "length_wrong", "length_truncated")
+            cells = [" / ".join(number(scores.get(kind), 0) for kind in kinds) for scores in results]
+            _row(table, "r / w / cut", cells)
     paired = "; differences paired by question" if changes else ""
     table.append(f"percent, 95 % intervals over questions{paired}", "dim")
     return table

@@ -7,6 +7,7 @@ as `stages.zero.train.max_steps`, addresses by name.
 import copy
 import io
 import json
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -70,7 +71,7 @@ def is_assignment(source: str) -> bool:
     >>> is_assignment("train.max_steps=10"), is_assignment("recipes/quickstart.yaml")
     (True, False)
     """
-    return bool(_ASSIGNMENT.match(source)) and not Path(source).is_file()
+    return bool(_ASSIGNMENT.match(source)) and not os.path.isfile(source)  # False also for what is too long for a name
 
 
 def find(source: str) -> Path:

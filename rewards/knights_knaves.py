@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import Literal
 
 from r1lab.errors import UserError
+from r1lab.rewards.answers import answer_block
 from r1lab.rewards.format import TAGS, blocks, substance
 from r1lab.rewards.score import Score
 
@@ -24,7 +25,7 @@ _IS = r"(?:\s+is\s*:?\s*|\s*(?::|=>?|-{1,2}>?|[–—→⇒])\s*)"
 
 
 def knights_knaves_reward(
-    completions, *, answer, mode: Literal["strict", "logic_rl"] = "strict", **columns
+    completions, *, answer, mode: Literal["strict", "lenient", "logic_rl"] = "strict", **columns
 ) -> list[float | None]:
     """Whether a completion says of each person, rightly, whether they are a knight or a knave.
 
@@ -34,13 +35,15 @@ def knights_knaves_reward(
         mode: `"strict"`: 1 if right, else 0. The turn must be well-formed (as `format_reward`, strict) with at least
             two words of its own as thinking; its answer must say one thing of each person and nothing else. Bold,
             italics, backticks, colons, numbering, order, case, punctuation and spaces do not matter.
+            `"lenient"`: 1 if right, else 0, in whatever form: what is said last of each person counts, in the answer's
+            tags or, without them, anywhere. For evaluations: in training it is paid without thinking.
             `"logic_rl"`: exactly Logic-RL's scores (arXiv:2502.14768), loopholes included: 3 right, -0.5 well-formed
             but wrong, -1 well-formed but not to be read, -3 for anything else.
 
     Returns:
         `Score`s. Reasons in strict mode: correct, wrong, missing_person, extra_person, contradiction, repeated,
-        unparsed, empty_answer, empty_thinking, no_format; in Logic-RL's: correct, wrong, unparsed, empty_answer,
-        no_format.
+        unparsed, empty_answer, empty_thinking, no_format; in lenient mode: correct, wrong, missing_person; in
+        Logic-RL's: correct, wrong, unparsed, empty_answer, no_format.
 
     Raises:
         ValueError: A gold answer is not of that form.
@@ -52,9 +55,9 @@ def knights_knaves_reward(
     >>> knights_knaves_reward([turn], answer=[gold], mode="logic_rl")
     [-1.0]
     """
-    if mode not in ("strict", "logic_rl"):
-        raise UserError(f"rewards: knights_knaves: mode: {mode!r} is not strict or logic_rl")
-    score = _strict if mode == "strict" else _logic_rl
+    if mode not in _MODES:
+        raise UserError(f"rewards: knights_knaves: mode: {mode!r} is not {', '.join(_MODES)}")
+    score = _MODES[mode]
     return [
         None if gold is None else score(text, gold_of(gold)) for text, gold in zip(completions, answer, strict=True)
     ]
@@ -132,6 +135,16 @@ def _claim(names: tuple[str, ...]) -> tuple[re.Pattern, dict[str, str]]:
     return re.compile(rf"{_NUMBER}({known}|[^\W\d_][\w'’]*){_IS}(?:an?\s+)?(knight|knave)\b"), called
 
 
+def _lenient(text: str, gold: dict[str, str]) -> Score:
+    block = answer_block(text)
+    claim, called = _claim(tuple(gold))
+    claims = claim.finditer(_plain(text if block is None else block))
+    said = {called[found[1]]: found[2] for found in claims if found[1] in called}  # the last of each person stays
+    if said.keys() != gold.keys():
+        return Score(0.0, "missing_person")
+    return Score(1.0, "correct") if said == gold else Score(0.0, "wrong")
+
+
 def _logic_rl(text: str, gold: dict[str, str]) -> Score:
     places = [text.find(tag) for tag in TAGS]
     if any(text.count(tag) != 1 for tag in TAGS) or places != sorted(places):
@@ -149,3 +162,6 @@ def _logic_rl(text: str, gold: dict[str, str]) -> Score:
             return Score(-1.0, "unparsed")
         said[name] = claim[1].lower()
     return Score(3.0, "correct") if said == gold else Score(-0.5, "wrong")
+
+
+_MODES = {"strict": _strict, "lenient": _lenient, "logic_rl": _logic_rl}

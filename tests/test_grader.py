@@ -216,7 +216,7 @@ def test_what_a_recipe_asks_wrongly():
     said = failure(lambda: grader.build([{"name": "knights_knaves", "mod": "strict"}]), 2)
     assert said == "rewards: knights_knaves: mod: unknown parameter (did you mean `mode`?)"
     built = grader.build([{"name": "knights_knaves", "mode": "lax"}])
-    assert "mode: 'lax' is not strict or logic_rl" in failure(lambda: built.grade([TURN], [ROW]), 2)
+    assert "mode: 'lax' is not strict, lenient, logic_rl" in failure(lambda: built.grade([TURN], [ROW]), 2)
     assert failure(lambda: grader.build([]), 2).startswith("rewards: there are none")
 
 

@@ -97,6 +97,8 @@ def _files(stage: Stage) -> list[tuple[int | None, Path]]:
 
 def _completions(stage: Stage, path: Path, problems: list[str]) -> Iterator[Completion]:
     for row in rows(path, problems):
+        if isinstance(row.get("completions"), list) and row["completions"]:  # of a question, the first is shown
+            row["completion"] = row["completions"][0]
         step = row.get("step") if stage.kind == "grpo" and type(row.get("step")) is int else None
         limit = _limit(stage, step)
         for key in ("completion", "chosen", "rejected"):
@@ -108,7 +110,7 @@ def _completions(stage: Stage, path: Path, problems: list[str]) -> Iterator[Comp
 def _completion(stage: Stage, step: int | None, row: dict, key: str, limit: int | None) -> Completion:
     scores, lengths, cut = (row.get(name) for name in ("scores", "lengths", "truncated"))
     right, tokens, reward = row.get("right"), row.get("tokens"), row.get("reward")
-    if isinstance(scores, list) and scores:  # a question of an evaluation: its first sample is the one that was kept
+    if isinstance(scores, list) and scores:  # a question of an evaluation: of its samples the first
         right = number(scores[0]) is not None and scores[0] >= 1
     if isinstance(lengths, list) and lengths:
         tokens = lengths[0]

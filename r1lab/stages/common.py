@@ -85,7 +85,7 @@ def _evaluation_sets(data, seed: int) -> list[dict]:
 
 def as_data(kind, task):
     """An evaluation's task as a `data` section."""
-    return kind(**task.model_dump(exclude={"name"}, exclude_none=True))
+    return kind(**task.model_dump(exclude={"name", "num_samples"}, exclude_none=True))
 
 
 def _tokens(row: dict, tokenizer) -> int:

@@ -1,35 +1,106 @@
 """Evaluation: samples and a greedy answer for each question, scored by the same grader as training."""
 
+import json
 import time
 import zlib
 from pathlib import Path
 
-from r1lab import rundir, stats
-from r1lab.grader import build as build_grader
-from r1lab.rewards.answers import committed
-from r1lab.stages.common import as_data, asked, build_rows, load_engine, load_tokenizer, report_gold
+from r1lab import engines, provenance, records, rundir
+from r1lab.stages.common import as_data, asked, build_rows, load_engine, load_tokenizer, note, report_gold, warn
 
 CHUNK = 1024  # samples that are drawn from one seed and written down together: what a kill may cost
+FEW = 100  # questions below which a figure carries a warning
 
 
 def run(recipe, run_dir: Path) -> int:
-    """Evaluate one model on the recipe's tasks; writes `samples/questions.jsonl` and `result.json`.
+    """Evaluate one model on the recipe's tasks; writes `evaluation.json`, `samples/questions.jsonl`, `result.json`.
 
-    Records are written to `samples/partial.jsonl` as they come, from which an interrupted evaluation goes on.
+    Records are written to `samples/partial.jsonl` as they come, from which an interrupted evaluation goes on, unless
+    what `evaluation.json` says has changed since: another model may lie in the same folder by now.
     """
     started = time.time()
     tasks = eval_tasks(recipe)
-    engine = load_engine(recipe)
     tokenizer = None if recipe.rollout.engine == "server" else load_tokenizer(recipe)
+    partial, file = run_dir / "samples" / "partial.jsonl", run_dir / "evaluation.json"
+    engine = load_engine(recipe)  # which puts a model of the Hub where its commit can be read
+    said = settings_of(recipe, tasks, tokenizer)
+    if partial.exists() and (changed := _changed(file, said)):
+        note(run_dir, f"begun again from the first question: {changed} changed since it was interrupted")
+        partial.unlink()
+    run_dir.mkdir(parents=True, exist_ok=True)
+    rundir.write_json_atomic(file, said)
     progress = progress_writer(run_dir, "eval", step=0)
-    partial = run_dir / "samples" / "partial.jsonl"
     settings = {"progress": progress, "partial": partial, "seed": recipe.seed}
     result, questions = evaluate(engine, tokenizer, tasks, recipe, run_dir, **settings)
     rundir.write_jsonl(run_dir / "samples" / "questions.jsonl", questions)
     partial.unlink(missing_ok=True)
+    for name, figures in result.items():
+        if figures["n_questions"] < FEW and "/" not in name:
+            low, high = (100 * bound for bound in figures["ci95"])
+            many = f"{figures['n_questions']} question{'s' * (figures['n_questions'] != 1)}"
+            warn(run_dir, f"{name}: {many}: the figure may be anything from {low:.0f} to {high:.0f} %")
     seconds = round(time.time() - started, 1)
     rundir.write_json_atomic(run_dir / "result.json", {"stage": "eval", "seconds": seconds, "tasks": result})
     return 0
+
+
+def settings_of(recipe, tasks: dict[str, list[dict]], tokenizer) -> dict:
+    """All that the figures hang on, for `evaluation.json`: model, prompts, sampling, seed, grader.
+
+    Args:
+        tasks: Rows by task name.
+        tokenizer: None where a server applies the chat template.
+    """
+    rollout, rewards = recipe.rollout, [reward.model_dump() for reward in recipe.rewards]
+    asks_server = rollout.engine == "server"
+    return {
+        "model": {
+            "path": recipe.model.path,
+            "revision": recipe.model.revision,
+            "fingerprint": None if asks_server else provenance.fingerprint(recipe.model.path, recipe.model.revision),
+        },
+        "prompt": recipe.prompt.model_dump(),
+        "tasks": {
+            name: provenance.prompts_digest(asked(rows, recipe, tokenizer)[0]) | {"samples": samples_of(recipe, name)}
+            for name, rows in tasks.items()
+        },
+        "sampling": {
+            "engine": engines.choose(rollout.engine),
+            "dtype": recipe.model.dtype,
+            "temperature": recipe.eval.temperature,
+            "top_p": rollout.top_p,
+            "top_k": rollout.top_k,
+            "max_tokens": recipe.eval.max_completion_length or rollout.max_completion_length,
+            "greedy": recipe.eval.greedy,
+        },
+        "seed": {"recipe": recipe.seed, "samples_a_seed": CHUNK},
+        "rewards": rewards,
+        "grader": provenance.grader_version(rewards),
+        "versions": rundir.versions(),
+    }
+
+
+def _changed(file: Path, now: dict) -> str:
+    """The parts of `evaluation.json` that are no longer as they were, in words; empty if none."""
+    try:
+        before = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return "its evaluation.json"
+    before.get("model", {}).pop("path", None)  # the run may have been moved: the fingerprint tells
+    now = json.loads(json.dumps(now))
+    now["model"].pop("path")
+    return ", ".join(key for key in now if before.get(key) != now[key])
+
+
+def task_name(task) -> str:
+    """What a task of `eval.tasks` is called in results."""
+    return task if isinstance(task, str) else task.name or task.builder
+
+
+def samples_of(recipe, name: str) -> int:
+    """How many answers a question of a task gets."""
+    own = [task for task in recipe.eval.tasks if not isinstance(task, str) and task_name(task) == name]
+    return (own[0].num_samples if own else None) or recipe.eval.num_samples
 
 
 def eval_tasks(recipe) -> dict[str, list[dict]]:
@@ -50,7 +121,7 @@ def eval_tasks(recipe) -> dict[str, list[dict]]:
             tasks[task] = build_rows(data, seed=recipe.seed, split="test", size=size)
         else:
             data = as_data(type(recipe.data), task)
-            tasks[task.name or task.builder] = build_rows(data, seed=recipe.seed, split="test", size=data.size or size)
+            tasks[task_name(task)] = build_rows(data, seed=recipe.seed, split="test", size=data.size or size)
     return tasks
 
 
@@ -94,50 +165,36 @@ def evaluate(
         `(result, questions)`: figures by task, and by the rows' own finer `task` (`knights_knaves/2ppl`) where a task
         has several; and one record a question with its scores, for paired comparisons.
     """
-    settings = recipe.eval
-    max_tokens = settings.max_completion_length or recipe.rollout.max_completion_length
-    top = {"top_p": recipe.rollout.top_p, "top_k": recipe.rollout.top_k}
     result, questions = {}, []
     for name, rows in tasks.items():
         texts, prefills = asked(rows, recipe, tokenizer)
-        grader = build_grader([r.model_dump() for r in recipe.rewards], prefill=prefills[0])
-        report_gold(grader, rows, run_dir)
+        rewards = [reward.model_dump() for reward in recipe.rewards]
+        judge = records.Judge(rewards, template=recipe.prompt.template, prefill=prefills[0])
+        report_gold(judge.grader, rows, run_dir)
         there = {r["index"]: r for r in (rundir.read_jsonl(partial) if partial else ()) if r["task"] == name}
-        records, tokens = [], 0
-        step = max(1, CHUNK // settings.num_samples)
+        made, tokens = [], 0
+        step = max(1, CHUNK // samples_of(recipe, name))
         for first in range(0, len(rows), step):
             places = range(first, min(first + step, len(rows)))
             if all(i in there for i in places):
-                records += [there[i] for i in places]
+                made += [there[i] for i in places]
                 continue
             if seed is not None:
                 from transformers import set_seed
 
                 set_seed(zlib.crc32(f"{seed}/{name}/{first}".encode()))
-
-            asked_now = [texts[i] for i in places]
-            sampled = engine.generate(
-                asked_now,
-                n=settings.num_samples,
-                max_tokens=max_tokens,
-                temperature=settings.temperature,
-                progress=_after(progress, first, len(rows), tokens),
-                **top,
-            )
-            tokens += sum(len(c.token_ids) for group in sampled for c in group)
-            greedy = None
-            if settings.greedy:
-                greedy = engine.generate(asked_now, n=1, max_tokens=max_tokens, temperature=0.0)
-            failed = run_dir / "samples" / "failed.jsonl"
-            made = _score(grader, [rows[i] for i in places], sampled, greedy, name, failed, first)
-            for record in made if partial else ():
+            chunk = {i: (rows[i], texts[i]) for i in places}
+            told = _after(progress, first, len(rows), tokens)
+            new = _records(engine, judge, name, chunk, recipe, run_dir / "samples" / "failed.jsonl", told)
+            tokens += sum(sum(record.get("lengths", ())) for record in new)
+            for record in new if partial else ():
                 rundir.append_jsonl(partial, record)
-            records += made
-        questions += records
-        result[name] = _figures(records)
-        finer = sorted({record["subtask"] for record in records} - {name})
+            made += new
+        questions += made
+        result[name] = records.figures(made)
+        finer = sorted({record["subtask"] for record in made} - {name})
         for subtask in finer if len(finer) > 1 else []:
-            result[subtask] = _figures([record for record in records if record["subtask"] == subtask])
+            result[subtask] = records.figures([record for record in made if record["subtask"] == subtask])
     return result, questions
 
 
@@ -148,65 +205,21 @@ def _after(progress, first: int, total: int, tokens: int):
     return lambda done, _, written: progress(first + done, total, tokens + written)
 
 
-def _score(grader, rows, sampled, greedy, name, failed: Path, first: int) -> list[dict]:
-    n = len(sampled[0])
+def _records(engine, judge: records.Judge, name: str, chunk: dict, recipe, failed: Path, progress) -> list[dict]:
+    """The records of a chunk of questions, each given as its row and its prompt by its place in the task."""
+    n, asks = samples_of(recipe, name), [text for _, text in chunk.values()]
+    rows = [row for row, _ in chunk.values()]
+    settings = {"max_tokens": recipe.eval.max_completion_length or recipe.rollout.max_completion_length}
+    top = {"top_p": recipe.rollout.top_p, "top_k": recipe.rollout.top_k}
+    sampled = engine.generate(asks, n=n, temperature=recipe.eval.temperature, progress=progress, **settings, **top)
     flat = [completion for group in sampled for completion in group]
-    repeated = [row for row in rows for _ in range(n)]
-    graded = grader.grade([c.text for c in flat], repeated, [c.token_ids for c in flat])
-    graded.stop_if_failed(repeated, failed)
-    if greedy:
-        greedy_graded = grader.grade([g[0].text for g in greedy], rows, [g[0].token_ids for g in greedy])
-        greedy_graded.stop_if_failed(rows, failed)
-    records = []
-    for i, row in enumerate(rows):
-        group = slice(i * n, (i + 1) * n)
-        record = {
-            "task": name,
-            "subtask": row.get("task") or name,
-            "index": first + i,
-            "prompt": row["prompt"],
-            "answer": row.get("answer"),
-            "scores": [int(right) for right in graded.right[group]],
-            "answers": [answer_of(turn) for turn in graded.completions[group]],
-            "truncated": [c.truncated for c in flat[group]],
-            "completion": flat[i * n].text,
-        }
-        if all(c.token_ids for c in flat[group]):  # not every server tells
-            record["lengths"] = [len(c.token_ids) for c in flat[group]]
-        if greedy:
-            record["greedy"] = int(greedy_graded.right[i])
-            record["greedy_completion"] = greedy[i][0].text
-        records.append(record)
-    return records
-
-
-def _figures(records: list[dict]) -> dict:
-    scores = [record["scores"] for record in records]
-    n = len(scores[0])
-    cut = [flag for record in records for flag in record["truncated"]]
-    flat = [length for record in records for length in record.get("lengths", ())]
-    figures = {
-        "n_questions": len(records),
-        "n_samples": n,
-        "avg": stats.avg_at_n(scores),
-        "ci95": list(stats.mean_ci95(stats.question_means(scores))),
-        f"pass@{n}": stats.pass_at_k(scores, n),
-        f"maj@{n}": stats.maj_at_n([record["answers"] for record in records], scores),
-        "truncated": sum(cut) / len(cut),
-    }
-    if flat:
-        figures["length"] = sum(flat) / len(flat)
-    if "greedy" in records[0]:
-        greedy = [record["greedy"] for record in records]
-        figures |= {"greedy": stats.avg_at_n([[g] for g in greedy]), "greedy_ci95": list(stats.mean_ci95(greedy))}
-    return {k: _rounded(v) for k, v in figures.items()}
-
-
-def _rounded(value):
-    return [round(v, 4) for v in value] if isinstance(value, list) else round(value, 4)
-
-
-def answer_of(turn: str) -> str | None:
-    """What an assistant turn votes for in maj@n: the answer that it commits to, in lower case."""
-    found = committed(turn)
-    return " ".join(found[0].lower().split()) or None if found else None
+    judged = judge.judge(flat, [row for row in rows for _ in range(n)], failed)
+    made = [
+        records.record(name, place, row, group, judged[i * n : (i + 1) * n])
+        for i, (place, row, group) in enumerate(zip(chunk, rows, sampled))
+    ]
+    if recipe.eval.greedy:
+        greedy = [group[0] for group in engine.generate(asks, n=1, temperature=0.0, **settings)]
+        for record, completion, one in zip(made, greedy, judge.judge(greedy, rows, failed)):
+            record |= {"greedy": int(one["right"]), "greedy_completion": completion.text}
+    return made

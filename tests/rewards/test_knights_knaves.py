@@ -347,5 +347,5 @@ def test_rows_without_gold_and_gold_that_cannot_be_read():
     ):
         with pytest.raises(ValueError, match="not a gold answer"):
             knights_knaves_reward([RIGHT], answer=[gold])
-    with pytest.raises(UserError, match="knights_knaves: mode: 'lax' is not strict or logic_rl"):
+    with pytest.raises(UserError, match="knights_knaves: mode: 'lax' is not strict, lenient, logic_rl"):
         knights_knaves_reward([RIGHT], answer=[GOLD], mode="lax")

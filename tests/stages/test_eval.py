@@ -6,7 +6,8 @@ import pytest
 
 from r1lab import recipe
 from r1lab.data.knights_knaves import split_of
-from r1lab.stages.eval import _figures, answer_of, eval_tasks
+from r1lab.records import answer_of, figures
+from r1lab.stages.eval import eval_tasks
 
 
 def record(scores, greedy, answers=None, task="kk/2ppl"):
@@ -23,12 +24,12 @@ def record(scores, greedy, answers=None, task="kk/2ppl"):
 
 
 def test_figures():
-    figures = _figures([record([1, 0, 0, 0], 1), record([1, 1, 1, 0], 0)])
-    assert figures["n_questions"] == 2 and figures["n_samples"] == 4
-    assert figures["avg"] == 0.5 and figures["greedy"] == 0.5
-    assert figures["pass@4"] == 1.0 and figures["maj@4"] == 0.5
-    assert figures["ci95"][0] <= 0.5 <= figures["ci95"][1]
-    assert figures["truncated"] == 0 and figures["length"] == 10
+    found = figures([record([1, 0, 0, 0], 1), record([1, 1, 1, 0], 0)])
+    assert found["n_questions"] == 2 and found["n_samples"] == 4
+    assert found["avg"] == 0.5 and found["greedy"] == 0.5
+    assert found["pass@4"] == 1.0 and found["maj@4"] == 0.5
+    assert found["ci95"][0] <= 0.5 <= found["ci95"][1]
+    assert found["truncated"] == 0 and found["length"] == 10
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def test_the_same_seed_gives_the_same_records_and_another_others(loaded, tmp_pat
 
     def completions(seed):
         _, records = evaluation.evaluate(engine, engine.tokenizer, tasks, loaded, tmp_path, seed=seed)
-        return [record["completion"] for record in records]
+        return [record["completions"] for record in records]
 
     first = completions(0)
     assert completions(0) == first

@@ -1,0 +1,202 @@
+"""`r1lab eval`: from models, tasks and a protocol to the recipe that evaluates them, which `r1lab run` runs."""
+
+import json
+import re
+from pathlib import Path
+
+from r1lab import lookup, models, rundir, yaml_source
+from r1lab.errors import UserError
+from r1lab.lookup import did_you_mean
+from r1lab.prompts import TEMPLATES
+
+PROTOCOLS = {"r1": "eval/r1", "greedy": "eval/greedy", "logic-rl": "logic-rl/table"}
+"""Recipes whose sections say how a model is asked, and whose tasks can be picked by name."""
+
+_ROWS = (".jsonl", ".json", ".parquet")
+_NOT_A_NAME = re.compile(r"[^a-z0-9_]+")
+_NO_NAMES = ("runs", "model", "models", "checkpoints")
+
+
+def sources(
+    paths: list[str],
+    *,
+    tasks: list[str],
+    protocol: str,
+    grader: str | None = None,
+    size: int | None = None,
+    samples: int | None = None,
+    words: list[str] = (),
+) -> tuple[list[str], list[str]]:
+    """What `r1lab run` would be given to evaluate models, one stage each, all compared with the first.
+
+    Args:
+        paths: Models: folders, Hub ids, `embedded:NAME`.
+        tasks: Names of the protocol's tasks or of builders, `NAME=PATH` to read one from a file or folder, or files of
+            rows of one's own. All of the protocol's if empty.
+        protocol: A name in `PROTOCOLS`, or a recipe of one's own.
+        grader: The reward that grades all tasks, in place of the protocol's.
+        size: Questions a task at most, in place of the protocol's.
+        samples: Answers a question, in place of the protocol's.
+        words: `key=value` words, merged over all else; `model...` holds for each model.
+
+    Returns:
+        The sources, and lines that tell what was chosen for the person who typed.
+
+    Raises:
+        UserError: There is no such protocol, task or grader.
+    """
+    name = PROTOCOLS.get(protocol, protocol)
+    plain = _read(name, protocol)
+    chosen = _tasks(tasks, plain, protocol, grader)
+    for task in chosen:
+        task |= {key: value for key, value in (("size", size), ("num_samples", samples)) if value}
+    stages, told = _stages(paths, plain, words)
+    made = [name, f"stages={json.dumps(stages)}", f"eval.tasks={json.dumps(chosen)}"]
+    made.append(f"compare={json.dumps([[stages[0]['name'], stage['name']] for stage in stages[1:]])}")
+    if grader:
+        made.append(f"rewards={json.dumps([_grader(grader)])}")
+    limits, more = _limits(paths, plain, words)
+    for word in words:
+        key = word.partition(".")[0].partition("=")[0]
+        made += [f"stages.{stage['name']}.{word}" for stage in stages] if key == "model" else []
+    return [*made, *limits, *(word for word in words if not word.startswith("model."))], [*told, *more]
+
+
+def run_name(paths: list[str], protocol: str) -> str:
+    """What the run is called unless it is given a name.
+
+    >>> run_name(["embedded:tiny-qwen2", "runs/quickstart/02-zero/model"], "greedy")
+    'eval-tiny-qwen2-quickstart-zero-greedy'
+    """
+    return "-".join(["eval", *(_name_of(path) for path in paths), _plain(Path(protocol).stem)])
+
+
+def _read(name: str, protocol: str) -> dict:
+    """The protocol's recipe as it stands."""
+    try:
+        file = yaml_source.find(name)
+    except UserError as error:
+        hint = did_you_mean(protocol, PROTOCOLS, otherwise=f"; there are: {', '.join(PROTOCOLS)}")
+        raise UserError(f"--protocol {protocol}: no such protocol, and no such recipe{hint}") from error
+    plain = rundir.read_yaml(file)
+    if not isinstance(plain, dict) or "stages" not in plain or "eval" not in plain:
+        raise UserError(f"--protocol {protocol}: {file} has no `eval` with `stages`; begin with `r1lab cp eval/r1`")
+    return plain
+
+
+def _tasks(words: list[str], protocol: dict, name: str, grader: str | None) -> list[dict]:
+    own = {task["name"]: task for task in protocol["eval"].get("tasks", []) if isinstance(task, dict)}
+    if not words:
+        return [dict(task) for task in own.values()]
+    found = []
+    for word in words:
+        known, _, path = word.partition("=")
+        if Path(word).suffix in _ROWS and not path:
+            if not Path(word).is_file():
+                raise UserError(f"--tasks {word}: no such file")
+            if not grader:
+                rewards = ", ".join(lookup.names("rewards"))
+                raise UserError(f"--tasks {word}: by what is it graded? Add --grader NAME, one of {rewards}")
+            found.append({"name": _plain(Path(word).stem), "builder": "rows", "path": str(Path(word).resolve())})
+            continue
+        builders = lookup.names("data")
+        if known not in own and known not in builders:
+            hint = did_you_mean(known, [*own, *builders], otherwise=f"; the protocol {name} has {', '.join(own)}")
+            raise UserError(f"--tasks {known}: no such task{hint}; a file of your own ends in .jsonl")
+        task = dict(own.get(known, {"name": known, "builder": known}))
+        if path:
+            task |= {"path": str(Path(path).expanduser().resolve()) if Path(path).expanduser().exists() else path}
+        found.append(task)
+    names = [task["name"] for task in found]
+    if twice := [task for task in names if names.count(task) > 1]:
+        raise UserError(f"--tasks {twice[0]}: named twice: leave one out")
+    return found
+
+
+def _grader(name: str) -> dict:
+    if "." not in name and name not in lookup.names("rewards"):
+        have = lookup.names("rewards")
+        raise UserError(f"--grader {name}: no such reward{did_you_mean(name, have, otherwise=f'; there are: {have}')}")
+    return {
+        "name": str(Path(name.partition(":")[0]).resolve()) + ":" + name.partition(":")[2] if ".py:" in name else name
+    }
+
+
+def _stages(paths: list[str], protocol: dict, words: list[str]) -> tuple[list[dict], list[str]]:
+    """An eval stage for each model, with the prompt that it was trained on, and lines that tell of that."""
+    stages, names = [], [_name_of(path) for path in paths]
+    told: dict[str, list[str]] = {}
+    given = any(word.startswith("prompt") for word in words) or protocol["prompt"]["template"] != "chat"
+    for index, path in enumerate(paths):
+        name = names[index] if names.count(names[index]) == 1 else f"{names[index]}-{index + 1}"
+        stage = {"name": name, "stage": "eval", "model": {"path": _absolute(path)}}
+        prompt, why = (None, "") if given else _prompt_of(path)
+        if prompt:
+            stage["prompt"] = prompt
+            told.setdefault(f"prompt template {prompt['template']}, {why}", []).append(name)
+        stages.append(stage)
+    return stages, told
+
+
+def _absolute(path: str) -> str:
+    folder = Path(path).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else path
+
+
+def _prompt_of(path: str) -> tuple[dict | None, str]:
+    """The prompt section that a model was trained with, where r1lab trained it, and how that is known."""
+    if path.startswith("embedded:tiny-"):
+        return {"template": "r1-zero"}, "as it was trained"
+    config = Path(path).expanduser().resolve().parent / "config.yaml"
+    if not config.is_file():
+        return None, ""
+    prompt = rundir.read_yaml(config).get("prompt")
+    if not isinstance(prompt, dict) or prompt.get("template", "chat") not in set(TEMPLATES) - {"chat"}:
+        return None, ""
+    return prompt, f"as in {config.parent.name}/config.yaml"
+
+
+def _limits(paths: list[str], protocol: dict, words: list[str]) -> tuple[list[str], list[str]]:
+    """Shorter completions than the protocol's for models that cannot read as much."""
+    rollout = protocol.get("rollout", {})
+    reads = [(context, path) for path in paths if (context := _context(path))]
+    if not reads or any(word.startswith("rollout.max_") for word in words):
+        return [], []
+    context, path = min(reads)
+    made, told = [], []
+    if rollout.get("max_model_length", 0) > context:
+        made.append(f"rollout.max_model_length={context}")
+    most = context - min(2048, context // 2)
+    if rollout.get("max_completion_length", 0) > most:
+        made.append(f"rollout.max_completion_length={most}")
+        told.append(f"answers end at {most:,} tokens, the protocol's at {rollout['max_completion_length']:,}: "
+                    f"{path} reads {context:,}")  # fmt: skip
+    return made, told
+
+
+def _context(path: str) -> int | None:
+    """The tokens that a model on this disk can read."""
+    try:
+        folder = Path(models.resolve(path)).expanduser()
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (UserError, OSError, ValueError):  # told when it is checked
+        return None
+    return config.get("max_position_embeddings") or config.get("text_config", {}).get("max_position_embeddings")
+
+
+def _name_of(path: str) -> str:
+    """A short name for a model: of a run's, the run and the stage.
+
+    >>> _name_of("runs/quickstart/02-zero/model/"), _name_of("Qwen/Qwen2.5-7B"), _name_of("embedded:tiny-qwen2")
+    ('quickstart-zero', 'qwen2-5-7b', 'tiny-qwen2')
+    """
+    if path.startswith("embedded:"):
+        return _plain(path.removeprefix("embedded:"))
+    parts = [re.sub(r"^\d\d-", "", part) for part in Path(path).parts]
+    words = [part for part in parts if part not in (*_NO_NAMES, "/", ".", "..", "~")]
+    taken = words[-2:] if Path(path).name in _NO_NAMES or "checkpoint-" in Path(path).name else words[-1:]
+    return _plain("-".join(taken)) or "model"
+
+
+def _plain(text: str) -> str:
+    return _NOT_A_NAME.sub("-", text.lower()).strip("-")

@@ -1,0 +1,69 @@
+"""The form in which a prompt asks for an answer, and what an answer is worth in another.
+
+The same completions have been published with very different figures because one evaluator wanted a box and the other
+took whatever stood last. An evaluation therefore gives both: strict, right and in the form asked for, and lenient,
+right wherever it was said.
+"""
+
+from r1lab.rewards.answers import answer_block, committed, final_text
+from r1lab.rewards.format import blocks
+
+TAGGED = ("r1-zero", "logic-rl", "open-r1")
+"""Prompt templates that ask for `<think>` and `<answer>`."""
+
+MARKS = ("answer_tag", "boxed", "hashes", "phrase")
+"""How an answer may be marked where the prompt names no form: bold text and a bare last line are guesses."""
+
+ANSWERS = ("accuracy", "choice", "countdown", "exact_match", "knights_knaves", "reasoning_gym")
+"""Rewards that look for one answer in a turn, so that it matters where they look. A program or a request does not."""
+
+
+def well_formed(turn: str, *, template: str, reward: str) -> bool:
+    r"""Whether a turn answers in the form that its prompt asks for.
+
+    Args:
+        turn: The assistant's turn, with a prefilled `<think>` put back.
+        template: The prompt's, a name in `r1lab.prompts.TEMPLATES`.
+        reward: The reward that says whether the turn is right.
+
+    >>> well_formed("<think> 3 + 4 </think> <answer> 7 </answer>", template="r1-zero", reward="accuracy")
+    True
+    >>> well_formed("It is 7.", template="chat", reward="accuracy")
+    False
+    >>> well_formed(r"It is \boxed{7}.", template="chat", reward="accuracy")
+    True
+    """
+    if template in TAGGED:
+        return not isinstance(blocks(turn), str)
+    if reward in ("countdown", "knights_knaves"):
+        return answer_block(turn) is not None
+    if reward in ANSWERS:
+        found = committed(turn)
+        return found is not None and found[1] in MARKS
+    return bool((final_text(turn) or "").strip())
+
+
+def loosened(turn: str, *, reward: str) -> str:
+    """A turn as if nothing of it were thinking: what was said last counts, wherever it stands.
+
+    >>> loosened("<think> So the answer is 7.", reward="accuracy")
+    ' So the answer is 7.\\n<answer>7</answer>'
+    """
+    text = turn.replace("<think>", "").replace("</think>", "")
+    if reward == "knights_knaves" or answer_block(text):  # who is what may stand in several lines
+        return text
+    found = committed(text)
+    return f"{text}\n<answer>{found[0]}</answer>" if found else text
+
+
+def lenient(rewards: list[dict]) -> list[dict]:
+    """The rewards of a recipe that look for an answer, each as lenient as it can be; for turns that are loosened.
+
+    >>> lenient([{"name": "knights_knaves", "mode": "logic_rl"}, {"name": "format"}])
+    [{'name': 'knights_knaves', 'mode': 'lenient'}]
+    """
+    found = [dict(reward) for reward in rewards if reward["name"] in ANSWERS]
+    for reward in found:
+        if reward["name"] == "knights_knaves":
+            reward["mode"] = "lenient"
+    return found

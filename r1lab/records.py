@@ -1,0 +1,130 @@
+"""What an evaluation keeps of a question, and the figures that it makes of all of them."""
+
+import statistics
+from pathlib import Path
+
+from r1lab import forms, stats
+from r1lab.engines import Completion
+from r1lab.grader import Grader, applies
+from r1lab.grader import build as build_grader
+from r1lab.rewards.answers import committed
+
+
+class Judge:
+    """Scores completions as the recipe's rewards do, and beside that strictly and leniently.
+
+    Args:
+        rewards: The recipe's `rewards`.
+        template: The prompt's template, which says in what form it asks for an answer.
+        prefill: What the prompt holds of the assistant's turn.
+    """
+
+    def __init__(self, rewards: list[dict], *, template: str, prefill: str):
+        self.rewards, self.template = rewards, template
+        self.grader: Grader = build_grader(rewards, prefill=prefill)
+        loose = forms.lenient(rewards)
+        self.loose = build_grader(loose, prefill=prefill) if loose else None
+
+    def judge(self, completions: list[Completion], rows: list[dict], failed: Path) -> list[dict]:
+        """For each completion whether it is right, well-formed, right in that form, right in any, and why.
+
+        Args:
+            completions: One a row.
+            rows: Repeated for the samples of a question.
+            failed: Where completions are kept that a reward fails on, which ends the run.
+        """
+        graded = self.grader.grade([c.text for c in completions], rows, [c.token_ids for c in completions])
+        graded.stop_if_failed(rows, failed)
+        deciding = [self._deciding(row) for row in rows]
+        found = []
+        for i, turn in enumerate(graded.completions):
+            right, reward = graded.right[i], deciding[i]
+            valid = forms.well_formed(turn, template=self.template, reward=reward)
+            named = graded.reasons.get(reward, [""] * len(rows))[i]
+            judged = {"right": right, "valid": valid, "strict": right and valid, "lenient": right, "reason": named}
+            found.append(judged | {"answer": answer_of(turn)})
+        again = [i for i, judged in enumerate(found) if not judged["right"] and deciding[i] in forms.ANSWERS]
+        if self.loose and again:
+            turns = [forms.loosened(graded.completions[i], reward=deciding[i]) for i in again]
+            prefill, self.loose.prefill = self.loose.prefill, ""  # put back already
+            loose = self.loose.grade(turns, [rows[i] for i in again], [completions[i].token_ids for i in again])
+            self.loose.prefill = prefill
+            for i, right in zip(again, loose.right):
+                found[i]["lenient"] = right
+        return found
+
+    def _deciding(self, row: dict) -> str:
+        """The reward that says whether a completion of this row is right."""
+        return next((r["name"] for r in self.rewards if applies(r.get("tasks"), row.get("task"))), "")
+
+
+def answer_of(turn: str) -> str | None:
+    """What an assistant turn votes for in maj@n: the answer that it commits to, in lower case."""
+    found = committed(turn)
+    return " ".join(found[0].lower().split()) or None if found else None
+
+
+def record(name: str, index: int, row: dict, completions: list[Completion], judged: list[dict]) -> dict:
+    """One question: what was asked, what was sampled, and for each sample what it was found to be."""
+    kept = {
+        "task": name,
+        "subtask": row.get("task") or name,
+        "index": index,
+        "prompt": row["prompt"],
+        "answer": row.get("answer"),
+        "scores": [int(one["right"]) for one in judged],
+        "strict": [int(one["strict"]) for one in judged],
+        "lenient": [int(one["lenient"]) for one in judged],
+        "valid": [int(one["valid"]) for one in judged],
+        "reasons": [one["reason"] for one in judged],
+        "answers": [one["answer"] for one in judged],
+        "truncated": [c.truncated for c in completions],
+        "completions": [c.text for c in completions],
+    }
+    if all(c.token_ids for c in completions):  # not every server tells
+        kept["lengths"] = [len(c.token_ids) for c in completions]
+    return kept
+
+
+def figures(records: list[dict]) -> dict:
+    """The figures of a task: accuracy with its interval, in the form asked for and in any, and lengths in tokens.
+
+    `avg` goes by the recipe's own rewards, `strict` asks for the prompt's form as well, `lenient` for none, and
+    `format` is the share of samples in that form.
+    """
+    scores = [record["scores"] for record in records]
+    n = len(scores[0])
+    cut = [flag for record in records for flag in record["truncated"]]
+    found = {"n_questions": len(records), "n_samples": n} | _share("avg", "ci95", scores)
+    for key in ("strict", "lenient"):
+        if all(key in record for record in records):
+            found |= _share(key, f"{key}_ci95", [record[key] for record in records])
+    for k in [k for k in (4, 16) if k < n] + [n]:
+        found[f"pass@{k}"] = stats.pass_at_k(scores, k)
+    found[f"maj@{n}"] = stats.maj_at_n([record["answers"] for record in records], scores)
+    if all("valid" in record for record in records):
+        found["format"] = stats.avg_at_n([record["valid"] for record in records])
+    found["truncated"] = sum(cut) / len(cut)
+    found |= _lengths(records)
+    if "greedy" in records[0]:
+        found |= _share("greedy", "greedy_ci95", [[record["greedy"]] for record in records])
+    return {key: _rounded(value) for key, value in found.items()}
+
+
+def _share(key: str, interval: str, scores: list[list[float]]) -> dict:
+    return {key: stats.avg_at_n(scores), interval: list(stats.mean_ci95(stats.question_means(scores)))}
+
+
+def _lengths(records: list[dict]) -> dict:
+    """Mean tokens of all samples, and of those that are right, wrong though they ended, and cut off."""
+    kinds: dict[str, list[int]] = {"length": [], "length_right": [], "length_wrong": [], "length_truncated": []}
+    for one in records:
+        for tokens, score, cut in zip(one.get("lengths", ()), one["scores"], one["truncated"]):
+            kinds["length"].append(tokens)
+            kind = "length_truncated" if cut else "length_right" if score >= 1 else "length_wrong"
+            kinds[kind].append(tokens)
+    return {key: statistics.fmean(values) for key, values in kinds.items() if values}
+
+
+def _rounded(value):
+    return [round(v, 4) for v in value] if isinstance(value, list) else round(value, 4)

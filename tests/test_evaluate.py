@@ -1,0 +1,149 @@
+"""`r1lab eval`: from what is typed to the recipe that is run."""
+
+import json
+
+import pytest
+
+from r1lab import cli, evaluate, recipe, rundir
+from r1lab.errors import UserError
+
+TINY = "embedded:tiny-qwen2"
+
+
+def made(*paths, tasks=(), protocol="greedy", **more):
+    sources, told = evaluate.sources(list(paths) or [TINY], tasks=list(tasks), protocol=protocol, **more)
+    return recipe.load(sources), told
+
+
+@pytest.mark.parametrize("protocol", evaluate.PROTOCOLS)
+def test_each_protocol_makes_a_recipe_that_loads(protocol):
+    loaded, _ = made(protocol=protocol)
+    (stage,) = loaded.stages
+    assert stage.name == "tiny-qwen2" and stage.stage == "eval" and stage.model.path == TINY
+    assert loaded.compare == []
+
+
+def test_the_protocol_says_how_it_is_asked():
+    (stage,) = made("Qwen/Qwen2.5-7B", tasks=["aime24", "math500"], protocol="r1")[0].stages
+    assert (stage.eval.temperature, stage.rollout.top_p, stage.rollout.max_completion_length) == (0.6, 0.95, 32768)
+    assert [(task.name, task.builder, task.num_samples) for task in stage.eval.tasks] == [
+        ("aime24", "aime", 64),
+        ("math500", "math", None),
+    ]
+    assert stage.eval.num_samples == 4 and not stage.eval.greedy and stage.prompt.template == "chat"
+    (stage,) = made("Qwen/Qwen2.5-7B", tasks=["gsm8k"])[0].stages
+    assert (stage.eval.temperature, stage.eval.num_samples) == (0.0, 1)
+    (stage,) = made("Qwen/Qwen2.5-7B", protocol="logic-rl")[0].stages
+    assert stage.prompt.template == "logic-rl" and [task.name for task in stage.eval.tasks][-1] == "8ppl"
+
+
+def test_size_and_samples_hold_for_every_task():
+    (stage,) = made(tasks=["knights_knaves", "aime24"], protocol="r1", size=7, samples=3)[0].stages
+    assert {(task.size, task.num_samples) for task in stage.eval.tasks} == {(7, 3)}
+
+
+def test_several_models_are_compared_with_the_first():
+    loaded, told = made(TINY, "embedded:tiny-llama", TINY, tasks=["knights_knaves"])
+    assert [stage.name for stage in loaded.stages] == ["tiny-qwen2-1", "tiny-llama", "tiny-qwen2-3"]
+    assert loaded.compare == [["tiny-qwen2-1", "tiny-llama"], ["tiny-qwen2-1", "tiny-qwen2-3"]]
+    assert "prompt template r1-zero, as it was trained" in told[0]
+
+
+def test_words_come_last_and_model_words_hold_for_each_model():
+    words = ["model.dtype=float32", "rollout.engine=transformers", "prompt.template=chat"]
+    loaded, told = made(TINY, "embedded:tiny-llama", tasks=["countdown"], words=words)
+    for stage in loaded.stages:
+        assert (stage.model.dtype, stage.rollout.engine) == ("float32", "transformers")
+        assert stage.prompt.template == "chat"
+    assert not any("prompt" in line for line in told)
+
+
+def test_a_short_context_shortens_the_answers_and_says_so():
+    loaded, told = made(tasks=["countdown"], protocol="r1")
+    rollout = loaded.stages[0].rollout
+    assert (rollout.max_model_length, rollout.max_completion_length) == (1024, 512)
+    assert "answers end at 512 tokens, the protocol's at 32,768: embedded:tiny-qwen2 reads 1,024" in told
+    words = ["rollout.max_completion_length=64", "rollout.max_model_length=512"]
+    assert made(tasks=["countdown"], words=words)[0].stages[0].rollout.max_completion_length == 64
+
+
+def test_a_model_of_a_run_is_asked_as_it_was_trained(tmp_path):
+    stage = tmp_path / "quickstart" / "02-zero"
+    (stage / "model").mkdir(parents=True)
+    (stage / "model" / "config.json").write_text('{"max_position_embeddings": 1024}')
+    (stage / "model" / "model.safetensors").write_bytes(b"")
+    rundir.write_yaml(stage / "config.yaml", {"prompt": {"template": "open-r1", "system": None}})
+    loaded, told = made(str(stage / "model"), tasks=["countdown"])
+    (made_stage,) = loaded.stages
+    assert made_stage.name == "quickstart-zero" and made_stage.prompt.template == "open-r1"
+    assert "as in 02-zero/config.yaml" in told[0]
+    (asked,) = made(str(stage / "model"), protocol="logic-rl")[0].stages
+    assert asked.prompt.template == "logic-rl"  # which the protocol fixes
+
+
+def test_rows_of_ones_own_and_tasks_from_a_path(tmp_path):
+    mine = tmp_path / "My Rows.jsonl"
+    mine.write_text('{"prompt": "1+1?", "answer": "2"}\n')
+    (stage,) = made(tasks=[str(mine), f"gsm8k={mine}"], grader="exact_match")[0].stages
+    assert [(task.name, task.model_extra["path"]) for task in stage.eval.tasks] == [
+        ("my-rows", str(mine)),
+        ("gsm8k", str(mine)),
+    ]
+    assert [reward.name for reward in stage.rewards] == ["exact_match"]
+
+
+@pytest.mark.parametrize(
+    "settings, line",
+    [
+        ({"tasks": ["math50"]}, r"--tasks math50: no such task \(did you mean `math500`\?\)"),
+        ({"tasks": ["none.jsonl"]}, "--tasks none.jsonl: no such file"),
+        ({"tasks": ["{file}"]}, r"by what is it graded\? Add --grader NAME, one of accuracy"),
+        ({"tasks": ["gsm8k", "gsm8k"]}, "--tasks gsm8k: named twice"),
+        ({"tasks": ["gsm8k"], "grader": "acuracy"}, r"--grader acuracy: no such reward \(did you mean `accuracy`\?\)"),
+        ({"protocol": "r2"}, r"--protocol r2: no such protocol, and no such recipe; there are: r1, greedy, logic-rl"),
+        ({"protocol": "tiny/qwen2-base"}, "has no `eval` with `stages`"),
+    ],
+)
+def test_what_is_wrong_is_told_with_what_to_type(tmp_path, settings, line):
+    (tmp_path / "mine.jsonl").write_text('{"prompt": "?"}\n')
+    if "tasks" in settings:
+        settings = settings | {"tasks": [t.replace("{file}", str(tmp_path / "mine.jsonl")) for t in settings["tasks"]]}
+    with pytest.raises(UserError, match=line):
+        made(**settings)
+
+
+@pytest.mark.parametrize(
+    "argv, line",
+    [
+        (["eval", "temperature=1"], "temperature=1: of which model?"),
+        (["eval", TINY, "--size", "0"], "--size 0: at least 1"),
+        (["eval", TINY, "--task", "x"], "--task: no such option (did you mean `--tasks`?)"),
+        (["eval", "./nowhere", "--tasks", "countdown"], "nowhere: no such folder"),
+    ],
+)
+def test_the_command_tells_it_in_one_line(capsys, tmp_path, monkeypatch, argv, line):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(argv) == 2
+    error = capsys.readouterr().err
+    assert line in error and len(error.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_it_runs_compares_and_can_be_run_again_from_its_recipe(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.jsonl").write_text('{"prompt": "1+1?", "answer": "2"}\n{"prompt": "1+2?", "answer": "3"}\n')
+    argv = ["eval", TINY, "embedded:tiny-llama", "--tasks", "knights_knaves", "--size", "3", "--samples", "2",
+            "--protocol", "r1", "--no-check", "--name", "e", "rollout.engine=transformers",
+            "rollout.max_completion_length=16"]  # fmt: skip
+    assert cli.main(argv) == 0
+    out = capsys.readouterr().out
+    assert "difference" in out and "knights_knaves: 3 questions: the figure may be anything from" in out
+    result = rundir.result(tmp_path / "runs" / "e")
+    assert list(result["stages"]) == ["tiny-qwen2", "tiny-llama"] and len(result["compare"]) >= 1
+    manifest = json.loads((tmp_path / "runs/e/01-tiny-qwen2/evaluation.json").read_text())
+    assert manifest["model"]["fingerprint"].startswith("sha256:")
+    assert manifest["sampling"]["temperature"] == 0.6 and manifest["tasks"]["knights_knaves"]["samples"] == 2
+    figures = result["stages"]["tiny-qwen2"]["tasks"]["knights_knaves"]
+    assert {"strict", "lenient", "format", "pass@2", "maj@2", "length", "ci95", "strict_ci95"} <= set(figures)
+    assert cli.main([*argv, "--resume"]) == 0 and "finished before, skipped" in capsys.readouterr().out
+    assert recipe.load([str(tmp_path / "runs/e/recipe.yaml")]).stages  # as it was written, it loads
