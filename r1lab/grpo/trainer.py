@@ -6,6 +6,8 @@ Rewards, losses, logging and sharding stay TRL's; each part can be switched off 
 import json
 import math
 import random
+import time
+from collections import Counter
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -51,6 +53,7 @@ class GRPOTrainer(trl.GRPOTrainer):
         config = kwargs["args"]
         self.rewards, self.dynamic_sampling = rewards, dynamic_sampling
         self.chooser, self._generated, self._rewards = None, None, None
+        self._seconds: Counter[str] = Counter()
         if dynamic_sampling or curriculum:
             tasks = tasks or [None] * len(kwargs["train_dataset"])
             self.chooser = Chooser(tasks, seed=config.seed, curriculum=curriculum)
@@ -172,6 +175,7 @@ class GRPOTrainer(trl.GRPOTrainer):
         """TRL's, on the prompts that are chosen, and without the pass for the old log-probabilities where the
         training pass gives them as well."""
         self._inputs = inputs
+        self._seconds.clear()
         if self.model.training and self.chooser is not None:
             groups = sampling.choose(self, inputs)
             inputs, self._generated, self._rewards = sampling.as_generated(groups, self.accelerator)
@@ -189,18 +193,29 @@ class GRPOTrainer(trl.GRPOTrainer):
             mine = self.accelerator.process_index * len(inputs)
             batch["advantages"] = found[mine : mine + len(inputs)]
         self._generated = self._rewards = None
+        if self.model.training:
+            for what in ("generating", "grading"):
+                self._metrics["train"][f"seconds/{what}"].append(self._seconds[what])
         return batch
 
     def _generate(self, prompts: list):
         return self._generated or self.rollout(self._inputs, prompts)
 
+    @contextmanager
+    def _timed(self, what: str):
+        """Adds to the seconds that the rollouts of a generation batch spend on something."""
+        began = time.perf_counter()
+        yield
+        self._seconds[what] += time.perf_counter() - began
+
     def rollout(self, inputs: list[dict], prompts: list[str]):
         """What TRL's `_generate` returns; where the engine allows it, groups are graded as they are complete."""
         if self.rewards is None or not (self.use_vllm and self.own.grade_early and self.model.training):
-            return super()._generate(prompts)
+            with self._timed("generating"):
+                return super()._generate(prompts)
         decode = partial(self.processing_class.batch_decode, skip_special_tokens=True)
         self.rewards.started([row["row"] for row in inputs], self.num_generations, decode)
-        with self.vllm_generation.watched(self.rewards.finished):
+        with self._timed("generating"), self.vllm_generation.watched(self.rewards.finished):
             return super()._generate(prompts)
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
@@ -210,7 +225,8 @@ class GRPOTrainer(trl.GRPOTrainer):
 
     def graded(self, inputs, prompts, completions, completion_ids) -> torch.Tensor:
         """(N, number of rewards), of the completions of all ranks."""
-        return super()._calculate_rewards(inputs, prompts, completions, completion_ids)
+        with self._timed("grading"):
+            return super()._calculate_rewards(inputs, prompts, completions, completion_ids)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The loss of a micro-step, after the backward passes of all but its last micro-batch."""

@@ -36,7 +36,7 @@ TITLES = {
     "margin": ("Margin", "reward of the chosen less that of the rejected"),
     "grad_norm": ("Gradient norm", "before clipping"),
     "tokens_per_second": ("Speed", "tokens a second"),
-    "seconds": ("Time", "seconds a step, generation, grading and update together"),
+    "seconds": ("Time", "seconds a step, and what it goes to; grading may overlap generation"),
     "words": ("Reflection words", "times a completion"),
 }
 PERCENT = ("right", "truncated", "no_signal")
@@ -115,7 +115,13 @@ def series(stage: read.Stage, completions: list[Completion]) -> dict[str, dict[s
         if len(rewards) != 1 or row.get("reward") != next(iter(rewards.values())):
             add("reward", "total", step, row.get("reward"))
         for key in TITLES.keys() - {"reward", "right", "words"}:
-            add(key, "all" if key == "length" else "mean", step, row.get(key))
+            add(key, {"length": "all", "seconds": "whole step"}.get(key, "mean"), step, row.get(key))
+        split = [read.number(row.get(f"seconds_{what}")) for what in ("generating", "grading")]
+        if None not in split and read.number(row.get("seconds")) is not None:
+            for what, seconds in zip(
+                ("generation", "grading", "update and the rest"), (*split, row["seconds"] - sum(split))
+            ):
+                add("seconds", what, step, seconds)
     for row in stage.evals:
         for task, scores in row["tasks"].items():
             if "/" not in task:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from r1lab.report import content
 from r1lab.report.content import Table
+from r1lab.report.evaluations import evaluations_table
 from r1lab.report.read import Run
 from r1lab.report.samples import Completion
 
@@ -26,6 +27,8 @@ def markdown(runs: list[Run], completions: list[dict[str, list[Completion]]], pi
         of = f" of {_plain(run.name)}" if len(runs) > 1 else ""
         if run.pipeline:
             lines += [f"## Stages{of}", "", *_table(content.stages_table(run))]
+        if table := evaluations_table(run):
+            lines += [f"## Evaluations{of}", "", *_table(table)]
         if told := content.alarms(run, own) + run.problems:
             lines += [f"## Alarms, and what is missing{of}", "", *(f"- {_plain(line)}" for line in told), ""]
         lines += [f"## What was run{of}", "", *_table(content.about(run))]

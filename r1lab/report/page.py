@@ -10,6 +10,7 @@ from pathlib import Path
 from r1lab import __version__, reflection
 from r1lab.report import content, figures, packed
 from r1lab.report.content import BETTER, WORSE, Group, Table
+from r1lab.report.evaluations import evaluations_table
 from r1lab.report.read import Run
 from r1lab.report.samples import Completion
 
@@ -87,6 +88,10 @@ def _verdict(runs: list[Run], completions: list[Completions], salt: Iterator[int
         yield f'<ul class="verdict">{lines}</ul>'
     if table := content.verdict_table(runs):
         yield _table(table)
+    for run in runs:
+        if table := evaluations_table(run):
+            summary = f"{_named(run, runs)}<b>Evaluations in full</b>"
+            yield f"<details><summary>{summary}</summary>{_table(table)}</details>"
     for task, rows in content.accuracies(runs).items():
         if len(rows) > 1:
             names = [run.name for run in runs if any(row[1] == run.name for row in rows)]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
-from r1lab import engines, lookup, prompts, rundir
+from r1lab import engines, lookup, prompts, rundir, trackers
 from r1lab.data import operations
 from r1lab.errors import UserError
 from r1lab.schema import GrpoTrain
@@ -192,16 +192,36 @@ def resume_point(run_dir: Path) -> str | None:
 
 
 class Metrics(TrainerCallback):
-    """Writes a row to `metrics.jsonl` for each of the trainer's logs, by `to_row(logs) -> dict`."""
+    """Writes a row to `metrics.jsonl` for each of the trainer's logs, and to what `train.report_to` names.
 
-    def __init__(self, run_dir: Path, to_row):
-        self.path = run_dir / "metrics.jsonl"
-        self.to_row = to_row
+    Args:
+        to_row: From the trainer's logs to the row.
+    """
+
+    def __init__(self, recipe, run_dir: Path, to_row):
+        self.recipe, self.run_dir, self.to_row = recipe, run_dir, to_row
+        self.trackers: list[trackers.Tracker] = []
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            names = trackers.own(self.recipe.train.get("report_to"))
+            self.trackers = [trackers.start(name, self.run_dir, self.recipe.model_dump()) for name in names]
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero and logs and "loss" in logs:
-            row = {"phase": "train", "step": state.global_step, "total": state.max_steps, "time": time.time()}
-            rundir.append_jsonl(self.path, row | self.to_row(logs))
+            self.write({"phase": "train", "step": state.global_step, "total": state.max_steps} | self.to_row(logs))
+
+    def on_train_end(self, args, state, control, **kwargs):
+        for _, end in self.trackers:
+            end()
+
+    def write(self, row: dict) -> None:
+        """Appends a row of a step, with the time."""
+        row = row | {"time": time.time()}
+        rundir.append_jsonl(self.run_dir / "metrics.jsonl", row)
+        prefix = "eval/" if row["phase"] == "eval" else ""
+        for log, _ in self.trackers:
+            log(trackers.flat(row.get("tasks", {}) if prefix else row, prefix), row["step"])
 
 
 class StopOnInterrupt(TrainerCallback):
@@ -240,6 +260,10 @@ def trl_config(config_class, recipe, run_dir: Path, **owned):
     if recipe.stage == "grpo":
         settings["vllm_importance_sampling_mode"] = "token_truncate"  # TRL's default masks a sequence for one token
     settings |= {key: value for key, value in recipe.train.items() if key not in GrpoTrain.model_fields}
+    reported = settings["report_to"]
+    if ours := trackers.own(reported):  # by `Metrics`, under the names of metrics.jsonl
+        rest = [name for name in ([reported] if isinstance(reported, str) else reported) if name not in ours]
+        settings["report_to"] = rest or "none"
     settings |= {"output_dir": str(run_dir / "checkpoints"), "seed": recipe.seed, **owned}
     try:
         return config_class(**settings)

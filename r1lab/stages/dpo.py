@@ -42,7 +42,7 @@ def run(recipe, run_dir: Path) -> int:
         train_dataset=Dataset.from_list(examples),
         processing_class=tokenizer,
         peft_config=models.lora_config(recipe.model.lora),
-        callbacks=[Metrics(run_dir, _row), stop],
+        callbacks=[Metrics(recipe, run_dir, _row), stop],
     )
     trainer.train(resume_from_checkpoint=resume_point(run_dir))
     if stop.interrupted:

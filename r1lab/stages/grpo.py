@@ -7,7 +7,7 @@ from datasets import Dataset
 from transformers import TrainerCallback
 from trl import GRPOConfig
 
-from r1lab import engines, models, prompts, rundir
+from r1lab import engines, models, prompts
 from r1lab.errors import UserError
 from r1lab.grader import build as build_grader
 from r1lab.grpo.alarms import AlarmCallback, RolledBack, finish_rollback, restart
@@ -43,6 +43,7 @@ def run(recipe, run_dir: Path) -> int:
     rewards = BatchRewards(grader, rows, run_dir, rank=config.process_index)
     model = load_model(recipe)
     stop = StopOnInterrupt()
+    metrics = Metrics(recipe, run_dir, _row(recipe, config, rewards, time.time()))
     trainer = GRPOTrainer(
         model=model,
         args=config,
@@ -50,7 +51,7 @@ def run(recipe, run_dir: Path) -> int:
         processing_class=tokenizer,
         reward_funcs=rewards.functions,
         peft_config=models.lora_config(recipe.model.lora),
-        callbacks=[Metrics(run_dir, _row(recipe, config, rewards, time.time())), stop],
+        callbacks=[metrics, stop],
         own=own_settings(recipe),
         rewards=rewards,
         dynamic_sampling=recipe.rollout.dynamic_sampling,
@@ -61,7 +62,7 @@ def run(recipe, run_dir: Path) -> int:
     if trainer.use_vllm and recipe.rollout.top_p == 1 and recipe.rollout.top_k == 0:
         trainer.add_callback(Parity(trainer, [text for text, _ in rendered], run_dir))
     if recipe.eval and recipe.eval.every:
-        trainer.add_callback(Evaluate(trainer, tokenizer, recipe, run_dir))
+        trainer.add_callback(Evaluate(trainer, tokenizer, recipe, run_dir, metrics))
     with trainer.accelerator.main_process_first():
         finish_rollback(run_dir)
         checkpoint = resume_point(run_dir)
@@ -127,6 +128,10 @@ def _row(recipe, config, rewards: BatchRewards, started: float):
     updates = config.steps_per_generation / config.gradient_accumulation_steps
     completions_per_step = config.generation_batch_size / updates
 
+    def spent(logs: dict, what: str) -> float:
+        """Seconds of this step: TRL has the mean of its generation batches, and none where a step takes over one."""
+        return round(logs.get(f"seconds/{what}", 0.0) * max(1.0, 1 / updates), 3)
+
     def to_row(logs: dict) -> dict:
         now = time.time()
         seconds, seen["time"] = now - seen["time"], now
@@ -152,6 +157,8 @@ def _row(recipe, config, rewards: BatchRewards, started: float):
             "sampled": {key.partition("/")[2]: value for key, value in logs.items() if key.startswith("sampled/")}
             or None,
             "seconds": round(seconds, 3),
+            "seconds_generating": spent(logs, "generating"),
+            "seconds_grading": spent(logs, "grading"),
             "tokens_per_second": round(written / max(seconds, 1e-6)),
         }
         if grader.failed.total():
@@ -164,8 +171,9 @@ def _row(recipe, config, rewards: BatchRewards, started: float):
 class Evaluate(TrainerCallback):
     """Evaluates the policy every `eval.every` steps, with the engine that generates the rollouts."""
 
-    def __init__(self, trainer, tokenizer, recipe, run_dir: Path):
+    def __init__(self, trainer, tokenizer, recipe, run_dir: Path, metrics: Metrics):
         self.trainer, self.tokenizer, self.recipe, self.run_dir = trainer, tokenizer, recipe, run_dir
+        self.metrics = metrics
         self.tasks = eval_tasks(recipe)
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -177,6 +185,7 @@ class Evaluate(TrainerCallback):
                 self.recipe,
                 self.run_dir,
             )
-            row = {"phase": "eval", "step": state.global_step, "total": state.max_steps, "time": time.time()}
             if state.is_world_process_zero:
-                rundir.append_jsonl(self.run_dir / "metrics.jsonl", row | {"tasks": figures})
+                self.metrics.write(
+                    {"phase": "eval", "step": state.global_step, "total": state.max_steps, "tasks": figures}
+                )

@@ -54,7 +54,7 @@ def run(recipe, run_dir: Path) -> int:
         args=trl_config(RewardConfig, recipe, run_dir, max_length=limit),
         train_dataset=Dataset.from_list(examples),
         processing_class=tokenizer,
-        callbacks=[Metrics(run_dir, _row), stop],
+        callbacks=[Metrics(recipe, run_dir, _row), stop],
     )  # fmt: skip
     trainer.train(resume_from_checkpoint=resume_point(run_dir))
     if stop.interrupted:

@@ -76,6 +76,7 @@ def _training(folder: Path, draw: random.Random, steps: int, group: int, text) -
         row = {"phase": "train", "step": step, "total": steps, "time": float(step), "reward": reward}
         row |= {"rewards": {"maths": reward - 1, "format": 1.0}, "length": 10.0 + step, "truncated": 0.0}
         row |= {"no_signal": 0.25, "entropy": 1 / step, "kl": 0.001 * step, "importance_ratio": 1.0, "seconds": 2.0}
+        row |= {"seconds_generating": 1.2, "seconds_grading": 0.1}
         rundir.append_jsonl(folder / "metrics.jsonl", row | {"tokens_per_second": 100, "loss": 0.1, "grad_norm": 0.5})
     warning = {"phase": "warning", "step": 9, "message": "alarm entropy: too low <i>", "alarm": "entropy", "since": 8}
     rundir.append_jsonl(folder / "metrics.jsonl", warning)

@@ -79,6 +79,7 @@ def test_a_pipeline_of_every_stage(tmp_path, engine):
     assert [row["step"] for row in train] == [1, 2]
     names = {"knights_knaves", "format", "tag_count"}
     assert set(train[0]["rewards"]) == names and train[0]["tokens_per_second"] > 0
+    assert 0 < train[0]["seconds_generating"] + train[0]["seconds_grading"] < train[0]["seconds"]
     assert train[0]["rewards_none"] == {"knights_knaves": 0.0, "format": 0.0, "tag_count": 1.0}
     assert train[0]["rewards"]["tag_count"] is None and train[0]["rewards_std"]["format"] >= 0
     assert {name: sum(counts.values()) for name, counts in train[0]["reasons"].items()} == dict.fromkeys(names, 8)

@@ -1,0 +1,65 @@
+"""One model, the same questions, two engines: python benchmarks/engines.py
+
+Evaluates with vLLM and with transformers' `generate`, at temperature 0.6 and greedily, and sets the intervals side by
+side. Prints JSON; exit status 1 where they do not overlap.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ENGINES = ("vllm", "transformers")
+
+
+def main() -> None:
+    """Prints the figures of both engines."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="embedded:tiny-qwen2")
+    parser.add_argument("--size", type=int, default=500)
+    parser.add_argument("--samples", type=int, default=4)
+    arguments = parser.parse_args()
+    found = {"model": arguments.model, "questions": arguments.size, "samples": arguments.samples, "engines": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        for engine in ENGINES:
+            found["engines"][engine] = evaluate(engine, Path(folder), arguments)
+        same = shared(*(questions(Path(folder) / engine) for engine in ENGINES))
+    first, second = (found["engines"][engine] for engine in ENGINES)
+    overlap = {
+        key: first[key][0] <= second[key][1] and second[key][0] <= first[key][1] for key in first if "ci" in key
+    }
+    found |= {"overlap": overlap, "greedy_answers_alike": same}
+    print(json.dumps(found, indent=2))
+    sys.exit(0 if all(overlap.values()) else 1)
+
+
+def evaluate(engine: str, folder: Path, arguments: argparse.Namespace) -> dict:
+    """The figures of one engine."""
+    command = [sys.executable, "-m", "r1lab", "eval", arguments.model, "--tasks", "knights_knaves", "--no-check"]
+    command += ["--size", str(arguments.size), "--samples", str(arguments.samples), "--name", engine]
+    command += ["--runs-dir", str(folder), f"rollout.engine={engine}", "rollout.max_completion_length=384"]
+    command += ["eval.greedy=true"]
+    subprocess.run(command, check=True, stdout=sys.stderr)
+    (stage,) = (folder / engine).glob("01-*")
+    result = json.loads((stage / "result.json").read_text())
+    figures = result["tasks"]["knights_knaves"]
+    return {key: figures[key] for key in ("avg", "ci95", "greedy", "greedy_ci95", "length", "truncated")} | {
+        "seconds": result["seconds"]
+    }
+
+
+def questions(run: Path) -> list[dict]:
+    """The records of the one stage."""
+    (file,) = run.glob("01-*/samples/questions.jsonl")
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def shared(first: list[dict], second: list[dict]) -> float:
+    """The share of questions whose greedy completion is the same text."""
+    return sum(a["greedy_completion"] == b["greedy_completion"] for a, b in zip(first, second)) / len(first)
+
+
+if __name__ == "__main__":
+    main()

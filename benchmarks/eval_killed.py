@@ -1,0 +1,102 @@
+"""Whether an evaluation that is killed again and again ends as one that is not: python benchmarks/eval_killed.py
+
+Runs `r1lab eval` once undisturbed, then kills another one (SIGKILL, its whole process group) at random moments,
+resuming each time, and compares the files byte by byte. Prints JSON.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+FILES = ("01-tiny-qwen2/samples/questions.jsonl",)
+
+
+def main() -> None:
+    """Prints what came of it; exit status 1 where the files differ."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--engine", default="vllm", choices=["vllm", "transformers"])
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--size", type=int, default=400)
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        found = compare(Path(folder), arguments)
+    print(json.dumps(found, indent=2))
+    sys.exit(0 if found["same"] else 1)
+
+
+def compare(folder: Path, arguments: argparse.Namespace) -> dict:
+    """Runs both, and says where and when the second was killed."""
+    started = time.time()
+    assert start(folder, "whole", arguments).wait() == 0, (folder / "whole.log").read_text()
+    took = time.time() - started
+    draw, kills = random.Random(arguments.seed), []
+    while len(kills) < arguments.kills:
+        child = start(folder, "killed", arguments, *(["--resume"] if kills else []))
+        # What is left takes less than all: moments are drawn from the undisturbed time, and few come too late.
+        moment = draw.uniform(0.2, 1) * took
+        try:
+            status = child.wait(moment)
+        except subprocess.TimeoutExpired:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+            kill_orphans(folder)
+            kills.append({"seconds": round(moment, 1), "records": records(folder / "runs" / "killed")})
+            continue
+        assert status == 0, (folder / "killed.log").read_text()
+        break  # it ended before so many kills
+    assert start(folder, "killed", arguments, "--resume").wait() == 0, (folder / "killed.log").read_text()
+    same = all(
+        (folder / "runs" / "whole" / file).read_bytes() == (folder / "runs" / "killed" / file).read_bytes()
+        for file in FILES
+    )
+    tasks = [result(folder / "runs" / name) for name in ("whole", "killed")]
+    return {
+        "engine": arguments.engine,
+        "seconds": round(took, 1),
+        "kills": kills,
+        "same": same and tasks[0] == tasks[1],
+        "figures": tasks[0]["knights_knaves"]["avg"],
+    }
+
+
+def start(folder: Path, name: str, arguments: argparse.Namespace, *more: str) -> subprocess.Popen:
+    """`r1lab eval` in a process group of its own."""
+    command = [sys.executable, "-m", "r1lab", "eval", "embedded:tiny-qwen2", "--tasks", "knights_knaves", "--no-check"]
+    command += ["--size", str(arguments.size), "--samples", "16", "--name", name, "--runs-dir", str(folder / "runs")]
+    command += [f"rollout.engine={arguments.engine}", "rollout.max_completion_length=192", *more]
+    output = (folder / f"{name}.log").open("ab")
+    return subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+
+
+def kill_orphans(folder: Path) -> None:
+    """Kills what a killed `r1lab` left behind: its stage, which has a process group of its own."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        if "r1lab.stages" in words and any(word.startswith(str(folder)) for word in words):
+            os.kill(int(process.name), signal.SIGKILL)
+
+
+def records(run: Path) -> int:
+    """How many questions were written down when it was killed."""
+    partial = run / "01-tiny-qwen2" / "samples" / "partial.jsonl"
+    return partial.read_bytes().count(b"\n") if partial.exists() else 0
+
+
+def result(run: Path) -> dict:
+    """The figures of the one model."""
+    return json.loads((run / "01-tiny-qwen2" / "result.json").read_text())["tasks"]
+
+
+if __name__ == "__main__":
+    main()

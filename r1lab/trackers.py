@@ -1,0 +1,70 @@
+"""The rows of `metrics.jsonl`, sent on to TensorBoard, trackio or Weights & Biases under the same names."""
+
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+NAMES = ("tensorboard", "trackio", "wandb")
+PROJECT = "r1lab"  # unless WANDB_PROJECT or TRACKIO_PROJECT says otherwise
+
+Tracker = tuple[Callable[[dict[str, float], int], None], Callable[[], None]]
+"""Writes the figures of a step; ends."""
+
+
+def own(report_to: str | list[str] | None) -> list[str]:
+    """Those of `train.report_to` that are written to here; others are transformers' own business.
+
+    >>> own(["wandb", "mlflow"]), own("trackio"), own("none")
+    (['wandb'], ['trackio'], [])
+    """
+    given = [report_to] if isinstance(report_to, str) else report_to or []
+    return [name for name in given if name in NAMES]
+
+
+def flat(row: dict, prefix: str = "") -> dict[str, float]:
+    """The numbers of a row under one name each, without step and time.
+
+    >>> flat({"step": 3, "time": 1.0, "reward": 0.5, "rewards": {"format": 1}, "phase": "train"})
+    {'reward': 0.5, 'rewards/format': 1.0}
+    """
+    found: dict[str, float] = {}
+    for key, value in row.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{key}/")
+        elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            if prefix or key not in ("step", "total", "time"):
+                found[f"{prefix}{key}"] = float(value)
+    return found
+
+
+def start(name: str, run_dir: Path, config: dict) -> Tracker:
+    """Begins a run of a tracker, called after the run directory.
+
+    Args:
+        name: One of `NAMES`, whose package is installed.
+        run_dir: Where TensorBoard's files go, in `tensorboard/`; a stage of a pipeline is `RUN-STAGE`.
+        config: The stage's resolved recipe.
+    """
+    called = run_dir.name if (run_dir / "recipe.yaml").is_file() else f"{run_dir.parent.name}-{run_dir.name}"
+    if name == "tensorboard":
+        from torch.utils.tensorboard import SummaryWriter
+
+        writer = SummaryWriter(run_dir / "tensorboard")
+
+        def write(figures: dict[str, float], step: int) -> None:
+            for key, value in figures.items():
+                writer.add_scalar(key, value, step)
+            writer.flush()
+
+        return write, writer.close
+    if name == "trackio":
+        import trackio
+
+        trackio.init(project=os.environ.get("TRACKIO_PROJECT", PROJECT), name=called, config=config)
+        return lambda figures, step: trackio.log(figures, step=step), trackio.finish
+    import wandb
+
+    project = os.environ.get("WANDB_PROJECT", PROJECT)
+    run = wandb.init(project=project, name=called, dir=run_dir, config=config, reinit="finish_previous")
+    return lambda figures, step: run.log(figures, step=step), run.finish
