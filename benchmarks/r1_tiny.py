@@ -20,7 +20,8 @@ def main(runs: list[Path]) -> None:
         sys.exit(f"r1_tiny: {', '.join(unfinished) or 'no run'}: name finished runs of r1/tiny")
     heads = " | ".join(run.name for run in runs)
     for task, what in TASKS.items():
-        print(f"\n**{what}**, avg@4\n\n| | from | {heads} |\n|---|---|{'---|' * len(runs)}")
+        n = results[0]["stages"]["base-eval"]["tasks"][task]["n_samples"]
+        print(f"\n**{what}**, avg@{n}\n\n| | from | {heads} |\n|---|---|{'---|' * len(runs)}")
         for first in ("base-eval", "llama-base-eval"):
             values = [f"{result['stages'][first]['tasks'][task]['avg']:.1%}" for result in results]
             print(f"| {first} | | {' | '.join(values)} |")

@@ -83,7 +83,7 @@ def accuracy_table(columns: list[tuple[str, dict]], compare: list[dict]) -> Text
         table.append(task, "bold cyan")
         table.append(f" · {' / '.join(counts)} questions\n", "dim")
         samples = next((scores["n_samples"] for scores in results if "n_samples" in scores), None)
-        plain = [key for scores in results for key in scores if key.startswith(("pass@", "maj@"))]
+        plain = [key for scores in results for key in scores if key.startswith(("pass@", "maj@")) and samples != 1]
         _row(table, f"avg@{samples}" if samples else "avg", [_accuracy(s, "avg", "ci95") for s in results],
              changes.get((task, "avg")))  # fmt: skip
         if any(scores.get("greedy") is not None for scores in results):
