@@ -81,7 +81,7 @@ def accuracy_table(columns: list[tuple[str, dict]], compare: list[dict]) -> Text
         results = [result.get("tasks", {}).get(task, {}) for _, result in columns]
         counts = dict.fromkeys(str(scores["n_questions"]) for scores in results if "n_questions" in scores)
         table.append(task, "bold cyan")
-        table.append(f" · {' / '.join(counts)} questions\n", "dim")
+        table.append(f" · {' / '.join(counts)} question{'s' * (list(counts) != ['1'])}\n", "dim")
         samples = next((scores["n_samples"] for scores in results if "n_samples" in scores), None)
         plain = [key for scores in results for key in scores if key.startswith(("pass@", "maj@")) and samples != 1]
         _row(table, f"avg@{samples}" if samples else "avg", [_accuracy(s, "avg", "ci95") for s in results],

@@ -157,6 +157,7 @@ def _eval(section: dict) -> None:
         if isinstance(task, dict):
             _data(task)
             task["size"] = QUESTIONS
+            task.pop("num_samples", None)
 
 
 def _schedule(schedule: dict, rewards: list[str]) -> None:
