@@ -150,7 +150,8 @@ def _train(train: dict, kind: str) -> dict:
 
 
 def _eval(section: dict) -> None:
-    section |= {"size": QUESTIONS, "num_samples": 2, "max_completion_length": TOKENS}
+    samples = 1 if section.get("temperature") == 0 else 2
+    section |= {"size": QUESTIONS, "num_samples": samples, "max_completion_length": TOKENS}
     if section.get("every"):
         section["every"] = 1
     for task in section.get("tasks") or []:
