@@ -8,14 +8,14 @@ import dataclasses
 import json
 import math
 import re
-import textwrap
 from pathlib import Path
 
-from r1lab import prompts, rundir
+from r1lab import rundir
 from r1lab.errors import UserError
 from r1lab.report import read
 from r1lab.report.read import Run, Stage, clean, items, number, section
 from r1lab.summary import percent
+from r1lab.usage import code, is_adapter, sampling_of
 
 _REFERENCE = re.compile(r"@([a-z0-9_-]+)/(?:model|samples)")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -61,7 +61,7 @@ def text(run_dir: Path, *, stage: Path) -> str:
         "How it was made": _made(run, this),
         "Intended use": _use(run),
         "Limits": _limits(run, this, origins, evals),
-        "How to load it": _load(this, evals),
+        "How to load it": code(this, evals),
     }
     parts = [_front_matter(this, base), f"# {_plain(title)}", _sentence(this, base)]
     return "\n\n".join([*parts, *(f"## {head}\n\n{body}" for head, body in sections.items())]) + "\n"
@@ -121,11 +121,6 @@ def _hub_id(base: str) -> str:
     return base if _HUB_ID.fullmatch(base) and not Path(base).exists() else ""
 
 
-def _is_adapter(this: Stage) -> bool:
-    folder = this.path / "model"
-    return (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
-
-
 # Sections
 
 
@@ -133,13 +128,13 @@ def _front_matter(this: Stage, base: str) -> str:
     reward, lora = this.kind == "reward", bool(section(this.config, "model").get("lora"))
     kind = ["reward-model" if reward else this.kind] if this.kind in _KINDS else []
     lines = ["---", *([f"base_model: {_hub_id(base)}"] if _hub_id(base) else [])]
-    lines += [f"library_name: {'peft' if _is_adapter(this) else 'transformers'}"]
+    lines += [f"library_name: {'peft' if is_adapter(this) else 'transformers'}"]
     lines += [f"pipeline_tag: {'text-classification' if reward else 'text-generation'}"]
     return "\n".join([*lines, f"tags: [{', '.join(['r1lab', 'trl', *kind, *(['lora'] if lora else [])])}]", "---"])
 
 
 def _sentence(this: Stage, base: str) -> str:
-    kind = "A LoRA adapter" if _is_adapter(this) else "A reward model" if this.kind == "reward" else "A language model"
+    kind = "A LoRA adapter" if is_adapter(this) else "A reward model" if this.kind == "reward" else "A language model"
     source = f"[{base}](https://huggingface.co/{base})" if base and _hub_id(base) == base else _code(base or "?")
     how = _KINDS.get(this.kind, "training of an unknown kind")
     source = f"random weights, {source}" if base.startswith("scratch:") else source if base else "an unknown base"
@@ -180,7 +175,7 @@ def _evaluations(run: Run, evals: list[Stage]) -> str:
                 measure = f"avg@{clean(scores.get('n_samples'))}" if key == "avg" else key
                 if key in scores:
                     rows.append([_code(stage.name), _code(task), clean(scores.get("n_questions")), measure, figure])
-        sampling = [f"{key} {_short(value)}" for key, value in _sampling(stage).items()]
+        sampling = [f"{key} {_short(value)}" for key, value in sampling_of(stage).items()]
         template = f"template {section(stage.config, 'prompt').get('template')}"
         tasks = f"tasks {_short(section(stage.config, 'eval').get('tasks'))}"
         asked.append(f"{_code(stage.name)}: {_code(', '.join([*sampling, template, tasks]))}")
@@ -197,22 +192,13 @@ def _evaluations(run: Run, evals: list[Stage]) -> str:
     return "\n\n".join(parts)
 
 
-def _sampling(stage: Stage) -> dict:
-    """How an evaluation samples, or the rollouts of a training do, in the recipe's names."""
-    own = section(stage.config, "eval") if stage.kind == "eval" else {}
-    both = section(stage.config, "rollout") | {key: value for key, value in own.items() if value is not None}
-    number_of = "num_samples" if stage.kind == "eval" else "num_generations"
-    keys = (number_of, "temperature", "top_p", "top_k", "max_completion_length")
-    return {key: both[key] for key in keys if key in both}
-
-
 def _settings(this: Stage) -> str:
     rows = {key: value for key, value in section(this.config, "model").items() if key != "path"}
     rows |= section(this.config, "prompt")
     if this.kind == "grpo":
         rewards = [reward for reward in items(this.config.get("rewards")) if isinstance(reward, dict)]
         rows |= {f"reward {clean(reward.pop('name', ''))}": reward for reward in map(dict, rewards)}
-        rows |= _sampling(this)
+        rows |= sampling_of(this)
     rows |= section(this.config, "train")
     table = [[_code(key), _code(_short(value))] for key, value in rows.items() if _is_set(value)]
     return _table(["setting", "value"], table) if table else "Unknown."
@@ -260,7 +246,7 @@ def _limits(run: Run, this: Stage, origins: list[Stage], evals: list[Stage]) -> 
         lines.append("Intervals are over questions, of one run with one seed: another seed may differ by more.")
     if this.kind == "reward":
         lines.append("A reward model scores a turn and writes none; trained on for long, a policy finds its mistakes.")
-    if _is_adapter(this):
+    if is_adapter(this):
         lines.append("An adapter alone: it needs peft and the base that its `adapter_config.json` names.")
     return _list([*lines, *(f"Unknown: {_plain(problem)}" for problem in run.problems if "samples/" not in problem)])
 
@@ -278,88 +264,6 @@ def _size(folder: Path) -> str:
         pass
     size = f"{count:,}" if count else "an unknown number of"
     return f"It has {size} parameters and a context of {clean(context) or 'an unknown number of'} tokens."
-
-
-# How to load it
-
-
-def _load(this: Stage, evals: list[Stage]) -> str:
-    """Code blocks that run in the card's folder as they are, with the prompt and the sampling of the evaluations."""
-    asked = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_completion_length": 256}
-    asked |= {k: v for k, v in _sampling((evals or [this])[0]).items() if k in asked and number(v) is not None}
-    limit, adapter, reward = asked.pop("max_completion_length"), _is_adapter(this), this.kind == "reward"
-    template = clean(section(this.config, "prompt").get("template")) or "none"
-    sampling = ", ".join(f"{key}={value}" for key, value in asked.items())
-    drawn = f"do_sample=True, {sampling}" if asked["temperature"] else "do_sample=False"
-    special = not reward and template in ("none", "r1-zero")  # a chat template has written them already
-    trust = ", trust_remote_code=True" if section(this.config, "model").get("trust_remote_code") is True else ""
-    auto = f"AutoModelFor{'SequenceClassification' if reward else 'CausalLM'}"
-    folder, prompt = 'folder = "."  # where this card lies, or the id on the Hub', _prompt(this, evals, template)
-    transformers = [
-        f"from transformers import {auto}, AutoTokenizer\n",
-        folder,
-        f"tokenizer = AutoTokenizer.from_pretrained(folder{trust})",
-        f'model = {auto}.from_pretrained(folder, dtype="auto"{trust})',
-        *prompt,
-        f'inputs = tokenizer(prompt, add_special_tokens={special}, return_tensors="pt")',
-    ]
-    vllm = [
-        'import os\n\nos.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # runs in a plain script',
-        f"from vllm import LLM, {'PoolingParams' if reward else 'SamplingParams'}\n",
-        folder,
-        f'llm = LLM(folder, runner="pooling"{trust})' if reward else f"llm = LLM(folder{trust})",
-        "tokenizer = llm.get_tokenizer()",
-        *prompt,
-        f'inputs = {{"prompt_token_ids": tokenizer(prompt, add_special_tokens={special})["input_ids"]}}',
-    ]
-    if adapter:
-        vllm[0] = f"import json\n{vllm[0]}"
-        vllm[1] = vllm[1].replace("\n", "\nfrom vllm.lora.request import LoRARequest\n")
-        vllm[3] = 'adapter = json.load(open("adapter_config.json"))\nllm = LLM(adapter["base_model_name_or_path"], '
-        vllm[3] += f'enable_lora=True, max_lora_rank=adapter["r"]{trust})'
-    if reward:
-        transformers += ["print(model(**inputs).logits.item())"]
-        vllm += ["params = PoolingParams(use_activation=False)"]
-        vllm += ["print(llm.classify([inputs], pooling_params=params)[0].outputs.probs)"]
-    else:
-        lora = ', lora_request=LoRARequest("adapter", 1, folder)' if adapter else ""
-        transformers += [f"output = model.generate(**inputs, {drawn}, max_new_tokens={limit})"]
-        transformers += [
-            'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))'
-        ]
-        vllm += [f"params = SamplingParams({sampling}, max_tokens={limit})"]
-        vllm += [f"print(llm.generate([inputs], params{lora})[0].outputs[0].text)"]
-    blocks = {"transformers": transformers, "vLLM": vllm}
-    return "\n\n".join(f"With {name}:\n\n```python\n{chr(10).join(code)}\n```" for name, code in blocks.items())
-
-
-def _prompt(this: Stage, evals: list[Stage], template: str) -> list[str]:
-    """Code that sets `prompt` as the training had it (`r1lab.prompts`), for a question that the run was asked."""
-    files = [*sorted(this.path.glob("samples/step_*.jsonl"))[:1], *(e.path / "samples/questions.jsonl" for e in evals)]
-    rows = [next(read.rows(path, []), {}) for path in files]
-    question = next((clean(row["prompt"]) for row in rows if isinstance(row.get("prompt"), str)), "What is 17 + 25?")
-    code, scored = [f"question = {_literal(question)}"], this.kind == "reward"
-    if template == "none" and not scored:
-        return [*code, "prompt = question"]
-    if template == "r1-zero" and not scored:
-        return [*code, f"template = {_literal(prompts.R1_ZERO)}", 'prompt = template.replace("{question}", question)']
-    system = clean(section(this.config, "prompt").get("system")) or None
-    *before, last = prompts.messages([{"role": "user", "content": ""}], template=template, system=system)
-    code += [f"system = {_literal(message['content'])}" for message in before]
-    turns = ['{"role": "system", "content": system}'] if before else []
-    turns += ['{"role": "user", "content": question' + (' + "\\n"' if last["content"] else "") + "}"]
-    turns += ['{"role": "assistant", "content": "It is 42."}'] if scored else []
-    code += [f"messages = [{', '.join(turns)}]"]
-    code += [f"prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt={not scored})"]
-    code += ['prompt += "" if prompt.rstrip().endswith("<think>") else "<think>"'] if template == "logic-rl" else []
-    return code
-
-
-def _literal(text: str) -> str:
-    """A text as Python source, long ones on several lines."""
-    parts = textwrap.wrap(text, 100, drop_whitespace=False, replace_whitespace=False, expand_tabs=False) or [""]
-    quoted = [json.dumps(part, ensure_ascii=False) for part in parts]
-    return quoted[0] if len(quoted) == 1 else "\n".join(["(", *(f"    {part}" for part in quoted), ")"])
 
 
 # Markdown

@@ -9,7 +9,7 @@ import sys
 import pytest
 from ruamel.yaml import YAML
 
-from r1lab import card, models, prompts, rundir
+from r1lab import card, models, prompts, rundir, usage
 from r1lab.errors import UserError
 from r1lab.report.read import Stage
 
@@ -84,7 +84,7 @@ def test_code_puts_a_question_as_training_did(tmp_path, tiny_model, template, sy
     (tmp_path / "samples").mkdir()
     rundir.write_jsonl(tmp_path / "samples" / "step_000001.jsonl", [{"prompt": question}])
     config = {"model": {"path": "a/b"}, "prompt": {"template": template, "system": system}}
-    code = blocks(card._load(Stage("zero", "grpo", tmp_path, config), []))[0]
+    code = blocks(usage.code(Stage("zero", "grpo", tmp_path, config), []))[0]
     names = {"tokenizer": tokenizer}
     exec("\n".join(code.split("dtype=")[1].splitlines()[1:]).split("inputs = ")[0], names)
     rendered, _ = prompts.render(question, tokenizer, template=template, system=system)
@@ -95,7 +95,7 @@ def test_code_puts_a_question_as_training_did(tmp_path, tiny_model, template, sy
 
 @pytest.mark.parametrize("text", ["", "short", "a b  c\n\n" * 60, "x" * 300, 'quote " and \\ and \t and ö' * 9])
 def test_literal_is_the_text(text):
-    assert ast.literal_eval(card._literal(text)) == text
+    assert ast.literal_eval(usage._literal(text)) == text
 
 
 def test_line_of_stages_and_nothing_of_the_machine(tmp_path):

@@ -132,3 +132,16 @@ def test_odd_values_in_the_recipe(make_run, tmp_path, value):
         changed = config | {key: value} | {"stages": [stage | {key: value} for stage in config["stages"]]}
         (path / "config.yaml").write_text(json.dumps(changed))  # JSON is YAML
         _say_everything(path)
+
+
+def test_evaluations_in_full_stand_where_they_say_so_much(tmp_path):
+    from r1lab.report.evaluations import evaluations_table
+    from r1lab.report.read import Run, Stage
+
+    scores = {"avg": 0.5, "strict": 0.25, "lenient": 0.75, "format": 0.5, "truncated": 0.1, "n_samples": 4}
+    scores |= {"pass@4": 0.9, "maj@4": 0.6, "length_right": 10.0, "length_wrong": 20.4}
+    stage = Stage("after", "eval", tmp_path, {}, {"tasks": {"kk": scores, "kk/2ppl": scores, "old": {"avg": 0.5}}})
+    table = evaluations_table(Run("r", tmp_path, {}, "", {}, {}, [stage], [], []))
+    assert table.rows == [
+        ["after", "kk", "50.0", "25.0", "75.0", "50.0", "10.0", "pass@4 90.0, maj@4 60.0", "10 / 20 / -"]
+    ]

@@ -83,3 +83,30 @@ def test_progress_counts_all_questions_of_a_task(loaded, tmp_path):
     assert [done for done, _, _ in told] == [3, 6, 9, 12, 15, 18, 20]
     assert {total for _, total, _ in told} == {20}
     assert sorted(told, key=lambda x: x[2]) == told
+
+
+def test_it_begins_again_where_another_model_lies_in_the_folder_by_now(loaded, tmp_path, monkeypatch):
+    plain, calls = rundir.append_jsonl, 0
+
+    def append(path, row):
+        nonlocal calls
+        plain(path, row)
+        calls += path.name == "partial.jsonl"
+        if calls == 4:
+            raise Killed
+
+    monkeypatch.setattr(rundir, "append_jsonl", append)
+    with pytest.raises(Killed):
+        evaluation.run(loaded, tmp_path)
+    said = json.loads((tmp_path / "evaluation.json").read_text())
+    rundir.write_json_atomic(
+        tmp_path / "evaluation.json",
+        said | {"model": said["model"] | {"fingerprint": "sha256:0", "path": "/elsewhere"}},
+    )
+    assert evaluation.run(loaded, tmp_path) == 0
+    told = [row["message"] for row in rundir.read_jsonl(tmp_path / "metrics.jsonl") if row["phase"] == "note"]
+    assert "begun again from the first question: model changed since it was interrupted" in told
+    assert json.loads((tmp_path / "evaluation.json").read_text()) == said
+    # A folder that was only moved is no other model.
+    rundir.write_json_atomic(tmp_path / "evaluation.json", said | {"model": said["model"] | {"path": "/elsewhere"}})
+    assert evaluation._changed(tmp_path / "evaluation.json", said) == ""

@@ -1,0 +1,102 @@
+"""Code that loads a model and asks it as its training did, for its card."""
+
+import json
+import textwrap
+
+from r1lab import prompts
+from r1lab.report import read
+from r1lab.report.read import Stage, clean, number, section
+
+
+def code(this: Stage, evals: list[Stage]) -> str:
+    """Code blocks that run in the card's folder as they are, with the prompt and the sampling of the evaluations."""
+    asked = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_completion_length": 256}
+    asked |= {k: v for k, v in sampling_of((evals or [this])[0]).items() if k in asked and number(v) is not None}
+    limit, adapter, reward = asked.pop("max_completion_length"), is_adapter(this), this.kind == "reward"
+    template = clean(section(this.config, "prompt").get("template")) or "none"
+    sampling = ", ".join(f"{key}={value}" for key, value in asked.items())
+    drawn = f"do_sample=True, {sampling}" if asked["temperature"] else "do_sample=False"
+    special = not reward and template in ("none", "r1-zero")  # a chat template has written them already
+    trust = ", trust_remote_code=True" if section(this.config, "model").get("trust_remote_code") is True else ""
+    auto = f"AutoModelFor{'SequenceClassification' if reward else 'CausalLM'}"
+    folder, prompt = 'folder = "."  # where this card lies, or the id on the Hub', _prompt(this, evals, template)
+    transformers = [
+        f"from transformers import {auto}, AutoTokenizer\n",
+        folder,
+        f"tokenizer = AutoTokenizer.from_pretrained(folder{trust})",
+        f'model = {auto}.from_pretrained(folder, dtype="auto"{trust})',
+        *prompt,
+        f'inputs = tokenizer(prompt, add_special_tokens={special}, return_tensors="pt")',
+    ]
+    vllm = [
+        'import os\n\nos.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # runs in a plain script',
+        f"from vllm import LLM, {'PoolingParams' if reward else 'SamplingParams'}\n",
+        folder,
+        f'llm = LLM(folder, runner="pooling"{trust})' if reward else f"llm = LLM(folder{trust})",
+        "tokenizer = llm.get_tokenizer()",
+        *prompt,
+        f'inputs = {{"prompt_token_ids": tokenizer(prompt, add_special_tokens={special})["input_ids"]}}',
+    ]
+    if adapter:
+        vllm[0] = f"import json\n{vllm[0]}"
+        vllm[1] = vllm[1].replace("\n", "\nfrom vllm.lora.request import LoRARequest\n")
+        vllm[3] = 'adapter = json.load(open("adapter_config.json"))\nllm = LLM(adapter["base_model_name_or_path"], '
+        vllm[3] += f'enable_lora=True, max_lora_rank=adapter["r"]{trust})'
+    if reward:
+        transformers += ["print(model(**inputs).logits.item())"]
+        vllm += ["params = PoolingParams(use_activation=False)"]
+        vllm += ["print(llm.classify([inputs], pooling_params=params)[0].outputs.probs)"]
+    else:
+        lora = ', lora_request=LoRARequest("adapter", 1, folder)' if adapter else ""
+        transformers += [f"output = model.generate(**inputs, {drawn}, max_new_tokens={limit})"]
+        transformers += [
+            'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))'
+        ]
+        vllm += [f"params = SamplingParams({sampling}, max_tokens={limit})"]
+        vllm += [f"print(llm.generate([inputs], params{lora})[0].outputs[0].text)"]
+    blocks = {"transformers": transformers, "vLLM": vllm}
+    return "\n\n".join(f"With {name}:\n\n```python\n{chr(10).join(code)}\n```" for name, code in blocks.items())
+
+
+def _prompt(this: Stage, evals: list[Stage], template: str) -> list[str]:
+    """Code that sets `prompt` as the training had it (`r1lab.prompts`), for a question that the run was asked."""
+    files = [*sorted(this.path.glob("samples/step_*.jsonl"))[:1], *(e.path / "samples/questions.jsonl" for e in evals)]
+    rows = [next(read.rows(path, []), {}) for path in files]
+    question = next((clean(row["prompt"]) for row in rows if isinstance(row.get("prompt"), str)), "What is 17 + 25?")
+    code, scored = [f"question = {_literal(question)}"], this.kind == "reward"
+    if template == "none" and not scored:
+        return [*code, "prompt = question"]
+    if template == "r1-zero" and not scored:
+        return [*code, f"template = {_literal(prompts.R1_ZERO)}", 'prompt = template.replace("{question}", question)']
+    system = clean(section(this.config, "prompt").get("system")) or None
+    *before, last = prompts.messages([{"role": "user", "content": ""}], template=template, system=system)
+    code += [f"system = {_literal(message['content'])}" for message in before]
+    turns = ['{"role": "system", "content": system}'] if before else []
+    turns += ['{"role": "user", "content": question' + (' + "\\n"' if last["content"] else "") + "}"]
+    turns += ['{"role": "assistant", "content": "It is 42."}'] if scored else []
+    code += [f"messages = [{', '.join(turns)}]"]
+    code += [f"prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt={not scored})"]
+    code += ['prompt += "" if prompt.rstrip().endswith("<think>") else "<think>"'] if template == "logic-rl" else []
+    return code
+
+
+def _literal(text: str) -> str:
+    """A text as Python source, long ones on several lines."""
+    parts = textwrap.wrap(text, 100, drop_whitespace=False, replace_whitespace=False, expand_tabs=False) or [""]
+    quoted = [json.dumps(part, ensure_ascii=False) for part in parts]
+    return quoted[0] if len(quoted) == 1 else "\n".join(["(", *(f"    {part}" for part in quoted), ")"])
+
+
+def sampling_of(stage: Stage) -> dict:
+    """How an evaluation samples, or the rollouts of a training do, in the recipe's names."""
+    own = section(stage.config, "eval") if stage.kind == "eval" else {}
+    both = section(stage.config, "rollout") | {key: value for key, value in own.items() if value is not None}
+    number_of = "num_samples" if stage.kind == "eval" else "num_generations"
+    keys = (number_of, "temperature", "top_p", "top_k", "max_completion_length")
+    return {key: both[key] for key in keys if key in both}
+
+
+def is_adapter(this: Stage) -> bool:
+    """Whether `model/` holds a LoRA adapter alone."""
+    folder = this.path / "model"
+    return (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
