@@ -56,10 +56,9 @@ def sources(
     if grader:
         made.append(f"rewards={json.dumps([_grader(grader)])}")
     limits, more = _limits(paths, plain, words)
-    for word in words:
-        key = word.partition(".")[0].partition("=")[0]
-        made += [f"stages.{stage['name']}.{word}" for stage in stages] if key == "model" else []
-    return [*made, *limits, *(word for word in words if not word.startswith("model."))], [*told, *more]
+    of_models = [word for word in words if word.startswith("model.")]
+    made += [f"stages.{stage['name']}.{word}" for word in of_models for stage in stages]
+    return [*made, *limits, *(word for word in words if word not in of_models)], [*told, *more]
 
 
 def run_name(paths: list[str], protocol: str) -> str:
@@ -114,12 +113,14 @@ def _tasks(words: list[str], protocol: dict, name: str, grader: str | None) -> l
 
 
 def _grader(name: str) -> dict:
-    if "." not in name and name not in lookup.names("rewards"):
-        have = lookup.names("rewards")
-        raise UserError(f"--grader {name}: no such reward{did_you_mean(name, have, otherwise=f'; there are: {have}')}")
-    return {
-        "name": str(Path(name.partition(":")[0]).resolve()) + ":" + name.partition(":")[2] if ".py:" in name else name
-    }
+    if ".py:" in name:
+        file, _, function = name.rpartition(":")
+        return {"name": f"{Path(file).expanduser().resolve()}:{function}"}
+    have = lookup.names("rewards")
+    if "." not in name and name not in have:
+        hint = did_you_mean(name, have, otherwise=f"; there are: {', '.join(have)}")
+        raise UserError(f"--grader {name}: no such reward{hint}")
+    return {"name": name}
 
 
 def _stages(paths: list[str], protocol: dict, words: list[str]) -> tuple[list[dict], list[str]]:
