@@ -40,8 +40,8 @@ def compare(folder: Path, arguments: argparse.Namespace) -> dict:
     draw, kills = random.Random(arguments.seed), []
     while len(kills) < arguments.kills:
         child = start(folder, "killed", arguments, *(["--resume"] if kills else []))
-        # What is left takes less than all: moments are drawn from the undisturbed time, and few come too late.
-        moment = draw.uniform(0.2, 1) * took
+        # In the first half of the undisturbed time: most kills fall between a start and some chunks later.
+        moment = draw.uniform(0.1, 0.5) * took
         try:
             status = child.wait(moment)
         except subprocess.TimeoutExpired:
@@ -70,8 +70,14 @@ def compare(folder: Path, arguments: argparse.Namespace) -> dict:
 def start(folder: Path, name: str, arguments: argparse.Namespace, *more: str) -> subprocess.Popen:
     """`r1lab eval` in a process group of its own."""
     command = [sys.executable, "-m", "r1lab", "eval", "embedded:tiny-qwen2", "--tasks", "knights_knaves", "--no-check"]
-    command += ["--size", str(arguments.size), "--samples", "16", "--name", name, "--runs-dir", str(folder / "runs")]
-    command += [f"rollout.engine={arguments.engine}", "rollout.max_completion_length=192", *more]
+    command += ["eval.num_samples=16", "--name", name, "--runs-dir", str(folder / "runs")]
+    task = f"{{name: knights_knaves, builder: knights_knaves, people: [2, 3], names: 16, sayings: 1, size: {arguments.size}}}"
+    command += [
+        f"eval.tasks=[{task}]",
+        f"rollout.engine={arguments.engine}",
+        "rollout.max_completion_length=256",
+        *more,
+    ]
     output = (folder / f"{name}.log").open("ab")
     return subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
 

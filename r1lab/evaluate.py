@@ -136,7 +136,8 @@ def _stages(paths: list[str], protocol: dict, words: list[str]) -> tuple[list[di
             stage["prompt"] = prompt
             told.setdefault(f"prompt template {prompt['template']}, {why}", []).append(name)
         stages.append(stage)
-    return stages, told
+    ways = "prompt.template=chat takes the model's own"
+    return stages, [f"{', '.join(some)}: {what}; {ways}" for what, some in told.items()]
 
 
 def _absolute(path: str) -> str:
@@ -161,14 +162,15 @@ def _limits(paths: list[str], protocol: dict, words: list[str]) -> tuple[list[st
     """Shorter completions than the protocol's for models that cannot read as much."""
     rollout = protocol.get("rollout", {})
     reads = [(context, path) for path in paths if (context := _context(path))]
-    if not reads or any(word.startswith("rollout.max_") for word in words):
+    if not reads:
         return [], []
     context, path = min(reads)
     made, told = [], []
     if rollout.get("max_model_length", 0) > context:
         made.append(f"rollout.max_model_length={context}")
     most = context - min(2048, context // 2)
-    if rollout.get("max_completion_length", 0) > most:
+    given = any(word.startswith(("rollout.max_completion_length=", "eval.max_completion_length=")) for word in words)
+    if rollout.get("max_completion_length", 0) > most and not given:
         made.append(f"rollout.max_completion_length={most}")
         told.append(f"answers end at {most:,} tokens, the protocol's at {rollout['max_completion_length']:,}: "
                     f"{path} reads {context:,}")  # fmt: skip

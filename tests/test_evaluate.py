@@ -46,7 +46,7 @@ def test_several_models_are_compared_with_the_first():
     loaded, told = made(TINY, "embedded:tiny-llama", TINY, tasks=["knights_knaves"])
     assert [stage.name for stage in loaded.stages] == ["tiny-qwen2-1", "tiny-llama", "tiny-qwen2-3"]
     assert loaded.compare == [["tiny-qwen2-1", "tiny-llama"], ["tiny-qwen2-1", "tiny-qwen2-3"]]
-    assert "prompt template r1-zero, as it was trained" in told[0]
+    assert told[0].startswith("tiny-qwen2-1, tiny-llama, tiny-qwen2-3: prompt template r1-zero, as it was trained; ")
 
 
 def test_words_come_last_and_model_words_hold_for_each_model():
@@ -63,8 +63,10 @@ def test_a_short_context_shortens_the_answers_and_says_so():
     rollout = loaded.stages[0].rollout
     assert (rollout.max_model_length, rollout.max_completion_length) == (1024, 512)
     assert "answers end at 512 tokens, the protocol's at 32,768: embedded:tiny-qwen2 reads 1,024" in told
-    words = ["rollout.max_completion_length=64", "rollout.max_model_length=512"]
-    assert made(tasks=["countdown"], words=words)[0].stages[0].rollout.max_completion_length == 64
+    loaded, told = made(tasks=["countdown"], words=["rollout.max_completion_length=64"])
+    rollout = loaded.stages[0].rollout
+    assert (rollout.max_model_length, rollout.max_completion_length) == (1024, 64)
+    assert not any("answers end" in line for line in told)
 
 
 def test_a_model_of_a_run_is_asked_as_it_was_trained(tmp_path):
