@@ -11,6 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+TASK = "name: knights_knaves, builder: knights_knaves, people: [2, 3], names: 16, sayings: 1, copies: 6"
 ENGINES = ("vllm", "transformers")
 
 
@@ -38,7 +39,7 @@ def main() -> None:
 def evaluate(engine: str, folder: Path, arguments: argparse.Namespace) -> dict:
     """The figures of one engine."""
     command = [sys.executable, "-m", "r1lab", "eval", arguments.model, "--tasks", "knights_knaves", "--no-check"]
-    task = f"{{name: knights_knaves, builder: knights_knaves, people: [2, 3], names: 16, sayings: 1, copies: 6, size: {arguments.size}}}"
+    task = f"{{{TASK}, size: {arguments.size}}}"
     command += [f"eval.tasks=[{task}]", f"eval.num_samples={arguments.samples}", "--name", engine]
     command += ["--runs-dir", str(folder), f"rollout.engine={engine}", "rollout.max_completion_length=384"]
     command += ["eval.greedy=true"]

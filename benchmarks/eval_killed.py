@@ -15,6 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
+TASK = "name: knights_knaves, builder: knights_knaves, people: [2, 3], names: 16, sayings: 1"
 FILES = ("01-tiny-qwen2/samples/questions.jsonl",)
 
 
@@ -71,7 +72,7 @@ def start(folder: Path, name: str, arguments: argparse.Namespace, *more: str) ->
     """`r1lab eval` in a process group of its own."""
     command = [sys.executable, "-m", "r1lab", "eval", "embedded:tiny-qwen2", "--tasks", "knights_knaves", "--no-check"]
     command += ["eval.num_samples=16", "--name", name, "--runs-dir", str(folder / "runs")]
-    task = f"{{name: knights_knaves, builder: knights_knaves, people: [2, 3], names: 16, sayings: 1, size: {arguments.size}}}"
+    task = f"{{{TASK}, size: {arguments.size}}}"
     command += [
         f"eval.tasks=[{task}]",
         f"rollout.engine={arguments.engine}",
