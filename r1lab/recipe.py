@@ -20,7 +20,7 @@ from r1lab import checks, yaml_source
 from r1lab.errors import UserError
 from r1lab.inputs import input_problems
 from r1lab.lookup import did_you_mean
-from r1lab.schema import STAGES, Pipeline, Recipe, StageRecipe
+from r1lab.schema import STAGES, TASKS_OWN, Pipeline, Recipe, StageRecipe
 from r1lab.tiny import shrunk
 from r1lab.values import told
 from r1lab.yaml_source import Document, Keys
@@ -284,7 +284,7 @@ def _with_data_of_the_task(document: Document, data: dict, keys: Keys) -> dict:
     if given is None and isinstance(tasks, list) and tasks:
         first, at = tasks[0], (*keys, "eval", "tasks", 0)
         if isinstance(first, dict):
-            given = {key: value for key, value in first.items() if key not in ("name", "num_samples")}
+            given = {key: value for key, value in first.items() if key not in TASKS_OWN}
             document.shown[(*keys, "data")] = at
         else:
             given = {"builder": first}

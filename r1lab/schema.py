@@ -231,7 +231,8 @@ class Alarms(Section):
 class Task(Section):
     """A task of an evaluation: a builder with its parameters, asked for its test split.
 
-    `num_samples` answers a question, those of `eval` unless given.
+    `num_samples` answers a question, those of `eval` unless given. `instruction` is added below each question, under
+    templates that say nothing of an answer's form (`none`, `chat`).
     """
 
     model_config = ConfigDict(extra="allow", strict=True)
@@ -240,6 +241,11 @@ class Task(Section):
     size: int | None = Field(None, ge=1)
     seed: int | None = None
     num_samples: int | None = Field(None, ge=1)
+    instruction: str | None = None
+
+
+TASKS_OWN = frozenset(Task.model_fields) - frozenset(Data.model_fields)
+"""What a task has that no `data` section has."""
 
 
 def _kind_of_task(value: object) -> str:

@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 from r1lab import engines, lookup, prompts, rundir, trackers
 from r1lab.data import operations
 from r1lab.errors import UserError
-from r1lab.schema import GrpoTrain
+from r1lab.schema import TASKS_OWN, GrpoTrain
 
 
 def build_rows(
@@ -85,7 +85,7 @@ def _evaluation_sets(data, seed: int) -> list[dict]:
 
 def as_data(kind, task):
     """An evaluation's task as a `data` section."""
-    return kind(**task.model_dump(exclude={"name", "num_samples"}, exclude_none=True))
+    return kind(**task.model_dump(exclude=set(TASKS_OWN), exclude_none=True))
 
 
 def _tokens(row: dict, tokenizer) -> int:

@@ -9,6 +9,7 @@ from r1lab import engines, provenance, records, rundir
 from r1lab.stages.common import as_data, asked, build_rows, load_engine, load_tokenizer, note, report_gold, warn
 
 CHUNK = 1024  # samples that are drawn from one seed and written down together: what a kill may cost
+PLAIN = ("none", "chat")  # templates that say nothing of an answer's form
 FEW = 100  # questions below which a figure carries a warning
 
 
@@ -121,8 +122,22 @@ def eval_tasks(recipe) -> dict[str, list[dict]]:
             tasks[task] = build_rows(data, seed=recipe.seed, split="test", size=size)
         else:
             data = as_data(type(recipe.data), task)
-            tasks[task_name(task)] = build_rows(data, seed=recipe.seed, split="test", size=data.size or size)
+            rows = build_rows(data, seed=recipe.seed, split="test", size=data.size or size)
+            if task.instruction and recipe.prompt.template in PLAIN:
+                rows = [row | {"prompt": instructed(row["prompt"], task.instruction)} for row in rows]
+            tasks[task_name(task)] = rows
     return tasks
+
+
+def instructed(prompt: str | list[dict], instruction: str) -> str | list[dict]:
+    """A question with an instruction below it; of chat messages, below the last.
+
+    >>> instructed("2+2?", "Answer in a box.")
+    '2+2?\\n\\nAnswer in a box.'
+    """
+    if isinstance(prompt, str):
+        return f"{prompt}\n\n{instruction}"
+    return [*prompt[:-1], prompt[-1] | {"content": instructed(prompt[-1]["content"], instruction)}]
 
 
 def progress_writer(run_dir: Path, phase: str, step: int):

@@ -7,7 +7,7 @@ import pytest
 from r1lab import recipe
 from r1lab.data.knights_knaves import split_of
 from r1lab.records import answer_of, figures
-from r1lab.stages.eval import eval_tasks
+from r1lab.stages.eval import eval_tasks, instructed
 
 
 def record(scores, greedy, answers=None, task="kk/2ppl"):
@@ -55,3 +55,24 @@ def test_a_training_without_tasks_is_evaluated_on_the_test_split(tmp_path):
     ((name, rows),) = eval_tasks(recipe.load([str(path)])).items()
     assert name == "knights_knaves" and len(rows) == 12
     assert {split_of(ast.literal_eval(row["statements"])) for row in rows} == {"test"}
+
+
+@pytest.mark.parametrize("template, told", [("chat", True), ("none", True), ("r1-zero", False), ("logic-rl", False)])
+def test_an_instruction_stands_below_questions_whose_template_names_no_form(tmp_path, template, told):
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        f"stage: eval\nmodel: {{path: embedded:tiny-qwen2}}\ndata: {{builder: arithmetic}}\n"
+        f"prompt: {{template: {template}}}\nrewards: [{{name: accuracy}}]\n"
+        "eval: {size: 3, tasks: [arithmetic, {name: boxed, builder: arithmetic, instruction: Use a box.}]}\n"
+    )
+    tasks = eval_tasks(recipe.load([str(path)]))
+    assert all(not row["prompt"].endswith("Use a box.") for row in tasks["arithmetic"])
+    assert all(row["prompt"].endswith("\n\nUse a box.") is told for row in tasks["boxed"])
+    plain = [row["prompt"].removesuffix("\n\nUse a box.") for row in tasks["boxed"]]
+    assert plain == [row["prompt"] for row in tasks["arithmetic"]]
+
+
+def test_an_instruction_stands_in_the_last_of_chat_messages():
+    before = [{"role": "system", "content": "Hi."}, {"role": "user", "content": "2+2?"}]
+    after = instructed(before, "Use a box.")
+    assert after == [before[0], {"role": "user", "content": "2+2?\n\nUse a box."}] and before[1]["content"] == "2+2?"
