@@ -1,7 +1,6 @@
 """Rows from a file, a folder, or the Hub."""
 
 import json
-import logging
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,8 +10,6 @@ from r1lab.errors import UserError
 _FILES = (".jsonl", ".json", ".parquet")
 _SPLITS = ("train", "test", "valid", "validation", "val", "dev")
 _SHOWN = 5  # bad rows that are named; more are counted
-
-logger = logging.getLogger(__name__)
 
 
 def rows(*, path: str, split: str = "train", size: int | None = None, seed: int = 0) -> list[dict]:
@@ -134,8 +131,6 @@ def draw(found: list[dict], size: int | None, seed: int, path: str) -> list[dict
         return found
     if size < 1:
         raise UserError(f"data.size: {size}: should be at least 1")
-    if size > len(found):
-        logger.warning("%s: data.size: %d rows asked for, all %d are taken", path, size, len(found))
     return random.Random(seed).sample(found, min(size, len(found)))
 
 

@@ -1,6 +1,7 @@
 """What the stages share: rows from a builder, TRL's config, checkpoints, metrics, interruption."""
 
 import inspect
+import logging
 import os
 import shutil
 import signal
@@ -13,6 +14,8 @@ from r1lab import engines, lookup, prompts, rundir, trackers
 from r1lab.data import operations
 from r1lab.errors import UserError
 from r1lab.schema import TASKS_OWN, GrpoTrain
+
+logger = logging.getLogger(__name__)
 
 
 def build_rows(
@@ -43,6 +46,9 @@ def build_rows(
     rows = builder(**parameters)
     if not rows:
         raise UserError(f"data: {data.builder} gave no rows for split {given['split']}")
+    if size is None and data.size and len(rows) < data.size:  # the size of an evaluation is a limit
+        where = parameters.get("path", data.builder)
+        logger.warning("%s: data.size: %d rows asked for, all %d are taken", where, data.size, len(rows))
     return _operated(rows, data, seed, run_dir, tokenizer)
 
 

@@ -1,12 +1,14 @@
 """What an evaluation makes of its records."""
 
 import ast
+import logging
 
 import pytest
 
 from r1lab import recipe
 from r1lab.data.knights_knaves import split_of
 from r1lab.records import answer_of, figures
+from r1lab.stages.common import build_rows
 from r1lab.stages.eval import eval_tasks, instructed
 
 
@@ -76,3 +78,19 @@ def test_an_instruction_stands_in_the_last_of_chat_messages():
     before = [{"role": "system", "content": "Hi."}, {"role": "user", "content": "2+2?"}]
     after = instructed(before, "Use a box.")
     assert after == [before[0], {"role": "user", "content": "2+2?\n\nUse a box."}] and before[1]["content"] == "2+2?"
+
+
+def test_a_size_that_a_training_cannot_have_is_told_and_that_of_an_evaluation_is_a_limit(tmp_path, caplog):
+    few = tmp_path / "few.jsonl"
+    few.write_text('{"prompt": "2+2?", "answer": "4"}\n' * 3)
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        f"stage: grpo\nmodel: {{path: embedded:tiny-qwen2}}\ndata: {{builder: rows, path: {few}, size: 200}}\n"
+        "rewards: [{name: accuracy}]\ntrain: {per_device_train_batch_size: 8}\n"
+        f"eval: {{every: 1, size: 200, tasks: [{{builder: rows, path: {few}}}]}}\n"
+    )
+    loaded = recipe.load([str(path)])
+    with caplog.at_level(logging.WARNING):
+        assert len(eval_tasks(loaded)["rows"]) == 3 and not caplog.text
+        assert len(build_rows(loaded.data, seed=0)) == 3
+    assert "few.jsonl: data.size: 200 rows asked for, all 3 are taken" in caplog.text
