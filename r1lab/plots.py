@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 COLOURS = ("#1f6f8b", "#d1495b", "#5b8e3e", "#8a5a9e", "#c98a1b")
+CROWDED = 4  # names of stages above a picture that stand side by side
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,9 @@ class Point:
     high: float
 
 
-def learning_curve(path: str | Path, segments: list[Segment], points: list[Point], *, title: str = "") -> Path | None:
+def learning_curve(
+    path: str | Path, segments: list[Segment], lines: list[list[Point]], *, title: str = ""
+) -> Path | None:
     """Draws accuracy, reward and length (for SFT: loss) against the step, each on its own axis.
 
     The faint line is what was measured each step, the strong one a running mean of it.
@@ -36,7 +39,7 @@ def learning_curve(path: str | Path, segments: list[Segment], points: list[Point
     Args:
         path: The PNG to write.
         segments: The training stages, one after the other.
-        points: The evaluations, before, during and after.
+        lines: Evaluations, each list from what a model started as to what it became; a line joins those of a series.
         title: What the picture is headed with.
 
     Returns:
@@ -49,7 +52,7 @@ def learning_curve(path: str | Path, segments: list[Segment], points: list[Point
 
     keys = [key for key in ("reward", "length") if _has(segments, key)]
     keys = keys or [key for key in ("loss",) if _has(segments, key)]
-    panels = (["accuracy"] if points else []) + keys
+    panels = (["accuracy"] if any(lines) else []) + keys
     if not panels:
         return None
     figure, axes = pyplot.subplots(
@@ -57,7 +60,7 @@ def learning_curve(path: str | Path, segments: list[Segment], points: list[Point
     )
     for axis, panel in zip(axes[:, 0], panels, strict=True):
         if panel == "accuracy":
-            _draw_points(axis, points)
+            _draw_lines(axis, lines)
         else:
             _draw_rows(axis, panel, segments)
         axis.grid(True, color="0.9")
@@ -65,10 +68,11 @@ def learning_curve(path: str | Path, segments: list[Segment], points: list[Point
         for segment in segments[1:]:
             axis.axvline(segment.start, color="0.6", linestyle=":", linewidth=1)
     if len(segments) > 1:
+        slope = 60 if len(segments) > CROWDED else 0
         for segment in segments:
             axes[0, 0].annotate(
-                segment.name, (segment.start, 1), xycoords=("data", "axes fraction"), xytext=(4, 2),
-                textcoords="offset points", fontsize=8, color="0.4",
+                segment.name, (segment.start, 1), xycoords=("data", "axes fraction"), xytext=(2 if slope else 4, 2),
+                textcoords="offset points", fontsize=8, color="0.4", rotation=slope, rotation_mode="anchor",
             )  # fmt: skip
     axes[-1, 0].set_xlabel("step")
     figure.suptitle(title, fontsize=11)
@@ -93,17 +97,20 @@ def _draw_rows(axis: object, key: str, segments: list[Segment]) -> None:
     axis.set_ylabel("length (tokens)" if key == "length" else key)
 
 
-def _draw_points(axis: object, points: list[Point]) -> None:
-    for index, series in enumerate(dict.fromkeys(point.series for point in points)):
-        own = sorted((point for point in points if point.series == series), key=lambda point: point.step)
-        value = np.array([100 * point.value for point in own])
+def _draw_lines(axis: object, lines: list[list[Point]]) -> None:
+    for index, series in enumerate(dict.fromkeys(point.series for line in lines for point in line)):
+        colour = COLOURS[index % len(COLOURS)]
+        own = [[point for point in line if point.series == series] for line in lines]
+        for line in own:
+            axis.plot([point.step for point in line], [100 * point.value for point in line], color=colour, linewidth=1)
+        points = list(dict.fromkeys(point for line in own for point in line))
+        value = np.array([100 * point.value for point in points])
         # A bootstrap interval need not hold the mean itself; an error bar cannot be negative.
         spread = [
-            np.maximum(0, value - [100 * point.low for point in own]),
-            np.maximum(0, [100 * point.high for point in own] - value),
+            np.maximum(0, value - [100 * point.low for point in points]),
+            np.maximum(0, [100 * point.high for point in points] - value),
         ]
-        colour = COLOURS[index % len(COLOURS)]
-        axis.errorbar([point.step for point in own], value, spread, fmt="o-", color=colour, capsize=3, label=series)
+        axis.errorbar([point.step for point in points], value, spread, fmt="o", color=colour, capsize=3, label=series)
     axis.set_ylabel("held-out accuracy (%)")
     axis.legend(fontsize=8, frameon=False, loc="best")
 

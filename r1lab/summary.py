@@ -220,20 +220,27 @@ def shortened(text: str, head: int, tail: int) -> str:
 
 
 def curve(run_dir: Path, stages: list[tuple[str, str, Path]], compare: list[dict]) -> Path | None:
-    """Draws `curve.png` from the metrics of all training stages and the evaluations before, between and after."""
-    step, segments, points = 0, [], []
-    compared = {row[side] for row in compare for side in ("before", "after")}
+    """Draws `curve.png` from the metrics of all training stages and the evaluations before, between and after.
+
+    A line joins an evaluation to the one that it is compared with, through those of the training between them.
+    """
+    step, segments = 0, []
+    at: dict[str, list[plots.Point]] = {}  # by eval stage
+    since: list[plots.Point] = []  # of trainings after the last eval stage
+    during: dict[str, list[plots.Point]] = {}  # the same, by the eval stage that follows
     for name, kind, path in stages:
-        if kind == "eval" and name in compared:
-            points += _points(step, rundir.result(path)["tasks"])
+        if kind == "eval":
+            at[name], during[name], since = _points(step, rundir.result(path)["tasks"]), since, []
         if PHASES[kind] != "train":
             continue
         rows = train_rows(path)
         evals = [row for row in rundir.read_jsonl(path / "metrics.jsonl") if "tasks" in row]
-        points += [point for row in by_step(evals) for point in _points(step + row["step"], row["tasks"])]
+        since += [point for row in by_step(evals) for point in _points(step + row["step"], row["tasks"])]
         segments.append(plots.Segment(name, step, rows))
         step += rows[-1]["step"] if rows else 0
-    return plots.learning_curve(run_dir / "curve.png", segments, points, title=run_dir.name) if segments else None
+    pairs = dict.fromkeys((row["before"], row["after"]) for row in compare)
+    lines = [at[before] + during[after] + at[after] for before, after in pairs] + [since]
+    return plots.learning_curve(run_dir / "curve.png", segments, lines, title=run_dir.name) if segments else None
 
 
 def _points(step: int, tasks: dict[str, dict]) -> list[plots.Point]:
@@ -285,7 +292,10 @@ def show(console: Console, run_dir: Path, stages: list[tuple[str, str, Path]], r
 def _where(console: Console, run_dir: Path, stages: list, result: dict, picture: Path | None) -> None:
     lines = [("run", f"{run_dir}/  ({duration(result['seconds'])})" if "seconds" in result else f"{run_dir}/")]
     lines += [("curve", str(picture))] if picture else []
-    writes = [path / "model" for _, kind, path in stages[::-1] if PHASES[kind] == "train" and kind != "reward"]
-    lines += [("model", f"{path}/") for path in writes[:1]]
+    trained = [path for _, kind, path in stages if PHASES[kind] == "train" and kind != "reward"]
+    if len(trained) == 1:
+        lines.append(("model", f"{trained[0] / 'model'}/"))
+    elif trained:
+        lines.append(("models", f"{run_dir}/STAGE/model/, STAGE one of {', '.join(path.name for path in trained)}"))
     for label, place in lines:
-        console.print(Text.assemble((f"{label:7}", "bold"), place), soft_wrap=True)
+        console.print(Text.assemble((f"{label:<7}", "bold"), place), soft_wrap=True)

@@ -1,0 +1,55 @@
+"""What a person sees at the end of a pipeline."""
+
+import io
+
+from rich.console import Console
+
+from r1lab import plots, rundir, summary
+
+
+def figures(avg):
+    return {"kk": {"avg": avg, "ci95": [avg - 0.1, avg + 0.1], "n_questions": 10, "n_samples": 1}}
+
+
+def pipeline(run, monkeypatch):
+    """base-eval, zero (with an evaluation at step 2), zero-eval, control, control-eval; what `curve` hands on."""
+    seen = []
+    monkeypatch.setattr(plots, "learning_curve", lambda path, segments, lines, title: seen.append((segments, lines)))
+    stages = []
+    for name, kind, value in [
+        ("base-eval", "eval", 0.2), ("zero", "grpo", None), ("zero-eval", "eval", 0.5),
+        ("control", "grpo", None), ("control-eval", "eval", 0.3),
+    ]:  # fmt: skip
+        path = run / f"{len(stages) + 1:02d}-{name}"
+        path.mkdir()
+        stages.append((name, kind, path))
+        if kind == "eval":
+            rundir.write_json_atomic(path / "result.json", {"stage": "eval", "tasks": figures(value)})
+            continue
+        rows = [{"phase": "train", "step": step, "total": 4, "reward": 0.1} for step in range(1, 5)]
+        if name == "zero":
+            rows.insert(2, {"phase": "eval", "step": 2, "total": 4, "tasks": figures(0.4)})
+        rundir.write_jsonl(path / "metrics.jsonl", rows)
+    compare = [{"before": "base-eval", "after": after} for after in ("zero-eval", "control-eval") for _ in range(2)]
+    summary.curve(run, stages, compare)
+    return stages, *seen[0]
+
+
+def test_a_line_joins_what_is_compared_through_the_training_between(tmp_path, monkeypatch):
+    _, segments, lines = pipeline(tmp_path, monkeypatch)
+    assert [(segment.name, segment.start) for segment in segments] == [("zero", 0), ("control", 4)]
+    assert [[(point.step, point.value) for point in line] for line in lines] == [
+        [(0, 0.2), (2, 0.4), (4, 0.5)],
+        [(0, 0.2), (8, 0.3)],
+        [],
+    ]
+
+
+def test_all_models_of_a_pipeline_are_told(tmp_path, monkeypatch):
+    stages, *_ = pipeline(tmp_path, monkeypatch)
+    written = io.StringIO()
+    summary._where(Console(file=written, width=200), tmp_path, stages, {}, None)
+    assert f"models {tmp_path}/STAGE/model/, STAGE one of 02-zero, 04-control" in written.getvalue()
+    written = io.StringIO()
+    summary._where(Console(file=written, width=200), tmp_path, stages[:3], {}, None)
+    assert f"model  {stages[1][2]}/model/" in written.getvalue()
