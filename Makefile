@@ -43,7 +43,7 @@ demo: install ## train a tiny R1-Zero: recipes/quickstart.yaml, base to result t
 	@name=quickstart; [ ! -e runs/$$name ] || name=quickstart-$$(date +%Y%m%d-%H%M%S); \
 	$(VENV)/bin/r1lab run recipes/quickstart.yaml --name $$name
 
-r1: install ## the whole of R1 in small, 45 minutes on two cores: recipes/r1/tiny.yaml; again to go on with it
+r1: install ## the whole of R1 in small, 43 minutes on two cores: recipes/r1/tiny.yaml; again to go on with it
 	@$(VENV)/bin/r1lab run r1/tiny --resume
 
 gpu: ## ten minutes of an NVIDIA GPU, offline: its tests, speed and memory beside TRL, a training (JSON in OUT)
