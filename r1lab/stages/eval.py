@@ -35,14 +35,17 @@ def run(recipe, run_dir: Path) -> int:
     result, questions = evaluate(engine, tokenizer, tasks, recipe, run_dir, **settings)
     rundir.write_jsonl(run_dir / "samples" / "questions.jsonl", questions)
     partial.unlink(missing_ok=True)
-    for name, figures in result.items():
-        if figures["n_questions"] < FEW and "/" not in name:
-            low, high = (100 * bound for bound in figures["ci95"])
-            many = f"{figures['n_questions']} question{'s' * (figures['n_questions'] != 1)}"
-            warn(run_dir, f"{name}: {many}: the figure may be anything from {low:.0f} to {high:.0f} %")
+    few = [_told(name, found) for name, found in result.items() if "/" not in name and found["n_questions"] < FEW]
+    if few:
+        warn(run_dir, f"so few questions leave a figure open: {', '.join(few)}")
     seconds = round(time.time() - started, 1)
     rundir.write_json_atomic(run_dir / "result.json", {"stage": "eval", "seconds": seconds, "tasks": result})
     return 0
+
+
+def _told(name: str, figures: dict) -> str:
+    low, high = (100 * bound for bound in figures["ci95"])
+    return f"{name} ({figures['n_questions']}) {low:.0f} to {high:.0f} %"
 
 
 def settings_of(recipe, tasks: dict[str, list[dict]], tokenizer) -> dict:
