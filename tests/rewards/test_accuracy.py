@@ -111,7 +111,7 @@ def test_hostile_answers_from_a_thread_beside_ordinary_ones():
     by_turn = dict(zip(mixed, result["scores"]))
     assert [float(by_turn[turn]) for turn in ordinary] == [1.0] * 64
     assert [float(by_turn[turn]) for turn in turns] == [0.0] * len(HOSTILE)
-    assert result["seconds"] < 5.0 + 2.0
+    assert result["seconds"] < 3 * 5.0  # a deadline for each of the 23 would take a minute; a busy machine takes some
     assert max(b - a for a, b in zip(beats, beats[1:])) < 0.2
     graders = pool.shared("r1lab.verify.maths:grade")
     assert len(graders._idle) <= graders.workers
