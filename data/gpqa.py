@@ -62,7 +62,7 @@ def gpqa(
         }
 
     if Path(path).suffix == ".csv":
-        return draw(convert_all(_csv(path), convert), size, seed, path)
+        return draw(convert_all(_csv(path), convert), size, seed)
     try:
         found = converted(path, "train", convert, config=f"gpqa_{subset}")
     except UserError as error:
@@ -70,7 +70,7 @@ def gpqa(
             raise
         where = f"https://huggingface.co/datasets/{path}"
         raise UserError(f"{path}: this set is gated: accept its terms at {where}, then type: hf auth login") from error
-    return draw(found, size, seed, path)
+    return draw(found, size, seed)
 
 
 def lettered(question: str, choices: list[str]) -> str:

@@ -74,7 +74,7 @@ def humaneval(
     if partly := [skipped for skipped in lost if skipped]:
         what = "%s: %d asserts of %d problems are no plain call and value, left out"
         logger.warning(what, path, sum(partly), len(partly))
-    return draw(without_none(found, path, "have no assert of a plain call and value"), size, seed, path)
+    return draw(without_none(found, path, "have no assert of a plain call and value"), size, seed)
 
 
 def _tests(source: str, function: str) -> tuple[list[dict], int]:

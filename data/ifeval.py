@@ -66,7 +66,7 @@ def ifeval(*, path: str = HUB, split: Literal["test"] = "test", size: int | None
     found = converted(path, "train" if path == HUB else "test", convert)
     counts = ", ".join(f"{name} {count}" for name, count in unknown.most_common())
     found = without_none(found, path, f"have an instruction without a counterpart ({counts})")
-    return draw(found, size, seed, path)
+    return draw(found, size, seed)
 
 
 def _constraints(name: str, kwargs: dict) -> list[dict]:

@@ -82,7 +82,7 @@ def livecodebench(
         return f"{path}: {row.get('question_id') or row.get('question_title')}", row
 
     found = [row for row in converted(path, "test", wanted, config=subset) if row]
-    return convert_all(draw(found, size, seed, path), _row)
+    return convert_all(draw(found, size, seed), _row)
 
 
 def _day(name: str, text: str | None) -> str | None:

@@ -57,7 +57,7 @@ def logic_rl(
                     "statements": row["statements"],
                 }
             )
-    return draw(found, size, seed, path)
+    return draw(found, size, seed)
 
 
 def _missing(folder: Path, split: str, missing: list[int]) -> str:

@@ -67,7 +67,7 @@ def gsm8k(
             "solution": _CALCULATED.sub("", solution).strip(),
         }
 
-    return draw(converted(path, split, convert, config="main"), size, seed, path)
+    return draw(converted(path, split, convert, config="main"), size, seed)
 
 
 def svamp(*, path: str = SVAMP, split: Literal["test"] = "test", size: int | None = None, seed: int = 0) -> list[dict]:
@@ -96,7 +96,7 @@ def svamp(*, path: str = SVAMP, split: Literal["test"] = "test", size: int | Non
         stop = "" if body.endswith((".", "!", "?", ",", ";", ":")) else "."
         return {"prompt": f"{body}{stop} {question}", "answer": _whole(answer) or answer, "task": "svamp"}
 
-    return draw(converted(path, "test", convert), size, seed, path)
+    return draw(converted(path, "test", convert), size, seed)
 
 
 def math(
@@ -159,7 +159,7 @@ def math(
         for row in answered
         if (not levels or row["level"] in levels) and (not subjects or row["subject"] in subjects)
     ]
-    return draw(wanted, size, seed, path)
+    return draw(wanted, size, seed)
 
 
 def aime(
@@ -201,7 +201,7 @@ def aime(
         if any(row["year"] is None for row in found):
             raise UserError(f"aime: years: {path} does not say the year of its problems: leave years out")
         found = [row for row in found if row["year"] in wanted]
-    return draw(found, size, seed, path)
+    return draw(found, size, seed)
 
 
 def amc(*, path: str = AMC, split: Literal["test"] = "test", size: int | None = None, seed: int = 0) -> list[dict]:
@@ -223,7 +223,7 @@ def amc(*, path: str = AMC, split: Literal["test"] = "test", size: int | None = 
     ...     amc(path=file.name)
     [{'prompt': '13 + 14?', 'answer': '27', 'task': 'amc/2023', 'year': 2023}]
     """
-    return draw(_contest("amc", path, split), size, seed, path)
+    return draw(_contest("amc", path, split), size, seed)
 
 
 def _math_row(row: dict) -> dict:

@@ -49,7 +49,7 @@ def mmlu(
                 hint = did_you_mean(name, have, otherwise=f"; there are: {', '.join(have)}")
                 raise UserError(f"mmlu: subjects: {name!r}{hint}")
         found = [row for row in found if row["subject"] in subjects]
-    return draw(found, size, seed, path)
+    return draw(found, size, seed)
 
 
 def _row(row: dict) -> dict:

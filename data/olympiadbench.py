@@ -38,7 +38,7 @@ def olympiadbench(
     evaluation_only("olympiadbench", split, instead="math")
     found = converted(path, "train" if path == HUB else "test", _row, config=_CONFIG)
     found = without_none(found, path, "are right within a tolerance, which accuracy does not know")
-    return draw(found, size, seed, path)
+    return draw(found, size, seed)
 
 
 def _row(row: dict) -> dict | None:

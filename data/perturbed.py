@@ -99,7 +99,7 @@ def knights_knaves_perturbed(
         given = {"split": split, "size": size, "seed": seed, "people": (2, 3) if people is None else people}
         rows = knights_knaves(**given, copies=copies, names=names, sayings=sayings)
     else:
-        rows = draw(_read(place, split, people), size, seed, path)
+        rows = draw(_read(place, split, people), size, seed)
     seen = set()
     if place and held_out and kind in ("statement", "leaf"):
         known = _read(place, "train", people) + _read(place, "test", people)

@@ -37,7 +37,7 @@ def rows(*, path: str, split: str = "train", size: int | None = None, seed: int 
     [{'prompt': '2+2?', 'answer': '4'}]
     """
     found = [{**row, "answer": row.get("answer")} for _, row in numbered_rows(path, split)]
-    return draw(found, size, seed, path)
+    return draw(found, size, seed)
 
 
 def is_local(path: str) -> bool:
@@ -125,7 +125,7 @@ def _located(
         yield from ((f"{path}:{number}", row) for number, row in enumerate(_hub(path, split, config, column), 1))
 
 
-def draw(found: list[dict], size: int | None, seed: int, path: str) -> list[dict]:
+def draw(found: list[dict], size: int | None, seed: int) -> list[dict]:
     """At most `size` rows, drawn by `seed`; all of them, in their order, by default."""
     if size is None:
         return found

@@ -109,7 +109,7 @@ def traces(
     if counts:
         left_out = ", ".join(f"{count} {what}" for what, count in counts.items())
         logger.warning("%s: left out %s; %d traces are kept", path, left_out, len(made))
-    return draw(made, size, seed, path)
+    return draw(made, size, seed)
 
 
 def _prompt_and_turns(row: dict) -> tuple[str | list[dict], list[tuple[str, bool, bool | None]]]:

@@ -5,11 +5,10 @@ import time
 import zlib
 from pathlib import Path
 
-from r1lab import engines, provenance, records, rundir
+from r1lab import engines, forms, provenance, records, rundir
 from r1lab.stages.common import as_data, asked, build_rows, load_engine, load_tokenizer, note, report_gold, warn
 
 CHUNK = 1024  # samples that are drawn from one seed and written down together: what a kill may cost
-PLAIN = ("none", "chat")  # templates that say nothing of an answer's form
 FEW = 100  # questions below which a figure carries a warning
 
 
@@ -126,7 +125,7 @@ def eval_tasks(recipe) -> dict[str, list[dict]]:
         else:
             data = as_data(type(recipe.data), task)
             rows = build_rows(data, seed=recipe.seed, split="test", size=data.size or size)
-            if task.instruction and recipe.prompt.template in PLAIN:
+            if task.instruction and recipe.prompt.template not in forms.TAGGED:
                 rows = [row | {"prompt": instructed(row["prompt"], task.instruction)} for row in rows]
             tasks[task_name(task)] = rows
     return tasks

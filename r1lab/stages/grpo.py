@@ -1,10 +1,10 @@
 """Reinforcement learning by GRPO: rollouts from vLLM, rule rewards, TRL's losses."""
 
 import os
-import socket
 import time
 from pathlib import Path
 
+from accelerate.utils.other import get_free_port
 from datasets import Dataset
 from transformers import TrainerCallback
 from trl import GRPOConfig
@@ -45,7 +45,7 @@ def run(recipe, run_dir: Path) -> int:
     rewards = BatchRewards(grader, rows, run_dir, rank=config.process_index)
     if config.use_vllm and config.world_size == 1:
         # Where none is set TRL takes 29500 as long as it is free: so do two runs that start at the same time.
-        os.environ.setdefault("MASTER_PORT", str(free_port()))
+        os.environ.setdefault("MASTER_PORT", str(get_free_port()))
     model = load_model(recipe)
     stop = StopOnInterrupt()
     metrics = Metrics(recipe, run_dir, _row(recipe, config, rewards, time.time()))
@@ -115,13 +115,6 @@ def grpo_config(recipe, run_dir: Path, longest: int) -> GRPOConfig:
         vllm_gpu_memory_utilization=rollout.gpu_memory_utilization,
         vllm_max_model_length=max_length,
     )
-
-
-def free_port() -> int:
-    """A port of this machine that nothing uses, which two who ask at the same time are not both given."""
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return probe.getsockname()[1]
 
 
 def own_settings(recipe) -> GrpoTrain:
