@@ -10,14 +10,14 @@ import math
 import re
 from pathlib import Path
 
-from r1lab import rundir
+from r1lab import references, rundir
 from r1lab.errors import UserError
+from r1lab.references import REFERENCE
 from r1lab.report import read
 from r1lab.report.read import Run, Stage, clean, items, number, section
 from r1lab.summary import percent
 from r1lab.usage import code, is_adapter, sampling_of
 
-_REFERENCE = re.compile(r"@([a-z0-9_-]+)/(?:model|samples)")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _HOME = re.compile(r"(?:/home|/Users)/[^/\s'\"]+|/root\b")
 _FOLDERS = re.compile(r"(?:~/|(?<![\w./:@<-])/[^/\s'\"<>]+/)(?:[^/\s'\"<>]+/)*")  # of a path, without its last name
@@ -110,7 +110,7 @@ def _base(this: Stage, stages: list[Stage]) -> str:
     """What the line of stages started from, followed back through `@STAGE/model`."""
     models, path = {stage.name: _model(stage) for stage in stages}, _model(this)
     for _ in stages:  # no longer than there are stages: a damaged file may send it in circles
-        found = _REFERENCE.fullmatch(path)
+        found = REFERENCE.fullmatch(path)
         path = models.get(found[1], path) if found else path
     return path
 
@@ -146,7 +146,7 @@ def _origins(this: Stage, stages: list[Stage]) -> list[Stage]:
     wanted, found = {this.name}, []
     for stage in reversed(stages if this in stages else [this]):  # references point backwards only
         if stage.name in wanted:
-            wanted |= set(_REFERENCE.findall(str(stage.config)))
+            wanted |= references.stages(stage.config)
             found.append(stage)
     return found[::-1]
 

@@ -5,7 +5,6 @@ Each check returns `(keys, message)` pairs, the keys below those of the stage.
 
 import inspect
 import math
-import re
 import typing
 from collections.abc import Iterator
 
@@ -14,11 +13,11 @@ from pydantic import BaseModel
 from r1lab import lookup, trl_fields
 from r1lab.errors import UserError
 from r1lab.lookup import did_you_mean
+from r1lab.references import REFERENCE
 from r1lab.schema import GrpoTrain
 from r1lab.values import Problems, either, not_a_choice, value_problems
 from r1lab.yaml_source import Keys
 
-REFERENCE = re.compile(r"@([a-z0-9_-]+)/(model|samples)")
 MAKES = {"sft": "model", "grpo": "model", "dpo": "model", "reward": "model", "sample": "samples"}
 
 ELSEWHERE = {

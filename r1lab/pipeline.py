@@ -4,7 +4,6 @@ A recipe of one stage runs in `runs/NAME/`, a pipeline in `runs/NAME/NN-STAGE/`.
 stage's recipe become paths in its `config.yaml`, which can so be run again by itself.
 """
 
-import re
 import shlex
 import shutil
 import signal
@@ -16,14 +15,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from r1lab import children, comparison, engines, rundir, summary
+from r1lab import children, comparison, engines, references, rundir, summary
 from r1lab import recipe as recipes
 from r1lab.children import StopRequests
 from r1lab.display import StageDisplay
 from r1lab.errors import UserError
 
 INTERRUPTED = 130
-_REFERENCE = re.compile(r"@([a-z0-9_-]+)/(model|samples)")
 _POLL = 0.2  # seconds between two looks at the child and at its metrics
 
 
@@ -129,7 +127,7 @@ def changed_stages(run_dir: Path, stages: list[Stage]) -> dict[str, list[str]]:
         file = stage.path / "config.yaml"
         if not file.is_file() or not (stage.finished or has_begun(stage.path)):
             continue
-        changed = changes(rundir.read_yaml(file), stage.config, {s.name: s.path.name for s in stages})
+        changed = references.changes(rundir.read_yaml(file), stage.config, {s.name: s.path.name for s in stages})
         if changed and not stage.place:
             state = "finished" if stage.finished else "began"
             raise UserError(f"{stage.path}: {changed[0]}{_more(changed)}, after the stage {state}: {ways}")
@@ -142,69 +140,13 @@ def _dependents(stages: list[Stage], names: set[str]) -> list[str]:
     """The stages that build on others, directly or not."""
     found = set(names)
     for stage in stages:  # references point backwards only
-        if not found.isdisjoint(_references(stage)):
+        if not found.isdisjoint(references.stages(stage.config)):
             found.add(stage.name)
     return [stage.name for stage in stages if stage.name in found - names]
 
 
 def _more(changed: list[str]) -> str:
     return f" and {len(changed) - 1} more ({', '.join(c.split(':')[0] for c in changed[1:])})" if changed[1:] else ""
-
-
-def changes(old: dict, new: dict, folders: dict[str, str]) -> list[str]:
-    """The keys in which a stage's resolved recipe differs from that of an earlier run, each with both values.
-
-    A reference such as `@base/model` equals any path to that folder: a run directory may be moved.
-
-    >>> changes({"train": {"beta": 0.1}}, {"train": {"beta": 0.2}}, {})
-    ['train.beta: was 0.1, now 0.2']
-    """
-    before, after = _flat(old), _flat(new)
-    changed = []
-    for key in dict.fromkeys([*before, *after]):
-        was, now = before.get(key), after.get(key)
-        reference = _REFERENCE.fullmatch(now) if isinstance(now, str) else None
-        if reference and reference[1] in folders and isinstance(was, str):
-            if Path(was).parts[-2:] == (folders[reference[1]], reference[2]):
-                continue
-        if was != now:
-            changed.append(f"{key}: was {_short(was)}, now {_short(now)}")
-    return changed
-
-
-def _short(value: object) -> str:
-    text = "not set" if value is None else str(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
-
-
-def _flat(value: object, prefix: str = "") -> dict[str, object]:
-    if isinstance(value, dict) and value:
-        items = value.items()
-    elif isinstance(value, list) and value:
-        items = enumerate(value)
-    else:
-        return {prefix: value}
-    flat = {}
-    for key, item in items:
-        flat |= _flat(item, f"{prefix}.{key}" if prefix else str(key))
-    return flat
-
-
-def with_references(value: object, folders: dict[str, Path]) -> object:
-    """A recipe with `@STAGE/model` and `@STAGE/samples` replaced by absolute paths."""
-    if isinstance(value, dict):
-        return {key: with_references(item, folders) for key, item in value.items()}
-    if isinstance(value, list):
-        return [with_references(item, folders) for item in value]
-    reference = _REFERENCE.fullmatch(value) if isinstance(value, str) else None
-    if reference and reference[1] in folders:
-        return str((folders[reference[1]] / reference[2]).resolve())
-    return value
-
-
-def _references(stage: Stage) -> set[str]:
-    values = [value for value in _flat(stage.config).values() if isinstance(value, str)]
-    return {match[1] for value in values if (match := _REFERENCE.fullmatch(value))}
 
 
 def has_begun(path: Path) -> bool:
@@ -287,7 +229,7 @@ def prepare_stage(stage: Stage, folders: dict[str, Path]) -> None:
         rundir.drop_outputs(stage.path)
     stage.path.mkdir(exist_ok=True)
     (stage.path / "error.txt").unlink(missing_ok=True)
-    rundir.write_yaml(stage.path / "config.yaml", with_references(stage.config, folders))
+    rundir.write_yaml(stage.path / "config.yaml", references.resolved(stage.config, folders))
 
 
 def run_stage(

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from r1lab import pipeline, rundir
+from r1lab import pipeline, references, rundir
 from r1lab import recipe as recipes
 from r1lab.errors import UserError
 
@@ -120,7 +120,7 @@ def test_references_become_paths_that_exist_in_the_config_of_the_stage(tmp_path)
     run(three_stages(), tmp_path)
     config = rundir.read_yaml(tmp_path / "quick" / "03-final" / "config.yaml")
     assert config["model"]["path"] == str(tmp_path / "quick" / "02-zero" / "model")
-    resolved = pipeline.with_references(
+    resolved = references.resolved(
         {"data": [{"path": "@zero/samples"}], "prompt": "ask @zero/model", "other": "@nobody/model"},
         {"zero": tmp_path / "02-zero"},
     )
@@ -156,7 +156,7 @@ def test_real_recipes_give_configs_that_load_again_and_resume_unchanged(tmp_path
     folders = {stage.name: stage.path for stage in stages}
     for stage in stages:
         stage.path.mkdir()
-        rundir.write_yaml(stage.path / "config.yaml", pipeline.with_references(stage.config, folders))
+        rundir.write_yaml(stage.path / "config.yaml", references.resolved(stage.config, folders))
         rundir.write_json_atomic(stage.path / "result.json", {})
         loaded = recipes.load([str(stage.path / "config.yaml")])
         assert recipes.resolved(loaded) == rundir.read_yaml(stage.path / "config.yaml")

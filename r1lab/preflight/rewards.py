@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from r1lab import forms, lookup
 from r1lab import grader as graders
-from r1lab import lookup
 from r1lab.errors import UserError
 from r1lab.grader import Grader
 from r1lab.preflight.exploits import AS_PUBLISHED, FORMS, exploits, right_turns
@@ -119,7 +119,7 @@ class _Turn:
 
 def _gold(seen: Seen, grader: Grader, places: list[int]) -> tuple[dict[int, _Turn], list[Finding]]:
     """The right turn of each row in the form that pays most, by the row's number, and what is found of them."""
-    turns = {i: forms for i, row in enumerate(seen.rows) if (forms := right_turns(row, grader.prefill))}
+    turns = {i: good for i, row in enumerate(seen.rows) if (good := right_turns(row, grader.prefill))}
     if not turns:
         return {}, [Finding("ok", "rewards", "no row tells a right answer to try them on", keys=("rewards",))]
     best: dict[int, _Turn] = {}
@@ -192,7 +192,7 @@ def _marks(seen: Seen, grader: Grader, places, best: dict[int, _Turn], tried: di
 def _asked_for(seen: Seen, name: str, place: int, form: str, tried: dict[str, list[_Turn]]) -> list[Finding]:
     """Whether the form that the prompt asks for is one that the reward reads."""
     tagged = [turn.values[name] for of, turns in tried.items() if "<answer>" in of for turn in turns]
-    asks = seen.recipe.prompt.template in ("r1-zero", "logic-rl", "open-r1")
+    asks = seen.recipe.prompt.template in forms.TAGGED
     if not asks or any(_right(value) for value in tagged) or set(tagged) == {None}:
         return []
     what = f"{name}: reads a right answer as {form} only, and the prompt asks for <answer> … </answer>"
