@@ -26,7 +26,7 @@ SOURCES = """SOURCES are recipes (files, or names from `r1lab ls recipes`) and k
 EVALUATE = """MODEL is a folder, a Hub id or embedded:NAME; several are compared with the first. key=value words are
 merged over the protocol's recipe.
 
-  r1lab eval runs/quickstart/02-zero/model --tasks knights_knaves
+  r1lab eval runs/quickstart/02-zero/model --protocol quickstart
   r1lab eval Qwen/Qwen2.5-Math-7B runs/mine/model --tasks math500,aime24 --protocol r1
   r1lab eval runs/mine/model --tasks gsm8k=data/gsm8k,mine.jsonl --grader accuracy prompt.template=r1-zero
 """
@@ -65,7 +65,7 @@ def parser() -> Parser:
     evaluate.add_argument("sources", nargs="+", metavar="MODEL", help="models, and key=value words")
     evaluate.add_argument("--tasks", metavar="TASKS", help="names, NAME=PATH or files, with commas (default: all)")
     evaluate.add_argument(
-        "--protocol", metavar="NAME", default="r1", help="r1 (default), greedy, logic-rl or a recipe"
+        "--protocol", metavar="NAME", default="r1", help="r1 (default), greedy, logic-rl, or a recipe: as it asks"
     )
     evaluate.add_argument("--grader", metavar="REWARD", help="the reward that grades the tasks, for files of your own")
     evaluate.add_argument("--size", metavar="N", type=int, help="questions a task at most (default: the protocol's)")

@@ -33,7 +33,7 @@ def sources(
         paths: Models: folders, Hub ids, `embedded:NAME`.
         tasks: Names of the protocol's tasks or of builders, `NAME=PATH` to read one from a file or folder, or files of
             rows of one's own. All of the protocol's if empty.
-        protocol: A name in `PROTOCOLS`, or a recipe of one's own.
+        protocol: A name in `PROTOCOLS`, or any recipe with stages and `eval`, which says how that recipe asks.
         grader: The reward that grades all tasks, in place of the protocol's.
         size: Questions a task at most, in place of the protocol's.
         samples: Answers a question, in place of the protocol's.
@@ -51,7 +51,7 @@ def sources(
     for task in chosen:
         task |= {key: value for key, value in (("size", size), ("num_samples", samples)) if value}
     stages, told = _stages(paths, plain, words)
-    made = [name, f"stages={json.dumps(stages)}", f"eval.tasks={json.dumps(chosen)}"]
+    made = [name, f"stages={json.dumps(stages)}", f"eval.tasks={_flow(chosen)}"]
     made.append(f"compare={json.dumps([[stages[0]['name'], stage['name']] for stage in stages[1:]])}")
     if grader:
         made.append(f"rewards={json.dumps([_grader(grader)])}")
@@ -84,7 +84,8 @@ def _read(name: str, protocol: str) -> dict:
 
 
 def _tasks(words: list[str], protocol: dict, name: str, grader: str | None) -> list[dict]:
-    own = {task["name"]: task for task in protocol["eval"].get("tasks", []) if isinstance(task, dict)}
+    listed = [task if isinstance(task, dict) else {"builder": task} for task in protocol["eval"].get("tasks", [])]
+    own = {task["name"]: task for task in ({"name": task["builder"], **task} for task in listed)}
     if not words:
         return [dict(task) for task in own.values()]
     found = []
@@ -127,7 +128,7 @@ def _stages(paths: list[str], protocol: dict, words: list[str]) -> tuple[list[di
     """An eval stage for each model, with the prompt that it was trained on, and lines that tell of that."""
     stages, names = [], [_name_of(path) for path in paths]
     told: dict[str, list[str]] = {}
-    given = any(word.startswith("prompt") for word in words) or protocol["prompt"]["template"] != "chat"
+    given = any(word.startswith("prompt") for word in words) or _template(protocol) != "chat"
     for index, path in enumerate(paths):
         name = names[index] if names.count(names[index]) == 1 else f"{names[index]}-{index + 1}"
         stage = {"name": name, "stage": "eval", "model": {"path": _absolute(path)}}
@@ -138,6 +139,10 @@ def _stages(paths: list[str], protocol: dict, words: list[str]) -> tuple[list[di
         stages.append(stage)
     ways = "prompt.template=chat takes the model's own"
     return stages, [f"{', '.join(some)}: {what}; {ways}" for what, some in told.items()]
+
+
+def _template(protocol: dict) -> str:
+    return protocol.get("prompt", {}).get("template", "chat")
 
 
 def _absolute(path: str) -> str:
@@ -199,6 +204,19 @@ def _name_of(path: str) -> str:
     words = [part for part in parts if part not in (*_NO_NAMES, "/", ".", "..", "~")]
     taken = words[-2:] if Path(path).name in _NO_NAMES or "checkpoint-" in Path(path).name else words[-1:]
     return _plain("-".join(taken)) or "model"
+
+
+def _flow(value: object) -> str:
+    """A value as YAML on one line: JSON, but with numbers as keys, which JSON has not.
+
+    >>> _flow([{"people": {2: 3}, "name": "k"}])
+    '[{"people": {2: 3}, "name": "k"}]'
+    """
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(key)}: {_flow(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_flow, value)) + "]"
+    return json.dumps(value)
 
 
 def _plain(text: str) -> str:

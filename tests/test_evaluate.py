@@ -37,6 +37,16 @@ def test_the_protocol_says_how_it_is_asked():
     assert stage.prompt.template == "logic-rl" and [task.name for task in stage.eval.tasks][-1] == "8ppl"
 
 
+def test_a_pipeline_is_a_protocol_that_asks_as_its_own_evaluations_do():
+    quickstart = recipe.load(["quickstart"])
+    (stage,) = made(protocol="quickstart")[0].stages
+    asked = stage.eval.tasks[0].model_dump()
+    assert asked == quickstart.stages[0].eval.tasks[0].model_dump() | {"name": "knights_knaves"}
+    assert asked["people"] == {2: 3, 3: 2}  # numbers as keys, which JSON has not
+    assert (stage.eval.size, stage.eval.num_samples, stage.prompt.template) == (400, 4, "r1-zero")
+    assert stage.rollout == quickstart.stages[0].rollout and stage.rewards == quickstart.stages[0].rewards
+
+
 def test_size_and_samples_hold_for_every_task():
     (stage,) = made(tasks=["knights_knaves", "aime24"], protocol="r1", size=7, samples=3)[0].stages
     assert {(task.size, task.num_samples) for task in stage.eval.tasks} == {(7, 3)}
