@@ -8,7 +8,8 @@ from pathlib import Path
 from r1lab import engines, forms, provenance, records, rundir
 from r1lab.stages.common import as_data, asked, build_rows, load_engine, load_tokenizer, note, report_gold, warn
 
-CHUNK = 1024  # samples that are drawn from one seed and written down together: what a kill may cost
+CHUNK = {"vllm": 1024, "transformers": 128, "server": 128}
+"""Samples drawn from one seed and written down together, by engine: enough to fill it, and what a kill may cost."""
 FEW = 100  # questions below which a figure carries a warning
 
 
@@ -76,7 +77,7 @@ def settings_of(recipe, tasks: dict[str, list[dict]], tokenizer) -> dict:
             "max_tokens": recipe.eval.max_completion_length or rollout.max_completion_length,
             "greedy": recipe.eval.greedy,
         },
-        "seed": {"recipe": recipe.seed, "samples_a_seed": CHUNK},
+        "seed": {"recipe": recipe.seed, "samples_a_seed": CHUNK[engines.choose(rollout.engine)]},
         "rewards": rewards,
         "grader": provenance.grader_version(rewards),
         "versions": rundir.versions(),
@@ -190,7 +191,7 @@ def evaluate(
         report_gold(judge.grader, rows, run_dir)
         there = {r["index"]: r for r in (rundir.read_jsonl(partial) if partial else ()) if r["task"] == name}
         made, tokens = [], 0
-        step = max(1, CHUNK // samples_of(recipe, name))
+        step = max(1, CHUNK[engine.name] // samples_of(recipe, name))
         for first in range(0, len(rows), step):
             places = range(first, min(first + step, len(rows)))
             if all(i in there for i in places):

@@ -83,11 +83,13 @@ def _sampled(recipe, run_dir: Path, partial: Path, texts: list, missing: list[in
                 yield [(missing[place], group)]
             return
         step = max(1, CHUNK // rollout.num_generations)
-        for first in range(0, len(texts), step):  # of all rows, so that one that is resumed draws what it would have
-            part = [i for i in range(first, min(first + step, len(texts))) if i in wanted]
-            if part:
-                set_seed(recipe.seed + first)
-                yield list(zip(part, engine.generate([texts[i] for i in part], **sampling)))
+        for first in range(0, len(texts), step):
+            part = range(first, min(first + step, len(texts)))
+            if wanted.isdisjoint(part):
+                continue
+            set_seed(recipe.seed + first)  # and the whole chunk, so that one that is resumed draws what it would have
+            answers = zip(part, engine.generate([texts[i] for i in part], **sampling))
+            yield [(i, group) for i, group in answers if i in wanted]
 
     wanted = set(missing)
     for answered in chunks():

@@ -27,7 +27,7 @@ class Killed(BaseException):
 def loaded(tmp_path, monkeypatch):
     """The recipe, in chunks of three questions."""
     (tmp_path / "e.yaml").write_text(TEXT, encoding="utf-8")
-    monkeypatch.setattr(evaluation, "CHUNK", 6)
+    monkeypatch.setitem(evaluation.CHUNK, "transformers", 6)
     return recipe.load([str(tmp_path / "e.yaml")])
 
 

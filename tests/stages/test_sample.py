@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from r1lab import recipe, rundir
 from r1lab.schema import Keep
+from r1lab.stages import sample as sampling
 from r1lab.stages.sample import keep
 
 
@@ -77,3 +79,41 @@ def test_a_prompt_gives_at_most_so_many_drawn_by_the_seed():
 @pytest.mark.parametrize("which", ["all", "right", "best", "pairs"])
 def test_a_name_is_short_for_a_section(which):
     assert Keep.model_validate(which).which == which
+
+
+TEXT = """
+stage: sample
+name: s
+model: {path: embedded:tiny-qwen2}
+data: {builder: knights_knaves, people: [2], size: 7}
+prompt: {template: r1-zero}
+rollout: {engine: transformers, num_generations: 2, max_completion_length: 32}
+keep: all
+"""
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_samples_are_the_same_wherever_it_is_killed(tmp_path, monkeypatch):
+    (tmp_path / "s.yaml").write_text(TEXT, encoding="utf-8")
+    loaded = recipe.load([str(tmp_path / "s.yaml")])
+    monkeypatch.setattr(sampling, "CHUNK", 6)  # three prompts
+    assert sampling.run(loaded, tmp_path / "whole") == 0
+    plain, calls = rundir.append_jsonl, 0
+
+    def append(path, row):
+        nonlocal calls
+        plain(path, row)
+        calls += path.name == "partial.jsonl"
+        if path.name == "partial.jsonl" and calls in (1, 3, 5):  # within chunks, and where one ends
+            raise Killed
+
+    monkeypatch.setattr(rundir, "append_jsonl", append)
+    for _ in range(3):
+        with pytest.raises(Killed):
+            sampling.run(loaded, tmp_path / "killed")
+    assert sampling.run(loaded, tmp_path / "killed") == 0
+    whole, killed = (tmp_path / name / "samples" / "samples.jsonl" for name in ("whole", "killed"))
+    assert len(rundir.read_jsonl(whole)) == 14 and whole.read_bytes() == killed.read_bytes()
