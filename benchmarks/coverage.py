@@ -16,7 +16,8 @@ from r1lab import stats
 
 QUESTIONS, SAMPLES = (30, 100, 500), (1, 4, 16)
 CHANCES = {"even, 0.5": (1.0, 1.0), "easy or hard, 0.5": (0.5, 0.5), "mostly hard, 0.2": (0.5, 2.0),
-           "mostly easy, 0.8": (2.0, 0.5)}  # fmt: skip
+           "mostly easy, 0.8": (2.0, 0.5), "nearly all hard, 0.02": (0.02, 0.98),
+           "nearly all easy, 0.98": (0.98, 0.02)}  # fmt: skip
 RESAMPLES, ROWS = 2000, 500
 
 
@@ -32,10 +33,11 @@ def intervals(means: np.ndarray, samples: int, weights: np.ndarray) -> dict[str,
     with np.errstate(divide="ignore", invalid="ignore"):
         alone = np.where(spread > 0, centre * (1 - centre) * n / spread**2, n)  # samples that would spread as much
     half = stats.t_quantile(n - 1) * spread / np.sqrt(n)
-    constant = spread == 0
-    unseen = stats.Z**2 / (n + stats.Z**2)
-    same = (centre - unseen * centre, centre + unseen * (1 - centre))
-    ours = wilson if samples == 1 else tuple(np.where(constant, s, e) for s, e in zip(same, expanded))
+    alike = np.max([(means == k / samples).sum(1) for k in range(samples + 1)], axis=0)
+    few, unseen = n - alike < stats.FEW, stats.Z**2 / (n + stats.Z**2)
+    low = np.where(few, np.minimum(expanded[0], centre - unseen * centre), expanded[0])
+    high = np.where(few, np.maximum(expanded[1], centre + unseen * (1 - centre)), expanded[1])
+    ours = wilson if samples == 1 else (low, high)
     return {
         "mean_ci95": ours,
         "percentile": tuple(plain),

@@ -228,7 +228,8 @@ def _problems(numbered: list[tuple[str, object]]) -> list[str]:
             problems.append(f"{where}: a row should be an object with a `prompt`, not {_kind(row)}")
         elif row.get("prompt") in (None, "", []):
             has = ", ".join(str(key) for key in row) or "nothing"
-            problems.append(f"{where}: no `prompt` in this row, which has {has}")
+            empty = f"the `prompt` of this row is empty: {row.get('prompt')!r}"
+            problems.append(f"{where}: {empty if 'prompt' in row else f'no `prompt` in this row, which has {has}'}")
         elif not _is_prompt(row["prompt"]):
             problems.append(f"{where}: prompt: should be text, or messages with `role` and `content`")
     return problems

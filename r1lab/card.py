@@ -52,7 +52,7 @@ def text(run_dir: Path, *, stage: Path) -> str:
     this = next((s for s in run.stages if s.path.resolve() == place), None) or Stage(place.name, "?", place)
     base = _base(this, run.stages)
     origins = _origins(this, run.stages)
-    evals = [s for s in run.stages if s.tasks and _model(s) == f"@{this.name}/model"]
+    evals = [s for s in run.stages if s.tasks and _model(s) == f"@{this.name}/model"] or _during(this)
     title = run.name if this.path.resolve() == run.path.resolve() else f"{run.name}: {this.name}"
     sections = {
         "What it came from": _came_from(origins),
@@ -139,6 +139,12 @@ def _sentence(this: Stage, base: str) -> str:
     how = _KINDS.get(this.kind, "training of an unknown kind")
     source = f"random weights, {source}" if base.startswith("scratch:") else source if base else "an unknown base"
     return f"{kind}, made from {source} by {how} with r1lab. The licence of its base holds, and those of its data do."
+
+
+def _during(this: Stage) -> list[Stage]:
+    """The last evaluation that a training stage made itself, as a stage named with its step; none, or one."""
+    told = [(f"{this.name}, step {row['step']}", row["tasks"]) for row in this.evals[-1:] if row["tasks"]]
+    return [dataclasses.replace(this, name=name, kind="eval", result={"tasks": tasks}) for name, tasks in told]
 
 
 def _origins(this: Stage, stages: list[Stage]) -> list[Stage]:
@@ -236,11 +242,15 @@ def _limits(run: Run, this: Stage, origins: list[Stage], evals: list[Stage]) -> 
     tasks = {task: clean(s.get("n_questions")) for e in evals for task, s in e.tasks.items() if "/" not in task}
     told = ", ".join(f"{_code(task)} ({count} questions)" for task, count in tasks.items()) or "nothing in its run"
     builders = re.findall(r"'builder': '([^']+)'", str([section(stage.config, "data") for stage in origins]))
-    data = ", ".join(_code(name) for name in dict.fromkeys(builders) if name not in ("rows", "mix"))
+    builders = [name for name in dict.fromkeys(builders) if name not in ("rows", "mix")]
+    data = ", ".join(map(_code, builders))
+    asked = [task for e in evals for task in items(section(e.config, "eval").get("tasks")) if isinstance(task, dict)]
+    builder_of = {clean(task.get("name") or task.get("builder")): clean(task.get("builder")) for task in asked}
+    general = any(builder_of.get(task, task) not in builders for task in tasks)
     lines = [
         _size(this.path / "model"),
         f"Its base aside, all that it was trained on comes from {data or 'data that is unknown'}.",
-        f"Evaluated on {told}, on no general task, and not for safety.",
+        f"Evaluated on {told}, {'' if general else 'on no general task, '}and not for safety.",
     ]
     if tasks:
         lines.append("Intervals are over questions, of one run with one seed: another seed may differ by more.")

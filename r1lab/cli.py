@@ -109,7 +109,7 @@ def parser() -> Parser:
         **settings,
     )  # fmt: skip
     report.add_argument("runs", nargs="+", metavar="RUN", help="run directories, several side by side")
-    report.add_argument("--format", default="html", metavar="FORMAT", help="html (default), or md for a README")
+    report.add_argument("--format", metavar="FORMAT", help="html, or md for a README (default: what --out ends in)")
     report.add_argument("--out", metavar="FILE", help="where to write it (default: report.html in the run)")
     report.add_argument("--png", action="store_true", help="also write each curve as a PNG")
     report.set_defaults(function=report_verb)
@@ -240,7 +240,7 @@ def eval_verb(arguments: argparse.Namespace) -> int:
             raise UserError(f"r1lab eval: {option} {value}: at least 1")
     settings = {"protocol": arguments.protocol, "grader": arguments.grader, "words": words}
     settings |= {"size": arguments.size, "samples": arguments.samples}
-    tasks = [task for task in (arguments.tasks or "").split(",") if task]
+    tasks = [] if arguments.tasks is None else arguments.tasks.split(",")
     arguments.sources, told = evaluate.sources(models, tasks=tasks, **settings)
     arguments.name = arguments.name or evaluate.run_name(models, arguments.protocol)
     for line in told:

@@ -53,8 +53,15 @@ def sources(
     stages, told = _stages(paths, plain, words)
     made = [name, f"stages={json.dumps(stages)}", f"eval.tasks={_flow(chosen)}"]
     made.append(f"compare={json.dumps([[stages[0]['name'], stage['name']] for stage in stages[1:]])}")
+    # Where the tasks are not the protocol's, or it has none and evaluates its `data`.
+    made += [f"eval.{key}={value}" for key, value in (("size", size), ("num_samples", samples)) if value]
     if grader:
         made.append(f"rewards={json.dumps([_grader(grader)])}")
+    if path := next((word for word in words if word.startswith("model.path=")), None):
+        raise UserError(f"{path}: models are named before the options, as in `r1lab eval {path.partition('=')[2]}`")
+    sampled = plain.get("eval", {}).get("temperature", 1) > 0 or any(w.startswith("eval.temperature=") for w in words)
+    if (samples or 1) > 1 and not sampled:
+        raise UserError(f"--samples {samples}: {protocol} has temperature 0, where all answers are the same")
     limits, more = _limits(paths, plain, words)
     of_models = [word for word in words if word.startswith("model.")]
     made += [f"stages.{stage['name']}.{word}" for word in of_models for stage in stages]
@@ -78,19 +85,24 @@ def _read(name: str, protocol: str) -> dict:
         hint = did_you_mean(protocol, PROTOCOLS, otherwise=f"; there are: {', '.join(PROTOCOLS)}")
         raise UserError(f"--protocol {protocol}: no such protocol, and no such recipe{hint}") from error
     plain = rundir.read_yaml(file)
-    if not isinstance(plain, dict) or "stages" not in plain or "eval" not in plain:
-        raise UserError(f"--protocol {protocol}: {file} has no `eval` with `stages`; begin with `r1lab cp eval/r1`")
+    shared = plain if isinstance(plain, dict) else {}
+    if "stages" not in shared or not ("data" in shared or shared.get("eval", {}).get("tasks")):
+        why = "has no `eval` with `tasks` that its `stages` share"
+        raise UserError(f"--protocol {protocol}: {file} {why}; begin with `r1lab cp eval/r1`")
     return plain
 
 
 def _tasks(words: list[str], protocol: dict, name: str, grader: str | None) -> list[dict]:
-    listed = [task if isinstance(task, dict) else {"builder": task} for task in protocol["eval"].get("tasks", [])]
-    own = {task["name"]: task for task in ({"name": task["builder"], **task} for task in listed)}
+    listed = protocol.get("eval", {}).get("tasks", [])
+    named = [{"name": t["builder"], **t} if isinstance(t, dict) else {"name": t, "builder": t} for t in listed]
+    own = {task["name"]: task for task in named}
     if not words:
         return [dict(task) for task in own.values()]
     found = []
-    for word in words:
-        known, _, path = word.partition("=")
+    for word in map(str.strip, words):
+        known, equals, path = word.partition("=")
+        if not known or (equals and not path):
+            raise UserError(f"--tasks {','.join(words)}: a name is missing, as in --tasks math500,gsm8k=data/gsm8k")
         if Path(word).suffix in _ROWS and not path:
             if not Path(word).is_file():
                 raise UserError(f"--tasks {word}: no such file")
@@ -118,6 +130,8 @@ def _grader(name: str) -> dict:
         file, _, function = name.rpartition(":")
         return {"name": f"{Path(file).expanduser().resolve()}:{function}"}
     have = lookup.names("rewards")
+    if name.endswith(".py"):
+        raise UserError(f"--grader {name}: of which function? As in --grader {name}:score")
     if "." not in name and name not in have:
         hint = did_you_mean(name, have, otherwise=f"; there are: {', '.join(have)}")
         raise UserError(f"--grader {name}: no such reward{hint}")
@@ -131,6 +145,8 @@ def _stages(paths: list[str], protocol: dict, words: list[str]) -> tuple[list[di
     given = any(word.startswith("prompt") for word in words) or _template(protocol) != "chat"
     for index, path in enumerate(paths):
         name = names[index] if names.count(names[index]) == 1 else f"{names[index]}-{index + 1}"
+        while name in (stage["name"] for stage in stages):  # such as a folder of that very name
+            name = f"{name}-{index + 1}"
         stage = {"name": name, "stage": "eval", "model": {"path": _absolute(path)}}
         prompt, why = (None, "") if given else _prompt_of(path)
         if prompt:
@@ -154,7 +170,8 @@ def _prompt_of(path: str) -> tuple[dict | None, str]:
     """The prompt section that a model was trained with, where r1lab trained it, and how that is known."""
     if path.startswith("embedded:tiny-"):
         return {"template": "r1-zero"}, "as it was trained"
-    config = Path(path).expanduser().resolve().parent / "config.yaml"
+    stage = Path(path).expanduser().resolve().parent
+    config = (stage.parent if stage.name == "checkpoints" else stage) / "config.yaml"
     if not config.is_file():
         return None, ""
     prompt = rundir.read_yaml(config).get("prompt")
@@ -193,7 +210,7 @@ def _context(path: str) -> int | None:
 
 
 def _name_of(path: str) -> str:
-    """A short name for a model: of a run's, the run and the stage.
+    """A short name for a model: of a run's, the run, the stage and the checkpoint.
 
     >>> _name_of("runs/quickstart/02-zero/model/"), _name_of("Qwen/Qwen2.5-7B"), _name_of("embedded:tiny-qwen2")
     ('quickstart-zero', 'qwen2-5-7b', 'tiny-qwen2')
@@ -202,8 +219,9 @@ def _name_of(path: str) -> str:
         return _plain(path.removeprefix("embedded:"))
     parts = [re.sub(r"^\d\d-", "", part) for part in Path(path).parts]
     words = [part for part in parts if part not in (*_NO_NAMES, "/", ".", "..", "~")]
-    taken = words[-2:] if Path(path).name in _NO_NAMES or "checkpoint-" in Path(path).name else words[-1:]
-    return _plain("-".join(taken)) or "model"
+    last = Path(path).name
+    count = 3 if "checkpoint-" in last else 2 if last in _NO_NAMES else 1
+    return _plain("-".join(words[-count:])) or "model"
 
 
 def _flow(value: object) -> str:

@@ -18,6 +18,11 @@ ANSWERS = ("accuracy", "choice", "countdown", "exact_match", "knights_knaves", "
 """Rewards that look for one answer in a turn, so that it matters where they look. A program or a request does not."""
 
 
+def votes(reward: str) -> bool:
+    """Whether turns that this reward grades have an answer to vote with in maj@n, as those of a user's own may."""
+    return reward in ANSWERS or "." in reward
+
+
 def well_formed(turn: str, *, template: str, reward: str) -> bool:
     r"""Whether a turn answers in the form that its prompt asks for.
 

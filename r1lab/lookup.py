@@ -36,6 +36,8 @@ def function(kind: str, name: str, base_dir: str | Path | None = None) -> Callab
     >>> function("data", "knights_knaves").__name__
     'knights_knaves'
     """
+    if name.endswith(".py"):
+        raise UserError(f"{name}: of which function? As in {name}:score")
     if ".py:" in name:
         file, _, attribute = name.rpartition(":")
         module = _load_file((Path(base_dir or ".") / Path(file).expanduser()).resolve())

@@ -302,7 +302,10 @@ def _pass_on(child: subprocess.Popen, stop: StopRequests, display: StageDisplay)
     elif stop.count and not stop.passed_on:
         stop.passed_on = True
         child.send_signal(signal.SIGINT)
-        display.say("stopping after this step and saving a checkpoint; Ctrl-C again stops at once")
+        if display.kind in ("eval", "sample"):
+            display.say("stopping: what is written down is kept")
+        else:
+            display.say("stopping after this step and saving a checkpoint; Ctrl-C again stops at once")
 
 
 def _interrupted(stage: Stage) -> int:

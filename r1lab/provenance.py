@@ -86,3 +86,12 @@ def prompts_digest(texts: list) -> dict:
         digest.update(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest())
     total = sum(len(text.encode("utf-8", "surrogatepass")) for text in sent)
     return {"questions": len(sent), "bytes": total, "sha256": digest.hexdigest(), "first": sent[0]}
+
+
+def rows_digest(rows: list[dict]) -> str:
+    """A digest of all that the rows hold besides their prompts too: answers, tests, constraints.
+
+    >>> rows_digest([{"prompt": "2+2?", "answer": "4"}]) == rows_digest([{"answer": "4", "prompt": "2+2?"}])
+    True
+    """
+    return hashlib.sha256(json.dumps(rows, sort_keys=True, default=str).encode()).hexdigest()

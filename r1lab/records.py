@@ -23,7 +23,7 @@ class Judge:
         self.rewards, self.template = rewards, template
         self.grader: Grader = build_grader(rewards, prefill=prefill)
         loose = forms.lenient(rewards)
-        self.loose = build_grader(loose, prefill=prefill) if loose else None
+        self.loose = build_grader(loose) if loose else None  # of whole turns, the prefill put back already
 
     def judge(self, completions: list[Completion], rows: list[dict], failed: Path) -> list[dict]:
         """For each completion whether it is right, well-formed, right in that form, right in any, and why.
@@ -42,13 +42,12 @@ class Judge:
             valid = forms.well_formed(turn, template=self.template, reward=reward)
             named = graded.reasons.get(reward, [""] * len(rows))[i]
             judged = {"right": right, "valid": valid, "strict": right and valid, "lenient": right, "reason": named}
-            found.append(judged | {"answer": answer_of(turn)})
+            judged["graded_by"] = reward
+            found.append(judged | ({"answer": answer_of(turn)} if forms.votes(reward) else {}))
         again = [i for i, judged in enumerate(found) if not judged["right"] and deciding[i] in forms.ANSWERS]
         if self.loose and again:
             turns = [forms.loosened(graded.completions[i], reward=deciding[i]) for i in again]
-            prefill, self.loose.prefill = self.loose.prefill, ""  # put back already
             loose = self.loose.grade(turns, [rows[i] for i in again], [completions[i].token_ids for i in again])
-            self.loose.prefill = prefill
             for i, right in zip(again, loose.right):
                 found[i]["lenient"] = right
         return found
@@ -64,23 +63,39 @@ def answer_of(turn: str) -> str | None:
     return " ".join(found[0].lower().split()) or None if found else None
 
 
-def record(name: str, index: int, row: dict, completions: list[Completion], judged: list[dict]) -> dict:
+def parts_of(name: str, rows: list[dict]) -> list[str]:
+    """For each row the part of the task that it belongs to, such as the puzzles with three people.
+
+    >>> parts_of("hard", [{"task": "knights_knaves/3ppl"}, {"task": "knights_knaves/4ppl"}])
+    ['hard/3ppl', 'hard/4ppl']
+    >>> parts_of("aime24", [{"task": "aime"}, {"task": "aime"}])
+    ['aime24', 'aime24']
+    """
+    own = [str(row.get("task") or name) for row in rows]
+    if len(set(own)) == 1:
+        return [name] * len(rows)
+    return [name if task == name else f"{name}/{task.partition('/')[2] or task}" for task in own]
+
+
+def record(name: str, part: str, index: int, row: dict, completions: list[Completion], judged: list[dict]) -> dict:
     """One question: what was asked, what was sampled, and for each sample what it was found to be."""
     kept = {
         "task": name,
-        "subtask": row.get("task") or name,
+        "subtask": part,
         "index": index,
         "prompt": row["prompt"],
         "answer": row.get("answer"),
+        "graded_by": judged[0]["graded_by"],
         "scores": [int(one["right"]) for one in judged],
         "strict": [int(one["strict"]) for one in judged],
         "lenient": [int(one["lenient"]) for one in judged],
         "valid": [int(one["valid"]) for one in judged],
         "reasons": [one["reason"] for one in judged],
-        "answers": [one["answer"] for one in judged],
         "truncated": [c.truncated for c in completions],
         "completions": [c.text for c in completions],
     }
+    if all("answer" in one for one in judged):
+        kept["answers"] = [one["answer"] for one in judged]
     if all(c.token_ids for c in completions):  # not every server tells
         kept["lengths"] = [len(c.token_ids) for c in completions]
     return kept
@@ -101,7 +116,8 @@ def figures(records: list[dict]) -> dict:
             found |= _share(key, f"{key}_ci95", [record[key] for record in records])
     for k in [k for k in (4, 16) if k < n] + [n]:
         found[f"pass@{k}"] = stats.pass_at_k(scores, k)
-    found[f"maj@{n}"] = stats.maj_at_n([record["answers"] for record in records], scores)
+    if all("answers" in record for record in records):
+        found[f"maj@{n}"] = stats.maj_at_n([record["answers"] for record in records], scores)
     if all("valid" in record for record in records):
         found["format"] = stats.avg_at_n([record["valid"] for record in records])
     found["truncated"] = sum(cut) / len(cut)

@@ -14,6 +14,7 @@ import numpy as np
 
 Z = 1.959963984540054  # the 97.5 % point of the standard normal distribution
 RESAMPLES = 4000
+FEW = 5  # questions that must differ from the rest for a bootstrap to be trusted, as for a share's normal interval
 _CHUNK = 2_000_000  # numbers drawn at once, so that memory stays at some 16 MB whatever the number of questions
 
 
@@ -86,21 +87,18 @@ def mean_ci95(values: Sequence[float], *, seed: int = 0, resamples: int = RESAMP
     """95 % interval of the mean of one value a question (a 0/1 score, or the mean of its samples).
 
     Values that are all 0 or 1 get Wilson's interval, which stays honest near 0 and 1; others an expanded percentile
-    bootstrap over questions (docs/results/intervals.md sets it beside others). Values in [0, 1] that are all the same,
-    from which no resample can differ, get the interval that Wilson gives at 0 and 1: a share of the unseen of up to
-    z²/(n + z²) may be anything.
+    bootstrap over questions (docs/results/intervals.md sets it beside others). Where fewer than `FEW` values in [0, 1]
+    differ from the rest, resamples hardly can, and the interval is at least what Wilson's is at 0 and 1: a share of
+    the unseen of up to z²/(n + z²) may be anything.
 
     >>> low, high = mean_ci95([0.0] * 100)
     >>> (round(low, 3), round(high, 3))
     (0.0, 0.037)
     """
     values = _checked(values)
-    low, high = values.min(), values.max()
-    if low == high and 0 <= low <= 1:
-        return _constant_interval(float(low), len(values), 0.0, 1.0)
     if np.isin(values, (0.0, 1.0)).all():
         return _wilson(float(values.mean()), len(values))
-    return _bootstrap(values, seed, resamples)
+    return _interval(values, 0.0, 1.0, seed, resamples)
 
 
 def paired_diff(
@@ -109,13 +107,13 @@ def paired_diff(
     """Mean of `after - before` over the same questions in the same order, and its 95 % interval.
 
     The interval is an expanded percentile bootstrap over questions of the differences, which leaves out what makes
-    some questions harder than others. Where every question changed by the same amount, no resample can differ, and
-    the interval allows a share of the unseen of up to z²/(n + z²) to have changed by anything in [-1, 1].
+    some questions harder than others. Where fewer than `FEW` questions changed otherwise than the rest, it allows a
+    share of the unseen of up to z²/(n + z²) to have changed by anything in [-1, 1].
 
     Raises:
         ValueError: The lists differ in length, or are empty.
 
-    >>> diff, (low, high) = paired_diff([0.0, 0.5, 0.25, 0.0], [0.5, 0.75, 1.0, 0.5])
+    >>> diff, (low, high) = paired_diff([0.0, 0.5, 0.25, 0.0] * 5, [0.5, 0.75, 1.0, 0.5] * 5)
     >>> diff, low > 0
     (0.5, True)
     """
@@ -123,10 +121,7 @@ def paired_diff(
     if len(before) != len(after):
         raise ValueError(f"paired values must be of the same questions: {len(before)} before, {len(after)} after")
     change = after - before
-    diff = float(change.mean())
-    if change.min() == change.max() and abs(diff) <= 1:
-        return diff, _constant_interval(diff, len(change), -1.0, 1.0)
-    return diff, _bootstrap(change, seed, resamples)
+    return float(change.mean()), _interval(change, -1.0, 1.0, seed, resamples)
 
 
 def _checked(values: Sequence[float]) -> np.ndarray:
@@ -134,6 +129,17 @@ def _checked(values: Sequence[float]) -> np.ndarray:
     if values.ndim != 1 or not len(values):
         raise ValueError("one value a question is needed, and at least one question")
     return values
+
+
+def _interval(values: np.ndarray, lowest: float, highest: float, seed: int, resamples: int) -> tuple[float, float]:
+    """A bootstrap's interval, widened where the values, each from `lowest` to `highest`, are too much alike."""
+    low, high = _bootstrap(values, seed, resamples)
+    alike = max(Counter(values.tolist()).values())
+    if len(values) - alike < FEW and lowest <= values.min() and values.max() <= highest:
+        mean, unseen = float(values.mean()), Z**2 / (len(values) + Z**2)
+        low = min(low, mean - unseen * (mean - lowest))
+        high = max(high, mean + unseen * (highest - mean))
+    return low, high
 
 
 def _bootstrap(values: np.ndarray, seed: int, resamples: int) -> tuple[float, float]:
@@ -182,9 +188,5 @@ def t_quantile(freedom: int) -> float:
 def _wilson(share: float, count: int) -> tuple[float, float]:
     centre = (share + Z**2 / (2 * count)) / (1 + Z**2 / count)
     half = Z * np.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2)) / (1 + Z**2 / count)
-    return float(max(0.0, centre - half)), float(min(1.0, centre + half))
-
-
-def _constant_interval(value: float, count: int, lowest: float, highest: float) -> tuple[float, float]:
-    unseen = Z**2 / (count + Z**2)
-    return value - unseen * (value - lowest), value + unseen * (highest - value)
+    # At the ends it is 0 and 1 but for rounding.
+    return float(centre - half) if share > 0 else 0.0, float(centre + half) if share < 1 else 1.0

@@ -125,6 +125,32 @@ def test_line_of_stages_and_nothing_of_the_machine(tmp_path):
     assert "secret" not in text
 
 
+def trained(folder, *tasks, step=20):
+    """A run of one grpo stage that evaluated itself on tasks."""
+    config = {"name": "zero", "stage": "grpo", "model": {"path": "a/b"}, "data": {"builder": "knights_knaves"}}
+    hard = {"name": "hard", "builder": "knights_knaves"}
+    evaluation = {"every": 20, "num_samples": 4, "temperature": 0.5, "tasks": [hard, *tasks]}
+    run = hand_made(folder, zero=(config | {"eval": evaluation}, {"stage": "grpo", "steps": 30}))
+    scores = {"avg": 0.5, "ci95": [0.4, 0.6], "n_questions": 9, "n_samples": 4}
+    row = {"phase": "eval", "step": step, "total": 30, "tasks": dict.fromkeys(("hard", *tasks), scores)}
+    rundir.append_jsonl(run / "01-zero" / "metrics.jsonl", row)
+    return card.text(run, stage=run / "01-zero")
+
+
+def test_an_evaluation_that_the_training_made_itself(tmp_path):
+    text = trained(tmp_path)
+    assert "| `zero, step 20` | `hard` | 9 | avg@4 | 50.0 [40.0, 60.0] |" in text
+    assert "num_samples 4, temperature 0.5" in text
+    assert "no stage of the run evaluated this model" not in text
+    assert "Evaluated on `hard` (9 questions), on no general task, and not for safety." in text
+
+
+def test_general_tasks_are_not_denied(tmp_path):
+    assert "Evaluated on `hard` (9 questions), `gsm8k` (9 questions), and not for safety." in trained(
+        tmp_path, "gsm8k"
+    )
+
+
 def test_adapter_and_reward_model_say_what_they_are(tmp_path):
     run = hand_made(
         tmp_path,

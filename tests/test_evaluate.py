@@ -1,6 +1,7 @@
 """`r1lab eval`: from what is typed to the recipe that is run."""
 
 import json
+import shutil
 
 import pytest
 
@@ -52,6 +53,24 @@ def test_size_and_samples_hold_for_every_task():
     assert {(task.size, task.num_samples) for task in stage.eval.tasks} == {(7, 3)}
 
 
+def test_size_and_samples_hold_where_a_protocol_has_no_tasks_or_words_name_others(tmp_path):
+    own = tmp_path / "own.yaml"
+    own.write_text(
+        "name: own\nmodel: {path: a/b}\nprompt: {template: r1-zero}\ndata: {builder: knights_knaves, people: [2]}\n"
+        "rewards: [{name: knights_knaves}]\neval: {size: 300}\nstages: [{name: base, stage: eval}]\n"
+    )
+    (stage,) = made(protocol=str(own), size=7, samples=3)[0].stages
+    assert (stage.eval.tasks, stage.eval.size, stage.eval.num_samples) == ([], 7, 3)
+    (stage,) = made(protocol="r1", size=7, samples=3, words=["eval.tasks=[{builder: arithmetic}]"])[0].stages
+    assert [task.builder for task in stage.eval.tasks] == ["arithmetic"]
+    assert (stage.eval.size, stage.eval.num_samples) == (7, 3)
+
+
+def test_names_of_models_never_collide():
+    loaded, _ = made("x/a", "y/a", "z/a-2", tasks=["countdown"])
+    assert len({stage.name for stage in loaded.stages}) == 3
+
+
 def test_several_models_are_compared_with_the_first():
     loaded, told = made(TINY, "embedded:tiny-llama", TINY, tasks=["knights_knaves"])
     assert [stage.name for stage in loaded.stages] == ["tiny-qwen2-1", "tiny-llama", "tiny-qwen2-3"]
@@ -91,6 +110,9 @@ def test_a_model_of_a_run_is_asked_as_it_was_trained(tmp_path):
     assert "as in 02-zero/config.yaml" in told[0]
     (asked,) = made(str(stage / "model"), protocol="logic-rl")[0].stages
     assert asked.prompt.template == "logic-rl"  # which the protocol fixes
+    shutil.copytree(stage / "model", stage / "checkpoints" / "checkpoint-40")
+    (asked,) = made(str(stage / "checkpoints" / "checkpoint-40"), tasks=["countdown"])[0].stages
+    assert asked.name == "quickstart-zero-checkpoint-40" and asked.prompt.template == "open-r1"
 
 
 def test_rows_of_ones_own_and_tasks_from_a_path(tmp_path):
@@ -112,8 +134,13 @@ def test_rows_of_ones_own_and_tasks_from_a_path(tmp_path):
         ({"tasks": ["{file}"]}, r"by what is it graded\? Add --grader NAME, one of accuracy"),
         ({"tasks": ["gsm8k", "gsm8k"]}, "--tasks gsm8k: named twice"),
         ({"tasks": ["gsm8k"], "grader": "acuracy"}, r"--grader acuracy: no such reward \(did you mean `accuracy`\?\)"),
+        ({"tasks": ["gsm8k="]}, "--tasks gsm8k=: a name is missing"),
+        ({"tasks": ["gsm8k", " "]}, "a name is missing, as in --tasks math500,gsm8k=data/gsm8k"),
+        ({"tasks": ["gsm8k"], "grader": "mine.py"}, "--grader mine.py: of which function?"),
+        ({"words": ["model.path=a/b"]}, "model.path=a/b: models are named before the options"),
+        ({"samples": 3}, "--samples 3: greedy has temperature 0, where all answers are the same"),
         ({"protocol": "r2"}, r"--protocol r2: no such protocol, and no such recipe; there are: r1, greedy, logic-rl"),
-        ({"protocol": "tiny/qwen2-base"}, "has no `eval` with `stages`"),
+        ({"protocol": "tiny/qwen2-base"}, "has no `eval` with `tasks` that its `stages` share"),
     ],
 )
 def test_what_is_wrong_is_told_with_what_to_type(tmp_path, settings, line):

@@ -104,6 +104,17 @@ def test_nothing_changed_is_not_certainty():
     assert low < -0.3 and high > 0.3
 
 
+@pytest.mark.parametrize("other", [0.0, 1 / 64, 0.25])
+def test_one_question_unlike_the_rest_is_hardly_more_certain_than_none(other):
+    unseen = stats.Z**2 / (30 + stats.Z**2)
+    low, high = stats.mean_ci95([0.0] * 29 + [other])
+    assert low == 0 and high >= unseen
+    low, high = stats.mean_ci95([1.0] * 29 + [1 - other])
+    assert low <= 1 - unseen and high == pytest.approx(1)
+    _, (low, high) = stats.paired_diff([0.0] * 30, [0.0] * 29 + [other])
+    assert low < -0.1 and high > 0.1
+
+
 def test_paired_difference_refuses_other_questions():
     with pytest.raises(ValueError, match="2 before, 1 after"):
         stats.paired_diff([0, 1], [1])

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from r1lab import lookup, prompts
-from r1lab.checks import REFERENCE
 from r1lab.preflight.findings import GENERATED
 from r1lab.preflight.look import look, start_of
+from r1lab.references import REFERENCE
 
 CHARACTERS, TEMPLATE = 3, 128
 """Characters assumed of a token where the tokenizer is not here, and tokens of a template around the prompt."""

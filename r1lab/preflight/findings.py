@@ -46,7 +46,8 @@ class Seen:
     Attributes:
         tokenizer: None where only the run makes it, or it could not be loaded.
         rows: At most `ROWS` rows of its data, spread over all of it; none where only the run makes them.
-        data: All rows that could be had, of generators at most `GENERATED`.
+        tasks: All rows that could be had, of generators at most `GENERATED`, by the task of an evaluation.
+        data: The same in one list.
         rendered: Each row's prompt as the model reads it, and what that holds of the assistant's turn (`<think>`).
         prompt_ids: The tokens of each of these prompts.
     """
@@ -54,6 +55,7 @@ class Seen:
     recipe: StageRecipe
     tokenizer: object | None = None
     rows: list[dict] = field(default_factory=list)
+    tasks: dict[str, list[dict]] = field(default_factory=dict)
     data: list[dict] = field(default_factory=list)
     rendered: list[tuple[str, str]] = field(default_factory=list)
     prompt_ids: list[list[int]] = field(default_factory=list)

@@ -5,9 +5,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from r1lab import lookup, models, prompts, smollm2
-from r1lab.checks import REFERENCE
 from r1lab.errors import UserError
 from r1lab.preflight.findings import GENERATED, ROWS, Finding, Seen
+from r1lab.references import REFERENCE
 from r1lab.schema import StageRecipe
 
 
@@ -24,7 +24,8 @@ def look(recipe: StageRecipe, start: str, scratch: Path) -> tuple[Seen, list[Fin
     else:
         tokenizer, more = _tokenizer(recipe, start, scratch)
         seen.tokenizer, found = tokenizer, found + more
-    seen.data, more = _data(recipe)
+    seen.tasks, more = _data(recipe)
+    seen.data = [row for rows in seen.tasks.values() for row in rows]
     found += more
     seen.rows = seen.data[:: max(1, -(-len(seen.data) // ROWS))]
     if seen.tokenizer and seen.rows:
@@ -90,19 +91,19 @@ def _tokenizer(recipe: StageRecipe, path: str, scratch: Path):
         return None, [Finding("error", "prompt", f"{path}: its tokenizer does not load: {why}", fix, keys)]
 
 
-def _data(recipe: StageRecipe) -> tuple[list[dict], list[Finding]]:
-    """The rows of a stage, those of generators fewer."""
+def _data(recipe: StageRecipe) -> tuple[dict[str, list[dict]], list[Finding]]:
+    """The rows of a stage, those of generators fewer, by the task of an evaluation else under the builder's name."""
     from r1lab.stages.common import build_rows
     from r1lab.stages.eval import eval_tasks
 
     keys = ("data",)
     data, left_out = _without_later_rows(recipe.data)
     if data is None:
-        return [], [Finding("ok", "data", "its rows are made by the run", keys=keys)]
+        return {}, [Finding("ok", "data", "its rows are made by the run", keys=keys)]
     of_hub = [path for path in _paths(data) if not _is_here(path)]
     if of_hub and not hub_reachable():
         seen = f"{', '.join(dict.fromkeys(of_hub))}: the Hub cannot be reached: rows were not looked at"
-        return [], [Finding("warning", "data", seen, "check again online", keys)]
+        return {}, [Finding("warning", "data", seen, "check again online", keys)]
     found = (
         [Finding("ok", "data", f"rows of {', '.join(left_out)} are made by the run", keys=keys)] if left_out else []
     )
@@ -111,11 +112,10 @@ def _data(recipe: StageRecipe) -> tuple[list[dict], list[Finding]]:
     try:
         if recipe.stage == "eval" and recipe.eval.tasks:
             asked = recipe.eval.model_copy(update={"size": min(recipe.eval.size, ROWS)})
-            tasks = eval_tasks(recipe.model_copy(update={"data": data, "eval": asked}))
-            return [row for rows in tasks.values() for row in rows], found
-        return build_rows(data, seed=recipe.seed), found
+            return eval_tasks(recipe.model_copy(update={"data": data, "eval": asked})), found
+        return {data.builder: build_rows(data, seed=recipe.seed)}, found
     except UserError as error:
-        return [], found + [Finding("error", "data", problem, keys=keys) for problem in error.problems]
+        return {}, found + [Finding("error", "data", problem, keys=keys) for problem in error.problems]
 
 
 def _size(data) -> int | None:

@@ -58,15 +58,18 @@ def _tasks(seen: Seen, tasks: Counter) -> list[Finding]:
 
 def _few(seen: Seen) -> list[Finding]:
     """Evaluations of so few questions, asked so few times, that their figure says little."""
-    asked, found = seen.recipe.eval, []
-    tasks = Counter(str(row.get("task") or seen.recipe.data.builder).partition("/")[0] for row in seen.data)
-    for task, questions in tasks.items():
+    from r1lab.stages.eval import samples_of
+
+    found = []
+    for task, rows in seen.tasks.items():
+        questions, samples = len(rows), samples_of(seen.recipe, task)
         # Answers to one question differ less than answers to two: this is what many samples come down to.
-        half = 1.96 * (0.25 / questions * max(1 / asked.num_samples, 0.5)) ** 0.5
+        half = 1.96 * (0.25 / questions * max(1 / samples, 0.5)) ** 0.5
         if half > WIDE:
-            what = f"{questions} questions of {task}, {asked.num_samples} sample{'s' * (asked.num_samples != 1)} each:"
+            what = f"{questions} questions of {task}, {samples} sample{'s' * (samples != 1)} each:"
             what += f" a figure of 50 % is good to ± {100 * half:.0f} points"
-            fix = "ask more questions" if asked.num_samples > 1 else "set eval.num_samples: 16, and more questions"
+            more = samples == 1 and seen.recipe.eval.temperature > 0
+            fix = "set eval.num_samples: 16, and more questions" if more else "ask more questions"
             found.append(Finding("warning", "data", what, fix, ("eval",)))
     return found
 

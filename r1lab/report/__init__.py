@@ -6,13 +6,13 @@ from pathlib import Path
 
 from r1lab import rundir
 from r1lab.errors import UserError
-from r1lab.report import content, figures, markdown, page, read, samples
+from r1lab.report import content, figures, groups, markdown, page, read, samples
 
 FORMATS = {"html": "report.html", "md": "report.md"}
 
 
 def write(
-    paths: list[str | Path], *, out: str | Path | None = None, format: str = "html", png: bool = False
+    paths: list[str | Path], *, out: str | Path | None = None, format: str | None = None, png: bool = False
 ) -> list[Path]:
     """Writes the report of runs.
 
@@ -20,7 +20,7 @@ def write(
         paths: Run directories, or folders of single stages of a pipeline.
         out: The file; None for `report.html` or `report.md` in the run's directory, or, of several runs, beside the
             first of them.
-        format: `html` or `md`.
+        format: `html` or `md`; None for what the name of `out` ends in, else `html`.
         png: Whether to write each curve as a PNG too, into a folder named after the file.
 
     Returns:
@@ -29,20 +29,20 @@ def write(
     Raises:
         UserError: A path holds no run, is named twice, or `out` cannot be written to.
     """
-    if format not in FORMATS:
+    if format not in (None, *FORMATS):
         raise UserError(f"--format {format}: html or md")
     folders = [Path(path) for path in paths]
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise UserError("r1lab report: a run is named twice: name each once")
-    runs = [read.read(folder) for folder in folders]
+    runs = groups.named([read.read(folder) for folder in folders])
     home = folders[0] if len(folders) == 1 else folders[0].resolve().parent
-    file = Path(out) if out else home / FORMATS[format]
-    if file.is_dir() or not file.parent.is_dir():
-        what = "is a folder" if file.is_dir() else "its folder is not there"
-        raise UserError(f"--out {file}: {what}: name a file, as in --out {FORMATS[format]}")
+    file, format = _target(Path(out) if out else home / FORMATS[format or "html"], format)
+    folder = file.with_suffix("")
+    if png and folder.exists() and not folder.is_dir():
+        raise UserError(f"--out {file}: --png makes a folder {folder}, and that is a file: name another")
     completions = [samples.read(run, run.problems) for run in runs]
     curves = charts(runs, completions)
-    pictures = _pictures(runs, curves, file.with_suffix("")) if png else []
+    pictures = _pictures(runs, curves, folder) if png else []
     if format == "md":
         linked = [(title, path.relative_to(file.parent)) for title, path, main in pictures if main]
         text = markdown.markdown(runs, completions, linked)
@@ -52,11 +52,27 @@ def write(
     return [file, *(path for _, path, _ in pictures)]
 
 
+def _target(out: Path, format: str | None) -> tuple[Path, str]:
+    """The file that `--out` names, with the ending of its format, and the format."""
+    ending = out.suffix.removeprefix(".").lower()
+    if ending and ending not in FORMATS:
+        raise UserError(f"--out {out}: name a file that ends in .html or .md, or without an ending")
+    if ending and format and format != ending:
+        raise UserError(f"--out {out}: ends in .{ending}, and --format says {format}: leave one of them out")
+    format = format or ending or "html"
+    file = out if ending else out.parent / f"{out.name}.{format}"
+    # A folder without a report of its name beside it is no folder of pictures: somebody means to write into it.
+    if file.is_dir() or not file.parent.is_dir() or (out.is_dir() and not file.is_file()):
+        what = "is a folder" if file.parent.is_dir() else "its folder is not there"
+        raise UserError(f"--out {out}: {what}: name a file, as in --out {FORMATS[format]}")
+    return file, format
+
+
 def charts(runs: list, completions: list[dict]) -> list[tuple[str, list[figures.Chart]]]:
     """The charts of each training stage, runs that differ in their seed alone together."""
     own = {id(run): of for run, of in zip(runs, completions)}
     stages: dict[str, dict[str, list]] = {}
-    for group in content.groups(runs):
+    for group in groups.groups(runs):
         for run in group.runs:
             for stage in filter(content.is_training, run.stages):
                 name = stage.name if run.pipeline else stage.kind  # which is what runs of one stage have in common

@@ -1,7 +1,5 @@
 """What a report says: the verdict, the stages, alarms, reflection words and what was run, as lines and tables."""
 
-import json
-import os
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -26,43 +24,12 @@ class Table:
     note: str = ""
 
 
-@dataclass(frozen=True)
-class Group:
-    """Runs that differ in their seed alone."""
-
-    label: str
-    runs: list[Run]
-
-
-def groups(runs: list[Run]) -> list[Group]:
-    """The runs, with those together whose recipes are the same but for the seeds."""
-    found: dict[str, list[Run]] = {}
-    for run in runs:
-        key = json.dumps(_without_seeds(run.config), sort_keys=True, default=str) if run.config else run.name
-        found.setdefault(key, []).append(run)
-    return [Group(_label(some), some) for some in found.values()]
-
-
-def _without_seeds(value: object, top: bool = True) -> object:
-    if isinstance(value, dict):
-        left = {str(k): v for k, v in value.items() if k != "seed" and not (top and k == "name")}
-        return {key: _without_seeds(item, False) for key, item in left.items()}
-    return [_without_seeds(item, False) for item in value] if isinstance(value, list) else value
-
-
-def _label(runs: list[Run]) -> str:
-    if len(runs) == 1:
-        return runs[0].name
-    shared = os.path.commonprefix([run.name for run in runs]).rstrip("-_ ").removesuffix("-seed")
-    return f"{shared or runs[0].name} ({len(runs)} runs)"
-
-
 # The verdict
 
 
-def comparisons(run: Run) -> list[dict]:
+def comparisons(run: Run, metrics: tuple[str, ...] = ("avg",)) -> list[dict]:
     """The comparisons of whole tasks, not of their parts."""
-    rows = [row for row in run.compare if row.get("metric", "avg") == "avg"]
+    rows = [row for row in run.compare if row.get("metric", "avg") in metrics]
     tasks = {row["task"] for row in rows}
     return [row for row in rows if "/" not in row["task"] or row["task"].split("/")[0] not in tasks]
 
@@ -94,12 +61,24 @@ def verdict(run: Run, completions: dict[str, list[Completion]]) -> list[str]:
         for stage in run.stages:
             lines += _alone(stage, completions.get(stage.name, []))
     for stage in run.stages:
-        if not stage.result and (stage.rows or stage.error or not run.pipeline):
-            last = stage.rows[-1] if stage.rows else {}
-            at = f" at step {last['step']} of {last.get('total', '?')}" if last else " before its first step"
+        at = _stands(stage)
+        if stage.damaged:
+            lines.append(f"{UNCLEAR} {stage.name}: its result.json is damaged{f'; it stands {at}' if at else ''}")
+        elif not stage.result and (at or stage.error or not run.pipeline):
             why = f": {stage.error.splitlines()[-1][:300]}" if stage.error else ""
-            lines.append(f"{UNCLEAR} {stage.name} has not finished: it stands{at}{why}")
+            what = at or f"before its first {'question' if stage.kind == 'eval' else 'step'}"
+            lines.append(f"{UNCLEAR} {stage.name} has not finished: it stands {what}{why}")
     return lines or [f"{UNCLEAR} No evaluation and no training step was found, so there is nothing to judge by."]
+
+
+def _stands(stage: Stage) -> str:
+    """How far a stage has come, "" where nothing tells it."""
+    if stage.rows:
+        return f"at step {stage.rows[-1]['step']} of {clean(stage.rows[-1].get('total')) or '?'}"
+    if not stage.asked:
+        return ""
+    several = len(items(section(stage.config, "eval").get("tasks"))) > 1  # which are counted one by one
+    return f"at {stage.asked[0]:,} of {stage.asked[1]:,} questions{' of one of its tasks' * several}"
 
 
 def _sentence(run: Run, row: dict) -> str:
@@ -115,11 +94,16 @@ def _sentence(run: Run, row: dict) -> str:
 def _accuracy(run: Run, row: dict, side: str) -> str:
     stage = next((stage for stage in run.stages if stage.name == row[side]), None)
     scores = stage.tasks.get(row["task"], {}) if stage else {}
-    return percent(row[f"{side}_value"], _interval(scores))
+    return percent(row[f"{side}_value"], interval(scores, "greedy_ci95" if _is_greedy(row) else "ci95"))
 
 
-def _interval(scores: dict) -> list[float] | None:
-    bounds = scores.get("ci95")
+def _is_greedy(row: dict) -> bool:
+    return row.get("metric") == "greedy"
+
+
+def interval(scores: dict, key: str = "ci95") -> list[float] | None:
+    """The bounds of a figure, None where they are not told."""
+    bounds = scores.get(key)
     fine = isinstance(bounds, list) and len(bounds) == 2 and all(number(bound) is not None for bound in bounds)
     return bounds if fine else None
 
@@ -128,16 +112,22 @@ def _alone(stage: Stage, completions: list[Completion]) -> list[str]:
     """What there is to say of a stage that is compared with none."""
     if stage.tasks:
         return [
-            f"{UNCLEAR} {stage.name}: {clean(task)} {percent(number(scores.get('avg')), _interval(scores))} % right, "
+            f"{UNCLEAR} {stage.name}: {clean(task)} {percent(number(scores.get('avg')), interval(scores))} % right, "
             "compared with nothing."
             for task, scores in families({"tasks": stage.tasks}).items()
         ]
     evals = [row for row in stage.evals if families(row)]
-    if len(evals) > 1:
+    if len(evals) == 1:
+        return [
+            f"{UNCLEAR} {clean(task)}, held out: {percent(number(scores.get('avg')), interval(scores))} % right at "
+            f"step {evals[0]['step']}, compared with nothing."
+            for task, scores in families(evals[0]).items()
+        ]
+    if evals:
         lines = []
         for task, first in families(evals[0]).items():
             last = evals[-1]["tasks"].get(task, {})
-            told = [percent(number(scores.get("avg")), _interval(scores)) for scores in (first, last)]
+            told = [percent(number(scores.get("avg")), interval(scores)) for scores in (first, last)]
             steps = f"step {evals[0]['step']}", f"step {evals[-1]['step']}"
             lines.append(
                 f"{UNCLEAR} {clean(task)}, held out: {told[0]} % right at {steps[0]}, {told[1]} % at {steps[1]}; "
@@ -156,33 +146,35 @@ def _alone(stage: Stage, completions: list[Completion]) -> list[str]:
 
 
 def verdict_table(runs: list[Run]) -> Table | None:
-    """Each comparison with its intervals; of several runs side by side."""
-    keys = list(dict.fromkeys((r["task"], r["before"], r["after"]) for run in runs for r in comparisons(run)))
+    """Each comparison with its intervals, of sampled and of greedy answers; of several runs side by side."""
+    found = [{_key(row): row for row in comparisons(run, ("avg", "greedy"))} for run in runs]
+    keys = list(dict.fromkeys(key for own in found for key in own))
     if not keys:
         return None
     rows = []
     if len(runs) == 1:
-        for row in comparisons(runs[0]):
+        for (task, _, _), row in found[0].items():
             change = f"{direction(row)} {percent(row['diff'], row['ci95'], signed=True)}"
             told = [_accuracy(runs[0], row, side) for side in ("before", "after")]
             sides = [row["before"], told[0], row["after"], told[1]]
-            rows.append([row["task"], change, *sides, str(row.get("n_questions", ""))])
+            rows.append([task, change, *sides, str(row.get("n_questions", ""))])
         head = ["task", "difference", "before", "% right", "after", "% right", "questions"]
         note = f"95 % intervals over questions, differences paired by question. {_legend()}"
         return Table(head, rows, note)
-    for task, before, after in keys:
-        own = [
-            next((r for r in comparisons(run) if (r["task"], r["before"], r["after"]) == (task, before, after)), None)
-            for run in runs
-        ]
+    for key in keys:
+        own = [rows_of.get(key) for rows_of in found]
         told = [f"{direction(r)} {percent(r['diff'], r['ci95'], signed=True)}" if r else "-" for r in own]
         differences = [r["diff"] for r in own if r]
         mean = percent(sum(differences) / len(differences), [min(differences), max(differences)], signed=True)
-        rows.append([task, f"{before} → {after}", *told, mean])
+        rows.append([key[0], f"{key[1]} → {key[2]}", *told, mean])
     note = (
         f"Differences in points, 95 % intervals paired by question; the last column: lowest and highest. {_legend()}"
     )
     return Table(["task", "from → to", *(run.name for run in runs), "mean of the runs"], rows, note)
+
+
+def _key(row: dict) -> tuple[str, str, str]:
+    return f"{row['task']}{', greedy' * _is_greedy(row)}", row["before"], row["after"]
 
 
 def _legend() -> str:
@@ -196,7 +188,7 @@ def accuracies(runs: list[Run]) -> dict[str, list[tuple[str, str, float, float, 
         for stage in run.stages:
             for task, scores in families({"tasks": stage.tasks}).items():
                 if (value := number(scores.get("avg"))) is not None:
-                    low, high = _interval(scores) or (value, value)
+                    low, high = interval(scores) or (value, value)
                     found.setdefault(clean(task), []).append((stage.name, run.name, value, low, high))
     return found
 
@@ -210,21 +202,20 @@ def stages_table(run: Run) -> Table:
     for stage in run.stages:
         seconds = stage.seconds or number(stage.result.get("seconds"))
         steps = str(stage.rows[-1]["step"]) if stage.rows else ""
-        state = "finished" if stage.result else "failed" if stage.error else "not finished" if stage.rows else "-"
+        at = _stands(stage)
+        state = "failed" if stage.error else f"not finished, {at}" if at else "-"
+        state = "finished" if stage.result else "result.json damaged" if stage.damaged else state
         row = [stage.name, stage.kind, steps, duration(seconds) if seconds else "-", state, _outcome(stage)]
         rows.append(row)
     total = number(run.result.get("seconds"))
-    note = f"All of it took {duration(total)}. " if total else ""
-    return Table(
-        ["stage", "kind", "steps", "time", "state", "what came of it"],
-        rows,
-        f"{note}Arrows: first tenth → last tenth of the steps.",
-    )
+    notes = [f"All of it took {duration(total)}."] if total else []
+    notes += ["Arrows: first tenth → last tenth of the steps."] if any("→" in row[-1] for row in rows) else []
+    return Table(["stage", "kind", "steps", "time", "state", "what came of it"], rows, " ".join(notes))
 
 
 def _outcome(stage: Stage) -> str:
     parts = [
-        f"{clean(task)} {percent(number(scores.get('avg')), _interval(scores))} %"
+        f"{clean(task)} {percent(number(scores.get('avg')), interval(scores))} %"
         for task, scores in families({"tasks": stage.tasks}).items()
     ]
     for key, digits in (("reward", 2), ("length", 0), ("loss", 3), ("accuracy", 3)):
@@ -272,9 +263,10 @@ def alarms(run: Run, completions: dict[str, list[Completion]]) -> list[str]:
 
 
 def signs_table(completions: dict[str, list[Completion]]) -> Table | None:
-    """How many completions of each stage show each sign."""
+    """How many completions of each stage show each sign; greedy answers, whose length is not told, do not count."""
     rows = []
-    for stage, own in completions.items():
+    for stage, every in completions.items():
+        own = [c for c in every if not c.greedy]
         counts = Counter(sign for c in own for sign in c.signs)
         if own:
             shares = [
@@ -322,61 +314,6 @@ def place(text: str, word: str) -> int:
     text = text.lower().replace("’", "'")
     found = re.search(rf"\b{re.escape(word)}\b", text)
     return found.start() if found else 0
-
-
-# What was run
-
-
-def about(run: Run) -> Table:
-    """The manifest and the recipe's main settings, a row each."""
-    manifest, hardware = run.manifest, section(run.manifest, "hardware")
-    git = section(manifest, "git")
-    command = manifest.get("command")
-    gpus = items(hardware.get("gpus"))
-    seconds = number(run.result.get("seconds"))
-    changed = f", with {len(clean(git.get('diff')).splitlines())} lines of changes" if git.get("diff") else ""
-    seeds = section(manifest, "seeds")
-    models = [section(stage.config, "model").get("path") for stage in run.stages]
-    models = dict.fromkeys(clean(path) for path in models if path and not str(path).startswith(("@", "/")))
-    rewards = [r for stage in run.stages for r in items(stage.config.get("rewards")) if isinstance(r, dict)]
-    facts = {
-        "recipe": clean(run.config.get("name")),
-        "stages": ", ".join(f"{count} {kind}" for kind, count in Counter(s.kind for s in run.stages).items()),
-        "models": ", ".join(models),
-        "rewards": ", ".join(dict.fromkeys(clean(reward.get("name")) for reward in rewards)),
-        "started": clean(manifest.get("time")),
-        "taken up again": f"{len(manifest['resumed'])} times" if isinstance(manifest.get("resumed"), list) else "",
-        "took": duration(seconds) if seconds else "",
-        "command": " ".join(map(clean, command)) if isinstance(command, list) else "",
-        "seeds": ", ".join(dict.fromkeys(clean(seed) for seed in seeds.values())),
-        "machine": ", ".join(
-            filter(None, [
-                clean(hardware.get("cpu")), f"{clean(hardware.get('cores'))} cores" if hardware else "",
-                f"{clean(hardware.get('memory_gib'))} GiB" if hardware else "", *map(clean, gpus),
-            ])
-        ),
-        "versions": ", ".join(f"{clean(k)} {clean(v)}" for k, v in section(manifest, "versions").items()),
-        "commit": f"{clean(git.get('commit'))}{changed}" if git.get("commit") else "",
-    }  # fmt: skip
-    return Table(["", ""], [[key, value] for key, value in facts.items() if value])
-
-
-def summary(run: Run) -> str:
-    """A run in one line."""
-    kinds = Counter(stage.kind for stage in run.stages)
-    what = f"pipeline of {len(run.stages)} stages" if run.pipeline else next(iter(kinds))
-    seconds = number(run.result.get("seconds"))
-    gpus = items(section(run.manifest, "hardware").get("gpus"))
-    cores = clean(section(run.manifest, "hardware").get("cores"))
-    where = ", ".join(map(clean, gpus)) if gpus else f"{cores} CPU cores" if cores else ""
-    parts = [
-        clean(run.config.get("name")),
-        what,
-        clean(run.manifest.get("time"))[:10],
-        duration(seconds) if seconds else "not finished" if not run.result else "",
-        where,
-    ]
-    return " · ".join(filter(None, parts))
 
 
 def is_training(stage: Stage) -> bool:

@@ -1,7 +1,7 @@
-"""The evaluations of a run in full: accuracy in the form asked for and in any, several answers, lengths."""
+"""The evaluations of a run in full: accuracy in the form asked for and in any, greedy, by part, of several answers."""
 
 from r1lab.display import number as shown
-from r1lab.report.content import Table
+from r1lab.report.content import Table, interval
 from r1lab.report.read import Run, clean, number
 from r1lab.summary import families, percent
 
@@ -9,22 +9,39 @@ _LENGTHS = ("length_right", "length_wrong", "length_truncated")
 
 
 def evaluations_table(run: Run) -> Table | None:
-    """A row for each task of each evaluation; None where there are none that say so much."""
+    """A row for each task of each evaluation and each of its parts; None where none says more than its accuracy."""
+    found = [(stage.name, task, scores) for stage in run.stages for task, scores in _tasks(stage.tasks).items()]
+    has_greedy = any(number(scores.get("greedy")) is not None for _, _, scores in found)
     rows = []
-    for stage in run.stages:
-        for task, scores in families({"tasks": stage.tasks}).items():
-            if number(scores.get("strict")) is None:
-                continue
-            shares = [percent(number(scores.get(key))) for key in ("avg", "strict", "lenient", "format", "truncated")]
-            several = [f"{clean(key)} {percent(number(value))}" for key, value in scores.items()
-                       if key.startswith(("pass@", "maj@")) and number(scores.get("n_samples")) != 1]  # fmt: skip
-            lengths = " / ".join(shown(number(scores.get(key)), 0) for key in _LENGTHS)
-            rows.append([stage.name, clean(task), *shares, ", ".join(several), lengths])
+    for name, task, scores in found:
+        keys = ("avg", *(["greedy"] if has_greedy else []), "strict", "lenient")
+        right = [_percent(scores, key) for key in keys]
+        shares = [percent(number(scores.get(key))) for key in ("format", "truncated")]
+        several = [f"{clean(key)} {percent(number(value))}" for key, value in scores.items()
+                   if key.startswith(("pass@", "maj@")) and number(scores.get("n_samples")) != 1]  # fmt: skip
+        lengths = " / ".join(shown(number(scores.get(key)), 0) for key in _LENGTHS)
+        rows.append([name, clean(task), *right, *shares, ", ".join(several), lengths])
     if not rows:
         return None
-    head = ["evaluation", "task", "% right", "strict", "lenient", "in form", "cut", "of several", "tokens"]
+    greedy = ["greedy"] if has_greedy else []
+    head = ["evaluation", "task", "% right", *greedy, "strict", "lenient", "in form", "cut", "of several", "tokens"]
     note = (
-        "Strict: right and in the form that the prompt asks for; lenient: right wherever it is said. Tokens: mean of "
-        "right, of wrong and of cut answers. What each figure hangs on is in the stage's evaluation.json."
+        "In brackets 95 % intervals over questions. Strict: right and in the form that the prompt asks for; lenient: "
+        "right wherever it is said. Tokens: mean of right, of wrong and of cut answers. What each figure hangs on is "
+        "in the stage's evaluation.json."
     )
     return Table(head, rows, note)
+
+
+def _tasks(tasks: dict[str, dict]) -> dict[str, dict]:
+    """The tasks that more is told of than their accuracy, and parts of tasks."""
+    whole = families({"tasks": tasks})
+    return {
+        task: scores
+        for task, scores in tasks.items()
+        if task not in whole or any(number(scores.get(key)) is not None for key in ("strict", "greedy"))
+    }
+
+
+def _percent(scores: dict, key: str) -> str:
+    return percent(number(scores.get(key)), interval(scores, "ci95" if key == "avg" else f"{key}_ci95"))

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from r1lab.report import content
+from r1lab.report import about, content
 from r1lab.report.content import Table
 from r1lab.report.evaluations import evaluations_table
 from r1lab.report.read import Run
@@ -17,7 +17,7 @@ def markdown(runs: list[Run], completions: list[dict[str, list[Completion]]], pi
     lines = [f"# {_plain(', '.join(run.name for run in runs))}", ""]
     for run, own in zip(runs, completions):
         named = f"**{_plain(run.name)}**: " if len(runs) > 1 else ""
-        lines += [f"{named}{_plain(content.summary(run))}", ""]
+        lines += [f"{named}{_plain(about.summary(run))}", ""]
         lines += [f"- {_plain(line)}" for line in content.verdict(run, own)] + [""]
     if table := content.verdict_table(runs):
         lines += _table(table)
@@ -31,7 +31,7 @@ def markdown(runs: list[Run], completions: list[dict[str, list[Completion]]], pi
             lines += [f"## Evaluations{of}", "", *_table(table)]
         if told := content.alarms(run, own) + run.problems:
             lines += [f"## Alarms, and what is missing{of}", "", *(f"- {_plain(line)}" for line in told), ""]
-        lines += [f"## What was run{of}", "", *_table(content.about(run))]
+        lines += [f"## What was run{of}", "", *_table(about.about(run))]
     return "\n".join(lines).rstrip() + "\n"
 
 

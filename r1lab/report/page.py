@@ -8,9 +8,10 @@ from html import escape
 from pathlib import Path
 
 from r1lab import __version__, reflection
-from r1lab.report import content, figures, packed
-from r1lab.report.content import BETTER, WORSE, Group, Table
+from r1lab.report import about, content, figures, packed
+from r1lab.report.content import BETTER, WORSE, Table
 from r1lab.report.evaluations import evaluations_table
+from r1lab.report.groups import Group, groups
 from r1lab.report.read import Run
 from r1lab.report.samples import Completion
 
@@ -28,13 +29,12 @@ def html(runs: list[Run], completions: list[Completions], curves: list[tuple[str
         curves: For each training stage its name and charts.
     """
     salt = iter(range(10**6))
-    groups = content.groups(runs)
     parts = {
         "verdict": ("Verdict", "".join(_verdict(runs, completions, salt))),
         "alarms": ("Alarms and signs", "".join(_alarms(runs, completions))),
         "missing": ("What is missing", _missing(runs)),
         "stages": ("Stages", "".join(_stages(runs, salt))),
-        "curves": ("Curves", "".join(_curves(curves, groups, salt))),
+        "curves": ("Curves", "".join(_curves(curves, groups(runs), salt))),
         "words": ("Reflection words", "".join(_words(runs, completions))),
         "completions": ("Completions", ""),
         "run": ("What was run", "".join(_about(runs))),
@@ -51,7 +51,7 @@ def html(runs: list[Run], completions: list[Completions], curves: list[tuple[str
     )
     links = "".join(f'<a href="#{key}">{name}</a>' for key, (name, _) in parts.items())
     sections = "\n".join(f'<section id="{key}"><h2>{name}</h2>{text}</section>' for key, (name, text) in parts.items())
-    summaries = "".join(f'<p class="dim">{_named(run, runs)}{escape(content.summary(run))}</p>' for run in runs)
+    summaries = "".join(f'<p class="dim">{_named(run, runs)}{escape(about.summary(run))}</p>' for run in runs)
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -133,8 +133,8 @@ def _stages(runs: list[Run], salt: Iterator[int]) -> Iterator[str]:
             yield _figure(partial(figures.times, rows), f"Time by stage. {told}", salt, caption, "broad")
 
 
-def _curves(curves: list, groups: list[Group], salt: Iterator[int]) -> Iterator[str]:
-    if any(len(group.runs) > 1 for group in groups):
+def _curves(curves: list, grouped: list[Group], salt: Iterator[int]) -> Iterator[str]:
+    if any(len(group.runs) > 1 for group in grouped):
         yield '<p class="note">Lines are means over the seeds, bands reach from the lowest run to the highest.</p>'
     elif curves:
         told = "Lines are running means over a fifteenth of the steps; faint, where there is one line: each step."
@@ -235,7 +235,7 @@ def _about(runs: list[Run]) -> Iterator[str]:
     for run in runs:
         if len(runs) > 1:
             yield f"<h3>{escape(run.name)}</h3>"
-        yield _table(content.about(run))
+        yield _table(about.about(run))
         if run.recipe:
             yield f"<details><summary><b>Recipe</b>, as written</summary><pre>{escape(run.recipe)}</pre></details>"
 

@@ -12,8 +12,9 @@ from ruamel.yaml.error import YAMLError
 
 from r1lab import comparison
 from r1lab.errors import UserError
+from r1lab.lookup import did_you_mean
 
-_STAGE_FOLDER = re.compile(r"\d{2,}-(.+)")
+STAGE_FOLDER = re.compile(r"\d{2,}-(.+)")
 # Control characters have no picture in a page, and a null byte or half a surrogate no place in one.
 _CONTROL = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {13: None, 127: 0x2421}
 _CONTROL |= dict.fromkeys(range(0xD800, 0xE000), 0xFFFD)
@@ -28,9 +29,11 @@ class Stage:
         config, result: Empty where they are missing; `result` is written last, so an empty one means not finished.
         rows: Training metrics, one row a step.
         evals: Evaluations during the training, one row a step.
+        asked: Of an evaluation how many questions it has done, and of how many.
         told: Warnings and notes, as rows of `phase`, `message` and perhaps `step` and `alarm`.
         seconds: What it took with the start of its process, where the pipeline says so.
         error: What its process left in `error.txt`.
+        damaged: Whether its `result.json`, which is written last, is there and cannot be read.
     """
 
     name: str
@@ -40,9 +43,11 @@ class Stage:
     result: dict = field(default_factory=dict)
     rows: list[dict] = field(default_factory=list)
     evals: list[dict] = field(default_factory=list)
+    asked: tuple[int, int] | None = None
     told: list[dict] = field(default_factory=list)
     seconds: float | None = None
     error: str = ""
+    damaged: bool = False
 
     @property
     def tasks(self) -> dict[str, dict]:
@@ -79,10 +84,12 @@ def read(path: str | Path) -> Run:
     """
     path = Path(path)
     if not path.is_dir():
-        raise UserError(f"{path}: no such run directory: `r1lab ls runs` lists those that there are")
+        beside = [f.parent.name for f in path.parent.glob("*/config.yaml")]
+        hint = did_you_mean(path.name, beside)
+        raise UserError(f"{path}: no such run directory{hint}: `r1lab ls runs` lists those that there are")
     problems: list[str] = []
-    folders = sorted(f for f in path.iterdir() if f.is_dir() and _STAGE_FOLDER.fullmatch(f.name))
-    config = _yaml(path / "config.yaml", problems)
+    folders = sorted(f for f in path.iterdir() if f.is_dir() and STAGE_FOLDER.fullmatch(f.name))
+    config = yaml(path / "config.yaml", problems)
     staged = [stage for stage in items(config.get("stages")) if isinstance(stage, dict)]
     if not (folders or config or any((path / name).exists() for name in ("metrics.jsonl", "samples", "result.json"))):
         raise UserError(f"{path}: holds no run: name a folder that `r1lab run` wrote, as in runs/quickstart")
@@ -93,7 +100,7 @@ def read(path: str | Path) -> Run:
             clean(row.get("stage")): number(row.get("seconds")) for row in metrics if row.get("phase") == "stage"
         }
         # What folders are named after is the stage; stages that never began have no folder yet.
-        names = [_STAGE_FOLDER.fullmatch(folder.name)[1] for folder in folders]
+        names = [STAGE_FOLDER.fullmatch(folder.name)[1] for folder in folders]
         known = {clean(stage.get("name")): stage for stage in staged}  # a pipeline's config holds those of its stages
         stages = [_stage(n, folder, problems, known.get(n), seconds.get(n)) for n, folder in zip(names, folders)]
         later = [stage for stage in staged if clean(stage.get("name")) not in names]
@@ -126,15 +133,18 @@ def _beside(path: Path, name: str) -> Path:
 
 def _stage(name, path, problems, config: dict | None, seconds: float | None, result: dict | None = None) -> Stage:
     if config is None:
-        config = _yaml(path / "config.yaml", problems)
+        config = yaml(path / "config.yaml", problems)
     if result is None:
         result = _json(path / "result.json", problems, why="the stage has not finished")
     metrics = list(rows(path / "metrics.jsonl", problems, needed=True))
     train = [row for row in metrics if row.get("phase") == "train" and _is_step(row)]
-    evals = [row for row in metrics if row.get("phase") == "eval" and _is_step(row) and _dicts(row.get("tasks"))]
+    of_evals = [row for row in metrics if row.get("phase") == "eval" and _is_step(row)]
+    evals = [row for row in of_evals if _dicts(row.get("tasks"))]
+    asked = [(row.get("done"), row.get("total")) for row in of_evals if "tasks" not in row]
+    asked = [pair for pair in asked if all(type(count) is int for count in pair)]
     kind = clean(config.get("stage") or result.get("stage"))
     if not kind:
-        kind = "grpo" if any("reward" in row for row in train) else "eval" if result.get("tasks") else "?"
+        kind = "grpo" if any("reward" in row for row in train) else "eval" if result.get("tasks") or asked else "?"
     if kind in ("grpo", "eval", "sample") and not (path / "samples").is_dir():
         problems.append(f"{path.name}: no samples/: its completions cannot be shown")
     return Stage(
@@ -145,9 +155,11 @@ def _stage(name, path, problems, config: dict | None, seconds: float | None, res
         result=result,
         rows=_by_step(train),
         evals=_by_step(evals),
+        asked=asked[-1] if asked else None,
         told=[row for row in metrics if row.get("phase") in ("warning", "note") and row.get("message")],
         seconds=seconds,
         error=clean(_text(path / "error.txt")).strip() if (path / "error.txt").is_file() else "",
+        damaged=not result and (path / "result.json").is_file(),
     )
 
 
@@ -239,7 +251,8 @@ def _json(path: Path, problems: list[str], why: str = "") -> dict:
     return found
 
 
-def _yaml(path: Path, problems: list[str]) -> dict:
+def yaml(path: Path, problems: list[str]) -> dict:
+    """A YAML file, empty where it is missing or damaged, which is told in `problems`."""
     if not path.is_file():
         problems.append(f"{_where(path)}: missing")
         return {}

@@ -3,9 +3,10 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice, zip_longest
 from pathlib import Path
 
-from r1lab.report.read import Run, Stage, clean, number, rows, section
+from r1lab.report.read import Run, Stage, clean, items, number, rows, section
 from r1lab.rewards.answers import committed
 
 READ_LIMIT = 200 * 2**20  # bytes of samples/ that are read of a run; of more, every so-manieth step is
@@ -45,6 +46,7 @@ class Completion:
         right: None where nothing tells it.
         tokens: None where nothing tells it.
         cut: Whether it reached the limit.
+        greedy: Whether it is the greedy answer to a question of an evaluation.
         signs: Keys of `SIGNS`.
     """
 
@@ -60,6 +62,7 @@ class Completion:
     right: bool | None
     tokens: int | None
     cut: bool
+    greedy: bool = False
     signs: tuple[str, ...] = ()
 
     @property
@@ -76,53 +79,65 @@ def read(run: Run, problems: list[str]) -> dict[str, list[Completion]]:
     if every > 1:
         problems.append(
             f"{run.name}: samples/ holds {size / 2**20:,.0f} MiB: one step in {every} was read for what is told of "
-            "completions"
+            "completions, and one line in as many where there are no steps"
         )
     found = {}
     for stage in run.stages:
         steps = sorted({step for step, _ in files[stage.name] if step is not None})
         wanted = {None, *steps[::every], *steps[-1:]}
-        some = [c for step, path in files[stage.name] if step in wanted for c in _completions(stage, path, problems)]
-        found[stage.name] = _with_form(some)
+        some = [(path, every if step is None else 1) for step, path in files[stage.name] if step in wanted]
+        found[stage.name] = _with_form([c for path, of in some for c in _completions(stage, path, problems, of)])
     return found
 
 
 def _files(stage: Stage) -> list[tuple[int | None, Path]]:
     folder = stage.path / "samples"
-    names = ("questions.jsonl", "samples.jsonl")
+    # The questions of an evaluation that has not finished are in partial.jsonl; that of a sample stage is ungraded.
+    partial = stage.kind == "eval" and not (folder / "questions.jsonl").is_file()
+    names = ("partial.jsonl" if partial else "questions.jsonl", "samples.jsonl")
     whole = [(None, folder / name) for name in names if (folder / name).is_file()]
     steps = [(re.match(r"step_(\d+)", path.name), path) for path in sorted(folder.glob("step_*.jsonl"))]
     return whole + [(int(match[1]), path) for match, path in steps if match]
 
 
-def _completions(stage: Stage, path: Path, problems: list[str]) -> Iterator[Completion]:
-    for row in rows(path, problems):
-        if isinstance(row.get("completions"), list) and row["completions"]:  # of a question, the first is shown
-            row["completion"] = row["completions"][0]
+def _completions(stage: Stage, path: Path, problems: list[str], every: int = 1) -> Iterator[Completion]:
+    for row in islice(rows(path, problems), None, None, every):
         step = row.get("step") if stage.kind == "grpo" and type(row.get("step")) is int else None
         limit = _limit(stage, step)
-        for key in ("completion", "chosen", "rejected"):
-            if isinstance(row.get(key), str):
-                made = _completion(stage, step, row, key, limit)
-                yield replace(made, signs=tuple(_signs(made)))
+        asked = isinstance(row.get("scores"), list) or isinstance(row.get("completions"), list)
+        for one in _answers(row) if asked else (row,):
+            for key in ("completion", "chosen", "rejected"):
+                if isinstance(one.get(key), str):
+                    made = _completion(stage, step, one, key, limit)
+                    yield replace(made, signs=tuple(_signs(made)))
+
+
+def _answers(row: dict) -> Iterator[dict]:
+    """The answers to a question of an evaluation, each as a row of its own; the greedy one last."""
+    reward = clean(row.get("graded_by")) or "score"
+    columns = [items(row.get(key)) for key in ("completions", "scores", "reasons", "lengths", "truncated")]
+    columns[0] = columns[0] or [row.get("completion")]
+    for text, score, why, tokens, cut in zip_longest(*columns):
+        one = {"completion": text, "tokens": tokens, "truncated": cut, "greedy": False}
+        yield row | one | _scored(reward, score, why)
+    text, cut = row.get("greedy_completion"), row.get("greedy_truncated")
+    one = {"completion": text, "tokens": None, "truncated": cut, "greedy": True}
+    yield row | one | _scored(reward, row.get("greedy"), row.get("greedy_reason"))
+
+
+def _scored(reward: str, score: object, why: object) -> dict:
+    right = None if number(score) is None else score >= 1
+    return {"rewards": {reward: score}, "reasons": {reward: why}, "reward": score, "right": right}
 
 
 def _completion(stage: Stage, step: int | None, row: dict, key: str, limit: int | None) -> Completion:
-    scores, lengths, cut = (row.get(name) for name in ("scores", "lengths", "truncated"))
-    right, tokens, reward = row.get("right"), row.get("tokens"), row.get("reward")
-    if isinstance(scores, list) and scores:  # a question of an evaluation: of its samples the first
-        right = number(scores[0]) is not None and scores[0] >= 1
-    if isinstance(lengths, list) and lengths:
-        tokens = lengths[0]
-    if isinstance(cut, list):
-        cut = bool(cut and cut[0])
-    if key == "rejected":
-        reward = row.get("rejected_reward")
+    right, tokens, cut, greedy = (row.get(name) for name in ("right", "tokens", "truncated", "greedy"))
     tokens = int(tokens) if number(tokens) is not None else None
+    task = clean(row.get("task") if row.get("subtask") is None else row["subtask"])
     return Completion(
         stage=stage.name,
         step=step,
-        task=clean(row.get("task") if row.get("subtask") is None else row["subtask"]),
+        task=f"{task}, greedy" if greedy is True else task,
         prompt=clean(row.get("prompt")),
         text=clean(row[key]),
         answer=clean(row.get("answer")),
@@ -130,10 +145,11 @@ def _completion(stage: Stage, step: int | None, row: dict, key: str, limit: int 
         if key != "rejected"
         else {},
         reasons={clean(name): clean(why) for name, why in section(row, "reasons").items() if why is not None},
-        reward=number(reward),
+        reward=number(row.get("rejected_reward" if key == "rejected" else "reward")),
         right=right if isinstance(right, bool) else None,
         tokens=tokens,
-        cut=cut is True or (tokens is not None and limit is not None and tokens >= limit),
+        cut=cut if isinstance(cut, bool) else tokens is not None and limit is not None and tokens >= limit,
+        greedy=greedy is True,
     )
 
 

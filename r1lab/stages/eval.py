@@ -65,7 +65,8 @@ def settings_of(recipe, tasks: dict[str, list[dict]], tokenizer) -> dict:
         },
         "prompt": recipe.prompt.model_dump(),
         "tasks": {
-            name: provenance.prompts_digest(asked(rows, recipe, tokenizer)[0]) | {"samples": samples_of(recipe, name)}
+            name: provenance.prompts_digest(asked(rows, recipe, tokenizer)[0])
+            | {"rows": provenance.rows_digest(rows), "samples": samples_of(recipe, name)}
             for name, rows in tasks.items()
         },
         "sampling": {
@@ -180,8 +181,8 @@ def evaluate(
         seed: What the chunks are seeded by. Default: the random state is left alone, as a training needs it.
 
     Returns:
-        `(result, questions)`: figures by task, and by the rows' own finer `task` (`knights_knaves/2ppl`) where a task
-        has several; and one record a question with its scores, for paired comparisons.
+        `(result, questions)`: figures by task and by its parts, as `knights_knaves/2ppl`, where the rows have several;
+        and one record a question with its scores, for paired comparisons.
     """
     result, questions = {}, []
     for name, rows in tasks.items():
@@ -190,7 +191,7 @@ def evaluate(
         judge = records.Judge(rewards, template=recipe.prompt.template, prefill=prefills[0])
         report_gold(judge.grader, rows, run_dir)
         there = {r["index"]: r for r in (rundir.read_jsonl(partial) if partial else ()) if r["task"] == name}
-        made, tokens = [], 0
+        made, tokens, parts = [], 0, records.parts_of(name, rows)
         step = max(1, CHUNK[engine.name] // samples_of(recipe, name))
         for first in range(0, len(rows), step):
             places = range(first, min(first + step, len(rows)))
@@ -201,7 +202,7 @@ def evaluate(
                 from transformers import set_seed
 
                 set_seed(zlib.crc32(f"{seed}/{name}/{first}".encode()))
-            chunk = {i: (rows[i], texts[i]) for i in places}
+            chunk = {i: (parts[i], rows[i], texts[i]) for i in places}
             told = _after(progress, first, len(rows), tokens)
             new = _records(engine, judge, name, chunk, recipe, run_dir / "samples" / "failed.jsonl", told)
             tokens += sum(sum(record.get("lengths", ())) for record in new)
@@ -224,20 +225,21 @@ def _after(progress, first: int, total: int, tokens: int):
 
 
 def _records(engine, judge: records.Judge, name: str, chunk: dict, recipe, failed: Path, progress) -> list[dict]:
-    """The records of a chunk of questions, each given as its row and its prompt by its place in the task."""
-    n, asks = samples_of(recipe, name), [text for _, text in chunk.values()]
-    rows = [row for row, _ in chunk.values()]
+    """The records of a chunk of questions, each given as its part, its row and its prompt by its place in the task."""
+    n, asks = samples_of(recipe, name), [text for _, _, text in chunk.values()]
+    rows = [row for _, row, _ in chunk.values()]
     settings = {"max_tokens": recipe.eval.max_completion_length or recipe.rollout.max_completion_length}
     top = {"top_p": recipe.rollout.top_p, "top_k": recipe.rollout.top_k}
     sampled = engine.generate(asks, n=n, temperature=recipe.eval.temperature, progress=progress, **settings, **top)
     flat = [completion for group in sampled for completion in group]
     judged = judge.judge(flat, [row for row in rows for _ in range(n)], failed)
     made = [
-        records.record(name, place, row, group, judged[i * n : (i + 1) * n])
-        for i, (place, row, group) in enumerate(zip(chunk, rows, sampled))
+        records.record(name, part, place, row, group, judged[i * n : (i + 1) * n])
+        for i, ((place, (part, row, _)), group) in enumerate(zip(chunk.items(), sampled))
     ]
     if recipe.eval.greedy:
         greedy = [group[0] for group in engine.generate(asks, n=1, temperature=0.0, **settings)]
         for record, completion, one in zip(made, greedy, judge.judge(greedy, rows, failed)):
             record |= {"greedy": int(one["right"]), "greedy_completion": completion.text}
+            record |= {"greedy_reason": one["reason"], "greedy_truncated": completion.truncated}
     return made

@@ -81,7 +81,7 @@ def test_bad_rows_are_all_named_with_their_line(tmp_path):
     assert problems(path) == [
         f"{path}:3: no `prompt` in this row, which has question",
         f"{path}:4: a row should be an object with a `prompt`, not a list",
-        f"{path}:5: no `prompt` in this row, which has prompt",
+        f"{path}:5: the `prompt` of this row is empty: ''",
         f"{path}:6: not JSON: Expecting ',' delimiter, column 15",
         f"{path}:7: prompt: should be text, or messages with `role` and `content`",
     ]

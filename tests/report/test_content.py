@@ -1,12 +1,14 @@
 """What a report says, and what it makes of damaged or unfinished runs."""
 
+import dataclasses
 import json
 import os
+import shutil
 
 import pytest
 
 from r1lab import rundir
-from r1lab.report import content, figures, packed, read, samples
+from r1lab.report import about, content, evaluations, figures, groups, packed, read, samples
 
 
 def test_a_difference_is_told_by_its_interval():
@@ -44,13 +46,6 @@ def test_a_failed_stage_says_why(run, make_run, tmp_path):
     lines = content.verdict(read.read(path), {})
     assert lines[-1] == "≈ zero has not finished: it stands at step 12 of 12: train: the loss is nan"
     assert lines[:-1] == content.verdict(read.read(run), {})
-
-
-def test_seeds_make_a_group_and_settings_do_not(make_run, tmp_path):
-    runs = [read.read(make_run(tmp_path / name, steps=1, **more)) for name, more in (
-        ("a-seed0", {}), ("a-seed1", {"seed": 1}), ("b", {"rate": 1.0}))]  # fmt: skip
-    groups = content.groups(runs)
-    assert [(group.label, len(group.runs)) for group in groups] == [("a (2 runs)", 2), ("b", 1)]
 
 
 def test_the_first_completions_with_a_reflection_word(run):
@@ -114,9 +109,9 @@ def test_odd_values_anywhere(make_run, tmp_path, name, value):
 def _say_everything(path):
     run = read.read(path)
     completions = samples.read(run, run.problems)
-    assert content.verdict(run, completions) and content.about(run).rows and content.summary(run)
+    assert content.verdict(run, completions) and about.about(run).rows and about.summary(run)
     assert len(content.stages_table(run).rows) == 3 and content.signs_table(completions)
-    content.alarms(run, completions), content.accuracies([run]), content.times(run), content.groups([run])
+    content.alarms(run, completions), content.accuracies([run]), content.times(run), groups.groups([run])
     for stage in run.stages:
         for chart in figures.charts({"run": [(stage, completions[stage.name])]}):
             assert chart.told
@@ -134,14 +129,95 @@ def test_odd_values_in_the_recipe(make_run, tmp_path, value):
         _say_everything(path)
 
 
-def test_evaluations_in_full_stand_where_they_say_so_much(tmp_path):
-    from r1lab.report.evaluations import evaluations_table
-    from r1lab.report.read import Run, Stage
+def run_of(path, stage, **more):
+    return read.Run("r", path, **{"config": {}, "recipe": "", "manifest": {}, "result": {}} | more,
+                    stages=[stage], compare=[], problems=[])  # fmt: skip
 
+
+def test_evaluations_in_full_stand_where_they_say_so_much(tmp_path):
     scores = {"avg": 0.5, "strict": 0.25, "lenient": 0.75, "format": 0.5, "truncated": 0.1, "n_samples": 4}
     scores |= {"pass@4": 0.9, "maj@4": 0.6, "length_right": 10.0, "length_wrong": 20.4}
-    stage = Stage("after", "eval", tmp_path, {}, {"tasks": {"kk": scores, "kk/2ppl": scores, "old": {"avg": 0.5}}})
-    table = evaluations_table(Run("r", tmp_path, {}, "", {}, {}, [stage], [], []))
+    stage = read.Stage("after", "eval", tmp_path, {}, {"tasks": {"kk": scores, "old": {"avg": 0.5}}})
+    table = evaluations.evaluations_table(run_of(tmp_path, stage))
     assert table.rows == [
         ["after", "kk", "50.0", "25.0", "75.0", "50.0", "10.0", "pass@4 90.0, maj@4 60.0", "10 / 20 / -"]
     ]
+
+
+def test_greedy_answers_and_parts_of_tasks_stand_in_full_with_their_intervals(tmp_path):
+    scores = {"avg": 0.5, "ci95": [0.4, 0.6], "greedy": 0.25, "greedy_ci95": [0.2, 0.3]}
+    strict = {"strict": 0.125, "strict_ci95": [0.1, 0.2]}
+    tasks = {"kk": scores | strict, "kk/2ppl": scores, "other": {"avg": 0.5}, "other/a": {"avg": 0.75}}
+    table = evaluations.evaluations_table(run_of(tmp_path, read.Stage("e", "eval", tmp_path, {}, {"tasks": tasks})))
+    assert table.head[2:5] == ["% right", "greedy", "strict"]
+    assert [row[1:5] for row in table.rows] == [
+        ["kk", "50.0 [40.0, 60.0]", "25.0 [20.0, 30.0]", "12.5 [10.0, 20.0]"],
+        ["kk/2ppl", "50.0 [40.0, 60.0]", "25.0 [20.0, 30.0]", "-"],
+        ["other/a", "75.0", "-", "-"],
+    ]
+
+
+def test_comparisons_of_greedy_answers_are_rows_of_the_table_and_no_sentences(run):
+    whole = read.read(run)
+    greedy = whole.compare[0] | {"metric": "greedy", "before_value": 0.1, "diff": 0.25, "ci95": [0.2, 0.3]}
+    more = dataclasses.replace(whole, name="more", compare=[*whole.compare, greedy])
+    assert content.verdict(more, {}) == content.verdict(whole, {})
+    rows = {row[0]: row for row in content.verdict_table([more]).rows}
+    assert rows["maths, greedy"][1:4] == ["▲ +25.0 [+20.0, +30.0]", "base", "10.0"] and "[" in rows["maths"][3]
+    side_by_side = {row[0]: row[2:4] for row in content.verdict_table([whole, more]).rows}
+    assert side_by_side["maths, greedy"] == ["-", "▲ +25.0 [+20.0, +30.0]"]
+
+
+def test_an_evaluation_that_is_under_way(make_run, tmp_path):
+    path = make_run(tmp_path / "running", steps=1)
+    after = path / "03-after"
+    (path / "result.json").unlink(), (after / "result.json").unlink()
+    rows = (after / "samples" / "questions.jsonl").read_text().splitlines(keepends=True)
+    (after / "samples" / "partial.jsonl").write_text("".join(rows[:8]) + rows[8][:40])
+    (after / "samples" / "questions.jsonl").unlink()
+    rundir.append_jsonl(after / "metrics.jsonl", {"phase": "eval", "step": 0, "done": 8, "total": 60})
+    run = read.read(path)
+    assert content.verdict(run, {})[-1] == "≈ after has not finished: it stands at 8 of 60 questions"
+    assert content.stages_table(run).rows[-1][4] == "not finished, at 8 of 60 questions"
+    assert len(samples.read(run, run.problems)["after"]) == 8
+    assert "03-after/samples/partial.jsonl: 1 line is no JSON object, left out" in run.problems
+
+
+def test_a_damaged_result_is_told_as_such(make_run, tmp_path):
+    path = make_run(tmp_path / "damaged", steps=1)
+    (path / "01-base" / "result.json").write_text("{")
+    run = read.read(path)
+    assert content.stages_table(run).rows[0][4] == "result.json damaged"
+    told = "≈ base: its result.json is damaged; it stands at 40 of 40 questions"
+    assert told in content.verdict(run, {})
+
+
+def test_arrows_are_explained_where_there_are_some(run, make_run, tmp_path):
+    assert "Arrows" in content.stages_table(read.read(run)).note
+    path = make_run(tmp_path / "evaluations", steps=1)
+    shutil.rmtree(path / "02-zero")
+    assert content.stages_table(read.read(path)).note == "All of it took 40s."
+
+
+def test_the_one_evaluation_of_a_training_is_what_there_is_to_judge_by(tmp_path):
+    tasks = {"kk": {"avg": 0.5, "ci95": [0.4, 0.6]}, "kk/2ppl": {"avg": 0.6}}
+    stage = read.Stage("zero", "grpo", tmp_path, result={"steps": 9}, evals=[{"step": 5, "tasks": tasks}])
+    told = "≈ kk, held out: 50.0 [40.0, 60.0] % right at step 5, compared with nothing."
+    assert content.verdict(run_of(tmp_path, stage), {}) == [told]
+
+
+def test_models_are_told_without_the_places_of_a_machine(tmp_path):
+    paths = (
+        "/home/joe/of/many/models/qwen",
+        "/data/qwen",
+        "a/b",
+        "@cold/model",
+        f"{tmp_path}/01-x/model",
+        "/old/02-y",
+    )
+    stages = [read.Stage(str(i), "eval", tmp_path / "s", {"model": {"path": path}}) for i, path in enumerate(paths)]
+    manifest = {"directory": "/old", "git": None, "r1lab_git": {"commit": "abc", "diff": "a\nb"}}
+    whole = dataclasses.replace(run_of(tmp_path, stages[0], manifest=manifest), stages=stages)
+    facts = dict(about.about(whole).rows)
+    assert facts["models"] == "…/many/models/qwen, /data/qwen, a/b"
+    assert facts["commit"] == "abc, with 2 lines of changes"

@@ -83,7 +83,7 @@ def test_a_damaged_run_says_what_is_missing(hostile):
         "02-zero/metrics.jsonl: 1 line is no JSON object, left out",
         "02-zero/samples/step_000001.jsonl: 2 lines are no JSON object, left out",
         "02-zero/samples/step_000001.jsonl: 1 line has bytes that are no UTF-8",
-        "zero has not finished: it stands at step 7 of ?",
+        "zero: its result.json is damaged; it stands at step 7 of ?",
     ):
         assert told in text
 
@@ -135,10 +135,18 @@ def test_a_stage_of_a_pipeline_by_itself(run):
         (["."], {}, ".: holds no run: name a folder that `r1lab run` wrote, as in runs/quickstart"),
         ([".", "../{here}"], {}, "r1lab report: a run is named twice: name each once"),
         (["."], {"format": "pdf"}, "--format pdf: html or md"),
+        (
+            ["runs/quikstart"],
+            {},
+            "runs/quikstart: no such run directory (did you mean `quickstart`?): `r1lab ls runs` "
+            "lists those that there are",
+        ),
     ],
 )
 def test_what_is_refused(tmp_path, monkeypatch, paths, settings, told):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "quickstart").mkdir(parents=True)
+    (tmp_path / "runs" / "quickstart" / "config.yaml").touch()
     with pytest.raises(UserError) as error:
         report.write([path.format(here=tmp_path.name) for path in paths], **settings)
     assert error.value.problems == [told]
@@ -149,3 +157,28 @@ def test_a_place_that_cannot_be_written_to(run, tmp_path):
         report.write([run], out=tmp_path)
     with pytest.raises(UserError, match="its folder is not there"):
         report.write([run], out=tmp_path / "no" / "report.html")
+
+
+def test_the_format_follows_the_name_of_the_file(run, tmp_path):
+    assert report.write([run], out=tmp_path / "x.md")[0].read_text().startswith("# tried")
+    assert report.write([run], out=tmp_path / "plain", format="md") == [tmp_path / "plain.md"]
+    for out, settings, told in (
+        ("x.md", {"format": "html"}, "ends in .md, and --format says html: leave one of them out"),
+        ("x.txt", {}, "name a file that ends in .html or .md, or without an ending"),
+    ):
+        with pytest.raises(UserError, match=told):
+            report.write([run], out=tmp_path / out, **settings)
+
+
+def test_pictures_of_a_report_lie_beside_it_again_and_again(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(report.figures, "png", lambda make, path, title: path)
+    for _ in range(2):
+        file, *pictures = report.write([run], out=tmp_path / "report", png=True)
+        assert file == tmp_path / "report.html" and {p.parent for p in pictures} == {tmp_path / "report"}
+
+
+def test_what_stands_in_the_way_of_pictures_is_told_before_any_is_drawn(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "_pictures", None)
+    (tmp_path / "y").touch()
+    with pytest.raises(UserError, match="--png makes a folder .*y, and that is a file: name another"):
+        report.write([run], out=tmp_path / "y.html", png=True)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from r1lab import rundir
-from r1lab.report import packed, page, read, samples
+from r1lab.report import content, packed, page, read, samples
 from r1lab.report.samples import Completion
 
 PLAIN = Completion(
@@ -67,6 +67,44 @@ def test_pairs_and_questions(tmp_path):
     assert (first.right, first.tokens, first.cut, first.task, first.step) == (True, 3, False, "a/b", None)
 
 
+def answers_of(folder, question, **config):
+    rundir.write_jsonl(folder / "samples" / "questions.jsonl", [question])
+    stage = read.Stage("e", "eval", folder, config=config)
+    return list(samples._completions(stage, folder / "samples" / "questions.jsonl", []))
+
+
+def test_every_answer_to_a_question_with_its_reason(tmp_path):
+    question = {"task": "hard", "subtask": "hard/2ppl", "scores": [0, 1], "reasons": ["wrong", "correct"]}
+    question |= {"completions": ["no", "yes"], "lengths": [64, 9], "truncated": [False, True]}
+    question |= {"greedy": 1, "greedy_completion": "well", "greedy_reason": "correct", "graded_by": "kk"}
+    found = answers_of(tmp_path, question, rollout={"max_completion_length": 64})
+    assert [(c.text, c.task, c.reward, c.right, c.tokens, c.cut) for c in found] == [
+        ("no", "hard/2ppl", 0.0, False, 64, False),  # it says itself that it was not cut
+        ("yes", "hard/2ppl", 1.0, True, 9, True),
+        ("well", "hard/2ppl, greedy", 1.0, True, None, False),
+    ]
+    assert [(c.rewards, c.reasons) for c in found] == [
+        ({"kk": 0.0}, {"kk": "wrong"}), ({"kk": 1.0}, {"kk": "correct"}), ({"kk": 1.0}, {"kk": "correct"})]  # fmt: skip
+    assert content.signs_table({"e": found}).rows[0][:2] == ["e", "2"]
+
+
+def test_a_question_that_no_reward_is_known_to_have_graded(tmp_path):
+    (one,) = answers_of(tmp_path, {"scores": [1], "completions": ["a"], "reasons": ["correct"]})
+    assert (one.rewards, one.reasons) == ({"score": 1.0}, {"score": "correct"})
+
+
+@pytest.mark.parametrize("value", [None, 5, "x", [], [None], [{}, [], "x"], {"a": 1}, True, [True, float("nan")]])
+@pytest.mark.parametrize(
+    "key", ["completions", "scores", "reasons", "lengths", "truncated", "greedy", "greedy_completion", "graded_by"]
+)
+def test_a_question_with_odd_columns(tmp_path, key, value):
+    question = {"task": "a", "scores": [0, 1], "reasons": ["x", "y"], "completions": ["no", "yes"], "lengths": [1, 2]}
+    question |= {"truncated": [False, True], "greedy": 1, "greedy_completion": "well", "completion": "old"}
+    found = answers_of(tmp_path, question | {key: value})
+    assert len([c for c in found if not c.greedy]) >= (key != "completions")
+    packed.pack({"e": found}, 10**7)
+
+
 def trained(rise, learns):
     """Ten steps in which a reward for form goes up by `rise`, and the share of right answers by `learns`."""
     made = []
@@ -109,3 +147,4 @@ def test_of_large_samples_some_steps_are_read(run, monkeypatch):
     steps = samples.by_step(samples.read(read.read(run), problems)["zero"])
     assert 1 < len(steps) < 12 and max(steps) == 12
     assert "tried: samples/ holds 0 MiB: one step in" in problems[0]
+    assert len(samples.read(read.read(run), [])["base"]) < 40

@@ -2,12 +2,14 @@
 
 import ast
 import logging
+from pathlib import Path
 
 import pytest
 
 from r1lab import recipe
 from r1lab.data.knights_knaves import split_of
-from r1lab.records import answer_of, figures
+from r1lab.engines import Completion
+from r1lab.records import Judge, answer_of, figures
 from r1lab.stages.common import build_rows
 from r1lab.stages.eval import eval_tasks, instructed
 
@@ -32,6 +34,18 @@ def test_figures():
     assert found["pass@4"] == 1.0 and found["maj@4"] == 0.5
     assert found["ci95"][0] <= 0.5 <= found["ci95"][1]
     assert found["truncated"] == 0 and found["length"] == 10
+
+
+def test_programs_and_requests_do_not_vote():
+    voteless = record([1, 1], 1)
+    del voteless["answers"]
+    assert "maj@2" not in figures([voteless]) and figures([voteless])["pass@2"] == 1
+    written = Completion("```python\nprint(1)\n```", [1], [0.0], False)
+    for reward, has in (("instruction", False), ("exact_match", True)):
+        judge = Judge([{"name": reward}], template="none", prefill="")
+        row = {"prompt": "?", "answer": "1", "constraints": [{"kind": "num_words", "at_least": 1}]}
+        (judged,) = judge.judge([written], [row], Path("failed.jsonl"))
+        assert ("answer" in judged) is has
 
 
 @pytest.mark.parametrize(

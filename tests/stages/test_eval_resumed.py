@@ -110,3 +110,38 @@ def test_it_begins_again_where_another_model_lies_in_the_folder_by_now(loaded, t
     # A folder that was only moved is no other model.
     rundir.write_json_atomic(tmp_path / "evaluation.json", said | {"model": said["model"] | {"path": "/elsewhere"}})
     assert evaluation._changed(tmp_path / "evaluation.json", said) == ""
+
+
+def test_another_gold_answer_begins_the_evaluation_again(tmp_path, monkeypatch):
+    rows = [{"prompt": f"{i} + 1?", "answer": str(i + 1)} for i in range(6)]
+    rundir.write_jsonl(tmp_path / "mine.jsonl", rows)
+    text = TEXT[: TEXT.index("rewards:")] + "rewards: [{name: exact_match}]\nrollout: {engine: transformers}\n"
+    text += f"eval: {{tasks: [{{name: mine, builder: rows, path: {tmp_path}/mine.jsonl}}], num_samples: 2}}\n"
+    (tmp_path / "e.yaml").write_text(text, encoding="utf-8")
+    loaded = recipe.load([str(tmp_path / "e.yaml")])
+    monkeypatch.setitem(evaluation.CHUNK, "transformers", 6)
+    plain = rundir.append_jsonl
+
+    def append(path, row):
+        plain(path, row)
+        if path.name == "partial.jsonl" and row["index"] == 3:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rundir, "append_jsonl", append)
+        with pytest.raises(Killed):
+            evaluation.run(loaded, tmp_path / "run")
+    rundir.write_jsonl(tmp_path / "mine.jsonl", [row | {"answer": "0"} for row in rows])
+    assert evaluation.run(loaded, tmp_path / "run") == 0
+    questions = rundir.read_jsonl(tmp_path / "run" / "samples" / "questions.jsonl")
+    assert [question["answer"] for question in questions] == ["0"] * 6
+
+
+def test_tasks_of_one_builder_keep_their_parts_apart(tmp_path):
+    tasks = ("{name: easy, builder: knights_knaves, people: {2: 1, 3: 1}, size: 6}",
+             "{name: hard, builder: knights_knaves, people: {3: 1, 4: 1}, size: 4}")  # fmt: skip
+    text = TEXT[: TEXT.index("eval:")] + f"eval: {{tasks: [{', '.join(tasks)}], num_samples: 1, greedy: false}}\n"
+    (tmp_path / "e.yaml").write_text(text, encoding="utf-8")
+    assert evaluation.run(recipe.load([str(tmp_path / "e.yaml")]), tmp_path / "run") == 0
+    found = {name: scores["n_questions"] for name, scores in rundir.result(tmp_path / "run")["tasks"].items()}
+    assert found == {"easy": 6, "easy/2ppl": 3, "easy/3ppl": 3, "hard": 4, "hard/3ppl": 2, "hard/4ppl": 2}
