@@ -83,8 +83,8 @@ def test_every_answer_to_a_question_with_its_reason(tmp_path):
         ("yes", "hard/2ppl", 1.0, True, 9, True),
         ("well", "hard/2ppl, greedy", 1.0, True, None, False),
     ]
-    assert [(c.rewards, c.reasons) for c in found] == [
-        ({"kk": 0.0}, {"kk": "wrong"}), ({"kk": 1.0}, {"kk": "correct"}), ({"kk": 1.0}, {"kk": "correct"})]  # fmt: skip
+    assert [c.rewards for c in found] == [{"kk": 0.0}, {"kk": 1.0}, {"kk": 1.0}]
+    assert [c.reasons for c in found] == [{"kk": "wrong"}, {"kk": "correct"}, {"kk": "correct"}]
     assert content.signs_table({"e": found}).rows[0][:2] == ["e", "2"]
 
 
