@@ -24,9 +24,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--engine", default="vllm", choices=["vllm", "transformers"])
     parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--size", type=int, default=600)
+    parser.add_argument("--size", type=int, help="questions (default: 600 for vllm, 120 for transformers)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     arguments = parser.parse_args()
+    arguments.size = arguments.size or (600 if arguments.engine == "vllm" else 120)
     with tempfile.TemporaryDirectory() as folder:
         found = compare(Path(folder), arguments)
     print(json.dumps(found, indent=2))
@@ -36,13 +37,17 @@ def main() -> None:
 def compare(folder: Path, arguments: argparse.Namespace) -> dict:
     """Runs both, and says where and when the second was killed."""
     started = time.time()
-    assert start(folder, "whole", arguments).wait() == 0, (folder / "whole.log").read_text()
+    child, first = start(folder, "whole", arguments), None  # seconds until it wrote something down
+    while child.poll() is None:
+        time.sleep(0.2)
+        first = first or (time.time() - started if records(folder / "runs" / "whole") else None)
+    assert child.returncode == 0, (folder / "whole.log").read_text()
     took = time.time() - started
     draw, kills = random.Random(arguments.seed), []
     while len(kills) < arguments.kills:
         child = start(folder, "killed", arguments, *(["--resume"] if kills else []))
-        # Early in the undisturbed time: most kills fall between a start and some chunks later.
-        moment = draw.uniform(0.1, 0.35) * took
+        # Before the first record or soon after it, so that work is left for all kills.
+        moment = draw.uniform(0.4 * first, first + 0.08 * (took - first))
         try:
             status = child.wait(moment)
         except subprocess.TimeoutExpired:
