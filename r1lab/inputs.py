@@ -13,6 +13,7 @@ from r1lab.yaml_source import Keys
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+ASKS = {"judge": ("model", "base_url"), "reward_model": ("model",)}  # rewards that ask another model, and for what
 SHOWN = 5  # rows of one file that are named; more are counted
 
 
@@ -25,6 +26,10 @@ def input_problems(recipe, skip: set[str]) -> Problems:
         if not found and rollout and engines.choose(rollout.engine) == "vllm" and models.is_adapter(recipe.model.path):
             ways = "set rollout.engine: transformers, or model.lora.merge: true where it was trained"
             found.append((("model", "path"), f"is a LoRA adapter, and vLLM starts from whole models: {ways}"))
+    for index, reward in enumerate([] if "rewards" in skip else getattr(recipe, "rewards", [])):
+        for key in ASKS.get(reward.name, ()):
+            if not reward.model_extra.get(key):
+                found.append((("rewards", index), f"{reward.name} needs the parameter `{key}`"))
     wanted = {} if "rewards" in skip else wanted_columns(recipe)
     for keys, section, given in _sources(recipe, skip):
         found += [((*keys, *below), message) for below, message in data_problems(recipe, section, given, wanted)]

@@ -262,6 +262,11 @@ def test_own_sections_are_checked(write, words, line, message):
     assert line in told and message in told, told
 
 
+def test_rewards_that_ask_a_model_need_one_before_anything_is_loaded(write):
+    told = problem(write(GRPO), "rewards=[{name: judge, model: m}]", inputs=True)
+    assert "rewards.0: judge needs the parameter `base_url`" in told
+
+
 def test_biased_sampling_is_allowed_when_asked_for_twice(write):
     loaded = recipe.load([write(GRPO), "rollout.top_p=0.9", "rollout.biased_sampling=true"])
     assert loaded.rollout.top_p == 0.9
