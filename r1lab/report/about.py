@@ -32,7 +32,7 @@ def about(run: Run) -> Table:
         "seeds": ", ".join(dict.fromkeys(clean(seed) for seed in seeds.values())),
         "machine": ", ".join(
             filter(None, [
-                clean(hardware.get("cpu")), f"{clean(hardware.get('cores'))} cores" if hardware else "",
+                clean(hardware.get("cpu")), f"{clean(hardware.get('cores'))} core{'s' * (hardware.get('cores') != 1)}" if hardware else "",
                 f"{clean(hardware.get('memory_gib'))} GiB" if hardware else "", *map(clean, gpus),
             ])
         ),
@@ -66,7 +66,7 @@ def summary(run: Run) -> str:
     seconds = number(run.result.get("seconds"))
     gpus = items(section(run.manifest, "hardware").get("gpus"))
     cores = clean(section(run.manifest, "hardware").get("cores"))
-    where = ", ".join(map(clean, gpus)) if gpus else f"{cores} CPU cores" if cores else ""
+    where = ", ".join(map(clean, gpus)) if gpus else f"{cores} CPU core{'s' * (cores != '1')}" if cores else ""
     parts = [
         clean(run.config.get("name")),
         what,
