@@ -32,7 +32,7 @@ def about(run: Run) -> Table:
         "seeds": ", ".join(dict.fromkeys(clean(seed) for seed in seeds.values())),
         "machine": ", ".join(
             filter(None, [
-                clean(hardware.get("cpu")), f"{clean(hardware.get('cores'))} core{'s' * (hardware.get('cores') != 1)}" if hardware else "",
+                clean(hardware.get("cpu")), _cores(hardware, "core"),
                 f"{clean(hardware.get('memory_gib'))} GiB" if hardware else "", *map(clean, gpus),
             ])
         ),
@@ -65,8 +65,7 @@ def summary(run: Run) -> str:
     what = f"pipeline of {len(run.stages)} stages" if run.pipeline else next(iter(kinds))
     seconds = number(run.result.get("seconds"))
     gpus = items(section(run.manifest, "hardware").get("gpus"))
-    cores = clean(section(run.manifest, "hardware").get("cores"))
-    where = ", ".join(map(clean, gpus)) if gpus else f"{cores} CPU core{'s' * (cores != '1')}" if cores else ""
+    where = ", ".join(map(clean, gpus)) if gpus else _cores(section(run.manifest, "hardware"), "CPU core")
     parts = [
         clean(run.config.get("name")),
         what,
@@ -75,3 +74,8 @@ def summary(run: Run) -> str:
         where,
     ]
     return " · ".join(filter(None, parts))
+
+
+def _cores(hardware: dict, word: str) -> str:
+    cores = clean(hardware.get("cores"))
+    return f"{cores} {word}{'s' * (cores != '1')}" if cores else ""
