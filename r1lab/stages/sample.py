@@ -5,11 +5,11 @@ import random
 import time
 from pathlib import Path
 
-from r1lab import rundir
+from r1lab import provenance, rundir
 from r1lab.engines import Completion
 from r1lab.errors import UserError
 from r1lab.grader import build as build_grader
-from r1lab.stages.common import asked, build_rows, load_engine, load_tokenizer, report_gold, warn
+from r1lab.stages.common import asked, build_rows, load_engine, load_tokenizer, note, report_gold, warn
 
 CHUNK = 512  # samples that are written down together: what a kill may cost
 
@@ -27,9 +27,16 @@ def run(recipe, run_dir: Path) -> int:
         report_gold(grader, rows, run_dir)
     texts, prefills = asked(rows, recipe, tokenizer)
     partial = run_dir / "samples" / "partial.jsonl"
-    groups = {row["row"]: [Completion(**c) for c in row["completions"]] for row in rundir.read_jsonl(partial)}
+    origins, before = _origins(recipe, texts), {row["row"]: row for row in rundir.read_jsonl(partial)}
+    there = {i: row for i, row in before.items() if i < len(rows) and row.get("origin") == origins[i]}
+    if len(there) < len(before):
+        told = (
+            f"{len(before) - len(there)} rows are sampled again: since the interruption they or the model have changed"
+        )
+        note(run_dir, told)
+    groups = {i: [Completion(**c) for c in row["completions"]] for i, row in there.items()}
     if missing := [i for i in range(len(rows)) if i not in groups]:
-        groups |= _sampled(recipe, run_dir, partial, texts, missing)
+        groups |= _sampled(recipe, run_dir, partial, texts, missing, origins)
     if len(groups) < len(rows):
         warn(run_dir, f"rollout: {len(rows) - len(groups)} of {len(rows)} rows were not answered, see log.txt")
     samples, token_ids = [], []
@@ -62,7 +69,18 @@ def run(recipe, run_dir: Path) -> int:
     return 0
 
 
-def _sampled(recipe, run_dir: Path, partial: Path, texts: list, missing: list[int]) -> dict[int, list[Completion]]:
+def _origins(recipe, texts: list) -> list[str]:
+    """For each row a digest of what its samples are drawn from: its prompt and, where it lies here, the model."""
+    fingerprint = None
+    if recipe.rollout.engine != "server":
+        fingerprint = provenance.fingerprint(recipe.model.path, recipe.model.revision)
+    weights = fingerprint if fingerprint and fingerprint.startswith("sha256:") else ""
+    return [provenance.prompts_digest([[weights, text]])["sha256"][:16] for text in texts]
+
+
+def _sampled(
+    recipe, run_dir: Path, partial: Path, texts: list, missing: list[int], origins: list[str]
+) -> dict[int, list[Completion]]:
     """Completions for the rows that are missing, each written down as soon as it is there."""
     from transformers import set_seed
 
@@ -98,7 +116,7 @@ def _sampled(recipe, run_dir: Path, partial: Path, texts: list, missing: list[in
                 continue
             groups[i] = group
             tokens += sum(len(c.token_ids) for c in group)
-            rundir.append_jsonl(partial, {"row": i, "completions": [_plain(c) for c in group]})
+            rundir.append_jsonl(partial, {"row": i, "origin": origins[i], "completions": [_plain(c) for c in group]})
         done = len(texts) - len(missing) + len(groups)
         row = {"phase": "sample", "step": 0, "done": done, "total": len(texts), "time": time.time()}
         row["tokens_per_second"] = round(tokens / max(time.time() - started, 1e-6))
