@@ -30,10 +30,8 @@ def run(recipe, run_dir: Path) -> int:
     origins, before = _origins(recipe, texts), {row["row"]: row for row in rundir.read_jsonl(partial)}
     there = {i: row for i, row in before.items() if i < len(rows) and row.get("origin") == origins[i]}
     if len(there) < len(before):
-        told = (
-            f"{len(before) - len(there)} rows are sampled again: since the interruption they or the model have changed"
-        )
-        note(run_dir, told)
+        again = len(before) - len(there)
+        note(run_dir, f"{again} rows are sampled again: they or the model changed since the interruption")
     groups = {i: [Completion(**c) for c in row["completions"]] for i, row in there.items()}
     if missing := [i for i in range(len(rows)) if i not in groups]:
         groups |= _sampled(recipe, run_dir, partial, texts, missing, origins)
@@ -75,7 +73,7 @@ def _origins(recipe, texts: list) -> list[str]:
     if recipe.rollout.engine != "server":
         fingerprint = provenance.fingerprint(recipe.model.path, recipe.model.revision)
     weights = fingerprint if fingerprint and fingerprint.startswith("sha256:") else ""
-    return [provenance.prompts_digest([[weights, text]])["sha256"][:16] for text in texts]
+    return [provenance.rows_digest([{"model": weights, "prompt": text}])[:16] for text in texts]
 
 
 def _sampled(

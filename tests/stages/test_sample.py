@@ -139,7 +139,6 @@ def test_rows_that_changed_since_an_interruption_are_sampled_again(tmp_path, mon
     assert sampling.run(loaded, tmp_path / "run") == 0
     found = rundir.read_jsonl(tmp_path / "run" / "samples" / "samples.jsonl")
     assert [row["prompt"] for row in found] == ["0?", "0?", "2?", "2?", "3?", "3?"]
-    (told,) = [
-        row["message"] for row in rundir.read_jsonl(tmp_path / "run" / "metrics.jsonl") if row["phase"] == "note"
-    ]
-    assert told.startswith("2 rows are sampled again")
+    rows = rundir.read_jsonl(tmp_path / "run" / "metrics.jsonl")
+    (note,) = [row["message"] for row in rows if row["phase"] == "note"]
+    assert note.startswith("2 rows are sampled again")
