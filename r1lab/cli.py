@@ -110,7 +110,11 @@ def parser() -> Parser:
     )  # fmt: skip
     report.add_argument("runs", nargs="+", metavar="RUN", help="run directories, several side by side")
     report.add_argument("--format", metavar="FORMAT", help="html, or md for a README (default: what --out ends in)")
-    report.add_argument("--out", metavar="FILE", help="where to write it (default: report.html in the run)")
+    report.add_argument(
+        "--out",
+        metavar="FILE",
+        help="where to write it (default: report.html or .md in the run; of several beside the first)",
+    )
     report.add_argument("--png", action="store_true", help="also write each curve as a PNG")
     report.set_defaults(function=report_verb)
 
@@ -122,7 +126,11 @@ def parser() -> Parser:
     doctor.set_defaults(function=doctor_verb)
 
     show = verbs.add_parser(
-        "show", help="print a recipe with all defaults filled in", description=SOURCES, parents=[common], **settings
+        "show",
+        help="print a recipe with all defaults of its sections filled in",
+        description=SOURCES.replace("r1lab run", "r1lab show").replace(" --name short", ""),
+        parents=[common],
+        **settings,
     )
     show.add_argument("sources", nargs="+", metavar="SOURCES", help="recipes and key=value words")
     show.add_argument("--tiny", action="store_true", help=TINY)
@@ -192,7 +200,9 @@ def parse(argv: list[str]) -> argparse.Namespace | None:
 
 def _stray(word: str, arguments: argparse.Namespace) -> str:
     flags = [f"--{name.replace('_', '-')}" for name in vars(arguments)] + ["--help"]
-    flags = [flag for flag in flags if flag not in ("--function", "--verb", "--sources", "--what", "--recipe", "--to")]
+    flags = [
+        flag for flag in flags if flag not in (word, "--function", "--verb", "--sources", "--what", "--recipe", "--to")
+    ]
     if not word.startswith("-"):
         return f"{word}: one word too many; `r1lab {arguments.verb} --help` tells how it is used"
     hint = did_you_mean(word.partition("=")[0], flags)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from r1lab import children, comparison, engines, references, rundir, summary
+from r1lab import children, comparison, engines, launch, references, rundir, summary
 from r1lab import recipe as recipes
 from r1lab.children import StopRequests
 from r1lab.display import StageDisplay
@@ -70,12 +70,15 @@ def run(
         The exit status: 0 finished, 1 a stage failed, 2 a stage refused what was asked, 130 interrupted.
 
     Raises:
-        UserError: The directory is in use, or holds a run of another recipe.
+        UserError: The directory is in use, or holds a run of another recipe; a stage asks for several GPUs.
     """
     console = console or Console()
     config = recipes.resolved(recipe)
     run_dir = Path(runs_dir) / _checked_name(name or config["name"])
     stages = plan(recipe, config, run_dir)
+    refused = [(stage.name, launch.problem(stage.kind, stage.config["launch"]["gpus"])) for stage in stages]
+    if problems := [f"{name}: launch.gpus: {why}" for name, why in refused if why]:
+        raise UserError(problems)
     rundir.check(run_dir, resume=resume, overwrite=overwrite)
     changed = changed_stages(run_dir, stages) if resume else {}
     run_dir.mkdir(parents=True, exist_ok=True)

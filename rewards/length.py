@@ -96,7 +96,7 @@ def soft_overlong_reward(
     Args:
         completions: Assistant turns.
         completion_ids: For each completion its tokens.
-        max_completion_length: The limit. It must be set; take that of `train`.
+        max_completion_length: The limit. It must be set; take that of `rollout`.
         cache: The number of tokens before the limit over which the reward falls. It must be set; DAPO's are 4,096 of
             20,480.
 

@@ -4,7 +4,7 @@ import importlib.util
 import re
 from pathlib import Path
 
-from r1lab import checks, trl_fields
+from r1lab import checks, launch, trl_fields
 from r1lab.preflight.findings import Finding
 from r1lab.schema import StageRecipe
 
@@ -24,14 +24,18 @@ _TRACKERS = ("wandb", "trackio", "tensorboard", "mlflow", "swanlab")
 
 
 def batch_findings(recipe: StageRecipe) -> list[Finding]:
-    """Groups of a step on 1, 2, 4 and 8 processes, and what to set where they do not divide."""
+    """Whether it can be launched; groups of a step on 1, 2, 4 and 8 processes, what to set where they divide none."""
+    found = []
+    if refused := launch.problem(recipe.stage, recipe.launch.gpus):
+        seen, _, fix = refused.partition(": set ")
+        found.append(Finding("error", "batch", seen, f"set {fix}", ("launch", "gpus")))
     if recipe.stage != "grpo":
-        return []
+        return found
     fields, group = trl_fields.GRPO, recipe.rollout.num_generations
     size = recipe.train.get("per_device_train_batch_size", fields["per_device_train_batch_size"][1])
     fixed = recipe.train.get("generation_batch_size")
     steps = recipe.train.get("steps_per_generation") or recipe.train.get("gradient_accumulation_steps") or 1
-    told, found = [], []
+    told = []
     for processes in PROCESSES:
         on = recipe.model_copy(update={"launch": recipe.launch.model_copy(update={"gpus": processes})})
         problems = checks.batch_problems(on)

@@ -1,0 +1,18 @@
+"""On what a stage runs: so far one process, with one GPU."""
+
+
+def problem(kind: str, gpus: int) -> str:
+    """Why a stage of this kind cannot run on so many GPUs; empty if it can.
+
+    A training whose batch silently were that of one process would not be the recipe's. Evaluations and samples are the
+    same whatever `launch.gpus` says.
+
+    >>> problem("eval", 8), problem("grpo", 1)
+    ('', '')
+    """
+    if gpus == 1 or kind in ("eval", "sample"):
+        return ""
+    return (
+        f"{gpus} GPUs: a run starts one process so far, which would have a batch {gpus} times as small: set "
+        f"launch.gpus: 1, and train.gradient_accumulation_steps {gpus} times as high for the same update"
+    )
