@@ -383,14 +383,3 @@ def test_the_command_to_resume_without_a_command_line_uses_the_config(tmp_path, 
     stage = pipeline.Stage("zero", tmp_path / "quick" / "02-zero", {}, "stage 2 of 3")
     config = tmp_path / "quick" / "config.yaml"
     assert pipeline.resume_command(stage).endswith(f"run {config} --runs-dir {tmp_path} --name quick --resume")
-
-
-def test_a_training_on_several_gpus_is_refused_before_anything_is_written(tmp_path):
-    words = ["quickstart", "stages.zero.launch.gpus=2", "stages.base.launch.gpus=2"]
-    loaded = recipes.load([*words, "stages.zero.train.per_device_train_batch_size=8"])
-    with pytest.raises(UserError) as caught:
-        pipeline.run(loaded, recipe_text="", runs_dir=tmp_path)
-    (line,) = caught.value.problems  # an evaluation is the same on one
-    assert line.startswith("zero: launch.gpus: 2 GPUs: a run starts one process so far") and not list(
-        tmp_path.iterdir()
-    )
