@@ -47,7 +47,7 @@ def compare(folder: Path, arguments: argparse.Namespace) -> dict:
     while len(kills) < arguments.kills:
         child = start(folder, "killed", arguments, *(["--resume"] if kills else []))
         # Before the first record or soon after it, so that work is left for all kills.
-        moment = draw.uniform(0.4 * first, first + 0.08 * (took - first))
+        moment = draw.uniform(0.4 * first, first + 0.12 * (took - first))
         try:
             status = child.wait(moment)
         except subprocess.TimeoutExpired:
