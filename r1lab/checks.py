@@ -98,25 +98,11 @@ def stage_problems(recipe, broken: set[Keys]) -> Problems:
         found += [
             (keys, f"{value}: only a stage of a pipeline can refer to another") for keys, value in references(recipe)
         ]
-    if getattr(recipe, "eval", None) and usable("eval"):
-        found += greedy_problems(recipe)
     if recipe.stage == "sample" and usable("rewards") and usable("keep"):
         found += keep_problems(recipe)
     if usable("rollout") and getattr(recipe, "rollout", None):
         found += engine_problems(recipe)
     return found
-
-
-def greedy_problems(recipe) -> Problems:
-    """Whether several answers are asked for at temperature 0, where all would be the same."""
-    if recipe.eval.temperature > 0:
-        return []
-    told = "answers a question at eval.temperature 0 are all the same one: set 1, or a temperature"
-    own = [getattr(task, "num_samples", None) for task in recipe.eval.tasks]
-    asked = [(("eval", "tasks", i, "num_samples"), count) for i, count in enumerate(own) if count]
-    if None in own or not own:
-        asked.append((("eval", "num_samples"), recipe.eval.num_samples))
-    return [(keys, f"{count} {told}") for keys, count in asked if count > 1]
 
 
 def keep_problems(recipe) -> Problems:

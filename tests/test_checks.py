@@ -247,7 +247,6 @@ def test_references_are_not_looked_for_before_the_run(write):
         (["train.pack=1"], "train.pack", "should be true or false"),
         (["curriculum={min_pass_rate: 0.9, max_pass_rate: 0.1}"], "curriculum.min_pass_rate", "no row would be left"),
         (["schedule={rewards: {knight_knaves: {0: 1.0}}}"], "schedule.rewards.knight_knaves", "knights_knaves"),
-        (["eval={temperature: 0.0, every: 1}"], "eval.num_samples", "4 answers a question at eval.temperature 0"),
         (["schedule={temperature: {0: 0.0}}"], "schedule.temperature", "more than 0"),
         (
             ["rollout.dynamic_sampling={max_rounds: 2}", "train.per_device_train_batch_size=4", "launch.gpus=2"],

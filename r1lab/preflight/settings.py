@@ -163,10 +163,12 @@ def _sampling(recipe: StageRecipe) -> list[Finding]:
         what = f"{rollout.gpu_memory_utilization:g}: leaves nothing of the GPU to the trainer beside vLLM"
         found.append(Finding("warning", "settings", what, "set 0.3 to 0.6", ("rollout", "gpu_memory_utilization")))
     evaluation = getattr(recipe, "eval", None)
-    if recipe.stage == "eval" and evaluation.temperature == 0 and evaluation.num_samples > 1:
-        what = f"0: the {evaluation.num_samples} samples of a question are all the same"
+    tasks = evaluation.tasks if evaluation else []
+    own = [getattr(task, "num_samples", None) or evaluation.num_samples for task in tasks]
+    if evaluation and evaluation.temperature == 0 and (most := max(own or [evaluation.num_samples])) > 1:
+        what = f"0: the {most} samples of a question are all the same, which engines refuse"
         fix = "set num_samples: 1, or a temperature of 0.6"
-        found.append(Finding("warning", "settings", what, fix, ("eval", "temperature")))
+        found.append(Finding("error", "settings", what, fix, ("eval", "temperature")))
     return found
 
 
