@@ -92,7 +92,7 @@ def _tokenizer(recipe: StageRecipe, path: str, scratch: Path):
 
 
 def _data(recipe: StageRecipe) -> tuple[dict[str, list[dict]], list[Finding]]:
-    """The rows of a stage, those of generators fewer, by the task of an evaluation else under the builder's name."""
+    """The rows of a stage, those of generators fewer, by the task of an evaluation, else by the builder."""
     from r1lab.stages.common import build_rows
     from r1lab.stages.eval import eval_tasks
 

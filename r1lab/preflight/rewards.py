@@ -12,6 +12,7 @@ from r1lab import forms, lookup
 from r1lab import grader as graders
 from r1lab.errors import UserError
 from r1lab.grader import Grader
+from r1lab.inputs import ASKS
 from r1lab.preflight.exploits import AS_PUBLISHED, FORMS, exploits, right_turns
 from r1lab.preflight.findings import Finding, Seen
 
@@ -19,7 +20,6 @@ FOOLED = 16  # rows that exploits are tried on
 PROGRAMS = 4  # rows that are looked at where a reward runs programs, a process each
 DEADLINE = 20.0  # seconds for a batch of at most ROWS completions
 SOME = 0.1  # the share of rows from which an answer that may be right by chance counts
-_ASK = ("judge", "reward_model")  # they ask a server, or a model that may not be there yet
 _SHAPES = ("format", "tag_count")
 
 
@@ -28,7 +28,7 @@ def reward_findings(seen: Seen) -> list[Finding]:
     prefill = seen.rendered[0][1] if seen.rendered else ""
     specs, found = [], []
     for index, reward in enumerate(seen.recipe.rewards):
-        if reward.name in _ASK:
+        if reward.name in ASKS:  # a server, or a model that may not be there yet
             what = f"{reward.name}: asks a {'server' if reward.name == 'judge' else 'model'}, which was not done"
             found.append(Finding("ok", "rewards", what, keys=("rewards", index)))
         else:
