@@ -112,7 +112,7 @@ def test_it_begins_again_where_another_model_lies_in_the_folder_by_now(loaded, t
     assert evaluation._changed(tmp_path / "evaluation.json", said) == ""
 
 
-def test_another_gold_answer_begins_the_evaluation_again(tmp_path, monkeypatch):
+def test_another_gold_answer_begins_the_evaluation_again(tmp_path, monkeypatch, killed_after):
     rows = [{"prompt": f"{i} + 1?", "answer": str(i + 1)} for i in range(6)]
     rundir.write_jsonl(tmp_path / "mine.jsonl", rows)
     text = TEXT[: TEXT.index("rewards:")] + "rewards: [{name: exact_match}]\nrollout: {engine: transformers}\n"
@@ -120,17 +120,8 @@ def test_another_gold_answer_begins_the_evaluation_again(tmp_path, monkeypatch):
     (tmp_path / "e.yaml").write_text(text, encoding="utf-8")
     loaded = recipe.load([str(tmp_path / "e.yaml")])
     monkeypatch.setitem(evaluation.CHUNK, "transformers", 6)
-    plain = rundir.append_jsonl
-
-    def append(path, row):
-        plain(path, row)
-        if path.name == "partial.jsonl" and row["index"] == 3:
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(rundir, "append_jsonl", append)
-        with pytest.raises(Killed):
-            evaluation.run(loaded, tmp_path / "run")
+    with killed_after(lambda row: row["index"] == 3):
+        evaluation.run(loaded, tmp_path / "run")
     rundir.write_jsonl(tmp_path / "mine.jsonl", [row | {"answer": "0"} for row in rows])
     assert evaluation.run(loaded, tmp_path / "run") == 0
     questions = rundir.read_jsonl(tmp_path / "run" / "samples" / "questions.jsonl")

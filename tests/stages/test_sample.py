@@ -119,22 +119,13 @@ def test_samples_are_the_same_wherever_it_is_killed(tmp_path, monkeypatch):
     assert len(rundir.read_jsonl(whole)) == 14 and whole.read_bytes() == killed.read_bytes()
 
 
-def test_rows_that_changed_since_an_interruption_are_sampled_again(tmp_path, monkeypatch):
+def test_rows_that_changed_since_an_interruption_are_sampled_again(tmp_path, killed_after):
     rundir.write_jsonl(tmp_path / "rows.jsonl", [{"prompt": f"{i}?"} for i in range(4)])
     text = TEXT.replace("{builder: knights_knaves, people: [2], size: 7}", f"{{path: {tmp_path}/rows.jsonl}}")
     (tmp_path / "s.yaml").write_text(text, encoding="utf-8")
     loaded = recipe.load([str(tmp_path / "s.yaml")])
-    plain = rundir.append_jsonl
-
-    def append(path, row):
-        plain(path, row)
-        if path.name == "partial.jsonl" and row["row"] == 2:
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(rundir, "append_jsonl", append)
-        with pytest.raises(Killed):
-            sampling.run(loaded, tmp_path / "run")
+    with killed_after(lambda row: row["row"] == 2):
+        sampling.run(loaded, tmp_path / "run")
     rundir.write_jsonl(tmp_path / "rows.jsonl", [{"prompt": f"{i}?"} for i in (0, 2, 3)])  # the second is left out
     assert sampling.run(loaded, tmp_path / "run") == 0
     found = rundir.read_jsonl(tmp_path / "run" / "samples" / "samples.jsonl")
