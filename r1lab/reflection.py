@@ -64,13 +64,11 @@ def by_step(run_dir: str | Path) -> list[dict]:
     Raises:
         UserError: The folder has no `samples/step_*.jsonl`.
     """
-    steps: dict[int, list[Path]] = {}
-    for path in sorted((Path(run_dir) / "samples").glob("step_*.jsonl")):  # with several GPUs, a file for each
-        steps.setdefault(int(path.name[5:11]), []).append(path)
+    steps = rundir.samples_by_step(run_dir)
     if not steps:
         raise UserError(f"{run_dir}: no samples/step_*.jsonl in it: name the folder of a grpo stage")
     found = []
-    for step, paths in sorted(steps.items()):
+    for step, paths in steps.items():
         records = [record for path in paths for record in rundir.read_jsonl(path)]
         if records:
             row = {"step": step, "completions": len(records)}

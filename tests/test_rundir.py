@@ -1,5 +1,6 @@
 """Run directories: refused, resumed, emptied, and files that survive a crash."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -142,3 +143,23 @@ def test_manifest_says_what_ran_and_keeps_the_first_when_resumed(tmp_path, monke
 
 def test_no_git_checkout_no_git_state(tmp_path):
     assert rundir.git_state(tmp_path) is None
+
+
+def test_samples_by_step_is_in_the_order_of_the_steps_with_a_file_per_rank(tmp_path):
+    folder = tmp_path / "samples"
+    folder.mkdir()
+    names = ["step_000002.jsonl", "step_000002.rank1.jsonl", "step_1000000.jsonl", "step_000010.jsonl"]
+    for name in [*names, "step_x.jsonl", "step_000003 (copy).jsonl", "questions.jsonl"]:
+        (folder / name).touch()
+    found = {step: [file.name for file in files] for step, files in rundir.samples_by_step(tmp_path).items()}
+    assert found == {2: names[:2], 10: [names[3]], 1_000_000: [names[2]]}
+
+
+def test_a_file_system_that_cannot_lock_is_reported(tmp_path, monkeypatch, caplog):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(rundir.fcntl, "flock", refuse)
+    with rundir.locked(tmp_path):
+        pass
+    assert "cannot lock" in caplog.text and "No locks available" in caplog.text

@@ -53,3 +53,14 @@ def test_all_models_of_a_pipeline_are_told(tmp_path, monkeypatch):
     written = io.StringIO()
     summary._where(Console(file=written, width=200), tmp_path, stages[:3], {}, None)
     assert f"model  {stages[1][2]}/model/" in written.getvalue()
+
+
+def test_completions_of_a_run_with_several_ranks(tmp_path):
+    for step in (1, 12):
+        for rank in ("", ".rank1"):
+            row = {"prompt": f"question of rank {rank or 0}", "completion": f"answer at step {step}"}
+            rundir.write_jsonl(tmp_path / "samples" / f"step_{step:06d}{rank}.jsonl", [row])
+    found = summary.completions(tmp_path)
+    assert [(step, sorted(row["prompt"] for row in rows)) for step, rows in found] == [
+        (step, ["question of rank .rank1", "question of rank 0"]) for step in (1, 12)
+    ]

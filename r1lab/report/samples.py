@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import islice, zip_longest
 from pathlib import Path
 
+from r1lab import rundir
 from r1lab.report.read import Run, Stage, clean, items, number, rows, section
 from r1lab.rewards.answers import committed
 
@@ -96,8 +97,7 @@ def _files(stage: Stage) -> list[tuple[int | None, Path]]:
     partial = stage.kind == "eval" and not (folder / "questions.jsonl").is_file()
     names = ("partial.jsonl" if partial else "questions.jsonl", "samples.jsonl")
     whole = [(None, folder / name) for name in names if (folder / name).is_file()]
-    steps = [(re.match(r"step_(\d+)", path.name), path) for path in sorted(folder.glob("step_*.jsonl"))]
-    return whole + [(int(match[1]), path) for match, path in steps if match]
+    return whole + [(step, path) for step, paths in rundir.samples_by_step(stage.path).items() for path in paths]
 
 
 def _completions(stage: Stage, path: Path, problems: list[str], every: int = 1) -> Iterator[Completion]:

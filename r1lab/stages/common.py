@@ -191,9 +191,10 @@ def resume_point(run_dir: Path) -> str | None:
     if metrics.exists():
         kept = [row for row in rundir.read_jsonl(metrics) if row.get("step", 0) <= step]
         rundir.write_jsonl(metrics, kept)
-    for path in (run_dir / "samples").glob("step_*.jsonl"):
-        if int(path.name[5:11]) > step:
-            path.unlink()
+    for later, paths in rundir.samples_by_step(run_dir).items():
+        if later > step:
+            for path in paths:
+                path.unlink()
     return str(checkpoint) if checkpoint else None
 
 
