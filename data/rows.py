@@ -6,13 +6,28 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from r1lab.errors import UserError
+from r1lab.lookup import did_you_mean
 
 _FILES = (".jsonl", ".json", ".parquet")
 _SPLITS = ("train", "test", "valid", "validation", "val", "dev")
 _SHOWN = 5  # bad rows that are named; more are counted
+_OFTEN_CALLED = {
+    "prompt": ("question", "problem", "query", "instruction", "input", "text"),
+    "answer": ("final", "final_answer", "expected_answer", "ground_truth", "gold", "target", "label", "solution"),
+    "completion": ("response", "output", "generation", "solution"),
+}
+"""What public data sets call these columns, for the line that an error message suggests."""
 
 
-def rows(*, path: str, split: str = "train", size: int | None = None, seed: int = 0) -> list[dict]:
+def rows(
+    *,
+    path: str,
+    split: str = "train",
+    size: int | None = None,
+    seed: int = 0,
+    columns: dict[str, str] | None = None,
+    config: str | None = None,
+) -> list[dict]:
     """Rows from a file (`.jsonl`, `.json`, `.parquet`), from a folder, or of a data set of the Hub.
 
     Args:
@@ -21,13 +36,18 @@ def rows(*, path: str, split: str = "train", size: int | None = None, seed: int 
             there is no `.jsonl`.
         split: The split of a folder or of a data set of the Hub. A single file has none: it is read whole.
         size: At most so many, drawn at random by `seed`. Default: all, in their order.
+        columns: Which of the file's columns to read as `prompt`, `answer` and so on, as in
+            `{prompt: question, answer: final}`. A dotted name reads a value inside of a column, as in
+            `{answer: reward_model.ground_truth}`.
+        config: The configuration of a data set of the Hub, such as `main` of `openai/gsm8k`.
 
     Returns:
-        Rows with all their columns. Each has a `prompt`, a string or chat messages; `answer` is None where it lacks.
+        Rows with all their columns, and those that `columns` names. Each has a `prompt`, a string or chat messages;
+        `answer` is None where a row lacks it.
 
     Raises:
-        UserError: There is no such place, it cannot be read, or rows have no prompt (`file:row`, counted from 1; in a
-            `.jsonl` file that is the line).
+        UserError: There is no such place, it cannot be read, no row has one of `columns`, or rows have no prompt
+            (`file:row`, counted from 1; in a `.jsonl` file that is the line).
 
     >>> import json, tempfile
     >>> with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
@@ -36,7 +56,7 @@ def rows(*, path: str, split: str = "train", size: int | None = None, seed: int 
     ...     rows(path=file.name)
     [{'prompt': '2+2?', 'answer': '4'}]
     """
-    found = [{**row, "answer": row.get("answer")} for _, row in numbered_rows(path, split)]
+    found = [{**row, "answer": row.get("answer")} for _, row in numbered_rows(path, split, columns, config)]
     return draw(found, size, seed)
 
 
@@ -46,15 +66,76 @@ def is_local(path: str) -> bool:
     return place.exists() or place.suffix in _FILES or path.startswith((".", "/", "~")) or path.count("/") > 1
 
 
-def numbered_rows(path: str, split: str) -> list[tuple[str, dict]]:
-    """Each row that `rows` finds at a path, as it stands there, with its place (`file:row`).
+def numbered_rows(
+    path: str, split: str, columns: dict[str, str] | None = None, config: str | None = None
+) -> list[tuple[str, dict]]:
+    """Each row that `rows` finds at a path, with its place (`file:row`).
 
     Raises:
         UserError: As for `rows`.
     """
-    numbered = list(_located(path, split, column="prompt"))
+    numbered = list(_located(path, split, config))
+    numbered = _renamed(path, numbered, columns) if columns else numbered
+    there = [row for _, row in numbered if isinstance(row, dict)]
+    if any(there) and not any("prompt" in row for row in there):  # one line for all of these rows
+        of_all = f"{path}: {no_column('prompt', there)}"
+        numbered = [(where, row) for where, row in numbered if not isinstance(row, dict)]
+        tell([of_all, *_problems(numbered)], len(numbered))
     tell(_problems(numbered), len(numbered))
     return numbered
+
+
+def _renamed(path: str, numbered: list[tuple[str, object]], columns: dict[str, str]) -> list[tuple[str, object]]:
+    """The rows with `columns` read under their new names; a row that lacks one has None there.
+
+    Raises:
+        UserError: No row has one of these columns, as after a typing error.
+    """
+    there = [row for _, row in numbered if isinstance(row, dict)]
+    missing = [name for name in columns.values() if there and not any(_has(row, name) for row in there)]
+    if missing:
+        names = _names(there)
+        hint = did_you_mean(missing[0], names, otherwise=f"; there are: {', '.join(names) or 'none'}")
+        raise UserError(f"{path}: columns: no row has a column `{missing[0]}`{hint}")
+    return [
+        (where, row | {to: _value(row, name) for to, name in columns.items()} if isinstance(row, dict) else row)
+        for where, row in numbered
+    ]
+
+
+def _has(row: dict, name: str) -> bool:
+    return name in row or _value(row, name) is not None
+
+
+def _value(row: dict, name: str) -> object:
+    """The value of a column, or of `column.key` where no column has that name; None where there is none."""
+    if name in row:
+        return row[name]
+    value: object = row
+    for key in name.split("."):
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def _names(found: list[dict]) -> list[str]:
+    return list(dict.fromkeys(str(key) for row in found for key in row))
+
+
+def no_column(wanted: str, found: list[dict], who: str = "") -> str:
+    """What to say where no row has a column: the columns that there are, and the line to write.
+
+    Args:
+        who: What needs the column, as in `, for the reward accuracy`.
+
+    >>> no_column("prompt", [{"question": "2+2?", "final": "4"}])
+    'no column `prompt`; there are: question, final: write `columns: {prompt: question, answer: final}` beside `path`'
+    """
+    names = _names(found)
+    lacking = [wanted, *(name for name in ("answer",) if wanted == "prompt" and name not in names)]
+    guesses = {name: [often for often in _OFTEN_CALLED.get(name, ()) if often in names] for name in lacking}
+    columns = {name: guessed[0] for name, guessed in guesses.items() if guessed}
+    written = ", ".join(f"{to}: {name}" for to, name in ({wanted: "NAME"} | columns).items())
+    return f"no column `{wanted}`{who}; there are: {', '.join(names)}: write `columns: {{{written}}}` beside `path`"
 
 
 def converted(path: str, split: str, convert: Callable[[dict], object], *, config: str | None = None) -> list:
@@ -111,9 +192,7 @@ def tell(problems: list[str], total: int) -> None:
         raise UserError(problems)
 
 
-def _located(
-    path: str, split: str, config: str | None = None, column: str | None = None
-) -> Iterator[tuple[str, object]]:
+def _located(path: str, split: str, config: str | None = None) -> Iterator[tuple[str, object]]:
     """Each row at a path with its place, whatever it is; for a line that is not JSON, the error in its stead."""
     place = Path(path).expanduser()
     if place.is_dir():
@@ -122,7 +201,7 @@ def _located(
     elif is_local(path):
         yield from _file(place)
     else:
-        yield from ((f"{path}:{number}", row) for number, row in enumerate(_hub(path, split, config, column), 1))
+        yield from ((f"{path}:{number}", row) for number, row in enumerate(_hub(path, split, config), 1))
 
 
 def draw(found: list[dict], size: int | None, seed: int) -> list[dict]:
@@ -202,7 +281,7 @@ def _json(text: str, where: str):
         raise UserError(f"{where}: not JSON: {error.msg}{line}, column {error.colno}") from error
 
 
-def _hub(name: str, split: str, config: str | None, column: str | None) -> list[dict]:
+def _hub(name: str, split: str, config: str | None) -> list[dict]:
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
@@ -211,11 +290,6 @@ def _hub(name: str, split: str, config: str | None, column: str | None) -> list[
     except (DatasetsError, OSError, ValueError) as error:  # not there, not reached, no such split or configuration
         message = f"{name}: neither a file here nor a data set that the Hub gives: {_line(error)}"
         raise UserError(message) from error
-    if column and column not in found.column_names:
-        raise UserError(
-            f"{name}: no column `{column}`; it has {', '.join(found.column_names)}: write a builder that makes rows "
-            "of it, and name it as ./file.py:function"
-        )
     return found.to_list()
 
 

@@ -148,7 +148,8 @@ def data_problems(recipe, section, given: dict, wanted: Wanted) -> Problems:
         return []
     try:
         if name == "rows":
-            return [(keys, message) for message in row_problems(path, getattr(section, "split", "test"), wanted)]
+            split, columns = getattr(section, "split", "test"), given.get("columns")
+            return [(keys, message) for message in row_problems(path, split, wanted, columns)]
         builder = lookup.function("data", name)
         reads = lookup.parameters(builder).get("path")
         place = path if path is not None else getattr(reads, "default", None)
@@ -179,17 +180,17 @@ def _lacking(row: dict, wanted: Wanted) -> list[tuple[str, str]]:
     ]
 
 
-def row_problems(path: str, split: str, wanted: Wanted) -> list[str]:
+def row_problems(path: str, split: str, wanted: Wanted, columns: dict[str, str] | None = None) -> list[str]:
     """Rows that lack a column that is asked for. A data set of the Hub is not looked at: that might be a download.
 
     Raises:
         UserError: The rows cannot be read, or have no prompt.
     """
-    from r1lab.data.rows import numbered_rows
+    from r1lab.data.rows import no_column, numbered_rows
 
     if not _is_local(path):
         return []
-    rows = numbered_rows(path, split)
+    rows = numbered_rows(path, split, columns)
     if not rows:
         return [f"{path}: no rows in it"]
     lacking: dict[tuple[str, str], list[str]] = {}
@@ -198,6 +199,9 @@ def row_problems(path: str, split: str, wanted: Wanted) -> list[str]:
             lacking.setdefault(missing, []).append(place)
     found = []
     for (column, who), places in lacking.items():
+        if len(places) == len(rows) and not any(column in row for _, row in rows):
+            found.append(f"{path}: {no_column(column, [row for _, row in rows], f', for {who}')}")
+            continue
         found += [f"{place}: no `{column}` in this row, for {who}" for place in places[:SHOWN]]
         if len(places) > SHOWN:
             found.append(f"{path}: {len(places) - SHOWN} more of {len(rows)} rows have no `{column}`")

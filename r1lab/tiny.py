@@ -114,7 +114,7 @@ def _data(data: dict) -> None:
         data.pop("path", None)
     elif (own := folder("data") / "tiny" / f"{builder}.jsonl").is_file() and not _here(path):
         data["path"] = str(own)
-        for name in ("config", "years", "subset", "without"):
+        for name in ("config", "columns", "years", "subset", "without"):
             data.pop(name, None)
     data.pop("max_tokens", None)
     if isinstance(data.get("pass_rate"), dict):

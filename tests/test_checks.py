@@ -152,7 +152,7 @@ def test_rows_without_an_answer_are_named_by_file_and_row(write):
 
 
 def test_many_rows_without_an_answer_are_counted(write):
-    loaded = recipe.load([grpo_on(write, [{"prompt": "?"}] * 20)])
+    loaded = recipe.load([grpo_on(write, [{"prompt": "?", "answer": None}] * 20)])
     lines = of_data(recipe.check_inputs(loaded))
     assert len(lines) == 6 and lines[-1].endswith("rows.jsonl: 15 more of 20 rows have no `answer`")
 
@@ -160,8 +160,20 @@ def test_many_rows_without_an_answer_are_counted(write):
 def test_rows_without_a_prompt_and_lines_that_are_no_rows_are_named(write):
     loaded = recipe.load([grpo_on(write, [{"answer": "2"}, "{broken\n"])])
     first, second = of_data(recipe.check_inputs(loaded))
-    assert first.startswith("r.yaml:3: data.path: rows.jsonl:1: no `prompt` in this row")
+    assert first.startswith("r.yaml:3: data.path: rows.jsonl: no column `prompt`; there are: answer: write")
     assert second.startswith("r.yaml:3: data.path: rows.jsonl:2: not JSON")
+
+
+def test_columns_of_the_users_file_are_checked_and_suggested(write):
+    text = grpo_on(write, [{"question": "1+1?", "final": "2"}])
+    (line,) = of_data(recipe.check_inputs(recipe.load([text])))
+    assert line.endswith("write `columns: {prompt: question, answer: final}` beside `path`")
+    assert of_data(recipe.check_inputs(recipe.load([text, "data.columns={prompt: question, answer: final}"]))) == []
+    (line,) = of_data(recipe.check_inputs(recipe.load([text, "data.columns={prompt: question}"])))
+    assert "no column `answer`, for the reward knights_knaves; there are" in line
+    assert line.endswith("write `columns: {answer: final}` beside `path`")
+    with pytest.raises(UserError, match="data.columns.prompt: should be text, not 3"):
+        recipe.load([text, "data.columns={prompt: 3}"])
 
 
 def test_an_answer_is_asked_for_only_if_a_reward_wants_it(write):

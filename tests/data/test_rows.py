@@ -85,8 +85,41 @@ def test_bad_rows_are_all_named_with_their_line(tmp_path):
         f"{path}:6: not JSON: Expecting ',' delimiter, column 15",
         f"{path}:7: prompt: should be text, or messages with `role` and `content`",
     ]
-    path.write_text("{}\n" * 100)
-    assert problems(path)[-1] == "95 more of 100 rows are like these" and len(problems(path)) == 6
+    path.write_text('{"prompt": "a"}\n' + "{}\n" * 99)
+    assert problems(path)[-1] == "94 more of 100 rows are like these" and len(problems(path)) == 6
+
+
+def test_columns_of_a_file_are_read_under_the_names_that_a_recipe_gives_them(tmp_path):
+    given = [{"question": "2+2?", "answer": "Two and two are 4.", "final": "4"}, {"question": "?", "answer": "long"}]
+    found = rows(path=jsonl(tmp_path / "rows.jsonl", given), columns={"prompt": "question", "answer": "final"})
+    assert [(row["prompt"], row["answer"]) for row in found] == [("2+2?", "4"), ("?", None)]
+    assert found[0]["question"] == "2+2?" and found[0]["final"] == "4"  # rewards may ask for these as well
+
+
+def test_columns_read_values_inside_of_a_column_and_names_with_dots(tmp_path):
+    given = [{"prompt": "?", "reward_model": {"ground_truth": "4"}, "meta.level": 3}]
+    path = jsonl(tmp_path / "rows.jsonl", given)
+    found = rows(path=path, columns={"answer": "reward_model.ground_truth", "level": "meta.level"})
+    assert found[0]["answer"] == "4" and found[0]["level"] == 3
+
+
+def test_a_column_that_no_row_has_is_an_error_and_a_row_without_its_prompt_is_named(tmp_path):
+    path = jsonl(tmp_path / "rows.jsonl", [{"question": "?", "final": "4"}, {"final": "5"}])
+    assert problems(path, columns={"prompt": "question", "answer": "finel"}) == [
+        f"{path}: columns: no row has a column `finel` (did you mean `final`?)"
+    ]
+    assert problems(path, columns={"prompt": "question"}) == [f"{path}:2: the `prompt` of this row is empty: None"]
+
+
+def test_where_no_row_has_a_prompt_the_line_to_write_is_shown(tmp_path):
+    path = jsonl(tmp_path / "rows.jsonl", [{"problem": "2+2?", "target": "4"}] * 100)
+    assert problems(path) == [
+        f"{path}: no column `prompt`; there are: problem, target: "
+        "write `columns: {prompt: problem, answer: target}` beside `path`"
+    ]
+    path = jsonl(tmp_path / "odd.jsonl", [{"a": "2+2?", "b": "4"}])
+    assert problems(path)[0].endswith("there are: a, b: write `columns: {prompt: NAME}` beside `path`")
+    assert "no column `prompt`; there are: a, b, answer: write" in problems(path, columns={"answer": "b"})[0]
 
 
 def test_bad_rows_of_a_folder_name_their_file(tmp_path):
@@ -124,14 +157,17 @@ def test_a_data_set_of_the_hub(monkeypatch):
 
     asked = []
 
-    def load_dataset(name, split):
-        asked.append((name, split))
+    def load_dataset(name, *config, split):
+        asked.append((name, *config, split))
         return datasets.Dataset.from_list(ROWS if name == "some/puzzles" else [{"question": "?", "answer": "!"}])
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     assert rows(path="some/puzzles", split="test") == ROWS
     assert asked == [("some/puzzles", "test")]
-    assert problems("some/other")[0].startswith("some/other: no column `prompt`; it has question, answer: write")
+    (problem,) = problems("some/other")
+    assert problem.endswith("there are: question, answer: write `columns: {prompt: question}` beside `path`")
+    assert rows(path="some/other", config="main", columns={"prompt": "question"})[0]["prompt"] == "?"
+    assert asked[-1] == ("some/other", "main", "train")
 
     def missing(name, split):
         raise datasets.exceptions.DatasetNotFoundError(f"Dataset '{name}' doesn't exist\non the Hub")
