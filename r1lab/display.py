@@ -3,8 +3,10 @@
 Everything drawn comes from the stage's `metrics.jsonl`, which the stage writes and this module follows.
 """
 
+import math
 import re
 import time
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -24,6 +26,8 @@ TRAINING = ("sft", "grpo", "dpo", "reward")
 PHASES = dict.fromkeys(TRAINING, "train") | {"eval": "eval", "sample": "sample"}  # the phase that a stage is made of
 LINE_EVERY = 10.0  # seconds between lines in a log file, at first
 LATER_LINE_EVERY = 60.0  # and after the first ten minutes
+REDRAW_EVERY = 1.0  # seconds between two pictures of the panel
+_SPARK_ROWS = 1000  # a sparkline of more steps than this is drawn from every n-th of them
 _SPARKS = "▁▂▃▄▅▆▇█"
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # colours and cursor moves of progress bars
 
@@ -51,47 +55,86 @@ class Progress:
     doing: str | None = None
 
 
-def progress(rows: list[dict], kind: str, *, doing: str, started: float, now: float) -> Progress:
-    """Reads off the metrics of a stage where it stands.
+class MetricsHistory:
+    """The metrics of one stage, held so that a new row costs the same however many there are already.
 
     Args:
-        rows: The rows of `metrics.jsonl`, earlier attempts of a resumed stage included.
         kind: The kind of the stage.
-        doing: What a stage does before its first row.
-        started: When this attempt started, in unix seconds: only later rows tell how fast it is.
-        now: The time, in unix seconds.
+        started: When this attempt started, in unix seconds: the pace is measured on later rows only.
     """
-    own = PHASES[kind]
-    history = by_step([row for row in rows if row.get("phase") == own and _position(row) is not None])
-    evals = by_step([row for row in rows if row.get("phase") == "eval" and "tasks" in row]) if own == "train" else []
-    state = Progress(history=history, evals=evals)
-    fresh = [row for row in rows if row.get("time", 0) >= started]
-    if history:
-        # An evaluation of several tasks counts each from 0, so there the newest row is not the farthest one.
-        state.last = history[-1] if own == "train" else [row for row in rows if row.get("phase") == own][-1]
-        state.position, state.total = _position(state.last), state.last.get("total")
-    state.left = _time_left([row for row in fresh if row.get("phase") == own], state.total, now)
-    newest = fresh[-1] if fresh else {}
-    if newest.get("phase") == "load" or not fresh:
-        state.doing = newest.get("message") or doing
-    elif own == "train" and newest.get("phase") == "eval" and "tasks" not in newest:
-        state.doing = f"evaluating, {newest['done']}/{newest['total']}" if "done" in newest else "evaluating"
-    return state
+
+    def __init__(self, kind: str, started: float):
+        self.phase, self.started = PHASES[kind], started
+        self.history: list[dict] = []
+        self.evals: list[dict] = []
+        self.count = 0  # rows seen
+        self._last: dict = {}  # the newest row of the stage's own phase
+        self._fresh: tuple[dict, dict] | None = None  # the first and the newest such row of this attempt
+        self._newest: dict | None = None  # the newest row of this attempt, of any phase
+
+    def add(self, rows: list[dict]) -> None:
+        """Takes in rows of `metrics.jsonl`, in the order of the file, those of earlier attempts included."""
+        self.count += len(rows)
+        for row in rows:
+            fresh = row.get("time", 0) >= self.started
+            if fresh:
+                self._newest = row
+            if row.get("phase") == self.phase and _position(row) is not None:
+                _insert(self.history, row)
+                self._last = row
+                if fresh:
+                    self._fresh = (self._fresh[0] if self._fresh else row, row)
+            elif row.get("phase") == "eval" and "tasks" in row:
+                _insert(self.evals, row)
+
+    def state(self, *, doing: str, now: float) -> Progress:
+        """Where the stage stands.
+
+        Args:
+            doing: What the stage does before its first row.
+            now: The time, in unix seconds.
+        """
+        state = Progress(history=self.history, evals=self.evals if self.phase == "train" else [])
+        if self.history:
+            # An evaluation of several tasks counts each from 0, so there the newest row is not the farthest one.
+            state.last = self.history[-1] if self.phase == "train" else self._last
+            state.position, state.total = _position(state.last), state.last.get("total")
+        if self._fresh:
+            state.left = _time_left(*self._fresh, state.total, now)
+        newest = self._newest or {}
+        if newest.get("phase") == "load" or self._newest is None:
+            state.doing = newest.get("message") or doing
+        elif self.phase == "train" and newest.get("phase") == "eval" and "tasks" not in newest:
+            state.doing = f"evaluating, {newest['done']}/{newest['total']}" if "done" in newest else "evaluating"
+        return state
 
 
 def by_step(rows: list[dict]) -> list[dict]:
-    """One row a step, in order: a resumed run writes the steps after its last checkpoint again, and those count."""
-    return [row for _, row in sorted({_position(row): row for row in rows}.items())]
+    """One row per step, in order: of a step that a resumed run writes again, the newer row counts."""
+    ordered: list[dict] = []
+    for row in rows:
+        _insert(ordered, row)
+    return ordered
+
+
+def _insert(rows: list[dict], row: dict) -> None:
+    """Puts a row at its place among rows in the order of their steps; rows nearly always come in that order."""
+    place = len(rows)
+    if rows and _position(rows[-1]) >= _position(row):
+        place = bisect_left(rows, _position(row), key=_position)
+    if place < len(rows) and _position(rows[place]) == _position(row):
+        rows[place] = row
+    else:
+        rows.insert(place, row)
 
 
 def _position(row: dict) -> int | None:
     return row.get("done", row.get("step"))
 
 
-def _time_left(rows: list[dict], total: int | None, now: float) -> float | None:
-    if not rows or not total:
+def _time_left(first: dict, last: dict, total: int | None, now: float) -> float | None:
+    if not total:
         return None
-    first, last = rows[0], rows[-1]
     moved = _position(last) - _position(first)
     if moved > 0:
         pace = (last["time"] - first["time"]) / moved
@@ -144,9 +187,10 @@ def number(value: float | None, digits: int = 3) -> str:
 def figures(state: Progress) -> list[tuple[str, str, str, str]]:
     """The figures of the newest row: name, value, unit, sparkline."""
     row, found = state.last, []
+    history = state.history[:: 1 + len(state.history) // _SPARK_ROWS]
 
     def add(name: str, value: str, unit: str = "", pick: Callable[[dict], float | None] = lambda past: None) -> None:
-        values = [pick(past) for past in state.history]
+        values = [pick(past) for past in history]
         found.append((name, value, unit, sparkline([v for v in values if v is not None], 28)))
 
     if "reward" in row:
@@ -234,15 +278,16 @@ class StageDisplay:
     ):
         self.console, self.path, self.name, self.kind = console, path, name, kind
         self.doing, self.place, self.clock = doing, place, clock
-        self.rows: list[dict] = []
         self._offset, self._seen, self._evals_told = 0, -1, 0
         self._told_lines: set[str] = set()  # a file written anew is read anew
         self.started = self._line_at = clock()
+        self._drawn_at = -math.inf
+        self.metrics = MetricsHistory(kind, self.started)
         self._live = None
         self._log_from = (path / "log.txt").stat().st_size if (path / "log.txt").is_file() else 0
 
     def __enter__(self) -> Self:
-        self.started = self._line_at = self.clock()
+        self.started = self._line_at = self.metrics.started = self.clock()
         if self.console.is_terminal and not self.console.is_dumb_terminal:
             self._live = Live(console=self.console, auto_refresh=False, transient=True, redirect_stderr=False)
             self._live.start()
@@ -255,10 +300,9 @@ class StageDisplay:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.update(last=True)
         if self._live:
             self._live.stop()
-        else:
-            self.update(last=True)
 
     def say(self, text: str) -> None:
         """Prints one line, above the panel if there is one."""
@@ -266,21 +310,22 @@ class StageDisplay:
 
     def state(self) -> Progress:
         """Where the stage stands now."""
-        return progress(self.rows, self.kind, doing=self.doing, started=self.started, now=self.clock())
+        return self.metrics.state(doing=self.doing, now=self.clock())
 
     def update(self, *, last: bool = False) -> None:
         """Reads new metrics and draws them."""
         self._read()
-        if self._live:
-            self._live.update(self.panel(), refresh=True)
-        else:
+        if self._live is None:
             self._tell(last)
+        elif last or self.clock() - self._drawn_at >= REDRAW_EVERY:
+            self._drawn_at = self.clock()
+            self._live.update(self.panel(), refresh=True)
 
     def _read(self) -> None:
         rows, offset = rundir.follow_jsonl(self.path / "metrics.jsonl", self._offset)
         if offset < self._offset:
-            self.rows.clear()
-        self.rows += [row for row in rows if row.get("phase") not in ("warning", "note")]
+            self.metrics = MetricsHistory(self.kind, self.started)
+        self.metrics.add([row for row in rows if row.get("phase") not in ("warning", "note")])
         self._offset = offset
         for row in rows:
             told, message = row.get("phase") in ("warning", "note"), row.get("message")
@@ -299,8 +344,8 @@ class StageDisplay:
             if now - self._line_at >= 3 * every:
                 self._line_at = now
                 self.say(plain_line(self.name, state, now, self.started))
-        elif len(self.rows) > self._seen and not state.doing and (last or now - self._line_at >= every):
-            self._line_at, self._seen = now, len(self.rows)
+        elif self.metrics.count > self._seen and not state.doing and (last or now - self._line_at >= every):
+            self._line_at, self._seen = now, self.metrics.count
             self.say(plain_line(self.name, state, now, self.started))
 
     def panel(self) -> Panel:

@@ -5,10 +5,12 @@ import io
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
 from r1lab import display, rundir, summary
-from r1lab.display import StageDisplay, progress
+from r1lab.display import MetricsHistory, StageDisplay
 
 SPEC = importlib.util.spec_from_file_location("fake_stages", Path(__file__).parent / "fake_stages.py")
 fake = importlib.util.module_from_spec(SPEC)
@@ -29,7 +31,9 @@ def grpo_rows(tmp_path, count=None):
 
 
 def state(rows, *, kind="grpo", started=1000.0, now=1093.0):
-    return progress(rows, kind, doing="loading model, starting vLLM", started=started, now=now)
+    metrics = MetricsHistory(kind, started)
+    metrics.add(rows)
+    return metrics.state(doing="loading model, starting vLLM", now=now)
 
 
 def test_before_the_first_step_it_says_what_it_does():
@@ -52,6 +56,47 @@ def test_a_resumed_run_counts_each_step_once_and_its_own_pace_only(tmp_path):
     assert now.position == 35 and len(now.history) == 35
     assert now.left == pytest.approx(25 * 10)
     assert state(old, started=5200.0, now=5201.0).doing == "loading model, starting vLLM"
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.sampled_from(["train", "eval"])), max_size=80))
+def test_the_newest_row_of_each_step_counts_in_the_order_of_the_steps(given):
+    rows = [
+        {"phase": phase, "step": step, "time": 1001.0, "n": n, "tasks": {}} for n, (step, phase) in enumerate(given)
+    ]
+    metrics = MetricsHistory("grpo", 1000.0)
+    for row in rows:
+        metrics.add([row])
+    for phase, kept in (("train", metrics.history), ("eval", metrics.evals)):
+        newest = {row["step"]: row for row in rows if row["phase"] == phase}
+        assert kept == [newest[step] for step in sorted(newest)]
+
+
+def test_a_long_run_is_drawn_from_a_bounded_number_of_rows(tmp_path):
+    class Row(dict):
+        asked = 0
+
+        def get(self, key, default=None):
+            Row.asked += key == "length"
+            return super().get(key, default)
+
+    metrics = MetricsHistory("grpo", 1000.0)
+    metrics.add([Row(fake.grpo_row(step, 50_000, time=1000.0 + step)) for step in range(1, 50_001)])
+    Row.asked = 0
+    assert display.figures(metrics.state(doing="", now=60_000.0))
+    assert Row.asked <= 1100
+
+
+def test_the_panel_is_drawn_at_most_once_per_second(tmp_path, monkeypatch):
+    rows, now, drawn = grpo_rows(tmp_path), [1000.0], []
+    screen = console(force_terminal=True, legacy_windows=False, _environ={"TERM": "xterm"})
+    panel = StageDisplay.panel
+    monkeypatch.setattr(StageDisplay, "panel", lambda self: drawn.append(now[0]) or panel(self))
+    with StageDisplay(screen, tmp_path, name="zero", kind="grpo", doing="loading", clock=lambda: now[0]) as it:
+        for row in rows[:30]:
+            rundir.append_jsonl(tmp_path / "metrics.jsonl", row)
+            now[0] += 0.25
+            it.update()
+    assert 7 <= len(drawn) <= 10
 
 
 def test_evaluation_stages_count_questions():
@@ -79,8 +124,8 @@ def test_the_panel_fits_80_columns_and_shows_what_matters(tmp_path):
     shown = StageDisplay(
         screen, tmp_path, name="zero", kind="grpo", doing="loading", place="stage 2 of 3", clock=lambda: 1100.0
     )
-    shown.rows = grpo_rows(tmp_path, 47)
-    shown.started = 1000.0
+    shown.started = shown.metrics.started = 1000.0
+    shown.metrics.add(grpo_rows(tmp_path, 47))
     screen.print(shown.panel())
     lines = text(screen).splitlines()
     assert max(map(len, lines)) <= 80
