@@ -109,6 +109,43 @@ def load_tokenizer(path: str, *, revision: str | None = None, trust_remote_code:
     return tokenizer
 
 
+def load_generation_config(path: str, *, revision: str | None = None, trust_remote_code: bool = False, **hub):
+    """The `GenerationConfig` that a model is loaded with: its `generation_config.json`, or else what its
+    `config.json` says about generation, as transformers and vLLM read them.
+
+    Args:
+        hub: How transformers gets the files of a Hub model: `cache_dir`, `local_files_only`.
+
+    Raises:
+        OSError: The model has neither file.
+    """
+    from transformers import AutoConfig, GenerationConfig
+
+    if is_adapter(path):
+        from peft import PeftConfig
+
+        adapter = PeftConfig.from_pretrained(path)
+        path, revision = adapter.base_model_name_or_path, adapter.revision
+    folder, settings = resolve(path), {"revision": revision, "trust_remote_code": trust_remote_code, **hub}
+    try:
+        return GenerationConfig.from_pretrained(folder, **settings)
+    except OSError:  # it has no generation_config.json
+        return GenerationConfig.from_model_config(AutoConfig.from_pretrained(folder, **settings))
+
+
+def end_token_ids(tokenizer, generation_config=None) -> list[int]:
+    """The tokens at which generation stops: the tokenizer's end token first, then the others of the model's
+    generation config. vLLM, TRL and `r1lab.engines.transformers` all follow this rule.
+
+    >>> from transformers import GenerationConfig
+    >>> end_token_ids(load_tokenizer("embedded:tiny-qwen2"), GenerationConfig(eos_token_id=[2, 0]))
+    [2, 0]
+    """
+    named = getattr(generation_config, "eos_token_id", None)
+    named = named if isinstance(named, list | tuple) else [named]
+    return [i for i in dict.fromkeys([tokenizer.eos_token_id, *named]) if i is not None]
+
+
 def load_model(
     path: str,
     *,

@@ -1,6 +1,7 @@
 """Embedded models load by their names, and text survives their tokenizers."""
 
 import json
+import shutil
 import sys
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -29,6 +30,24 @@ def test_an_embedded_model_is_of_its_architecture_and_finite(name):
     config = json.loads((models.EMBEDDED / name / "config.json").read_text())
     assert config["model_type"] == name.removeprefix("tiny-").replace("-", "_") == model.config.model_type
     assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    "written, expected", [({"eos_token_id": [0, 2]}, [2, 0]), ({"eos_token_id": 0}, [2, 0]), ({}, [2]), (None, [2, 0])]
+)
+def test_the_end_tokens_are_the_tokenizers_and_all_of_the_generation_config(tmp_path, written, expected):
+    shutil.copytree(models.EMBEDDED / "tiny-qwen2", tmp_path, dirs_exist_ok=True)
+    if written is None:  # the config.json decides where there is no generation_config.json
+        (tmp_path / "generation_config.json").unlink()
+        config = json.loads((tmp_path / "config.json").read_text())
+        (tmp_path / "config.json").write_text(json.dumps(config | {"eos_token_id": [0, 2]}))
+    else:
+        (tmp_path / "generation_config.json").write_text(json.dumps(written))
+    found = models.load_generation_config(str(tmp_path))
+    tokenizer = models.load_tokenizer(str(tmp_path))
+    assert models.end_token_ids(tokenizer, found) == expected
+    assert models.load_model(str(tmp_path)).generation_config.eos_token_id == found.eos_token_id
+    assert models.end_token_ids(tokenizer) == [2]
 
 
 @pytest.mark.parametrize("name", EMBEDDED)
