@@ -101,6 +101,16 @@ def record(name: str, part: str, index: int, row: dict, completions: list[Comple
     return kept
 
 
+def greedy(completion: Completion, judged: dict) -> dict:
+    """What the record of a question has of its greedy answer."""
+    return {
+        "greedy": int(judged["right"]),
+        "greedy_completion": completion.text,
+        "greedy_reason": judged["reason"],
+        "greedy_truncated": completion.truncated,
+    }
+
+
 def figures(records: list[dict]) -> dict:
     """The figures of a task: accuracy with its interval, in the form asked for and in any, and lengths in tokens.
 

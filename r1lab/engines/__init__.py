@@ -1,11 +1,15 @@
 """Text generation behind one interface: vLLM in process, transformers' `generate`, or an OpenAI-compatible server.
 
-An engine has one method, `generate(prompts, ...)`, which returns for each prompt a list of `n` `Completion`s.
+An engine generates `n` completions for each prompt. `stream` yields them as they are complete, `generate` returns them
+all. Whatever the engine, the text is the same: sampling follows the arguments alone, never the model's own generation
+config, of which only the end tokens count (`r1lab.models.end_token_ids`).
 """
 
 import importlib.util
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 
 @dataclass
@@ -13,16 +17,55 @@ class Completion:
     """One sampled continuation of a prompt.
 
     Attributes:
-        text: The decoded completion, without the end-of-turn token.
-        token_ids: Its tokens, the end-of-turn token included; empty where a server does not give them.
-        logprobs: The log-probability of each token under the sampling distribution; empty from a server.
-        truncated: Whether it was cut at `max_tokens`.
+        text: The decoded completion, without the end token.
+        token_ids: Its tokens, the end token included; empty where a server does not return them.
+        truncated: Whether it was truncated at `max_tokens`.
+        logprobs: The log-probability of each token under the sampling distribution, where they were asked for.
     """
 
     text: str
     token_ids: list[int]
-    logprobs: list[float]
     truncated: bool
+    logprobs: list[float] = field(default_factory=list)
+
+
+Progress = Callable[[int, int, int], None]
+"""Called with the prompts done, all prompts, and the tokens written so far."""
+
+
+class Engine:
+    """What the engines in this process share."""
+
+    def stream(self, prompts: list[str], **sampling) -> Iterator[tuple[int, list[Completion]]]:
+        """Each prompt's completions as soon as they are complete.
+
+        Args:
+            sampling: `n`, `max_tokens`, `temperature` (0 is greedy decoding), `top_p` and `top_k`;
+                `seed`: what is drawn for a prompt depends on this and on the prompt's place in the list, and not on
+                what is `done`; without it the random state decides;
+                `done`: places of prompts that need no completions.
+
+        Yields:
+            `(i, completions)` of `prompts[i]`, in any order.
+        """
+        raise NotImplementedError
+
+    def generate(self, prompts: list[str], *, progress: Progress | None = None, **sampling) -> list[list[Completion]]:
+        """The completions of all prompts, in their order. See `stream`; `progress` is called once per second."""
+        groups: list[list[Completion]] = [[]] * len(prompts)
+        tokens, reported = 0, time.monotonic()
+        for done, (i, group) in enumerate(self.stream(prompts, **sampling), 1):
+            groups[i] = group
+            tokens += sum(len(completion.token_ids) for completion in group)
+            if progress and (done == len(prompts) or time.monotonic() - reported > 1):
+                reported = time.monotonic()
+                progress(done, len(prompts), tokens)
+        return groups
+
+
+def seed_of(seed: int, place: int) -> int:
+    """A seed for the prompt, or the batch, at a place in the list, independent of those of its neighbors."""
+    return zlib.crc32(f"{seed}/{place}".encode())
 
 
 def choose(engine: str) -> str:
@@ -56,9 +99,15 @@ def load(
     gpu_memory_utilization: float = 0.9,
     seed: int = 0,
     revision: str | None = None,
+    attn_implementation: str | None = None,
     trust_remote_code: bool = False,
-):
-    """An engine for a model: `.generate(prompts, n=, max_tokens=, temperature=, ...)`."""
+) -> Engine:
+    """An engine for a model.
+
+    Args:
+        gpu_memory_utilization: vLLM's share of a GPU's memory.
+        attn_implementation: transformers' attention kernel; vLLM has its own.
+    """
     if choose(engine) == "vllm":
         from r1lab.engines.vllm import VLLMEngine, start
 
@@ -77,11 +126,12 @@ def load(
     from r1lab.engines.transformers import TransformersEngine
     from r1lab.models import load_model, load_tokenizer
 
-    model = load_model(path, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code).eval()
+    settings = {"revision": revision, "trust_remote_code": trust_remote_code}
+    model = load_model(path, dtype=dtype, attn_implementation=attn_implementation, **settings).eval()
     torch.manual_seed(seed)
     return TransformersEngine(
         model.to("cuda" if torch.cuda.is_available() else "cpu"),
-        load_tokenizer(path, revision=revision, trust_remote_code=trust_remote_code),
+        load_tokenizer(path, **settings),
     )
 
 
@@ -91,7 +141,3 @@ def connect(url: str, model: str, *, max_concurrent: int = 32, requests_per_minu
 
     check(url, model)
     return ServerEngine(url, model, max_concurrent=max_concurrent, requests_per_minute=requests_per_minute)
-
-
-Progress = Callable[[int, int, int], None]
-"""Called with the prompts done, all prompts, and the tokens written so far."""

@@ -81,7 +81,6 @@ def _completion(choice: object) -> Completion:
     return Completion(
         text=content.encode(errors="replace").decode(),  # half an emoji has no UTF-8
         token_ids=ids if isinstance(ids, list) else [],
-        logprobs=[],
         truncated=finish == "length",
     )
 

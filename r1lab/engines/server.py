@@ -12,7 +12,7 @@ import random
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import httpx
 
@@ -107,6 +107,7 @@ class ServerEngine:
         temperature: float = 1.0,
         top_p: float = 1.0,
         top_k: int = 0,
+        done: Collection[int] = frozenset(),
         max_failed: float = 1.0,
     ) -> Iterator[tuple[int, list[Completion] | Failure]]:
         """Each prompt's completions as they arrive, so that they can be written down one by one.
@@ -114,6 +115,7 @@ class ServerEngine:
         Requests go on while the caller is busy, and end when it closes the generator or is interrupted.
 
         Args:
+            done: Places of prompts that are not asked.
             max_failed: The share of the prompts that may fail.
 
         Yields:
@@ -132,7 +134,8 @@ class ServerEngine:
         }
         arrived: queue.SimpleQueue = queue.SimpleQueue()
         loop = asyncio.new_event_loop()
-        work = loop.create_task(self._answer_all(prompts, n, sampling, arrived.put))
+        asked = [(i, prompt) for i, prompt in enumerate(prompts) if i not in done]
+        work = loop.create_task(self._answer_all(asked, n, sampling, arrived.put))
         work.add_done_callback(lambda _: arrived.put(None))
         thread = threading.Thread(
             target=lambda: loop.run_until_complete(asyncio.wait([work])), name="server engine", daemon=True
@@ -152,9 +155,9 @@ class ServerEngine:
                     if answer.again or not good:  # else it was the prompt, say one that is too long
                         in_a_row += 1
                     if (
-                        failed > max_failed * len(prompts)
+                        failed > max_failed * len(asked)
                         or in_a_row >= HOPELESS
-                        or failed == len(prompts)
+                        or failed == len(asked)
                         or (not good and answer.status in _WRONG_REQUEST)
                     ):
                         hopeless = answer
@@ -169,8 +172,8 @@ class ServerEngine:
             thread.join()
             loop.close()
 
-    async def _answer_all(self, prompts: list[Prompt], n: int, sampling: dict, put) -> None:
-        waiting = iter(enumerate(prompts))
+    async def _answer_all(self, asked: list[tuple[int, Prompt]], n: int, sampling: dict, put) -> None:
+        waiting = iter(asked)
         headers = _headers(self.key) | {"Content-Type": "application/json"}
         timeout = httpx.Timeout(None, connect=10)  # `_post` has one for the whole answer
         limits = httpx.Limits(max_connections=self.max_concurrent)
@@ -184,7 +187,7 @@ class ServerEngine:
 
         async with httpx.AsyncClient(headers=headers, limits=limits, timeout=timeout) as client:
             async with asyncio.TaskGroup() as group:
-                for _ in range(min(self.max_concurrent, len(prompts))):
+                for _ in range(min(self.max_concurrent, len(asked))):
                     group.create_task(work())
 
     async def _group(self, client: httpx.AsyncClient, prompt: Prompt, n: int, sampling: dict) -> list[Completion]:

@@ -1,22 +1,47 @@
-"""transformers' `generate` as an engine: slower, and there wherever a model loads."""
+"""transformers' `generate` as an engine: slower than vLLM, but it runs wherever a model loads."""
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 
 import torch
+from accelerate.utils import is_peft_model
+from transformers import GenerationConfig
 
-from r1lab.engines import Completion, Progress
+from r1lab.engines import Completion, Engine, seed_of
+from r1lab.models import end_token_ids
+
+BATCH = 64  # sequences generated at once
 
 
-class TransformersEngine:
+@contextmanager
+def without_generation_config(model):
+    """Within it, `generate` follows the arguments that it gets and nothing else.
+
+    transformers takes whatever the caller leaves out (penalties, banned n-grams, suppressed and forced tokens, ...)
+    from the model's own generation config, which neither vLLM nor the policy's log-probabilities follow.
+
+    Yields:
+        The generation config that the model has otherwise.
+    """
+    base = model.get_base_model() if is_peft_model(model) else model
+    kept, base.generation_config = base.generation_config, GenerationConfig()
+    try:
+        yield kept
+    finally:
+        base.generation_config = kept
+
+
+class TransformersEngine(Engine):
     """`generate` on a transformers model that is in memory."""
 
     name = "transformers"
 
-    def __init__(self, model, tokenizer, *, batch_size: int = 64):
+    def __init__(self, model, tokenizer, *, batch_size: int | None = None):
         self.model = model
         self.tokenizer = tokenizer
-        self.batch_size = batch_size
+        self.batch_size = batch_size or BATCH
 
-    @torch.inference_mode()
-    def generate(
+    def stream(
         self,
         prompts: list[str],
         *,
@@ -25,59 +50,53 @@ class TransformersEngine:
         temperature: float = 1.0,
         top_p: float = 1.0,
         top_k: int = 0,
-        progress: Progress | None = None,
-    ) -> list[list[Completion]]:
-        """`n` completions a prompt. Temperature 0 is greedy decoding."""
-        was_training = self.model.training
-        self.model.eval()
+        seed: int | None = None,
+        done: Collection[int] = frozenset(),
+    ) -> Iterator[tuple[int, list[Completion]]]:
+        """See `r1lab.engines.Engine`. A batch consists of the same prompts whatever is done, and has one seed."""
         sampling = {"do_sample": temperature > 0}
         if temperature > 0:
             sampling |= {"temperature": temperature, "top_p": top_p, "top_k": top_k}
-        done: list[list[Completion]] = []
-        tokens = 0
         step = max(1, self.batch_size // n)
         for first in range(0, len(prompts), step):
-            batch = self.tokenizer(
-                prompts[first : first + step],
-                add_special_tokens=False,
-                padding=True,
-                padding_side="left",
-                return_tensors="pt",
-            ).to(self.model.device)
-            out = self.model.generate(
-                **batch,
-                **sampling,
-                num_return_sequences=n,
-                max_new_tokens=max_tokens,
-                pad_token_id=self.tokenizer.pad_token_id,
-                eos_token_id=self.tokenizer.eos_token_id,
-                return_dict_in_generate=True,
-                output_scores=True,
-                disable_compile=True,
-            )
-            completions = self._completions(out, batch["input_ids"].shape[1])
-            tokens += sum(len(c.token_ids) for c in completions)
-            done += [completions[i : i + n] for i in range(0, len(completions), n)]
-            if progress:
-                progress(len(done), len(prompts), tokens)
-        self.model.train(was_training)
-        return done
+            places = range(first, min(first + step, len(prompts)))
+            if all(i in done for i in places):
+                continue
+            if seed is not None:
+                torch.manual_seed(seed_of(seed, first))
+            groups = self._batch(prompts[first : first + step], n, max_new_tokens=max_tokens, **sampling)
+            yield from ((i, group) for i, group in zip(places, groups) if i not in done)
 
-    def _completions(self, out, prompt_length: int) -> list[Completion]:
-        sequences = out.sequences[:, prompt_length:]
-        scores = torch.stack(out.scores, dim=1).float().log_softmax(-1)  # (sequences, tokens, vocabulary)
-        chosen = scores.gather(-1, sequences[..., None])[..., 0]
-        completions = []
-        for ids, logprobs in zip(sequences.tolist(), chosen.tolist()):
-            end = self.tokenizer.eos_token_id
-            truncated = end not in ids
-            length = len(ids) if truncated else ids.index(end) + 1
-            completions.append(
-                Completion(
-                    text=self.tokenizer.decode(ids[:length], skip_special_tokens=True),
-                    token_ids=ids[:length],
-                    logprobs=logprobs[:length],
-                    truncated=truncated,
+    @torch.inference_mode()
+    def _batch(self, prompts: list[str], n: int, **sampling) -> list[list[Completion]]:
+        batch = self.tokenizer(
+            prompts, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt"
+        ).to(self.model.device)
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with without_generation_config(self.model) as own:
+                ends = end_token_ids(self.tokenizer, own)
+                out = self.model.generate(
+                    **batch,
+                    generation_config=GenerationConfig(
+                        num_return_sequences=n,
+                        pad_token_id=self.tokenizer.pad_token_id,
+                        eos_token_id=ends or None,
+                        disable_compile=True,
+                        **sampling,
+                    ),
                 )
-            )
-        return completions
+        finally:
+            self.model.train(was_training)
+        written = out[:, batch["input_ids"].shape[1] :].tolist()
+        completions = [self._completion(ids, set(ends)) for ids in written]
+        return [completions[i : i + n] for i in range(0, len(completions), n)]
+
+    def _completion(self, ids: list[int], ends: set[int]) -> Completion:
+        end = next((i for i, token in enumerate(ids) if token in ends), None)
+        return Completion(
+            text=self.tokenizer.decode(ids[:end], skip_special_tokens=True),
+            token_ids=ids if end is None else ids[: end + 1],
+            truncated=end is None,
+        )

@@ -1,12 +1,14 @@
 """vLLM in process; under TRL's trainer with weights that follow the policy."""
 
 import os
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from unittest.mock import patch
 
 import torch
 
-from r1lab.engines import Completion, Progress
+from r1lab.engines import Completion, Engine, seed_of
 from r1lab.models import merged_weights, resolve, torch_dtype
 
 # Read when vLLM is imported. One process: it starts faster, holds less memory, and lets weights be handed over.
@@ -23,8 +25,9 @@ from accelerate.utils import is_peft_model  # noqa: E402
 from transformers.integrations import is_deepspeed_zero3_enabled  # noqa: E402
 from trl.generation import vllm_generation  # noqa: E402
 from vllm import LLM, SamplingParams  # noqa: E402
+from vllm.sampling_params import RequestOutputKind  # noqa: E402
 
-CHUNK = 1024  # sequences handed to vLLM at once: enough to fill it, small enough to show progress
+WINDOW = 2048  # sequences that vLLM holds at once, running or waiting: twice the most that it runs by default
 
 
 def start(
@@ -51,8 +54,8 @@ def start(
     )
 
 
-class VLLMEngine:
-    """`generate` on a vLLM instance."""
+class VLLMEngine(Engine):
+    """Generation on a vLLM instance."""
 
     name = "vllm"
 
@@ -60,7 +63,7 @@ class VLLMEngine:
         self.llm = llm
         self.tokenizer = llm.get_tokenizer()
 
-    def generate(
+    def stream(
         self,
         prompts: list[str],
         *,
@@ -69,39 +72,53 @@ class VLLMEngine:
         temperature: float = 1.0,
         top_p: float = 1.0,
         top_k: int = 0,
-        progress: Progress | None = None,
-    ) -> list[list[Completion]]:
-        """`n` completions a prompt. Temperature 0 is greedy decoding."""
-        params = SamplingParams(
-            n=n,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            top_k=top_k,
-            logprobs=0,
-            detokenize=False,  # `_completion` does it once
-        )
-        ids = self.tokenizer(prompts, add_special_tokens=False)["input_ids"]
-        done: list[list[Completion]] = []
-        tokens = 0
-        step = max(1, CHUNK // n)
-        for first in range(0, len(ids), step):
-            chunk = [{"prompt_token_ids": x} for x in ids[first : first + step]]
-            for output in self.llm.generate(chunk, params, use_tqdm=False):
-                group = [self._completion(o) for o in output.outputs]
-                tokens += sum(len(c.token_ids) for c in group)
-                done.append(group)
-            if progress:
-                progress(len(done), len(ids), tokens)
-        return done
+        seed: int | None = None,
+        done: Collection[int] = frozenset(),
+        logprobs: bool = False,
+    ) -> Iterator[tuple[int, list[Completion]]]:
+        """See `r1lab.engines.Engine`. Each prompt has a seed of its own, so that vLLM batches continuously: as soon
+        as one prompt is complete, another one takes its place.
+
+        Args:
+            logprobs: Whether to return the log-probabilities of the tokens.
+        """
+        engine, waiting, running = self.llm.llm_engine, (i for i in range(len(prompts)) if i not in done), {}
+        try:
+            while True:
+                for i in islice(waiting, max(1, WINDOW // n) - len(running)):
+                    ids = self.tokenizer(prompts[i], add_special_tokens=False)["input_ids"]
+                    params = SamplingParams(
+                        n=n,
+                        max_tokens=max_tokens,
+                        temperature=temperature,
+                        top_p=top_p,
+                        top_k=top_k,
+                        seed=None if seed is None else seed_of(seed, i),
+                        logprobs=0 if logprobs else None,
+                        flat_logprobs=logprobs,
+                        detokenize=False,  # `_completion` decodes the text once
+                        output_kind=RequestOutputKind.FINAL_ONLY,
+                    )
+                    request = str(next(self.llm.request_counter))
+                    engine.add_request(request, {"type": "token", "prompt_token_ids": ids}, params)
+                    running[request] = i
+                if not running:
+                    return
+                finished = [output for output in engine.step() if output.finished]
+                groups = [(running.pop(output.request_id), output) for output in finished]
+                yield from ((i, [self._completion(o) for o in output.outputs]) for i, output in groups)
+        finally:
+            if running:  # the caller stopped early
+                engine.abort_request(list(running))
 
     def _completion(self, output) -> Completion:
         token_ids = list(output.token_ids)
+        ended = output.finish_reason == "stop"
         return Completion(
-            text=self.tokenizer.decode(token_ids, skip_special_tokens=True),
+            text=self.tokenizer.decode(token_ids[:-1] if ended else token_ids, skip_special_tokens=True),
             token_ids=token_ids,
-            logprobs=[step[t].logprob for step, t in zip(output.logprobs, token_ids)],
-            truncated=output.finish_reason == "length",
+            truncated=not ended,
+            logprobs=list(output.logprobs.logprobs) if output.logprobs else [],
         )
 
 
@@ -149,6 +166,27 @@ class SyncedVLLM(vllm_generation.VLLMGeneration):
             return
         for name, weight in merged_weights(self.model):
             yield self._fix_param_name_to_vllm(name), weight
+
+    @contextmanager
+    def awake(self, *, stale: bool):
+        """Within it vLLM can generate; with sleep mode it sleeps afterwards, as TRL leaves it between rollouts.
+
+        Sleep discards the weights and the key-value cache, so that weights are synced again after each one.
+
+        Args:
+            stale: Whether the policy has changed since the last sync.
+        """
+        if stale or (self.enable_sleep_mode and self._llm_weights_sleeping):
+            self.sync_weights()  # which wakes the weights
+        if not self.enable_sleep_mode:
+            yield
+            return
+        self.llm.wake_up(tags=["kv_cache"])
+        try:
+            yield
+        finally:
+            self.llm.sleep(level=2)
+            self._llm_weights_sleeping = True
 
     @contextmanager
     def watched(self, finished):

@@ -20,6 +20,7 @@ from safetensors.torch import load_model, save_model
 from trl.trainer import grpo_trainer
 
 from r1lab import rundir
+from r1lab.engines.transformers import TransformersEngine, without_generation_config
 from r1lab.grpo import packed, sampling
 from r1lab.grpo.advantages import advantages
 from r1lab.grpo.batches import by_group, by_tokens, importance_ratio, rows, trimmed
@@ -210,7 +211,10 @@ class GRPOTrainer(trl.GRPOTrainer):
 
     def rollout(self, inputs: list[dict], prompts: list[str]):
         """What TRL's `_generate` returns; where the engine allows it, groups are graded as they are complete."""
-        if self.rewards is None or not (self.use_vllm and self.own.grade_early and self.model.training):
+        if not self.use_vllm:  # TRL sets what a recipe can set, and transformers would take the rest from the model
+            with self._timed("generating"), without_generation_config(self.accelerator.unwrap_model(self.model)):
+                return super()._generate(prompts)
+        if self.rewards is None or not (self.own.grade_early and self.model.training):
             with self._timed("generating"):
                 return super()._generate(prompts)
         decode = partial(self.processing_class.batch_decode, skip_special_tokens=True)
@@ -339,15 +343,14 @@ class GRPOTrainer(trl.GRPOTrainer):
         if self.args.sync_ref_model and (path := Path(checkpoint) / REFERENCE).exists():
             load_model(self.accelerator.unwrap_model(self.ref_model), path)
 
+    @contextmanager
     def engine(self):
-        """The engine that generates the rollouts, holding the current weights."""
+        """Yields the engine that generates the rollouts, with the current weights."""
         if self.use_vllm:
             from r1lab.engines.vllm import VLLMEngine
 
-            if self.state.global_step != self._last_loaded_step:
-                self.vllm_generation.sync_weights()
+            with self.vllm_generation.awake(stale=self.state.global_step != self._last_loaded_step):
                 self._last_loaded_step = self.state.global_step
-            return VLLMEngine(self.vllm_generation.llm)
-        from r1lab.engines.transformers import TransformersEngine
-
-        return TransformersEngine(self.accelerator.unwrap_model(self.model), self.processing_class)
+                yield VLLMEngine(self.vllm_generation.llm)
+        else:
+            yield TransformersEngine(self.accelerator.unwrap_model(self.model), self.processing_class)

@@ -361,16 +361,12 @@ def kv_bytes(shape: Shape, size: int, *, latent: bool = False) -> int:
     return shape.layers * shape.kv_heads * (shape.key_dim + shape.value_dim) * size
 
 
-def generating(shape: Shape, *, rows: int, length: int, size: int, scores: int = 0) -> Memory:
+def generating(shape: Shape, *, rows: int, length: int, size: int) -> Memory:
     """What transformers' `generate` adds: keys and values of all rows, the layer that is being enlarged twice, and the
     logits of the last token in float32 as they are, scaled, as probabilities and as drawn from.
-
-    Args:
-        scores: Tokens whose scores are kept for their log-probabilities, as r1lab's own engine asks: as a list,
-            stacked, and normalised.
     """
     cache = rows * length * kv_bytes(shape, size)
-    return Memory(kv_cache=cache + cache // shape.layers, logits=rows * shape.vocabulary * 4 * (4 + 3 * scores))
+    return Memory(kv_cache=cache + cache // shape.layers, logits=rows * shape.vocabulary * 4 * 4)
 
 
 def _matrices(shape: Shape) -> int:

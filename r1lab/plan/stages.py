@@ -320,7 +320,7 @@ def _transformers(recipe, shape: shapes.Shape, size: int, found: Lengths) -> tup
     if recipe.stage in ("sample", "eval"):
         at_once = min(at_once, (found.rows or 1) * n)
     length = found.prompt + written
-    return memory.generating(shape, rows=at_once, length=length, size=size, scores=written), at_once
+    return memory.generating(shape, rows=at_once, length=length, size=size), at_once
 
 
 def _generates(name: str, recipe, device: Device, shape: shapes.Shape, found: Lengths) -> StagePlan:

@@ -125,8 +125,8 @@ def load_tokenizer(recipe):
     return models.load_tokenizer(recipe.model.path, **settings)
 
 
-def load_model(recipe):
-    """A recipe's model, to be trained."""
+def load_model(recipe, *, scores: bool = False):
+    """A recipe's model, to be trained; `scores` as in `r1lab.models.load_model`."""
     from r1lab import models
 
     return models.load_model(
@@ -136,6 +136,7 @@ def load_model(recipe):
         quantize=recipe.model.lora.quantize if recipe.model.lora else None,
         revision=recipe.model.revision,
         trust_remote_code=recipe.model.trust_remote_code,
+        scores=scores,
     )
 
 
@@ -165,6 +166,7 @@ def load_engine(recipe):
         gpu_memory_utilization=recipe.rollout.gpu_memory_utilization,
         seed=recipe.seed,
         revision=recipe.model.revision,
+        attn_implementation=recipe.model.attn_implementation,
         trust_remote_code=recipe.model.trust_remote_code,
     )
 

@@ -3,21 +3,23 @@
 import json
 import time
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from r1lab import engines, forms, provenance, records, rundir
 from r1lab.stages.common import as_data, asked, build_rows, load_engine, load_tokenizer, note, report_gold, warn
 
-CHUNK = {"vllm": 1024, "transformers": 128, "server": 128}
-"""Samples drawn from one seed and written down together, by engine: enough to fill it, and what a kill may cost."""
+CHUNK, SECONDS = 128, 10.0
+"""Answers are graded and written down so many at a time, or after so many seconds: a kill costs no more."""
+FAILED = "samples/failed.jsonl"  # completions that a reward fails on
 FEW = 100  # questions below which a figure carries a warning
 
 
 def run(recipe, run_dir: Path) -> int:
     """Evaluate one model on the recipe's tasks; writes `evaluation.json`, `samples/questions.jsonl`, `result.json`.
 
-    Records are written to `samples/partial.jsonl` as they come, from which an interrupted evaluation goes on, unless
-    what `evaluation.json` says has changed since: another model may lie in the same folder by now.
+    Records are written to `samples/partial.jsonl` as answers come. An interrupted evaluation resumes from there,
+    unless what `evaluation.json` says has changed since: another model may be in the same folder by now.
     """
     started = time.time()
     tasks = eval_tasks(recipe)
@@ -78,7 +80,7 @@ def settings_of(recipe, tasks: dict[str, list[dict]], tokenizer) -> dict:
             "max_tokens": recipe.eval.max_completion_length or rollout.max_completion_length,
             "greedy": recipe.eval.greedy,
         },
-        "seed": {"recipe": recipe.seed, "samples_a_seed": CHUNK[engines.choose(rollout.engine)]},
+        "seed": recipe.seed,
         "rewards": rewards,
         "grader": provenance.grader_version(rewards),
         "versions": rundir.versions(),
@@ -170,15 +172,15 @@ def evaluate(
 ) -> tuple[dict, list[dict]]:
     """Sample and score every question of every task.
 
-    Questions go to the engine in chunks of always the same ones. Each chunk is drawn from a seed of its own, so that
-    what is resumed draws what it would have.
-
     Args:
         tasks: Rows by task name.
         recipe: Its `prompt`, `rewards`, `rollout` and `eval` sections say how to ask and how to score.
         run_dir: Where warnings go, and completions that a reward fails on.
-        partial: A file of records, read first and written to chunk by chunk.
-        seed: What the chunks are seeded by. Default: the random state is left alone, as a training needs it.
+        progress: Called with the questions done, all of them, and the tokens written so far, of the sampled answers
+            and then of the greedy ones, task by task.
+        partial: A file of records, read first and written to as answers come.
+        seed: Of the draws; what is drawn for a question does not depend on what is in `partial` already. Default: the
+            random state is left alone, as a training needs it.
 
     Returns:
         `(result, questions)`: figures by task and by its parts, as `knights_knaves/2ppl`, where the rows have several;
@@ -186,29 +188,7 @@ def evaluate(
     """
     result, questions = {}, []
     for name, rows in tasks.items():
-        texts, prefills = asked(rows, recipe, tokenizer)
-        rewards = [reward.model_dump() for reward in recipe.rewards]
-        judge = records.Judge(rewards, template=recipe.prompt.template, prefill=prefills[0])
-        report_gold(judge.grader, rows, run_dir)
-        there = {r["index"]: r for r in (rundir.read_jsonl(partial) if partial else ()) if r["task"] == name}
-        made, tokens, parts = [], 0, records.parts_of(name, rows)
-        step = max(1, CHUNK[engine.name] // samples_of(recipe, name))
-        for first in range(0, len(rows), step):
-            places = range(first, min(first + step, len(rows)))
-            if all(i in there for i in places):
-                made += [there[i] for i in places]
-                continue
-            if seed is not None:
-                from transformers import set_seed
-
-                set_seed(zlib.crc32(f"{seed}/{name}/{first}".encode()))
-            chunk = {i: (parts[i], rows[i], texts[i]) for i in places}
-            told = _after(progress, first, len(rows), tokens)
-            new = _records(engine, judge, name, chunk, recipe, run_dir / "samples" / "failed.jsonl", told)
-            tokens += sum(sum(record.get("lengths", ())) for record in new)
-            for record in new if partial else ():
-                rundir.append_jsonl(partial, record)
-            made += new
+        made = _questions(engine, tokenizer, name, rows, recipe, run_dir, progress, partial, seed)
         questions += made
         result[name] = records.figures(made)
         finer = sorted({record["subtask"] for record in made} - {name})
@@ -217,29 +197,62 @@ def evaluate(
     return result, questions
 
 
-def _after(progress, first: int, total: int, tokens: int):
-    """What an engine is to call for a chunk that begins at `first` of `total`, after `tokens` were written."""
-    if progress is None:
-        return None
-    return lambda done, _, written: progress(first + done, total, tokens + written)
+def _questions(engine, tokenizer, name: str, rows: list[dict], recipe, run_dir: Path, progress, partial, seed):
+    """The records of a task's questions, in their order."""
+    texts, prefills = asked(rows, recipe, tokenizer)
+    rewards = [reward.model_dump() for reward in recipe.rewards]
+    judge = records.Judge(rewards, template=recipe.prompt.template, prefill=prefills[0])
+    report_gold(judge.grader, rows, run_dir)
+    parts, rollout = records.parts_of(name, rows), recipe.rollout
+    there = [r for r in (rundir.read_jsonl(partial) if partial else ()) if r["task"] == name]
+    settings = {"max_tokens": recipe.eval.max_completion_length or rollout.max_completion_length}
+    if engine.name == "server":  # which draws from a random state of its own; no question may go without an answer
+        settings["max_failed"] = 0.0
+    elif seed is not None:
+        settings["seed"] = zlib.crc32(f"{seed}/{name}".encode())
+
+    def answered(known: dict[int, dict], to_record, **sampling) -> dict[int, dict]:
+        """Records of all questions by their place: those known, and the others as they are answered."""
+        found, tokens = dict(known), 0
+        for groups in _in_chunks(engine.stream(texts, done=known, **settings, **sampling)):
+            flat = [completion for _, group in groups for completion in group]
+            judged = judge.judge(flat, [rows[i] for i, group in groups for _ in group], run_dir / FAILED)
+            of_each = iter(judged)
+            for i, group in groups:
+                found[i] = to_record(i, group, [next(of_each) for _ in group])
+                if partial:
+                    rundir.append_jsonl(partial, found[i])
+            tokens += sum(len(completion.token_ids) for completion in flat)
+            if progress:
+                progress(len(found), len(rows), tokens)
+        return found
+
+    sampled = answered(
+        {r["index"]: r for r in there if "scores" in r},
+        lambda i, group, judged: records.record(name, parts[i], i, rows[i], group, judged),
+        n=samples_of(recipe, name),
+        temperature=recipe.eval.temperature,
+        top_p=rollout.top_p,
+        top_k=rollout.top_k,
+    )
+    if not recipe.eval.greedy:
+        return [sampled[i] for i in range(len(rows))]
+    greedy = answered(
+        {r["index"]: r for r in there if "greedy" in r},
+        lambda i, group, judged: {"task": name, "index": i} | records.greedy(group[0], judged[0]),
+        temperature=0.0,
+    )
+    return [sampled[i] | greedy[i] for i in range(len(rows))]
 
 
-def _records(engine, judge: records.Judge, name: str, chunk: dict, recipe, failed: Path, progress) -> list[dict]:
-    """The records of a chunk of questions, each given as its part, its row and its prompt by its place in the task."""
-    n, asks = samples_of(recipe, name), [text for _, _, text in chunk.values()]
-    rows = [row for _, row, _ in chunk.values()]
-    settings = {"max_tokens": recipe.eval.max_completion_length or recipe.rollout.max_completion_length}
-    top = {"top_p": recipe.rollout.top_p, "top_k": recipe.rollout.top_k}
-    sampled = engine.generate(asks, n=n, temperature=recipe.eval.temperature, progress=progress, **settings, **top)
-    flat = [completion for group in sampled for completion in group]
-    judged = judge.judge(flat, [row for row in rows for _ in range(n)], failed)
-    made = [
-        records.record(name, part, place, row, group, judged[i * n : (i + 1) * n])
-        for i, ((place, (part, row, _)), group) in enumerate(zip(chunk.items(), sampled))
-    ]
-    if recipe.eval.greedy:
-        greedy = [group[0] for group in engine.generate(asks, n=1, temperature=0.0, **settings)]
-        for record, completion, one in zip(made, greedy, judge.judge(greedy, rows, failed)):
-            record |= {"greedy": int(one["right"]), "greedy_completion": completion.text}
-            record |= {"greedy_reason": one["reason"], "greedy_truncated": completion.truncated}
-    return made
+def _in_chunks(stream: Iterator[tuple[int, list]]) -> Iterator[list[tuple[int, list]]]:
+    """Groups of completions as they come, together in chunks that are worth grading at once."""
+    chunk, size, began = [], 0, time.monotonic()
+    for place, group in stream:
+        chunk.append((place, group))
+        size += len(group)
+        if size >= CHUNK or time.monotonic() - began > SECONDS:
+            yield chunk
+            chunk, size, began = [], 0, time.monotonic()
+    if chunk:
+        yield chunk

@@ -183,13 +183,8 @@ class Evaluate(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step % self.recipe.eval.every == 0 and state.global_step < state.max_steps:
-            figures, _ = evaluate(
-                self.trainer.engine(),
-                self.tokenizer,
-                self.tasks,
-                self.recipe,
-                self.run_dir,
-            )
+            with self.trainer.engine() as engine:
+                figures, _ = evaluate(engine, self.tokenizer, self.tasks, self.recipe, self.run_dir)
             if state.is_world_process_zero:
                 self.metrics.write(
                     {"phase": "eval", "step": state.global_step, "total": state.max_steps, "tasks": figures}

@@ -6,7 +6,6 @@ from pathlib import Path
 from datasets import Dataset
 from trl import RewardConfig, RewardTrainer
 
-from r1lab import models
 from r1lab.errors import UserError
 from r1lab.rewards.reward_model import encode, judged_text
 from r1lab.stages.common import (
@@ -14,6 +13,7 @@ from r1lab.stages.common import (
     StopOnInterrupt,
     build_rows,
     finish,
+    load_model,
     load_tokenizer,
     resume_point,
     trl_config,
@@ -49,13 +49,12 @@ def run(recipe, run_dir: Path) -> int:
     ]
     stop = StopOnInterrupt()
     trainer = RewardTrainer(
-        model=models.load_model(recipe.model.path, dtype=recipe.model.dtype, scores=True,
-                                revision=recipe.model.revision, trust_remote_code=recipe.model.trust_remote_code),
+        model=load_model(recipe, scores=True),
         args=trl_config(RewardConfig, recipe, run_dir, max_length=limit),
         train_dataset=Dataset.from_list(examples),
         processing_class=tokenizer,
         callbacks=[Metrics(recipe, run_dir, _row), stop],
-    )  # fmt: skip
+    )
     trainer.train(resume_from_checkpoint=resume_point(run_dir))
     if stop.interrupted:
         return 130

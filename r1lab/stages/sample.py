@@ -3,6 +3,7 @@
 import dataclasses
 import random
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 from r1lab import provenance, rundir
@@ -10,8 +11,6 @@ from r1lab.engines import Completion
 from r1lab.errors import UserError
 from r1lab.grader import build as build_grader
 from r1lab.stages.common import asked, build_rows, load_engine, load_tokenizer, note, report_gold, warn
-
-CHUNK = 512  # samples that are written down together: what a kill may cost
 
 
 def run(recipe, run_dir: Path) -> int:
@@ -33,8 +32,8 @@ def run(recipe, run_dir: Path) -> int:
         again = len(before) - len(there)
         note(run_dir, f"{again} rows are sampled again: they or the model changed since the interruption")
     groups = {i: [Completion(**c) for c in row["completions"]] for i, row in there.items()}
-    if missing := [i for i in range(len(rows)) if i not in groups]:
-        groups |= _sampled(recipe, run_dir, partial, texts, missing, origins)
+    if len(groups) < len(rows):
+        groups |= _sampled(recipe, run_dir, partial, texts, groups, origins)
     if len(groups) < len(rows):
         warn(run_dir, f"rollout: {len(rows) - len(groups)} of {len(rows)} rows were not answered, see log.txt")
     samples, token_ids = [], []
@@ -77,11 +76,9 @@ def _origins(recipe, texts: list) -> list[str]:
 
 
 def _sampled(
-    recipe, run_dir: Path, partial: Path, texts: list, missing: list[int], origins: list[str]
+    recipe, run_dir: Path, partial: Path, texts: list, there: Collection[int], origins: list[str]
 ) -> dict[int, list[Completion]]:
-    """Completions for the rows that are missing, each written down as soon as it is there."""
-    from transformers import set_seed
-
+    """Completions for the rows that are not there yet, each written to `partial` as soon as it is complete."""
     engine, rollout = load_engine(recipe), recipe.rollout
     sampling = {
         "n": rollout.num_generations,
@@ -90,41 +87,24 @@ def _sampled(
         "top_p": rollout.top_p,
         "top_k": rollout.top_k,
     }
+    if rollout.engine != "server":  # which draws from a random state of its own
+        sampling["seed"] = recipe.seed
     groups: dict[int, list[Completion]] = {}
-    started, tokens = time.time(), 0
-
-    def chunks():
-        if rollout.engine == "server":
-            for place, group in engine.stream([texts[i] for i in missing], **sampling):
-                yield [(missing[place], group)]
-            return
-        step = max(1, CHUNK // rollout.num_generations)
-        for first in range(0, len(texts), step):
-            part = range(first, min(first + step, len(texts)))
-            if wanted.isdisjoint(part):
-                continue
-            set_seed(recipe.seed + first)  # and the whole chunk, so that one that is resumed draws what it would have
-            answers = zip(part, engine.generate([texts[i] for i in part], **sampling))
-            yield [(i, group) for i, group in answers if i in wanted]
-
-    wanted = set(missing)
-    for answered in chunks():
-        for i, group in answered:
-            if not isinstance(group, list):  # a server's failure, told in the log
-                continue
-            groups[i] = group
-            tokens += sum(len(c.token_ids) for c in group)
-            rundir.append_jsonl(partial, {"row": i, "origin": origins[i], "completions": [_plain(c) for c in group]})
-        done = len(texts) - len(missing) + len(groups)
-        row = {"phase": "sample", "step": 0, "done": done, "total": len(texts), "time": time.time()}
-        row["tokens_per_second"] = round(tokens / max(time.time() - started, 1e-6))
-        rundir.append_jsonl(run_dir / "metrics.jsonl", row)
+    started, reported, tokens = time.time(), 0.0, 0
+    for i, group in engine.stream(texts, **sampling, done=there):
+        if not isinstance(group, list):  # a failure of the server, which the log tells
+            continue
+        groups[i] = group
+        tokens += sum(len(c.token_ids) for c in group)
+        row = {"row": i, "origin": origins[i], "completions": [dataclasses.asdict(c) for c in group]}
+        rundir.append_jsonl(partial, row)
+        done, now = len(there) + len(groups), time.time()
+        if done == len(texts) or now - reported > 1:
+            reported = now
+            row = {"phase": "sample", "step": 0, "done": done, "total": len(texts), "time": now}
+            row["tokens_per_second"] = round(tokens / max(now - started, 1e-6))
+            rundir.append_jsonl(run_dir / "metrics.jsonl", row)
     return groups
-
-
-def _plain(completion: Completion) -> dict:
-    """Without log-probabilities, which nothing reads."""
-    return dataclasses.asdict(completion) | {"logprobs": []}
 
 
 def keep(samples: list[dict], settings, *, seed: int) -> tuple[list[dict], dict[str, int]]:

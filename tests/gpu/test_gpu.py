@@ -192,7 +192,8 @@ def test_vllm_log_probabilities_follow_the_policy(tmp_path, tokenizer):
     )  # fmt: skip
 
     def generate():
-        return trainer.engine().generate(PROMPTS, n=4, max_tokens=32)
+        with trainer.engine() as engine:
+            return engine.generate(PROMPTS, n=4, max_tokens=32, logprobs=True)
 
     assert gap(trainer.model, tokenizer, generate()) < 0.1
     torch.manual_seed(0)

@@ -78,7 +78,7 @@ def test_vllm_log_probabilities_follow_the_adapter(tiny_model, tmp_path):
     from datasets import Dataset
     from trl import GRPOConfig
 
-    from tests.grpo.test_weight_sync import PROMPTS, gap
+    from tests.grpo.test_weight_sync import PROMPTS, gap, sampled
 
     config = GRPOConfig(
         output_dir=str(tmp_path), use_vllm=True, vllm_mode="colocate", vllm_max_model_length=256,
@@ -93,16 +93,16 @@ def test_vllm_log_probabilities_follow_the_adapter(tiny_model, tmp_path):
         reward_funcs=lambda completions, **_: [0.0] * len(completions),
         peft_config=models.lora_config(Lora(r=4)),
     )
-    assert gap(made, made.engine().generate(PROMPTS, n=4, max_tokens=32)) < 1e-2
+    assert gap(made, sampled(made)) < 1e-2
     torch.manual_seed(0)
     for name, parameter in made.model.named_parameters():
         if "lora_B" in name:
             parameter.data.normal_(std=0.1)
-    assert gap(made, made.engine().generate(PROMPTS, n=4, max_tokens=32)) > 0.1  # same step: not synced yet
+    assert gap(made, sampled(made)) > 0.1  # same step: not synced yet
 
     before = {name: parameter.clone() for name, parameter in made.model.named_parameters()}
     made._last_loaded_step = -1  # as after an optimizer step
-    fresh = made.engine().generate(PROMPTS, n=4, max_tokens=32)
+    fresh = sampled(made)
     assert gap(made, fresh) < 1e-2
     assert not any(module.merged for module in made.model.modules() if hasattr(module, "merged"))
     for name, parameter in made.model.named_parameters():

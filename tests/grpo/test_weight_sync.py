@@ -38,6 +38,12 @@ def trainer(tiny_model, tmp_path_factory):
     )
 
 
+def sampled(trainer) -> list[list]:
+    """Four completions of each prompt, with the engine's log-probabilities."""
+    with trainer.engine() as engine:
+        return engine.generate(PROMPTS, n=4, max_tokens=32, logprobs=True)
+
+
 def policy_logprobs(trainer, prompt: str, token_ids: list[int]) -> torch.Tensor:
     """Log-probabilities of a completion under the policy itself, by one forward pass."""
     prompt_ids = trainer.processing_class(prompt, add_special_tokens=False)["input_ids"]
@@ -57,7 +63,7 @@ def gap(trainer, groups) -> float:
 
 
 def test_vllm_log_probabilities_follow_the_policy(trainer):
-    before = trainer.engine().generate(PROMPTS, n=4, max_tokens=32)
+    before = sampled(trainer)
     assert all(len(c.token_ids) > 0 for group in before for c in group)
     assert gap(trainer, before) < 1e-2
 
@@ -65,11 +71,11 @@ def test_vllm_log_probabilities_follow_the_policy(trainer):
     with torch.no_grad():
         for parameter in trainer.model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
-    stale = trainer.engine().generate(PROMPTS, n=4, max_tokens=32)  # same step: not synced yet
+    stale = sampled(trainer)  # same step: not synced yet
     assert gap(trainer, stale) > 0.1
 
     trainer._last_loaded_step = -1  # as after an optimizer step
-    fresh = trainer.engine().generate(PROMPTS, n=4, max_tokens=32)
+    fresh = sampled(trainer)
     assert gap(trainer, fresh) < 1e-2
 
 

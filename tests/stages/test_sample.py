@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from r1lab import recipe, rundir
+from r1lab.engines import transformers
 from r1lab.schema import Keep
 from r1lab.stages import sample as sampling
 from r1lab.stages.sample import keep
@@ -99,7 +100,7 @@ class Killed(BaseException):
 def test_samples_are_the_same_wherever_it_is_killed(tmp_path, monkeypatch):
     (tmp_path / "s.yaml").write_text(TEXT, encoding="utf-8")
     loaded = recipe.load([str(tmp_path / "s.yaml")])
-    monkeypatch.setattr(sampling, "CHUNK", 6)  # three prompts
+    monkeypatch.setattr(transformers, "BATCH", 6)  # three prompts
     assert sampling.run(loaded, tmp_path / "whole") == 0
     plain, calls = rundir.append_jsonl, 0
 

@@ -1,0 +1,136 @@
+"""The vLLM engine: its text is that of every other engine, it draws by seed, it sleeps between rollouts."""
+
+from contextlib import contextmanager
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+
+from r1lab import engines
+from r1lab.engines.server import ServerEngine
+from tests.engines.conftest import END, PROMPTS, serving
+
+pytest.importorskip("vllm")
+LIMIT = 48
+
+
+@pytest.fixture(scope="module")
+def engine(bent_model):
+    from r1lab.engines import vllm
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vllm, "LLM", partial(vllm.LLM, enforce_eager=True))  # it starts much faster so
+        return engines.load(str(bent_model), engine="vllm", dtype="float32", max_model_length=512)
+
+
+@pytest.mark.slow
+def test_all_engines_write_the_same_text_whatever_the_generation_config_says(engine, bent_model, tmp_path):
+    settings = {"max_tokens": LIMIT, "temperature": 0.0}
+    ours = engines.load(str(bent_model), engine="transformers", dtype="float32").generate(PROMPTS, **settings)
+    theirs = engine.generate(PROMPTS, **settings)
+    assert theirs == ours
+    assert any(group[0].token_ids[-1] == END and not group[0].truncated for group in ours)
+    with serving(str(bent_model), "bent", tmp_path / "log.txt") as url:
+        served = ServerEngine(url, "bent").generate(PROMPTS, **settings)
+    assert [(c.text, c.truncated) for (c,) in served] == [(c.text, c.truncated) for (c,) in ours]
+
+
+@pytest.mark.slow
+def test_what_is_drawn_for_a_prompt_does_not_depend_on_what_is_done(engine, monkeypatch):
+    from r1lab.engines import vllm
+
+    prompts = PROMPTS * 4
+    settings = {"n": 2, "max_tokens": 16, "seed": 5}
+    whole = dict(engine.stream(prompts, **settings))
+    assert sorted(whole) == list(range(12)) and len({group[0].text for group in whole.values()}) > 6
+    assert all(group[0] != group[1] for group in whole.values())
+    monkeypatch.setattr(vllm, "WINDOW", 6)  # three prompts at a time
+    assert dict(engine.stream(prompts, **settings, done={0, 1, 5})) == {
+        i: group for i, group in whole.items() if i not in (0, 1, 5)
+    }
+    assert dict(engine.stream(prompts, **settings | {"seed": 6})) != whole
+    assert engine.generate([], max_tokens=2) == []
+
+
+@pytest.mark.slow
+def test_a_caller_who_stops_early_leaves_nothing_behind(engine):
+    stream = engine.stream(PROMPTS * 4, n=2, max_tokens=64)
+    next(stream)
+    stream.close()
+    assert not engine.llm.llm_engine.has_unfinished_requests()
+    assert len(engine.generate(PROMPTS, max_tokens=2)) == len(PROMPTS)
+
+
+@pytest.mark.slow
+def test_log_probabilities_are_returned_where_they_are_asked_for(engine, monkeypatch):
+    from r1lab.engines import vllm
+
+    asked = []
+    plain = vllm.SamplingParams
+    monkeypatch.setattr(vllm, "SamplingParams", lambda **settings: asked.append(settings) or plain(**settings))
+    (without,) = engine.generate(PROMPTS[:1], max_tokens=8, temperature=0.0)[0]
+    (with_them,) = engine.generate(PROMPTS[:1], max_tokens=8, temperature=0.0, logprobs=True)[0]
+    assert without.logprobs == [] and asked[0]["logprobs"] is None
+    assert with_them.token_ids == without.token_ids and len(with_them.logprobs) == 8
+    assert all(-20 < value <= 0 for value in with_them.logprobs)
+
+
+class Sleeper:
+    """Stands for vLLM in sleep mode, on a GPU, and writes down what it is told."""
+
+    def __init__(self):
+        self.calls = []
+
+    def wake_up(self, tags):
+        self.calls.append(f"wake up {tags[0]}")
+
+    def sleep(self, level):
+        self.calls.append(f"sleep {level}")
+
+    def get_tokenizer(self):
+        return None
+
+
+@contextmanager
+def sleeping(monkeypatch, *, mode: bool):
+    """A trainer whose vLLM sleeps, where sleep mode is on, and the calls that vLLM receives."""
+    from r1lab.engines import vllm
+
+    monkeypatch.setattr(vllm, "load_weights", lambda llm, weights: llm.calls.append("load weights"))
+    monkeypatch.setattr(vllm.SyncedVLLM, "_iter_named_params", lambda self: iter(()))
+    generation = object.__new__(vllm.SyncedVLLM)
+    generation.mode, generation.enable_sleep_mode, generation.llm = "colocate", mode, Sleeper()
+    generation._llm_weights_sleeping = mode
+    trainer = SimpleNamespace(
+        use_vllm=True, vllm_generation=generation, state=SimpleNamespace(global_step=0), _last_loaded_step=-1
+    )
+    yield trainer, generation.llm.calls
+
+
+def test_sleep_mode_wakes_all_of_vllm_and_puts_it_to_sleep_again(monkeypatch):
+    from r1lab.grpo.trainer import GRPOTrainer
+
+    awake = ["wake up weights", "load weights", "wake up kv_cache"]
+    with sleeping(monkeypatch, mode=True) as (trainer, calls):
+        with GRPOTrainer.engine(trainer):
+            assert calls == awake and not trainer.vllm_generation._llm_weights_sleeping
+        assert calls == [*awake, "sleep 2"] and trainer.vllm_generation._llm_weights_sleeping
+        calls.clear()
+        with GRPOTrainer.engine(trainer):  # in the same step: sleep has discarded the weights all the same
+            assert calls == awake
+        calls.clear()
+        with pytest.raises(KeyError), GRPOTrainer.engine(trainer):
+            raise KeyError
+        assert calls == [*awake, "sleep 2"]
+
+
+def test_without_sleep_mode_weights_are_synced_once_per_step(monkeypatch):
+    from r1lab.grpo.trainer import GRPOTrainer
+
+    with sleeping(monkeypatch, mode=False) as (trainer, calls):
+        for _ in range(2):
+            with GRPOTrainer.engine(trainer):
+                assert calls == ["load weights"]
+        trainer.state.global_step = 1
+        with GRPOTrainer.engine(trainer):
+            assert calls == ["load weights"] * 2
