@@ -13,7 +13,6 @@ from r1lab.data.rows import convert_all, converted, draw, first_of
 from r1lab.errors import UserError
 
 HUB = "lighteval/code_generation_lite"
-# Without a word on imports, a program with LeetCode's `List[int]` fails here: the set's own harness imports for it.
 _FUNCTION = (
     "Complete the code below. Answer with the whole program, with the imports that it needs, in one code block "
     "marked as Python.\n\n```python\n{}\n```"

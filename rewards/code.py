@@ -10,17 +10,46 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 from r1lab.errors import UserError
+from r1lab.rewards.code_blocks import extract
+from r1lab.rewards.code_results import printed, same
 from r1lab.rewards.score import Score
 
 _log = logging.getLogger(__name__)
 
-# Runs inside the sandbox as the program proper: calls one function of the completion's code and prints what it gave.
+_OUTPUT = 2**20  # bytes that a program may always print
+
+# What the code finds in the sandbox before it runs: the names that LiveCodeBench's harness and LeetCode import for it.
+# They are put among the builtins, so that the function that a test calls must come from the code itself.
+_PRELUDE = """\
+def prepare():
+    import builtins, resource, sys
+    names = "string re datetime collections heapq bisect copy math random statistics itertools functools operator io"
+    modules = {name: __import__(name) for name in [*names.split(), "sys", "json", "typing"]}
+    known = {}
+    for module in modules.values():
+        public = getattr(module, "__all__", None) or [name for name in vars(module) if name[0] != "_"]
+        known.update((name, getattr(module, name)) for name in public)
+    for name, value in (known | modules).items():
+        if not hasattr(builtins, name):
+            setattr(builtins, name, value)
+    _, most = resource.getrlimit(resource.RLIMIT_STACK)
+    stack = 2**28 if most == resource.RLIM_INFINITY else min(2**28, most)
+    resource.setrlimit(resource.RLIMIT_STACK, (stack, most))
+    sys.setrecursionlimit(50_000)
+    sys.set_int_max_str_digits(0)
+prepare()
+del prepare
+"""
+# Runs the code as the main program.
+_PROGRAM = """exec(compile({code!r}, "main.py", "exec", dont_inherit=True))"""
+# Calls one function of the code and prints what it returned.
 _CALL = """\
 import json, os, sys
 dumps, stdout = json.dumps, os.fdopen(os.dup(1), "w", encoding="utf-8")
 request = json.loads(sys.stdin.read())
-space = {"__name__": "solution"}
-exec(compile(request["code"], "solution.py", "exec"), space)
+solution = sys.modules["solution"] = type(sys)("solution")
+space = vars(solution)
+exec(compile(request["code"], "solution.py", "exec", dont_inherit=True), space)
 name = request["function"]
 function = space[name] if name in space else getattr(space["Solution"](), name)
 print("\\n" + request["token"] + dumps(function(*request["args"])), file=stdout, flush=True)
@@ -33,7 +62,7 @@ def code_reward(
     tests,
     mode: Literal["share", "all"] = "share",
     timeout: float = 5.0,
-    memory: int = 512,
+    memory: int = 1024,
     workers: int | None = None,
     sandbox: str | Callable = "local",
     **columns,
@@ -42,7 +71,11 @@ def code_reward(
 
     The rule-based reward of DeepSeek-R1 for competition code (arXiv:2501.12948, section 2.2.2), as Open-R1's
     `code_reward` computes it. The program is the last fenced block marked as Python, else the last fenced block, of
-    what follows `</think>`, and of its last `<answer>` where there is one.
+    what follows `</think>`, and of its last `<answer>` where there is one; for tests that call a function, the last
+    such block that defines it.
+
+    As in LiveCodeBench's harness, printed numbers are compared as decimals, and what a program uses of the modules
+    that contests need (`List`, `deque`, `math`, `inf`) is there without an import.
 
     Expected values never enter the sandbox: output is compared in this process, and each test runs in a process of its
     own. A program can thus patch, print or end what it likes and is still right only where it gives the right value. A
@@ -52,15 +85,16 @@ def code_reward(
         completions: Assistant turns.
         tests: For each row a list of tests, or the same as JSON text (a column of a dataset cannot mix types); None:
             does not apply. A test is `{"input": "1 2", "output": "3"}`: what the program prints is compared line by
-            line, where runs of white space and empty lines at either end do not matter; or it is
+            line, where runs of white space and empty lines at either end do not matter, nor how numbers are written
+            (`printed` says which are the same); or it is
             `{"function": "add", "args": [1, 2], "output": 3}`: the function, or the method of a class `Solution`, must
             return what JSON writes in the same way (so a tuple is a list, but True is not 1), floats within a relative
             1e-6. Open-R1's `verification_info`, `{"test_cases": [...]}`, can be given as it is; with an `fn_name` its
             `input` is the list of arguments.
         mode: `"share"`: the share of tests passed. `"all"`: 1 if all are, else 0.
-        timeout: Seconds for each test. The first test that takes longer, or prints more than 1 MiB, is the last: those
-            after it count as failed.
-        memory: MiB for each process.
+        timeout: Seconds for each test. The first test that takes longer, or prints more than 1 MiB and twice what it
+            should, is the last: those after it count as failed.
+        memory: MiB of address space for each process; threads for deep recursion reserve 512.
         workers: Programs that run at a time. Default: one for each core.
         sandbox: `"local"`: see `r1lab.verify.sandbox`, which says what it does not cover. `"e2b"`: E2B's, whose
             package must be installed. A dotted path, or a function: yours, called as
@@ -83,8 +117,6 @@ def code_reward(
     >>> code_reward([turn], tests=[cases]), code_reward([turn], tests=[cases], mode="all")
     ([0.5], [0.0])
     """
-    from r1lab.verify.sandbox import Limits
-
     if mode not in ("share", "all"):
         raise UserError(f"rewards: code: mode: {mode!r} is not share or all")
     workers = (os.cpu_count() or 1) if workers is None else workers
@@ -96,50 +128,18 @@ def code_reward(
         if isinstance(value, bool) or not isinstance(value, kind) or not least <= value < math.inf:
             whole = "whole " if kind is int else ""
             raise UserError(f"rewards: code: {name}: {value!r} is not a {whole}number of at least {least}")
-    run, limits = _sandbox(sandbox), Limits(seconds=timeout, memory=memory * 2**20)
+    run, limits = _sandbox(sandbox), {"seconds": timeout, "memory": memory * 2**20}
     cases = [None if given is None else read_tests(given) for given in tests]
 
     def score(text: str, cases: list[dict] | None) -> Score | None:
         if cases is None:
             return None
-        if (code := extract(text)) is None:
+        if (code := extract(text, cases[0]["function"])) is None:
             return Score(0.0, "no_code")
         return _score(code, cases, mode, run, limits)
 
     with ThreadPoolExecutor(workers) as pool:
         return list(pool.map(lambda row: score(*row), zip(completions, cases, strict=True)))
-
-
-def extract(text: str) -> str | None:
-    """The program in an assistant turn, or None.
-
-    The last closed block of three backticks that is marked as Python, else the last one. Nothing counts that stands in
-    the thinking, or outside the last `<answer>` where there is one.
-
-    >>> extract("<think> ```python\\n1\\n``` </think> First:\\n```py\\n2\\n```\\nIts output:\\n```\\n3\\n```")
-    '2\\n'
-    """
-    _, thought, after = text.rpartition("</think>")
-    if not thought and "<think>" in text:
-        return None
-    before, answered, last = after.rpartition("<answer>")
-    if answered:
-        after = last.partition("</answer>")[0]
-    marked, unmarked = None, None
-    python, lines = None, []  # whether the block that is open is Python's (None: none is open), and its lines
-    # Line by line, since a regular expression would look through all the rest of the text for each fence left open.
-    for line in after.split("\n"):
-        bare = line.strip()
-        if python is None:
-            if bare.startswith("```") and "`" not in bare[3:]:
-                python, lines = bare[3:].strip().lower().partition(" ")[0] in ("python", "py", "python3"), []
-        elif bare.endswith("```"):
-            code = "\n".join([*lines, line.rstrip().rstrip("`")])
-            marked, unmarked = (code, unmarked) if python else (marked, code)
-            python = None
-        else:
-            lines.append(line)
-    return unmarked if marked is None else marked
 
 
 def read_tests(given: list | dict | str) -> list[dict]:
@@ -184,18 +184,22 @@ def _score(code: str, tests: list[dict], mode: str, run: Callable, limits) -> Sc
     return Score(passed / len(tests) if mode == "share" else 0.0, reason)
 
 
-def _verdict(code: str, test: dict, run: Callable, limits) -> str:
+def _verdict(code: str, test: dict, run: Callable, limits: dict) -> str:
     """`passed`, `wrong`, `no_result`, or the status of a program that did not end well."""
+    from r1lab.verify.sandbox import Limits
+
+    expected = test["output"] if test["function"] is None else json.dumps(test["output"])
+    limits = Limits(**limits, output=max(_OUTPUT, 2 * len(expected.encode())))
     if test["function"] is None:
-        ended = run(code, test["input"], limits)
+        ended = run(_PRELUDE + _PROGRAM.format(code=code), test["input"], limits)
         if ended.status != "ok":
             return ended.status
-        return "passed" if _lines(ended.stdout) == _lines(test["output"]) else "wrong"
+        return "passed" if printed(ended.stdout, expected) else "wrong"
     # What the code prints itself cannot be taken for the result, unless it searches its own process for the token; and
     # then it has only said in another way what its function returns.
     token = secrets.token_hex(16)
     call = {"code": code, "function": test["function"], "args": test["args"], "token": token}
-    ended = run(_CALL, json.dumps(call), limits)
+    ended = run(_PRELUDE + _CALL, json.dumps(call), limits)
     if ended.status != "ok":
         return ended.status
     _, found, rest = ended.stdout.rpartition("\n" + token)
@@ -206,35 +210,6 @@ def _verdict(code: str, test: dict, run: Callable, limits) -> str:
     if not found:
         return "no_result"
     return "passed" if same(value, test["output"]) else "wrong"
-
-
-def _lines(text: str) -> list[str]:
-    return [" ".join(line.split()) for line in text.strip().split("\n")]
-
-
-def same(value: object, expected: object) -> bool:
-    """Whether two values read from JSON are the same, floats within a relative 1e-6 (1e-9 about zero).
-
-    >>> same([0.1 + 0.2], [0.3]), same({"a": 1.0}, {"a": 1}), same(True, 1)
-    (True, True, False)
-    """
-    if isinstance(expected, list):
-        return isinstance(value, list) and len(value) == len(expected) and all(map(same, value, expected))
-    if isinstance(expected, dict):
-        return (
-            isinstance(value, dict)
-            and value.keys() == expected.keys()
-            and all(same(value[k], expected[k]) for k in value)
-        )
-    if isinstance(value, bool) or isinstance(expected, bool):
-        return value is expected
-    if (
-        isinstance(value, float)
-        and isinstance(expected, float)
-        and math.isclose(value, expected, rel_tol=1e-6, abs_tol=1e-9)
-    ):
-        return True
-    return value == expected
 
 
 def _sandbox(sandbox: str | Callable) -> Callable:

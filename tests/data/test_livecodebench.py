@@ -66,7 +66,8 @@ def test_a_function(tmp_path):
     assert json.loads(made["tests"])[0] == {"function": "order", "args": [[3, 1], "down"], "output": [3, 1]}
     assert "with the imports that it needs" in made["prompt"] and starter in made["prompt"]
     body = "return sorted(nums, reverse=way == 'down')"
-    assert code_reward([f"```python\nfrom typing import List\n{starter}{body}\n```"], tests=[made["tests"]]) == [1.0]
+    for imports in ("", "from typing import List\n"):  # the set's own harness imports it
+        assert code_reward([f"```python\n{imports}{starter}{body}\n```"], tests=[made["tests"]]) == [1.0]
     with pytest.raises(UserError, match="test.jsonl: abc1_a: metadata: no func_name"):
         livecodebench(path=write(tmp_path / "test.jsonl", given | {"metadata": "{}"}))
 

@@ -1,6 +1,8 @@
 """The code reward: what is run, how it is compared, and programs that would rather not solve the task."""
 
 import json
+import subprocess
+import sys
 import time
 
 import pytest
@@ -8,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from r1lab.errors import UserError
-from r1lab.rewards.code import code_reward, extract, read_tests, same
+from r1lab.rewards.code import code_reward, read_tests
+from r1lab.rewards.code_blocks import extract
 from r1lab.verify.sandbox import Result
 
 SUM = [{"input": "1 2\n", "output": "3\n"}, {"input": "-4 4", "output": "0"}]
@@ -66,7 +69,6 @@ NO_CODE = [
     "```python print(3)```",
     "'''python\nprint(3)\n'''",
     "\u02cb\u02cb\u02cbpython\nprint(3)\n\u02cb\u02cb\u02cb",
-    "\u202e```python\nprint(3)\n```",
     "\0",
     "```" * 100_000,
     "```\n" * 1,
@@ -85,7 +87,8 @@ FAILS_SUM = {
     READ + "print(a + b, a + b)": "failed: test 1 of 2",
     READ + "print(a + b)\nprint('done')": "failed: test 1 of 2",
     READ + "print('The sum is', a + b)": "failed: test 1 of 2",
-    READ + "print(f'{a + b}.0')": "failed: test 1 of 2",
+    READ + "print(f'{a + b}.1')": "failed: test 1 of 2",
+    READ + "print(f'0{a + b}')": "failed: test 1 of 2",
     READ + "print(f'\\u202e{a + b}')": "failed: test 1 of 2",
     READ + "print(f'{a + b}\\0')": "failed: test 1 of 2",
     READ + "print(chr(0x660 + a + b))": "failed: test 1 of 2",  # Arabic digits
@@ -94,7 +97,7 @@ FAILS_SUM = {
     READ + "print(a + b)\n1 / 0": "error: ZeroDivisionError",
     "print(a + b)": "error: NameError",
     "def f(:": "error: SyntaxError",
-    "print(add(1, 2))": "error: NameError",
+    "print(plus(1, 2))": "error: NameError",
     "import requests_of_nowhere": "error: ModuleNotFoundError",
     "data = []\nwhile True: data.append(bytearray(10**7))": "memory",
     "while True: print(3)": "output_limit",
@@ -173,7 +176,7 @@ FAILS_ADD = {
     "def add(a, b):\n    return 1 / 0": "error: ZeroDivisionError",
     "def add(a, b):\n    x = []\n    x.append(x)\n    return x": "error: ValueError",
     "def add(a, b):\n    return add(b, a)": "error: RecursionError",
-    "def add(a, b):\n    return 10 ** 4400": "error: ValueError",
+    "def add(a, b):\n    return 10 ** 4400": "no_result",
     "def add(a, b):\n    print('x' * 10**7)\n    return a + b": "output_limit",
     # Objects equal to all, patched builtins and modules, exits, and forged results.
     "class E:\n    def __eq__(self, o): return True\ndef add(a, b):\n    return E()": "error: TypeError",
@@ -324,42 +327,99 @@ def test_rows_do_not_depend_on_one_another(order, company):
     assert scores == [values[row] for row in rows]
 
 
-NESTED = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-)
+THREAD = """\
+import sys, threading
+def main():
+    def depth(n): return 0 if n == 0 else 1 + depth(n - 1)
+    print(depth(int(input())))
+sys.setrecursionlimit(10**6)
+threading.stack_size({size})
+thread = threading.Thread(target=main)
+thread.start()
+thread.join()
+"""
+AS_CONTESTS_RUN_THEM = {
+    "print(int(input()) % 1000)": ("7" * 5000, "777"),
+    "print(2 ** int(input()))": ("20000", None),
+    "n = int(input())\nprint(n * n)": ("3" * 4400, None),
+    "print(len(str(3 ** 10000)))": ("", "4772"),
+    "print(sum(int(x) for x in open(0)))": ("9" * 5000 + "\n1", "1" + "0" * 5000),
+    "import sys\nprint(*map(int, sys.stdin.read().split()), sep='\\n')": ("8" * 5000, "8" * 5000),
+    "for i in range(200_000): print(1_000_000_000 + i)": ("", None),
+    "print('x' * 3_000_000)": ("", "x" * 3_000_000),
+    "import sys\nsys.stdout.write('漢' * 1_000_000)": ("", "漢" * 1_000_000),
+    THREAD.format(size="512 * 1024 * 1024"): ("100000", "100000"),
+    THREAD.format(size="2**29"): ("200000", "200000"),
+    THREAD.format(size="67108864"): ("50000", "50000"),
+    "import sys\nsys.setrecursionlimit(10**6)\ndef f(n): return 0 if n == 0 else 1 + f(n - 1)\nprint(f(90000))": (
+        "",
+        "90000",
+    ),
+    "from functools import lru_cache\nimport sys\nsys.setrecursionlimit(10**6)\n@lru_cache(None)\n"
+    "def f(n): return 0 if n == 0 else 1 + f(n - 1)\nprint(f(30000))": ("", "30000"),
+    "def f(n): return 0 if n == 0 else 1 + f(n - 1)\nprint(f(20000))": ("", "20000"),
+    "d = deque(map(int, input().split()))\nprint(d.popleft() + d.pop())": ("1 2 3", "4"),
+    "print(gcd(*map(int, input().split())), math.lcm(4, 6), bisect.bisect([1, 2], 1), inf)": ("12 18", "6 12 1 inf"),
+    "print(Counter(input()).most_common(1)[0][0], ascii_lowercase[0], reduce(add, [1, 2]))": ("aab", "a a 3"),
+    "print(*accumulate(range(4)), datetime.date(2020, 1, 1), re.sub('a', 'b', 'a'))": ("", "0 1 3 6 2020-01-01 b"),
+    "heap = [3, 1]\nheapify(heap)\nprint(heappop(heap), copy.deepcopy(heap), json.dumps(heap))": ("", "1 [3] [3]"),
+    "print(sys.stdin.readline().strip(), stdin.read())": ("a\nb", "a b"),
+    "from dataclasses import dataclass\n@dataclass\nclass P:\n    x: int\nprint(P(3))": ("", "P(x=3)"),
+    "from __future__ import annotations\ndef f(x: Nothing): return x\nprint(f(3))": ("", "3"),
+    "import pickle\nclass P: pass\nprint(type(pickle.loads(pickle.dumps(P()))) is P)": ("", "True"),
+    "print(sorted(name for name in globals() if name[0] != '_'), __name__)": ("", "[] __main__"),
+    "print(pow(2, 5, 3), abs(-1), all([]), open is __builtins__.open)": ("", "2 1 True True"),
+}
 
 
-@given(NESTED, NESTED)
-@settings(max_examples=200, deadline=None)
-def test_same(value, other):
-    assert same(value, value)
-    assert same(json.loads(json.dumps(value)), value)
-    assert same(value, other) == same(other, value)
-    assert not same([value], value) and not same({"a": value}, value)
+@pytest.mark.parametrize("code", AS_CONTESTS_RUN_THEM, ids=lambda code: code[:30])
+def test_programs_run_as_at_a_contest(code):
+    stdin, expected = AS_CONTESTS_RUN_THEM[code]
+    if expected is None:
+        done = subprocess.run(
+            [sys.executable, "-X", "int_max_str_digits=0", "-c", code], input=stdin.encode(), capture_output=True
+        )
+        expected = done.stdout.decode()
+    tests = [{"input": stdin, "output": expected}]
+    assert score_all([fenced(code)], tests, timeout=20.0) == [(1.0, "passed")]
+    assert score_all([fenced(code)], [{"input": stdin, "output": expected + "1"}], timeout=20.0)[0][0] == 0.0
 
 
-def test_floats():
-    assert same(0.1 + 0.2, 0.3) and same(1e-17, 0.0) and same(3.0, 3) and same(float("inf"), float("inf"))
-    assert not same(0.301, 0.3) and not same(10**400, 1.5) and not same(1, True) and not same(0, False)
-    assert not same(0.0, False) and not same("1", 1) and not same(None, 0) and not same([], {})
+FUNCTIONS_OF_LEETCODE = [
+    "class Solution:\n    def f(self, xs: List[int]) -> Optional[int]:\n        return len(xs)",
+    "class Solution:\n    def f(self, xs: List[int]) -> int:\n        return Counter(xs)[1] + int(inf > 2) + 1",
+    "class Solution:\n    def f(self, xs):\n        d = defaultdict(list)\n        d[0] += xs\n"
+    "        return len(d[0])",
+    "class Solution:\n    def f(self, xs):\n        return heapq.nlargest(1, xs)[0]",
+    "class Solution:\n    @cache\n    def g(self, n): return 0 if n == 0 else 1 + self.g(n - 1)\n"
+    "    def f(self, xs): return self.g(3)",
+    "def f(xs: 'List[int]') -> int:\n    return max(accumulate(xs)) // 2",
+    "from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass P:\n    x: int\n"
+    "def f(xs): return P(3).x",
+    "def f(xs):\n    def g(n): return 0 if n == 0 else 1 + g(n - 1)\n    return g(40_000) - 39_997",
+]
 
 
-def test_long_degenerate_completions_take_no_time():
-    started = time.process_time()
-    for filler in (
-        "`",
-        "```",
-        "```\n",
-        "```python\n",
-        "<answer>",
-        "</think>",
-        " ",
-        "\n",
-        "\0",
-        "\u202e",
-        "\\boxed{1}",
-    ):
-        for start in ("", "```python\n", "<think>"):
-            extract(start + filler * (1_000_000 // len(filler)))
-    assert time.process_time() - started < 15
+def test_functions_find_what_leetcode_imports():
+    tests = [{"function": "f", "args": [[1, 2, 3]], "output": 3}]
+    turns = [fenced(code) for code in FUNCTIONS_OF_LEETCODE]
+    assert score_all(turns, tests, timeout=20.0) == [(1.0, "passed")] * len(turns)
+
+
+@pytest.mark.parametrize("name", ["add", "gcd", "reduce", "count", "mode", "match", "choice", "path", "deque", "json"])
+def test_what_is_imported_for_a_program_does_not_solve_a_task_of_that_name(name):
+    tests = [{"function": name, "args": [1, 2], "output": value} for value in (3, 1, 2, None)]
+    assert score_all([fenced("def other(): pass"), fenced("class Solution: pass")], tests) == [
+        (0.0, "error: KeyError"),
+        (0.0, "error: AttributeError"),
+    ]
+
+
+def test_a_block_that_only_calls_the_function_is_not_graded():
+    turn = fenced("def add(a, b):\n    return a + b") + "\nTry it:\n```python\nprint(add(1, 2))\n```"
+    assert score_all([turn], ADD) == [(1.0, "passed")]
+
+
+def test_output_over_twice_the_expected_is_not_read():
+    tests = [{"input": "", "output": "x" * 2_000_000}]
+    assert score_all([fenced("print('x' * 5_000_000)")], tests) == [(0.0, "output_limit")]
