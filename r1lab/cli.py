@@ -4,6 +4,7 @@ Exit status: 0 fine, 1 the run failed, 2 what was asked is wrong, 3 a check fail
 """
 
 import argparse
+import errno
 import os
 import subprocess
 import sys
@@ -168,9 +169,13 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
+        # A path that the user can look at, or a full disk. Anything else, such as a broken connection, is a fault of
+        # the program, and its traceback is needed to find it.
+        if error.filename is None and error.errno != errno.ENOSPC:
+            raise
         if "--debug" in argv:
             traceback.print_exc()
-        print(f"{error.filename or 'r1lab'}: {error.strerror or error}", file=sys.stderr)
+        print(f"{error.filename or 'r1lab'}: {error.strerror}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

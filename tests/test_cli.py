@@ -1,5 +1,6 @@
 """The command: what it prints, its exit status, and that bad input writes nothing."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -351,3 +352,24 @@ def test_the_help_does_not_load_the_parts_it_does_not_need():
     code = "import sys; from r1lab import cli; cli.main([]); print('pydantic' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "/some/file"), "/some/file: Permission denied\n"),
+        (OSError(errno.ENOSPC, "No space left on device"), "r1lab: No space left on device\n"),
+        (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), None),
+    ],
+)
+def test_an_error_of_the_system_is_a_line_where_a_user_can_act_on_it(capsys, monkeypatch, error, line):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(pipeline, "run", fail)
+    if line is None:
+        with pytest.raises(ConnectionResetError):
+            cli.main(["run", "r.yaml", "--no-check"])
+    else:
+        assert cli.main(["run", "r.yaml", "--no-check"]) == 1
+        assert capsys.readouterr().err == line

@@ -1,6 +1,8 @@
 """What tells one evaluation from another."""
 
+import os
 import shutil
+import sys
 
 import pytest
 
@@ -51,6 +53,67 @@ def test_the_grader_is_its_source_and_a_users_file_is_part_of_it(tmp_path):
     mine.unlink()
     with pytest.raises(UserError, match="mine.py: No such file"):
         provenance.grader_version(reward)
+
+
+@pytest.fixture
+def importable(tmp_path, monkeypatch):
+    """A folder whose modules can be imported, and are forgotten afterwards."""
+    before = set(sys.modules)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if name.partition(".")[0] in ("scorers", "helper"):
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize("name", ["{0}/mine.py:score", "scorers.rules.score"])
+@pytest.mark.parametrize(
+    "changed", ["helper.py", "scorers/__init__.py", "scorers/rules.py", "scorers/parts.py", "scorers/words.py"]
+)
+def test_what_a_users_reward_imports_is_part_of_the_grader(importable, name, changed):
+    (importable / "scorers").mkdir()
+    files = {
+        "mine.py": "from scorers.rules import score\n",
+        "scorers/__init__.py": "",
+        "scorers/rules.py": "import json\nfrom math import pi\nfrom torch import nn\nimport helper\n"
+        "from .parts import part\n",
+        "scorers/parts.py": "from . import words\npart = 1\n",
+        "scorers/words.py": "",
+        "helper.py": "",
+    }
+    for file, text in files.items():
+        (importable / file).write_text(text)
+    rewards = [{"name": name.format(importable)}]
+    first = provenance.grader_version(rewards)
+    assert first == provenance.grader_version(rewards)
+    (importable / changed).write_text(files[changed] + "# changed\n")
+    assert provenance.grader_version(rewards)["sha256"] != first["sha256"]
+
+
+def test_a_reward_of_an_installed_package_has_its_version():
+    version = provenance.grader_version([{"name": "trl.rewards.accuracy_reward"}])
+    assert "trl" in version["packages"]
+    assert version["sha256"] == provenance.grader_version([{"name": "accuracy"}])["sha256"]
+
+
+def test_weights_are_read_once_per_run_as_long_as_they_stay_as_they_are(tmp_path, monkeypatch):
+    shutil.copytree(models.resolve("embedded:tiny-qwen2"), tmp_path / "model")
+    stages = [tmp_path / "run" / name for name in ("01-before", "02-after")]
+    for stage in stages:
+        stage.mkdir(parents=True)
+    (tmp_path / "run" / "recipe.yaml").write_text("")
+    reads, read = [], provenance._sha256
+    monkeypatch.setattr(provenance, "_sha256", lambda files: reads.append(files) or read(files))
+    model = str(tmp_path / "model")
+    first = [provenance.fingerprint(model, run_dir=stage) for stage in stages]
+    assert len(reads) == 1 and set(first) == {provenance.fingerprint(model)}
+
+    weights = tmp_path / "model" / "model.safetensors"
+    data, times = bytearray(weights.read_bytes()), weights.stat()
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))  # the same size and the same time of writing
+    assert provenance.fingerprint(model, run_dir=stages[1]) == provenance.fingerprint(model) != first[0]
 
 
 def test_prompts_are_told_apart_by_their_bytes():

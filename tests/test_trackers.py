@@ -1,10 +1,13 @@
 """Figures sent on to trackers under the names of metrics.jsonl."""
 
 import importlib.util
+import sys
+import time
+import types
 
 import pytest
 
-from r1lab import recipe, trackers
+from r1lab import recipe, rundir, trackers
 from r1lab.stages.common import Metrics, trl_config
 
 
@@ -51,13 +54,46 @@ def test_tensorboard_has_what_metrics_has(tmp_path):
     assert [(event.step, event.value) for event in seen.Scalars("loss")] == [(2, 0.5)]
 
 
+@pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="tensorboard is not installed")
+def test_a_resumed_run_supersedes_the_later_steps_in_tensorboard(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for done, steps, loss in ((0, (1, 2, 3), 0.5), (2, (3, 4), 0.25)):
+        log, end = trackers.start("tensorboard", tmp_path, {}, done)
+        for step in steps:
+            log({"loss": loss}, step)
+        end()
+        time.sleep(1.1)  # TensorBoard orders its files by the second in their names
+    seen = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("loss")
+    assert [(event.step, event.value) for event in seen] == [(1, 0.5), (2, 0.5), (3, 0.25), (4, 0.25)]
+
+
 @pytest.mark.skipif(importlib.util.find_spec("trackio") is None, reason="trackio is not installed")
-def test_trackio_takes_them(tmp_path, monkeypatch):
+def test_a_resumed_run_is_one_run_in_trackio(tmp_path, monkeypatch):
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
-    log, end = trackers.start("trackio", tmp_path, {"name": "t"})
-    log({"rewards/a": 1.0}, 1)
-    end()
-    assert any((tmp_path / "trackio").rglob("*"))
+    from trackio.sqlite_storage import SQLiteStorage
+
+    for folder, steps in (("a", (1, 2)), ("a", (3,)), ("b", (1,))):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "recipe.yaml").touch()
+        log, end = trackers.start("trackio", tmp_path / folder, {}, steps[0] - 1)
+        for step in steps:
+            log({"loss": 0.5}, step)
+        end()
+    assert sorted(SQLiteStorage.get_runs("r1lab")) == ["a", "b"]
+
+
+def test_a_tracker_keeps_the_identity_of_its_run_until_the_folder_is_emptied(tmp_path, monkeypatch):
+    begun = []
+    run = types.SimpleNamespace(log=lambda figures, step: None, finish=lambda: None)
+    monkeypatch.setitem(
+        sys.modules, "wandb", types.SimpleNamespace(init=lambda **settings: begun.append(settings) or run)
+    )
+    for flags in ({}, {"resume": True}, {"overwrite": True}):
+        rundir.prepare("stage: sft\n", {}, tmp_path, **{"resume": False, "overwrite": False} | flags)
+        trackers.start("wandb", tmp_path, {})
+    first, resumed, anew = (settings["id"] for settings in begun)
+    assert first == resumed != anew and {settings["resume"] for settings in begun} == {"allow"}
 
 
 @pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="wandb is not installed")

@@ -1,5 +1,6 @@
 """Which prompts are put to the policy: fresh ones for groups without signal, and a curriculum by pass rate."""
 
+import heapq
 import random
 
 from r1lab.schema import Curriculum
@@ -41,15 +42,16 @@ class Chooser:
         """
         rng = random.Random(f"{self.seed}/{step}/{extra_round}")
         rows = range(len(self.tasks))
-        fresh = [row for row in rows if row not in but and not self.set_aside(row, step)]
-        keys = {row: rng.random() for row in rows}
+        left_out = {row for row in self.seen if self.set_aside(row, step)} | but
+        keys = [rng.random() for _ in rows]
         if self.curriculum is not None and self.curriculum.learnability:
             rates = self._task_rates()
             for row in rows:
                 p = self.seen[row][1] if row in self.seen else rates.get(self.tasks[row], 0.5)
                 # Efraimidis and Spirakis: the largest u ** (1 / w) are a sample without replacement by weight w.
                 keys[row] **= 1 / max(p * (1 - p), 0.02)
-        chosen = sorted(fresh, key=lambda row: -keys[row])[:count]
+        fresh = [row for row in rows if row not in left_out] if left_out else rows
+        chosen = heapq.nlargest(count, fresh, key=keys.__getitem__)
         if len(chosen) < count:  # too few are left: those set aside longest ago, then any
             taken = set(chosen)
             rest = [row for row in rows if row not in taken]

@@ -214,7 +214,8 @@ class Metrics(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
             names = trackers.own(self.recipe.train.get("report_to"))
-            self.trackers = [trackers.start(name, self.run_dir, self.recipe.model_dump()) for name in names]
+            config, step = self.recipe.model_dump(), state.global_step
+            self.trackers = [trackers.start(name, self.run_dir, config, step) for name in names]
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero and logs and "loss" in logs:

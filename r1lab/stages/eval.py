@@ -26,7 +26,7 @@ def run(recipe, run_dir: Path) -> int:
     tokenizer = None if recipe.rollout.engine == "server" else load_tokenizer(recipe)
     partial, file = run_dir / "samples" / "partial.jsonl", run_dir / "evaluation.json"
     engine = load_engine(recipe)  # which puts a model of the Hub where its commit can be read
-    said = settings_of(recipe, tasks, tokenizer)
+    said = settings_of(recipe, run_dir, tasks, tokenizer)
     if partial.exists() and (changed := _changed(file, said)):
         note(run_dir, f"begun again from the first question: {changed} changed since it was interrupted")
         partial.unlink()
@@ -50,7 +50,7 @@ def _told(name: str, figures: dict) -> str:
     return f"{name} ({figures['n_questions']}) {low:.0f} to {high:.0f} %"
 
 
-def settings_of(recipe, tasks: dict[str, list[dict]], tokenizer) -> dict:
+def settings_of(recipe, run_dir: Path, tasks: dict[str, list[dict]], tokenizer) -> dict:
     """All that the figures hang on, for `evaluation.json`: model, prompts, sampling, seed, grader.
 
     Args:
@@ -58,12 +58,13 @@ def settings_of(recipe, tasks: dict[str, list[dict]], tokenizer) -> dict:
         tokenizer: None where a server applies the chat template.
     """
     rollout, rewards = recipe.rollout, [reward.model_dump() for reward in recipe.rewards]
-    asks_server = rollout.engine == "server"
+    here = rollout.engine != "server"
+    path, revision = recipe.model.path, recipe.model.revision
     return {
         "model": {
-            "path": recipe.model.path,
-            "revision": recipe.model.revision,
-            "fingerprint": None if asks_server else provenance.fingerprint(recipe.model.path, recipe.model.revision),
+            "path": path,
+            "revision": revision,
+            "fingerprint": provenance.fingerprint(path, revision, run_dir=run_dir) if here else None,
         },
         "prompt": recipe.prompt.model_dump(),
         "tasks": {

@@ -26,7 +26,7 @@ def run(recipe, run_dir: Path) -> int:
         report_gold(grader, rows, run_dir)
     texts, prefills = asked(rows, recipe, tokenizer)
     partial = run_dir / "samples" / "partial.jsonl"
-    origins, before = _origins(recipe, texts), {row["row"]: row for row in rundir.read_jsonl(partial)}
+    origins, before = _origins(recipe, run_dir, texts), {row["row"]: row for row in rundir.read_jsonl(partial)}
     there = {i: row for i, row in before.items() if i < len(rows) and row.get("origin") == origins[i]}
     if len(there) < len(before):
         again = len(before) - len(there)
@@ -66,11 +66,11 @@ def run(recipe, run_dir: Path) -> int:
     return 0
 
 
-def _origins(recipe, texts: list) -> list[str]:
+def _origins(recipe, run_dir: Path, texts: list) -> list[str]:
     """For each row a digest of what its samples are drawn from: its prompt and, where it lies here, the model."""
     fingerprint = None
     if recipe.rollout.engine != "server":
-        fingerprint = provenance.fingerprint(recipe.model.path, recipe.model.revision)
+        fingerprint = provenance.fingerprint(recipe.model.path, recipe.model.revision, run_dir=run_dir)
     weights = fingerprint if fingerprint and fingerprint.startswith("sha256:") else ""
     return [provenance.rows_digest([{"model": weights, "prompt": text}])[:16] for text in texts]
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -88,3 +89,17 @@ def test_learnable_rows_come_more_often():
     drawn = [tasks[row] for step in range(50) for row in chooser.draw(step, 0, 16)]
     assert drawn.count("middle") > 0.6 * len(drawn)
     assert drawn.count("easy") > 0 and drawn.count("hard") > 0
+
+
+@pytest.mark.parametrize("curriculum", [None, Curriculum(learnability=True), Curriculum(min_pass_rate=0.2)])
+def test_the_rows_drawn_are_those_with_the_largest_keys(curriculum):
+    chooser = Chooser([f"t{row % 3}" for row in range(50)], seed=3, curriculum=curriculum)
+    chooser.see([(row, row % 5 / 4) for row in range(0, 50, 2)], 1)
+    rng, rates = random.Random("3/2/0"), chooser._task_rates()
+    keys = [rng.random() for _ in range(50)]
+    if curriculum and curriculum.learnability:
+        for row in range(50):
+            p = chooser.seen[row][1] if row in chooser.seen else rates[f"t{row % 3}"]
+            keys[row] **= 1 / max(p * (1 - p), 0.02)
+    left = [row for row in range(50) if row not in (4, 8) and not chooser.set_aside(row, 2)]
+    assert chooser.draw(2, 0, 7, {4, 8}) == sorted(left, key=lambda row: -keys[row])[:7]
