@@ -13,3 +13,10 @@ class UserError(Exception):
         self.problems = [problems] if isinstance(problems, str) else list(problems)
         self.status = status
         super().__init__("\n".join(self.problems))
+
+
+class MachineError(RuntimeError):
+    """This machine lacks the memory or the processes for a piece of work, which therefore has no result.
+
+    It says nothing of the work: a completion that could not be graded for this reason has no score, not even 0.
+    """

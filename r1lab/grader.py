@@ -10,7 +10,9 @@ from functools import partial
 from pathlib import Path
 
 from r1lab import lookup, rundir
-from r1lab.errors import UserError
+from r1lab.errors import MachineError, UserError
+
+MACHINE = f"error: {MachineError.__name__}: "  # the reason of a completion that could not be graded on this machine
 
 
 @dataclass
@@ -26,7 +28,8 @@ class Graded:
         right: Whether the first reward that applies gave at least 1.
         failed: For each reward, on how many completions it failed.
         tokens: The tokens of each completion; empty where they are not known.
-        fatal: Of the rewards without `on_error: zero`, the first failure as `(reward, index)`, or None.
+        fatal: The first failure as `(reward, index)` that ends a run, or None: that of a reward without
+            `on_error: zero`, or one for the machine's sake, which is never a score.
     """
 
     completions: list[str]
@@ -85,9 +88,13 @@ class Graded:
         if not path.exists():
             rundir.write_jsonl(path, self.records(rows, step=0))
         error = self.reasons[name][i].removeprefix("error: ")
+        if self.reasons[name][i].startswith(MACHINE):
+            fix = "free memory or processes on this machine, and go on with --resume"
+        else:
+            fix = "`on_error: zero` beside its name scores such rows 0 and goes on"
         raise UserError(
             f"rewards: {name}: failed on {self.failed[name]} of {len(rows)} completions, first on line {i + 1} of "
-            f"{path}: {error}; `on_error: zero` beside its name scores such rows 0 and goes on",
+            f"{path}: {error}; {fix}",
             status=1,
         )
 
@@ -119,7 +126,8 @@ class Grader:
     Attributes:
         tasks: For each reward the tasks that it applies to, None for all. `knights_knaves` is also
             `knights_knaves/2ppl`.
-        on_error: For each reward `fail` or `zero`: what a completion that it fails on means.
+        on_error: For each reward `fail` or `zero`: what a completion that it fails on means. What fails for lack of
+            memory or processes on this machine (`MachineError`) says nothing of a completion, and ends the run.
         failed: For each reward, on how many completions it has failed so far.
     """
 
@@ -134,10 +142,16 @@ class Grader:
     def grade(self, completions: list[str], rows: list[dict], completion_ids: list[list[int]] | None = None) -> Graded:
         """Score completions against their rows (one row a completion, repeated for the samples of a prompt).
 
+        Args:
+            completion_ids: The tokens of each completion. Where one has text and no tokens, as from a server that does
+                not send them, they are known of none.
+
         Raises:
             UserError: A reward asks for a column that there is not, or gives another number of values than there are
                 completions.
         """
+        if any(text and not ids for text, ids in zip(completions, completion_ids or ())):
+            completion_ids = None
         turns = [self.prefill + completion for completion in completions]
         values, reasons, failed, fatal = {}, {}, {}, None
         right: list[bool | None] = [None] * len(turns)
@@ -150,9 +164,10 @@ class Grader:
             for i, score in zip(places, _scores(name, function, [turns[i] for i in places], some, ids, known)):
                 scores[i] = score
             errors = [i for i, (_, reason) in enumerate(scores) if reason.startswith("error: ")]
-            if errors and on_error == "fail":
-                fatal = fatal or (name, errors[0])
-            for i in errors if on_error == "zero" else ():
+            forgiven = [i for i in errors if on_error == "zero" and not scores[i][1].startswith(MACHINE)]
+            if len(forgiven) < len(errors):
+                fatal = fatal or (name, next(i for i in errors if i not in forgiven))
+            for i in forgiven:
                 scores[i] = (0.0, scores[i][1])
             values[name], reasons[name] = [value for value, _ in scores], [reason for _, reason in scores]
             failed[name] = len(errors)
@@ -290,6 +305,8 @@ def _columns(name: str, function: Callable, rows: list[dict], completion_ids, ri
         elif parameter.default is parameter.empty and key not in columns:
             if key == "right":
                 raise UserError(f"rewards: {name}: asks what is right, so a reward that tells must stand before it")
+            if key == "completion_ids":
+                raise UserError(f"rewards: {name}: counts tokens, which the server does not send: leave it out here")
             raise UserError(f"rewards: {name}: asks for {key}; there are {', '.join(columns)}")
         elif parameter.default is parameter.empty or parameter.default is None:
             wanted.add(key)

@@ -21,7 +21,7 @@ def accuracy_reward(completions, *, answer, deadline: float = 5.0, **columns) ->
     Args:
         completions: Assistant turns, with a prefilled `<think>` put back.
         answer: For each row the gold answer, plain or LaTeX; None: does not apply.
-        deadline: Seconds for one grading.
+        deadline: Seconds of CPU time for one grading; how busy the machine is does not matter.
 
     Returns:
         `Score`s. Reasons: correct, wrong, no_answer, unparsed, timeout, gold_unparsed (which is no completion's

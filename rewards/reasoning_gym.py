@@ -26,7 +26,7 @@ def reasoning_gym_reward(completions, *, answer, metadata, deadline: float = 5.0
         answer: For each row the data set's own answer.
         metadata: For each row the metadata of the data set's entry, as a dict or as JSON, with its `source_dataset`;
             None: does not apply.
-        deadline: Seconds for one answer.
+        deadline: Seconds of CPU time for one answer.
 
     Returns:
         `Score`s from 0 to 1. Reasons: correct, partial, wrong, no_answer, timeout, unscorable (the scorer fails on

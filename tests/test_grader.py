@@ -150,6 +150,36 @@ def test_on_error_zero_scores_0_and_counts(own, tmp_path):
     assert not (tmp_path / "failed.jsonl").exists()
 
 
+MACHINE = """
+from r1lab.errors import MachineError
+def short(completions, *, answer):
+    if 0 in answer: raise MachineError("no worker can be started")
+    return [1.0] * len(completions)
+"""
+
+
+@pytest.mark.parametrize("on_error", ["fail", "zero"])
+def test_what_fails_for_the_machines_sake_is_no_score_and_ends_the_run(own, tmp_path, on_error):
+    built = own(MACHINE, {"name": "./mine.py:short", "on_error": on_error})
+    rows = [{"prompt": "p", "answer": a} for a in (1, 0, 2)]
+    graded = built.grade(["x"] * 3, rows)
+    assert graded.values["short"] == [1.0, None, 1.0] and built.failed["short"] == 1
+    said = failure(lambda: graded.stop_if_failed(rows, tmp_path / "failed.jsonl"), 1)
+    assert said.endswith(
+        "MachineError: no worker can be started; free memory or processes on this machine, and go on with --resume"
+    )
+
+
+def test_tokens_that_a_server_does_not_send_are_not_taken_for_none(own):
+    text = "def count(completions, *, completion_ids): return [len(ids) for ids in completion_ids]"
+    built = own(text, "count")
+    assert built.grade(["a b", ""], [ROW] * 2, [[1, 2], []]).values["count"] == [2.0, 0.0]
+    said = failure(lambda: built.grade(["a b", "c"], [ROW] * 2, [[], [1]]), 2)
+    assert said == "rewards: count: counts tokens, which the server does not send: leave it out here"
+    graded = grader.build([{"name": "exact_match"}]).grade(["a"], [ROW], [[]])
+    assert graded.tokens == []
+
+
 def test_rewards_of_tasks_apply_to_their_rows_alone(own):
     specs = [{"name": "knights_knaves", "tasks": ["knights_knaves"]}, {"name": "./mine.py:one", "tasks": ["a", "b"]}]
     built = own("def one(completions, *, right): return [2.0 if r else 1.0 for r in right]", *specs)

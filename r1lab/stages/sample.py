@@ -43,7 +43,7 @@ def run(recipe, run_dir: Path) -> int:
             samples.append(rows[i] | turn)
             token_ids.append(completion.token_ids)
     if grader:
-        graded = grader.grade([s["completion"] for s in samples], samples, token_ids if all(token_ids) else None)
+        graded = grader.grade([s["completion"] for s in samples], samples, token_ids)
         graded.stop_if_failed(samples, run_dir / "samples" / "failed.jsonl")
         for sample, record, right in zip(samples, graded.records(samples, step=0), graded.right):
             sample |= {key: record[key] for key in ("rewards", "reasons", "reward")} | {"right": right}

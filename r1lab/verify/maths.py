@@ -77,6 +77,17 @@ def grade(turn: str, gold: str) -> tuple[float, str]:
     return (1.0, "correct") if verdict == "correct" else (0.0, f"{verdict}: {shown}")
 
 
+def warm() -> None:
+    """Grades one answer of each usual form, so that what the first of them costs is not a worker's time."""
+    for answer, gold in (
+        (r"\frac{1}{2}", "0.5"), (r"\sqrt{8}", r"2\sqrt{2}"), ("(1, 2)", "(1,3)"), (r"\{1, 2\}", r"\{2,1\}"),
+        ("x = 3", "3"), ("x^2 + 1", "1 + x^2"), (r"\begin{pmatrix} 1 & 2 \end{pmatrix}", "7"), ("50\\%", "0.5"),
+        ("[0, 1)", r"[0, \infty)"), (r"\frac{\pi}{2}", r"\pi/2"), (r"(-\infty, 2]", r"x \le 2"), ("1+2i", "1"),
+        (r"\log_2 8", "4"), (r"60^\circ", "6"), (r"\sin x", r"\cos x"), (r"\text{7 cm}", "8"),
+    ):  # fmt: skip
+        grade(rf"\boxed{{{answer}}}", gold)
+
+
 def understood(gold: str) -> bool:
     """Whether a gold answer can be compared in more ways than letter by letter."""
     gold = normal(gold)

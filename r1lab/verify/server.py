@@ -1,13 +1,17 @@
 """The process that forks grading workers, and what a worker does. `r1lab.verify.pool` starts and commands it.
 
-It has one thread and imports the task before it forks, so that a new worker costs some ten milliseconds, where a fresh
-interpreter with SymPy would cost a second; and it holds no work of its own, so that it can always answer.
+It has one thread, and it imports and warms up the task before it forks, so that a new worker costs some ten
+milliseconds, where a fresh interpreter with SymPy would cost a second; and it holds no work of its own, so that it can
+always answer.
 """
 
 import contextlib
 import ctypes
+import errno
+import gc
 import importlib
 import json
+import mmap
 import os
 import resource
 import select
@@ -15,17 +19,21 @@ import signal
 import socket
 import struct
 import sys
+import time
 from multiprocessing.connection import Connection
 
-COMMAND = struct.Struct("!cI")  # FORK with the worker's socket, or KILL; the worker's number
+COMMAND = struct.Struct("!cI")  # FORK with the worker's socket, or KILL with its process id
+REPLY = struct.Struct("!i")  # to FORK the process id, or an error number below 0; to KILL the status of waitpid(2)
 FORK, KILL = b"f", b"k"
+SHORT = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EIO)  # the machine is to blame
 
 
 def main(task_name: str, control_fd: int, parent: int, memory: int, cores: list[int]) -> None:
     """Serve fork and kill commands until the parent is gone; then kill every worker.
 
     Args:
-        task_name: `module:function`; the function takes an item's values and returns something that JSON holds.
+        task_name: `module:function`; the function takes an item's values and returns something that JSON holds. If the
+            module has a function `warm`, it is called once: what it parses and imports is there in every worker.
         control_fd: The socket that commands come on.
         parent: Its process id: a fork of the parent may hold the socket open, so its end alone is no sign.
         memory: Bytes that a worker may use beyond what it starts with.
@@ -35,40 +43,54 @@ def main(task_name: str, control_fd: int, parent: int, memory: int, cores: list[
     with contextlib.suppress(AttributeError, OSError):  # no affinity on this system, or fewer cores by now
         os.sched_setaffinity(0, cores)
     module, _, function = task_name.partition(":")
-    task = getattr(importlib.import_module(module), function)
+    found = importlib.import_module(module)
+    task = getattr(found, function)
+    getattr(found, "warm", lambda: None)()
+    gc.freeze()  # or each worker's first collection would copy every page
     control.sendall(b"r")
-    workers: dict[int, int] = {}
-    while os.getppid() == parent:
-        if not select.select([control], [], [], 1.0)[0]:
-            continue
-        message, descriptors, _, _ = socket.recv_fds(control, COMMAND.size, 1)
-        if not message:
-            break
-        command, number = COMMAND.unpack(message)
-        if command == FORK:
-            pid = os.fork()
-            if pid == 0:
-                control.close()
-                _serve(task, Connection(descriptors[0]), memory)
-                os._exit(0)
-            os.close(descriptors[0])
-            with contextlib.suppress(OSError):  # the worker did it first
-                os.setpgid(pid, pid)
-            workers[number] = pid
-        else:
-            _end(workers.pop(number))
-    for pid in workers.values():
+    workers: set[int] = set()
+    with contextlib.suppress(ConnectionError):  # the parent has just gone
+        while os.getppid() == parent:
+            if not select.select([control], [], [], 1.0)[0]:
+                continue
+            message, descriptors, _, _ = socket.recv_fds(control, COMMAND.size, 1)
+            if not message:
+                break
+            command, pid = COMMAND.unpack(message)
+            if command == FORK:
+                try:
+                    pid = os.fork()
+                except OSError as error:
+                    pid = -error.errno
+                if pid == 0:
+                    control.close()
+                    _serve(task, Connection(descriptors[0]), memory)
+                    os._exit(0)
+                os.close(descriptors[0])
+                if pid > 0:
+                    with contextlib.suppress(OSError):  # the worker did it first
+                        os.setpgid(pid, pid)
+                    workers.add(pid)
+                control.sendall(REPLY.pack(pid))
+            else:
+                control.sendall(REPLY.pack(_end(pid) if pid in workers else signal.SIGKILL))  # of a server before it
+                workers.discard(pid)
+    for pid in workers:
         _end(pid)
 
 
-def _end(pid: int) -> None:
-    """Kill a worker with its children. It is waited for only here, so that its number cannot be another's by now."""
+def _end(pid: int) -> int:
+    """Kill a worker with its children; how it ended, perhaps before this.
+
+    It is waited for only here, so that its number cannot be another's by now.
+    """
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
+    return os.waitpid(pid, 0)[1]
 
 
 def _serve(task, connection: Connection, memory: int) -> None:
+    """Says that it is ready by its CPU time, then for each item its outcome and its CPU time so far."""
     with contextlib.suppress(OSError):
         os.setpgid(0, 0)
     server = os.getppid()
@@ -76,25 +98,45 @@ def _serve(task, connection: Connection, memory: int) -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         with open("/proc/self/statm") as statm:
             used = int(statm.read().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + memory, used + memory))
+        most = resource.getrlimit(resource.RLIMIT_AS)[1]
+        limit = used + memory if most == resource.RLIM_INFINITY else min(used + memory, most)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, most))
     if os.getppid() != server:  # it died before it was watched
         return
-    connection.send_bytes(json.dumps(os.getpid()).encode())
-    try:
+    with contextlib.suppress(EOFError, ConnectionError):  # the pool wants this worker no more
+        connection.send_bytes(json.dumps(_seconds()).encode())
         while True:
             for item in json.loads(connection.recv_bytes()):
-                connection.send_bytes(json.dumps(_outcome(task, item)).encode())
-    except (EOFError, ConnectionError):  # the pool wants this worker no more
-        return
+                connection.send_bytes(json.dumps([*_outcome(task, item, memory), _seconds()]).encode())
 
 
-def _outcome(task, item: list) -> list:
+def _seconds() -> float:
+    """The CPU time of this process and of the children that it has waited for."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
+def _outcome(task, item: list, memory: int) -> list:
     try:
         return ["ok", task(*item)]
     except MemoryError:
-        return ["memory", ""]
+        pass  # its frames, and what they hold, are gone when the machine is asked
     except Exception as error:  # whatever a grader meets costs its row alone
-        return ["error", f"{type(error).__name__}: {error}"[:500]]
+        short = isinstance(error, OSError) and error.errno in SHORT
+        return ["machine" if short else "error", f"{type(error).__name__}: {error}"[:500]]
+    return ["memory", ""] if _granted(memory) else ["machine", "there is no memory left"]
+
+
+def _granted(memory: int) -> bool:
+    """Whether the machine would still give as much memory as an item may use: if so, the limit refused more."""
+    if sys.platform == "linux":
+        most = resource.getrlimit(resource.RLIMIT_AS)[1]
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))  # the pool ends this worker now
+    try:
+        mmap.mmap(-1, memory).close()
+        return True
+    except OSError:
+        return False
 
 
 if __name__ == "__main__":

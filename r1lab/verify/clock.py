@@ -1,0 +1,85 @@
+"""How much CPU time a process and its children have used, and whether they have had their time.
+
+A deadline by the wall clock makes a verdict depend on what else the machine does. Here CPU time decides, which a busy
+machine gives out more slowly but does not take away; the wall clock is only a cap for what sleeps.
+"""
+
+import os
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+_TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+LOOK = 1.0  # seconds between two looks at most; a process with several threads uses CPU time faster than time passes
+
+
+class Used(NamedTuple):
+    """CPU seconds so far, and how many threads run or wait for a core, the disk or memory."""
+
+    seconds: float
+    running: int
+
+
+def used(pid: int) -> Used:
+    """What a process and its living children, and theirs, have used so far (Linux); of one that is gone, nothing."""
+    seconds, running = 0.0, 0
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            times = file.read().rpartition(b")")[2].split()[11:15]  # its own, and of the children that it waited for
+        seconds += sum(map(int, times)) / _TICKS
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/stat", "rb") as file:
+                running += file.read().rpartition(b")")[2].split()[0] in (b"R", b"D")
+            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
+                children = file.read().split()
+            for child in children:
+                below = used(int(child))
+                seconds, running = seconds + below.seconds, running + below.running
+    except OSError:  # it has just ended, or the kernel lists no children
+        pass
+    return Used(seconds, running)
+
+
+@dataclass
+class Watch:
+    """Whether work in a process is over its time.
+
+    Where there is no /proc the wall clock stands in for the CPU time.
+
+    Attributes:
+        pid: The process.
+        seconds: The CPU time that it may use, its children's included.
+        cap: Seconds by the wall clock after which it is over its time if it sleeps. What is ready to run is only
+            waiting for its turn, and its CPU time decides.
+        before: The CPU time that it had used when the work began.
+        besides: How many threads of the process are always running: 1 where the process watches itself.
+    """
+
+    pid: int
+    seconds: float
+    cap: float
+    before: float = 0.0
+    besides: int = 0
+    started: float = field(default_factory=time.monotonic)
+    last: float = -1.0
+    next: float = 0.0
+
+    def __post_init__(self):
+        self.next = self.started + min(self.seconds, LOOK, self.cap)
+
+    def over(self) -> bool:
+        """Whether the work has had its time. Looks no more often than it must."""
+        now = time.monotonic()
+        if now < self.next:
+            return False
+        if not sys.platform.startswith("linux"):
+            left, asleep = self.seconds - (now - self.started), False
+        else:
+            seconds, running = used(self.pid)
+            left, asleep = self.seconds - (seconds - self.before), running <= self.besides and seconds == self.last
+            self.last = seconds
+        if left <= 0 or (asleep and now - self.started >= self.cap):
+            return True
+        self.next = now + min(LOOK, max(0.05, left))
+        return False
