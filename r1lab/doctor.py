@@ -18,6 +18,8 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 from r1lab import __version__, rundir
+from r1lab.errors import UserError
+from r1lab.net import client_settings
 from r1lab.preflight import machine, nvidia, packages
 from r1lab.preflight.findings import COLORS, Finding
 from r1lab.preflight.trial import trial
@@ -127,9 +129,12 @@ def ask_hub() -> tuple[str, float | None]:
         return "", None
     import httpx
 
+    url = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     try:
-        response = httpx.head(os.environ.get("HF_ENDPOINT") or "https://huggingface.co", timeout=3)
-    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:  # ValueError: a proxy that is no URL
+        response = httpx.head(url, timeout=3, **client_settings(url))
+    except UserError as error:  # a proxy that cannot be used
+        return str(error), None
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:  # ValueError: an address that is none
         return re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or type(error).__name__, None
     date = response.headers.get("date")
     ahead = parsedate_to_datetime(date).timestamp() - time.time() if date else None

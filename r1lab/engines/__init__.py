@@ -34,7 +34,13 @@ Progress = Callable[[int, int, int], None]
 
 
 class Engine:
-    """What the engines in this process share."""
+    """What the engines in this process share.
+
+    Attributes:
+        notes: What a reader of the completions has to know of how they came about.
+    """
+
+    notes: list[str] = []
 
     def stream(self, prompts: list[str], **sampling) -> Iterator[tuple[int, list[Completion]]]:
         """Each prompt's completions as soon as they are complete.
@@ -137,7 +143,8 @@ def load(
 
 def connect(url: str, model: str, *, max_concurrent: int = 32, requests_per_minute: int | None = None):
     """An engine that asks an OpenAI-compatible server, which is there and knows the model."""
-    from r1lab.engines.server import ServerEngine, check
+    from r1lab.engines.address import check
+    from r1lab.engines.server import ServerEngine
 
     check(url, model)
     return ServerEngine(url, model, max_concurrent=max_concurrent, requests_per_minute=requests_per_minute)

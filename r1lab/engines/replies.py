@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import ssl
 import time
 from email.utils import parsedate_to_datetime
 
@@ -10,7 +11,11 @@ import httpx
 
 from r1lab.engines import Completion
 
-_WHOLE = ("stop", "eos", "eos_token", "stop_sequence")  # finish reasons; TGI and Together have their own
+# Words of finish reasons. OpenAI's are "stop" and "length"; others say eos_token, end_turn, COMPLETE, model_length,
+# FINISH_REASON_MAX_TOKENS, ...
+_WHOLE = {"stop", "stopped", "eos", "end", "ended", "complete", "completed", "done"}
+_TRUNCATED = {"length", "max", "limit"}
+_NEITHER = {"error", "abort", "aborted", "cancel", "cancelled", "canceled", "incomplete", "filter", "safety", "failed"}
 
 
 class Failure(Exception):
@@ -21,27 +26,43 @@ class Failure(Exception):
         again: Whether sending the request again may help.
         after: Seconds that the server asks to wait before.
         split: Whether `n` may be what the server does not do.
+        advice: What to type, where that is known already; no other request will fare better then.
     """
 
     def __init__(
-        self, what: str, *, status: int | None = 200, again: bool = True, after: float = 0.0, split: bool = False
+        self,
+        what: str,
+        *,
+        status: int | None = 200,
+        again: bool = True,
+        after: float = 0.0,
+        split: bool = False,
+        advice: str = "",
     ):
         super().__init__(what)
-        self.status, self.again, self.after, self.split = status, again, after, split
+        self.status, self.again, self.after, self.split, self.advice = status, again, after, split, advice
 
 
-def completions(body: bytes, n: int) -> tuple[list[Completion], int]:
-    """The `n` completions of an answer, and how many tokens the server counts in them (0 where it does not).
+def completions(body: bytes, n: int, max_tokens: int) -> tuple[list[Completion], int, bool]:
+    """The `n` completions of an answer.
 
-    What a reasoning model thought (`reasoning_content`, or `reasoning`) is put back as it was written,
-    `<think>\\n...\\n</think>\\n\\n`, before the content; without a content the thinking is left open.
+    What a reasoning model thought (`reasoning_content` or `reasoning`, or parts of that kind) is put back before the
+    content as it was written, `<think>\\n...\\n</think>\\n\\n`; without a content the thinking is left open. Where the
+    server's chat template opens the thinking itself, the content has only its end: the opening tag is put back.
+
+    Args:
+        max_tokens: The limit that was asked for: where a server gives no finish reason, it decides.
+
+    Returns:
+        `(completions, tokens, opened)`: how many tokens the server counts in them (0 where it does not), and whether
+        an opening tag was put back.
 
     Raises:
         Failure: It is not an answer, or one of its choices is not whole.
 
     >>> message = {"reasoning_content": "2 + 2", "content": "4"}
     >>> reply = {"choices": [{"message": message, "finish_reason": "stop"}]}
-    >>> (completion,), count = completions(json.dumps(reply).encode(), 1)
+    >>> (completion,), count, opened = completions(json.dumps(reply).encode(), 1, 99)
     >>> completion.text
     '<think>\\n2 + 2\\n</think>\\n\\n4'
     """
@@ -55,34 +76,70 @@ def completions(body: bytes, n: int) -> tuple[list[Completion], int]:
         raise Failure(f"an answer without choices: {said}")
     if len(choices) < n:
         raise Failure(f"an answer of {len(choices)} choices for n: {n}", again=False, split=True)
-    group = [_completion(choice) for choice in choices[:n]]
     usage = reply.get("usage")
     count = usage.get("completion_tokens") if isinstance(usage, dict) else 0
-    return group, count if isinstance(count, int) else sum(len(completion.token_ids) for completion in group)
+    counted = isinstance(count, int) and not isinstance(count, bool) and count > 0
+    group, opened = [], False
+    for choice in choices[:n]:
+        choice = choice if isinstance(choice, dict) else {}
+        finish = choice.get("finish_reason")
+        if not finish and counted and n == 1:
+            finish = "length" if count >= max_tokens else "stop"
+        text, put_back = _text(choice)
+        ids = choice.get("token_ids")
+        group.append(Completion(text, ids if isinstance(ids, list) else [], truncated=_is_truncated(finish)))
+        opened |= put_back
+    return group, count if counted else sum(len(completion.token_ids) for completion in group), opened
 
 
-def _completion(choice: object) -> Completion:
-    choice = choice if isinstance(choice, dict) else {}
-    message = choice.get("message", {"content": choice.get("text")})
-    message = message if isinstance(message, dict) else {}
-    thought = message.get("reasoning_content") or message.get("reasoning") or ""
-    content = message.get("content")
+def _is_truncated(finish: object) -> bool:
+    words = set(re.findall(r"[a-z]+|[A-Z]+(?![a-z])|[A-Z][a-z]+", finish)) if isinstance(finish, str) else set()
+    words = {word.lower() for word in words}
+    if words & _NEITHER or not words & (_WHOLE | _TRUNCATED):
+        raise Failure(f"a choice that is not whole (finish_reason: {finish})")
+    return bool(words & _TRUNCATED)
+
+
+def _text(choice: dict) -> tuple[str, bool]:
+    """What a choice says, and whether the tag that opens its thinking was put back."""
+    message = choice.get("message")
+    chat = isinstance(message, dict)
+    content, parts_thought = _joined(message.get("content") if chat else choice.get("text"), parts=chat)
+    fields = [message.get(key) for key in ("reasoning_content", "reasoning")] if chat else []
+    thought = next((field for field in (*fields, parts_thought) if field), "")
     if content is None and thought:
         content = ""
     if not isinstance(content, str) or not isinstance(thought, str):
         raise Failure(f"a choice without text: {json.dumps(choice)[:1000]}")
-    finish = choice.get("finish_reason")
-    if finish != "length" and finish not in _WHOLE:
-        raise Failure(f"a choice that is not whole (finish_reason: {finish})")
-    if thought:
+    before, end, _ = content.partition("</think>")
+    opened = chat and bool(end) and "<think>" not in before
+    if thought and not opened and not content.lstrip().startswith("<think>"):  # some servers give it in both places
         thought, content = "<think>\n" + thought.strip("\n"), content.lstrip("\n")
         content = f"{thought}\n</think>\n\n{content}" if content else thought
-    ids = choice.get("token_ids")
-    return Completion(
-        text=content.encode(errors="replace").decode(),  # half an emoji has no UTF-8
-        token_ids=ids if isinstance(ids, list) else [],
-        truncated=finish == "length",
-    )
+    elif opened:
+        content = "<think>\n" + content.lstrip("\n")
+    return content.encode(errors="replace").decode(), opened  # half an emoji has no UTF-8
+
+
+def _joined(content: object, *, parts: bool) -> tuple[object, str]:
+    """A content and the thinking in it; some servers give both as a list of typed parts.
+
+    >>> _joined([{"type": "thinking", "thinking": "2 + 2"}, {"type": "text", "text": "4"}], parts=True)
+    ('4', '2 + 2')
+    """
+    if not (parts and isinstance(content, list) and all(isinstance(part, dict) for part in content)):
+        return content, ""
+    said, thought = "", ""
+    for part in content:
+        kind, texts = part.get("type"), [part.get(key) for key in ("text", "thinking", "reasoning")]
+        text = next((text for text in texts if text), "")
+        if isinstance(text, list):  # Mistral's thinking has parts of its own
+            inner = [one.get("text") if isinstance(one, dict) else None for one in text]
+            text = "".join(inner) if all(isinstance(one, str) for one in inner) else None
+        if not isinstance(text, str) or kind not in ("text", "output_text", "thinking", "reasoning"):
+            return None, ""
+        said, thought = (said + text, thought) if kind in ("text", "output_text") else (said, thought + text)
+    return (said if said or not thought else None), thought
 
 
 def refusal(response: httpx.Response) -> Failure:
@@ -111,6 +168,13 @@ def broken(error: httpx.RequestError) -> Failure:
             inner = deeper
         if isinstance(inner, BaseExceptionGroup):  # one for each address of the host
             inner = inner.exceptions[-1]
+    if isinstance(inner, ssl.SSLCertVerificationError):
+        advice = "set SSL_CERT_FILE to a file with the certificate of the authority that signed it"
+        why = f"its certificate is not trusted: {inner.verify_message}"
+        return Failure(why, status=None, again=False, advice=advice)
+    if isinstance(inner, ssl.SSLError) and inner.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"):
+        advice = "write http:// in rollout.url, or the port at which it speaks https"
+        return Failure("it does not speak https there", status=None, again=False, advice=advice)
     text = " ".join(str(inner).split())
     if isinstance(inner, OSError) and "Connect call failed" in text:
         text = os.strerror(inner.errno)

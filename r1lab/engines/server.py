@@ -1,12 +1,12 @@
 """An OpenAI-compatible server as an engine: requests at the same time, sent again where the server fails.
 
-Servers differ. A field that OpenAI's API lacks is left out from the first time that the server refuses it by name;
-`n` completions are asked for one by one where it does not give `n` at once. Both are told in a line.
+Servers differ. A field that OpenAI's API lacks is left out from the first time that the server refuses it by name, and
+so are a temperature and a `top_p` that a model does not support; `max_tokens` becomes `max_completion_tokens`; `n`
+completions are asked for one by one where it does not give `n` at once. Each is reported in a line.
 """
 
 import asyncio
 import json
-import os
 import queue
 import random
 import re
@@ -17,15 +17,20 @@ from collections.abc import Collection, Iterator
 import httpx
 
 from r1lab.engines import Completion, Progress
+from r1lab.engines.address import WRONG_REQUEST, advice, checked, get_models, headers_of, key_of
 from r1lab.engines.replies import Failure, broken, completions, models, refusal, shown
 from r1lab.errors import UserError
-from r1lab.lookup import did_you_mean
+from r1lab.net import client_settings
 
 Prompt = str | list[dict]
 """A rendered text, which the server continues, or chat messages, which it renders itself."""
 
 HOPELESS = 10  # prompts that fail one after the other: the server is down, or nothing that it is asked suits it
-_WRONG_REQUEST = (301, 302, 307, 308, 401, 403, 404, 405)
+_UNSUPPORTED = re.compile(
+    r"unsupported|not support|only the default|unrecogni|unknown|unexpected|not (be )?(allowed|permitted|accept)"
+    r"|cannot both|extra|deprecated|removed",
+    re.IGNORECASE,
+)
 _jitter = random.Random()  # not the global generator, which is seeded and others draw from
 
 
@@ -61,14 +66,18 @@ class ServerEngine:
         timeout: float = 600.0,
         extra_body: dict | None = None,
     ):
-        self.url, self.model, self.api_key_env = _checked(url), model, api_key_env
-        self.key = _key(api_key_env)
+        self.url, self.model, self.api_key_env = checked(url), model, api_key_env
+        self.key = key_of(api_key_env)
+        client_settings(self.url)  # raises where they cannot work, before anything is asked
         self.max_concurrent, self.interval = max_concurrent, 60 / requests_per_minute if requests_per_minute else 0.0
         self.retries, self.backoff, self.timeout = retries, backoff, timeout
         self.extra_body = extra_body or {}
         self.tokens = 0  # as the server counts them
         self.left_out: set[str] = set()  # fields that the server refuses
+        self.notes: list[str] = []
         self.one_by_one = False  # it does not do `n` > 1
+        self.limit = "max_tokens"  # what it calls the most tokens of an answer
+        self.dropped: set[str] = set()  # parts of the sampling that it refuses
         self._next_slot = 0.0
         self._told: dict[str, float] = {}
 
@@ -158,7 +167,7 @@ class ServerEngine:
                         failed > max_failed * len(asked)
                         or in_a_row >= HOPELESS
                         or failed == len(asked)
-                        or (not good and answer.status in _WRONG_REQUEST)
+                        or (not good and (answer.advice or answer.status in WRONG_REQUEST))
                     ):
                         hopeless = answer
                         loop.call_soon_threadsafe(work.cancel)
@@ -174,7 +183,7 @@ class ServerEngine:
 
     async def _answer_all(self, asked: list[tuple[int, Prompt]], n: int, sampling: dict, put) -> None:
         waiting = iter(asked)
-        headers = _headers(self.key) | {"Content-Type": "application/json"}
+        headers = headers_of(self.key) | {"Content-Type": "application/json"}
         timeout = httpx.Timeout(None, connect=10)  # `_post` has one for the whole answer
         limits = httpx.Limits(max_connections=self.max_concurrent)
 
@@ -185,7 +194,8 @@ class ServerEngine:
                 except Failure as failure:
                     put((i, failure))
 
-        async with httpx.AsyncClient(headers=headers, limits=limits, timeout=timeout) as client:
+        settings = {"headers": headers, "limits": limits, "timeout": timeout, **client_settings(self.url)}
+        async with httpx.AsyncClient(**settings) as client:
             async with asyncio.TaskGroup() as group:
                 for _ in range(min(self.max_concurrent, len(asked))):
                     group.create_task(work())
@@ -228,6 +238,7 @@ class ServerEngine:
             path, asked = "completions", {"prompt": prompt}
         else:
             path, asked = "chat/completions", {"messages": prompt}
+        limit, dropped, first = self.limit, set(self.dropped), None
         while True:
             # What vLLM would else take from the model's generation_config, or llama.cpp from its own defaults.
             optional = {"min_p": 0.0, "repetition_penalty": 1.0, "return_token_ids": True}
@@ -237,17 +248,41 @@ class ServerEngine:
                 optional["add_special_tokens"] = False  # the template has written them
             optional = {name: value for name, value in optional.items() if name not in self.left_out}
             fixed = {name: value for name, value in sampling.items() if name != "top_k" or value > 0}
+            fixed = {limit if name == "max_tokens" else name: value for name, value in fixed.items()
+                     if name not in dropped}  # fmt: skip
             body = {"model": self.model, **asked, "n": n, **optional, **self.extra_body, **fixed}
             response = await self._post(client, path, body)
             if response.is_success:
-                group, count = completions(response.content, n)
+                group, count, opened = completions(response.content, n, sampling["max_tokens"])
+                self._learn(limit, dropped, sampling)
+                if opened:
+                    self._note("its chat template opens the thinking: <think> was put back where answers lack it")
                 self.tokens += count
                 return group
             refused = [name for name in optional if re.search(rf"\b{name}\b", response.text)]
-            if response.status_code not in (400, 422) or not refused:
+            if response.status_code not in (400, 422):
                 raise refusal(response)
-            self.left_out.update(refused)
-            self._tell(f"does not take {', '.join(refused)}: left out; its own defaults hold")
+            if refused:
+                self.left_out.update(refused)
+                self._tell(f"does not take {', '.join(refused)}: left out; its own defaults hold")
+                continue
+            # What follows is kept only if the server then answers: what it names may be wrong, not unknown to it.
+            first = first or refusal(response)
+            if limit == "max_tokens" and "max_tokens" in response.text:
+                limit = "max_completion_tokens"
+            elif more := _unsupported(response.text, fixed):
+                dropped.add(more)
+            else:
+                raise first if "max_completion_tokens" in response.text else refusal(response)
+
+    def _learn(self, limit: str, dropped: set[str], sampling: dict) -> None:
+        """Keeps what it took for the server to answer, for all requests to come."""
+        if limit != "max_tokens" and limit != self.limit:
+            self.limit = limit
+            self._tell(f"does not take max_tokens: {limit} in its place")
+        for name in sorted(dropped - self.dropped):
+            self.dropped.add(name)
+            self._note(f"does not take {name}: {sampling[name]:g}, which is left out: it samples with its own {name}")
 
     async def _post(self, client: httpx.AsyncClient, path: str, body: dict) -> httpx.Response:
         now = time.monotonic()
@@ -262,6 +297,11 @@ class ServerEngine:
         except httpx.RequestError as error:
             raise broken(error) from None
 
+    def _note(self, what: str) -> None:
+        if f"{self.url}: {what}" not in self.notes:
+            self.notes.append(f"{self.url}: {what}")
+            self._tell(what)
+
     def _tell(self, what: str) -> None:
         """A warning, the same one at most every half minute."""
         now = time.monotonic()
@@ -273,90 +313,19 @@ class ServerEngine:
         known = []
         if failure.status == 404:
             try:
-                known = models(httpx.get(f"{self.url}/models", headers=_headers(self.key), timeout=10))
+                known = models(get_models(self.url, self.key))
             except httpx.RequestError:
-                pass  # the 404 is what is told
-        advice = _advice(failure.status, self.url, self.model, known, self.api_key_env)
-        return f"rollout.url: {self.url}: {failure} ({failed} of {failed + good} prompts failed); {advice}"
+                pass  # the 404 is what is reported
+        told = advice(failure, self.url, self.model, known, self.api_key_env)
+        return f"rollout.url: {self.url}: {failure} ({failed} of {failed + good} prompts failed); {told}"
 
 
-def check(url: str, model: str, *, api_key_env: str = "OPENAI_API_KEY", wait: float = 0.0) -> list[str]:
-    """The models that a server lists, among them `model`; one request.
+def _unsupported(said: str, sent: dict) -> str | None:
+    """Which of `top_p` and `temperature` a server says that it does not support, the harmless one first.
 
-    Args:
-        url: The server, up to and with `/v1`.
-        model: The model, as the server names it.
-        api_key_env: The environment variable that holds the key.
-        wait: Seconds to wait for the server to come up.
-
-    Returns:
-        Their names; none where the server has no list.
-
-    Raises:
-        UserError: Nothing answers, or not as such a server does; it refuses the key, or does not list the model.
+    >>> _unsupported("'temperature' does not support 0.6 with this model.", {"temperature": 0.6, "top_p": 1.0})
+    'temperature'
+    >>> _unsupported("temperature must be between 0 and 2", {"temperature": 3.0, "top_p": 1.0})
     """
-    url, key = _checked(url), _key(api_key_env)
-    deadline = time.monotonic() + wait
-    known: list[str] = []
-    while True:
-        try:
-            response = httpx.get(f"{url}/models", headers=_headers(key), timeout=10)
-            known = models(response)
-            failure = None if response.is_success else refusal(response)
-        except httpx.RequestError as error:
-            failure = broken(error)
-        left = deadline - time.monotonic()
-        if not failure or not failure.again or left <= 0:
-            break
-        print(f"waiting for {url}: {shown(failure, key)} (at most {left:.0f} s more)", flush=True)
-        time.sleep(min(5.0, left))
-    if failure and failure.status in (404, 405) and re.search(r"/v\d", url):
-        return []  # not every server has a list
-    if not failure and not known:
-        failure = Failure(f"/models lists none: {response.text}", status=405)
-    # Ollama lists llama3 as llama3:latest, Google gemini-pro as models/gemini-pro.
-    if not failure and _plain(model) not in map(_plain, known):
-        failure = Failure(f"it has no model {model}{did_you_mean(model, known)}", status=404)
-    if failure:
-        advice = _advice(failure.status, url, model, known, api_key_env)
-        raise UserError(f"rollout.url: {url}: {shown(failure, key)}; {advice}")
-    return known
-
-
-def _plain(model: str) -> str:
-    return model.removeprefix("models/").partition(":")[0]
-
-
-def _advice(status: int | None, url: str, model: str, known: list[str], api_key_env: str) -> str:
-    """What to type after a failure that does not go away."""
-    if status is None:
-        port = httpx.URL(url).port or (443 if url.startswith("https") else 80)
-        return f"start a server there, as with `vllm serve {model} --port {port}`, or correct rollout.url"
-    if status in (401, 403):
-        return f"put its key into the environment variable {api_key_env}"
-    if known and _plain(model) not in map(_plain, known):
-        more = f" and {len(known) - 10} more" if len(known) > 10 else ""
-        return f"set model.path to one that it has: {', '.join(known[:10])}{more}"
-    if status in _WRONG_REQUEST:
-        return f"write {url}/v1" if not re.search(r"/v\d", url) else "is it an OpenAI-compatible server's, up to /v1?"
-    if status in (408, 429):
-        return "set rollout.requests_per_minute, or a lower rollout.max_concurrent"
-    return "correct what it names" if 400 <= status < 500 else "look at the server's log"
-
-
-def _checked(url: str) -> str:
-    if not re.fullmatch(r"https?://(\[[\da-f:.]+\]|[^\s/:\[\]]+)(:\d{1,5})?(/\S*)?", url):
-        raise UserError(f"rollout.url: {url} is not like http://localhost:8000/v1")
-    return url.rstrip("/")
-
-
-def _key(api_key_env: str) -> str | None:
-    """The key, which no message may show: httpx would, of one that no header can hold."""
-    key = os.environ.get(api_key_env, "").strip()
-    if not re.fullmatch(r"[!-~]*", key):
-        raise UserError(f"{api_key_env}: this environment variable holds what is no key (spaces, or not ASCII)")
-    return key or None
-
-
-def _headers(key: str | None) -> dict[str, str]:
-    return {"Authorization": f"Bearer {key}"} if key else {}
+    named = [name for name in ("top_p", "temperature") if name in sent and re.search(rf"\b{name}\b", said)]
+    return min(named, key=lambda name: sent[name] != 1.0) if named and _UNSUPPORTED.search(said) else None

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from r1lab import lookup, models, prompts, smollm2
 from r1lab.errors import UserError
+from r1lab.net import client_settings
 from r1lab.preflight.findings import GENERATED, ROWS, Finding, Seen
 from r1lab.references import REFERENCE
 from r1lab.schema import StageRecipe
@@ -42,13 +43,18 @@ def start_of(path: str, earlier: dict[str, StageRecipe]) -> str:
 
 @lru_cache(maxsize=1)
 def hub_reachable() -> bool:
-    """Whether the Hub answers within three seconds; if not, nothing asks it any more."""
+    """Whether the Hub answers within three seconds; if not, nothing asks it any more.
+
+    Raises:
+        UserError: The environment names a proxy, or certificates, that cannot be used.
+    """
     import httpx
 
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
         return False
+    url = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     try:
-        httpx.head(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), timeout=3, follow_redirects=True)
+        httpx.head(url, timeout=3, follow_redirects=True, **client_settings(url))
         return True
     except httpx.HTTPError:
         os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: else each file is tried five times

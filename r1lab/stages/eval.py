@@ -37,6 +37,8 @@ def run(recipe, run_dir: Path) -> int:
     result, questions = evaluate(engine, tokenizer, tasks, recipe, run_dir, **settings)
     rundir.write_jsonl(run_dir / "samples" / "questions.jsonl", questions)
     partial.unlink(missing_ok=True)
+    for line in engine.notes:
+        warn(run_dir, line)
     few = [_told(name, found) for name, found in result.items() if "/" not in name and found["n_questions"] < FEW]
     if few:
         warn(run_dir, f"so few questions leave a figure open: {', '.join(few)}")

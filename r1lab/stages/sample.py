@@ -104,6 +104,8 @@ def _sampled(
             row = {"phase": "sample", "step": 0, "done": done, "total": len(texts), "time": now}
             row["tokens_per_second"] = round(tokens / max(now - started, 1e-6))
             rundir.append_jsonl(run_dir / "metrics.jsonl", row)
+    for line in engine.notes:
+        warn(run_dir, line)
     return groups
 
 

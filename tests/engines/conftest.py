@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import pytest
 
 from r1lab import models
-from r1lab.engines.server import check
+from r1lab.engines.address import check
 from r1lab.errors import UserError
 
 PROMPTS = [

@@ -1,7 +1,10 @@
 """The server engine: against a local server that misbehaves in all the ways that servers do."""
 
 import json
+import re
+import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -12,8 +15,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from r1lab.engines.address import check
 from r1lab.engines.replies import Failure
-from r1lab.engines.server import ServerEngine, check
+from r1lab.engines.server import ServerEngine
 from r1lab.errors import UserError
 from tests.engines.conftest import free_port, serving
 
@@ -21,11 +25,12 @@ NOT_FOUND = (404, b"Not Found", {})
 
 
 @contextmanager
-def server(answer, models=lambda: ["teacher"]):
+def server(answer, models=lambda: ["teacher"], tls=None):
     """A server whose `answer(body, number)` gives a reply, or `(status, reply, headers)`; bytes are sent as they are.
 
     Args:
         models: Gives the names that `/models` lists, or a reply as above.
+        tls: An `ssl.SSLContext`, for https.
 
     Yields:
         Its URL and the list of requests, which fills up.
@@ -76,10 +81,12 @@ def server(answer, models=lambda: ["teacher"]):
         daemon_threads = True
 
     with Server(("127.0.0.1", 0), Handler) as httpd:
+        if tls:
+            httpd.socket = tls.wrap_socket(httpd.socket, server_side=True, do_handshake_on_connect=False)
         thread = threading.Thread(target=httpd.serve_forever, args=[0.01], daemon=True)
         thread.start()
         try:
-            yield f"http://127.0.0.1:{httpd.server_port}/v1", requests
+            yield f"http{'s' if tls else ''}://127.0.0.1:{httpd.server_port}/v1", requests
         finally:
             httpd.shutdown()
             thread.join()
@@ -336,6 +343,156 @@ def test_fields_that_openai_does_not_know_are_left_out_where_they_are_refused(ca
     assert len(capsys.readouterr().out.splitlines()) == 5
 
 
+def picky(refuses, known=("max_tokens", "max_completion_tokens", "temperature", "top_p")):
+    """A server that refuses fields as OpenAI's does, each with a message of its own."""
+    base = {"model", "prompt", "messages", "n", *known}
+
+    def answer(body, number):
+        for name in body:
+            if name not in base:
+                return (400, {"error": {"message": f"Unrecognized request argument supplied: {name}"}}, {})
+            if name in refuses:
+                return (400, {"error": {"message": refuses[name]}}, {})
+        return echo(body)
+
+    return answer
+
+
+MAX_TOKENS = "Unsupported parameter: 'max_tokens' is not supported. Use 'max_completion_tokens' instead."
+TEMPERATURE = "Unsupported value: 'temperature' does not support 0.6. Only the default (1) value is supported."
+
+
+def test_a_model_that_calls_the_limit_otherwise_and_has_a_temperature_of_its_own(capsys):
+    refuses = {"max_tokens": MAX_TOKENS, "temperature": TEMPERATURE}
+    with server(picky(refuses)) as (url, requests):
+        teacher = engine(url, max_concurrent=1)
+        assert texts(teacher.generate(["a", "b"], max_tokens=7, temperature=0.6)) == [["a"], ["b"]]
+    last = requests[-1]["body"]
+    assert last["max_completion_tokens"] == 7 and "max_tokens" not in last and "temperature" not in last
+    assert len(requests) == 5 + 2 + 2  # fields refused, the two above, and two answers: it is found out once
+    printed = capsys.readouterr().out
+    assert printed.count("does not take max_tokens: max_completion_tokens in its place") == 1
+    assert printed.count("does not take temperature: 0.6, which is left out") == 1
+    assert teacher.notes == [f"{url}: does not take temperature: 0.6, which is left out: "
+                             "it samples with its own temperature"]  # fmt: skip
+
+
+def test_temperature_and_top_p_that_exclude_each_other_lose_the_harmless_one():
+    said = "`temperature` and `top_p` cannot both be specified for this model. Please use only one."
+
+    def answer(body, number):
+        return (400, {"error": {"message": said}}, {}) if {"temperature", "top_p"} <= set(body) else echo(body)
+
+    with server(answer) as (url, requests):
+        assert texts(engine(url).generate(["a"], temperature=0.6)) == [["a"]]
+    assert requests[-1]["body"]["temperature"] == 0.6 and "top_p" not in requests[-1]["body"]
+
+
+@pytest.mark.parametrize(
+    "said", ["temperature must be between 0 and 2", "max_tokens is too large: 9 (max_completion_tokens too)"]
+)
+def test_a_wrong_value_is_a_failure_and_teaches_nothing(said, capsys):
+    def answer(body, number):
+        return (400, {"error": {"message": said}}, {}) if body["prompt"] == "x" else echo(body)
+
+    with server(answer) as (url, requests):
+        teacher = engine(url, max_concurrent=1)
+        arrived = dict(teacher.stream(["x", "good"], max_tokens=9, temperature=3.0))
+    assert said in str(arrived[0]) and arrived[1][0].text == "good"
+    assert requests[-1]["body"]["temperature"] == 3.0 and requests[-1]["body"]["max_tokens"] == 9
+    assert not teacher.notes and "in its place" not in capsys.readouterr().out
+
+
+def test_an_opening_tag_that_was_put_back_is_noted():
+    def answer(body, number):
+        return {"choices": [{"message": {"content": "two and two</think>4"}, "finish_reason": "stop"}]}
+
+    with server(answer) as (url, _):
+        teacher = engine(url)
+        found = texts(teacher.generate([[{"role": "user", "content": "?"}]] * 2))
+    assert found == [["<think>\ntwo and two</think>4"]] * 2
+    (note,) = teacher.notes
+    assert note == f"{url}: its chat template opens the thinking: <think> was put back where answers lack it"
+
+
+PROXIES = ["http_proxy", "https_proxy", "all_proxy", "no_proxy"]
+
+
+@pytest.fixture
+def proxies(monkeypatch):
+    for name in PROXIES:
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    return monkeypatch
+
+
+@pytest.mark.parametrize("name", ["http_proxy", "all_proxy", "HTTP_PROXY", "ALL_PROXY"])
+@pytest.mark.parametrize("proxy", ["http://127.0.0.1:9", "socks://127.0.0.1:9", "rubbish://"])
+def test_this_machine_is_never_asked_through_a_proxy(proxies, name, proxy):
+    with server(echo) as (url, _):
+        proxies.setenv(name, proxy)
+        for here in (url, url.replace("127.0.0.1", "localhost")):
+            assert check(here, "teacher") == ["teacher"]
+            assert texts(engine(here).generate(["a"])) == [["a"]]
+
+
+@pytest.mark.parametrize(
+    "name, proxy, said",
+    [("all_proxy", "socks://127.0.0.1:7891/", "all_proxy: socks://127.0.0.1:7891/.*write socks5://127.0.0.1:7891"),
+     ("HTTPS_PROXY", "ftp://me:secret@proxy:1", r"HTTPS_PROXY: ftp://\*\*\*@proxy:1.*write http://"),
+     ("http_proxy", "http://", "http_proxy: http:// is no address of a proxy"),
+     ("http_proxy", "http://proxy:port", "http_proxy: http://proxy:port is no address of a proxy")],
+)  # fmt: skip
+def test_a_proxy_that_cannot_be_used_is_named_in_a_line(proxies, name, proxy, said):
+    proxies.setenv(name, proxy)
+    for ask in (lambda: check("http://judge.example/v1", "x"), lambda: engine("http://judge.example/v1")):
+        with pytest.raises(UserError, match=f"^{said}.*unset {name}$") as ended:
+            ask()
+        assert "secret" not in str(ended.value) and "\n" not in str(ended.value)
+
+
+def test_a_proxy_that_is_down_is_named(proxies):
+    proxies.setenv("http_proxy", f"http://me:secret@127.0.0.1:{free_port()}")
+    with pytest.raises(UserError, match=r"through the proxy http://\*\*\*@127.0.0.1:\d+: .*no_proxy=judge.example"):
+        check("http://judge.example/v1", "teacher")
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """A certificate that nobody has signed, with its key, for this machine."""
+    if not shutil.which("openssl"):
+        pytest.skip("no openssl to make a certificate with")
+    folder = tmp_path_factory.mktemp("tls")
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-keyout", "key.pem",
+                    "-out", "cert.pem", *names], cwd=folder, check=True, capture_output=True)  # fmt: skip
+    return folder
+
+
+def test_a_certificate_that_is_not_trusted_is_told_in_a_line_and_can_be(certificate, monkeypatch):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
+    with server(echo, tls=context) as (url, requests):
+        said = f"^rollout.url: {url}: its certificate is not trusted: self-signed certificate.*; set SSL_CERT_FILE to"
+        with pytest.raises(UserError, match=said):
+            check(url, "teacher", wait=30)  # which no waiting would change
+        with pytest.raises(UserError, match=said):
+            list(engine(url, max_concurrent=1).stream(["a"] * 50))
+        assert requests == []
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate / "cert.pem"))
+        assert check(url, "teacher") == ["teacher"]
+        assert texts(engine(url).generate(["a"])) == [["a"]]
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate / "missing.pem"))
+    with pytest.raises(UserError, match="^SSL_CERT_FILE: .*missing.pem: no certificates can be read from it"):
+        check(url, "teacher")
+
+
+def test_https_where_only_http_is_spoken():
+    with server(echo) as (url, _):
+        with pytest.raises(UserError, match="it does not speak https there; write http:// in rollout.url"):
+            check(url.replace("http:", "https:"), "teacher")
+
+
 @pytest.mark.parametrize(
     ("status", "advice"),
     [(401, "put its key into the environment variable OPENAI_API_KEY"),
@@ -407,9 +564,8 @@ def test_check_waits_for_a_server_that_starts(capsys):
     with server(echo, models=lambda: loading if time.monotonic() < up_at else ["teacher"]) as (url, _):
         assert check(url, "teacher", wait=30) == ["teacher"]
     told = capsys.readouterr().out
-    assert (
-        ": Connection refused (at most 1 s more)" in told and f"{url}: HTTP 503: loading (at most 30 s more)" in told
-    )
+    assert re.search(r": Connection refused \(at most [01] s more\)", told)
+    assert re.search(rf"{url}: HTTP 503: loading \(at most \d+ s more\)", told)
 
 
 def test_requests_end_when_the_caller_stops():
