@@ -25,9 +25,9 @@ def ifeval(*, path: str = HUB, split: Literal["test"] = "test", size: int | None
     """Requests with one to three verifiable instructions (IFEval, arXiv:2311.07911), for evaluation only.
 
     The instructions become constraints of the reward `instruction`, whose definitions are its own
-    (`r1lab.rewards.constraints`: keywords are whole words, things to be counted must differ, a paragraph ends at a
-    blank line or at `***`). So a score with `mode: all` is close to, and not the same as, IFEval's strict accuracy by
-    prompt. Of `language:response_language` only Chinese, Greek, Hebrew, Japanese, Korean and Thai have a counterpart,
+    (`r1lab.rewards.constraints`: keywords are whole words, things to be counted must differ), so a score with `mode:
+    all` is close to, and not the same as, IFEval's strict accuracy by prompt. With `mode: official` the verdicts are
+    those of IFEval's own checks. Of `language:response_language` only Chinese, Greek, Hebrew, Japanese, Korean and Thai have a counterpart,
     whose script tells them from others.
 
     Args:
@@ -102,10 +102,11 @@ def _constraints(name: str, kwargs: dict) -> list[dict]:
         case "length_constraints:number_sentences":
             return [{"kind": "num_sentences", **bound("num_sentences", "relation")}]
         case "length_constraints:number_paragraphs":
-            return [{"kind": "num_paragraphs", "exactly": number("num_paragraphs")}]
+            return [{"kind": "num_paragraphs", "exactly": number("num_paragraphs"), "divider": "***"}]
         case "length_constraints:nth_paragraph_first_word":
+            blocks = {"kind": "num_paragraphs", "exactly": number("num_paragraphs"), "divider": "blank"}
             first = {"kind": "paragraph_starts", "number": number("nth_paragraph"), "word": need("first_word")}
-            return [{"kind": "num_paragraphs", "exactly": number("num_paragraphs")}, first]
+            return [blocks, first]
         case "detectable_content:number_placeholders":
             return [{"kind": "num_placeholders", "at_least": number("num_placeholders")}]
         case "detectable_content:postscript":

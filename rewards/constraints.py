@@ -1,32 +1,30 @@
 """What an answer can be told to do and a rule can check: the kinds of constraint that `instruction_reward` knows.
 
-The instructions of IFEval (arXiv:2311.07911, table 1), made exact and harder to satisfy by accident. Texts are read as
-`plain` gives them, save by `json_only`. A word is a run of letters and digits, which single hyphens, apostrophes,
-points or underscores may join (`well-known`, `3.5`, `it's`); of Chinese and Japanese, each character is a word. A kind
-that counts takes one or more of the bounds `at_least`, `at_most` and `exactly`; its other parameters are those of its
-function.
+The instructions of IFEval (arXiv:2311.07911, table 1), made exact and harder to satisfy by accident;
+`r1lab.rewards.ifeval_checks` holds IFEval's own checks. Texts are read as `plain` gives them, save by `json_only`;
+`r1lab.rewards.prose` says what a word, a sentence and a paragraph are. A kind that counts takes one or more of the
+bounds `at_least`, `at_most` and `exactly`; its other parameters are those of its function.
 """
 
 import inspect
 import json
+import operator
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Callable
 from functools import lru_cache
+from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
 from r1lab.lookup import did_you_mean
+from r1lab.rewards.prose import RUN, WORD, paragraphs, plain, sentences, words
 
 BOUNDS = {"at_least": ">=", "at_most": "<=", "exactly": "=="}
 
-_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_RUN = rf"[^\W_{_CJK}]+"
-_WORD = re.compile(rf"[{_CJK}]|{_RUN}(?:['’._-]{_RUN})*")
-_JOINS = re.compile(_RUN)
-_CJK_STOP = re.compile(rf"[。｡]|[!?](?=[{_CJK}])")
-_CLOSERS = "\"'”’»)]}*_"
-_STOPS = (".", "!", "?", "。", "।", "؟")
+_EMPHASIS = re.compile(r"[*`]+|(?<![^\W_])_+|_+(?![^\W_])")
+_AROUND = " \"'“”‘’«»"
 _BULLET = re.compile(r"\s*[-*+•]\s+(\S.*)")
 _PLACEHOLDER = re.compile(r"\[([^\[\]\n]+)\](?!\()")  # not a Markdown link
 _HIGHLIGHT = re.compile(r"\*{1,2}([^\s*][^*\n]*)\*{1,2}")
@@ -47,10 +45,15 @@ _SCRIPTS = {
 }
 
 
-def unmet(text: str, constraint: dict) -> str | None:
+def unmet(text: str, constraint: dict, functions: dict[str, Callable] | None = None) -> str | None:
     """What of a text does not meet a constraint, or None where it does.
 
     A parameter that is None counts as not given: a data set's columns fill the gaps of unequal rows with it.
+
+    Args:
+        text: The answer.
+        constraint: Its `kind` and the parameters of that kind.
+        functions: Other functions for some kinds, with the parameters of those here.
 
     Raises:
         ValueError: There is no such kind, or a parameter is unknown, missing or of the wrong type.
@@ -77,16 +80,17 @@ def unmet(text: str, constraint: dict) -> str | None:
     for name, (_, needed) in parameters.items():
         if needed and name not in given:
             raise ValueError(f"constraints: {kind}: needs the parameter {name}")
+    function = (functions or {}).get(kind, KINDS[kind])
     if kind in CHECKS:
-        detail = CHECKS[kind](text, **given)
+        detail = function(text, **given)
         return None if detail is None else f"{kind} ({detail})"
     bounds = {name: given.pop(name) for name in BOUNDS if name in given}
     if not bounds:
         raise ValueError(f"constraints: {kind}: needs one of {', '.join(BOUNDS)}")
-    count = COUNTS[kind](text, **given)
-    met = {"at_least": count.__ge__, "at_most": count.__le__, "exactly": count.__eq__}
+    count = function(text, **given)
+    met = {"at_least": operator.ge, "at_most": operator.le, "exactly": operator.eq}
     for name, bound in bounds.items():
-        if not met[name](bound):
+        if not met[name](count, bound):
             return f"{kind} ({count}, not {BOUNDS[name]} {bound})"
     return None
 
@@ -103,38 +107,13 @@ def _parameters(kind: str) -> dict[str, tuple[TypeAdapter, bool]]:
     return parameters | ({name: (TypeAdapter(int), False) for name in BOUNDS} if kind in COUNTS else {})
 
 
-@lru_cache(maxsize=8)
-def plain(text: str) -> str:
-    """A text without what cannot be seen: compatibility forms, zero-width and control characters, combining marks.
-
-    So `key\\u200bword` is the keyword, and full-width letters are letters. Accents that Unicode composes stay.
-
-    >>> plain("Ｈｉ\\u200b\\u202e \\x00th\\u0336ere")
-    'Hi there'
-    """
-    text = unicodedata.normalize("NFKC", text)
-    if text.isascii() and text.isprintable():
-        return text.strip()
-    return "".join(c for c in text if c.isspace() or unicodedata.category(c)[0] not in "CM").strip()
-
-
-def words(text: str) -> list[str]:
-    """The words of a text.
-
-    >>> words("A well-known 3.5% -- it's 你好")
-    ['A', 'well-known', '3.5', "it's", '你', '好']
-    """
-    return _WORD.findall(plain(text))
-
-
-def paragraphs(text: str) -> list[str]:
-    """The blocks of a text between blank lines that hold a word; a line of `***` is a blank one."""
-    lines = (line if line.strip(" \t*") else "" for line in plain(text).splitlines())
-    return [block for block in "\n".join(lines).split("\n\n") if _WORD.search(block)]
-
-
 def _folded(text: str) -> str:
     return " ".join(plain(text).casefold().split())
+
+
+def _unmarked(text: str) -> str:
+    """A text in small letters, without emphasis, and without quotation marks around it."""
+    return _folded(_EMPHASIS.sub("", plain(text))).strip(_AROUND)
 
 
 def num_words(text: str) -> int:
@@ -143,44 +122,29 @@ def num_words(text: str) -> int:
 
 
 def num_sentences(text: str) -> int:
-    """How many sentences: two words or more, up to a `.`, `!`, `?` or `。` before white space, or up to a blank line.
-
-    One word alone is none (`Yes. No. Yes.`), nor is an abbreviation (`Dr.`).
-
-    >>> num_sentences("Dr. Smith went home. Yes! Was it 3.5 miles? It was")
-    3
-    """
-    count = 0
-    for paragraph in paragraphs(text):
-        length = 0
-        for piece in _CJK_STOP.sub(r"\g<0> ", paragraph).split():
-            length += len(_WORD.findall(piece))
-            if piece.rstrip(_CLOSERS).endswith(_STOPS):
-                count += length >= 2
-                length = 0
-        count += length >= 2
-    return count
+    """How many sentences of two words or more; one word alone (`Yes.`) is none."""
+    return sum(len(words(sentence)) >= 2 for sentence in sentences(text))
 
 
-def num_paragraphs(text: str) -> int:
-    """How many paragraphs: blocks between blank lines that hold a word."""
-    return len(paragraphs(text))
+def num_paragraphs(text: str, divider: Literal["***", "blank"] | None = None) -> int:
+    """How many paragraphs: by the divider, or by lines of `***` where there are any, or else by blank lines."""
+    return len(paragraphs(text, divider))
 
 
 def num_bullets(text: str) -> int:
     """How many lines that open with `-`, `*`, `+` or `•` and white space, and go on with a word."""
     found = (_BULLET.match(line) for line in plain(text).splitlines())
-    return sum(1 for bullet in found if bullet and _WORD.search(bullet[1]))
+    return sum(1 for bullet in found if bullet and WORD.search(bullet[1]))
 
 
 def num_placeholders(text: str) -> int:
     """How many different placeholders such as `[address]`, each with a word in it; links do not count."""
-    return len({_folded(inner) for inner in _PLACEHOLDER.findall(plain(text)) if _WORD.search(inner)})
+    return len({_folded(inner) for inner in _PLACEHOLDER.findall(plain(text)) if WORD.search(inner)})
 
 
 def num_highlights(text: str) -> int:
     """How many different parts of a line in `*stars*` or `**two stars**`, each with a word in it."""
-    return len({_folded(inner) for inner in _HIGHLIGHT.findall(plain(text)) if _WORD.search(inner)})
+    return len({_folded(inner) for inner in _HIGHLIGHT.findall(plain(text)) if WORD.search(inner)})
 
 
 def num_sections(text: str, name: str = "Section") -> int:
@@ -195,7 +159,7 @@ def num_sections(text: str, name: str = "Section") -> int:
         opened = f"{name} {count + 1}"
         if bare.startswith(opened) and not bare[len(opened) : len(opened) + 1].isalnum():
             heading, bare = True, bare[len(opened) :]
-        if heading and _WORD.search(bare):
+        if heading and WORD.search(bare):
             count, heading = count + 1, False
     return count
 
@@ -225,7 +189,7 @@ def keyword_count(text: str, keyword: str) -> int:
 
 def _joined(left: str, right: str) -> bool:
     """Whether two characters belong to one word. Those of Chinese and Japanese never do."""
-    return bool(_JOINS.match(left) and _JOINS.match(right))
+    return bool(RUN.match(left) and RUN.match(right))
 
 
 def letter_count(text: str, letter: str) -> int:
@@ -259,15 +223,16 @@ def upper_case(text: str) -> str | None:
 
 def title(text: str) -> str | None:
     """A title in double angular brackets, `<<Title>>`."""
-    return None if any(_WORD.search(inner) for inner in _TITLE.findall(plain(text))) else "no <<title>>"
+    return None if any(WORD.search(inner) for inner in _TITLE.findall(plain(text))) else "no <<title>>"
 
 
 def json_only(text: str) -> str | None:
     """The whole answer, a code fence aside, is a JSON object or array that is not empty and repeats no key."""
     text = text.strip()
-    if text.startswith("```") and text.endswith("```"):
-        language, _, inside = text[3:-3].partition("\n")
-        text = inside if language.strip().lower() in ("", "json") else text
+    fence = len(text) - len(text.lstrip(text[:1]))
+    if fence >= 3 and text[0] in "`~" and len(text) >= 2 * fence and text.endswith(text[:fence]):
+        text = text[fence:-fence].strip()
+        text = text[4:] if text[:4].lower() == "json" else text
     try:
         value = json.loads(text, object_pairs_hook=_without_repeats, parse_constant=_no_constant)
     except (ValueError, RecursionError):
@@ -286,20 +251,19 @@ def _no_constant(name: str):
 
 
 def starts_with(text: str, prefix: str) -> str | None:
-    """The first words, whatever their case, with more after them or not."""
-    start = _folded(prefix)
-    return None if _folded(text).startswith(start) else "another start"
+    """The first words, whatever their case and emphasis, with more after them or not."""
+    return None if _unmarked(text).startswith(_unmarked(prefix)) else "another start"
 
 
 def ends_with(text: str, suffix: str) -> str | None:
-    """The last words, whatever their case, with nothing after them."""
-    return None if _folded(text).endswith(_folded(suffix)) else "another end"
+    """The last words, whatever their case and emphasis, with nothing but quotation marks after them."""
+    return None if _unmarked(text).endswith(_unmarked(suffix)) else "another end"
 
 
 def quoted(text: str) -> str | None:
     """The whole answer stands in double quotation marks."""
     text = plain(text)
-    wrapped = text[:1] + text[-1:] in ('""', "“”") and _WORD.search(text[1:-1])
+    wrapped = text[:1] in tuple('"“„') and text[-1:] in tuple('"”“') and WORD.search(text[1:-1])
     return None if wrapped else "not in quotation marks"
 
 
@@ -324,22 +288,34 @@ def script(text: str, name: str, share: float = 0.9) -> str | None:
 
 
 def two_responses(text: str) -> str | None:
-    """Two different responses with a line of six asterisks, `******`, between them."""
+    """Two different responses with a line of six asterisks between them; such lines may stand around both."""
     lines = ("\0" if line.strip() == _SEPARATOR else line for line in plain(text).casefold().splitlines())
-    said = [_WORD.findall(part) for part in "\n".join(lines).split("\0")]  # plain text has no null character
+    said = [WORD.findall(part) for part in "\n".join(lines).split("\0")]  # plain text has no null character
+    if len(said) > 2 and not said[0]:
+        del said[0]
+    if len(said) > 2 and not said[-1]:
+        del said[-1]
     return None if len(said) == 2 and all(said) and said[0] != said[1] else f"{len(said)} parts"
 
 
 def postscript(text: str, marker: str = "P.S.") -> str | None:
-    """A last paragraph that opens with the marker and says something."""
-    last, start = _folded((paragraphs(text) or [""])[-1]), _folded(marker)
-    return None if last.startswith(start) and _WORD.search(last[len(start) :]) else f"no {marker}"
+    """A line of the last paragraph opens with the marker and says something; a P.P.S. may follow a P.S."""
+    start, last = _packed(marker), ""
+    for last in reversed(paragraphs(text, "blank")):
+        if start.startswith("p.p.") or not _packed(last).startswith("p.p."):
+            break
+    said = [_packed(line.lstrip("#> ")) for line in last.splitlines()]
+    return None if any(line.startswith(start) and WORD.search(line[len(start) :]) for line in said) else f"no {marker}"
+
+
+def _packed(text: str) -> str:
+    return "".join(_unmarked(text).split())
 
 
 def repeat_prompt(text: str, prompt: str) -> str | None:
     """The request is said again, word for word, and then something else."""
     text, prompt = _folded(text), _folded(prompt)
-    return None if text.startswith(prompt) and _WORD.search(text[len(prompt) :]) else "not repeated and answered"
+    return None if text.startswith(prompt) and WORD.search(text[len(prompt) :]) else "not repeated and answered"
 
 
 def paragraph_starts(text: str, number: int, word: str) -> str | None:
@@ -349,13 +325,16 @@ def paragraph_starts(text: str, number: int, word: str) -> str | None:
     found = paragraphs(text)
     if number > len(found):
         return "no such paragraph"
-    return None if _WORD.search(found[number - 1])[0].casefold() == _folded(word) else "another word"
+    return None if WORD.search(found[number - 1])[0].casefold() == _folded(word) else "another word"
 
 
 def one_of(text: str, options: list[str]) -> str | None:
-    """The whole answer is one of these, a full stop aside."""
-    said = _folded(text).rstrip(".")
-    return None if said in [_folded(option).rstrip(".") for option in options] else "none of the options alone"
+    """The whole answer is one of these, whatever its case, emphasis and quotation marks; `!` or nothing may end it."""
+
+    def said(option: str) -> str:
+        return _unmarked(option).rstrip(".!" + _AROUND)
+
+    return None if said(text) in map(said, options) else "none of the options alone"
 
 
 COUNTS = {

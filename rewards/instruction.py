@@ -3,20 +3,22 @@
 from typing import Literal
 
 from r1lab.errors import UserError
+from r1lab.rewards import ifeval_checks
 from r1lab.rewards.answers import answer_block, final_text
-from r1lab.rewards.constraints import unmet, words
+from r1lab.rewards.constraints import unmet
+from r1lab.rewards.prose import words
 from r1lab.rewards.score import Score
 
 
 def instruction_reward(
-    completions, *, constraints, mode: Literal["share", "all"] = "share", **columns
+    completions, *, constraints, mode: Literal["share", "all", "official"] = "share", **columns
 ) -> list[float | None]:
     """The share of its verifiable instructions that an answer follows: so many words, no commas, JSON only.
 
-    Verifiable instruction following as in IFEval (arXiv:2311.07911, section 2; `mode="all"` is its strict accuracy by
-    prompt). Judged is what follows the last `</think>`, and of that the `<answer>` block where there is one. The
-    kinds, with exact definitions of a word, a sentence and a paragraph, are the functions of
-    `r1lab.rewards.constraints`.
+    Verifiable instruction following as in IFEval (arXiv:2311.07911, section 2; `mode="official"` gives its strict
+    accuracy by prompt). Judged is what follows the last `</think>`, and of that the `<answer>` block where there is
+    one. The kinds are the functions of `r1lab.rewards.constraints`; `r1lab.rewards.prose` defines a word, a sentence
+    and a paragraph.
 
     These rules say nothing of whether an answer is any good, and a list of the keywords has all the keywords: use them
     beside `reward_model`, `judge` or a rule that knows the answer.
@@ -25,13 +27,16 @@ def instruction_reward(
         completions: Assistant turns, with a prefilled `<think>` put back.
         constraints: For each row a list of `{"kind": "num_words", "at_least": 100}` and the like; None, or an empty
             list: does not apply.
-        mode: `"share"`: the share of the constraints that are met. `"all"`: 1 if all are, else 0.
+        mode: `"share"`: the share of the constraints that are met. `"all"`: 1 if all are, else 0. `"official"`: 1 if
+            all are by IFEval's own checks (`r1lab.rewards.ifeval_checks`), else 0. For evaluations: those checks take
+            `smart` for the keyword `art`, and a policy finds the rest. Sentences and capital words need nltk.
 
     Returns:
         `Score`s from 0 to 1. Reasons: all_met, `failed: num_words (12, not >= 100), ...`, empty_answer, no_answer (the
         thinking never ended). An answer without a word meets nothing.
 
     Raises:
+        UserError: The mode is unknown, or needs nltk, which is not installed.
         ValueError: A row has an unknown kind of constraint, or one with a wrong parameter.
 
     >>> rules = [{"kind": "no_commas"}, {"kind": "num_words", "at_least": 100}]
@@ -39,8 +44,8 @@ def instruction_reward(
     >>> score, score.reason
     (0.5, 'failed: num_words (1, not >= 100)')
     """
-    if mode not in ("share", "all"):
-        raise UserError(f"rewards: instruction: mode: {mode!r} is not share or all")
+    if mode not in ("share", "all", "official"):
+        raise UserError(f"rewards: instruction: mode: {mode!r} is not share, all or official")
     return [_score(turn, asked, mode) if asked else None for turn, asked in zip(completions, constraints, strict=True)]
 
 
@@ -49,10 +54,11 @@ def _score(turn: str, asked: list[dict], mode: str) -> Score:
     block = None if final is None else answer_block(final)
     answer = final or "" if block is None else block
     # Also where there is no answer: a mistake in the data should show on any completion.
-    failed = [failure for failure in (unmet(answer, constraint) for constraint in asked) if failure]
+    check = ifeval_checks.unmet if mode == "official" else unmet
+    failed = [failure for failure in (check(answer, constraint) for constraint in asked) if failure]
     if final is None:
         return Score(0.0, "no_answer")
-    if not words(answer):
+    if not (answer.strip() if mode == "official" else words(answer)):
         return Score(0.0, "empty_answer")
     if not failed:
         return Score(1.0, "all_met")

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from r1lab.errors import UserError
-from r1lab.rewards.constraints import CHECKS, COUNTS, KINDS, num_sentences, paragraphs, unmet, words
+from r1lab.rewards.constraints import CHECKS, COUNTS, KINDS, num_sentences, unmet
 from r1lab.rewards.instruction import instruction_reward
+from r1lab.rewards.prose import paragraphs, words
 
 # One constraint of each kind, with answers that meet it and answers that do not.
 CASES = {
@@ -133,6 +134,191 @@ def test_not_met(kind, text):
     assert why == "empty_answer" or why.startswith(f"failed: {kind} (")
 
 
+# More answers that meet a constraint, and some close to them that do not.
+MORE = [
+    (
+        {"kind": "num_sentences", "exactly": 1},
+        True,
+        [
+            "Bring tools, e.g. hammers, and nails.",
+            "I wonder... would it work?",
+            "We met Dr. Smith of the U.S. army.",
+            '"Is it late?" he asked.',
+            "See fig. 3 and no. 7 of the list.",
+            "It has tea, milk, etc. in it.",
+            "J. R. Smith came home.",
+            "Wait… what is it?",
+            "It was 3 p.m. when he came.",
+            "He said “no!” and left.",
+        ],
+    ),
+    (
+        {"kind": "num_sentences", "exactly": 2},
+        True,
+        [
+            "Tea, milk, etc. are drinks. So is water.",
+            "They sold tea etc. Then they left.",
+            "He said no. Then he left.",
+            "Well... I do not know. Do you?",
+            "tea is warm. milk is cold.",
+            "Tea is warm! milk is cold.",
+            "He left at 5 p.m. She stayed on.",
+            "It works... It does!",
+            "**Tea is warm.** Milk is cold.",
+            "Is it so? yes it is.",
+            '(It is late.) "Go home."',
+        ],
+    ),
+    (
+        {"kind": "num_paragraphs", "exactly": 2},
+        True,
+        [
+            "Tea.\n\nIt is green.\n***\nMilk.\n\nIt is white.",
+            "Tea.\n\n***\n\nMilk.",
+            "Tea.\n* * *\nMilk.",
+            "Tea.\n\nMilk.",
+            "***\nTea.\n***\nMilk.\n***",
+            "Tea.\nStill.\n\n\nMilk.",
+            "Tea.\n***\n***\nMilk.",
+            "Tea.\n\nMilk.\n***",
+        ],
+    ),
+    (
+        {"kind": "num_paragraphs", "exactly": 2},
+        False,
+        ["Tea.\n***\nMilk.\n***\nWater.", "Tea *** milk", "Tea.\nMilk."],
+    ),
+    ({"kind": "num_paragraphs", "exactly": 2, "divider": "blank"}, True, ["Tea.\n\nMilk.", "Tea.\n***\nMilk."]),
+    ({"kind": "num_paragraphs", "exactly": 2, "divider": "blank"}, False, ["Tea.\n\nIt.\n***\nMilk."]),
+    ({"kind": "num_paragraphs", "exactly": 2, "divider": "***"}, False, ["Tea.\n\nMilk."]),
+    (
+        {"kind": "one_of", "options": ["My answer is yes.", "My answer is no."]},
+        True,
+        [
+            "**My answer is no.**",
+            "My answer is no!",
+            '"My answer is no."',
+            "my answer is **yes**",
+            "My answer is no",
+            "*My answer is yes*.",
+            "`My answer is yes.`",
+            "“My answer is no.”",
+            "__My answer is no.__",
+            "MY ANSWER IS NO.\n",
+        ],
+    ),
+    (
+        {"kind": "one_of", "options": ["My answer is yes.", "My answer is no."]},
+        False,
+        [
+            "My answer is no?",
+            "My answer is not.",
+            "My answer is no. My answer is yes.",
+            "yes",
+            "My answer is yes_no.",
+            "Not: my answer is no.",
+            "My answer is no, or yes.",
+            "~~My answer is no.~~",
+        ],
+    ),
+    (
+        {"kind": "two_responses"},
+        True,
+        [
+            "******\nOne way.\n******\nAnother way.",
+            "One way.\n******\nAnother way.\n******",
+            "A\n\n******\n\nB",
+            "******\nA\n******\nB\n******",
+        ],
+    ),
+    (
+        {"kind": "two_responses"},
+        False,
+        [
+            "******\nA\n******\nA\n******",
+            "******\nA\n******",
+            "******\n******\nA",
+            "A\n*****\nB",
+            "******\nA\n******\nB\n******\nC",
+        ],
+    ),
+    (
+        {"kind": "postscript"},
+        True,
+        [
+            "Dear all,\n\nCome.\n\nBest,\nAnn\nP.S. Bring tea.",
+            "Come.\n\nP. S. Bring tea.",
+            "Come.\n\n**P.S.** Bring tea.",
+            "Come.\np.s. Bring tea",
+            "Come.\n\n> P.S. Bring tea.",
+            "Come.\n\nP.S.\u00a0Bring\nmore tea.",
+            "Come.\n\nP.S.: Tea",
+            "Come.\n\nP.S. Bring tea.\n\nP.P.S. And milk.",
+            "Come.\n\n*P.S. Bring tea.*",
+            'Come.\n\n"P.S. Tea."',
+        ],
+    ),
+    (
+        {"kind": "postscript"},
+        False,
+        ["Come.\nP.S.", "P.S. Tea.\n\nCome.", "Come, p.s. tea.", "Come.\n\nPS tea", "P.P.S. Tea."],
+    ),
+    (
+        {"kind": "postscript", "marker": "P.P.S"},
+        True,
+        ["Come.\n\nP.P.S. Tea.", "Come.\nP. P. S. Tea.", "P.S. A\n\nP.P.S B"],
+    ),
+    ({"kind": "postscript", "marker": "P.P.S"}, False, ["Come.\n\nP.S. Tea.", "Come.\n\nP.P.S"]),
+    (
+        {"kind": "ends_with", "suffix": "Is that all?"},
+        True,
+        [
+            'Done. "Is that all?"',
+            "Done. **Is that all?**",
+            "Done. Is that *all*?",
+            "“Done. Is that all?”",
+            "Done. `is that all?`",
+            "Done. _Is that all?_",
+            "Done.\n\nIs that\nall?",
+        ],
+    ),
+    (
+        {"kind": "ends_with", "suffix": "Is that all?"},
+        False,
+        ["Is that all? Yes.", "Is that all", "Is that all?!", "Is that all!"],
+    ),
+    (
+        {"kind": "starts_with", "prefix": "My answer"},
+        True,
+        ["**My answer** is", '"My answer is"', "*My* answer", "_My answer_"],
+    ),
+    (
+        {"kind": "starts_with", "prefix": "My answer"},
+        False,
+        ["So **my answer**", "My_answer", "# My answer", "My own answer"],
+    ),
+    ({"kind": "quoted"}, True, ['"Yes.”', "„Yes.“", "“It is so.”", '"One.\n\nTwo."']),
+    ({"kind": "quoted"}, False, ['"Yes".', "«Yes.", '"Yes.', "”Yes.“x"]),
+    (
+        {"kind": "json_only"},
+        True,
+        ['```JSON\n{"a": 1}\n```', "````json\n[1]\n````", "~~~json\n[1]\n~~~", "```json [1] ```", "```[1]```"],
+    ),
+    (
+        {"kind": "json_only"},
+        False,
+        ["```python\n[1]\n```", "```json\n[1]", "[1]\n```", "```json\n[1]\n```\nDone", "`" * 999],
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("constraint", "met", "text"), [(rule, met, text) for rule, met, texts in MORE for text in texts]
+)
+def test_more_answers(constraint, met, text):
+    assert (unmet(text, constraint) is None) == met
+
+
 LONG = {"kind": "num_words", "at_least": 100}
 NO_COMMAS = {"kind": "no_commas"}
 
@@ -211,7 +397,7 @@ def test_none_is_not_given():
 
 
 def test_unknown_mode():
-    with pytest.raises(UserError, match="instruction: mode: 'some' is not share or all"):
+    with pytest.raises(UserError, match="instruction: mode: 'some' is not share, all or official"):
         instruction_reward(["a"], constraints=[[NO_COMMAS]], mode="some")
 
 
@@ -219,7 +405,7 @@ def test_what_a_word_a_sentence_and_a_paragraph_are():
     assert words("It's 3.5 well-known__facts -- 'quoted' हिन्दी 你好abc") == [
         "It's", "3.5", "well-known", "facts", "quoted", "हनद", "你", "好", "abc",
     ]  # fmt: skip
-    assert num_sentences("He said: “I came.” Then (as ever) “I saw!” and left") == 3
+    assert num_sentences("He said: “I came.” Then (as ever) “I saw!” and left") == 2
     assert num_sentences("你好吗？我很好！是。") == 2
     assert paragraphs("a\nb\n\n \n***\nc\n---") == ["a\nb", "c\n---"]
 
