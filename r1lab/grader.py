@@ -89,7 +89,7 @@ class Graded:
             rundir.write_jsonl(path, self.records(rows, step=0))
         error = self.reasons[name][i].removeprefix("error: ")
         if self.reasons[name][i].startswith(MACHINE):
-            fix = "free memory or processes on this machine, and go on with --resume"
+            fix = "give this machine what it lacks, and go on with --resume"
         else:
             fix = "`on_error: zero` beside its name scores such rows 0 and goes on"
         raise UserError(

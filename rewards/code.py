@@ -1,7 +1,6 @@
 """Whether a program that a completion gives passes its tests, run where it can do no harm."""
 
 import json
-import logging
 import math
 import os
 import secrets
@@ -9,12 +8,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
-from r1lab.errors import UserError
+from r1lab.errors import MachineError, UserError
 from r1lab.rewards.code_blocks import extract
 from r1lab.rewards.code_results import printed, same
 from r1lab.rewards.score import Score
-
-_log = logging.getLogger(__name__)
 
 _OUTPUT = 2**20  # bytes that a program may always print
 
@@ -62,7 +59,7 @@ def code_reward(
     tests,
     mode: Literal["share", "all"] = "share",
     timeout: float = 5.0,
-    memory: int = 1024,
+    memory: int = 512,
     workers: int | None = None,
     sandbox: str | Callable = "local",
     **columns,
@@ -92,9 +89,10 @@ def code_reward(
             1e-6. Open-R1's `verification_info`, `{"test_cases": [...]}`, can be given as it is; with an `fn_name` its
             `input` is the list of arguments.
         mode: `"share"`: the share of tests passed. `"all"`: 1 if all are, else 0.
-        timeout: Seconds for each test. The first test that takes longer, or prints more than 1 MiB and twice what it
-            should, is the last: those after it count as failed.
-        memory: MiB of address space for each process; threads for deep recursion reserve 512.
+        timeout: Seconds of CPU time for each test; how busy the machine is does not matter, and what sleeps is ended
+            after half a minute. The first test that takes longer, or prints more than 1 MiB and twice what it should,
+            is the last: those after it count as failed.
+        memory: MiB that each process may hold. What the stack of a thread for deep recursion reserves does not count.
         workers: Programs that run at a time. Default: one for each core.
         sandbox: `"local"`: see `r1lab.verify.sandbox`, which says what it does not cover. `"e2b"`: E2B's, whose
             package must be installed. A dotted path, or a function: yours, called as
@@ -102,12 +100,12 @@ def code_reward(
 
     Returns:
         `Score`s. Reasons: passed; `failed: test N of M` (the first that failed), or where that test did not end well
-        timeout, memory, output_limit, no_result, `error: ` with the exception, signal or exit status; no_code. None
-        where the sandbox itself fails.
+        timeout, memory, output_limit, no_result, `error: ` with the exception, signal or exit status; no_code.
 
     Raises:
         UserError: A setting is wrong.
         ValueError: Tests are not of that form.
+        MachineError: The sandbox itself fails, for lack of memory or processes.
 
     >>> turn = "<think> Read, add, print. </think> ```python\\nprint(sum(map(int, input().split())))\\n```"
     >>> code_reward([turn, "<think> Hm. </think> 3"], tests=[[{"input": "1 2", "output": "3"}]] * 2)
@@ -167,13 +165,12 @@ def _test(case: dict) -> dict:
     raise ValueError(f"code: not a test with input and output, or with function, args and output: {str(case)[:200]}")
 
 
-def _score(code: str, tests: list[dict], mode: str, run: Callable, limits) -> Score | None:
+def _score(code: str, tests: list[dict], mode: str, run: Callable, limits) -> Score:
     verdicts = []
     for test in tests:
         verdicts.append(verdict := _verdict(code, test, run, limits))
         if verdict.startswith("unavailable"):
-            _log.warning("code: a program was not scored, the sandbox is %s", verdict)
-            return None
+            raise MachineError(f"the sandbox is {verdict}")
         if verdict in ("timeout", "output_limit") or (mode == "all" and verdict != "passed"):
             break
     passed = verdicts.count("passed")

@@ -166,7 +166,7 @@ def test_what_fails_for_the_machines_sake_is_no_score_and_ends_the_run(own, tmp_
     assert graded.values["short"] == [1.0, None, 1.0] and built.failed["short"] == 1
     said = failure(lambda: graded.stop_if_failed(rows, tmp_path / "failed.jsonl"), 1)
     assert said.endswith(
-        "MachineError: no worker can be started; free memory or processes on this machine, and go on with --resume"
+        "MachineError: no worker can be started; give this machine what it lacks, and go on with --resume"
     )
 
 

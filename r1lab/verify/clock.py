@@ -81,5 +81,6 @@ class Watch:
             self.last = seconds
         if left <= 0 or (asleep and now - self.started >= self.cap):
             return True
-        self.next = now + min(LOOK, max(0.05, left))
+        to_cap = self.started + self.cap - now
+        self.next = now + min(LOOK, max(0.05, left), to_cap if to_cap > 0 else LOOK)
         return False

@@ -2,8 +2,8 @@
 
 Never imported by r1lab, and needs nothing but the standard library. In order: leave the host's namespaces, build a
 root that holds Python and an empty /tmp and nothing else, take the rights away, set the limits, start the program,
-wait for it or for the deadline, and report one line. The process that waits is the init of the program's PID
-namespace: when it ends, the kernel kills every process that is left in there.
+wait for it, and report how it ended and what it used. The process that waits is the init of the program's PID
+namespace: when it ends, or `sandbox.py` ends it at the deadline, the kernel kills every process that is left in there.
 """
 
 import ctypes
@@ -27,13 +27,14 @@ def main(report: int, source: int, python: str, prefix: str, work: str, seconds:
     """Run the program of the file descriptor `source` and write how it ended to `report`.
 
     Args:
-        report: Gets `setup ERROR`, `timeout` or `exit STATUS` (of wait(2)).
+        report: Gets `setup ERROR`, or `start ` as the program starts and then `exit STATUS SECONDS BYTES`: how it
+            ended (as wait(2) says it), its CPU time, and the most memory that one of its processes held.
         source: Holds the program's text.
         python: The interpreter.
         prefix: The installation it belongs to, the one folder that the program sees beside the system's.
         work: A folder to run in without any namespace, or empty: a new /tmp in new namespaces.
-        seconds: The program's time by the wall clock.
-        limits: Bytes of memory, processes, and bytes of disk.
+        seconds: CPU time for each process.
+        limits: Bytes of address space, processes, and bytes of disk.
     """
     os.set_inheritable(report, False)  # or the program could write there itself
     os.umask(0o022)
@@ -62,23 +63,12 @@ def main(report: int, source: int, python: str, prefix: str, work: str, seconds:
         set_limits(seconds, *limits)
         variables = {"PATH": "/usr/bin:/bin", "HOME": work, "TMPDIR": work, "LANG": "C.UTF-8"}
         os.execve(python, [python, "-I", "-X", "utf8", "main.py"], variables)
-    os.write(report, wait(program, seconds).encode())
+    os.write(report, b"start ")
+    _, status, used = os.wait4(program, 0)
+    held = used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    os.write(report, f"exit {status} {used.ru_utime + used.ru_stime:.3f} {held}".encode())
     if not isolated:
         os.killpg(0, signal.SIGKILL)  # this process and whatever else is still in its session
-
-
-def wait(program: int, seconds: float) -> str:
-    """How the program ended, or that it did not in time."""
-
-    def late(*_):
-        raise TimeoutError
-
-    signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        return f"exit {os.waitpid(program, 0)[1]}"
-    except TimeoutError:
-        return "timeout"
 
 
 def enter_namespaces() -> None:

@@ -7,9 +7,10 @@ What is covered, on Linux where a user may make user namespaces:
 - It has a network of its own with nobody in it, no other processes to see or signal, and none of the caller's
   environment, open files or keys.
 - It runs as nobody, without capabilities, and cannot gain any or make namespaces of its own.
-- CPU time, address space, file size and open files are limited for each process, and so is the number of processes and
-  threads. At the deadline, or when the program ends, its PID namespace ends and with it every process it has started,
-  whatever session or signal mask they have.
+- CPU time is limited for all its processes together, memory, file size and open files for each, and so is the number
+  of processes and threads. At the deadline, or when the program ends, its PID namespace ends and with it every process
+  it has started, whatever session or signal mask they have.
+- The deadline is of CPU time, so how busy the machine is changes no verdict; the wall clock ends what sleeps.
 - Output over the limit is not read.
 
 Where namespaces are refused (many containers) or do not exist (macOS), one line in the log says so. The program then
@@ -23,8 +24,8 @@ What is not covered:
 - This is no virtual machine. The program talks to the host's kernel, and a bug in there is a way out. There is no
   seccomp filter.
 - Memory is limited for each process, not for all of a program's together, and only where it is mapped: a program may
-  hold `processes` times the limit, and more in memory files (memfd) and, unless root runs the sandbox, System V
-  segments. Where that matters, run the training in a control group.
+  hold `processes` times the limit and `STACKS`, and more in memory files (memfd) and, unless root runs the sandbox,
+  System V segments. Where that matters, run the training in a control group.
 - /proc/meminfo, /proc/cpuinfo and the like tell of the machine. Timing and caches do too.
 - Only the standard library can be imported, and what else lies in the base installation; not the virtual environment.
 - GPUs are not there.
@@ -42,16 +43,23 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from r1lab.errors import UserError
+from r1lab.verify.clock import Watch, used
 
 _LAUNCHER = Path(__file__).with_name("launcher.py")
-_GRACE = 10  # seconds for the launcher to start and end on a busy machine, beside the program's own
+_GRACE = 10  # seconds for the launcher to end
+_SETUP = 10  # CPU seconds for the launcher to start the program; it takes a tenth of one
 _EXCEPTION = re.compile(r"([A-Za-z_][\w.]{0,59})(?::|$)")
 _log = logging.getLogger(__name__)
 _lock = threading.Lock()
+
+STACKS = 2**30
+"""Bytes of address space beside `Limits.memory`. The usual thread for deep recursion reserves 512 MiB for its stack,
+and touches little of it."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +67,18 @@ class Limits:
     """What a program may use.
 
     Attributes:
-        seconds: Time by the wall clock; a process may use one second more of CPU time than this.
-        memory: Bytes of address space for each process.
+        seconds: CPU time of all its processes together, Python's own start (some 0.03) included. Not on Linux: time by
+            the wall clock, and one second more.
+        cap: Seconds by the wall clock after which a program is ended too if it sleeps. What is ready to run only waits
+            for its turn.
+        memory: Bytes that each process may hold. It may map `STACKS` more, for stacks that it does not fill.
         processes: Processes and threads at a time.
         disk: Bytes in the work folder, and in any one file.
         output: Bytes of standard output.
     """
 
     seconds: float = 10.0
+    cap: float = 30.0
     memory: int = 512 * 2**20
     processes: int = 32
     disk: int = 32 * 2**20
@@ -79,7 +91,7 @@ class Result:
 
     Attributes:
         status: `ok` (exit status 0), `timeout`, `memory`, `output_limit`, `error: NAME` (the exception, the signal or
-            the exit status), or `unavailable: WHY` where the sandbox itself failed.
+            the exit status), or `unavailable: WHY` where the sandbox itself failed, or the machine had no memory.
         stdout: What it printed, as UTF-8, up to the limit; bytes that are not UTF-8 become U+FFFD.
     """
 
@@ -130,7 +142,9 @@ def e2b(program: str, stdin: str = "", limits: Limits = DEFAULT) -> Result:
             return Result("timeout")
         except CommandExitException as error:
             done = error
-    return Result(_status(done.exit_code, done.stdout, done.stderr, limits), done.stdout[: limits.output])
+    printed = done.stdout.encode("utf-8", "replace")
+    status = "output_limit" if len(printed) > limits.output else _status(done.exit_code, done.stderr)
+    return Result(status, printed[: limits.output].decode("utf-8", "replace"))
 
 
 @functools.cache
@@ -158,8 +172,9 @@ def _launch(program: str, stdin: str, limits: Limits, work: str = "") -> Result:
             file.write(text.encode("utf-8", "replace"))
             file.seek(0)
         report, reports = os.pipe()
+        out_of_memory = _kills_for_memory()
         files.callback(os.close, report)
-        numbers = (limits.seconds, limits.memory, processes, limits.disk)
+        numbers = (limits.seconds, limits.memory + STACKS, processes, limits.disk)
         launched = (reports, source.fileno(), python, os.path.realpath(sys.base_prefix), work, *numbers)
         try:
             launcher = subprocess.Popen(
@@ -174,41 +189,70 @@ def _launch(program: str, stdin: str, limits: Limits, work: str = "") -> Result:
             )
         finally:
             os.close(reports)
-        ended = _report(launcher, report, limits.seconds + _GRACE)
+        started, ended = _report(launcher, report, limits)
         out.seek(0)
         err.seek(max(0, err.seek(0, os.SEEK_END) - limits.output))
-        printed = out.read(limits.output + 1).decode("utf-8", "replace")
+        printed = out.read(limits.output + 1)
         complaint = err.read().decode("utf-8", "replace")
     what, _, detail = ended.partition(" ")
     if what == "exit":
-        status = _status(os.waitstatus_to_exitcode(int(detail)), printed, complaint, limits)
+        code, seconds, held = detail.split()
+        status = _status(os.waitstatus_to_exitcode(int(code)), complaint)
+        if float(seconds) > limits.seconds:
+            status = "timeout"
+        elif int(held) > limits.memory:
+            status = "memory"
     elif what == "timeout":
-        status = "output_limit" if len(printed) > limits.output else "timeout"
+        status = "timeout"
+    elif started and not detail:
+        status = "error: SIGKILL"  # the launcher's end: without namespaces a program may have brought it about
     else:
         status = f"unavailable: {detail or 'the launcher was killed'}"
-    return Result(status, printed[: limits.output])
+    if status == "error: SIGKILL" and _kills_for_memory() != out_of_memory:
+        status = "unavailable: this machine has no memory left, and the kernel killed the program"
+    if len(printed) > limits.output and not status.startswith("unavailable"):
+        status = "output_limit"
+    return Result(status, printed[: limits.output].decode("utf-8", "replace"))
 
 
-def _report(launcher: subprocess.Popen, report: int, seconds: float) -> str:
-    """What the launcher says, once it and all that it started have ended."""
+def _report(launcher: subprocess.Popen, report: int, limits: Limits) -> tuple[bool, str]:
+    """Whether the program was started, and how it ended as the launcher says, or `timeout`; nothing of it is left."""
     poll = select.poll()
     poll.register(report, select.POLLIN)
-    said = os.read(report, 4096).decode("utf-8", "replace") if poll.poll(seconds * 1000) else "setup no answer"
+    started, watch = False, Watch(launcher.pid, _SETUP, max(_SETUP, limits.cap))
     try:
-        launcher.wait(timeout=_GRACE)
-    except subprocess.TimeoutExpired:
-        pass
+        while True:
+            if poll.poll(max(0.0, watch.next - time.monotonic()) * 1000):
+                said = os.read(report, 4096).decode("utf-8", "replace")
+                if said.startswith("start "):
+                    # What it used is known when it ends; this is for what does not end by itself.
+                    before = used(launcher.pid).seconds
+                    started, watch = True, Watch(launcher.pid, limits.seconds + 1, limits.cap, before)
+                    said = said.removeprefix("start ")
+                    if not said:
+                        continue
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    launcher.wait(timeout=_GRACE)
+                return started, said
+            if watch.over():
+                return started, "timeout" if started else "setup no answer"
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(launcher.pid, signal.SIGKILL)
         launcher.wait()
-    return said
 
 
-def _status(code: int, stdout: str, stderr: str, limits: Limits) -> str:
-    """The status for an exit code (negative: a signal) and what was printed."""
-    if len(stdout) > limits.output:
-        return "output_limit"
+def _kills_for_memory() -> int:
+    """How many processes the kernel has killed on this machine for lack of memory (Linux)."""
+    try:
+        found = re.search(r"^oom_kill (\d+)$", Path("/proc/vmstat").read_text(), re.MULTILINE)
+    except OSError:
+        return 0
+    return int(found[1]) if found else 0
+
+
+def _status(code: int, stderr: str) -> str:
+    """The status for an exit code (negative: a signal) and what was said on standard error."""
     if code == 0:
         return "ok"
     if code < 0:

