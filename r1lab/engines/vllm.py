@@ -51,6 +51,9 @@ def start(
         trust_remote_code=trust_remote_code,
         logprobs_mode="processed_logprobs",
         enable_prefix_caching=True,
+        # On a CPU vLLM 0.31 cannot draw by seed for a prompt that it reads in chunks ("CPU Generator does not use
+        # offset"). None is vLLM's own default.
+        enable_chunked_prefill=None if torch.cuda.is_available() else False,
     )
 
 
