@@ -27,8 +27,8 @@ def ifeval(*, path: str = HUB, split: Literal["test"] = "test", size: int | None
     The instructions become constraints of the reward `instruction`, whose definitions are its own
     (`r1lab.rewards.constraints`: keywords are whole words, things to be counted must differ), so a score with `mode:
     all` is close to, and not the same as, IFEval's strict accuracy by prompt. With `mode: official` the verdicts are
-    those of IFEval's own checks. Of `language:response_language` only Chinese, Greek, Hebrew, Japanese, Korean and Thai have a counterpart,
-    whose script tells them from others.
+    those of IFEval's own checks. Of `language:response_language` only Chinese, Greek, Hebrew, Japanese, Korean and
+    Thai have a counterpart, whose script tells them from others.
 
     Args:
         path: The data set of the Hub, or a file with its columns.

@@ -1,6 +1,7 @@
 """Whether the thinking keeps to one language, going by the script of its words."""
 
 import re
+import string
 import unicodedata
 
 from r1lab.errors import UserError
@@ -27,6 +28,17 @@ _FORMAL = re.compile(
     r"|\\\[(?:[^\\]|\\(?![\[\]]))*+\\\]|\\(?:begin|end)\{[^{}\n]*\}|\\[a-zA-Z]+"
 )
 _FORMAL_LETTERS = re.compile(f"[{_LATIN}{_GREEK}]+")
+# What is written in Latin letters in plain text of every language, beside single letters: functions and units, points
+# and segments (AB, ABCDE), chemical formulas (NaCl), and products of variables beside a digit or a sign (2ab, xy = 6).
+_LATIN_RUN = re.compile(r"([\d)=+*/^<>≤≥×·−-] ?)?([a-zA-Z]{2,})(?= ?([\d(=+*/^<>≤≥×·−-])?)")
+_SYMBOLS = re.compile(r"(?:[A-Z][a-z]?){2,4}")
+_NAMES = frozenset(
+    "sin cos tan cot sec csc sinh cosh tanh coth arcsin arccos arctan arccot asin acos atan log ln lg exp lim max "
+    "min sup inf gcd lcm mod det dim ker rank tr deg arg re im sgn sign abs sqrt floor ceil round var cov mm cm "
+    "dm km nm um ml cl dl hl kl kg mg ug lb lbs oz ft yd mi ha hz khz mhz ghz kw kwh mw mwh mol kj mj kcal cal pa "
+    "kpa mpa ev kev mev rpm mph kmh hr hrs ms ns us rad kb mb gb tb bit bps kbps mbps db lm lx cd ppm mmhg atm ph "
+    "dx dy dz dt".split()
+)
 # Vowel marks and joiners, which would cut words in pieces.
 _MARKS = re.compile(
     "[\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u0640\u064b-\u065f\u0670\u06d6-\u06dc\u200b-\u200f\u2060]+"
@@ -43,8 +55,9 @@ def language_consistency_reward(completions, *, language: str | list[str] = None
     the thinking does not mix languages. Words are told by their script, which needs no model: English is not told from
     German, nor Russian from Ukrainian. A word that mixes scripts, such as an English one with a Cyrillic letter, is in
     none. Single letters, maths, LaTeX and code do not count, except that what is written there in another script than
-    Latin or Greek does. A Han or kana character weighs half a word. Han characters are Japanese where at least a tenth
-    of these characters is kana, else Chinese.
+    Latin or Greek does. Where the language has another script than Latin, names of functions, units, points and
+    segments in plain text (`AB = 5 cm`, `sin(x)`) do not count either. A Han or kana character weighs half a word. Han
+    characters are Japanese where at least a tenth of these characters is kana, else Chinese.
 
     Args:
         completions: Assistant turns, with a prefilled `<think>` put back; one without tags is thinking as a whole.
@@ -73,6 +86,8 @@ def _score(turn: str, language: str) -> Score:
     text = _FORMAL.sub(lambda formal: _FORMAL_LETTERS.sub(" ", formal[0]), thinking(turn))
     text = _MARKS.sub("", unicodedata.normalize("NFKC", text))
     script = LANGUAGES[language]
+    if script != "latin":
+        text = _LATIN_RUN.sub(_without_symbols, text)
     text, han = _HAN.subn(" ", text)
     text, kana = _KANA.subn(" ", text)
     words = _WORD.findall(text)
@@ -88,3 +103,12 @@ def _score(turn: str, language: str) -> Score:
     if not said:
         return Score(0.0, "other_language")
     return Score(said / total, "consistent" if said == total else f"mixed: {said / total:.2f}")
+
+
+def _without_symbols(found: re.Match) -> str:
+    """A run of Latin letters, or nothing where it is a name or a symbol of mathematics or science."""
+    before, run, after = found.groups()
+    symbol = _SYMBOLS.fullmatch(run) and sum(map(str.isupper, run)) > 1
+    product = len(run) == 2 and run.islower() and (before or after)
+    known = symbol or product or run.lower() in _NAMES or run in string.ascii_uppercase
+    return (before or "") + ("" if known else run)

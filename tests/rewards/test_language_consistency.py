@@ -119,6 +119,55 @@ def test_mixed(text, language, value):
         assert score(think(text), language).reason == f"mixed: {value:.2f}"
 
 
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("根据题意，AB=5 cm，BC=12 cm，由勾股定理得 AC=13 cm。", "zh"),
+        ("已知 sin(x)=0.5，cos(x)>0，log(2)=0.3。", "zh"),
+        ("在△ABC中，∠BAC=90°，所以BC²=AB²+AC²，ABCD是矩形。", "zh"),
+        ("五边形ABCDE的周长是25cm，面积是40cm²。", "zh"),
+        ("速度是60km/h，也就是16.7m/s，质量为3kg，功率2kW。", "zh"),
+        ("由 ab=6，2xy+3 得到 gcd(12, 18)=6，17 mod 5 = 2。", "zh"),
+        ("令 f(x)=ln x，则 lim f(x) 不存在，max{a, b}=b。", "zh"),
+        ("反应生成NaCl和H2O，还有CO2，NaOH过量，pH 为7。", "zh"),
+        ("正方体ABCD-A1B1C1D1的棱长为2，P(A|B)=0.5。", "zh"),
+        ("价格是 30 USD，约合 210 RMB，存储 16GB。", "zh"),
+        ("等差数列 an = a1 + (n-1)d，dx 是微分。", "zh"),
+        ("三角形ABCでAB=5cm、sin(x)を計算する。", "ja"),
+        ("삼각형 ABC에서 AB=5 cm이고 sin(x)는 0.5이다.", "ko"),
+        ("높이는 3km이고 무게는 2kg이다. 2ab를 더하면 된다.", "ko"),
+        ("В треугольнике ABC сторона AB = 5 cm, а sin(x) равен 0.5.", "ru"),
+        ("Στο τρίγωνο ABC είναι AB = 5 cm και sin(x) ίσο με 0.5.", "el"),
+        ("في المثلث ABC الضلع AB يساوي 5 cm و sin(x) معلوم.", "ar"),
+    ],
+)
+def test_mathematics_in_plain_text_is_in_every_language(text, language):
+    assert score(think(text), language).reason == "consistent"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "WE ADD THESE NUMBERS TOGETHER AGAIN",
+        "We Are Adding Numbers",
+        "so we add them and then we divide",
+        "the value = five, then value + three = eight",
+        "AB is the longer side",
+        "the sin of the angle",
+        "speed=sixty, time=two",
+        "IsThisHidden AndThat",
+    ],
+)
+def test_english_does_not_pass_for_mathematics(text):
+    words = text.split()
+    assert score(think(text), "zh").reason == "other_language"
+    assert score(think(f"我们 {text}"), "zh") <= 1 / (1 + len(words) / 3)
+
+
+def test_a_language_of_latin_letters_counts_its_symbols_as_before():
+    assert score(think("AB is 5 cm and 我们 left"), "en") == 5 / 6
+
+
 def test_a_column_of_languages():
     turns = [think(THOUGHTS["en"]), think(THOUGHTS["zh"]), think("x")]
     assert language_consistency_reward(turns, language=["en", "zh", None]) == [1, 1, None]
