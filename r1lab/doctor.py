@@ -54,6 +54,8 @@ def _findings(fast: bool, runs_dir: Path) -> Iterator[Finding]:
     cards, found = nvidia.gpus(cuda, vllm=packages.version("vllm") is not None)
     yield from found
     yield from machine.cores(len(cards))
+    if not (cards and cuda):
+        yield machine.bfloat16()
     yield machine.memory()
     yield machine.shared_memory(len(cards))
     yield machine.limits()

@@ -3,6 +3,7 @@
 import copy
 import importlib.util
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from r1lab.errors import UserError
 EMBEDDED = Path(__file__).parent.parent / "data" / "embedded"
 if not EMBEDDED.is_dir():  # installed from a wheel, data/ lies inside the package
     EMBEDDED = Path(__file__).parent / "data" / "embedded"
+
+CPUINFO = Path("/proc/cpuinfo")
 
 _SIZES = {
     "vocab_size": 768,
@@ -84,12 +87,34 @@ def resolve(path: str) -> str:
 
 
 def torch_dtype(name: str):
-    """The torch dtype for a recipe's `model.dtype`: `auto` is bfloat16 on a GPU and float32 on a CPU."""
+    """The torch dtype for a recipe's `model.dtype`: `auto` is bfloat16 on a GPU that computes in it, else float32."""
     import torch
 
     if name == "auto":
-        name = "bfloat16" if torch.cuda.is_available() else "float32"
+        name = "bfloat16" if torch.cuda.is_available() and not emulates_bfloat16() else "float32"
     return getattr(torch, name)
+
+
+def emulates_bfloat16() -> bool:
+    """Whether the GPU of this machine, or without one its processor, has no arithmetic for bfloat16.
+
+    Emulated, it takes many times as long as float32. GPUs have it from Ampere on.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        return not torch.cuda.is_bf16_supported(including_emulation=False)
+    return cpu_emulates_bfloat16()
+
+
+def cpu_emulates_bfloat16() -> bool:
+    """Whether this machine's processor has no arithmetic for bfloat16; False where its features are not known."""
+    try:
+        text = CPUINFO.read_text(encoding="utf-8", errors="replace")
+    except OSError:  # not Linux
+        return False
+    features = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)  # x86 and Arm
+    return bool(features) and {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(features[1].split())
 
 
 def load_tokenizer(path: str, *, revision: str | None = None, trust_remote_code: bool = False, **hub):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from r1lab.errors import UserError
 from r1lab.lookup import did_you_mean
+from r1lab.models import cpu_emulates_bfloat16
 
 GIB = 2**30
 FLOPS_PER_CYCLE = 32
@@ -20,6 +21,7 @@ class Device:
         memory: Bytes.
         flops: Dense peak a second in bfloat16; in float16 where it has no bfloat16; on a CPU in float32.
         bandwidth: Bytes a second, of its memory.
+        bfloat16: Whether it computes in bfloat16, and does not only emulate it.
     """
 
     name: str
@@ -98,7 +100,8 @@ def cpu() -> Device:
         pass
     name = f"this machine's {cores} CPU core{'s' * (cores > 1)}"
     # The clock is seldom told to a virtual machine; 2.5 GHz and 10 GB/s are assumed.
-    return Device(name, memory, cores * FLOPS_PER_CYCLE * 2.5e9, 10e9, cuda=False)
+    speed = {"flops": cores * FLOPS_PER_CYCLE * 2.5e9, "bandwidth": 10e9}
+    return Device(name, memory, **speed, cuda=False, bfloat16=not cpu_emulates_bfloat16())
 
 
 def parse_memory(text: str) -> int:

@@ -86,7 +86,7 @@ def plan_stage(name: str, recipe, *, device: Device, start: str, found: Lengths)
         process = {"generate": _with_process(recipe, device, Memory())}
         return StagePlan(name, recipe.stage, process, device.memory, None, None, None, None, 0, assumed)
     if not device.bfloat16:
-        assumed += (f"{device.name} computes no bfloat16: model.dtype: float16, train.bf16: false, train.fp16: true",)
+        assumed += (_without_bfloat16(recipe, device),)
     model = recipe.model
     shape = shapes.find(start, revision=model.revision, trust_remote_code=model.trust_remote_code)
     if recipe.stage in ("sample", "eval"):
@@ -99,6 +99,14 @@ def plan_stage(name: str, recipe, *, device: Device, start: str, found: Lengths)
     if made.seconds is None:
         assumed += ("how many rows it has is not known here: data.size gives steps, tokens and time",)
     return replace(made, phases=phases, assumed=assumed)
+
+
+def _without_bfloat16(recipe, device: Device) -> str:
+    """What a device that does not compute in bfloat16 means for a stage."""
+    if recipe.model.dtype == "bfloat16" or getattr(recipe, "train", {}).get("bf16"):
+        instead = "model.dtype: float16, train.bf16: false, train.fp16: true" if device.cuda else "model.dtype: auto"
+        return f"only emulated bfloat16 on {device.name}, many times slower than planned: set {instead}"
+    return f"float32 where model.dtype is auto: {device.name} only emulates bfloat16"
 
 
 def setting(recipe, key: str, otherwise=None):
@@ -125,7 +133,7 @@ def _size(recipe, device: Device) -> int:
     """Bytes of a weight."""
     dtype = recipe.model.dtype
     if dtype == "auto":
-        return 2 if device.cuda else 4
+        return 2 if device.cuda and device.bfloat16 else 4
     return _DTYPES[dtype]
 
 
@@ -134,7 +142,7 @@ def _trains(name: str, recipe, device: Device, shape: shapes.Shape, found: Lengt
     lora, devices = _lora(recipe, shape), recipe.launch.gpus
     sharding, mixed = _sharding(recipe, devices)
     size = _size(recipe, device)
-    autocast = recipe.train.get("bf16", device.cuda) or recipe.train.get("fp16", False)
+    autocast = recipe.train.get("bf16", device.cuda and device.bfloat16) or recipe.train.get("fp16", False)
     precision = Precision(size, 2 if autocast else size)
     checkpointing = recipe.train.get("gradient_checkpointing", device.cuda)
     accumulation = setting(recipe, "gradient_accumulation_steps")

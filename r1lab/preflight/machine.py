@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from r1lab import models
 from r1lab.preflight.findings import Finding
 
 GIB = 2**30
@@ -82,6 +83,16 @@ def memory() -> Finding:
     if free < 4 * GIB:
         return Finding("warning", "memory", f"{seen}, the examples take up to 6", "top -o %MEM")
     return Finding("ok", "memory", seen)
+
+
+def bfloat16() -> Finding:
+    """Whether the processor computes in bfloat16, which matters where there is no GPU."""
+    if models.cpu_emulates_bfloat16():
+        seen = (
+            "this processor only emulates it (no avx512_bf16, no amx_bf16): keep model.dtype: auto, which is float32"
+        )
+        return Finding("ok", "bfloat16", seen)
+    return Finding("ok", "bfloat16", "this processor computes in it; model.dtype: auto is float32 all the same")
 
 
 def shared_memory(gpus: int) -> Finding:

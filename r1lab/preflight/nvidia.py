@@ -80,7 +80,7 @@ def _memory(card: Gpu, users: list[str]) -> Finding:
 
 
 def _old(cards: list[Gpu]) -> list[Finding]:
-    """Before compute capability 8.0 (Ampere) there is no bfloat16, which r1lab takes on a GPU."""
+    """Before compute capability 8.0 (Ampere) bfloat16 is only emulated: `model.dtype: auto` is float32 there."""
     old = [card for card in cards if card.capability and card.capability < 8]
     seen = f"{', '.join(str(card.index) for card in old)}: compute capability {old[0].capability if old else ''}"
     return [Finding("warning", "gpu", f"{seen}, without bfloat16", "model.dtype=float32")] if old else []

@@ -4,7 +4,7 @@ import importlib.util
 import re
 from pathlib import Path
 
-from r1lab import checks, launch, trl_fields
+from r1lab import checks, launch, models, trl_fields
 from r1lab.preflight.findings import Finding
 from r1lab.schema import StageRecipe
 
@@ -55,7 +55,7 @@ def setting_findings(recipe: StageRecipe, *, tiny: bool = False) -> list[Finding
     Args:
         tiny: The recipe is one in small: its settings are another model's.
     """
-    found = _not_installed(recipe)
+    found = _not_installed(recipe) + _bfloat16(recipe)
     if hasattr(recipe, "rewards"):
         found += _weights(recipe)
     if getattr(recipe, "rollout", None):
@@ -69,6 +69,23 @@ def setting_findings(recipe: StageRecipe, *, tiny: bool = False) -> list[Finding
     if recipe.stage == "sft" and recipe.train.get("completion_only_loss") is False and not base:
         what = "the questions are learnt too, which no published recipe for reasoning does"
         found.append(Finding("warning", "settings", what, "set true", ("train", "completion_only_loss")))
+    return found
+
+
+def _bfloat16(recipe: StageRecipe) -> list[Finding]:
+    """bfloat16 where this machine only emulates it."""
+    server = getattr(recipe, "rollout", None) and recipe.rollout.engine == "server"
+    if server or not models.emulates_bfloat16():
+        return []
+    what, found = "this machine only emulates bfloat16, which takes many times as long as float32", []
+    if recipe.model.dtype == "bfloat16":
+        fix = "set auto, which is float32 here"
+        found.append(Finding("warning", "settings", what, fix, ("model", "dtype")))
+    if getattr(recipe, "train", {}).get("bf16"):
+        found.append(Finding("warning", "settings", what, "set false", ("train", "bf16")))
+    if not found and recipe.model.dtype == "auto":
+        seen = "auto is float32 here: this machine only emulates bfloat16"
+        found.append(Finding("ok", "settings", seen, keys=("model", "dtype")))
     return found
 
 

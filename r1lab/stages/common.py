@@ -259,11 +259,13 @@ def trl_config(config_class, recipe, run_dir: Path, **owned):
     """TRL's config: the recipe's `train` section over r1lab's few defaults, with what r1lab owns on top."""
     import torch
 
+    from r1lab.models import emulates_bfloat16
+
     settings = {
         "logging_steps": 1,
         "save_total_limit": 2,
         "report_to": "none",
-        "bf16": torch.cuda.is_available(),
+        "bf16": torch.cuda.is_available() and not emulates_bfloat16(),
         "gradient_checkpointing": torch.cuda.is_available(),
         "disable_tqdm": True,
     }
