@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from pydantic import BaseModel
 
-from r1lab import lookup, trl_fields
+from r1lab import batch, lookup, trl_fields
 from r1lab.errors import UserError
 from r1lab.lookup import did_you_mean
 from r1lab.references import REFERENCE
@@ -50,6 +50,11 @@ ELSEWHERE = {
     "remove_unused_columns": "r1lab decides it: rewards get every column they ask for",
     "parallelism_config": "YAML cannot write such an object",
     "local_rank": "the launcher decides it",
+    "logging_strategy": "r1lab writes a row of metrics for each step: remove it",
+    "logging_steps": "r1lab writes a row of metrics for each step: remove it",
+    "logging_first_step": "r1lab writes a row of metrics for each step: remove it",
+    "save_only_model": "a checkpoint without its optimizer cannot be resumed: remove it (save_total_limit limits how "
+    "many checkpoints are kept)",
 }
 """TRL's fields that a recipe does not set under `train`, and what to do instead."""
 
@@ -151,7 +156,7 @@ def train_problems(recipe) -> Problems:
             found.append((keys, not_a_choice(value, choices[key])))
         else:
             found += value_problems(value, fields[key][0], keys)
-    return found
+    return found or batch.no_steps(recipe.train)
 
 
 def grpo_problems(recipe, usable) -> Problems:

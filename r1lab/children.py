@@ -3,6 +3,7 @@
 import ctypes
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from r1lab.display import last_line
+from r1lab.logs import exception, last_line
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -24,20 +25,41 @@ class StopRequests:
 
     count: int = 0
     passed_on: bool = False
+    hung_up: bool = False
+
+    def hang_up(self) -> None:
+        """The terminal, or the pipe that took its place, is gone: stop, without printing to it."""
+        self.count, self.hung_up = max(self.count, 1), True
+        for stream in (sys.stdout, sys.stderr):
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def stop_signals() -> list[signal.Signals]:
+    """The signals that ask for an orderly end: Ctrl-C, a scheduler's SIGTERM, and the SIGHUP of a dropped connection,
+    unless that one is ignored already, as under nohup."""
+    hangup = [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else []
+    return [signal.SIGINT, signal.SIGTERM, *hangup]
 
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequests]:
-    """Counts SIGINT and SIGTERM instead of letting them end this process."""
+    """Counts SIGINT and SIGTERM instead of letting them end this process; SIGHUP counts once.
+
+    After a SIGHUP there is no terminal: what is printed from then on is dropped, since writing it would fail.
+    """
     requests = StopRequests()
     if threading.current_thread() is not threading.main_thread():
         yield requests  # Only the main thread may handle signals; elsewhere they are the caller's affair.
         return
 
     def ask(number: int, frame: object) -> None:
-        requests.count += 1
+        if number == signal.SIGHUP:
+            requests.hang_up()
+        elif not requests.hung_up:  # systemd sends both
+            requests.count += 1
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = stop_signals()
     old = [signal.signal(number, ask) for number in numbers]
     try:
         yield requests
@@ -80,7 +102,7 @@ def kill(child: subprocess.Popen) -> None:
 
 
 def failure(status: int, error_file: Path, log: Path, log_from: int) -> list[str]:
-    """Why a stage failed, one line a problem: what it says itself, else the last line of its log.
+    """Why a stage failed, one line a problem: what it says itself, else its exception, else the last line of its log.
 
     Args:
         status: Its exit status, negative where a signal ended it.
@@ -97,5 +119,6 @@ def failure(status: int, error_file: Path, log: Path, log_from: int) -> list[str
     elif status == 0:
         problem = "ended without a result"
     else:
+        last = exception(log, log_from) or last
         return [f"failed: {last}" if last else f"failed with exit status {status}"]
     return [f"{problem}; last said: {last}" if last else problem]

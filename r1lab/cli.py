@@ -265,7 +265,7 @@ def eval_verb(arguments: argparse.Namespace) -> int:
 
 def _checked(arguments: argparse.Namespace) -> int:
     """Checks a recipe before it runs, in a process of its own: what it imports is not needed while stages run."""
-    command = [sys.executable, "-m", "r1lab", "check", "--quiet", *arguments.sources]
+    command = [sys.executable, "-P", "-m", "r1lab", "check", "--quiet", *arguments.sources]
     sys.stdout.flush()
     status = subprocess.run(command + ["--tiny"] * arguments.tiny).returncode
     if status == 3:

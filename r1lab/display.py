@@ -4,7 +4,6 @@ Everything drawn comes from the stage's `metrics.jsonl`, which the stage writes 
 """
 
 import math
-import re
 import time
 from bisect import bisect_left
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from r1lab import rundir
+from r1lab.logs import last_line
 
 TRAINING = ("sft", "grpo", "dpo", "reward")
 PHASES = dict.fromkeys(TRAINING, "train") | {"eval": "eval", "sample": "sample"}  # the phase that a stage is made of
@@ -29,7 +29,6 @@ LATER_LINE_EVERY = 60.0  # and after the first ten minutes
 REDRAW_EVERY = 1.0  # seconds between two pictures of the panel
 _SPARK_ROWS = 1000  # a sparkline of more steps than this is drawn from every n-th of them
 _SPARKS = "▁▂▃▄▅▆▇█"
-_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # colours and cursor moves of progress bars
 
 
 @dataclass
@@ -379,14 +378,3 @@ class StageDisplay:
 
     def _last_log_line(self) -> str:
         return last_line(self.path / "log.txt", self._log_from)
-
-
-def last_line(path: Path, start: int = 0) -> str:
-    """The last line of a log that says something, looking at no more than its last 20 kB."""
-    if not path.is_file():
-        return ""
-    with path.open("rb") as file:
-        file.seek(max(start, path.stat().st_size - 20_000))
-        text = file.read().decode(errors="replace")
-    lines = [line.strip() for line in _ESCAPES.sub("", text).replace("\r", "\n").splitlines()]
-    return next((line for line in reversed(lines) if line), "")

@@ -147,10 +147,17 @@ def _exported(kind: str) -> dict[str, Path]:
 
 
 def _import(path: str, name: str):
+    _importable(Path.cwd())
     try:
         return importlib.import_module(path)
     except ImportError as error:
         raise UserError(f"{name}: cannot import {path}: {error}") from error
+
+
+def _importable(folder: Path) -> None:
+    """Lets a user's code import what lies in its folder; last, so that no file there stands for a library."""
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
 
 
 def _load_file(path: Path):
@@ -160,6 +167,7 @@ def _load_file(path: Path):
         return sys.modules[module_name]
     if not path.is_file():
         raise UserError(f"{path}: no such file")
+    _importable(path.parent)
     spec = importlib.util.spec_from_file_location(module_name, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module

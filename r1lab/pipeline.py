@@ -4,6 +4,7 @@ A recipe of one stage runs in `runs/NAME/`, a pipeline in `runs/NAME/NN-STAGE/`.
 stage's recipe become paths in its `config.yaml`, which can so be run again by itself.
 """
 
+import errno
 import shlex
 import shutil
 import signal
@@ -85,6 +86,7 @@ def run(
     changed = changed_stages(run_dir, stages) if resume else {}
     run_dir.mkdir(parents=True, exist_ok=True)
     with rundir.locked(run_dir), children.stop_requests() as stop:
+        console.on_broken_pipe = stop.hang_up  # rich would exit, and the stage die with its steps since a checkpoint
         rundir.prepare(recipe_text, config, run_dir, resume=resume, overwrite=overwrite)
         rundir.write_manifest(run_dir, config)
         return _run_stages(console, run_dir, stages, config, stop, changed, together)
@@ -250,7 +252,7 @@ def run_stage(
         console: Where to draw.
         stage: The stage.
         folders: The folder of each stage, for references.
-        stop: Counts the SIGINT and SIGTERM that this process gets.
+        stop: Counts the signals to stop that this process gets.
         shared: A process that runs this stage and others, if there is one; it is killed where the stage fails.
 
     Returns:
@@ -278,7 +280,12 @@ def run_stage(
                 except subprocess.TimeoutExpired:
                     _pass_on(child, stop, display)
                     status = 0 if shared and stage.finished else None
-                display.update()
+                try:
+                    display.update()
+                except OSError as error:
+                    if error.errno != errno.EIO:  # rich handles a broken pipe itself
+                        raise
+                    stop.hang_up()  # a terminal that is gone is met here before the signal is handled
     finally:
         if shared is None or status != 0:
             children.kill(child)
@@ -296,8 +303,9 @@ def run_stage(
 
 
 def stage_command(*paths: Path) -> list[str]:
-    """The command that runs the stages of folders, one after the other."""
-    return [sys.executable, "-m", "r1lab.stages", *map(str, paths)]
+    """The command that runs the stages of folders, one after the other; `-P`: no file of the current folder is taken
+    for a library of its name."""
+    return [sys.executable, "-P", "-m", "r1lab.stages", *map(str, paths)]
 
 
 def _pass_on(child: subprocess.Popen, stop: StopRequests, display: StageDisplay) -> None:

@@ -124,6 +124,7 @@ def main(path):
     print("a fake stage starts")
     if behaviour == "crash":
         print("Traceback (most recent call last):\nRuntimeError: the loss is \x1b[31mnan\x1b[0m\n")
+        print("Set VERBOSE=1 for more")
         return 1
     if behaviour == "refuse":
         (path / "error.txt").write_text("data: row 3 has no answer\ndata: row 4 has no answer\n")

@@ -116,6 +116,23 @@ def test_a_batch_that_groups_do_not_fill_is_told_with_sizes_that_would_do(write,
 
 
 @pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        ("logging_steps: 2", "train.logging_steps: not set here: r1lab writes a row of metrics for each step"),
+        ("logging_strategy: epoch", "train.logging_strategy: not set here: r1lab writes a row of metrics for each"),
+        ("logging_first_step: true", "train.logging_first_step: not set here: r1lab writes a row of metrics for each"),
+        ("max_steps: 0", "train.max_steps: 0: trains nothing: set at least 1"),
+        ("max_steps: -3", "train.max_steps: -3: trains nothing: set at least 1"),
+        ("num_train_epochs: 0", "train.num_train_epochs: 0: trains nothing: set it above 0"),
+        ("num_train_epochs: -0.5", "train.num_train_epochs: -0.5: trains nothing"),
+        ("save_only_model: true", "train.save_only_model: not set here: a checkpoint without its optimizer cannot be"),
+    ],
+)
+def test_settings_that_leave_out_steps_their_figures_or_the_optimizer_are_refused(write, train, message):
+    assert message in problem(write(changed("per_device_train_batch_size: 16", train)))
+
+
+@pytest.mark.parametrize(
     "words",
     [
         [],

@@ -164,14 +164,6 @@ def test_a_terminal_gets_a_panel_that_goes_away(tmp_path):
     assert "\x1b[2K" in text(screen) and "60/60" in text(screen)
 
 
-def test_the_last_line_of_a_log_has_no_colours_and_begins_where_told(tmp_path):
-    log = tmp_path / "log.txt"
-    assert display.last_line(log) == ""
-    log.write_text("old\n" + "x" * 30_000 + "\n 1%|\r\x1b[31m99%|done\x1b[0m\n\n  \n")
-    assert display.last_line(log) == "99%|done"
-    assert display.last_line(log, log.stat().st_size) == ""
-
-
 @pytest.mark.parametrize("values", [[], [1.0], [2.0, 2.0, 2.0], [-1.0, 0.5, float(3)], list(range(1000))])
 def test_sparklines_are_never_wider_than_asked(values):
     assert len(display.sparkline(values, 28)) <= 28

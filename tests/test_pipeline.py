@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -75,9 +76,10 @@ def run(recipe, tmp_path, **flags):
     return status, console.file.getvalue()
 
 
-def start_parent(recipe, tmp_path, *flags):
+def start_parent(recipe, tmp_path, *flags, **output):
     command = [sys.executable, "-c", PARENT, json.dumps(recipe), str(tmp_path), *flags]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | output
+    return subprocess.Popen(command, text=True, start_new_session=True, **output)
 
 
 def wait_for(condition, seconds=20):
@@ -373,9 +375,45 @@ def test_sigterm_stops_like_ctrl_c_and_a_running_directory_is_held(tmp_path):
 
 
 def test_signals_are_handled_again_as_before(tmp_path):
-    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    numbers = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+    before = [signal.getsignal(number) for number in numbers]
     run(single(), tmp_path)
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+def test_a_dropped_connection_saves_a_checkpoint(tmp_path):
+    """The terminal is gone: writing to it fails, and SIGHUP comes several times, with a SIGTERM beside it."""
+    terminal, end = pty.openpty()
+    parent = start_parent(single(max_steps=400, seconds=0.05), tmp_path, stdout=end, stderr=end)
+    os.close(end)
+    wait_for(lambda: rundir.read_jsonl(tmp_path / "zero" / "metrics.jsonl"))
+    os.close(terminal)
+    for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGHUP):
+        parent.send_signal(number)
+        time.sleep(0.05)
+    assert parent.wait(timeout=20) == 130
+    assert (tmp_path / "zero" / "checkpoints" / "checkpoint-1" / "step").is_file()
+
+
+def test_a_closed_pipe_saves_a_checkpoint(tmp_path):
+    parent = start_parent(single(max_steps=4000, seconds=0.05), tmp_path)
+    wait_for(lambda: rundir.read_jsonl(tmp_path / "zero" / "metrics.jsonl"))
+    parent.stdout.close()
+    parent.stderr.close()
+    assert parent.wait(timeout=60) == 130
+    assert (tmp_path / "zero" / "checkpoints" / "checkpoint-1" / "step").is_file()
+
+
+def test_nohup_is_respected(tmp_path):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        parent = start_parent(single(max_steps=20, seconds=0.05), tmp_path)
+        wait_for(lambda: rundir.read_jsonl(tmp_path / "zero" / "metrics.jsonl"))
+        parent.send_signal(signal.SIGHUP)
+        parent.communicate(timeout=20)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert parent.returncode == 0
 
 
 def test_the_command_to_resume_without_a_command_line_uses_the_config(tmp_path, monkeypatch):

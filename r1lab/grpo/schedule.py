@@ -17,7 +17,7 @@ def value_at(steps: dict[int, float], step: int) -> float | None:
 
 
 class Scheduled(TrainerCallback):
-    """Sets what a schedule says before each step, also of a resumed run."""
+    """Sets the values that a schedule has for the step of each rollout, also in a resumed run."""
 
     def __init__(self, trainer, schedule: Schedule, names: list[str]):
         self.trainer, self.schedule, self.names = trainer, schedule, names
@@ -26,8 +26,10 @@ class Scheduled(TrainerCallback):
 
     def on_step_begin(self, args, state, control, **kwargs):
         trainer, engine = self.trainer, getattr(self.trainer, "vllm_generation", None)
-        length = value_at(self.schedule.max_completion_length, state.global_step)
-        temperature = value_at(self.schedule.temperature, state.global_step)
+        # A rollout keeps its temperature for all of its updates, or their importance ratios would be wrong.
+        step = trainer.rollout_step()
+        length = value_at(self.schedule.max_completion_length, step)
+        temperature = value_at(self.schedule.temperature, step)
         for name, value in (("max_completion_length", length), ("temperature", temperature)):
             if value is None:
                 continue
@@ -39,6 +41,6 @@ class Scheduled(TrainerCallback):
                 trainer.generation_kwargs[field] = value
                 setattr(trainer.generation_config, field, value)
         for name, steps in self.schedule.rewards.items():
-            weight = value_at(steps, state.global_step)
+            weight = value_at(steps, step)
             if weight is not None:
                 trainer.reward_weights[self.names.index(name)] = weight

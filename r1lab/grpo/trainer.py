@@ -3,7 +3,6 @@
 Rewards, losses, logging and sharding stay TRL's; each part can be switched off (`r1lab.schema.GrpoTrain`).
 """
 
-import json
 import math
 import random
 import time
@@ -16,19 +15,15 @@ from unittest.mock import patch
 import torch
 import trl
 from accelerate.utils import DistributedType, is_peft_model
-from safetensors.torch import load_model, save_model
 from trl.trainer import grpo_trainer
 
-from r1lab import rundir
 from r1lab.engines.transformers import TransformersEngine, without_generation_config
-from r1lab.grpo import packed, sampling
+from r1lab.grpo import checkpoint, packed, sampling
 from r1lab.grpo.advantages import advantages
 from r1lab.grpo.batches import by_group, by_tokens, importance_ratio, rows, trimmed
 from r1lab.grpo.chooser import Chooser
 from r1lab.grpo.rewards import BatchRewards
 from r1lab.schema import Curriculum, DynamicSampling, GrpoTrain
-
-CHOOSER, REFERENCE = "chooser.json", "reference.safetensors"
 
 
 class GRPOTrainer(trl.GRPOTrainer):
@@ -54,7 +49,8 @@ class GRPOTrainer(trl.GRPOTrainer):
         config = kwargs["args"]
         self.rewards, self.dynamic_sampling = rewards, dynamic_sampling
         self.chooser, self._generated, self._rewards = None, None, None
-        self._seconds: Counter[str] = Counter()
+        self._spent: Counter[str] = Counter()
+        self.made = checkpoint.Rollout()  # the newest
         if dynamic_sampling or curriculum:
             tasks = tasks or [None] * len(kwargs["train_dataset"])
             self.chooser = Chooser(tasks, seed=config.seed, curriculum=curriculum)
@@ -76,8 +72,7 @@ class GRPOTrainer(trl.GRPOTrainer):
         # Rows of no advantage have no gradient, unless the reference model pulls at them.
         self.skips_no_signal = own.skip_no_signal and self.by_rows and self.beta == 0
         # One update a rollout: the policy of the training pass is still the one that the engine sampled from.
-        every = config.steps_per_generation * self.num_iterations
-        self.on_policy = own.reuse_logps and config.gradient_accumulation_steps % every == 0
+        self.on_policy = own.reuse_logps and config.gradient_accumulation_steps % self._rollout_micro_steps == 0
         # Layers whose weights are gathered for each pass need the same number of passes on every rank.
         self.sharded = self.is_fsdp_enabled or (
             self.is_deepspeed_enabled and self.accelerator.deepspeed_plugin.zero_stage == 3
@@ -113,10 +108,24 @@ class GRPOTrainer(trl.GRPOTrainer):
         if not self.model.training:
             return super()._prepare_inputs(generation_batch)
         micro_steps = self.args.steps_per_generation
-        if self._step % (micro_steps * self.num_iterations) == 0 or self._buffered_inputs is None:
+        if self.rollout_is_due():
             batch = self._generate_and_score_completions(generation_batch)
             self._buffered_inputs = self._micro_steps(batch)
+        self._spent["tokens"] += self.made.tokens / micro_steps
         return self._buffered_inputs[self._step % micro_steps]
+
+    @property
+    def _rollout_micro_steps(self) -> int:
+        """How many micro-steps train on a rollout."""
+        return self.args.steps_per_generation * self.num_iterations
+
+    def rollout_is_due(self) -> bool:
+        """Whether the next micro-step begins with a rollout."""
+        return self._step % self._rollout_micro_steps == 0 or self._buffered_inputs is None
+
+    def rollout_step(self) -> int:
+        """The step, counted from 0, of the rollout that the next micro-step trains on."""
+        return self.state.global_step if self.rollout_is_due() else self.made.step
 
     def _micro_steps(self, batch: dict) -> list[list[dict]]:
         """The micro-batches of each of the steps that TRL takes over a generation batch."""
@@ -176,7 +185,8 @@ class GRPOTrainer(trl.GRPOTrainer):
         """TRL's, on the prompts that are chosen, and without the pass for the old log-probabilities where the
         training pass gives them as well."""
         self._inputs = inputs
-        self._seconds.clear()
+        metrics = self._metrics["train"]
+        before = {name: len(values) for name, values in metrics.items()}
         if self.model.training and self.chooser is not None:
             groups = sampling.choose(self, inputs)
             inputs, self._generated, self._rewards = sampling.as_generated(groups, self.accelerator)
@@ -195,19 +205,35 @@ class GRPOTrainer(trl.GRPOTrainer):
             batch["advantages"] = found[mine : mine + len(inputs)]
         self._generated = self._rewards = None
         if self.model.training:
-            for what in ("generating", "grading"):
-                self._metrics["train"][f"seconds/{what}"].append(self._seconds[what])
+            tokens = int(self.accelerator.gather(batch["completion_mask"].sum()).sum())
+            logged = {name: values[-1] for name, values in metrics.items() if len(values) > before.get(name, 0)}
+            self.made = checkpoint.Rollout(self.state.global_step, tokens, logged)
         return batch
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """TRL's, for each step: one that trains on an earlier rollout has the figures of that, and its step.
+
+        `tokens` are the completion tokens that the step was trained on; `seconds/...` are those of all its rollouts.
+        """
+        if "loss" in logs:
+            metrics = self._metrics["train"]
+            if self.made.step != self.state.global_step - 1:
+                metrics["rollout"] = [self.made.step + 1]
+                for name, value in self.made.figures.items():
+                    metrics[name] = metrics.get(name) or [value]
+            logs.update(self._spent)
+            self._spent.clear()
+        super().log(logs, start_time)
 
     def _generate(self, prompts: list):
         return self._generated or self.rollout(self._inputs, prompts)
 
     @contextmanager
     def _timed(self, what: str):
-        """Adds to the seconds that the rollouts of a generation batch spend on something."""
+        """Adds to the seconds that the rollouts of a step spend on something."""
         began = time.perf_counter()
         yield
-        self._seconds[what] += time.perf_counter() - began
+        self._spent[f"seconds/{what}"] += time.perf_counter() - began
 
     def rollout(self, inputs: list[dict], prompts: list[str]):
         """What TRL's `_generate` returns; where the engine allows it, groups are graded as they are complete."""
@@ -326,22 +352,14 @@ class GRPOTrainer(trl.GRPOTrainer):
         return logps, entropies, None
 
     def _save_checkpoint(self, model, trial):
-        super()._save_checkpoint(model, trial)
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
-        if self.chooser is not None and self.args.should_save:
-            rundir.write_json_atomic(folder / CHOOSER, self.chooser.state())
-        if self.args.sync_ref_model and self.args.should_save:
-            save_model(self.accelerator.unwrap_model(self.ref_model), folder / REFERENCE)
+        checkpoint.save(self, folder)
+        super()._save_checkpoint(model, trial)
 
-    def _load_optimizer_and_scheduler(self, checkpoint):
-        """TRL's, and what else a checkpoint holds: pass rates, and the reference model where it is refreshed."""
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None:
-            return
-        if self.chooser is not None and (path := Path(checkpoint) / CHOOSER).exists():
-            self.chooser.load(json.loads(path.read_text(encoding="utf-8")))
-        if self.args.sync_ref_model and (path := Path(checkpoint) / REFERENCE).exists():
-            load_model(self.accelerator.unwrap_model(self.ref_model), path)
+    def _load_optimizer_and_scheduler(self, folder):
+        super()._load_optimizer_and_scheduler(folder)
+        if folder is not None:
+            checkpoint.load(self, Path(folder))
 
     @contextmanager
     def engine(self):

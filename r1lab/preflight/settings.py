@@ -4,8 +4,8 @@ import importlib.util
 import re
 from pathlib import Path
 
-from r1lab import checks, launch, models, trl_fields
-from r1lab.preflight.findings import Finding
+from r1lab import batch, checks, launch, models, trl_fields
+from r1lab.preflight.findings import GENERATED, Finding, Seen
 from r1lab.schema import StageRecipe
 
 PROCESSES = (1, 2, 4, 8)
@@ -47,6 +47,17 @@ def batch_findings(recipe: StageRecipe) -> list[Finding]:
     what = f"groups of {group} a batch, by processes: {'; '.join(told)}"
     found.append(Finding("ok", "batch", what, keys=("rollout", "num_generations")))
     return found
+
+
+def row_count_findings(seen: Seen) -> list[Finding]:
+    """Whether a grpo stage has a row for each group of a generation batch, as far as its rows could be had."""
+    if seen.recipe.stage != "grpo" or not seen.data:
+        return []
+    count = len(seen.data)
+    if count >= GENERATED:  # a generator may have been asked for no more
+        count = max(count, seen.recipe.data.size or batch.groups(seen.recipe))
+    problem = batch.too_few_rows(seen.recipe, count)
+    return [Finding("error", "batch", *problem, ("data",))] if problem else []
 
 
 def setting_findings(recipe: StageRecipe, *, tiny: bool = False) -> list[Finding]:

@@ -36,7 +36,7 @@ def trial(gpus: bool, *, seconds: float = SECONDS) -> Iterator[Finding]:
     took: dict[str, float] = {}
     failed, doing, late = False, "start Python", threading.Event()
     with tempfile.TemporaryFile(mode="w+", errors="replace") as log:
-        command = [sys.executable, "-m", "r1lab.preflight.trial"]
+        command = [sys.executable, "-P", "-m", "r1lab.preflight.trial"]
         child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True)
 
         def end() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
-from r1lab import engines, lookup, prompts, rundir, trackers
+from r1lab import children, engines, lookup, prompts, rundir, trackers
 from r1lab.data import operations
 from r1lab.errors import UserError
 from r1lab.schema import TASKS_OWN, GrpoTrain
@@ -201,10 +201,10 @@ def resume_point(run_dir: Path) -> str | None:
 
 
 class Metrics(TrainerCallback):
-    """Writes a row to `metrics.jsonl` for each of the trainer's logs, and to what `train.report_to` names.
+    """Writes a row to `metrics.jsonl` for each step, and to what `train.report_to` names.
 
     Args:
-        to_row: From the trainer's logs to the row.
+        to_row: From the trainer's logs of a step, and the seconds that the step took, to the row.
     """
 
     def __init__(self, recipe, run_dir: Path, to_row):
@@ -217,9 +217,16 @@ class Metrics(TrainerCallback):
             config, step = self.recipe.model_dump(), state.global_step
             self.trackers = [trackers.start(name, self.run_dir, config, step) for name in names]
 
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.began = time.perf_counter()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.seconds = time.perf_counter() - self.began  # without an evaluation, which comes before the log
+
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero and logs and "loss" in logs:
-            self.write({"phase": "train", "step": state.global_step, "total": state.max_steps} | self.to_row(logs))
+            row = {"phase": "train", "step": state.global_step, "total": state.max_steps}
+            self.write(row | self.to_row(logs, self.seconds))
 
     def on_train_end(self, args, state, control, **kwargs):
         for _, end in self.trackers:
@@ -235,15 +242,24 @@ class Metrics(TrainerCallback):
 
 
 class StopOnInterrupt(TrainerCallback):
-    """On SIGINT or SIGTERM, ends the step, saves a checkpoint and stops; a second signal stops at once."""
+    """On SIGINT, SIGTERM or SIGHUP, ends the step, saves a checkpoint and stops; a second SIGINT or SIGTERM stops at
+    once. A context manager: the handlers before it are back after it."""
 
     def __init__(self):
         self.interrupted = False
-        signal.signal(signal.SIGINT, self._ask)
-        signal.signal(signal.SIGTERM, self._ask)
+
+    def __enter__(self):
+        self._before = {number: signal.signal(number, self._ask) for number in children.stop_signals()}
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _ask(self, number, frame):
         if self.interrupted:
+            if number == signal.SIGHUP:  # which often comes twice, or with a SIGTERM, when a connection is dropped
+                return
             raise KeyboardInterrupt
         self.interrupted = True
         print("interrupted: ending this step and saving a checkpoint", flush=True)
@@ -262,7 +278,6 @@ def trl_config(config_class, recipe, run_dir: Path, **owned):
     from r1lab.models import emulates_bfloat16
 
     settings = {
-        "logging_steps": 1,
         "save_total_limit": 2,
         "report_to": "none",
         "bf16": torch.cuda.is_available() and not emulates_bfloat16(),
@@ -276,6 +291,8 @@ def trl_config(config_class, recipe, run_dir: Path, **owned):
     if ours := trackers.own(reported):  # by `Metrics`, under the names of metrics.jsonl
         rest = [name for name in ([reported] if isinstance(reported, str) else reported) if name not in ours]
         settings["report_to"] = rest or "none"
+    # A row of metrics for each step: rates, alarms and samples go by steps.
+    owned |= {"logging_strategy": "steps", "logging_steps": 1}
     settings |= {"output_dir": str(run_dir / "checkpoints"), "seed": recipe.seed, **owned}
     try:
         return config_class(**settings)
@@ -283,10 +300,25 @@ def trl_config(config_class, recipe, run_dir: Path, **owned):
         raise UserError(f"train: {' '.join(str(error).split())}") from error
 
 
+def train_and_save(trainer, recipe, run_dir: Path, tokenizer, started: float, **more) -> int:
+    """Trains from the last checkpoint on and saves the model; the exit status, 130 where a signal stopped it."""
+    with StopOnInterrupt() as stop:
+        trainer.add_callback(stop)
+        trainer.train(resume_from_checkpoint=resume_point(run_dir))
+        if stop.interrupted:
+            return 130
+        finish(trainer, recipe, run_dir, tokenizer, started, **more)
+    return 0
+
+
 def finish(trainer, recipe, run_dir: Path, tokenizer, started: float, **more) -> None:
     """Save the model for the next stage, then `result.json`, whose presence means finished."""
     from r1lab.models import is_adapter, resolve, save
 
+    if not trainer.state.global_step:
+        rows, size = len(trainer.train_dataset), trainer.args.per_device_train_batch_size
+        way = "give more rows, or lower train.per_device_train_batch_size"
+        raise UserError(f"train: {rows} rows in batches of {size} made no step of training: {way}")
     trainer.accelerator.wait_for_everyone()
     if trainer.accelerator.is_main_process:
         model, lora = trainer.accelerator.unwrap_model(trainer.model), recipe.model.lora

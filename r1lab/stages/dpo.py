@@ -10,12 +10,10 @@ from r1lab import models, prompts
 from r1lab.errors import UserError
 from r1lab.stages.common import (
     Metrics,
-    StopOnInterrupt,
     build_rows,
-    finish,
     load_model,
     load_tokenizer,
-    resume_point,
+    train_and_save,
     trl_config,
     warn,
 )
@@ -35,20 +33,15 @@ def run(recipe, run_dir: Path) -> int:
     check_pairs(rows)
     examples = _examples(recipe, rows, tokenizer, run_dir)
     config = trl_config(DPOConfig, recipe, run_dir, max_length=None)
-    stop = StopOnInterrupt()
     trainer = _Trainer(
         model=load_model(recipe),
         args=config,
         train_dataset=Dataset.from_list(examples),
         processing_class=tokenizer,
         peft_config=models.lora_config(recipe.model.lora),
-        callbacks=[Metrics(recipe, run_dir, _row), stop],
+        callbacks=[Metrics(recipe, run_dir, _row)],
     )
-    trainer.train(resume_from_checkpoint=resume_point(run_dir))
-    if stop.interrupted:
-        return 130
-    finish(trainer, recipe, run_dir, tokenizer, started)
-    return 0
+    return train_and_save(trainer, recipe, run_dir, tokenizer, started)
 
 
 def check_pairs(rows: list[dict]) -> None:
@@ -80,7 +73,7 @@ def _examples(recipe, rows: list[dict], tokenizer, run_dir: Path) -> list[dict]:
     return short
 
 
-def _row(logs: dict) -> dict:
+def _row(logs: dict, seconds: float) -> dict:
     return {
         "loss": logs["loss"],
         "learning_rate": logs.get("learning_rate"),

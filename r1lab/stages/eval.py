@@ -4,6 +4,7 @@ import json
 import time
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from r1lab import engines, forms, provenance, records, rundir
@@ -34,7 +35,7 @@ def run(recipe, run_dir: Path) -> int:
     rundir.write_json_atomic(file, said)
     progress = progress_writer(run_dir, "eval", step=0)
     settings = {"progress": progress, "partial": partial, "seed": recipe.seed}
-    result, questions = evaluate(engine, tokenizer, tasks, recipe, run_dir, **settings)
+    result, questions = evaluate(engine, prepare(tasks, recipe, tokenizer, run_dir), recipe, run_dir, **settings)
     rundir.write_jsonl(run_dir / "samples" / "questions.jsonl", questions)
     partial.unlink(missing_ok=True)
     for line in engine.notes:
@@ -162,10 +163,37 @@ def progress_writer(run_dir: Path, phase: str, step: int):
     return progress
 
 
+@dataclass(frozen=True)
+class Task:
+    """A task that is ready to be asked, as often as one likes.
+
+    Attributes:
+        name: What results call it.
+        rows: Its questions.
+        asks: What the engine is given for each row: text, or messages for a server.
+        judge: Scores the answers.
+    """
+
+    name: str
+    rows: list[dict]
+    asks: list
+    judge: records.Judge
+
+
+def prepare(tasks: dict[str, list[dict]], recipe, tokenizer, run_dir: Path) -> list[Task]:
+    """Renders the prompts of all tasks, builds their graders, and warns once of gold answers that cannot score."""
+    rewards, found = [reward.model_dump() for reward in recipe.rewards], []
+    for name, rows in tasks.items():
+        asks, prefills = asked(rows, recipe, tokenizer)
+        judge = records.Judge(rewards, template=recipe.prompt.template, prefill=prefills[0])
+        report_gold(judge.grader, rows, run_dir)
+        found.append(Task(name, rows, asks, judge))
+    return found
+
+
 def evaluate(
     engine,
-    tokenizer,
-    tasks: dict[str, list[dict]],
+    tasks: list[Task],
     recipe,
     run_dir: Path,
     *,
@@ -176,8 +204,8 @@ def evaluate(
     """Sample and score every question of every task.
 
     Args:
-        tasks: Rows by task name.
-        recipe: Its `prompt`, `rewards`, `rollout` and `eval` sections say how to ask and how to score.
+        tasks: From `prepare`.
+        recipe: Its `rollout` and `eval` sections say how to sample.
         run_dir: Where warnings go, and completions that a reward fails on.
         progress: Called with the questions done, all of them, and the tokens written so far, of the sampled answers
             and then of the greedy ones, task by task.
@@ -190,8 +218,9 @@ def evaluate(
         and one record a question with its scores, for paired comparisons.
     """
     result, questions = {}, []
-    for name, rows in tasks.items():
-        made = _questions(engine, tokenizer, name, rows, recipe, run_dir, progress, partial, seed)
+    for task in tasks:
+        name = task.name
+        made = _questions(engine, task, recipe, run_dir, progress, partial, seed)
         questions += made
         result[name] = records.figures(made)
         finer = sorted({record["subtask"] for record in made} - {name})
@@ -200,12 +229,9 @@ def evaluate(
     return result, questions
 
 
-def _questions(engine, tokenizer, name: str, rows: list[dict], recipe, run_dir: Path, progress, partial, seed):
+def _questions(engine, task: Task, recipe, run_dir: Path, progress, partial, seed):
     """The records of a task's questions, in their order."""
-    texts, prefills = asked(rows, recipe, tokenizer)
-    rewards = [reward.model_dump() for reward in recipe.rewards]
-    judge = records.Judge(rewards, template=recipe.prompt.template, prefill=prefills[0])
-    report_gold(judge.grader, rows, run_dir)
+    name, rows = task.name, task.rows
     parts, rollout = records.parts_of(name, rows), recipe.rollout
     there = [r for r in (rundir.read_jsonl(partial) if partial else ()) if r["task"] == name]
     settings = {"max_tokens": recipe.eval.max_completion_length or rollout.max_completion_length}
@@ -217,9 +243,9 @@ def _questions(engine, tokenizer, name: str, rows: list[dict], recipe, run_dir: 
     def answered(known: dict[int, dict], to_record, **sampling) -> dict[int, dict]:
         """Records of all questions by their place: those known, and the others as they are answered."""
         found, tokens = dict(known), 0
-        for groups in _in_chunks(engine.stream(texts, done=known, **settings, **sampling)):
+        for groups in _in_chunks(engine.stream(task.asks, done=known, **settings, **sampling)):
             flat = [completion for _, group in groups for completion in group]
-            judged = judge.judge(flat, [rows[i] for i, group in groups for _ in group], run_dir / FAILED)
+            judged = task.judge.judge(flat, [rows[i] for i, group in groups for _ in group], run_dir / FAILED)
             of_each = iter(judged)
             for i, group in groups:
                 found[i] = to_record(i, group, [next(of_each) for _ in group])

@@ -9,7 +9,7 @@ from datasets import Dataset
 from transformers import TrainerCallback
 from trl import GRPOConfig
 
-from r1lab import engines, models, prompts
+from r1lab import batch, engines, models, prompts
 from r1lab.errors import UserError
 from r1lab.grader import build as build_grader
 from r1lab.grpo.alarms import AlarmCallback, RolledBack, finish_rollback, restart
@@ -29,7 +29,7 @@ from r1lab.stages.common import (
     resume_point,
     trl_config,
 )
-from r1lab.stages.eval import eval_tasks, evaluate
+from r1lab.stages.eval import eval_tasks, evaluate, prepare
 
 
 def run(recipe, run_dir: Path) -> int:
@@ -37,6 +37,8 @@ def run(recipe, run_dir: Path) -> int:
     started = time.time()
     tokenizer = load_tokenizer(recipe)
     rows = build_rows(recipe.data, seed=recipe.seed, run_dir=run_dir, tokenizer=tokenizer)
+    if problem := batch.too_few_rows(recipe, len(rows)):
+        raise UserError(f"data: {problem[0]}: {problem[1]}")
     template = {"template": recipe.prompt.template, "system": recipe.prompt.system}
     rendered = [prompts.render(row["prompt"], tokenizer, **template) for row in rows]
     grader = build_grader([r.model_dump() for r in recipe.rewards], prefill=rendered[0][1])
@@ -47,8 +49,7 @@ def run(recipe, run_dir: Path) -> int:
         # Where none is set TRL takes 29500 as long as it is free: so do two runs that start at the same time.
         os.environ.setdefault("MASTER_PORT", str(get_free_port()))
     model = load_model(recipe)
-    stop = StopOnInterrupt()
-    metrics = Metrics(recipe, run_dir, _row(recipe, config, rewards, time.time()))
+    metrics = Metrics(recipe, run_dir, _row(recipe, rewards))
     trainer = GRPOTrainer(
         model=model,
         args=config,
@@ -56,7 +57,7 @@ def run(recipe, run_dir: Path) -> int:
         processing_class=tokenizer,
         reward_funcs=rewards.functions,
         peft_config=models.lora_config(recipe.model.lora),
-        callbacks=[metrics, stop],
+        callbacks=[metrics],
         own=own_settings(recipe),
         rewards=rewards,
         dynamic_sampling=recipe.rollout.dynamic_sampling,
@@ -74,17 +75,19 @@ def run(recipe, run_dir: Path) -> int:
     trainer.add_callback(AlarmCallback(recipe, run_dir))
     if recipe.alarms.loss and not trainer.use_vllm:
         trainer.generation_config.remove_invalid_values = True  # else sampling fails before a loss is seen
-    try:
-        trainer.train(resume_from_checkpoint=checkpoint)
-    except RolledBack:
-        if trainer.accelerator.num_processes > 1:
-            # Ranks that begin anew one by one would meet each other's old rendezvous.
-            raise UserError("an alarm took the run back: run it again with --resume to go on", status=1) from None
-        if not stop.interrupted:
-            restart()
-    if stop.interrupted:
-        return 130
-    finish(trainer, recipe, run_dir, tokenizer, started)
+    with StopOnInterrupt() as stop:
+        trainer.add_callback(stop)
+        try:
+            trainer.train(resume_from_checkpoint=checkpoint)
+        except RolledBack:
+            if trainer.accelerator.num_processes > 1:
+                # Ranks that begin anew one by one would meet each other's old rendezvous.
+                raise UserError("an alarm took the run back: run it again with --resume to go on", status=1) from None
+            if not stop.interrupted:
+                restart()
+        if stop.interrupted:
+            return 130
+        finish(trainer, recipe, run_dir, tokenizer, started)
     return 0
 
 
@@ -126,22 +129,14 @@ def _ids(tokenizer, rendered):
     return tokenizer([text for text, _ in rendered], add_special_tokens=False)["input_ids"]
 
 
-def _row(recipe, config, rewards: BatchRewards, started: float):
+def _row(recipe, rewards: BatchRewards):
     grader, figures = rewards.grader, rewards.figures
-    seen = {"time": started}
-    # A generation batch is spread over steps_per_generation micro-batches, gradient_accumulation_steps to an update.
-    updates = config.steps_per_generation / config.gradient_accumulation_steps
-    completions_per_step = config.generation_batch_size / updates
 
-    def spent(logs: dict, what: str) -> float:
-        """Seconds of this step: TRL has the mean of its generation batches, and none where a step takes over one."""
-        return round(logs.get(f"seconds/{what}", 0.0) * max(1.0, 1 / updates), 3)
-
-    def to_row(logs: dict) -> dict:
-        now = time.time()
-        seconds, seen["time"] = now - seen["time"], now
-        written = logs["completions/mean_length"] * completions_per_step
+    def to_row(logs: dict, seconds: float) -> dict:
         row = {
+            "rollout": int(logs["rollout"])
+            if "rollout" in logs
+            else None,  # the step that these completions were written in, where it is another
             "reward": logs["reward"],
             # None where a reward applied to no row.
             "rewards": {name: logs[f"rewards/{name}/mean"] for name in grader.names},
@@ -157,14 +152,14 @@ def _row(recipe, config, rewards: BatchRewards, started: float):
             "entropy": logs.get("entropy"),
             "kl": logs.get("kl"),
             "importance_ratio": logs.get("sampling/importance_sampling_ratio/mean"),
-            # Of a part of the distribution the engine's log-probabilities are others than the policy's by design.
+            # With truncated sampling, the log-probabilities of engine and policy differ by design.
             "drift": None if recipe.rollout.biased_sampling else logs.get("sampling/sampling_logp_difference/mean"),
             "sampled": {key.partition("/")[2]: value for key, value in logs.items() if key.startswith("sampled/")}
             or None,
             "seconds": round(seconds, 3),
-            "seconds_generating": spent(logs, "generating"),
-            "seconds_grading": spent(logs, "grading"),
-            "tokens_per_second": round(written / max(seconds, 1e-6)),
+            "seconds_generating": round(logs.get("seconds/generating", 0.0), 3),
+            "seconds_grading": round(logs.get("seconds/grading", 0.0), 3),
+            "tokens_per_second": round(logs["tokens"] / max(seconds, 1e-6)),
         }
         if grader.failed.total():
             row["reward_errors"] = dict(grader.failed)  # since the start of this process
@@ -177,14 +172,13 @@ class Evaluate(TrainerCallback):
     """Evaluates the policy every `eval.every` steps, with the engine that generates the rollouts."""
 
     def __init__(self, trainer, tokenizer, recipe, run_dir: Path, metrics: Metrics):
-        self.trainer, self.tokenizer, self.recipe, self.run_dir = trainer, tokenizer, recipe, run_dir
-        self.metrics = metrics
-        self.tasks = eval_tasks(recipe)
+        self.trainer, self.recipe, self.run_dir, self.metrics = trainer, recipe, run_dir, metrics
+        self.tasks = prepare(eval_tasks(recipe), recipe, tokenizer, run_dir)
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step % self.recipe.eval.every == 0 and state.global_step < state.max_steps:
             with self.trainer.engine() as engine:
-                figures, _ = evaluate(engine, self.tokenizer, self.tasks, self.recipe, self.run_dir)
+                figures, _ = evaluate(engine, self.tasks, self.recipe, self.run_dir)
             if state.is_world_process_zero:
                 self.metrics.write(
                     {"phase": "eval", "step": state.global_step, "total": state.max_steps, "tasks": figures}

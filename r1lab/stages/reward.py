@@ -10,12 +10,10 @@ from r1lab.errors import UserError
 from r1lab.rewards.reward_model import encode, judged_text
 from r1lab.stages.common import (
     Metrics,
-    StopOnInterrupt,
     build_rows,
-    finish,
     load_model,
     load_tokenizer,
-    resume_point,
+    train_and_save,
     trl_config,
     warn,
 )
@@ -47,22 +45,17 @@ def run(recipe, run_dir: Path) -> int:
         }
         for row, pair in judged
     ]
-    stop = StopOnInterrupt()
     trainer = RewardTrainer(
         model=load_model(recipe, scores=True),
         args=trl_config(RewardConfig, recipe, run_dir, max_length=limit),
         train_dataset=Dataset.from_list(examples),
         processing_class=tokenizer,
-        callbacks=[Metrics(recipe, run_dir, _row), stop],
+        callbacks=[Metrics(recipe, run_dir, _row)],
     )
-    trainer.train(resume_from_checkpoint=resume_point(run_dir))
-    if stop.interrupted:
-        return 130
-    finish(trainer, recipe, run_dir, tokenizer, started, pairs=len(judged))
-    return 0
+    return train_and_save(trainer, recipe, run_dir, tokenizer, started, pairs=len(judged))
 
 
-def _row(logs: dict) -> dict:
+def _row(logs: dict, seconds: float) -> dict:
     return {
         "loss": logs["loss"],
         "learning_rate": logs.get("learning_rate"),

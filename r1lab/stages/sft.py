@@ -11,13 +11,11 @@ from r1lab import models, prompts, summary
 from r1lab.errors import UserError
 from r1lab.stages.common import (
     Metrics,
-    StopOnInterrupt,
     build_rows,
-    finish,
     load_model,
     load_tokenizer,
     note,
-    resume_point,
+    train_and_save,
     trl_config,
     warn,
 )
@@ -43,21 +41,16 @@ def run(recipe, run_dir: Path) -> int:
     config = trl_config(SFTConfig, recipe, run_dir, **own)
     if "train_sampling_strategy" in own and not config.packing:
         examples = by_length(examples, config.per_device_train_batch_size, seed=recipe.seed)
-    stop = StopOnInterrupt()
     trainer = SFTTrainer(
         model=model,
         args=config,
         train_dataset=Dataset.from_list(examples),
         processing_class=tokenizer,
         peft_config=models.lora_config(recipe.model.lora),
-        callbacks=[Metrics(recipe, run_dir, _row(time.time())), stop],
+        callbacks=[Metrics(recipe, run_dir, _row())],
     )
     show_labels(trainer, tokenizer, run_dir)
-    trainer.train(resume_from_checkpoint=resume_point(run_dir))
-    if stop.interrupted:
-        return 130
-    finish(trainer, recipe, run_dir, tokenizer, started)
-    return 0
+    return train_and_save(trainer, recipe, run_dir, tokenizer, started)
 
 
 def _examples(recipe, rows: list[dict], tokenizer, run_dir: Path) -> list[dict]:
@@ -143,13 +136,12 @@ def _model(recipe, rows: list[dict], tokenizer):
     return load_model(recipe), tokenizer
 
 
-def _row(started: float):
-    seen = {"tokens": 0.0, "time": started}
+def _row():
+    seen = {"tokens": 0.0}
 
-    def to_row(logs: dict) -> dict:
-        now, tokens = time.time(), logs.get("num_tokens", 0.0)
-        rate = (tokens - seen["tokens"]) / max(now - seen["time"], 1e-6)
-        seen.update(tokens=tokens, time=now)
+    def to_row(logs: dict, seconds: float) -> dict:
+        tokens = logs.get("num_tokens", 0.0)
+        rate, seen["tokens"] = (tokens - seen["tokens"]) / max(seconds, 1e-6), tokens
         return {
             "loss": logs["loss"],
             "learning_rate": logs.get("learning_rate"),

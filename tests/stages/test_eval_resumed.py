@@ -66,10 +66,10 @@ def test_it_ends_the_same_wherever_it_is_killed(loaded, tmp_path, monkeypatch):
 
 def test_the_same_seed_gives_the_same_records_and_another_others(loaded, tmp_path):
     engine = engines.load("embedded:tiny-qwen2", engine="transformers")
-    tasks = evaluation.eval_tasks(loaded)
+    tasks = evaluation.prepare(evaluation.eval_tasks(loaded), loaded, engine.tokenizer, tmp_path)
 
     def completions(seed):
-        _, records = evaluation.evaluate(engine, engine.tokenizer, tasks, loaded, tmp_path, seed=seed)
+        _, records = evaluation.evaluate(engine, tasks, loaded, tmp_path, seed=seed)
         return [record["completions"] for record in records]
 
     first = completions(0)
@@ -81,7 +81,8 @@ def test_progress_counts_all_questions_of_a_task(loaded, tmp_path):
     engine = engines.load("embedded:tiny-qwen2", engine="transformers")
     told = []
     rows = {"knights_knaves": evaluation.eval_tasks(loaded)["knights_knaves"]}
-    evaluation.evaluate(engine, engine.tokenizer, rows, loaded, tmp_path, progress=lambda *x: told.append(x))
+    tasks = evaluation.prepare(rows, loaded, engine.tokenizer, tmp_path)
+    evaluation.evaluate(engine, tasks, loaded, tmp_path, progress=lambda *x: told.append(x))
     sampled, greedy = told[:7], told[7:]
     assert [done for done, _, _ in sampled] == [3, 6, 9, 12, 15, 18, 20]
     assert [done for done, _, _ in greedy] == [6, 12, 18, 20]
