@@ -1,6 +1,7 @@
 """What the end of a stage's log says."""
 
 import re
+from itertools import zip_longest
 from pathlib import Path
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # colours and cursor moves of progress bars
@@ -32,7 +33,7 @@ def exception(path: Path, start: int = 0) -> str:
     """
     lines = [_ENGINE_PREFIX.sub("", line) for line in _lines(path, start, _SEARCHED)]
     found, inside = "", False
-    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+    for line, following in zip_longest(lines, lines[1:], fillvalue=""):
         if line.startswith("Traceback (most recent call last)"):
             inside = True
         elif inside and line[:1].strip():
