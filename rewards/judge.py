@@ -5,9 +5,8 @@ import logging
 import os
 import re
 import secrets
-import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Literal
 
 from r1lab.errors import UserError
@@ -70,9 +69,10 @@ def judge_reward(
         api_key_env: The environment variable that holds the key; no key is sent where it is not set.
         max_tokens: The most tokens of a reply.
         concurrency: How many requests at a time.
-        timeout: Seconds to wait for a connection, and for the server to go on with its reply.
-        retries: How often a request is sent again after a 429, a 5xx or a failed connection.
-        backoff: Seconds before the first retry; each further one waits twice as long, at most a minute.
+        timeout: Seconds for a whole reply.
+        retries: How often a request is sent again after a 429, a 5xx, a failed connection or half a reply.
+        backoff: Seconds before the first retry; each further one waits twice as long, at most a minute, or as long as
+            the server asks.
 
     Returns:
         `Score`s from 0 to 1, their reasons `judged: 7` (of 10), empty or no_summary (which are 0 and not sent); None
@@ -100,17 +100,10 @@ def judge_reward(
     texts = [judged_text(turn, scope) for turn in completions]
     asked = [i for i, text in enumerate(texts) if text]
     references = answer or [None] * len(texts)
-    requests = [
-        {
-            "model": model,
-            "messages": _messages(rubric, prompts[i], texts[i], references[i]),
-            "temperature": 0,
-            "max_tokens": max_tokens,
-        }
-        for i in asked
-    ]
-    key = os.environ.get(api_key_env)
-    said = dict(zip(asked, _replies(requests, base_url, key, concurrency, timeout, retries, backoff)))
+    settings = {"max_concurrent": concurrency, "timeout": timeout, "retries": retries, "backoff": backoff}
+    engine = _engine(base_url, model, api_key_env, os.environ.get(api_key_env), **settings)
+    requests = [_messages(rubric, prompts[i], texts[i], references[i]) for i in asked]
+    said = dict(zip(asked, _replies(requests, engine, max_tokens)))
     if failures := Counter(reply for reply in said.values() if isinstance(reply, str)):
         counts = ", ".join(f"{count} {reason}" for reason, count in failures.most_common())
         why = f"no score for {failures.total()} of {len(asked)}: {counts}"
@@ -165,47 +158,32 @@ def _messages(rubric: str, prompt: str | list[dict], text: str, reference: objec
     return [{"role": "system", "content": system}, {"role": "user", "content": user.encode(errors="replace").decode()}]
 
 
-def _replies(requests, base_url, key, concurrency, timeout, retries, backoff) -> list[float | str]:
+def _replies(asked: list[list[dict]], engine, max_tokens: int) -> list[float | str]:
     """For each request the judge's score, 0 to 10, or why there is none."""
-    import httpx
+    from r1lab.engines.replies import Failure
 
-    if not requests:
-        return []
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    with (
-        httpx.Client(base_url=base_url, headers=headers, timeout=timeout) as client,
-        ThreadPoolExecutor(concurrency) as threads,
-    ):
-        return list(threads.map(lambda request: _ask(client, request, retries, backoff), requests))
+    replies: list[float | str] = [""] * len(asked)
+    for i, answer in engine.stream(asked, max_tokens=max_tokens, temperature=0.0, max_failed=None):
+        if isinstance(answer, Failure):
+            if answer.status in _WRONG_REQUEST:
+                where = f"rewards: judge: {engine.url}: {answer}"
+                raise UserError(f"{where}; look at base_url, model and the key in api_key_env", 1)
+            replies[i] = str(answer).partition(": ")[0]  # HTTP 500, without what the server says of it
+        elif answer[0].truncated:  # a score in it may be one that it quotes
+            replies[i] = "cut off by max_tokens"
+        else:
+            score = read_score(judged_text(answer[0].text, "summary"))
+            replies[i] = "unparsed" if score is None else score
+    return replies
 
 
-def _ask(client, request: dict, retries: int, backoff: float) -> float | str:
-    import httpx
+@lru_cache(maxsize=16)
+def _engine(base_url: str, model: str, api_key_env: str, key: str | None, **settings):
+    """The engine for a judge, kept for the calls to come: it has found out by then what its server refuses.
 
-    for attempt in range(retries + 1):
-        if attempt:
-            time.sleep(min(60.0, backoff * 2 ** (attempt - 1)))
-        try:
-            response = client.post("chat/completions", json=request)
-        except httpx.RequestError as error:
-            failure = type(error).__name__
-            continue
-        if response.status_code != 429 and response.status_code < 500:
-            break
-        failure = f"status {response.status_code}"
-    else:
-        return failure
-    if response.status_code in _WRONG_REQUEST:
-        where = f"{response.url} answers {response.status_code}: {' '.join(response.text.split())[:200]}"
-        raise UserError(f"rewards: judge: {where}; look at base_url, model and the key in api_key_env", 1)
-    if not response.is_success:
-        return f"status {response.status_code}"
-    try:
-        choice = response.json()["choices"][0]
-        reply, finish = choice["message"]["content"], choice.get("finish_reason")
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return "not a chat completion"
-    if finish == "length":  # a score in it may be one that it quotes
-        return "cut off by max_tokens"
-    score = read_score(reply) if isinstance(reply, str) else None
-    return "unparsed" if score is None else score
+    Args:
+        key: What `api_key_env` holds: another key is another engine.
+    """
+    from r1lab.engines.server import ServerEngine
+
+    return ServerEngine(base_url, model, api_key_env=api_key_env, **settings)

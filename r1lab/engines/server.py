@@ -117,7 +117,7 @@ class ServerEngine:
         top_p: float = 1.0,
         top_k: int = 0,
         done: Collection[int] = frozenset(),
-        max_failed: float = 1.0,
+        max_failed: float | None = 1.0,
     ) -> Iterator[tuple[int, list[Completion] | Failure]]:
         """Each prompt's completions as they arrive, so that they can be written down one by one.
 
@@ -125,7 +125,7 @@ class ServerEngine:
 
         Args:
             done: Places of prompts that are not asked.
-            max_failed: The share of the prompts that may fail.
+            max_failed: The share of the prompts that may fail; None if the caller handles any number of failures.
 
         Yields:
             `(i, completions)` of `prompts[i]`, or `(i, failure)`, in the order in which they come. `token_ids` is
@@ -133,7 +133,8 @@ class ServerEngine:
 
         Raises:
             UserError: More than `max_failed` of the prompts failed, or 10 one after the other, or all; or the server
-                refuses the key, or knows neither the address nor the model. What had arrived has been yielded.
+                refuses the key, or knows neither the address nor the model. What had arrived has been yielded. Never
+                with `max_failed=None`.
         """
         sampling = {
             "max_tokens": max_tokens,
@@ -159,7 +160,7 @@ class ServerEngine:
                     good, in_a_row = good + 1, 0
                 elif hopeless:
                     continue
-                else:
+                elif max_failed is not None:
                     failed += 1
                     if answer.again or not good:  # else it was the prompt, say one that is too long
                         in_a_row += 1

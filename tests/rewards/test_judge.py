@@ -39,7 +39,8 @@ def server(answer):
                 reply if isinstance(reply, tuple) else (reply, "") if isinstance(reply, int) else (200, "")
             )
             if isinstance(reply, str):
-                content = json.dumps({"choices": [{"message": {"role": "assistant", "content": reply}}]})
+                message = {"role": "assistant", "content": reply}
+                content = json.dumps({"choices": [{"message": message, "finish_reason": "stop"}]})
             try:
                 self.send_response(status)
                 self.end_headers()
@@ -145,7 +146,7 @@ def test_a_server_that_fails_for_ever_costs_the_scores_and_is_told(caplog):
         with caplog.at_level(logging.WARNING):
             assert judge(["bad", "good", "bad"], url, retries=2) == [None, 0.9, None]
     assert len(requests) == 7
-    assert "rewards: judge: no score for 2 of 3: 2 status 500" in caplog.text
+    assert "rewards: judge: no score for 2 of 3: 2 HTTP 500" in caplog.text
 
 
 def test_a_slow_server(caplog):
@@ -156,12 +157,12 @@ def test_a_slow_server(caplog):
     with server(answer) as (url, requests), caplog.at_level(logging.WARNING):
         assert judge(["slow", "quick"], url, timeout=0.3, retries=1) == [None, 0.9]
     assert len(requests) == 3
-    assert "1 ReadTimeout" in caplog.text
+    assert "1 no whole answer in 0.3 s" in caplog.text
 
 
 def test_no_server(caplog):
     assert judge(["4", "5"], "http://127.0.0.1:9/v1", retries=1) == [None, None]
-    assert "no score for 2 of 2: 2 ConnectError" in caplog.text
+    assert "no score for 2 of 2: 2 Connection refused" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -182,6 +183,22 @@ def test_a_reply_that_was_cut_off_may_only_quote_a_score(caplog):
     assert "1 cut off by max_tokens" in caplog.text
 
 
+def test_the_client_is_that_of_the_server_engine(monkeypatch):
+    """It finds out once what a server refuses, keeps thinking apart from the verdict, and uses no proxy here."""
+    monkeypatch.setenv("http_proxy", "socks://127.0.0.1:9")
+
+    def answer(body, number):
+        if "max_tokens" in body:
+            return (400, json.dumps({"error": "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens'."}))
+        thought = {"content": "Score: 3", "reasoning_content": 'It wants {"score": 10}.'}
+        return (200, json.dumps({"choices": [{"message": thought, "finish_reason": "end_turn"}]}))
+
+    with server(answer) as (url, requests):
+        assert judge(["4"], url) == [0.3]
+        assert judge(["4", "5"], url) == [0.3, 0.3]
+    assert len(requests) == 1 + 3
+
+
 @pytest.mark.parametrize("status", [400, 413, 302])
 def test_a_request_that_the_server_does_not_take_is_not_sent_again(status):
     with server(lambda body, number: status) as (url, requests):
@@ -193,7 +210,7 @@ def test_a_request_that_the_server_does_not_take_is_not_sent_again(status):
 def test_a_wrong_key_or_model_ends_the_run(status):
     with server(lambda body, number: (status, "The model `judge`\ndoes not exist.")) as (url, _):
         with pytest.raises(
-            UserError, match=f"judge: .*/chat/completions answers {status}: The model `judge` does not"
+            UserError, match=f"judge: {url}: HTTP {status}: The model `judge` does not exist.; look at base_url"
         ):
             judge(["4", "5"], url)
 
