@@ -8,10 +8,27 @@ from r1lab.rewards.answers import committed, plain
 from r1lab.rewards.score import Score
 
 _TEXT = re.compile(r"\\(?:text|math)(?:bf|it|rm|tt|sf|normal)?\s*\{([^{}]*)\}")
-# A letter alone, or as the label of what follows: (B), [B], B), B. B: B - and B, before a word.
+# A letter alone, or as the label of what follows: (B), [B], <B>, B), B. B: B - and B, before a word, B option.
 _LABEL = re.compile(
-    r"(?:option\s|choice\s)?\s*(?:[(\[]\s*([a-z])\s*[)\]][.:]?|([a-z])(?:\s*[).:]|\s+[-–—(]|,(?=\s+\w\w)|\s*$))",
+    r"(?:(?:option|choice|letter|answer|选项|選項|вариант)\s?[:#]?\s?)?"
+    r"(?:[(\[<{【]\s*([a-z])\s*[)\]>}】][.:、]?|([\"'“‘`])([a-z])[\"'”’`][.:]?"
+    r"|([a-z])(?:\s*[).:、=]|\s+[-–—(→]|,(?=\s+\w\w)|\s+(?:option|choice)\b|\s*选?[项項]|\s*(?:正确|正確|对|對)|\s*[。;；!]|\s*$))",
     re.IGNORECASE,
+)
+# What may stand before the letter: "I think it is C", "definitely C". Nothing that negates it or names several.
+_PREFACE = re.compile(
+    r"(?:(?:I(?:'d| would| will|'ll)?|we) (?:think|believe|say|guess|choose|chose|pick|select|go with|would say)"
+    r"|(?:it|that|this|which)(?:'s| is| must be| should be| has to be| seems to be)"
+    r"|probably|most likely|likely|definitely|certainly|clearly|obviously|only|simply|that|the|is|correct|right|best"
+    r"|answer|one)(?:[\s:,]+|(?=[(\[]))",
+    re.IGNORECASE,
+)
+# What commits to a letter beside the phrases of any answer.
+_CHOSEN = re.compile(
+    r"\b(?:(?:I|we|I'd|I'll)(?: would| will|'d|'ll)? (?:choose|pick|select|go with|opt for)"
+    r"|(?:it|this|that) (?:must|has to|should) be"
+    r"|(?:corresponds to|matches|leads to|points to|that is|i\.e\.,?))\s+(?:answer |option |choice )?"
+    r"[*_]{0,2}([(\[]?[A-Z][)\]]?)(?![\w'’]|\s[a-z])",
 )
 # Letters in a row: A or B; (A), (B); A B C.
 _LIST = re.compile(
@@ -26,8 +43,9 @@ _ANOTHER = re.compile(
 def choice_reward(completions, *, answer, choices: list | None = None, **columns) -> list[float | None]:
     """1 for a turn whose last committed answer is the right letter, else 0.
 
-    The answer is looked for after the thinking: in `<answer>`, in a box, after "the answer is", in bold, or alone in
-    the last line (`r1lab.rewards.answers.committed`). Naming several letters ("A or B") is no answer.
+    The answer is looked for after the thinking: in `<answer>`, in a box, after a phrase such as "the answer is" or "I
+    choose", in bold, or alone in the last line (`r1lab.rewards.answers.committed`). Naming several letters ("A or B")
+    is no answer.
 
     Args:
         completions: Assistant turns, with a prefilled `<think>` put back.
@@ -57,7 +75,7 @@ def _score(turn: str, gold: str, choices: list[str]) -> Score:
     right = str(gold).strip(" ().").upper()
     if not re.fullmatch("[A-Z]", right):
         raise ValueError(f"not the letter of an option: {gold!r}")
-    found = committed(turn)
+    found = committed(turn, also=_CHOSEN)
     if not found:
         return Score(0.0, "no_answer")
     said = read_choice(found[0], choices)
@@ -75,8 +93,12 @@ def read_choice(answer: str, choices: list[str]) -> str:
     answer = unicodedata.normalize("NFKC", plain(_TEXT.sub(r"\1", answer)))
     texts = [_folded(text) for text in choices]
     letters = {text: chr(ord("A") + i) for i, text in enumerate(texts) if texts.count(text) == 1}
+    for _ in range(4):
+        preface = _PREFACE.match(answer) if not _LABEL.match(answer) else None
+        answer = answer[preface.end() :] if preface else answer
     label = _LABEL.match(answer)
-    letter, text = ((label[1] or label[2]).upper(), _folded(answer[label.end() :])) if label else ("", "")
+    letter = (label[1] or label[3] or label[4]).upper() if label else ""
+    text = _folded(answer[label.end() :]) if label else ""
     if label and not text:
         return letter
     if _folded(answer) in letters:

@@ -4,7 +4,8 @@ import re
 import unicodedata
 
 from r1lab.errors import UserError
-from r1lab.rewards.answers import answer_block, final_text, last_boxed, plain
+from r1lab.rewards.answers import answer_block, final_text, plain
+from r1lab.rewards.boxes import boxes, last_answer
 from r1lab.rewards.score import Score
 
 # Marks that nobody sees: joiners, directions, soft hyphens.
@@ -51,7 +52,8 @@ def _score(turn: str, accepted: list, settings: dict[str, bool]) -> Score:
     text = final_text(turn) or ""
     block = answer_block(text)
     text = text if block is None else block
-    said = _normal(last_boxed(text) or text, **settings)
+    box = last_answer(text, boxes(text)[0])
+    said = _normal(box.content if box else text, **settings)
     if not said:
         return Score(0.0, "no_answer")
     right = any(said == _normal(str(gold), **settings) for gold in accepted)

@@ -16,7 +16,7 @@ import sympy
 from math_verify import LatexExtractionConfig, parse, verify
 from sympy.core.function import AppliedUndef
 
-from r1lab.rewards.answers import committed
+from r1lab.rewards.answers import readings
 
 logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns of timeouts that are off: the pool has its own
 
@@ -63,18 +63,19 @@ def grade(turn: str, gold: str) -> tuple[float, str]:
     >>> grade("<answer> 1/2006! </answer>", "1/2004!")
     (0.0, 'wrong: 1/2006!')
     """
-    found = committed(turn)
-    answer = normal(found[0]) if found else ""
+    answers = [answer for answer in map(normal, readings(turn)) if answer]
     wanted = normal(gold)
-    if answer and answer == wanted:
+    if wanted in answers:
         return 1.0, "correct"
     if not understood(gold):
         return 0.0, "gold_unparsed"
-    if not answer:
+    if not answers:
         return 0.0, "no_answer"
-    verdict = same(answer, wanted)
-    shown = " ".join(answer.split())[:60]
-    return (1.0, "correct") if verdict == "correct" else (0.0, f"{verdict}: {shown}")
+    verdicts = [same(answer, wanted) for answer in answers]
+    if "correct" in verdicts:
+        return 1.0, "correct"
+    shown = " ".join(answers[-1].split())[:60]
+    return 0.0, f"{verdicts[-1]}: {shown}"
 
 
 def warm() -> None:

@@ -54,7 +54,7 @@ def test_no_gold_does_not_apply_and_a_number_is_a_gold():
 
 def test_long_texts_and_many_boxes_are_graded_in_time():
     turns = [
-        "x" * 1_000_000 + r" \boxed{7}", r"\boxed{8} " * 10_000 + r"\boxed{7}", "{" * 100_000 + r"\boxed{7}",
+        "x" * 1_000_000 + r" \boxed{7}", r"\boxed{8}. " * 10_000 + r"\boxed{7}", "{" * 100_000 + r"\boxed{7}",
         "<think>" * 10_000 + "</think> 7", "**" * 50_000 + r"\boxed{7}", "the answer is " * 20_000 + r"7. \boxed{7}",
         r"\boxed{" * 10_000 + "7" + "}" * 10_000, "$" * 100_000 + r"\boxed{7}", "\\" * 100_001 + " \\boxed{7}",
         "<answer>" * 10_000 + "7" + "</answer>" * 10_000, r"\boxed{" + "(" * 5_000 + "7" + ")" * 5_000 + "}",

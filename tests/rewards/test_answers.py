@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from r1lab.rewards.answers import answer_block, committed, final_text, last_boxed, plain
 
-MARKS = {"answer_tag", "boxed", "hashes", "phrase", "bold", "bare"}
+MARKS = {"answer_tag", "boxed", "hashes", "phrase", "bold", "bare", "prose"}
 TEXTS = st.lists(
     st.sampled_from(
         [
@@ -178,10 +178,10 @@ COMMITTED = {
     "THE ANSWER IS 5": ("5", "phrase"),
     "答案是5。谢谢": ("5", "phrase"),
     "The answer is 5 or 6.": ("5 or 6", "phrase"),
-    "It was answered: 5 men came along.": None,
+    "It was answered: 5 men came along.": ("5 men", "prose"),
     "We find it.\n\nIt is **5** apples in total, all told.": ("5", "bold"),
     "It is **4**, no, it must really be **5**, you see.": ("5", "bold"),
-    "It is **4** in the first of all the paragraphs.\n\nAnd that would be all there is.": None,
+    "It is **4** in the first of all the paragraphs.\n\nAnd that would be all there is.": ("4", "prose"),
     "**Note:** there are five of them in all, **5**.": ("5", "bold"),
     "So the answer is clear.\n\n**42**": ("42", "bold"),
     "The answer is valid.": ("valid", "phrase"),
@@ -217,7 +217,7 @@ def test_plain():
 def test_any_text_is_read(text):
     final_text(text), answer_block(text), last_boxed(text), plain(text)
     found = committed(text)
-    assert found is None or (found[0] and found[0] in text and found[1] in MARKS)
+    assert found is None or (found[0] and found[1] in MARKS)
 
 
 PIECES = ["\\", "{", "}", "\\boxed{", "\\boxed ", "\\boxed{5}", "\\boxed{ }", "$", "*", "**", "**a**", "`", "#### 5\n"]
@@ -237,6 +237,6 @@ def test_a_megabyte_takes_no_time(piece):
 def test_ten_thousand_boxes_take_no_time():
     nested = "\\boxed{" * 10_000 + "5" + "}" * 10_000
     started = time.process_time()
-    assert committed(nested) == committed("\\boxed{4}" * 10_000 + "\\boxed{5}") == ("5", "boxed")
+    assert committed(nested) == committed("\\boxed{4}. " * 10_000 + "\\boxed{5}") == ("5", "boxed")
     assert last_boxed("\\boxed{" * 10_000) is None
     assert time.process_time() - started < 1

@@ -33,7 +33,7 @@ def score(turn, gold="Paris", **given):
         "<answer>London</answer><answer>Paris</answer>",
         "<think>London?</think>Paris",
         "<think>London?</think>\n\n<answer>Paris</answer>",
-        "\\boxed{London} \\boxed{Paris}",
+        "\\boxed{London}. No: \\boxed{Paris}",
         "Ｐａｒｉｓ",
         "Pa\u200bris\u202c",
         "$Paris$",
@@ -61,6 +61,7 @@ def test_right(turn):
         ("<answer>Paris and London</answer>", "wrong"),
         ("<answer>Paris</answer><answer>London</answer>", "wrong"),
         ("\\boxed{Paris} \\boxed{London}", "wrong"),
+        ("\\boxed{London} or \\boxed{Paris}", "wrong"),
         ("\\boxed{Paris}" * 10_000 + "\\boxed{London}", "wrong"),
         ("Pаris", "wrong"),  # Cyrillic
         ("P a r i s", "wrong"),

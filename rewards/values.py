@@ -1,0 +1,142 @@
+r"""The value that a sentence names: "she has 18 dollars", "the largest $n$ is 34", "thus x = 5", "Result: 175".
+
+Only the last sentences of a text are looked at, so that everything here takes linear time on any text.
+"""
+
+import re
+
+from r1lab.rewards.markup import plain
+from r1lab.rewards.phrases import SENTENCE
+
+_TAIL, _LONGEST = 1500, 500  # characters at the end of a text, and of one sentence, that are looked at
+
+_FORMULA = (
+    r"\$\$[^$]+\$\$|(?<![\d\\])\$(?![\s$])(?:[^$\n\\]|\\.)+(?<!\s)\$(?!\d)"
+    r"|\\\((?:(?!\\\)).)+\\\)|\\\[(?:(?!\\\]).)+\\\]"
+)
+_NUMBER = (
+    r"(?:\\?[$€£¥₹]\s?)?[-+−]?(?:\\?[$€£¥₹]\s?)?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)"
+    r"(?:(?:st|nd|rd|th)\b|:\d\d)?(?:\s?\\?%|°)?"
+)
+_LETTER = r"(?<![a-zA-Z\\])[a-zA-Z](?![a-zA-Z'’])(?:_\w|\([a-z]\))?"
+_TERM = (
+    rf"(?:{_NUMBER}|[-+−]?\\[dt]?frac\s*\{{[^{{}}]*\}}\s*\{{[^{{}}]*\}}|[-+−]?\\sqrt\s*\{{[^{{}}]*\}}|\\(?:pi|infty)"
+    r"|[(\[][-+−\d., /]*\d[-+−\d., /]*[)\]])(?:\^\{?-?\w+\}?|!|\\(?:pi|sqrt\s*\{[^{}]*\})|[a-zA-Z](?![a-zA-Z'’]))*"
+)
+_OPERATOR = r"(?:[-+*/^=×÷·−<>≤≥]|\\(?:times|cdot|div|le|ge|approx)(?![a-zA-Z]))"
+_VALUE = re.compile(
+    rf"{_FORMULA}|(?:{_TERM}|{_LETTER}(?=\s*{_OPERATOR}))(?:\s*{_OPERATOR}\s*(?:{_TERM}|{_LETTER}))*", re.DOTALL
+)
+_LISTED = re.compile(r"\s*(?:,\s*and|,|、|和|&|\band\b)\s*")
+_HEDGE = re.compile(r"\b(?:or|nor|either|neither|maybe|perhaps|possibly|alternatively|versus)\b|或|~", re.I)
+_RANGE = re.compile(r"\s*(?:to|through|[-–—])\s*")
+_NEGATED = re.compile(r"(?:\b(?:not|never|cannot|no|except|unless|without)|n't|n’t|不)\b[^,;:]{0,25}$", re.I)
+_SUBJECT = re.compile(r"[^,;:(]{0,40}?\b(?<!which )(?<!that )(?:is|are|was|were|equals?|has|have)\b", re.I)
+# Words before a value, and what stands around it: no formula that the value is part of.
+_WORDS = re.compile(r"[\w\s.,:;'\"’“”‘*!?%&/—–-]*")
+_PLACED = re.compile(r"(?:^|[\s:：=*\"'“‘。，、]|[\u3000-\u9fff\uac00-\ud7af])$")
+_ENDED = re.compile(r"\s|$|[.,;:!?\"'”’*]+(?:\s|$)|[^\W\d_]|[。，；！、]|\\text|°")
+_FUNCTION = re.compile(
+    r"\b(?:sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt|arc\w+|max|min|gcd|lcm|det|abs|mod|root)\s*$", re.I
+)
+# Where the explanation of a value starts that a sentence starts with.
+_CLAUSE = re.compile(
+    r"(?:\s*[,;]\s*|\s+[(—]\s*|\s+[-–]\s+(?=(?:that|this|which|it)\b)|\s+(?=which|that|because|since|so|as|where|who))"
+    r"(?:(?P<explains>which|that|because|since|so|as|where|who|i\.e)\b"
+    r"|(?!(?:sin|cos|tan|log|ln|mod|pi|and|or)\b)[^\W\d_]{2})",
+    re.I,
+)
+_ARROW = re.compile(r"^(?:[=-]>|[→⇒∴])\s*")
+# Words that make another value of a number, beside units.
+_MAGNITUDE = re.compile(
+    r"\s*(?:-?\s?(?:hundred|thousand|million|billion|trillion|dozen|score|gross|pi|hal(?:f|ves)|quarters?|percent|"
+    r"percentage|times|plus|minus|squared|cubed|factorial|mod(?:ulo)?|over|and a half|[ap]\.?m|more than|less than|"
+    r"(?:thir|four|fif|six|seven|eigh|nin|ten|hundred|thousand)(?:d|th)s?)\b|[百千万萬億亿兆半백천만억%])",
+    re.I,
+)
+_UNIT = re.compile(
+    r"\s?(?!(?:of|in total|in all|for|to|on|at|by|from|with|during|each|every|total|altogether|overall|remaining|left"
+    r"|after|before|when|while|per|a|an|the|and|more|left|today|now|then|too|also|different|such|possible|as)\b)"
+    r"(?:[^\W\d_][\w²³/°^]*|\\text\s*\{[^{}]*\})(?:\s(?:per|an?)\s\w+)?",
+    re.I,
+)
+
+
+def last_value(text: str) -> str | None:
+    """The value in the last sentence of a text that names any, or None.
+
+    >>> last_value("It costs $5. So she has 7 apples left. I hope this helps!"), last_value("It may be 3 or 4.")
+    ('7 apples', None)
+    """
+    sentences = _with_values(text)
+    return _named(sentences[-1]) if sentences else None
+
+
+def value(answer: str) -> str | None:
+    r"""The one value, or list of values, that an answer names; None where it hedges ("3 or 4") or negates ("not 5").
+
+    None, too, where it has several lines or sentences that are values.
+
+    >>> value("the largest $n$ is 34"), value("64, in total, so she earns that much"), value("A: 175")
+    ('34', '64', '175')
+    >>> value("x = 5"), value("2 and 3"), value("3 or 4"), value("it is not 5")
+    ('x = 5', '2 and 3', None, None)
+    """
+    sentences = _with_values(answer)
+    if not sentences or (len(sentences) > 1 and _starts_with_value(sentences[-1])):
+        return None
+    return _named(sentences[-1])
+
+
+def _with_values(text: str) -> list[str]:
+    tail = text[-_TAIL:]
+    found = []
+    for sentence in SENTENCE.finditer(tail):
+        words = _ARROW.sub("", sentence[0].strip())
+        factorial = tail[sentence.end() : sentence.end() + 1] == "!" and tail[sentence.end() - 1] in "0123456789)n"
+        if len(sentence[0]) <= _LONGEST and _VALUE.search(sentence[0]):
+            found.append(words + "!" * factorial)
+    return found
+
+
+def _starts_with_value(sentence: str) -> bool:
+    return not sentence[: _VALUE.search(sentence).start()].strip(" *")
+
+
+def _named(sentence: str) -> str | None:
+    values = list(_VALUE.finditer(sentence))
+    if _starts_with_value(sentence):
+        return _explained(sentence, values)
+    first = last = values[-1]
+    for found in reversed(values[:-1]):
+        between = sentence[found.end() : first.start()]
+        if _RANGE.fullmatch(between):
+            return None
+        if not _LISTED.fullmatch(between):
+            break
+        first = found
+    lead, rest = sentence[: first.start()], sentence[last.end() :]
+    words = _VALUE.sub("", lead).rstrip("= ")
+    if not (_WORDS.fullmatch(words) and _PLACED.search(lead) and _ENDED.match(rest)) or _FUNCTION.search(lead):
+        return None
+    hedged = _HEDGE.search(sentence if first is not values[0] else rest)
+    if hedged or _NEGATED.search(lead) or _SUBJECT.match(rest):
+        return None
+    if _MAGNITUDE.match(rest):
+        return plain(sentence[first.start() :])
+    unit = _UNIT.match(rest)
+    return plain(sentence[first.start() : last.end() + (unit.end() if unit else 0)])
+
+
+def _explained(sentence: str, values: list[re.Match]) -> str | None:
+    """Of a sentence that starts with its value what stands before the explanation of it."""
+    listed = values[0]
+    for found in values[1:]:
+        if not _LISTED.fullmatch(sentence[listed.end() : found.start()]):
+            break
+        listed = found
+    clause = _CLAUSE.search(sentence, listed.end())
+    rest = sentence[clause.end() if clause else listed.end() :]
+    if _HEDGE.search(sentence, listed.end()) or (_VALUE.search(rest) and not (clause and clause["explains"])):
+        return None
+    return plain(sentence[: clause.start()] if clause else sentence)
