@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from r1lab.data import shapes
 from r1lab.errors import UserError
 from r1lab.lookup import did_you_mean
 
@@ -13,10 +14,16 @@ _SPLITS = ("train", "test", "valid", "validation", "val", "dev")
 _SHOWN = 5  # bad rows that are named; more are counted
 _OFTEN_CALLED = {
     "prompt": ("question", "problem", "query", "instruction", "input", "text"),
+    "chosen": ("preferred", "chosen_response", "response_chosen", "accepted", "better"),
+    "rejected": ("dispreferred", "rejected_response", "response_rejected", "worse"),
     "answer": ("final", "final_answer", "expected_answer", "ground_truth", "gold", "target", "label", "solution"),
-    "completion": ("response", "output", "generation", "solution"),
+    "completion": ("deepseek_attempt", "attempt", "response", "output", "generation", "solution"),
+    "thinking": ("deepseek_thinking_trajectory", "thinking_trajectories", "reasoning", "reasoning_content"),
 }
 """What public data sets call these columns, for the line that an error message suggests."""
+_CONTEXT = {"instruction": ("input", "context")}  # columns that a prompt of this name is put together with
+
+Columns = dict[str, str | list[str]]
 
 
 def rows(
@@ -25,7 +32,7 @@ def rows(
     split: str = "train",
     size: int | None = None,
     seed: int = 0,
-    columns: dict[str, str] | None = None,
+    columns: Columns | None = None,
     config: str | None = None,
 ) -> list[dict]:
     """Rows from a file (`.jsonl`, `.json`, `.parquet`), from a folder, or of a data set of the Hub.
@@ -38,12 +45,12 @@ def rows(
         size: At most so many, drawn at random by `seed`. Default: all, in their order.
         columns: Which of the file's columns to read as `prompt`, `answer` and so on, as in
             `{prompt: question, answer: final}`. A dotted name reads a value inside of a column, as in
-            `{answer: reward_model.ground_truth}`.
+            `{answer: reward_model.ground_truth}`; a list puts texts together, as in `{prompt: [instruction, input]}`.
         config: The configuration of a data set of the Hub, such as `main` of `openai/gsm8k`.
 
     Returns:
-        Rows with all their columns, and those that `columns` names. Each has a `prompt`, a string or chat messages;
-        `answer` is None where a row lacks it.
+        Rows with all their columns, and those that `columns` names, as `r1lab.data.shapes.shaped` puts them: each has
+        a `prompt`, a string or chat messages; `answer` is None where a row lacks it.
 
     Raises:
         UserError: There is no such place, it cannot be read, no row has one of `columns`, or rows have no prompt
@@ -67,32 +74,52 @@ def is_local(path: str) -> bool:
 
 
 def numbered_rows(
-    path: str, split: str, columns: dict[str, str] | None = None, config: str | None = None
+    path: str,
+    split: str,
+    columns: Columns | None = None,
+    config: str | None = None,
+    *,
+    needed: tuple[str, ...] = ("answer",),
 ) -> list[tuple[str, dict]]:
     """Each row that `rows` finds at a path, with its place (`file:row`).
+
+    Args:
+        needed: The columns beside `prompt` that an error message is to suggest names for.
 
     Raises:
         UserError: As for `rows`.
     """
     numbered = list(_located(path, split, config))
     numbered = _renamed(path, numbered, columns) if columns else numbered
+    numbered = [(where, _shaped(where, row)) for where, row in numbered]
     there = [row for _, row in numbered if isinstance(row, dict)]
     if any(there) and not any("prompt" in row for row in there):  # one line for all of these rows
-        of_all = f"{path}: {no_column('prompt', there)}"
+        of_all = f"{path}: {no_column('prompt', there, needed=needed)}"
         numbered = [(where, row) for where, row in numbered if not isinstance(row, dict)]
         tell([of_all, *_problems(numbered)], len(numbered))
     tell(_problems(numbered), len(numbered))
     return numbered
 
 
-def _renamed(path: str, numbered: list[tuple[str, object]], columns: dict[str, str]) -> list[tuple[str, object]]:
+def _shaped(where: str, row: object) -> object:
+    """A row as `shapes.shaped` puts it, or what is wrong with it in its stead."""
+    if not isinstance(row, dict):
+        return row
+    try:
+        return shapes.shaped(row)
+    except ValueError as error:
+        return UserError(f"{where}: {error}")
+
+
+def _renamed(path: str, numbered: list[tuple[str, object]], columns: Columns) -> list[tuple[str, object]]:
     """The rows with `columns` read under their new names; a row that lacks one has None there.
 
     Raises:
         UserError: No row has one of these columns, as after a typing error.
     """
     there = [row for _, row in numbered if isinstance(row, dict)]
-    missing = [name for name in columns.values() if there and not any(_has(row, name) for row in there)]
+    given = [name for names in columns.values() for name in (names if isinstance(names, list) else [names])]
+    missing = [name for name in given if there and not any(_has(row, name) for row in there)]
     if missing:
         names = _names(there)
         hint = did_you_mean(missing[0], names, otherwise=f"; there are: {', '.join(names) or 'none'}")
@@ -107,8 +134,14 @@ def _has(row: dict, name: str) -> bool:
     return name in row or _value(row, name) is not None
 
 
-def _value(row: dict, name: str) -> object:
-    """The value of a column, or of `column.key` where no column has that name; None where there is none."""
+def _value(row: dict, name: str | list[str]) -> object:
+    """The value of a column, or of `column.key` where no column has that name; None where there is none.
+
+    Of several columns the texts, those that are empty left out, with a blank line between them.
+    """
+    if isinstance(name, list):
+        texts = [str(value) for value in (_value(row, one) for one in name) if value not in (None, "")]
+        return "\n\n".join(texts) or None
     if name in row:
         return row[name]
     value: object = row
@@ -121,21 +154,28 @@ def _names(found: list[dict]) -> list[str]:
     return list(dict.fromkeys(str(key) for row in found for key in row))
 
 
-def no_column(wanted: str, found: list[dict], who: str = "") -> str:
+def no_column(wanted: str, found: list[dict], who: str = "", needed: tuple[str, ...] = ("answer",)) -> str:
     """What to say where no row has a column: the columns that there are, and the line to write.
 
     Args:
         who: What needs the column, as in `, for the reward accuracy`.
+        needed: Other columns to suggest names for, where rows lack them too and `wanted` is the prompt.
 
     >>> no_column("prompt", [{"question": "2+2?", "final": "4"}])
     'no column `prompt`; there are: question, final: write `columns: {prompt: question, answer: final}` beside `path`'
     """
     names = _names(found)
-    lacking = [wanted, *(name for name in ("answer",) if wanted == "prompt" and name not in names)]
+    what = f"no column `{wanted}`{who}; there are: {', '.join(names)}"
+    if wanted == "prompt" and {"chosen", "rejected"} <= set(names):
+        return f"{what}: give the question that both answer in `prompt`, or as messages in `chosen` and `rejected`"
+    lacking = [wanted, *(name for name in needed if wanted == "prompt" and name not in names)]
+    lacking += ["thinking"] if "completion" in lacking and "thinking" not in names else []
     guesses = {name: [often for often in _OFTEN_CALLED.get(name, ()) if often in names] for name in lacking}
-    columns = {name: guessed[0] for name, guessed in guesses.items() if guessed}
+    columns: dict[str, str] = {name: guessed[0] for name, guessed in guesses.items() if guessed}
+    if context := [name for name in _CONTEXT.get(columns.get("prompt", ""), ()) if name in names]:
+        columns["prompt"] = f"[{columns['prompt']}, {context[0]}]"
     written = ", ".join(f"{to}: {name}" for to, name in ({wanted: "NAME"} | columns).items())
-    return f"no column `{wanted}`{who}; there are: {', '.join(names)}: write `columns: {{{written}}}` beside `path`"
+    return f"{what}: write `columns: {{{written}}}` beside `path`"
 
 
 def converted(path: str, split: str, convert: Callable[[dict], object], *, config: str | None = None) -> list:
@@ -162,7 +202,7 @@ def convert_all(numbered: list[tuple[str, object]], convert: Callable[[dict], ob
             elif not isinstance(row, dict):
                 raise ValueError(f"a row should be an object, not {_kind(row)}")
             else:
-                found.append(convert(row))
+                found.append(convert(shapes.json_values(row)))
         except ValueError as error:
             problems.append(f"{where}: {error}")
     tell(problems, len(numbered))
@@ -304,15 +344,9 @@ def _problems(numbered: list[tuple[str, object]]) -> list[str]:
             has = ", ".join(str(key) for key in row) or "nothing"
             empty = f"the `prompt` of this row is empty: {row.get('prompt')!r}"
             problems.append(f"{where}: {empty if 'prompt' in row else f'no `prompt` in this row, which has {has}'}")
-        elif not _is_prompt(row["prompt"]):
+        elif not isinstance(row["prompt"], str | list):
             problems.append(f"{where}: prompt: should be text, or messages with `role` and `content`")
     return problems
-
-
-def _is_prompt(prompt: object) -> bool:
-    if isinstance(prompt, list):
-        return all(isinstance(m, dict) and isinstance(m.get("role"), str) and "content" in m for m in prompt)
-    return isinstance(prompt, str)
 
 
 def _kind(value: object) -> str:

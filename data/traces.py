@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Literal
 
+from r1lab.data import shapes
 from r1lab.data.rows import converted, draw, first_of
 from r1lab.errors import UserError
 
@@ -21,7 +22,12 @@ _FORMS = (
     re.compile(r"<Thought>(.*?)</Thought>\s*<Output>(.*?)(?:</Output>)?", re.DOTALL),
 )
 _ANSWER = re.compile(r"<answer>(.*)</answer>", re.DOTALL)
-_ROLES = {"human": "user", "gpt": "assistant"}
+_APART = (
+    ("deepseek_thinking_trajectory", "deepseek_attempt"),
+    ("thinking_trajectories", "attempt"),
+    ("gemini_thinking_trajectory", "gemini_attempt"),
+)
+"""Columns of s1K and s1K-1.1 that hold the thinking and the final text apart, the best teacher first."""
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +52,7 @@ def traces(
     - `problem` and `generations`, several for each (OpenR1-Math-220k),
     - `messages` with `role` and `content` (Mixture-of-Thoughts), or `conversations` with `from` and `value`
       (Bespoke-Stratos-17k, OpenThoughts),
+    - `question`, with the thinking and the final text apart (s1K, s1K-1.1),
     - `instruction` and `response` (Marco-o1).
 
     How the thinking is marked in the assistant's turn: `<think>...</think>`, the first tag prefilled or not;
@@ -117,26 +124,27 @@ def _prompt_and_turns(row: dict) -> tuple[str | list[dict], list[tuple[str, bool
     if row.get("generations"):
         return first_of(row, "problem", "prompt"), list(_generations(row))
     right = row.get("right")
+    for thinking, final in _APART:
+        if row.get(thinking) and row.get(final):
+            made = shapes.shaped(
+                {"prompt": first_of(row, "question"), "thinking": row[thinking], "completion": row[final]}
+            )
+            return made["prompt"], [(made["completion"], True, right)]
     if row.get("completion"):
-        completion = row["completion"]
-        return first_of(row, "prompt"), [
-            (completion if isinstance(completion, str) else completion[-1]["content"], True, right)
-        ]
+        made = shapes.shaped({key: row[key] for key in ("prompt", "thinking", "completion") if row.get(key)})
+        return first_of(made, "prompt"), [(made["completion"], True, right)]
     if row.get("response"):
         return first_of(row, "instruction"), [(row["response"], True, right)]
     listed = first_of(row, "messages", "conversations", "completion")
     if not isinstance(listed, list) or not all(isinstance(message, dict) for message in listed):
         raise ValueError("messages: should be a list of objects with `role` and `content`")
-    messages = [
-        {"role": _ROLES.get(role := first_of(m, "role", "from"), role), "content": first_of(m, "content", "value")}
-        for m in listed
-    ]
+    messages = shapes.messages(listed, "messages")
     messages = [message for message in messages if message["role"] != "system"]
     if [message["role"] for message in messages] != ["user", "assistant"] * (len(messages) // 2) or not messages:
         roles = ", ".join(message["role"] for message in messages)
         raise ValueError(f"messages: should be of user and assistant in turn, not {roles or 'empty'}")
     *before, last = messages
-    return before[0]["content"] if len(before) == 1 else before, [(last["content"], True, right)]
+    return before[0]["content"] if len(before) == 1 else before, [(shapes.answer(last), True, right)]
 
 
 def _generations(row: dict) -> Iterator[tuple[str, bool, bool | None]]:

@@ -55,6 +55,7 @@ ELSEWHERE = {
     "logging_first_step": "r1lab writes a row of metrics for each step: remove it",
     "save_only_model": "a checkpoint without its optimizer cannot be resumed: remove it (save_total_limit limits how "
     "many checkpoints are kept)",
+    "chat_template_path": "write the template into chat_template.jinja in the model's folder instead",
 }
 """TRL's fields that a recipe does not set under `train`, and what to do instead."""
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from r1lab import engines, lookup, models
 from r1lab.checks import part_parameters
+from r1lab.data.rows import Columns
 from r1lab.errors import UserError
 from r1lab.grader import applies
 from r1lab.lookup import did_you_mean
@@ -100,11 +101,8 @@ Wanted = list[tuple[str, str, list[str] | None]]
 
 def wanted_columns(recipe) -> Wanted:
     """The columns that each row needs, who asks for it, and of which rows."""
-    learnt = {"sft": ["completion"], "dpo": ["chosen", "rejected"], "reward": ["chosen", "rejected"]}
     article = "an" if recipe.stage == "sft" else "a"
-    wanted: Wanted = [
-        (c, f"{article} {recipe.stage} stage, which learns it", None) for c in learnt.get(recipe.stage, [])
-    ]
+    wanted: Wanted = [(c, f"{article} {recipe.stage} stage, which is trained on it", None) for c in recipe.learns]
     for reward in getattr(recipe, "rewards", []):
         function = lookup.function("rewards", reward.name)
         wanted += [(column, f"the reward {reward.name}", reward.tasks) for column in lookup.columns(function)]
@@ -180,7 +178,7 @@ def _lacking(row: dict, wanted: Wanted) -> list[tuple[str, str]]:
     ]
 
 
-def row_problems(path: str, split: str, wanted: Wanted, columns: dict[str, str] | None = None) -> list[str]:
+def row_problems(path: str, split: str, wanted: Wanted, columns: Columns | None = None) -> list[str]:
     """Rows that lack a column that is asked for. A data set of the Hub is not looked at: that might be a download.
 
     Raises:
@@ -190,7 +188,8 @@ def row_problems(path: str, split: str, wanted: Wanted, columns: dict[str, str] 
 
     if not _is_local(path):
         return []
-    rows = numbered_rows(path, split, columns)
+    others = tuple(dict.fromkeys(column for column, _, _ in wanted if column != "prompt"))
+    rows = numbered_rows(path, split, columns, needed=others)
     if not rows:
         return [f"{path}: no rows in it"]
     lacking: dict[tuple[str, str], list[str]] = {}

@@ -117,11 +117,17 @@ def cpu_emulates_bfloat16() -> bool:
     return bool(features) and {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(features[1].split())
 
 
-def load_tokenizer(path: str, *, revision: str | None = None, trust_remote_code: bool = False, **hub):
+def load_tokenizer(
+    path: str, *, revision: str | None = None, trust_remote_code: bool = False, eos_token: str | None = None, **hub
+):
     """The tokenizer of a model, with a padding token, padding on the left.
 
     Args:
+        eos_token: Another end token than the tokenizer's own, which must be in its vocabulary.
         hub: How transformers gets the files of a Hub model: `cache_dir`, `local_files_only`.
+
+    Raises:
+        UserError: `eos_token` is no token of this tokenizer.
     """
     from transformers import AutoTokenizer
 
@@ -129,6 +135,20 @@ def load_tokenizer(path: str, *, revision: str | None = None, trust_remote_code:
     tokenizer = AutoTokenizer.from_pretrained(
         folder, revision=revision, trust_remote_code=trust_remote_code, padding_side="left", **hub
     )
+    return with_end(tokenizer, eos_token)
+
+
+def with_end(tokenizer, eos_token: str | None):
+    """A tokenizer with another end token, if one is given, and with a padding token.
+
+    Raises:
+        UserError: `eos_token` is no token of this tokenizer.
+    """
+    if eos_token is not None:
+        if eos_token not in tokenizer.get_vocab():
+            own = f"its own end token is {tokenizer.eos_token}"
+            raise UserError(f"train.eos_token: {eos_token!r} is no token of the model's tokenizer: {own}")
+        tokenizer.eos_token = eos_token
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

@@ -2,6 +2,8 @@
 
 from functools import lru_cache
 
+from r1lab.errors import UserError
+
 R1_ZERO = (
     "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. The assistant "
     "first thinks about the reasoning process in the mind and then provides the user with the answer. The reasoning "
@@ -36,33 +38,92 @@ TEMPLATES = {
 }
 
 
+SYSTEM = {"logic-rl": LOGIC_RL, "open-r1": OPEN_R1}
+"""The system prompts of templates that have one."""
+
+PLAIN = ("none", "r1-zero")
+"""Templates that are plain text: the model's chat template has no part in them."""
+
+_SPEAKERS = {"user": "User", "assistant": "Assistant"}
+_OPENED = "<think>"
+
+
 def render(prompt: str | list[dict], tokenizer, *, template: str = "none", system: str | None = None):
     """The text that the model continues, and what of the assistant's turn it already holds.
 
     Args:
-        prompt: The question, or chat messages (whose last message is the user's).
+        prompt: The question, or chat messages (whose last message is the user's), each with a text as its `content`.
         template: A name in `TEMPLATES`.
         system: A system prompt of your own in place of the template's.
 
     Returns:
         `(text, prefill)`: `text` ends where the model starts to write; `prefill` is the end of `text` that belongs to
-        the assistant's turn (`"<think>"`, or nothing), which rewards see put back. Tokenize `text` without special
-        tokens: the chat template has written them already.
+        the assistant's turn, to the letter (`"<think>"`, `"<think>\\n"`, or nothing), which rewards see put back.
+        Tokenize `text` without special tokens: the chat template has written them already.
+
+    Raises:
+        UserError: The template has no place for one of the messages, or the model's chat template refuses them.
     """
+    if template in PLAIN:
+        text = _start(tokenizer) + plain(prompt, template=template, system=system)
+        return text, _prefill(text)
+    if not tokenizer.chat_template:
+        what = f"prompt.template: {template}: the model has no chat template ({type(tokenizer).__name__})"
+        raise UserError(f"{what}: set prompt.template: r1-zero")
+    text = chat_text(messages(prompt, template=template, system=system), tokenizer)
+    if template == "logic-rl" and not _prefill(text):  # some templates (R1-Distill) prefill the tag themselves
+        text += _OPENED
+    return text, _prefill(text)
+
+
+def chat_text(listed: list[dict], tokenizer, *, open_turn: bool = True) -> str:
+    """Messages in the model's own chat template, with what begins the assistant's turn unless `open_turn` is false.
+
+    Raises:
+        UserError: The chat template refuses the messages.
+    """
+    try:
+        return tokenizer.apply_chat_template(listed, tokenize=False, add_generation_prompt=open_turn)
+    except Exception as error:  # a chat template is a program of its author's, which may raise anything
+        why = " ".join(str(error).split())[:160]
+        fix = "set prompt.template: r1-zero, or name another model"
+        if "system" in why.lower():
+            fix = "set prompt.template: r1-zero, or leave prompt.system out and say it in the question"
+        raise UserError(f"prompt.template: the model's chat template refuses a prompt: {why}: {fix}") from error
+
+
+def plain(prompt: str | list[dict], *, template: str, system: str | None = None) -> str:
+    """A prompt in one of the templates that are plain text.
+
+    Raises:
+        UserError: The template has no place for the system prompt or for one of the messages.
+
+    >>> said = (("user", "2+2?"), ("assistant", "4"), ("user", "Sure?"))
+    >>> plain([{"role": role, "content": text} for role, text in said], template="r1-zero")[-57:]
+    '</answer>. User: 2+2? Assistant: 4 User: Sure? Assistant:'
+    """
+    if system:
+        raise UserError(f"prompt.system: template {template} has no place for a system prompt: set template: chat")
     if template == "none":
-        if not isinstance(prompt, str):
-            raise ValueError("template none takes a string prompt; use template chat for messages")
-        return _start(tokenizer) + prompt, ""
-    if template == "r1-zero":
-        question = prompt if isinstance(prompt, str) else prompt[-1]["content"]
-        return _start(tokenizer) + R1_ZERO.replace("{question}", question), ""
-    listed = messages(prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}],
-                      template=template, system=system)  # fmt: skip
-    text = tokenizer.apply_chat_template(listed, tokenize=False, add_generation_prompt=True)
-    opened = "<think>" if template == "logic-rl" else ""
-    if opened and not text.rstrip().endswith(opened):  # some templates (R1-Distill) prefill the tag themselves
-        text += opened
-    return text, "<think>" if text.rstrip().endswith("<think>") else ""
+        if isinstance(prompt, str):
+            return prompt
+        raise UserError("prompt.template: none takes a prompt that is text, not messages: set prompt.template: chat")
+    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    if odd := [turn["role"] for turn in turns if turn["role"] not in _SPEAKERS]:
+        what = f"prompt.template: r1-zero has no place for a message with the role {odd[0]}"
+        raise UserError(f"{what}: set prompt.template: chat, or leave the message out of the data")
+    said = " ".join(f"{_SPEAKERS[turn['role']]}: {turn['content']}" for turn in turns)
+    return R1_ZERO.replace("User: {question}", said)
+
+
+def _prefill(text: str) -> str:
+    """The end of a prompt that opens the thinking."""
+    return text[text.rindex(_OPENED) :] if text.rstrip().endswith(_OPENED) else ""
+
+
+def joined(prompt: str | list[dict]) -> str:
+    """A prompt as one text, for models without a chat template."""
+    return prompt if isinstance(prompt, str) else "\n".join(message["content"] for message in prompt)
 
 
 @lru_cache(maxsize=8)
@@ -75,23 +136,75 @@ def _start(tokenizer) -> str:
 
 def messages(prompt: str | list[dict], *, template: str = "none", system: str | None = None) -> str | list[dict]:
     """What a server is asked, which applies a chat template itself: messages, or text for templates that are text."""
-    if template in ("none", "r1-zero") and isinstance(prompt, str):
-        return prompt if template == "none" else R1_ZERO.replace("{question}", prompt)
+    if template == "r1-zero" or (template == "none" and isinstance(prompt, str)):
+        return plain(prompt, template=template, system=system)
     listed = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
     if template == "logic-rl" and not listed[-1]["content"].endswith("\n"):
         listed[-1] = listed[-1] | {"content": f"{listed[-1]['content']}\n"}  # as its data has it
-    system = system or {"logic-rl": LOGIC_RL, "open-r1": OPEN_R1}.get(template)
+    system = system or SYSTEM.get(template)
     if system:
         listed = [{"role": "system", "content": system}] + [m for m in listed if m["role"] != "system"]
     return listed
 
 
 def written(completion: str | list[dict], prefill: str, template: str) -> str:
-    """A completion as the model has to write it after its prompt: a tag that is prefilled is not written twice."""
-    text = completion if isinstance(completion, str) else completion[-1]["content"]
-    if prefill and text.lstrip().startswith(prefill):
-        return text.lstrip()[len(prefill) :]
+    r"""A completion as the model has to write it after its prompt: what is prefilled is not written twice.
+
+    >>> written("<think>\nTwo and two.\n</think>\n\n4", "<think>\n", "chat")
+    'Two and two.\n</think>\n\n4'
+    """
+    text = text_of(completion)
+    if prefill:
+        if text.startswith(prefill):
+            return text[len(prefill) :]
+        if text.lstrip().startswith(_OPENED):  # with other white space than the prompt's, which stands there already
+            rest = text.lstrip().removeprefix(_OPENED)
+            return rest.lstrip() if prefill != _OPENED else rest
+        return text
     return " " + text.lstrip() if template == "r1-zero" else text
+
+
+def text_of(completion: str | list[dict]) -> str:
+    """The text of a completion, which may be given as messages."""
+    return completion if isinstance(completion, str) else completion[-1]["content"]
+
+
+def turn_end(tokenizer) -> int | None:
+    """The token that ends the assistant's turn in the chat template, None where it writes none."""
+    return _turn_end(tokenizer, str(tokenizer.chat_template))
+
+
+@lru_cache(maxsize=8)
+def _turn_end(tokenizer, chat_template: str) -> int | None:
+    content = "r1lab"
+    listed = [{"role": "user", "content": "?"}, {"role": "assistant", "content": content}]
+    try:
+        text = chat_text(listed, tokenizer, open_turn=False)
+    except UserError:  # `render` reports it
+        return None
+    ids = tokenizer(text[text.rfind(content) + len(content) :], add_special_tokens=False)["input_ids"]
+    special = special_ids(tokenizer)
+    return next((token for token in ids if token in special), None)
+
+
+def special_ids(tokenizer) -> set[int]:
+    """Tokens that decoding skips: those with a part to play, and those added as special."""
+    added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return added | set(tokenizer.all_special_ids)
+
+
+def without_end(text: str, tokenizer) -> str:
+    """A completion less the end tokens that it holds already: `example` adds the one that is trained on.
+
+    >>> from r1lab.models import load_tokenizer
+    >>> without_end("4<|im_end|>\\n<|endoftext|>", load_tokenizer("embedded:tiny-qwen2"))
+    '4'
+    """
+    ids = (tokenizer.eos_token_id, tokenizer.pad_token_id, turn_end(tokenizer))
+    ends = [tokenizer.convert_ids_to_tokens(token) for token in ids if token is not None]
+    while end := next((end for end in ends if text.rstrip().endswith(end)), None):
+        text = text.rstrip().removesuffix(end)
+    return text
 
 
 def example(
@@ -99,11 +212,11 @@ def example(
 ) -> dict[str, list[int]]:
     """The tokens of a row: `prompt_ids`, and for each of its completions under `keys` its tokens, `completion_ids`.
 
-    A completion ends with the end-of-turn token.
+    A completion ends with the tokenizer's end token, once.
     """
     text, prefill = render(row["prompt"], tokenizer, template=template, system=system)
     ids = {"prompt_ids": tokenizer(text, add_special_tokens=False)["input_ids"]}
     for key in keys:
-        completion = written(row[key], prefill, template)
+        completion = without_end(written(row[key], prefill, template), tokenizer)
         ids[f"{key}_ids"] = tokenizer(completion, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
     return ids

@@ -1,6 +1,6 @@
 """The schema of recipes: one model a stage, one a section. pydantic checks it; `r1lab.recipe` loads it."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, PrivateAttr, Tag, model_validator
 
@@ -274,8 +274,12 @@ class Launch(Section):
 
 
 class StageRecipe(Section):
-    """What all stages have. `name` is the file's unless given."""
+    """What all stages have. `name` is the file's unless given.
 
+    `learns` names the columns of a row that a stage of this kind is trained on.
+    """
+
+    learns: ClassVar[tuple[str, ...]] = ()
     name: str = Field(min_length=1)
     stage: str
     seed: int = Field(0, ge=0)
@@ -288,6 +292,7 @@ class StageRecipe(Section):
 class SftRecipe(StageRecipe):
     """Supervised fine-tuning on rows with a `completion`."""
 
+    learns: ClassVar[tuple[str, ...]] = ("completion",)
     stage: Literal["sft"]
     data: Data
     prompt: Prompt = Prompt()
@@ -361,6 +366,7 @@ class EvalRecipe(StageRecipe):
 class DpoRecipe(StageRecipe):
     """Direct preference optimisation (arXiv:2305.18290) on rows with `chosen` and `rejected`."""
 
+    learns: ClassVar[tuple[str, ...]] = ("chosen", "rejected")
     stage: Literal["dpo"]
     data: Data
     prompt: Prompt = Prompt()
@@ -374,6 +380,7 @@ class RewardRecipe(StageRecipe):
     `scope` is what it reads of a turn: what follows the thinking, or all of it.
     """
 
+    learns: ClassVar[tuple[str, ...]] = ("chosen", "rejected")
     stage: Literal["reward"]
     data: Data
     scope: Literal["summary", "whole"] = "summary"

@@ -79,6 +79,8 @@ def test_transformers_code_runs_as_it_is(run_dir):
 @pytest.mark.parametrize("template", prompts.TEMPLATES)
 @pytest.mark.parametrize("system", [None, 'Say "yes"\nor no'])
 def test_code_puts_a_question_as_training_did(tmp_path, tiny_model, template, system):
+    if system and template in prompts.PLAIN:
+        pytest.skip("these templates have no place for a system prompt, and refuse one")
     tokenizer = models.load_tokenizer(str(tiny_model))
     question = "Zoey said: 'Ava lies.'  Who \\ is a \"knight\"?" + " And who is not?" * 20
     (tmp_path / "samples").mkdir()

@@ -189,7 +189,7 @@ def test_columns_of_the_users_file_are_checked_and_suggested(write):
     (line,) = of_data(recipe.check_inputs(recipe.load([text, "data.columns={prompt: question}"])))
     assert "no column `answer`, for the reward knights_knaves; there are" in line
     assert line.endswith("write `columns: {answer: final}` beside `path`")
-    with pytest.raises(UserError, match="data.columns.prompt: should be text, not 3"):
+    with pytest.raises(UserError, match="data.columns.prompt: should be text or a list, not 3"):
         recipe.load([text, "data.columns={prompt: 3}"])
 
 

@@ -4,9 +4,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from r1lab import lookup, prompts
+from r1lab import lookup
 from r1lab.preflight.findings import GENERATED
-from r1lab.preflight.look import look, start_of
+from r1lab.preflight.look import look
 from r1lab.references import REFERENCE
 
 CHARACTERS, TEMPLATE = 3, 128
@@ -48,11 +48,11 @@ def lengths(recipe, earlier: dict) -> Lengths:
     if getattr(recipe, "rollout", None) and recipe.rollout.engine == "server":
         return Lengths(_size(recipe, 0), PROMPT, PROMPT, PROMPT, "a server's tokens are not counted here")
     with tempfile.TemporaryDirectory() as folder:
-        seen, _ = look(recipe, start_of(recipe.model.path, earlier), Path(folder))
+        seen, _ = look(recipe, earlier, Path(folder))
     rows = _size(recipe, len(seen.data))
     if seen.prompt_ids and (whole := _whole(seen)):
         return Lengths(rows, max(map(len, seen.prompt_ids)), max(whole), sum(whole) / len(whole))
-    if guessed := _guessed(seen.rows, recipe.stage):
+    if guessed := _guessed(seen.rows, recipe.learns):
         told = f"a token for every {CHARACTERS} characters, since its tokenizer is not here"
         return Lengths(rows, guessed[0], guessed[1], guessed[1], told)
     limit = getattr(recipe, "train", {}).get("max_length")
@@ -63,13 +63,12 @@ def lengths(recipe, earlier: dict) -> Lengths:
     return Lengths(rows, min(prompt, whole), whole, whole, f"rows of {whole:,} tokens, since none could be counted")
 
 
-def _guessed(rows: list[dict], stage: str) -> tuple[int, int] | None:
+def _guessed(rows: list[dict], learned: tuple[str, ...]) -> tuple[int, int] | None:
     """The longest prompt and the longest row by their characters; None where there are no texts."""
-    learnt = {"sft": ("completion",), "dpo": ("chosen", "rejected"), "reward": ("chosen", "rejected")}.get(stage, ())
-    if not rows or not all(isinstance(row.get(key), str) for row in rows for key in ("prompt", *learnt)):
+    if not rows or not all(isinstance(row.get(key), str) for row in rows for key in ("prompt", *learned)):
         return None
     asked = [-(-len(row["prompt"]) // CHARACTERS) for row in rows]
-    answers = [max((-(-len(row[key]) // CHARACTERS) for key in learnt), default=0) for row in rows]
+    answers = [max((-(-len(row[key]) // CHARACTERS) for key in learned), default=0) for row in rows]
     return max(asked) + TEMPLATE, max(a + b for a, b in zip(asked, answers, strict=True)) + TEMPLATE
 
 
@@ -78,15 +77,9 @@ def _whole(seen) -> list[int]:
     recipe = seen.recipe
     if recipe.stage in ("grpo", "sample", "eval"):
         return [len(ids) for ids in seen.prompt_ids]
-    keys = ("chosen", "rejected") if recipe.stage in ("dpo", "reward") else ("completion",)
-    if not all(row.get(key) for row in seen.rows for key in keys):
-        return []
-    template = {"template": recipe.prompt.template, "system": recipe.prompt.system} if hasattr(
-        recipe, "prompt") else {}  # fmt: skip
-    found = [prompts.example(row, seen.tokenizer, keys=keys, **template) for row in seen.rows]
     limit = recipe.train.get("max_length")
-    whole = [len(ids["prompt_ids"]) + max(len(ids[f"{key}_ids"]) for key in keys) for ids in found]
-    if not limit:
+    whole = [len(ids["prompt_ids"]) + max(len(ids[f"{key}_ids"]) for key in recipe.learns) for ids in seen.examples]
+    if not limit or not whole:
         return whole
     kept = [min(n, limit) for n in whole if n <= limit or recipe.train.get("truncation_mode")]
     return kept or [limit]

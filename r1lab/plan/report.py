@@ -46,17 +46,18 @@ def _memory(stages: tuple[StagePlan, ...]) -> list[list[str]]:
 
 
 def _work(planned) -> list[list[str]]:
-    rows = [["stage", "kind", "steps", "tokens", "FLOPs", "time", "disk", ""]]
+    rows = [["stage", "kind", "steps", "tokens", "FLOPs", "time", "texts", "disk", ""]]
     for stage in planned.stages:
-        rows.append(_row(stage.name, stage.stage, stage.steps, stage.tokens, stage.flops, stage.seconds, stage.disk))
+        figures = (stage.steps, stage.tokens, stage.flops, stage.seconds, stage.host, stage.disk)
+        rows.append(_row(stage.name, stage.stage, *figures))
     if len(planned.stages) > 1:
-        rows.append(_row("all", "", None, planned.tokens, planned.flops, planned.seconds, planned.disk))
+        rows.append(_row("all", "", None, planned.tokens, planned.flops, planned.seconds, 0, planned.disk))
     return rows
 
 
-def _row(name, kind, steps, tokens, flops, seconds, disk) -> list[str]:
+def _row(name, kind, steps, tokens, flops, seconds, host, disk) -> list[str]:
     known = [f"{steps:,}" if steps else "-", _count(tokens), f"{flops:.1e}" if flops else "?", duration(seconds)]
-    return [name, kind, *known, f"{gib(disk)} GiB" if disk else "-", ""]
+    return [name, kind, *known, *(f"{gib(size)} GiB" if size else "-" for size in (host, disk)), ""]
 
 
 def _count(number: float | None) -> str:
@@ -150,6 +151,7 @@ def as_json(planned) -> dict:
                 "peak_at": stage.moment,
                 "phases": {phase: asdict(parts) | {"total": parts.total} for phase, parts in stage.phases.items()},
                 **{key: getattr(stage, key) for key in ("steps", "tokens", "flops", "seconds", "short")},
+                "host_bytes": stage.host,
                 "disk_bytes": stage.disk,
                 "assumed": list(stage.assumed),
                 "changes": [asdict(change) for change in planned.changes.get(stage.name, ())],

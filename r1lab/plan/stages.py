@@ -21,6 +21,9 @@ CONTEXT, FRAGMENTS = 1.0, 0.05
 ENGINE = 1.0
 """GiB that vLLM is assumed to need on a GPU beside weights and cache, for activations and CUDA graphs."""
 
+TEXT, TOKEN = 4.5, 8
+"""Bytes of a token as text in host memory, which a stage reads whole, and in the Arrow file that SFT trains from."""
+
 BATCH = 64
 """Rows that r1lab's engine on `generate` writes at once (`r1lab.engines.transformers`)."""
 
@@ -41,6 +44,7 @@ class StagePlan:
             rows is not known.
         disk: Bytes that it leaves, at its fullest.
         short: What cannot work whatever the peak, as an engine without room for one sequence.
+        host: Bytes of host memory that the texts of its rows take while they are read.
     """
 
     name: str
@@ -54,6 +58,7 @@ class StagePlan:
     disk: int
     assumed: tuple[str, ...] = ()
     short: str = ""
+    host: int = 0
 
     @property
     def moment(self) -> str:
@@ -95,10 +100,11 @@ def plan_stage(name: str, recipe, *, device: Device, start: str, found: Lengths)
         limit = recipe.train.get("max_length") or found.whole
         found = replace(found, whole=min(found.whole, limit), mean=min(found.mean, limit))
         made = _trains(name, recipe, device, shape, found)
-    phases = {phase: _with_process(recipe, device, parts) for phase, parts in made.phases.items()}
+    host = int((found.rows or 0) * found.mean * TEXT)
+    phases = {phase: _with_process(recipe, device, parts, host) for phase, parts in made.phases.items()}
     if made.seconds is None:
         assumed += ("how many rows it has is not known here: data.size gives steps, tokens and time",)
-    return replace(made, phases=phases, assumed=assumed)
+    return replace(made, phases=phases, assumed=assumed, host=host)
 
 
 def _without_bfloat16(recipe, device: Device) -> str:
@@ -116,12 +122,12 @@ def setting(recipe, key: str, otherwise=None):
     return default if given is None else given
 
 
-def _with_process(recipe, device: Device, parts: Memory) -> Memory:
-    """Memory with that of the process itself."""
+def _with_process(recipe, device: Device, parts: Memory, host: int = 0) -> Memory:
+    """Memory with that of the process itself, on a CPU its rows' texts included."""
     if device.cuda:
         return replace(parts, overhead=int(CONTEXT * GIB + FRAGMENTS * (parts.activations + parts.logits)))
     process = PROCESS + (VLLM if recipe.stage == "grpo" or _uses_vllm(recipe) else 0)
-    return replace(parts, overhead=parts.overhead + int(process * GIB))
+    return replace(parts, overhead=parts.overhead + int(process * GIB) + host)
 
 
 def _uses_vllm(recipe) -> bool:
@@ -189,7 +195,7 @@ def _trains(name: str, recipe, device: Device, shape: shapes.Shape, found: Lengt
         steps and steps * completions * each,
         steps and steps * (flops + generated),
         steps and steps * seconds,
-        _disk(recipe, shape, work, steps),
+        _disk(recipe, shape, work, steps) + _tokens(recipe, found),
         short=short,
     )
 
@@ -378,6 +384,11 @@ def _disk(recipe, shape: shapes.Shape, work: Training, steps: int | None) -> int
         saves = math.ceil((steps or every) / every)
     kept = min(saves, (recipe.train.get("save_total_limit") or 2) + 1)
     return int(kept * one + final + (work.trained * work.trained_bytes if work.lora else 0))
+
+
+def _tokens(recipe, found: Lengths) -> int:
+    """The Arrow file of an SFT stage's tokens, which is there while it trains."""
+    return int((found.rows or 0) * found.mean * TOKEN) if recipe.stage == "sft" else 0
 
 
 def gib(size: float) -> str:

@@ -59,7 +59,7 @@ def _look_at_all(stages: list[StageRecipe], scratch: Path, add, tiny: bool) -> l
     from r1lab.preflight.settings import batch_findings, row_count_findings, setting_findings
 
     logging.set_verbosity_error()  # what it warns of is looked at here, and told in a line
-    looks = [look(stage, start, scratch) for stage, start in zip(stages, starts)]
+    looks = [look(stage, by_name, scratch) for stage in stages]
     looked = [seen for seen, _ in looks]
     evaluations = [seen for seen in looked if seen.recipe.stage == "eval" and seen.data and not tiny]
     for stage, start, (seen, found) in zip(stages, starts, looks):

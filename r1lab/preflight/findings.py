@@ -50,6 +50,8 @@ class Seen:
         data: The same in one list.
         rendered: Each row's prompt as the model reads it, and what that holds of the assistant's turn (`<think>`).
         prompt_ids: The tokens of each of these prompts.
+        examples: The tokens of each row's prompt and completions, as `prompts.example` gives them; none in a stage
+            that is not trained on completions.
     """
 
     recipe: StageRecipe
@@ -59,3 +61,4 @@ class Seen:
     data: list[dict] = field(default_factory=list)
     rendered: list[tuple[str, str]] = field(default_factory=list)
     prompt_ids: list[list[int]] = field(default_factory=list)
+    examples: list[dict[str, list[int]]] = field(default_factory=list)

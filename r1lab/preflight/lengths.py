@@ -43,12 +43,13 @@ def percentiles(lengths: list[int]) -> str:
 
 def _written(seen: Seen) -> tuple[list[int], str]:
     """Tokens of what each row says a full answer is: its completions, its solution, or its answer alone."""
-    columns = ("chosen", "rejected") if seen.recipe.stage in ("dpo", "reward") else ("completion",)
-    if all(row.get(column) for row in seen.rows for column in columns):
-        template = {"template": seen.recipe.prompt.template, "system": seen.recipe.prompt.system} if hasattr(
-            seen.recipe, "prompt") else {}  # fmt: skip
-        ids = [prompts.example(row, seen.tokenizer, keys=columns, **template) for row in seen.rows]
-        return [max(len(of[f"{column}_ids"]) for column in columns) for of in ids], " and ".join(columns)
+    columns = seen.recipe.learns
+    if seen.examples:
+        longest = [max(len(example[f"{column}_ids"]) for column in columns) for example in seen.examples]
+        return longest, " and ".join(columns)
+    if all(row.get("completion") for row in seen.rows):
+        texts = [prompts.text_of(row["completion"]) for row in seen.rows]
+        return [len(ids) + 1 for ids in seen.tokenizer(texts, add_special_tokens=False)["input_ids"]], "completion"
     for column, what in (("solution", "worked solutions"), ("answer", "gold answers")):
         texts = [row[column] for row in seen.rows if isinstance(row.get(column), str) and row[column]]
         if len(texts) > len(seen.rows) / 2:

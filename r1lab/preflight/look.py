@@ -12,18 +12,18 @@ from r1lab.references import REFERENCE
 from r1lab.schema import StageRecipe
 
 
-def look(recipe: StageRecipe, start: str, scratch: Path) -> tuple[Seen, list[Finding]]:
+def look(recipe: StageRecipe, earlier: dict[str, StageRecipe], scratch: Path) -> tuple[Seen, list[Finding]]:
     """A stage with its tokenizer and rows, and what could not be had.
 
     Args:
-        start: The model that its model was made from: `start_of` its path.
+        earlier: The stages before it by name.
         scratch: A folder for what the Hub gives.
     """
     seen, found = Seen(recipe), []
     if getattr(recipe, "rollout", None) and recipe.rollout.engine == "server":
         found.append(Finding("ok", "prompt", "the server puts the prompt into the model's chat template"))
     else:
-        tokenizer, more = _tokenizer(recipe, start, scratch)
+        tokenizer, more = _tokenizer(recipe, earlier, scratch)
         seen.tokenizer, found = tokenizer, found + more
     seen.tasks, more = _data(recipe)
     seen.data = [row for rows in seen.tasks.values() for row in rows]
@@ -39,6 +39,15 @@ def start_of(path: str, earlier: dict[str, StageRecipe]) -> str:
     while match := REFERENCE.fullmatch(path):
         path = earlier[match[1]].model.path
     return path
+
+
+def _eos_token(recipe: StageRecipe, earlier: dict[str, StageRecipe]) -> str | None:
+    """The end token that a stage, or one that its model comes from, sets in place of its tokenizer's own."""
+    while (token := getattr(recipe, "train", {}).get("eos_token")) is None:
+        if not (match := REFERENCE.fullmatch(recipe.model.path)):
+            return None
+        recipe = earlier[match[1]]
+    return token
 
 
 @lru_cache(maxsize=1)
@@ -77,15 +86,18 @@ def hub_settings(path: str, scratch: Path) -> dict:
     return {"cache_dir": str(scratch)}
 
 
-def _tokenizer(recipe: StageRecipe, path: str, scratch: Path):
-    keys = ("model", "path")
+def _tokenizer(recipe: StageRecipe, earlier: dict[str, StageRecipe], scratch: Path):
+    path, keys = start_of(recipe.model.path, earlier), ("model", "path")
     if path.startswith("scratch:"):
         return None, [Finding("ok", "prompt", f"{path}: its tokenizer is made by the run, from the rows", keys=keys)]
     if path == "embedded:smollm2-135m" and not smollm2.converted().is_dir():
         return None, [Finding("ok", "prompt", f"{path}: is converted at its first use, so it was not read", keys=keys)]
     more = {"revision": recipe.model.revision, "trust_remote_code": recipe.model.trust_remote_code}
+    more["eos_token"] = _eos_token(recipe, earlier)
     try:
         return models.load_tokenizer(path, **more, **hub_settings(path, scratch)), []
+    except UserError as error:
+        return None, [_refusal(problem) for problem in error.problems]
     except Exception as error:  # tokenizers raises nothing narrower for a file that it cannot read
         why = " ".join(str(error).split())[:160]
         if is_of_the_hub(path) and not hub_reachable():
@@ -166,24 +178,29 @@ def _is_here(path: str) -> bool:
 
 
 def _render(seen: Seen) -> list[Finding]:
-    """Fills in the prompts as the model reads them; what a chat template refuses is an error."""
-    from jinja2 import TemplateError
-
-    prompt = getattr(seen.recipe, "prompt", None)
-    settings = {"template": prompt.template, "system": prompt.system} if prompt else {}
+    """Fills in the prompts and completions as the model reads them; what a template refuses is an error."""
+    tokenizer, columns = seen.tokenizer, seen.recipe.learns
+    rows, template = seen.rows, template_of(seen)
+    if template == {"template": "none"}:  # a reward model without a chat template reads messages as their texts
+        rows = [row | {"prompt": prompts.joined(row["prompt"])} for row in rows]
     try:
-        seen.rendered = [prompts.render(row["prompt"], seen.tokenizer, **settings) for row in seen.rows]
-    except (ValueError, TemplateError) as error:
-        why = " ".join(str(error).split())[:160]
-        if not seen.tokenizer.chat_template:
-            name = type(seen.tokenizer).__name__
-            why, fix = f"{prompt.template}: the model has no chat template ({name})", "set prompt.template: r1-zero"
-        elif "system" in why.lower():
-            fix = "set prompt.template: r1-zero, or leave prompt.system out and say it in the question"
-        else:
-            fix = "set another prompt.template, or name another model"
-        return [Finding("error", "prompt", f"{why}" if "template" in why else f"chat template: {why}", fix,
-                        ("prompt", "template"))]  # fmt: skip
-    texts = [text for text, _ in seen.rendered]
-    seen.prompt_ids = seen.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        seen.rendered = [prompts.render(row["prompt"], tokenizer, **template) for row in rows]
+        seen.prompt_ids = tokenizer([text for text, _ in seen.rendered], add_special_tokens=False)["input_ids"]
+        if columns and tokenizer.eos_token_id is not None and all(row.get(c) for row in rows for c in columns):
+            seen.examples = [prompts.example(row, tokenizer, **template, keys=columns) for row in rows]
+    except UserError as error:
+        return [_refusal(problem) for problem in error.problems]
     return []
+
+
+def template_of(seen: Seen) -> dict:
+    """The arguments of `prompts.render` for a stage; a reward model always reads its own chat template."""
+    if seen.recipe.stage == "reward":
+        return {"template": "chat" if seen.tokenizer.chat_template else "none"}
+    return {"template": seen.recipe.prompt.template, "system": seen.recipe.prompt.system}
+
+
+def _refusal(problem: str) -> Finding:
+    """What `prompts.render` refuses, at the key that its message begins with."""
+    key, _, message = problem.partition(": ")
+    return Finding("error", "prompt", message, keys=tuple(key.split(".")))

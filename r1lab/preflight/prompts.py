@@ -1,30 +1,35 @@
 """What a model is given to read, and what ends its turn."""
 
-import json
-from pathlib import Path
-
 from r1lab import lookup, models, prompts
+from r1lab.errors import UserError
 from r1lab.preflight.findings import Finding, Seen
+from r1lab.preflight.fit import fit_findings
+from r1lab.preflight.look import template_of
+from r1lab.preflight.turns import turn_findings
 
 HEAD, TAIL = 160, 120  # characters of a prompt that are shown
 _GENERATES = ("grpo", "sample", "eval")
 
 
 def prompt_findings(seen: Seen, start: str, settings: dict) -> list[Finding]:
-    """Prompts as tokens, thinking and system prompt in the chat template, and the tokens that end a turn.
+    """Prompts as tokens, what of them the template keeps, thinking, and the tokens that end a turn.
 
     Args:
         start: The model that the stage starts from, `@STAGE/model` followed.
         settings: How transformers loads that model's small files.
     """
-    if not seen.rendered:
+    if seen.tokenizer is None:
         return []
-    found = [*_shown(seen), *_read_back(seen), *_begins_once(seen)]
-    if seen.recipe.prompt.template in ("chat", "logic-rl", "open-r1"):
+    found, recipe = fit_findings(seen, start, settings), seen.recipe
+    if not seen.rendered:
+        return found
+    template = template_of(seen)
+    found += _shown(seen) if recipe.stage != "reward" else []
+    found += [*_read_back(seen), *_begins_once(seen), *turn_findings(seen, template)]
+    if recipe.stage != "reward" and template["template"] not in prompts.PLAIN:
         found += [*_system(seen), *_thinking(seen)]
-    found += _ends(seen, start, settings)
-    if seen.recipe.stage == "sft":
-        found += _learnt(seen)
+    found += _ends(seen, start, settings) if recipe.stage != "reward" else []
+    found += _learned(seen) if recipe.stage == "sft" else []
     return found
 
 
@@ -36,7 +41,7 @@ def visible(ids: list[int], tokenizer) -> str:
     >>> visible(tokenizer("<|im_start|>user\\nHi")["input_ids"], tokenizer)
     '⟦<|im_start|>⟧user⏎Hi'
     """
-    special, text, plain = _special(tokenizer), "", []
+    special, text, plain = prompts.special_ids(tokenizer), "", []
     for token in [*ids, None]:
         if token is not None and token not in special:
             plain.append(token)
@@ -45,12 +50,6 @@ def visible(ids: list[int], tokenizer) -> str:
         plain = []
         text += f"⟦{tokenizer.decode([token])}⟧" if token is not None else ""
     return text.replace("\n", "⏎")
-
-
-def _special(tokenizer) -> set[int]:
-    """Tokens that decoding skips: those with a part to play, and those added as special."""
-    added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return added | set(tokenizer.all_special_ids)
 
 
 def _short(text: str) -> str:
@@ -64,14 +63,19 @@ def _shown(seen: Seen) -> list[Finding]:
     shown = _short(visible(seen.prompt_ids[0], tokenizer))
     found = [Finding("ok", "prompt", f"sent, with template {template}: {shown}", keys=keys)]
     row = seen.rows[0]["prompt"]
-    if template in ("none", "r1-zero") and tokenizer.chat_template:
+    if template in prompts.PLAIN and tokenizer.chat_template:
         listed = [{"role": "user", "content": row}] if isinstance(row, str) else row
-        ids = tokenizer.apply_chat_template(listed, add_generation_prompt=True, return_dict=False)
-        found.append(Finding("ok", "prompt", f"not used, the chat template: {_short(visible(ids, tokenizer))}"))
-    elif template not in ("none", "r1-zero"):
+        try:
+            ids = tokenizer(prompts.chat_text(listed, tokenizer), add_special_tokens=False)["input_ids"]
+            found.append(Finding("ok", "prompt", f"not used, the chat template: {_short(visible(ids, tokenizer))}"))
+        except UserError:  # it refuses what this recipe does not ask of it
+            pass
+    elif template not in prompts.PLAIN:
         ids = tokenizer(row if isinstance(row, str) else row[-1]["content"], add_special_tokens=False)["input_ids"]
         found.append(Finding("ok", "prompt", f"without the chat template: {_short(visible(ids, tokenizer))}"))
-    if template == "none" and tokenizer.chat_template and _ends_turns(tokenizer) == tokenizer.eos_token_id:
+    chats = tokenizer.chat_template and prompts.turn_end(tokenizer) == tokenizer.eos_token_id
+    rendered = tokenizer.eos_token_id in seen.prompt_ids[0]  # a template was applied to the data's prompts
+    if template == "none" and chats and not rendered:
         what = (
             f"prompts go without the model's chat template, in which {tokenizer.eos_token} ends a turn: a chat model"
         )
@@ -116,14 +120,21 @@ def _begins_once(seen: Seen) -> list[Finding]:
 
 
 def _system(seen: Seen) -> list[Finding]:
-    """Whether the chat template has a place for the system prompt."""
-    prompt, row = seen.recipe.prompt, seen.rows[0]["prompt"]
-    listed = prompts.messages(row, template=prompt.template, system=prompt.system)
-    system = next((m["content"] for m in listed if m["role"] == "system"), "") if isinstance(listed, list) else ""
-    if not system or system.strip() in seen.rendered[0][0]:
-        return [Finding("ok", "prompt", "the system prompt is in the text")] if system else []
-    what = f"the model's chat template leaves the system prompt out: {system[:60]!r}"
-    return [Finding("error", "prompt", what, "say it in the question instead", ("prompt", "system"))]
+    """Which system prompt stands in the text: `turn_findings` reports one that is left out."""
+    prompt = seen.recipe.prompt
+    given = prompt.system or prompts.SYSTEM.get(prompt.template)
+    own = sum(
+        isinstance(row["prompt"], list) and any(message["role"] == "system" for message in row["prompt"])
+        for row in seen.rows
+    )
+    if own and given and not prompt.system:
+        what = f"{own} of {len(seen.rows)} prompts have a system prompt of their own, which that of template"
+        fix = "set prompt.template: chat to keep it"
+        return [Finding("warning", "prompt", f"{what} {prompt.template} replaces", fix, ("prompt", "template"))]
+    if own and given:
+        return [Finding("ok", "prompt", f"prompt.system replaces the system prompt of {own} of {len(seen.rows)} rows")]
+    in_text = given and given.strip() in seen.rendered[0][0]
+    return [Finding("ok", "prompt", "the system prompt is in the text")] if in_text else []
 
 
 def _thinking(seen: Seen) -> list[Finding]:
@@ -132,7 +143,7 @@ def _thinking(seen: Seen) -> list[Finding]:
     text, prefill = seen.rendered[0]
     wanted = any(lookup.reward_names([r.name])[0] in ("format", "tag_count") for r in _rewards(seen))
     if prefill:
-        found.append(Finding("ok", "prompt", f"the prompt opens {prefill} itself; rewards see it put back"))
+        found.append(Finding("ok", "prompt", f"the prompt opens {prefill.strip()} itself; rewards see it put back"))
     elif text.rstrip().endswith("</think>"):
         what = "the chat template ends the thinking before the model writes (…</think>)"
         fix = "set prompt.template: logic-rl, or edit the chat_template of the model"
@@ -144,74 +155,79 @@ def _rewards(seen: Seen) -> list:
     return getattr(seen.recipe, "rewards", [])
 
 
-def _ends_turns(tokenizer) -> int | None:
-    """The token that ends the assistant's turn in the chat template, None where it writes none."""
-    content = "r1lab"
-    listed = [{"role": "user", "content": "?"}, {"role": "assistant", "content": content}]
-    try:
-        text = tokenizer.apply_chat_template(listed, tokenize=False)
-    except Exception:  # a template is a program of its maker's, which may raise anything; `render` tells of it
-        return None
-    ids = tokenizer(text[text.rfind(content) + len(content) :], add_special_tokens=False)["input_ids"]
-    return next((token for token in ids if token in _special(tokenizer)), None)
-
-
 def _ends(seen: Seen, start: str, settings: dict) -> list[Finding]:
-    """Whether what ends a turn in the chat template is what stops the generation, and what pads."""
-    tokenizer, found = seen.tokenizer, []
+    """Whether what ends a turn in the chat template is what is trained on as its end and stops the generation."""
+    tokenizer, found, recipe = seen.tokenizer, [], seen.recipe
+    if tokenizer.eos_token_id is None:
+        return []
     name = tokenizer.convert_ids_to_tokens
-    stops = _generation_stops(start, settings)
+    config = _generation_config(start, settings)
+    stops = models.end_token_ids(tokenizer, config)
     keys, fix = ("model", "path"), "set eos_token in its tokenizer_config.json and eos_token_id in its "
     fix += "generation_config.json to the same token"
-    if stops and tokenizer.eos_token_id not in stops:
-        what = f"its generation_config.json stops at {_either(map(name, stops))}, its tokenizer ends turns with "
+    named = getattr(config, "eos_token_id", None)
+    others = named if isinstance(named, list) else [] if named is None else [named]
+    if others and tokenizer.eos_token_id not in others:
+        what = f"its generation_config.json stops at {_either(map(name, others))}, its tokenizer ends turns with "
         found.append(Finding("warning", "prompt", f"{what}{tokenizer.eos_token}", fix, keys))
-    template = getattr(seen.recipe, "prompt", None)
-    chats = template and template.template in ("chat", "logic-rl", "open-r1")
-    ends = _ends_turns(tokenizer) if chats else None
-    if ends is not None and ends != tokenizer.eos_token_id and ends not in stops and seen.recipe.stage in _GENERATES:
-        what = f"{name(ends)} ends a turn in its chat template, and generation stops at {tokenizer.eos_token}"
+    ends = prompts.turn_end(tokenizer) if recipe.prompt.template not in prompts.PLAIN else None
+    if ends is None:
+        return found
+    if recipe.learns and ends != tokenizer.eos_token_id:
+        what = f"{name(ends)} ends a turn in its chat template, and what is trained on ends with {tokenizer.eos_token}"
+        if recipe.stage == "sft":
+            keys, fix = ("train",), f'set train.eos_token: "{name(ends)}"'
+        found.append(Finding("warning", "prompt", what, fix, keys))
+    elif recipe.learns:
+        what = f"a turn ends with {name(ends)}, which is trained on as the end of each completion"
+        found.append(Finding("ok", "prompt", what))
+    elif ends not in stops:
+        what = f"{name(ends)} ends a turn in its chat template, and generation stops at {_either(map(name, stops))}"
         found.append(Finding("warning", "prompt", f"{what}: completions may run to their limit", fix, keys))
-    elif ends is not None:
+    else:
         found.append(Finding("ok", "prompt", f"a turn ends with {name(ends)}, where generation stops"))
     return found
 
 
-def _generation_stops(start: str, settings: dict) -> list[int]:
-    """The end tokens of a model's generation_config.json, none where it has no such file."""
-    from transformers.utils import cached_file
-
-    more = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
-    folder = start if models.is_adapter(start) else models.resolve(start)
-    file = cached_file(folder, "generation_config.json", **settings, **more)
-    stops = json.loads(Path(file).read_text(encoding="utf-8")).get("eos_token_id") if file else None
-    return stops if isinstance(stops, list) else [stops] if isinstance(stops, int) else []
+def _generation_config(start: str, settings: dict):
+    """The generation config that a model is loaded with, None where it cannot be read here."""
+    try:
+        return models.load_generation_config(start, **settings)
+    except (OSError, ValueError):  # neither in the cache nor on the Hub, or custom code
+        return None
 
 
 def _either(words) -> str:
     return " or ".join(map(str, words))
 
 
-def _learnt(seen: Seen) -> list[Finding]:
+def _learned(seen: Seen) -> list[Finding]:
     """What a row of SFT teaches: the thinking, and the end of the turn."""
-    tokenizer, prompt = seen.tokenizer, seen.recipe.prompt
-    rows = [row for row in seen.rows if row.get("completion")][:32]
-    if not rows:
+    tokenizer, keys = seen.tokenizer, ("model", "path")
+    if not seen.examples:
         return []
-    settings = {"template": prompt.template, "system": prompt.system}
-    examples = [prompts.example(row, tokenizer, **settings)["completion_ids"] for row in rows]
-    said = [row["completion"] for row in rows]
-    thinks = ["</think>" in (text if isinstance(text, str) else text[-1]["content"]) for text in said]
+    examples = [example["completion_ids"] for example in seen.examples[:32]]
+    texts = [prompts.text_of(row["completion"]) for row in seen.rows[:32]]
+    thinks = ["</think>" in text for text in texts]
     back = tokenizer.batch_decode(examples, skip_special_tokens=True)
     lost = sum("</think>" not in text for text, think in zip(back, thinks) if think)
     if lost:
-        what = f"{lost} of {len(rows)} completions lose their <think> tags on the way through the tokenizer"
+        what = f"{lost} of {len(texts)} completions lose their <think> tags on the way through the tokenizer"
         fix = "make them plain tokens in its tokenizer.json: special ones are skipped in what a model writes"
-        return [Finding("error", "labels", what, fix, ("model", "path"))]
-    what = f"{sum(thinks)} of {len(rows)} completions think; all end with {tokenizer.eos_token}"
-    found = [Finding("ok", "labels", f"learnt of row 1: {_short(visible(examples[0], tokenizer))}")]
+        return [Finding("error", "labels", what, fix, keys)]
+    found = [Finding("ok", "labels", f"row 1 trains on: {_short(visible(examples[0], tokenizer))}")]
+    what = f"{sum(thinks)} of {len(texts)} completions think; all end with {tokenizer.eos_token}"
     found.append(Finding("ok", "labels", what))
+    ended = sum(prompts.without_end(text, tokenizer) != text for text in texts)
+    if ended:
+        what = f"{ended} of {len(texts)} completions hold an end token already; one end of each is trained on"
+        found.append(Finding("ok", "labels", what))
+    opened = sum(bool(prefill) and not think for (_, prefill), think in zip(seen.rendered, thinks))
+    if opened:
+        what = f"the prompt opens the thinking, and {opened} of {len(texts)} completions never close it (</think>)"
+        fix = "leave them out, or use a chat template that does not open <think>"
+        found.append(Finding("warning", "labels", what, fix, ("prompt", "template")))
     if tokenizer.pad_token_id == tokenizer.eos_token_id:
-        what = f"padding is {tokenizer.eos_token} too; labels are masked by place, so the end of a turn is learnt"
+        what = f"padding is {tokenizer.eos_token} too; labels are masked by place, so the end of a turn is trained on"
         found.append(Finding("ok", "labels", what))
     return found

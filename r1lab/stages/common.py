@@ -11,7 +11,8 @@ from pathlib import Path
 from transformers import TrainerCallback
 
 from r1lab import children, engines, lookup, prompts, rundir, trackers
-from r1lab.data import operations
+from r1lab.data import operations, shapes
+from r1lab.data.rows import tell
 from r1lab.errors import UserError
 from r1lab.schema import TASKS_OWN, GrpoTrain
 
@@ -44,12 +45,28 @@ def build_rows(
     accepted = inspect.signature(builder).parameters
     parameters |= {k: v for k, v in given.items() if k in accepted and v is not None}
     rows = builder(**parameters)
+    parts = parameters["parts"] if data.builder == "mix" else []
+    builders = [data.builder, *(part.get("builder", "rows") for part in parts)]
+    if not set(builders) <= set(lookup.names("data")):  # r1lab's own give rows in shape
+        rows = _shaped(rows, data.builder)
     if not rows:
         raise UserError(f"data: {data.builder} gave no rows for split {given['split']}")
     if size is None and data.size and len(rows) < data.size:  # the size of an evaluation is a limit
         where = parameters.get("path", data.builder)
         logger.warning("%s: data.size: %d rows asked for, all %d are taken", where, data.size, len(rows))
     return _operated(rows, data, seed, run_dir, tokenizer)
+
+
+def _shaped(rows: list[dict], builder: str) -> list[dict]:
+    """The rows of a user's builder, in the shape in which `rows` gives those of a file."""
+    found, problems = [], []
+    for number, row in enumerate(rows, 1):
+        try:
+            found.append(shapes.shaped(row))
+        except ValueError as error:
+            problems.append(f"data: row {number} of {builder}: {error}")
+    tell(problems, len(rows))
+    return found
 
 
 def _operated(rows: list[dict], data, seed: int, run_dir: Path | None, tokenizer) -> list[dict]:
@@ -122,7 +139,21 @@ def load_tokenizer(recipe):
     from r1lab import models
 
     settings = {"revision": recipe.model.revision, "trust_remote_code": recipe.model.trust_remote_code}
+    settings["eos_token"] = getattr(recipe, "train", {}).get("eos_token")
     return models.load_tokenizer(recipe.model.path, **settings)
+
+
+def check_ids(ids: list[int], number: int, tokenizer, model) -> None:
+    """Whether a model's embedding has a row for each token of a row of the data.
+
+    Raises:
+        UserError: It has not: the tokenizer is that of another model.
+    """
+    size = model.get_input_embeddings().num_embeddings
+    if max(ids) >= size:
+        token = tokenizer.convert_ids_to_tokens(max(ids))
+        what = f"data: row {number} holds {token!r}, whose id {max(ids)} is beyond the model's embedding of {size}"
+        raise UserError(f"{what}: name the model that this tokenizer belongs to")
 
 
 def load_model(recipe, *, scores: bool = False):

@@ -11,6 +11,7 @@ from r1lab.errors import UserError
 from r1lab.stages.common import (
     Metrics,
     build_rows,
+    check_ids,
     load_model,
     load_tokenizer,
     train_and_save,
@@ -31,10 +32,11 @@ def run(recipe, run_dir: Path) -> int:
     tokenizer = load_tokenizer(recipe)
     rows = build_rows(recipe.data, seed=recipe.seed, run_dir=run_dir, tokenizer=tokenizer)
     check_pairs(rows)
-    examples = _examples(recipe, rows, tokenizer, run_dir)
+    model = load_model(recipe)
+    examples = _examples(recipe, rows, tokenizer, model, run_dir)
     config = trl_config(DPOConfig, recipe, run_dir, max_length=None)
     trainer = _Trainer(
-        model=load_model(recipe),
+        model=model,
         args=config,
         train_dataset=Dataset.from_list(examples),
         processing_class=tokenizer,
@@ -57,11 +59,13 @@ def check_pairs(rows: list[dict]) -> None:
                 raise UserError(f"data: row {i + 1} has no {side} completion; {way}")
 
 
-def _examples(recipe, rows: list[dict], tokenizer, run_dir: Path) -> list[dict]:
+def _examples(recipe, rows: list[dict], tokenizer, model, run_dir: Path) -> list[dict]:
     """`prompt_ids`, `chosen_ids` and `rejected_ids` of each row that is not longer than `train.max_length`."""
     template = {"template": recipe.prompt.template, "system": recipe.prompt.system}
     keys, limit = ("chosen", "rejected"), recipe.train.get("max_length")
     examples = [prompts.example(row, tokenizer, **template, keys=keys) for row in rows]
+    for number, example in enumerate(examples, 1):
+        check_ids([i for ids in example.values() for i in ids], number, tokenizer, model)
     if not limit:
         return examples
     short = [e for e in examples if len(e["prompt_ids"]) + max(len(e[f"{key}_ids"]) for key in keys) <= limit]

@@ -1,10 +1,13 @@
 """Supervised fine-tuning on rows with a `completion`, by TRL's SFTTrainer."""
 
 import random
+import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from datasets import Dataset
+from datasets import Dataset, Features, Sequence, Value
+from datasets.arrow_writer import ArrowWriter
 from trl import SFTConfig, SFTTrainer
 
 from r1lab import models, prompts, summary
@@ -12,6 +15,7 @@ from r1lab.errors import UserError
 from r1lab.stages.common import (
     Metrics,
     build_rows,
+    check_ids,
     load_model,
     load_tokenizer,
     note,
@@ -20,40 +24,74 @@ from r1lab.stages.common import (
     warn,
 )
 
+TOKENS = "tokens"
+"""The folder of the run directory in which the tokens of all rows lie while a stage trains."""
+
 
 def run(recipe, run_dir: Path) -> int:
-    """Train on the completions of the recipe's data; the prompt is not learnt unless `completion_only_loss: false`."""
+    """Train on the completions of the recipe's data, and on its prompts if `completion_only_loss` is false."""
     started = time.time()
     tokenizer = None if recipe.model.path.startswith("scratch:") else load_tokenizer(recipe)
     rows = build_rows(recipe.data, seed=recipe.seed, run_dir=run_dir, tokenizer=tokenizer)
     for i, row in enumerate(rows):
         if not row.get("completion"):
-            raise UserError(f"data: row {i + 1} has no completion, which sft learns from")
+            raise UserError(f"data: row {i + 1} has no completion, which sft is trained on")
     model, tokenizer = _model(recipe, rows, tokenizer)
     own = {"completion_only_loss": True} if "completion_only_loss" not in recipe.train else {}
     if "train_sampling_strategy" not in recipe.train:
         own["train_sampling_strategy"] = "sequential"
-    examples = _examples(recipe, rows, tokenizer, run_dir)
+    dataset = tokenized(recipe, rows, tokenizer, run_dir, model=model)
+    del rows  # the texts are not needed again, and there may be gigabytes of them
+    lengths = dataset["length"]
     if recipe.train.get("packing"):
-        own["max_length"] = recipe.train.get("max_length") or max(len(e["input_ids"]) for e in examples)
+        own["max_length"] = recipe.train.get("max_length") or max(lengths)
     else:
         own["max_length"] = None  # what is too long is left out, or cut, already
     config = trl_config(SFTConfig, recipe, run_dir, **own)
     if "train_sampling_strategy" in own and not config.packing:
-        examples = by_length(examples, config.per_device_train_batch_size, seed=recipe.seed)
+        dataset = dataset.select(by_length(lengths, config.per_device_train_batch_size, seed=recipe.seed))
     trainer = SFTTrainer(
         model=model,
         args=config,
-        train_dataset=Dataset.from_list(examples),
+        train_dataset=dataset.remove_columns("length"),
         processing_class=tokenizer,
         peft_config=models.lora_config(recipe.model.lora),
         callbacks=[Metrics(recipe, run_dir, _row())],
     )
     show_labels(trainer, tokenizer, run_dir)
-    return train_and_save(trainer, recipe, run_dir, tokenizer, started)
+    try:
+        return train_and_save(trainer, recipe, run_dir, tokenizer, started)
+    finally:
+        shutil.rmtree(run_dir / TOKENS)
 
 
-def _examples(recipe, rows: list[dict], tokenizer, run_dir: Path) -> list[dict]:
+def tokenized(recipe, rows: list[dict], tokenizer, run_dir: Path, *, model=None) -> Dataset:
+    """`input_ids`, `labels` and `length` of each row, in an Arrow file of the run directory, mapped into memory.
+
+    A token takes 8 bytes on the disk, and none of them need stay in memory; as Python lists it would take 60.
+
+    Args:
+        model: Whose embedding has to have a row for each token; None leaves that unchecked.
+
+    Raises:
+        UserError: A row cannot be trained on, or none is left.
+    """
+    folder = run_dir / TOKENS
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
+    folder.mkdir(parents=True)
+    ids = Sequence(Value("int32"))
+    features = Features({"input_ids": ids, "labels": ids, "length": Value("int32")})
+    file = folder / "rows.arrow"
+    with ArrowWriter(features=features, path=str(file)) as writer:
+        for example in examples(recipe, rows, tokenizer, run_dir, model):
+            writer.write(example | {"length": len(example["input_ids"])})
+        kept, _ = writer.finalize()
+    if not kept:
+        raise UserError(f"train.max_length: {recipe.train.get('max_length')}: none of {len(rows)} rows is that short")
+    return Dataset.from_file(str(file))
+
+
+def examples(recipe, rows: list[dict], tokenizer, run_dir: Path, model) -> Iterator[dict]:
     """`input_ids` and `labels` of each row, those left out or cut counted.
 
     A row longer than `train.max_length` is left out: cut, it would teach to think without an end. It is cut where
@@ -61,27 +99,26 @@ def _examples(recipe, rows: list[dict], tokenizer, run_dir: Path) -> list[dict]:
     """
     template = {"template": recipe.prompt.template, "system": recipe.prompt.system}
     limit, mode = recipe.train.get("max_length"), recipe.train.get("truncation_mode")
-    learnt_whole = recipe.train.get("completion_only_loss") is False
-    found, long = [], 0
-    for row in rows:
-        ids = prompts.example(row, tokenizer, **template)
-        prompt, completion = ids["prompt_ids"], ids["completion_ids"]
+    whole = recipe.train.get("completion_only_loss") is False
+    long = 0
+    for number, row in enumerate(rows, 1):
+        example = prompts.example(row, tokenizer, **template)
+        prompt, completion = example["prompt_ids"], example["completion_ids"]
         if _loses_thinking(row, completion, tokenizer):
             raise UserError(f"data: a completion loses its <think> tags in this tokenizer: {row['completion'][:80]!r}")
-        labels = (prompt if learnt_whole else [-100] * len(prompt)) + completion
+        labels = (prompt if whole else [-100] * len(prompt)) + completion
         ids = prompt + completion
+        if model is not None:
+            check_ids(ids, number, tokenizer, model)
         if limit and len(ids) > limit:
             long += 1
             cut = slice(-limit, None) if mode == "keep_end" else slice(limit)
             ids, labels = (ids[cut], labels[cut]) if mode else ([], [])
         if any(label != -100 for label in labels):
-            found.append({"input_ids": ids, "labels": labels})
+            yield {"input_ids": ids, "labels": labels}
     if long:
         how = f"cut ({mode})" if mode else "left out"
         warn(run_dir, f"data: {long} of {len(rows)} rows are longer than train.max_length {limit} and were {how}")
-    if not found:
-        raise UserError(f"train.max_length: {limit}: none of {len(rows)} rows is that short")
-    return found
 
 
 def _loses_thinking(row: dict, completion_ids: list[int], tokenizer) -> bool:
@@ -91,39 +128,44 @@ def _loses_thinking(row: dict, completion_ids: list[int], tokenizer) -> bool:
 
 
 def show_labels(trainer, tokenizer, run_dir: Path, *, shown: int = 3) -> None:
-    """Tells what is learnt, decoded from the labels that the trainer's own collator gives the model.
+    """Reports what is trained on, decoded from the labels that the trainer's own collator gives the model.
 
     Raises:
-        UserError: Nothing is learnt of a row, or not its end of turn: the model would never stop.
+        UserError: Nothing of a row is trained on.
     """
     batch = [trainer.train_dataset[i] for i in range(min(shown, len(trainer.train_dataset)))]
     for i, example in enumerate(batch):
         labels = trainer.data_collator([dict(example)])["labels"][0].tolist()
-        learnt = [label for label in labels if label != -100]
-        if not learnt:
-            raise UserError("train: nothing of the first rows is learnt: see completion_only_loss and max_length")
-        text = tokenizer.decode(learnt)
-        print(f"row {i + 1}: {len(learnt)} of {len(labels)} tokens are learnt:\n{text}\n", flush=True)
-        if learnt[-1] != tokenizer.eos_token_id and not trainer.args.packing:
-            warn(run_dir, f"row {i + 1}: its end, {tokenizer.eos_token}, is not learnt: the model would never stop")
-        note(run_dir, f"learns {len(learnt)} of {len(labels)} tokens: {summary.shortened(text, 60, 60)}")
+        learned = [label for label in labels if label != -100]
+        if not learned:
+            raise UserError("train: nothing of the first rows is trained on: see completion_only_loss and max_length")
+        text = tokenizer.decode(learned)
+        print(f"row {i + 1}: {len(learned)} of {len(labels)} tokens are trained on:\n{text}\n", flush=True)
+        if learned[-1] != tokenizer.eos_token_id and not trainer.args.packing:
+            warn(
+                run_dir, f"row {i + 1}: its end, {tokenizer.eos_token}, is not trained on: the model would never stop"
+            )
+        note(run_dir, f"trains on {len(learned)} of {len(labels)} tokens: {summary.shortened(text, 60, 60)}")
 
 
-def by_length(examples: list[dict], batch_size: int, *, seed: int, window: int = 16) -> list[dict]:
-    """Examples in a random order in which each batch holds examples of like length, so that little is padded.
+def by_length(lengths: list[int], batch_size: int, *, seed: int, window: int = 16) -> list[int]:
+    """Places of rows in a random order in which each batch holds rows of like length, so that little is padded.
 
     transformers' `group_by_length` sorts 50 batches at a time and trains on them in that order: where length goes with
     kind, the model sees one kind for many steps and forgets the other. Here the batches of a window are shuffled.
+
+    Args:
+        lengths: The tokens of each row.
     """
     rng = random.Random(seed)
-    examples = list(examples)
-    rng.shuffle(examples)
+    places = list(range(len(lengths)))
+    rng.shuffle(places)
     ordered = []
-    for first in range(0, len(examples), batch_size * window):
-        part = sorted(examples[first : first + batch_size * window], key=lambda e: len(e["input_ids"]))
+    for first in range(0, len(places), batch_size * window):
+        part = sorted(places[first : first + batch_size * window], key=lambda place: lengths[place])
         batches = [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
         rng.shuffle(batches)
-        ordered += [example for batch in batches for example in batch]
+        ordered += [place for batch in batches for place in batch]
     return ordered
 
 
@@ -131,8 +173,9 @@ def _model(recipe, rows: list[dict], tokenizer):
     path = recipe.model.path
     if path.startswith("scratch:"):
         template = prompts.R1_ZERO if recipe.prompt.template == "r1-zero" else ""
-        texts = [f"{template}{row['prompt']} {row['completion']}" for row in rows[:4000]]
-        return models.scratch(path.removeprefix("scratch:"), texts, seed=recipe.seed)
+        texts = [f"{template}{prompts.joined(row['prompt'])} {row['completion']}" for row in rows[:4000]]
+        model, tokenizer = models.scratch(path.removeprefix("scratch:"), texts, seed=recipe.seed)
+        return model, models.with_end(tokenizer, recipe.train.get("eos_token"))
     return load_model(recipe), tokenizer
 
 

@@ -49,7 +49,7 @@ def test_a_system_prompt_that_the_template_drops_or_refuses(found, grpo, model):
     assert "leaves the system prompt out: 'You are a helpful AI Assistant" in line
     (folder / "chat_template.jinja").write_text(REFUSES + CHAT_TEMPLATE, encoding="utf-8")
     (line,) = found(grpo(model={"path": str(folder)}, prompt={"template": "open-r1"}), "error")
-    assert "chat template: System role not supported" in line
+    assert "chat template refuses a prompt: System role not supported" in line
 
 
 def test_a_turn_that_ends_with_another_token_than_generation(found, grpo, model):
@@ -97,6 +97,88 @@ def test_what_a_row_of_sft_teaches_is_shown(found, model):
             "train": {"learning_rate": 1e-4, "max_steps": 5},
         }
     )
-    assert any("learnt of row 1:  <think> 0 and 1 </think>⏎<answer> 1 </answer>⟦<|im_end|>⟧" in line for line in lines)
+    assert any("row 1 trains on:  <think> 0 and 1 </think>⏎<answer> 1 </answer>⟦<|im_end|>⟧" in line for line in lines)
     assert any("9 of 9 completions think; all end with <|im_end|>" in line for line in lines)
     assert any("padding is <|im_end|> too; labels are masked by place" in line for line in lines)
+
+
+def sft(folder, rows, **train):
+    with open("rows.jsonl", "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    return {
+        "stage": "sft",
+        "model": {"path": str(folder)},
+        "data": {"path": "rows.jsonl"},
+        "prompt": {"template": "chat"},
+        "train": {"learning_rate": 1e-4, "max_steps": 5} | train,
+    }
+
+
+ROWS = [{"prompt": f"{n}+1?", "completion": f"<think>\n{n}\n</think>\n\n{n + 1}"} for n in range(9)]
+
+
+def test_the_end_that_is_trained_on_is_named_for_what_it_is(found, model):
+    folder = model(tokenizer={"eos_token": "<|endoftext|>"}, generation={"eos_token_id": 0})
+    (line,) = found(sft(folder, ROWS), "warning")
+    assert "<|im_end|> ends a turn in its chat template, and what is trained on ends with <|endoftext|>" in line
+    assert line.endswith('set train.eos_token: "<|im_end|>"')
+    lines = found(sft(folder, ROWS, eos_token="<|im_end|>"))
+    assert any("a turn ends with <|im_end|>, which is trained on as the end of each completion" in x for x in lines)
+    assert not any("where generation stops" in x for x in lines)
+
+
+def test_an_end_token_that_the_tokenizer_lacks_is_an_error(found, model):
+    (line,) = found(sft(model(), ROWS, eos_token="<|eot_id|>"), "error")
+    assert (
+        "train.eos_token: '<|eot_id|>' is no token of the model's tokenizer: its own end token is <|im_end|>" in line
+    )
+
+
+def test_generation_that_stops_at_the_end_of_the_generation_config(found, grpo, model):
+    folder = model(tokenizer={"eos_token": "<|endoftext|>"}, generation={"eos_token_id": [2, 0]})
+    lines = found(grpo(model={"path": str(folder)}, prompt={"template": "chat"}))
+    assert any("ok      prompt: a turn ends with <|im_end|>, where generation stops" in x for x in lines)
+
+
+def test_a_tokenizer_without_an_end(found, model):
+    (line,) = found(sft(model(tokenizer={"eos_token": None, "pad_token": None}), ROWS), "error")
+    assert "its tokenizer has no end token" in line and line.endswith("set eos_token in its tokenizer_config.json")
+
+
+def test_a_tokenizer_larger_than_the_embedding(found, model):
+    folder = model()
+    settings = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    tool = settings["added_tokens"][-1] | {"id": 564, "content": "<tool>"}
+    settings["added_tokens"].append(tool)
+    (folder / "tokenizer.json").write_text(json.dumps(settings), encoding="utf-8")
+    (line,) = found(sft(folder, ROWS), "warning")
+    assert "its tokenizer has 1 tokens that the model's embedding lacks, such as '<tool>'" in line
+    (line,) = found(sft(folder, [*ROWS, {"prompt": "?", "completion": "<tool> 4"}]), "error")
+    assert "its tokenizer gives '<tool>' the id 564, and the model's embedding ends at 563" in line
+
+
+def test_a_reward_stage_is_checked_as_its_model_reads(found, model):
+    pairs = [{"prompt": row["prompt"], "chosen": row["completion"], "rejected": "No."} for row in ROWS]
+    recipe = sft(model(), pairs) | {"stage": "reward"}
+    del recipe["prompt"]
+    assert found(recipe, "error") == []
+    conversations = [
+        {side: [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row[side]}]
+         for side in ("chosen", "rejected")} for row in pairs
+    ]  # fmt: skip
+    recipe = sft("embedded:tiny-llama", conversations)
+    recipe = {key: value for key, value in recipe.items() if key != "prompt"} | {"stage": "reward"}
+    assert found(recipe, "error") == []
+
+
+def test_a_completion_that_never_closes_a_prefilled_thinking(found, model):
+    (line,) = found(sft(model(template=OPENED), [{"prompt": "2+2?", "completion": "4"}]), "warning")
+    assert "the prompt opens the thinking, and 1 of 1 completions never close it" in line
+
+
+def test_a_system_prompt_of_the_data_that_a_template_replaces(found, grpo):
+    row = {"prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2+2?"}], "answer": "4"}
+    with open("rows.jsonl", "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for _ in range(9))
+    recipe = grpo(data={"path": "rows.jsonl"}, prompt={"template": "open-r1"}, rewards=[{"name": "exact_match"}])
+    assert any("9 of 9 prompts have a system prompt of their own" in line for line in found(recipe, "warning"))

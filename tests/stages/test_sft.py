@@ -10,16 +10,15 @@ from r1lab.stages.sft import by_length
 
 @given(st.lists(st.integers(1, 60), max_size=300), st.integers(1, 16), st.integers(0, 3))
 def test_by_length_loses_nothing_and_is_seeded(lengths, batch_size, seed):
-    examples = [{"input_ids": [0] * n, "id": i} for i, n in enumerate(lengths)]
-    ordered = by_length(examples, batch_size, seed=seed)
-    assert sorted(e["id"] for e in ordered) == list(range(len(lengths)))
-    assert ordered == by_length(examples, batch_size, seed=seed)
+    ordered = by_length(lengths, batch_size, seed=seed)
+    assert sorted(ordered) == list(range(len(lengths)))
+    assert ordered == by_length(lengths, batch_size, seed=seed)
 
 
 def test_by_length_pads_little_and_does_not_sort_the_steps():
     lengths = [10] * 600 + [100] * 424  # two kinds, as lazy and careful attempts are
-    ordered = by_length([{"input_ids": [0] * n} for n in lengths], 16, seed=0)
-    batches = [[len(e["input_ids"]) for e in ordered[i : i + 16]] for i in range(0, len(ordered), 16)]
+    ordered = [lengths[place] for place in by_length(lengths, 16, seed=0)]
+    batches = [ordered[i : i + 16] for i in range(0, len(ordered), 16)]
     padded = sum(len(b) * max(b) for b in batches)
     assert padded < 1.15 * sum(lengths)
     long = [max(b) > 50 for b in batches]
@@ -29,7 +28,7 @@ def test_by_length_pads_little_and_does_not_sort_the_steps():
 def sft(tmp_path, tiny_model, rows, **train):
     """The trainer's examples for rows, and what was told."""
     from r1lab import models, recipe
-    from r1lab.stages.sft import _examples
+    from r1lab.stages.sft import tokenized
 
     words = [f"train.{key}={value}" for key, value in train.items()]
     path = tmp_path / "r.yaml"
@@ -38,7 +37,8 @@ def sft(tmp_path, tiny_model, rows, **train):
     )
     loaded = recipe.load([str(path), *words])
     tokenizer = models.load_tokenizer(str(tiny_model))
-    return _examples(loaded, rows, tokenizer, tmp_path), tokenizer
+    examples = tokenized(loaded, rows, tokenizer, tmp_path).remove_columns("length")
+    return examples.to_list(), tokenizer
 
 
 ROWS = [{"prompt": "Who?", "completion": "<think> Hm. </think>\n<answer> Ada </answer>"},
@@ -91,3 +91,77 @@ def test_packed_rows_do_not_see_each_other(tiny_model):
         together = model(input_ids=packed, position_ids=positions, use_cache=False).logits  # as TRL's trainer does
         alone = torch.cat([model(input_ids=row).logits for row in rows], dim=1)
     torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
+
+
+def test_tokens_lie_in_a_file_and_not_in_memory(tmp_path, tiny_model):
+    from r1lab import models, recipe
+    from r1lab.stages.sft import TOKENS, tokenized
+
+    path = tmp_path / "r.yaml"
+    path.write_text(f"stage: sft\nmodel: {{path: {tiny_model}}}\ndata: {{path: ./x.jsonl}}\n")
+    dataset = tokenized(recipe.load([str(path)]), ROWS, models.load_tokenizer(str(tiny_model)), tmp_path)
+    (file,) = dataset.cache_files
+    assert file["filename"] == str(tmp_path / TOKENS / "rows.arrow")
+    assert dataset.features["input_ids"].feature.dtype == dataset.features["labels"].feature.dtype == "int32"
+    assert list(dataset["length"]) == [len(ids) for ids in dataset["input_ids"]]
+
+
+def test_a_token_beyond_the_embedding_names_the_row(tmp_path, tiny_model):
+    from r1lab import models, recipe
+    from r1lab.stages.sft import tokenized
+
+    path = tmp_path / "r.yaml"
+    path.write_text(f"stage: sft\nmodel: {{path: {tiny_model}}}\ndata: {{path: ./x.jsonl}}\n")
+    tokenizer, model = models.load_tokenizer(str(tiny_model)), models.load_model(str(tiny_model))
+    size = model.config.vocab_size
+    assert size == len(tokenizer)
+    tokenizer.add_tokens(["<tool>"])
+    rows = [*ROWS, {"prompt": "Who?", "completion": "<tool>"}]
+    with pytest.raises(UserError, match=f"data: row 3 holds '<tool>', whose id {size} is beyond"):
+        tokenized(recipe.load([str(path)]), rows, tokenizer, tmp_path, model=model)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("packing", [False, True])
+def test_an_end_token_of_the_recipe_is_trained_on_and_saved(tmp_path, packing):
+    """As open-r1's recipes ask: a base whose text ends otherwise than its chat template's turns."""
+    import json
+    import shutil
+
+    from transformers import AutoTokenizer, GenerationConfig
+
+    from r1lab import models, recipe, rundir
+    from r1lab.stages.sft import TOKENS, run
+
+    base = tmp_path / "base"
+    shutil.copytree(models.EMBEDDED / "tiny-qwen2", base)
+    for name, change in (
+        ("tokenizer_config.json", {"eos_token": "<|endoftext|>"}),
+        ("generation_config.json", {"eos_token_id": 0}),
+        ("config.json", {"eos_token_id": 0}),
+    ):
+        settings = json.loads((base / name).read_text(encoding="utf-8")) | change
+        (base / name).write_text(json.dumps(settings), encoding="utf-8")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in ROWS * 4), encoding="utf-8")
+    path = tmp_path / "r.yaml"
+    train = {"max_steps": 1, "learning_rate": 1e-4, "eos_token": "<|im_end|>", "packing": packing}
+    path.write_text(
+        json.dumps(
+            {
+                "stage": "sft",
+                "model": {"path": str(base)},
+                "data": {"path": str(rows)},
+                "prompt": {"template": "chat"},
+                "train": train,
+            }
+        )
+    )
+    folder = tmp_path / "run"
+    folder.mkdir()
+    assert run(recipe.load([str(path)]), folder) == 0
+    assert AutoTokenizer.from_pretrained(folder / "model").eos_token == "<|im_end|>"
+    assert GenerationConfig.from_pretrained(folder / "model").eos_token_id[0] == 2
+    told = " ".join(row.get("message", "") for row in rundir.read_jsonl(folder / "metrics.jsonl"))
+    assert "</answer><|im_end|>" in told.replace(" ", "") and "never stop" not in told
+    assert not (folder / TOKENS).exists()

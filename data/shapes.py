@@ -1,0 +1,208 @@
+"""The shapes in which rows come: messages, parts of messages, thinking in a column of its own, values JSON lacks."""
+
+import base64
+import datetime
+import decimal
+import pathlib
+import uuid
+
+COMPLETIONS = ("completion", "chosen", "rejected")
+"""Columns that hold a turn of the assistant's."""
+
+_TEXT = ("text", "input_text", "output_text")  # types of a message's parts that are text
+_ROLES = {"human": "user", "gpt": "assistant"}
+_THOUGHT = ("reasoning_content", "reasoning", "thinking")  # where messages keep the thinking apart from the answer
+
+
+def shaped(row: dict) -> dict:
+    r"""A row with a prompt that is text or messages of text, completions that are text, and values that JSON has.
+
+    - Messages alone (`messages`, or `conversations` with `from` and `value`) become `prompt` and, where the assistant
+      has the last word, `completion`. `chosen` and `rejected` that are conversations give the `prompt` they share.
+    - The content of a message may come in parts of text, which are put together.
+    - `thinking`, beside a completion that has none, is put before it in `<think>` tags.
+
+    Raises:
+        ValueError: It has another shape; the message begins with the column.
+
+    >>> question = {"role": "user", "content": [{"type": "text", "text": "2+2?"}]}
+    >>> row = shaped({"messages": [question, {"role": "assistant", "content": "4"}]})
+    >>> row["prompt"], row["completion"]
+    ([{'role': 'user', 'content': '2+2?'}], '4')
+    >>> shaped({"prompt": "2+2?", "thinking": "Two pairs.", "completion": "4"})["completion"]
+    '<think>\nTwo pairs.\n</think>\n\n4'
+    """
+    row = json_values(row)
+    if row.get("prompt") in (None, "", []):
+        row |= _from_messages(row)
+    if isinstance(row.get("prompt"), list):
+        row["prompt"] = messages(row["prompt"], "prompt")
+        _ends_with_a_question(row["prompt"])
+    for column in COMPLETIONS:
+        if isinstance(row.get(column), list) and row[column]:
+            row[column] = _turn(messages(row[column], column), row.get("prompt"), column)
+        elif row.get(column) is not None and not isinstance(row[column], str | list):
+            raise ValueError(f"{column}: should be text, or messages with `role` and `content`")
+    if row.get("completion") and row.get("thinking"):
+        row["completion"] = thought(_one_text(row["thinking"]), row["completion"])
+    return row
+
+
+def json_values(value, where: str = ""):
+    """A value as JSON can hold it: dates become text in ISO form, decimals their digits, bytes text (base64 where they
+    are no UTF-8).
+
+    Raises:
+        ValueError: A text holds half of a character, or a value has a type that no file of rows has.
+
+    >>> json_values({"day": datetime.date(2024, 1, 2), "price": decimal.Decimal("1.50"), "name": b"Ada"})
+    {'day': '2024-01-02', 'price': '1.50', 'name': 'Ada'}
+    """
+    if isinstance(value, str):
+        if not value.isascii():
+            _whole_characters(value, where)
+        return value
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, dict):
+        return {json_values(key, where): json_values(v, where or str(key)) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_values(v, where) for v in value]
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, decimal.Decimal):
+        return format(value, "f")
+    if isinstance(value, bytes | bytearray | memoryview):
+        return _text_of_bytes(bytes(value))
+    if isinstance(value, datetime.timedelta | uuid.UUID | pathlib.PurePath):
+        return str(value)
+    if hasattr(value, "tolist"):  # numpy's arrays and numbers
+        return json_values(value.tolist(), where)
+    raise ValueError(
+        f"{where}: a value of the type {type(value).__name__}, which JSON lacks: make it text or a number"
+    )
+
+
+def messages(listed: list, column: str) -> list[dict]:
+    """Chat messages with `role` and a text as `content`.
+
+    Raises:
+        ValueError: One is no message, or its content is no text.
+    """
+    found = []
+    for number, message in enumerate(listed, 1):
+        if not isinstance(message, dict):
+            raise ValueError(f"{column}: should be text, or messages with `role` and `content`")
+        role, of_role = message.get("role"), "content"
+        if role is None and isinstance(message.get("from"), str):
+            role, of_role = _ROLES.get(message["from"], message["from"]), "value"
+        if not isinstance(role, str) or of_role not in message:
+            raise ValueError(f"{column}: should be text, or messages with `role` and `content`")
+        content = _content(message, of_role, f"{column}: message {number} ({role})")
+        more = {k: v for k, v in message.items() if k not in ("role", "content", "from", "value") and v is not None}
+        found.append({"role": role, "content": content, **more})
+    return found
+
+
+def thought(thinking: str, final: str) -> str:
+    """A completion of thinking and final text, or the final text where it holds its thinking already."""
+    if "</think>" in final or not thinking.strip():
+        return final
+    return f"<think>\n{thinking.strip()}\n</think>\n\n{final.strip()}"
+
+
+def answer(message: dict) -> str:
+    """The text of an assistant's message, with its thinking where a field of its own holds that."""
+    thinking = next((message[key] for key in _THOUGHT if isinstance(message.get(key), str)), "")
+    return thought(thinking, message["content"])
+
+
+def _content(message: dict, key: str, where: str) -> str:
+    content = message[key]
+    if isinstance(content, str):
+        return content
+    if content is None and message.get("tool_calls"):
+        return ""  # as servers write a turn that only calls a tool
+    if isinstance(content, list) and content:
+        odd = [part for part in content if not _is_text(part)]
+        if odd:
+            kind = odd[0].get("type", "no known type") if isinstance(odd[0], dict) else type(odd[0]).__name__
+            raise ValueError(f"{where}: holds a part of the type {kind}, and only parts of text can be read")
+        return "".join(part if isinstance(part, str) else part["text"] for part in content)
+    shown = "null" if content is None else "no text"
+    raise ValueError(f"{where}: its content is {shown}: write the text, or leave the message out")
+
+
+def _is_text(part: object) -> bool:
+    if isinstance(part, str):
+        return True
+    return isinstance(part, dict) and part.get("type", "text") in _TEXT and isinstance(part.get("text"), str)
+
+
+def _from_messages(row: dict) -> dict:
+    """The `prompt`, and maybe the `completion`, of a row that has messages alone; nothing where it has none."""
+    column = next((name for name in ("messages", "conversations") if isinstance(row.get(name), list)), None)
+    if column and row[column]:
+        listed = messages(row[column], column)
+        if listed[-1]["role"] != "assistant":
+            return {"prompt": listed}
+        if len(listed) == 1:
+            raise ValueError(f"{column}: only the assistant speaks: a prompt needs a message of the user before it")
+        completion = {} if row.get("completion") else {"completion": answer(listed[-1])}
+        return {"prompt": listed[:-1], **completion}
+    pair = [row.get(side) for side in ("chosen", "rejected")]
+    if not all(isinstance(listed, list) and len(listed) > 1 for listed in pair):
+        return {}
+    chosen, rejected = (messages(listed, side) for listed, side in zip(pair, ("chosen", "rejected")))
+    if chosen[:-1] != rejected[:-1]:
+        raise ValueError("chosen: answers another conversation than `rejected`: both need the same `prompt`")
+    return {"prompt": chosen[:-1]}
+
+
+def _turn(listed: list[dict], prompt: object, column: str) -> str:
+    """The assistant's turn of a completion that is given as messages."""
+    *before, last = listed
+    if last["role"] != "assistant":
+        raise ValueError(f"{column}: its last message is that of the {last['role']}, not the assistant's")
+    asked = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    if before and _said(before) not in (_said(asked), _said(asked)[-1:]):
+        raise ValueError(f"{column}: begins with other messages than `prompt`: leave `prompt` out, or those messages")
+    return answer(last)
+
+
+def _said(listed: object) -> list[tuple[str, str]]:
+    """Who says what in messages, the system prompt aside."""
+    turns = listed if isinstance(listed, list) else []
+    return [(m["role"], m["content"].strip()) for m in turns if m["role"] != "system"]
+
+
+def _ends_with_a_question(prompt: list[dict]) -> None:
+    if prompt[-1]["role"] == "assistant":
+        what = "prompt: its last message is the assistant's, and the model's own turn comes next"
+        raise ValueError(f"{what}: leave it out, or move it into `completion`")
+    if not prompt[-1]["content"].strip():
+        raise ValueError(f"prompt: its last message, that of the {prompt[-1]['role']}, is empty")
+
+
+def _one_text(thinking: object) -> str:
+    """The text of a `thinking` column, which s1K gives as a list of one."""
+    texts = thinking if isinstance(thinking, list) else [thinking]
+    if len(texts) != 1 or not isinstance(texts[0], str):
+        raise ValueError("thinking: should be one text")
+    return texts[0]
+
+
+def _whole_characters(text: str, where: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = text[error.start].encode("unicode_escape").decode()
+        what = f"holds half of a character ({half}, at place {error.start + 1}), which is no text"
+        raise ValueError(f"{where}: {what}: write the whole character, or leave the row out") from error
+
+
+def _text_of_bytes(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return base64.b64encode(value).decode()

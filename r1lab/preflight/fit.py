@@ -1,0 +1,51 @@
+"""Whether a tokenizer fits its model: an end token, padding, and ids that the embedding has rows for."""
+
+from r1lab import models
+from r1lab.preflight.findings import Finding, Seen
+
+_KEYS = ("model", "path")
+
+
+def fit_findings(seen: Seen, start: str, settings: dict) -> list[Finding]:
+    """Whether generation can end, rows can be padded, and each token has a row in the model's embedding.
+
+    Args:
+        start: The model that the stage starts from, `@STAGE/model` followed.
+        settings: How transformers loads that model's small files.
+    """
+    tokenizer = seen.tokenizer
+    if tokenizer.eos_token_id is None:
+        what = "its tokenizer has no end token, so nothing would end a completion"
+        fix = "set eos_token in its tokenizer_config.json"
+        return [Finding("error", "prompt", what, fix, _KEYS)]
+    vocabulary = _vocabulary(start, settings)
+    if vocabulary is None:
+        return []
+    used = {tokenizer.eos_token_id, tokenizer.pad_token_id}
+    used |= {i for example in seen.examples for ids in example.values() for i in ids}
+    used |= {i for ids in seen.prompt_ids for i in ids}
+    beyond = sorted(i for i in used if i >= vocabulary)
+    fix = "name the model that this tokenizer belongs to, or resize its embedding and save it again"
+    if beyond:
+        token = tokenizer.convert_ids_to_tokens(beyond[0])
+        what = f"its tokenizer gives {token!r} the id {beyond[0]}, and the model's embedding ends at {vocabulary - 1}"
+        return [Finding("error", "prompt", what, fix, _KEYS)]
+    more = [i for i in tokenizer.get_vocab().values() if i >= vocabulary]
+    if more:
+        token = tokenizer.convert_ids_to_tokens(min(more))
+        what = f"its tokenizer has {len(more)} tokens that the model's embedding lacks, such as {token!r}: a text with"
+        return [Finding("warning", "prompt", f"{what} one ends the run", fix, _KEYS)]
+    return []
+
+
+def _vocabulary(start: str, settings: dict) -> int | None:
+    """The rows of a model's embedding, as its config says; None where it does not, or for an adapter."""
+    from transformers import AutoConfig
+
+    if models.is_adapter(start) or start.startswith("scratch:"):
+        return None
+    try:
+        config = AutoConfig.from_pretrained(models.resolve(start), **settings)
+    except (OSError, ValueError):  # reported by the tokenizer's loading, or custom code
+        return None
+    return getattr(config.get_text_config(), "vocab_size", None)

@@ -1,0 +1,168 @@
+"""The rule for a prompt: each message stands in it once, and it ends in an open turn of the assistant."""
+
+import re
+
+from r1lab import prompts
+from r1lab.errors import UserError
+from r1lab.preflight.findings import Finding, Seen
+
+MOST = 0.5  # the share of rows from which a fault in them is an error, not a warning
+_KEYS = ("prompt", "template")
+_OTHERS = ("<|im_start|>", "<|start_header_id|>", "[/INST]", "<start_of_turn>", "<｜Assistant｜>", "<|assistant|>")
+"""What begins a turn in widely used chat templates: text that holds one was rendered for some model already."""
+
+
+def turn_findings(seen: Seen, template: dict) -> list[Finding]:
+    """Whether each message of a row stands once in its prompt, and whether the prompt opens the assistant's turn.
+
+    Args:
+        template: The arguments of `prompts.render`.
+    """
+    if template["template"] == "none":
+        return _closed(seen)
+    try:
+        return _lost(seen, template) or _rendered_already(seen, template) + _opens(seen, template)
+    except UserError:  # what a chat template refuses of a row is reported where the row is rendered
+        return []
+
+
+def _listed(prompt: str | list[dict], template: dict) -> list[dict]:
+    """The messages of a prompt, with the system prompt that its template adds."""
+    if template["template"] == "r1-zero":
+        return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    return prompts.messages(prompt, **template)
+
+
+def _marks(number: int) -> tuple[str, str]:
+    return f"[r1lab {number} begins]", f"[r1lab {number} ends]"
+
+
+def _marked(listed: list[dict]) -> list[dict]:
+    """Messages whose texts stand between marks: templates strip texts, and short ones stand in other places too."""
+    pairs = [(message, *_marks(number)) for number, message in enumerate(listed)]
+    return [message | {"content": f"{begin}{message['content']}{end}"} for message, begin, end in pairs]
+
+
+def _text(seen: Seen, listed: list[dict], template: dict, *, open_turn: bool = True) -> str:
+    if template["template"] == "r1-zero":
+        return prompts.plain(listed, template="r1-zero")
+    return prompts.chat_text(listed, seen.tokenizer, open_turn=open_turn)
+
+
+def _lost(seen: Seen, template: dict) -> list[Finding]:
+    """Messages that are left out, changed or written twice: the first kind found, and in how many prompts."""
+    faults: dict[str, list[str]] = {}
+    shortened = 0
+    for row in seen.rows:
+        listed = _listed(row["prompt"], template)
+        text = _text(seen, _marked(listed), template)
+        if not text.strip():
+            return [Finding("error", "prompt", "the model's chat template is empty: it writes nothing of a prompt",
+                            "set prompt.template: r1-zero, or name another model", _KEYS)]  # fmt: skip
+        for number, message in enumerate(listed):
+            begin, end = _marks(number)
+            count = text.count(f"{begin}{message['content']}{end}")
+            if count == 1:
+                continue
+            if count == 0 and message["role"] == "assistant" and "</think>" in message["content"] and end in text:
+                shortened += 1  # as Qwen3's and R1's templates do on purpose
+                continue
+            kept = begin in text or end in text
+            what = "writes twice" if count else "changes" if kept else "leaves out"
+            name = "the system prompt" if message["role"] == "system" else f"a message of the {message['role']}"
+            sentence = f"the model's chat template {what} {name}"
+            if what == "leaves out" and message["role"] == "system":
+                sentence = "the model's chat template leaves the system prompt out"
+            faults.setdefault(sentence, []).append(message["content"])
+    for sentence, texts in faults.items():
+        fix = "say it in the question instead" if "system" in sentence else "name a model whose template keeps it"
+        where = ("prompt", "system") if "system" in sentence else _KEYS
+        count = f" ({len(texts)} in {len(seen.rows)} prompts)" if "system" not in sentence else ""
+        return [Finding("error", "prompt", f"{sentence}: {texts[0][:60]!r}{count}", fix, where)]
+    if shortened:
+        what = f"the chat template leaves the thinking out of {shortened} earlier turns of the assistant"
+        return [Finding("warning", "prompt", what, "expect the model not to see it", _KEYS)]
+    return []
+
+
+def _tail(seen: Seen, template: dict, row: dict) -> str:
+    """What follows the last message in a prompt."""
+    listed = _marked(_listed(row["prompt"], template))
+    return _text(seen, listed, template).rpartition(_marks(len(listed) - 1)[1])[2]
+
+
+def _opens(seen: Seen, template: dict) -> list[Finding]:
+    """Whether a prompt ends with what stands before the assistant's text in a whole conversation.
+
+    Some templates (Mistral's) have no generation prompt of their own: what ends the user's turn begins the next one.
+    """
+    if template["template"] == "r1-zero":
+        return []
+    row = seen.rows[0]
+    listed = _marked(_listed(row["prompt"], template))
+    last, answer = _marks(len(listed) - 1)[1], _marks(len(listed))[0]
+    if _text(seen, listed, template) != _text(seen, listed, template, open_turn=False):
+        return []
+    try:
+        whole = _text(seen, _marked([*_listed(row["prompt"], template), {"role": "assistant", "content": "?"}]),
+                      template, open_turn=False)  # fmt: skip
+    except UserError:  # a template may refuse other conversations than those of this recipe
+        return []
+    between = whole.rpartition(last)[2].partition(answer)[0]
+    tail = _tail(seen, template, row)
+    if _unprefilled(tail) == _unprefilled(between):
+        return []
+    what = f"the prompt opens no assistant turn: the chat template ends it with {tail.strip()!r}"
+    fix = "add {% if add_generation_prompt %} with what begins that turn to the model's chat template"
+    return [Finding("error", "prompt", what, fix, _KEYS)]
+
+
+def _unprefilled(text: str) -> str:
+    """What begins a turn, without the thinking that it may open or skip."""
+    return re.sub(r"<think>\s*(</think>)?\s*$", "", text).rstrip()
+
+
+def _rendered_already(seen: Seen, template: dict) -> list[Finding]:
+    """Prompts that hold what the template is about to write."""
+    tokenizer = seen.tokenizer
+    opening = _unprefilled(_tail(seen, template, seen.rows[0])).strip()
+    tokens = {tokenizer.convert_ids_to_tokens(i) for i in prompts.special_ids(tokenizer)} | set(_OTHERS)
+    if template["template"] != "r1-zero":
+        written = _text(seen, _marked([{"role": "user", "content": "?"}]), template)
+        added = {token.content for token in tokenizer.added_tokens_decoder.values()}
+        tokens |= {token for token in added if token in written} - {"<think>", "</think>"}
+    faults = []
+    for row in seen.rows:
+        texts = [row["prompt"]] if isinstance(row["prompt"], str) else [m["content"] for m in row["prompt"]]
+        for text in texts:
+            found = next((token for token in sorted(tokens) if token in text), None)
+            if found is None and opening and text.rstrip().endswith(opening):
+                found = opening
+            if found:
+                faults.append((found, text))
+                break
+    if not faults:
+        return []
+    found, text = faults[0]
+    at = text.index(found)
+    what = f"{len(faults)} of {len(seen.rows)} prompts hold {found!r}, as in {text[max(0, at - 20) : at + 40]!r}"
+    fix = "take the template's own text out of the data"
+    fix += ", or set prompt.template: none" if isinstance(seen.rows[0]["prompt"], str) else ""
+    verdict = "error" if len(faults) / len(seen.rows) > MOST else "warning"
+    return [Finding(verdict, "prompt", f"{what}: a template was applied to them already", fix, _KEYS)]
+
+
+def _closed(seen: Seen) -> list[Finding]:
+    """Prompts without a template that end with the end of a turn, so that nobody's turn is open."""
+    tokenizer = seen.tokenizer
+    ids = (tokenizer.eos_token_id, prompts.turn_end(tokenizer))
+    ends = tuple(tokenizer.convert_ids_to_tokens(token) for token in ids if token is not None)
+    closed = [text for text, _ in seen.rendered if ends and text.rstrip().endswith(ends)]
+    if not closed:
+        return []
+    what = f"{len(closed)} of {len(seen.rows)} prompts end with the end of a turn, as in {closed[0][-40:]!r}"
+    verdict = "error" if len(closed) / len(seen.rows) > MOST else "warning"
+    fix = (
+        "end them with what begins the assistant's turn, or take the template's text out and set prompt.template: chat"
+    )
+    return [Finding(verdict, "prompt", f"{what}: they open no assistant turn", fix, _KEYS)]
