@@ -51,8 +51,8 @@ def measure(*, rows: int, tokens: int, lists: bool) -> dict:
             count = sum(len(example["input_ids"]) for example in found)
         else:
             dataset = tokenized(recipe, made, tokenizer, Path(folder))
-            count = sum(dataset["length"])
-            dataset = dataset.select(by_length(dataset["length"], 8, seed=0))
+            count = sum(dataset["length"][:])
+            dataset = dataset.select(by_length(dataset["length"][:], 8, seed=0))
         seconds, peak = time.perf_counter() - started, _peak() - before
     return {
         "rows": len(dataset),

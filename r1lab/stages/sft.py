@@ -42,7 +42,7 @@ def run(recipe, run_dir: Path) -> int:
         own["train_sampling_strategy"] = "sequential"
     dataset = tokenized(recipe, rows, tokenizer, run_dir, model=model)
     del rows  # the texts are not needed again, and there may be gigabytes of them
-    lengths = dataset["length"]
+    lengths = dataset["length"][:]
     if recipe.train.get("packing"):
         own["max_length"] = recipe.train.get("max_length") or max(lengths)
     else:
