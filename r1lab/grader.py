@@ -188,8 +188,7 @@ class Grader:
         """
         found = []
         for name, function, tasks in zip(self.names, self.functions, self.tasks):
-            whole = function.func if isinstance(function, partial) else function
-            columns = lookup.columns(function) if whole.__module__.startswith("r1lab.rewards.") else []
+            columns = lookup.columns(function) if is_own(function) else []
             graded_rows = [(i, row) for i, row in enumerate(rows) if columns and applies(tasks, row.get("task"))]
             distinct = {repr([row.get(column) for column in columns]): row for _, row in graded_rows}
             some, n = list(distinct.values()), len(distinct)
@@ -235,6 +234,11 @@ def build(reward_specs: list[dict], base_dir=None, prefill: str = "") -> Grader:
         weights.append(weight)
     names = lookup.reward_names([spec["name"] for spec in reward_specs])
     return Grader(names, functions, weights, tasks, on_error, prefill)
+
+
+def is_own(function: Callable) -> bool:
+    """Whether a reward is one of r1lab's: safe in any thread, with deadlines of its own."""
+    return (function.func if isinstance(function, partial) else function).__module__.startswith("r1lab.rewards.")
 
 
 def applies(tasks: list[str] | None, task: str | None) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from accelerate.utils import gather_object
 
 from r1lab import rundir
-from r1lab.grader import Graded, Grader, merged
+from r1lab.grader import Graded, Grader, is_own, merged
 
 
 class BatchRewards:
@@ -20,6 +20,8 @@ class BatchRewards:
         functions: One a reward.
         figures: For each reward the share of None and its reasons in the newest batch, over all ranks.
         newest: The newest batch of this rank, graded.
+        any_thread: Whether groups may be graded early. A user's reward may need the main thread, as math-verify does,
+            whose timeouts are signals.
     """
 
     def __init__(self, grader: Grader, rows: list[dict], run_dir: Path, rank: int = 0):
@@ -28,6 +30,7 @@ class BatchRewards:
         self.newest: Graded | None = None
         self.functions = [self._grade] + [self._hand_out(name) for name in grader.names[1:]]
         self.functions = [_named(f, name) for f, name in zip(self.functions, grader.names)]
+        self.any_thread = all(map(is_own, grader.functions))
         self._step, self._rounds = -1, []
         self._early: dict[int, Future] = {}
         self._waiting: dict[int, dict[int, list[int]]] = {}

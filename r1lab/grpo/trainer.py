@@ -236,11 +236,12 @@ class GRPOTrainer(trl.GRPOTrainer):
         self._spent[f"seconds/{what}"] += time.perf_counter() - began
 
     def rollout(self, inputs: list[dict], prompts: list[str]):
-        """What TRL's `_generate` returns; where the engine allows it, groups are graded as they are complete."""
+        """What TRL's `_generate` returns; where it may, groups are graded as they are complete."""
         if not self.use_vllm:  # TRL sets what a recipe can set, and transformers would take the rest from the model
             with self._timed("generating"), without_generation_config(self.accelerator.unwrap_model(self.model)):
                 return super()._generate(prompts)
-        if self.rewards is None or not (self.own.grade_early and self.model.training):
+        early = self.own.grade_early and self.model.training
+        if not early or self.rewards is None or not self.rewards.any_thread:
             with self._timed("generating"):
                 return super()._generate(prompts)
         decode = partial(self.processing_class.batch_decode, skip_special_tokens=True)

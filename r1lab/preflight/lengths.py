@@ -5,8 +5,6 @@ from transformers import AutoConfig, PretrainedConfig
 from r1lab import models, prompts
 from r1lab.preflight.findings import Finding, Seen
 
-MOST = 0.5  # the share of rows from which cutting them is an error, not a warning
-
 
 def length_findings(seen: Seen, start: str, settings: dict) -> list[Finding]:
     """Percentiles of prompts and known answers in tokens, and the share that each limit cuts.
@@ -82,20 +80,25 @@ def _generated(seen: Seen, asked: list[int], written: list[int], what: str, cont
         near = sorted(written)[min(len(written) - 1, int(0.95 * len(written)))]
         seen_text = f"{limit}: {long:.0%} of {what} are longer and would be cut"
         if long:
-            verdict = "error" if long > MOST else "warning"
-            found.append(Finding(verdict, "lengths", seen_text, f"set at least {near}", keys))
+            found.append(Finding("warning", "lengths", seen_text, f"set at least {near}", keys))
     longest = max(asked) + limit
+
+    def verdict(reads: int) -> str:
+        """A grpo stage makes its engine as large as its longest row; others cut completions at the engine's end."""
+        return "error" if recipe.stage == "grpo" or max(asked) >= reads else "warning"
+
     engine = recipe.rollout.max_model_length
     if engine and longest > engine:
         cut = sum(n + limit > engine for n in asked) / len(asked)
         what = f"{engine}: too short for {cut:.0%} of the prompts with a completion of {limit}"
-        found.append(Finding("error", "lengths", what, f"set at least {longest}", ("rollout", "max_model_length")))
+        fix = f"set at least {longest}"
+        found.append(Finding(verdict(engine), "lengths", what, fix, ("rollout", "max_model_length")))
     if context and longest > context:
         cut = sum(n + limit > context for n in asked) / len(asked)
         what = f"the model reads {context:,} tokens, and {cut:.0%} of the prompts have more with {limit} to write"
         left = context - max(asked)
         fix = f"set {'.'.join(keys)} to {left} or less" if left > 0 else "leave long prompts out by data.max_tokens"
-        found.append(Finding("error", "lengths", what, fix, keys))
+        found.append(Finding(verdict(context), "lengths", what, fix, keys))
     return found
 
 
@@ -108,12 +111,13 @@ def _trained(seen: Seen, asked: list[int], written: list[int], context: int | No
     found = [Finding("ok", "lengths", f"prompt and completion: {percentiles(whole)}")]
     long = sum(limit is not None and n > limit for n in whole) / len(whole)
     if long:
-        done = "cut" if seen.recipe.train.get("truncation_mode") else "left out"
+        cut = seen.recipe.train.get("truncation_mode")
+        done = "cut" if cut else "left out"
         what = f"{limit}: {long:.0%} of the rows are longer and would be {done}"
-        verdict = "error" if long > MOST else "warning"
+        verdict = "error" if long == 1 and not cut else "warning"  # nothing is left to train on
         found.append(Finding(verdict, "lengths", what, f"set {max(whole)} to keep them all", keys))
     beyond = sum(context is not None and n > min(context, limit or n) for n in whole) / len(whole)
     if context and not limit and beyond:
         what = f"the model reads {context:,} tokens, and {beyond:.0%} of the rows have more"
-        found.append(Finding("error" if beyond > MOST else "warning", "lengths", what, f"set {context}", keys))
+        found.append(Finding("warning", "lengths", what, f"set {context}", keys))
     return found

@@ -119,7 +119,7 @@ def probe_findings(probed: Probed) -> list[Finding]:
     ]  # fmt: skip
     stages = "a cold start is needed: an sft stage on right solutions, or easier rows"
     if not right:
-        found.append(Finding("error", "probe", f"the base solves 0 of {samples}", stages, ("model",)))
+        found.append(Finding("warning", "probe", f"the base solves 0 of {samples}", stages, ("model",)))
     elif right / samples < FEW:
         what = f"the base solves {right} of {samples}: most groups will hold no right answer"
         found.append(Finding("warning", "probe", what, f"{stages}, or a larger rollout.num_generations", ("model",)))
@@ -129,7 +129,7 @@ def probe_findings(probed: Probed) -> list[Finding]:
     if probed.truncated > 0.5:
         what = f"{probed.truncated:.0%} of the samples were cut at their limit, and score as wrong"
         fix = "set a longer one, or see whether the model ends its turns"
-        found.append(Finding("error", "probe", what, fix, ("rollout", "max_completion_length")))
+        found.append(Finding("warning", "probe", what, fix, ("rollout", "max_completion_length")))
     if right and probed.equal > 0.75:
         what = f"{probed.equal:.0%} of the groups have equal rewards and teach nothing"
         fix = "set rollout.dynamic_sampling, or rows of middling difficulty by data.pass_rate"

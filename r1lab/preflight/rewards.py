@@ -3,6 +3,8 @@
 import dataclasses
 import signal
 import statistics
+import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +20,8 @@ from r1lab.preflight.findings import Finding, Seen
 
 FOOLED = 16  # rows that exploits are tried on
 PROGRAMS = 4  # rows that are looked at where a reward runs programs, a process each
-DEADLINE = 20.0  # seconds for a batch of at most ROWS completions
+DEADLINE = 20.0  # CPU seconds for a batch of at most ROWS completions, and for one alone
+CAP = 120.0  # the same by the wall clock, for what sleeps
 SOME = 0.1  # the share of rows from which an answer that may be right by chance counts
 _SHAPES = ("format", "tag_count")
 
@@ -42,9 +45,7 @@ def reward_findings(seen: Seen) -> list[Finding]:
         with deadline(DEADLINE if any(map(_of_the_user, grader.functions)) else 0):  # r1lab's own have theirs
             return found + _found(seen, grader, [index for index, _ in specs])
     except _TooLong:
-        what = f"they take over {DEADLINE:.0f} s for right answers and exploits on {len(seen.rows)} rows, or never end"
-        fix = "give what is slow a deadline"
-        return found + [Finding("error", "rewards", what, fix, ("rewards",))]
+        return found + [_slow(seen, grader)]
     except UserError as error:
         return found + [_of_a_reward(problem, seen) for problem in error.problems]
 
@@ -69,21 +70,50 @@ class _TooLong(BaseException):
 
 @contextmanager
 def deadline(seconds: float) -> Iterator[None]:
-    """Ends what runs in the main thread after some seconds, 0 for never.
+    """Ends what runs in the main thread when this process has used some seconds of CPU time, 0 for never.
 
-    C code that does not return to Python is not ended.
+    What sleeps is ended at `CAP`. C code that does not return to Python is not ended. The signal is one that rewards
+    leave alone: those with timeouts of their own use SIGALRM.
     """
 
     def ring(number, frame):
         raise _TooLong
 
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    if not seconds:
+        yield
+        return
+    before = signal.signal(signal.SIGPROF, ring)
+    asleep = threading.Timer(CAP, signal.pthread_kill, (threading.main_thread().ident, signal.SIGPROF))
+    asleep.daemon = True
+    asleep.start()
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        asleep.cancel()
+        signal.signal(signal.SIGPROF, before)
+
+
+def _slow(seen: Seen, grader: Grader) -> Finding:
+    """Of rewards that take too long for all rows: whether they end for one completion, which is slow and works."""
+    fix = "give what is slow a deadline"
+    row, began, count = seen.rows[0], time.process_time(), 0
+    tried = [("a right answer", turn) for turn in right_turns(row, grader.prefill).values()]
+    tried += [(e.name, e.text) for e in exploits(row, _same_task(seen, 0), grader.prefill, seed=0)]
+    for name, text in tried:
+        try:
+            with deadline(DEADLINE):
+                grader.grade([text], [row], _ids(seen, [text]))
+        except _TooLong:
+            what = f"they take over {DEADLINE:.0f} s of CPU time for one completion ({name}), or never end"
+            return Finding("error", "rewards", what, fix, ("rewards",))
+        count += 1
+        if time.process_time() - began > DEADLINE:
+            break
+    each = (time.process_time() - began) / count
+    what = f"they take {each:.2g} s of CPU time for a completion, too long to try them on {len(seen.rows)} rows"
+    return Finding("warning", "rewards", what, fix, ("rewards",))
 
 
 def _of_a_reward(problem: str, seen: Seen) -> Finding:
@@ -157,9 +187,9 @@ def _marks(seen: Seen, grader: Grader, places, best: dict[int, _Turn], tried: di
     for name, function, place in zip(grader.names, grader.functions, places):
         keys, mine = ("rewards", place), {i: turn for i, turn in best.items() if turn.values[name] is not None}
         late = [i for i, turn in mine.items() if turn.reasons[name] == "timeout"]
-        if late:  # the machine is busy, which says nothing of the reward
-            what = f"{name}: {len(late)} of {len(mine)} right answers were not graded in time"
-            found.append(Finding("ok", "rewards", what, keys=keys))
+        if late:
+            what = f"{name}: {len(late)} of {len(mine)} right answers take longer than their limit, and score 0"
+            found.append(Finding("warning", "rewards", what, "set a longer one, or leave such rows out", keys))
             mine = {i: turn for i, turn in mine.items() if i not in late}
         if not mine:
             continue
@@ -177,9 +207,9 @@ def _marks(seen: Seen, grader: Grader, places, best: dict[int, _Turn], tried: di
             shown = " ".join(str(seen.rows[wrong[0]].get("answer")).split())[:60]
             what = f"{name}: the rows' own answer is not right on {len(wrong)} of {len(given)} rows:"
             what += f" at most {value:.3g} for {shown!r}" + (f" ({why})" if why else "")
-            few = len(wrong) <= SOME * len(given)
             # What a user's reward means by its values is known of the first alone, which tells what is right.
-            verdict = "error" if not few and (place == 0 or not _of_the_user(function)) else "warning"
+            none = len(wrong) == len(given) and (place == 0 or not _of_the_user(function))
+            verdict = "error" if none else "warning"
             fix = "mend it, or the rows" if _of_the_user(function) else "name a reward for such answers"
             found.append(Finding(verdict, "rewards", what, fix, keys))
         else:
@@ -213,7 +243,8 @@ def _through_the_tokenizer(seen: Seen, grader: Grader, best: dict[int, _Turn]) -
     here = f"{texts[k][max(0, at - 12) : at + 16]!r} comes back as {back[k][max(0, at - 12) : at + 16]!r}"
     what = f"{len(lost)} of {len(texts)} right answers lose marks in the tokenizer: {here}"
     fix = "mend its tokenizer_config.json: such text must be no special token, and spaces must stay"
-    return [Finding("error", "rewards", what, fix, ("model", "path"))]
+    verdict = "error" if len(lost) == len(texts) else "warning"
+    return [Finding(verdict, "rewards", what, fix, ("model", "path"))]
 
 
 def _fooled(seen: Seen, grader: Grader, places: list[int], best: dict[int, _Turn]) -> list[Finding]:
@@ -306,7 +337,7 @@ def _mode(function) -> object:
 
 
 def _of_the_user(function) -> bool:
-    return not _whole(function).__module__.startswith("r1lab.rewards.")
+    return not graders.is_own(function)
 
 
 def _reads_gold(function) -> bool:

@@ -44,3 +44,11 @@ def test_samples_and_figures_hold_all_rounds_of_a_step(tmp_path):
         assert len(rundir.read_jsonl(tmp_path / f"samples/step_{step + 1:06d}.jsonl")) == expected
         assert sum(rewards.figures["exact_match"]["reasons"].values()) == expected
     assert rewards.newest.right == [True] * 4
+
+
+def test_rewards_of_a_user_are_not_graded_early(tmp_path):
+    (tmp_path / "mine.py").write_text("def score(completions): return [0.0] * len(completions)")
+    mine = grader.build([*SPECS, {"name": "./mine.py:score"}], base_dir=tmp_path)
+    assert not BatchRewards(mine, ROWS, tmp_path).any_thread
+    bound = grader.build([{"name": "accuracy", "deadline": 2.0}, {"name": "code"}, {"name": "length"}])
+    assert BatchRewards(bound, ROWS, tmp_path).any_thread

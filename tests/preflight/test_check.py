@@ -84,12 +84,12 @@ def probed(**figures):
 def test_what_the_probe_makes_of_its_figures():
     assert probed() == []
     ((verdict, message),) = probed(right=[0] * 16, equal=1.0)
-    assert verdict == "error" and message.startswith("the base solves 0 of 128: a cold start is needed")
+    assert verdict == "warning" and message.startswith("the base solves 0 of 128: a cold start is needed")
     ((verdict, message),) = probed(right=[1, 1] + [0] * 14, equal=0.5)
     assert verdict == "warning" and message.startswith("the base solves 2 of 128: most groups")
     ((verdict, message),) = probed(right=[8] * 16, equal=0.5)
     assert message == "the base solves 128 of 128 already: there is little to learn: take harder rows"
-    assert probed(truncated=0.9)[0][0] == "error"
+    assert probed(truncated=0.9)[0][0] == "warning"
     assert "teach nothing" in probed(right=[8] * 6 + [0] * 10, equal=0.95)[0][1]
 
 

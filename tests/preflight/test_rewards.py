@@ -76,16 +76,88 @@ def test_the_form_of_code_and_of_choices(found, grpo):
 
 
 def test_a_deadline_ends_what_runs_and_leaves_no_alarm():
-    before = signal.getsignal(signal.SIGALRM)
-    started = time.monotonic()
+    before = signal.getsignal(signal.SIGPROF)
     with pytest.raises(rewards._TooLong):
         with rewards.deadline(0.2):
-            while time.monotonic() - started < 30:
+            while True:
                 pass
-    assert time.monotonic() - started < 20
     with rewards.deadline(0):
         pass
-    assert signal.getsignal(signal.SIGALRM) == before and signal.getitimer(signal.ITIMER_REAL)[0] == 0
+    assert signal.getsignal(signal.SIGPROF) == before and signal.getitimer(signal.ITIMER_PROF)[0] == 0
+
+
+def test_a_deadline_is_of_cpu_time_up_to_a_cap(monkeypatch):
+    with rewards.deadline(0.2):
+        time.sleep(0.4)
+    monkeypatch.setattr(rewards, "CAP", 0.3)
+    with pytest.raises(rewards._TooLong):
+        with rewards.deadline(0.2):
+            time.sleep(600)
+
+
+SLOW = """
+import time
+def score(completions, *, answer):
+    until = time.process_time() + SECONDS * len(completions)
+    while time.process_time() < until: pass
+    return [float(f"<answer> {gold} <" in text) for text, gold in zip(completions, answer)]
+"""
+
+
+def test_a_reward_that_is_slow_and_works_is_no_error(found, grpo, monkeypatch):
+    monkeypatch.setattr(rewards, "DEADLINE", 0.5)
+    Path("mine.py").write_text(SLOW.replace("SECONDS", "0.05"))
+    lines = found(grpo(rewards=[{"name": "./mine.py:score"}]))
+    assert not any(line.startswith("error") for line in lines)
+    assert any("s of CPU time for a completion, too long to try them on 64 rows" in line for line in lines)
+
+
+def test_a_reward_that_waits_is_not_taken_for_endless(found, grpo, monkeypatch):
+    """As on a busy machine, where a plain reward takes long by the wall clock."""
+    monkeypatch.setattr(rewards, "DEADLINE", 0.5)
+    Path("mine.py").write_text(SLOW.replace("SECONDS", "0").replace("until =", "time.sleep(0.2); until ="))
+    lines = found(grpo(rewards=[{"name": "./mine.py:score"}]))
+    assert not any(line.startswith("error") or "CPU time" in line for line in lines)
+
+
+def test_a_reward_with_signals_of_its_own_is_tried_and_ended(found, grpo, monkeypatch):
+    """math-verify's timeouts are alarms, which once took away the check's own."""
+    monkeypatch.setattr(rewards, "DEADLINE", 1.0)
+    body = "from math_verify import parse\ndef score(completions, *, answer):\n parse('$7$')\n while True: pass"
+    Path("mine.py").write_text(body)
+    (line,) = found(grpo(rewards=[{"name": "./mine.py:score"}]), "error")
+    assert "over 1 s of CPU time for one completion (a right answer), or never end" in line
+
+
+def test_right_answers_that_take_too_long_are_told(found, grpo):
+    Path("code.jsonl").write_text(
+        "".join(
+            json.dumps(
+                {
+                    "prompt": f"Write f(n) that adds {n}.",
+                    "solution": f"def f(n):\n    while n > 1: pass\n    return n + {n}",
+                    "tests": json.dumps([{"function": "f", "args": [k], "output": n + k} for k in (1, 2 - n % 2)]),
+                }
+            )
+            + "\n"
+            for n in range(4)
+        )
+    )
+    settings = grpo(data={"builder": "rows", "path": "code.jsonl"}, rewards=[{"name": "code", "timeout": 0.3}])
+    (line,) = [line for line in found(settings, "warning") if "rewards.0" in line]
+    assert "code: 2 of 4 right answers take longer than their limit, and score 0" in line
+
+
+@pytest.mark.parametrize(("wrong", "verdict"), [(20, "error"), (12, "warning")])
+def test_gold_that_is_never_right_cannot_work_and_gold_that_is_sometimes_can(found, grpo, wrong, verdict):
+    rows = [{"prompt": f"What is {n} + 7?", "answer": str(n + 7), "kind": n < wrong} for n in range(20)]
+    Path("sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = "def score(completions, *, answer, kind):\n"
+    text += " return [float(f'<answer> {a} <' in t and not k) for t, a, k in zip(completions, answer, kind)]"
+    Path("mine.py").write_text(text)
+    lines = found(grpo(data={"builder": "rows", "path": "sums.jsonl"}, rewards=[{"name": "./mine.py:score"}]))
+    told = [line for line in lines if f"the rows' own answer is not right on {wrong} of 20 rows" in line]
+    assert [line.split()[0] for line in told] == [verdict]
 
 
 @pytest.mark.skipif(not LOGIC_RL.is_dir(), reason="needs ../shared/data/logic_rl_kk")
