@@ -115,7 +115,9 @@ def figures(records: list[dict]) -> dict:
     """The figures of a task: accuracy with its interval, in the form asked for and in any, and lengths in tokens.
 
     `avg` goes by the recipe's own rewards, `strict` asks for the prompt's form as well, `lenient` for none, and
-    `format` is the share of samples in that form.
+    `format` is the share of samples in that form. `timeouts`, where there are any, is how many answers, greedy ones
+    included, the grader did not get through in time: they count as wrong, so the figures are too low. That a program
+    takes longer than it may is a verdict, and not counted.
     """
     scores = [record["scores"] for record in records]
     n = len(scores[0])
@@ -134,7 +136,15 @@ def figures(records: list[dict]) -> dict:
     found |= _lengths(records)
     if "greedy" in records[0]:
         found |= _share("greedy", "greedy_ci95", [[record["greedy"]] for record in records])
+    if late := sum(map(_timeouts, records)):
+        found["timeouts"] = late
     return {key: _rounded(value) for key, value in found.items()}
+
+
+def _timeouts(record: dict) -> int:
+    if not forms.votes(record.get("graded_by", "")):
+        return 0
+    return [*record.get("reasons", ()), record.get("greedy_reason")].count("timeout")
 
 
 def _share(key: str, interval: str, scores: list[list[float]]) -> dict:

@@ -100,6 +100,9 @@ def accuracy_table(columns: list[tuple[str, dict]], compare: list[dict]) -> Text
             _row(table, "in form", [percent(scores.get("format")) for scores in results])
         if any(scores.get("truncated") for scores in results):
             _row(table, "cut off", [percent(scores.get("truncated")) for scores in results])
+        if any(scores.get("timeouts") for scores in results):
+            _row(table, "timed out", [str(scores.get("timeouts", 0)) if scores else "-" for scores in results])
+            table.append("  what timed out counts as wrong: the figures are too low\n", "yellow")
         if any("length" in scores for scores in results):
             _row(table, "length", [number(scores.get("length"), 0) + " tokens" for scores in results])
         if any("length_right" in scores for scores in results):
@@ -138,6 +141,9 @@ def stages_tables(evals: list[tuple[str, dict]], compare: list[dict]) -> list[Te
                 table.append(percent(change["diff"], change["ci95"], signed=True), style)
                 table.append(f" from {change['before']}", "dim")
             table.append("\n")
+        for name, scores in rows:
+            if scores.get("timeouts"):
+                table.append(f"{name}: {scores['timeouts']} answers timed out, so its figures are too low\n", "yellow")
         table.append("percent, 95 % intervals over questions; differences of avg, paired by question", "dim")
         tables.append(table)
     return tables

@@ -30,6 +30,9 @@ def evaluations_table(run: Run) -> Table | None:
         "right wherever it is said. Tokens: mean of right, of wrong and of cut answers. What each figure hangs on is "
         "in the stage's evaluation.json."
     )
+    for name, task, scores in found:
+        if "/" not in task and (late := number(scores.get("timeouts"))):
+            note += f" {name}, {clean(task)}: {late:.0f} answers were not graded in time, so the figures are too low."
     return Table(head, rows, note)
 
 

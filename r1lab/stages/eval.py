@@ -43,6 +43,10 @@ def run(recipe, run_dir: Path) -> int:
     few = [_told(name, found) for name, found in result.items() if "/" not in name and found["n_questions"] < FEW]
     if few:
         warn(run_dir, f"so few questions leave a figure open: {', '.join(few)}")
+    for name, found in result.items():
+        if "/" not in name and found.get("timeouts"):
+            warn(run_dir, f"{name}: {found['timeouts']} answers were not graded in time and count as wrong, so its "
+                 "figures are too low: set a longer deadline for the reward")  # fmt: skip
     seconds = round(time.time() - started, 1)
     rundir.write_json_atomic(run_dir / "result.json", {"stage": "eval", "seconds": seconds, "tasks": result})
     return 0

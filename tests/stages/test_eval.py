@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from r1lab import recipe
+from r1lab import recipe, rundir, summary
 from r1lab.data.knights_knaves import split_of
 from r1lab.engines import Completion
 from r1lab.records import Judge, answer_of, figures
 from r1lab.stages.common import build_rows
 from r1lab.stages.eval import eval_tasks, instructed
+from r1lab.stages.eval import run as eval_run
 
 
 def record(scores, greedy, answers=None, task="kk/2ppl"):
@@ -34,6 +35,34 @@ def test_figures():
     assert found["pass@4"] == 1.0 and found["maj@4"] == 0.5
     assert found["ci95"][0] <= 0.5 <= found["ci95"][1]
     assert found["truncated"] == 0 and found["length"] == 10
+
+
+def test_answers_that_timed_out_are_counted():
+    late = record([1, 0, 0], 0) | {"graded_by": "accuracy", "reasons": ["correct", "timeout", "wrong: 3"]}
+    assert figures([late, late | {"greedy_reason": "timeout"}])["timeouts"] == 3
+    assert "timeouts" not in figures([late | {"graded_by": "code"}])  # a program that takes too long is wrong
+    assert "timeouts" not in figures([late | {"reasons": ["correct", "no_answer", "wrong: 3"]}])
+
+
+def test_an_evaluation_says_that_answers_timed_out(tmp_path, monkeypatch, capsys):
+    text = """
+stage: eval
+model: {path: embedded:tiny-qwen2}
+data: {builder: knights_knaves, people: [2]}
+prompt: {template: r1-zero}
+rewards: [{name: accuracy, deadline: 1.0e-6}]
+rollout: {engine: transformers}
+eval: {size: 4, num_samples: 1, max_completion_length: 8}
+"""
+    (tmp_path / "r.yaml").write_text(text)
+    assert eval_run(recipe.load([str(tmp_path / "r.yaml")]), tmp_path / "run") == 0
+    told = "knights_knaves: 8 answers were not graded in time and count as wrong, so its figures are too low"
+    assert told in capsys.readouterr().out
+    result = rundir.result(tmp_path / "run")
+    assert result["tasks"]["knights_knaves"]["timeouts"] == 8  # four samples and four greedy answers
+    table = summary.accuracy_table([("eval", result)], [])
+    assert "timed out   8" in table.plain and "the figures are too low" in table.plain
+    assert "eval: 8 answers timed out" in summary.stages_tables([("eval", result)], [])[0].plain
 
 
 def test_programs_and_requests_do_not_vote():
