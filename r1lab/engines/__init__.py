@@ -111,6 +111,7 @@ def load(
     """An engine for a model.
 
     Args:
+        max_model_length: The most tokens of a prompt and its completion together.
         gpu_memory_utilization: vLLM's share of a GPU's memory.
         attn_implementation: transformers' attention kernel; vLLM has its own.
     """
@@ -138,6 +139,7 @@ def load(
     return TransformersEngine(
         model.to("cuda" if torch.cuda.is_available() else "cpu"),
         load_tokenizer(path, **settings),
+        max_length=max_model_length,
     )
 
 

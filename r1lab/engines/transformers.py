@@ -8,6 +8,7 @@ from accelerate.utils import is_peft_model
 from transformers import GenerationConfig
 
 from r1lab.engines import Completion, Engine, seed_of
+from r1lab.errors import UserError
 from r1lab.models import end_token_ids
 
 BATCH = 64  # sequences generated at once
@@ -32,14 +33,19 @@ def without_generation_config(model):
 
 
 class TransformersEngine(Engine):
-    """`generate` on a transformers model that is in memory."""
+    """`generate` on a transformers model that is in memory.
+
+    Args:
+        max_length: The most tokens of a prompt and its completion together, as vLLM's `max_model_len`.
+    """
 
     name = "transformers"
 
-    def __init__(self, model, tokenizer, *, batch_size: int | None = None):
+    def __init__(self, model, tokenizer, *, batch_size: int | None = None, max_length: int | None = None):
         self.model = model
         self.tokenizer = tokenizer
         self.batch_size = batch_size or BATCH
+        self.max_length = max_length
 
     def stream(
         self,
@@ -64,14 +70,15 @@ class TransformersEngine(Engine):
                 continue
             if seed is not None:
                 torch.manual_seed(seed_of(seed, first))
-            groups = self._batch(prompts[first : first + step], n, max_new_tokens=max_tokens, **sampling)
+            groups = self._batch(prompts[first : first + step], n, max_tokens, **sampling)
             yield from ((i, group) for i, group in zip(places, groups) if i not in done)
 
     @torch.inference_mode()
-    def _batch(self, prompts: list[str], n: int, **sampling) -> list[list[Completion]]:
+    def _batch(self, prompts: list[str], n: int, max_tokens: int, **sampling) -> list[list[Completion]]:
         batch = self.tokenizer(
             prompts, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt"
         ).to(self.model.device)
+        limits = self._limits(batch["attention_mask"].sum(dim=1).tolist(), max_tokens)
         was_training = self.model.training
         self.model.eval()
         try:
@@ -80,6 +87,7 @@ class TransformersEngine(Engine):
                 out = self.model.generate(
                     **batch,
                     generation_config=GenerationConfig(
+                        max_new_tokens=max(limits),
                         num_return_sequences=n,
                         pad_token_id=self.tokenizer.pad_token_id,
                         eos_token_id=ends or None,
@@ -90,8 +98,17 @@ class TransformersEngine(Engine):
         finally:
             self.model.train(was_training)
         written = out[:, batch["input_ids"].shape[1] :].tolist()
-        completions = [self._completion(ids, set(ends)) for ids in written]
+        completions = [self._completion(ids[: limits[i // n]], set(ends)) for i, ids in enumerate(written)]
         return [completions[i : i + n] for i in range(0, len(completions), n)]
+
+    def _limits(self, prompts: list[int], max_tokens: int) -> list[int]:
+        """The most tokens that may follow each prompt, of which the number of tokens is given."""
+        if self.max_length is None:
+            return [max_tokens] * len(prompts)
+        if max(prompts) >= self.max_length:
+            what = f"a prompt of {max(prompts)} tokens leaves no room for a completion"
+            raise UserError(f"rollout.max_model_length: {self.max_length}: {what}: set a higher one", status=1)
+        return [min(max_tokens, self.max_length - length) for length in prompts]
 
     def _completion(self, ids: list[int], ends: set[int]) -> Completion:
         end = next((i for i, token in enumerate(ids) if token in ends), None)

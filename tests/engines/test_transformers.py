@@ -7,6 +7,7 @@ import torch
 
 from r1lab import engines, models
 from r1lab.engines.transformers import TransformersEngine, without_generation_config
+from r1lab.errors import UserError
 from r1lab.models import end_token_ids
 from r1lab.schema import Lora
 from tests.engines.conftest import END, PROMPTS
@@ -61,6 +62,23 @@ def test_what_is_drawn_for_a_prompt_does_not_depend_on_what_is_done(engine, monk
     torch.rand(7)  # the random state is another one by now
     assert dict(engine.stream(prompts, **settings, done={0, 2, 3})) == {i: whole[i] for i in (1, 4, 5)}
     assert dict(engine.stream(prompts, **settings | {"seed": 6})) != whole
+
+
+def test_the_length_of_the_model_bounds_prompt_and_completion_together(engine, bent_model):
+    lengths = [len(engine.tokenizer(prompt)["input_ids"]) for prompt in PROMPTS]
+    limit = max(lengths) + 5
+    short = engines.load(str(bent_model), engine="transformers", dtype="float32", max_model_length=limit)
+    settings = {"max_tokens": LIMIT, "temperature": 0.0}
+    for length, (cut,), (whole,) in zip(
+        lengths, short.generate(PROMPTS, **settings), engine.generate(PROMPTS, **settings)
+    ):
+        assert cut.token_ids == whole.token_ids[: limit - length]
+        assert cut.truncated == (len(whole.token_ids) > limit - length or whole.truncated)
+    short.max_length = max(lengths)
+    with pytest.raises(
+        UserError, match=f"^rollout.max_model_length: {max(lengths)}: a prompt of {max(lengths)} tokens"
+    ):
+        short.generate(PROMPTS)
 
 
 def test_the_model_gets_its_generation_config_and_its_mode_back(engine):

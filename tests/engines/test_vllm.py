@@ -30,6 +30,9 @@ def test_all_engines_write_the_same_text_whatever_the_generation_config_says(eng
     theirs = engine.generate(PROMPTS, **settings)
     assert theirs == ours
     assert any(group[0].token_ids[-1] == END and not group[0].truncated for group in ours)
+    longest = {"max_tokens": 600, "temperature": 0.0}  # beyond max_model_length
+    short = engines.load(str(bent_model), engine="transformers", dtype="float32", max_model_length=512)
+    assert engine.generate(PROMPTS[:1], **longest) == short.generate(PROMPTS[:1], **longest)
     with serving(str(bent_model), "bent", tmp_path / "log.txt") as url:
         served = ServerEngine(url, "bent").generate(PROMPTS, **settings)
     assert [(c.text, c.truncated) for (c,) in served] == [(c.text, c.truncated) for (c,) in ours]

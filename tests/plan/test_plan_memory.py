@@ -148,3 +148,8 @@ def test_packing_shares_prompts():
     row = memory.packed(8, 4, 100, 11, shared=True, masked=True)
     assert (row.tokens, row.keys, row.scored) == (2 * 100 + 8 * 10, 2 * 100 + 8 * 110, 88)
     assert memory.packed(8, 4, 100, 11, shared=False, masked=True).tokens == 8 * 110
+
+
+def test_generating_keeps_the_logits_of_one_token_however_long_the_completions_are():
+    short, long = (memory.generating(shape(config()), rows=64, length=length, size=4) for length in (64, 4096))
+    assert short.logits == long.logits == 64 * 500 * 4 * 4 and short.kv_cache < long.kv_cache
