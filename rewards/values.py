@@ -23,17 +23,25 @@ _TERM = (
     rf"(?:{_NUMBER}|[-+−]?\\[dt]?frac\s*\{{[^{{}}]*\}}\s*\{{[^{{}}]*\}}|[-+−]?\\sqrt\s*\{{[^{{}}]*\}}|\\(?:pi|infty)"
     r"|[(\[][-+−\d., /]*\d[-+−\d., /]*[)\]])(?:\^\{?-?\w+\}?|!|\\(?:pi|sqrt\s*\{[^{}]*\})|[a-zA-Z](?![a-zA-Z'’]))*"
 )
-_OPERATOR = r"(?:[-+*/^=×÷·−<>≤≥]|\\(?:times|cdot|div|le|ge|approx)(?![a-zA-Z]))"
+_OPERATOR = r"(?:[-+*/^=×÷·−–<>≤≥]|[xX](?=\s*\$?\d)|\\(?:times|cdot|div|le|ge|approx)(?![a-zA-Z]))"
 _VALUE = re.compile(
     rf"{_FORMULA}|(?:{_TERM}|{_LETTER}(?=\s*{_OPERATOR}))(?:\s*{_OPERATOR}\s*(?:{_TERM}|{_LETTER}))*", re.DOTALL
 )
 _LISTED = re.compile(r"\s*(?:,\s*and|,|、|和|&|\band\b)\s*")
 _HEDGE = re.compile(r"\b(?:or|nor|either|neither|maybe|perhaps|possibly|alternatively|versus)\b|或|~", re.I)
-_RANGE = re.compile(r"\s*(?:to|through|[-–—])\s*")
-_NEGATED = re.compile(r"(?:\b(?:not|never|cannot|no|except|unless|without)|n't|n’t|不)\b[^,;:]{0,25}$", re.I)
-_SUBJECT = re.compile(r"[^,;:(]{0,40}?\b(?<!which )(?<!that )(?:is|are|was|were|equals?|has|have)\b", re.I)
+_RANGE = re.compile(r"\s*(?:to|through|—)\s*")
+_NEGATED = re.compile(
+    r"(?:\b(?:not|never|cannot|no|except|unless|without)|n't|n’t|不)\b(?:(?!\b(?:is|are|was|were)\b)[^,;:]){0,25}$",
+    re.I,
+)
+_SUBJECT = re.compile(r"[^,;:(]{0,40}?\b(?<!which )(?<!that )(?:is|are|was|were|equals?)\b", re.I)
 # Words before a value, and what stands around it: no formula that the value is part of.
-_WORDS = re.compile(r"[\w\s.,:;'\"’“”‘*!?%&/—–-]*")
+_WORDS = re.compile(r"[\w\s.,:;'\"’“”‘*!?%&/()—–-]*")
+# "18 points + 18 points = "
+_SUM = re.compile(r"[\w\s.,:;'\"’“”‘*!?%&/—–+×÷=$()-]*")
+_EQUALS = re.compile(r"(?<![<>!\\])=")
+_CALCULATION = re.compile(r"(?=[^\d]*\d)(?:[^a-zA-Z\\]|\\(?:times|cdot|div|d?frac|[$%])|[xX](?=\s*\$?\d))*+")
+_PLAIN = re.compile(r"\s*[-+−]?[\d,.]+\s*")
 _PLACED = re.compile(r"(?:^|[\s:：=*\"'“‘。，、]|[\u3000-\u9fff\uac00-\ud7af])$")
 _ENDED = re.compile(r"\s|$|[.,;:!?\"'”’*]+(?:\s|$)|[^\W\d_]|[。，；！、]|\\text|°")
 _FUNCTION = re.compile(
@@ -50,7 +58,7 @@ _ARROW = re.compile(r"^(?:[=-]>|[→⇒∴])\s*")
 # Words that make another value of a number, beside units.
 _MAGNITUDE = re.compile(
     r"\s*(?:-?\s?(?:hundred|thousand|million|billion|trillion|dozen|score|gross|pi|hal(?:f|ves)|quarters?|percent|"
-    r"percentage|times|plus|minus|squared|cubed|factorial|mod(?:ulo)?|over|and a half|[ap]\.?m|more than|less than|"
+    r"percentage|times|plus|minus|squared|cubed|factorial|mod(?:ulo)?|over|and a half|[ap]\.?m|"
     r"(?:thir|four|fif|six|seven|eigh|nin|ten|hundred|thousand)(?:d|th)s?)\b|[百千万萬億亿兆半백천만억%])",
     re.I,
 )
@@ -105,9 +113,10 @@ def _starts_with_value(sentence: str) -> bool:
 
 def _named(sentence: str) -> str | None:
     values = list(_VALUE.finditer(sentence))
-    if _starts_with_value(sentence):
-        return _explained(sentence, values)
     first = last = values[-1]
+    calculated = sentence[: last.start()].rstrip().endswith("=")  # "18 points + 18 points = 36 points"
+    if _starts_with_value(sentence) and not calculated and not _SUBJECT.match(sentence[values[0].end() :]):
+        return _explained(sentence, values)
     for found in reversed(values[:-1]):
         between = sentence[found.end() : first.start()]
         if _RANGE.fullmatch(between):
@@ -115,17 +124,34 @@ def _named(sentence: str) -> str | None:
         if not _LISTED.fullmatch(between):
             break
         first = found
-    lead, rest = sentence[: first.start()], sentence[last.end() :]
-    words = _VALUE.sub("", lead).rstrip("= ")
-    if not (_WORDS.fullmatch(words) and _PLACED.search(lead) and _ENDED.match(rest)) or _FUNCTION.search(lead):
+    start, rest = _last_side(sentence, first.start(), last.end()), sentence[last.end() :]
+    lead = sentence[:start]
+    if not (_is_prose(lead) and _ENDED.match(rest)):
         return None
+    is_result = lead.rstrip().endswith("=")
     hedged = _HEDGE.search(sentence if first is not values[0] else rest)
-    if hedged or _NEGATED.search(lead) or _SUBJECT.match(rest):
+    if hedged or not is_result and (_NEGATED.search(lead) or _SUBJECT.match(rest)):
         return None
     if _MAGNITUDE.match(rest):
-        return plain(sentence[first.start() :])
+        return plain(sentence[start:])
     unit = _UNIT.match(rest)
-    return plain(sentence[first.start() : last.end() + (unit.end() if unit else 0)])
+    return plain(sentence[start : last.end() + (unit.end() if unit else 0)])
+
+
+def _last_side(sentence: str, start: int, end: int) -> int:
+    """Where the last side of a calculation with numbers starts, as in "3 + 4 = 7"; else `start`, as for "8 = 7"."""
+    sides = _EQUALS.split(sentence[start:end])
+    if len(sides) == 1 or not _CALCULATION.fullmatch(sides[-2]) or _PLAIN.fullmatch(sides[-2]):
+        return start
+    return end - len(sides[-1].lstrip())
+
+
+def _is_prose(lead: str) -> bool:
+    """Whether what stands before a value is words or a calculation of it, rather than a formula around it."""
+    if not _PLACED.search(lead) or _FUNCTION.search(lead) or lead.count("(") != lead.count(")"):
+        return False
+    words = _VALUE.sub("", lead)
+    return bool((_SUM if words.rstrip().endswith("=") else _WORDS).fullmatch(words))
 
 
 def _explained(sentence: str, values: list[re.Match]) -> str | None:
@@ -139,4 +165,6 @@ def _explained(sentence: str, values: list[re.Match]) -> str | None:
     rest = sentence[clause.end() if clause else listed.end() :]
     if _HEDGE.search(sentence, listed.end()) or (_VALUE.search(rest) and not (clause and clause["explains"])):
         return None
-    return plain(sentence[: clause.start()] if clause else sentence)
+    if clause:
+        return plain(sentence[: clause.start()])
+    return plain(sentence[_last_side(sentence, values[0].start(), values[0].end()) :])

@@ -148,6 +148,17 @@ RIGHT = [
     ("Thus, the largest such $n$ is $\\boxed{7}$", "7"),
     ("Therefore, she makes $7 every day at the farmer's market.", "7"),
     ("So 7 students passed", "7"),
+    ("They need 21 x 7 = 147 kilograms of it.", "147"),
+    ("11-3=8 trees", "8"),
+    ("18 points + 18 points = 36 points", "36"),
+    ("So, x = 3 + 4 = 7.", "7"),
+    ("Thus she has 98 - 40 = 58 plants.", "58"),
+    ("The number that were not ready is 84-63 =21", "21"),
+    ("Total = $5 + $6 = $11", "11"),
+    ("Over 52 weeks (1 year) he does 52*3 = 156 loads of laundry.", "156"),
+    ("Of these, 3 + 4 = 7 are red.", "7"),
+    ("=> 7", "7"),
+    ("答えは 7 です。", "7"),
 ]
 
 # Hedges, negations, lists, and formulas or words that a number is only a part of.
@@ -234,3 +245,8 @@ def test_right(turn, gold):
 @pytest.mark.parametrize(("turn", "gold"), WRONG)
 def test_wrong(turn, gold):
     assert grade(turn, gold)[0] == 0.0, readings(turn)
+
+
+@pytest.mark.parametrize("answer", ["2x = 5", "2^x = 5", "x^2 = 5", "8 = 5", "-5 = 5"])
+def test_an_equation_is_read_whole(answer):
+    assert readings(f"So {answer}.")[1:] == readings(f"<answer>{answer}</answer>") == [answer]
