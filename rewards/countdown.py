@@ -11,10 +11,26 @@ from r1lab.rewards.answers import answer_block, last_boxed, plain
 from r1lab.rewards.score import Score
 
 _OPERATIONS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
-_FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
-_SIGNS = {"×": "*", "·": "*", "⋅": "*", "∗": "*", "÷": "/", "∕": "/", "−": "-", "–": "-", "[": "(", "]": ")"}
+_FRACTION = re.compile(r"\\[dtc]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
+_SIGNS = {
+    "×": "*",
+    "·": "*",
+    "⋅": "*",
+    "∗": "*",
+    "∙": "*",
+    "÷": "/",
+    "∕": "/",
+    "⁄": "/",
+    "−": "-",
+    "–": "-",
+    "[": "(",
+    "]": ")",
+}
 _SIGNS |= {r"\times": "*", r"\cdot": "*", r"\div": "/", r"\left": "", r"\right": "", r"\,": " "}
+_SIGNS |= dict.fromkeys((r"\;", r"\:", r"\!", r"\quad", r"\ "), " ") | {"==": "="}
 _SIGN = re.compile("|".join(re.escape(sign) for sign in sorted(_SIGNS, key=len, reverse=True)))
+_CROSS = re.compile(r"(?<=[\d)])( ?)[xX]( ?)(?=[\d(-])")
+_RESULT = re.compile(r"-?(?:\d+|\d{1,3}(?:,\d{3})+)(?:\.\d+)?", re.ASCII)
 _ARITHMETIC = re.compile(r"[0-9+\-*/()\s]+")
 _LONGEST = 300  # of an expression, in characters: deeper ones would exhaust the stack
 
@@ -26,7 +42,8 @@ def countdown_reward(
 
     TinyZero's countdown reward (github.com/Jiayi-Pan/TinyZero), which asks for all the numbers and gives 0.1 for any
     answer in its tags: here set `use_all: true` and `format_score: 0.1`, which pays for expressions only. Values are
-    exact. Integers, + - * / and parentheses may be written as LaTeX or as × and ÷, and "= TARGET" may follow.
+    exact. Integers, + - * / and parentheses may be written as LaTeX or with ×, x and ÷. "= TARGET" may follow, with
+    decimals too, or "TARGET =" come first.
 
     Args:
         completions: Assistant turns, with a prefilled `<think>` put back.
@@ -63,9 +80,11 @@ def _reason(turn: str, have: Counter, target: Fraction, use_all: bool) -> str:
     if block is None:
         return "no_answer"
     left, equals, right = _arithmetic(last_boxed(block) or block).partition("=")
+    if equals and _RESULT.fullmatch(left.strip()) and not _RESULT.fullmatch(right.strip()):
+        left, right = right, left  # 24 = 3 * 8
     try:
         value, used = evaluate(left)
-        claimed = evaluate(right)[0] if equals else target
+        claimed = _claimed(right.strip()) if equals else target
     except ZeroDivisionError:
         return "division_by_zero"
     except (SyntaxError, ValueError):
@@ -77,12 +96,20 @@ def _reason(turn: str, have: Counter, target: Fraction, use_all: bool) -> str:
     return "correct" if value == claimed == target else "wrong"
 
 
+def _claimed(right: str) -> Fraction:
+    """What the right side of an equation says: a number, which may have decimals, or an expression."""
+    if len(right) <= _LONGEST and _RESULT.fullmatch(right):
+        return Fraction(right.replace(",", ""))
+    return evaluate(right)[0]
+
+
 def _arithmetic(text: str) -> str:
     """An expression in Python's signs, cut off where it is longer than any that is evaluated."""
     text = plain(text)[: 4 * _LONGEST]
     for _ in range(4):  # fractions in fractions
         text = _FRACTION.sub(r"((\1)/(\2))", text)
-    return " ".join(_SIGN.sub(lambda sign: _SIGNS[sign[0]], text).split())
+    text = " ".join(_SIGN.sub(lambda sign: _SIGNS[sign[0]], text).split())
+    return _CROSS.sub(r"\1*\2", text)
 
 
 def evaluate(expression: str) -> tuple[Fraction, Counter]:
@@ -101,8 +128,8 @@ def evaluate(expression: str) -> tuple[Fraction, Counter]:
     def value(node: ast.expr) -> Fraction:
         if isinstance(node, ast.BinOp) and type(node.op) in _OPERATIONS:
             return _OPERATIONS[type(node.op)](value(node.left), value(node.right))
-        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-            return -value(node.operand)
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
+            return -value(node.operand) if isinstance(node.op, ast.USub) else value(node.operand)
         if isinstance(node, ast.Constant):
             used[node.value] += 1
             return Fraction(node.value)
