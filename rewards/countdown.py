@@ -27,9 +27,11 @@ _SIGNS = {
     "]": ")",
 }
 _SIGNS |= {r"\times": "*", r"\cdot": "*", r"\div": "/", r"\left": "", r"\right": "", r"\,": " "}
-_SIGNS |= dict.fromkeys((r"\;", r"\:", r"\!", r"\quad", r"\ "), " ") | {"==": "="}
+_SIGNS |= dict.fromkeys((r"\;", r"\:", r"\!", r"\quad", r"\ "), " ") | {"==": "=", "＝": "=", r"\ast": "*"}
+_SIGNS |= dict.fromkeys("✕✖⨯", "*")
 _SIGN = re.compile("|".join(re.escape(sign) for sign in sorted(_SIGNS, key=len, reverse=True)))
 _CROSS = re.compile(r"(?<=[\d)])( ?)[xX]( ?)(?=[\d(-])")
+_FENCE = re.compile(r"(`{3,}|~{3,})[\w+-]*\n(.*?)\n?\1", re.DOTALL)
 _RESULT = re.compile(r"-?(?:\d+|\d{1,3}(?:,\d{3})+)(?:\.\d+)?", re.ASCII)
 _ARITHMETIC = re.compile(r"[0-9+\-*/()\s]+")
 _LONGEST = 300  # of an expression, in characters: deeper ones would exhaust the stack
@@ -79,7 +81,7 @@ def _reason(turn: str, have: Counter, target: Fraction, use_all: bool) -> str:
     block = answer_block(turn)
     if block is None:
         return "no_answer"
-    left, equals, right = _arithmetic(last_boxed(block) or block).partition("=")
+    left, equals, right = _arithmetic(_said(block)).partition("=")
     if equals and _RESULT.fullmatch(left.strip()) and not _RESULT.fullmatch(right.strip()):
         left, right = right, left  # 24 = 3 * 8
     try:
@@ -94,6 +96,15 @@ def _reason(turn: str, have: Counter, target: Fraction, use_all: bool) -> str:
     if use_all and have - used:
         return "unused_numbers"
     return "correct" if value == claimed == target else "wrong"
+
+
+def _said(block: str) -> str:
+    """What the last box holds, if that is more than the result, or else all of a block, without a code fence."""
+    boxed = last_boxed(block[: 40 * _LONGEST])
+    if boxed and not _RESULT.fullmatch(boxed):
+        return boxed
+    fenced = _FENCE.fullmatch(block.strip()[: 40 * _LONGEST])
+    return fenced[2] if fenced else block.replace(rf"\boxed{{{boxed}}}", boxed) if boxed else block
 
 
 def _claimed(right: str) -> Fraction:

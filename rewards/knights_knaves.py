@@ -8,6 +8,7 @@ from typing import Literal
 from r1lab.errors import UserError
 from r1lab.rewards.answers import answer_block
 from r1lab.rewards.format import TAGS, blocks, substance
+from r1lab.rewards.knights_knaves_claims import claims
 from r1lab.rewards.score import Score
 
 _GOLD = re.compile(r"\(\d+\)\s*(\S.*?)\s+is\s+a\s+(knight|knave)", re.IGNORECASE)
@@ -18,6 +19,9 @@ _BOXED = re.compile(r"\\(?:text|math)(?:bf|it|rm|tt|sf)?\s*\{([^{}]*)\}")
 _HTML = re.compile(r"</?(?:b|i|em|strong|code|p|li|ul|ol)>|<br\s*/?>")
 _EMPHASIS = re.compile(r"[*_`$]+")
 _LINE_START = re.compile(r"^[ \t]*(?:[-+•>]|#{1,6})[ \t]+", re.MULTILINE)
+_JSON = str.maketrans("{}[]", "    ", '"“”')
+_QUOTES = re.compile(r"(?<!\w)['‘’]|['’](?!\w)")
+_ITEM = re.compile(r"^\(?\d+[.):]\s*")
 _BETWEEN = " ,;.&"
 _AND = re.compile(r"and\b")
 _NUMBER = r"(?:[(\[]\s*#?(?:\d+|[a-z])\s*[)\]][\s:.]*|#?\d+\s*[).:\]-]\s*|[a-z]\s*\)\s*|#?\d+\s+)?"
@@ -35,8 +39,9 @@ def knights_knaves_reward(
         mode: `"strict"`: 1 if right, else 0. The turn must be well-formed (as `format_reward`, strict) with at least
             two words of its own as thinking; its answer must say one thing of each person and nothing else. Bold,
             italics, backticks, colons, numbering, order, case, punctuation and spaces do not matter.
-            `"lenient"`: 1 if right, else 0, in whatever form: what is said last of each person counts, in the answer's
-            tags or, without them, anywhere. For evaluations: in training it is paid without thinking.
+            `"lenient"`: 1 if right, else 0, in whatever form, lists of the knights and tables included: what is said
+            last of each person counts, in the answer's tags or, without them, anywhere; not what stands after an "if"
+            or before an "or". For evaluations: in training it is paid without thinking.
             `"logic_rl"`: exactly Logic-RL's scores (arXiv:2502.14768), loopholes included: 3 right, -0.5 well-formed
             but wrong, -1 well-formed but not to be read, -3 for anything else.
 
@@ -137,9 +142,11 @@ def _claim(names: tuple[str, ...]) -> tuple[re.Pattern, dict[str, str]]:
 
 def _lenient(text: str, gold: dict[str, str]) -> Score:
     block = answer_block(text)
-    claim, called = _claim(tuple(gold))
-    claims = claim.finditer(_plain(text if block is None else block))
-    said = {called[found[1]]: found[2] for found in claims if found[1] in called}  # the last of each person stays
+    called = {_plain(name): name for name in gold}
+    lines = (_QUOTES.sub("", _plain(line).translate(_JSON)) for line in (text if block is None else block).split("\n"))
+    lines = (_ITEM.sub("", line.strip(), count=1) for line in lines)
+    found = claims("\n".join(line for line in lines if line), tuple(called))
+    said = {called[name]: kind for name, kind in found.items()}
     if said.keys() != gold.keys():
         return Score(0.0, "missing_person")
     return Score(1.0, "correct") if said == gold else Score(0.0, "wrong")

@@ -32,8 +32,9 @@ _FORMAL_LETTERS = re.compile(f"[{_LATIN}{_GREEK}]+")
 # and segments (AB, ABCDE), chemical formulas (NaCl), and products of variables beside a digit or a sign (2ab, xy = 6).
 _LATIN_RUN = re.compile(r"([\d)=+*/^<>≤≥×·−-] ?)?([a-zA-Z]{2,})(?= ?([\d(=+*/^<>≤≥×·−-])?)")
 _SYMBOLS = re.compile(r"(?:[A-Z][a-z]?){2,4}")
+_FUNCTIONS = re.compile(r"(?:(?:arc)?(?:sin|cos|tan|cot|log|ln|lg)[a-z]?){1,4}")
 _NAMES = frozenset(
-    "sin cos tan cot sec csc sinh cosh tanh coth arcsin arccos arctan arccot asin acos atan log ln lg exp lim max "
+    "rt sin cos tan cot sec csc sinh cosh tanh coth arcsin arccos arctan arccot asin acos atan log ln lg exp lim max "
     "min sup inf gcd lcm mod det dim ker rank tr deg arg re im sgn sign abs sqrt floor ceil round var cov mm cm "
     "dm km nm um ml cl dl hl kl kg mg ug lb lbs oz ft yd mi ha hz khz mhz ghz kw kwh mw mwh mol kj mj kcal cal pa "
     "kpa mpa ev kev mev rpm mph kmh hr hrs ms ns us rad kb mb gb tb bit bps kbps mbps db lm lx cd ppm mmhg atm ph "
@@ -110,5 +111,5 @@ def _without_symbols(found: re.Match) -> str:
     before, run, after = found.groups()
     symbol = _SYMBOLS.fullmatch(run) and sum(map(str.isupper, run)) > 1
     product = len(run) == 2 and run.islower() and (before or after)
-    known = symbol or product or run.lower() in _NAMES or run in string.ascii_uppercase
+    known = symbol or product or _FUNCTIONS.fullmatch(run) or run.lower() in _NAMES or run in string.ascii_uppercase
     return (before or "") + ("" if known else run)

@@ -278,10 +278,125 @@ def test_long_degenerate_answers_take_no_time():
         "> ",
         "$",
         "Zoey: knight ",
+        "Zoey and ",
+        "zoey\n",
+        "knights: zoey, ",
+        "| zoey ",
+        "|\n",
+        "is not ",
+        "all of them ",
     ):
-        for mode in ("strict", "logic_rl"):
+        for mode in ("strict", "lenient", "logic_rl"):
             of_answer(filler * 20_000, mode=mode)
     assert time.process_time() - started < 10
+
+
+# Lenient mode
+
+LENIENT_RIGHT = [
+    GOLD,
+    "Knights: Zoey\nKnaves: Luke",
+    "Knight: Zoey, Knave: Luke",
+    "**Knights:** Zoey  \n**Knaves:** Luke",
+    "Knights:\n- Zoey\n\nKnaves:\n- Luke",
+    "Knaves = Luke; Knights = Zoey",
+    "The knight is Zoey and the knave is Luke.",
+    "The only knight is Zoey, while the knave is Luke",
+    "| Person | Kind |\n|---|---|\n| Zoey | knight |\n| Luke | knave |",
+    "| # | Name | Says | Role |\n|---|---|---|---|\n| 1 | **Zoey** | no | Knight |\n| 2 | Luke | yes | a knave |",
+    "| Zoey | Luke |\n|---|---|\n| knight | knave |",
+    "Zoey | knight\nLuke | knave",
+    "Zoey knight, Luke knave",
+    "(Zoey, knight), (Luke, knave)",
+    "Zoey (knight), Luke (knave)",
+    "[('Zoey', 'knight'), ('Luke', 'knave')]",
+    "{'Zoey': 'knight', 'Luke': 'knave'}",
+    "Zoey = 'knight', Luke = 'knave'",
+    "Zoey is a knight, and Luke is a knave.",
+    '{"Zoey": "knight", "Luke": "knave"}',
+    '```json\n{\n  "Zoey": "knight",\n  "Luke": "knave"\n}\n```',
+    "\\boxed{\\text{Zoey is a knight, Luke is a knave}}",
+    "Zoey must be a knight and Luke has to be a knave",
+    "Zoey is indeed a knight. Therefore Luke is clearly a knave.",
+    "Zoey is not a knave, and Luke isn't a knight",
+    "Zoey is the knight; Luke is the knave",
+    "Luke is a knight? No. Zoey is a knight and Luke is a knave",
+    "If Luke is a knight, Zoey is a knave, no. So Zoey is a knight and Luke is a knave; if Zoey is a knave, no.",
+    "So Zoey is a knight and Luke is a knave. After all Luke says Zoey is a knave.",
+    "Zoey → knight\nLuke → knave",
+    "1. Zoey: Knight\n2. Luke: Knave",
+    "Zoey is a knight, Luke is a knave, so one of each",
+]
+LENIENT_WRONG = [
+    "Knights: Luke\nKnaves: Zoey",
+    "Knights: Zoey, Luke\nKnaves: none",
+    "Zoey and Luke are knights",
+    "Both are knaves.",
+    "| Zoey | knave |\n| Luke | knight |",
+    "| Zoey | Luke |\n|---|---|\n| knave | knave |",
+    "Zoey is not a knight, and Luke is a knave",
+    "Zoey is a knight and Luke is a knave. No: Zoey is a knave.",
+    "Zoey isn't a knight, Luke is not a knave",
+    "Neither Zoey is a knight nor Luke: both are knaves",
+]
+LENIENT_MISSING = [
+    "Zoey is a knight",
+    "Knights: Zoey",
+    "Zoey is a knight or a knave, Luke is a knave or a knight",
+    "Zoey is a knight/knave, Luke is a knave/knight",
+    "Zoey | knight | knave\nLuke | knave | knight",
+    "Zoey is a knight? Luke is a knave?",
+    "If Zoey is a knight, then Luke is a knave",
+    "Either Zoey is a knight, or Luke is a knave",
+    "It is false that Zoey is a knight. Luke is a knave.",
+    "~~Zoey is a knight~~, Luke is a knave",
+    "¬Zoey is a knight, Luke is a knave",
+    "Luke says Zoey is a knight. Luke is a knave.",
+    "Zoey is a knight = false, Luke is a knave",
+    "Zoey is a knight-hater, Luke is a knave",
+    "Zoey is a knight's friend, Luke is a knave",
+    "Zoeyy is a knight, Luke is a knave",
+    "Zoey != knight, Luke = knave",
+    "Knights: Zoey or Luke\nKnaves: Luke or Zoey",
+    "knight, knave",
+    "",
+]
+
+
+@pytest.mark.parametrize(
+    ("answer", "value", "reason"),
+    [(answer, 1.0, "correct") for answer in LENIENT_RIGHT]
+    + [(answer, 0.0, "wrong") for answer in LENIENT_WRONG]
+    + [(answer, 0.0, "missing_person") for answer in LENIENT_MISSING],
+)
+def test_lenient_mode(answer, value, reason):
+    assert of_answer(answer, mode="lenient") == (value, reason)
+    assert score(f"{THINK}\n{answer}" if value else answer, mode="lenient") == (value, reason)
+
+
+def test_lists_of_several_people():
+    gold = "(1) Ann is a knight\n(2) Bob is a knight\n(3) Cy is a knave\n(4) Mary Jo is a knave"
+    for answer in (
+        "Knights: Ann, Bob\nKnaves: Cy, Mary Jo",
+        "Knights: Ann and Bob. Knaves: Cy and Mary Jo.",
+        "Ann and Bob are knights; Cy and Mary Jo are both knaves",
+        "The knights are Ann, and Bob. The knaves are Mary Jo & Cy",
+        "Knights:\n1. Ann\n2. Bob\n\nKnaves:\n* Cy\n* Mary Jo",
+        "Everyone is a knave. No: Ann and Bob are knights.",
+        "Ann is a knight, Bob is a knight, Cy, unlike Bob, is a knave... Cy: knave, Mary Jo: knave",
+        "Unlike Cy, Ann is a knight. Bob is a knight, Cy is a knave, Mary Jo is a knave.",
+    ):
+        assert of_answer(answer, gold=gold, mode="lenient") == (1.0, "correct"), answer
+    assert of_answer("All of them are knights", gold=gold, mode="lenient") == (0.0, "wrong")
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data(), puzzles)
+def test_lenient_mode_takes_what_strict_mode_takes_and_no_flipped_identity(data, puzzle):
+    names, kinds = puzzle
+    flips = data.draw(st.lists(st.booleans(), min_size=len(names), max_size=len(names)))
+    answer = data.draw(written(names, [kind != flip for kind, flip in zip(kinds, flips)]))
+    assert of_answer(answer, gold=answer_text(kinds, names), mode="lenient")[0] == float(not any(flips))
 
 
 # Real data

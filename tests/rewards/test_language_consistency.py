@@ -133,6 +133,7 @@ def test_mixed(text, language, value):
         ("正方体ABCD-A1B1C1D1的棱长为2，P(A|B)=0.5。", "zh"),
         ("价格是 30 USD，约合 210 RMB，存储 16GB。", "zh"),
         ("等差数列 an = a1 + (n-1)d，dx 是微分。", "zh"),
+        ("在Rt△ABC中，sin2x=2sinxcosx，lnx的导数是1/x，arctany是角。", "zh"),
         ("三角形ABCでAB=5cm、sin(x)を計算する。", "ja"),
         ("삼각형 ABC에서 AB=5 cm이고 sin(x)는 0.5이다.", "ko"),
         ("높이는 3km이고 무게는 2kg이다. 2ab를 더하면 된다.", "ko"),

@@ -1,0 +1,101 @@
+"""Who is called what in an answer of any form: sentences, lists of the knights and of the knaves, tables.
+
+Everything here takes linear time on any text.
+"""
+
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+
+_OTHER = {"knight": "knave", "knave": "knight"}
+_KIND = r"(knight|knave)(s?)\b(?![-'’]\w)"
+_DASH = r"(?::|=>?|-{1,2}>?|[–—→⇒])"
+# Between people and their kind; with a "not" that turns it round. What is weak is nothing before "knave:".
+_VERB = r"(?:is|was|are|were|must|has|have|to|be|both|all|each|clearly|indeed|therefore|definitely|thus|then)\s*:?\s+"
+_NOT = r"(not\s+|isn['’]t\s+|aren['’]t\s+|cannot\s+be\s+)?(?:an?\s+|the\s+)?"
+_STRONG = rf"(?:\s*{_DASH}\s*((?:{_VERB})*+)|\s+((?:{_VERB})++|(?=not|isn|aren|cannot))){_NOT}"
+_WEAK = r" ?[ (,] ?(?:an? )?(knight|knave)\b(?![-'’]\w|\s*(?:[:=]|is\b|are\b))"
+_ALL = (
+    r"\b(?:(?:both|all|everyone|everybody)(?:\s+(?:of|them|the|two|three|four|five|six|people|inhabitants|islanders))*+"
+    r"\s+(?:is|are)|they(?:['’]re|\s+are)\s+(?:both|all))\s+(?:an?\s+)?"
+)
+# Before a claim, what makes it no claim of the answer's own; after it, what takes it back.
+_NO_CLAIM = re.compile(
+    r"(?:\b(?:not|never|neither|if|whether|suppos(?:e|ing)|assum(?:e|ing)|either|(?:says?|said|claim(?:s|ed)?|states?|"
+    r"false|untrue|not true|n['’]t true)(?: that)?)[\s,:\"(]*(?:both\s+)?|[~¬!≠]\s*)$"
+)
+_TAKEN_BACK = re.compile(
+    r"[\s\",)]*(?:/|or\b|\?|"
+    r"(?:=|:|is|leads to|gives|would be|cannot be)\s+(?:an?\s+)?(?:false|wrong|untrue|impossible|contra))"
+)
+_CELL = re.compile(r"(?:an?\s+)?(knight|knave)")
+
+
+def claims(text: str, names: tuple[str, ...]) -> dict[str, str]:
+    r"""Name to kind, as it is said last of each person of whom it is said at all.
+
+    Args:
+        text: The answer in small letters, without markup and empty lines, and with one blank for several.
+        names: The people, in small letters.
+
+    >>> claims("knights: ann and bob\nknaves: carl", ("ann", "bob", "carl"))
+    {'ann': 'knight', 'bob': 'knight', 'carl': 'knave'}
+    >>> claims("| ann | knight |\n| bob | knave |", ("ann", "bob"))
+    {'ann': 'knight', 'bob': 'knave'}
+    >>> claims("if ann is a knight, bob lies. so ann is not a knight and bob is a knight or a knave", ("ann", "bob"))
+    {'ann': 'knave'}
+    """
+    found = sorted([*_sentences(text, names), *_rows(text, names)], key=lambda claim: claim[0])
+    said = {name: kind for _, name, kind in found}
+    return {name: kind for name, kind in said.items() if kind}
+
+
+@lru_cache(maxsize=1024)
+def _patterns(names: tuple[str, ...]) -> tuple[re.Pattern, ...]:
+    """What finds a name, and claims: "people are kind", "name kind", "kind are people", "all are kind"."""
+    known = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+    name = rf"(?<![\w'’])(?:{known})(?!\w)"
+    people = rf"((?>{name}(?:(?:\s*[,;&]\s*(?:and\s+)?|\s+and\s+|\s+){name}){{0,30}}))"
+    first = r"(?:^|[\n.;,:]|\band\b|\bwhile\b)\s*(?:(?:the|only)\s+)*+"
+    after = rf"\s*(?:is\b|are\b|{_DASH})\s*(?:only\s+)?{people}(?!['’:]|\s+(?:is|are|says|said)\b)"
+    texts = (name, people + _STRONG + _KIND, f"({name}){_WEAK}", first + _KIND + after, _ALL + _KIND)
+    return tuple(map(re.compile, texts))
+
+
+def _sentences(text: str, names: tuple[str, ...]) -> Iterator[tuple[int, str, str | None]]:
+    """Claims in sentences and lists: where, of whom, and the kind, None where it is taken back."""
+    name, people_kind, name_kind, kind_people, all_kind = _patterns(names)
+    for found in people_kind.finditer(text):
+        people, dashed, linked, negated, kind, plural = found.groups()
+        start, called = found.start(), name.findall(people)
+        if not plural and "are" not in (dashed or linked or ""):  # "Unlike Bob, Ann is a knight"
+            start, called = found.end(1) - len(called[-1]), called[-1:]
+        yield from _claimed(text, start, found.end(), called, _OTHER[kind] if negated else kind)
+    for found in name_kind.finditer(text):
+        yield from _claimed(text, found.start(), found.end(), [found[1]], found[2])
+    for found in kind_people.finditer(text):
+        yield from _claimed(text, found.start(1), found.end(), name.findall(found[3]), found[1])
+    for found in all_kind.finditer(text):
+        yield from _claimed(text, found.start(), found.end(), names, found[1])
+
+
+def _claimed(text: str, start: int, end: int, called, kind: str) -> Iterator[tuple[int, str, str | None]]:
+    if not _NO_CLAIM.search(text[max(0, start - 40) : start]):
+        kind = None if _TAKEN_BACK.match(text, end) else kind
+        yield from ((start, name, kind) for name in called)
+
+
+def _rows(text: str, names: tuple[str, ...]) -> Iterator[tuple[int, str, str | None]]:
+    """Claims in tables: a row with one name and one kind, or a row of kinds below a row of names."""
+    place, above = 0, []
+    for line in text.split("\n"):
+        if "|" in line:
+            cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+            people = [(i, cell) for i, cell in enumerate(cells) if cell in names]
+            kinds = [(i, found[1]) for i, cell in enumerate(cells) if (found := _CELL.fullmatch(cell))]
+            if len(people) == len(kinds) == 1:
+                yield place, people[0][1], kinds[0][1]
+            elif len(kinds) == len(above) and [i for i, _ in kinds] == [i for i, _ in above]:
+                yield from ((place, name, kind) for (_, name), (_, kind) in zip(above, kinds))
+            above = people or above
+        place += len(line) + 1
