@@ -2,7 +2,6 @@
 
 import copy
 import importlib.util
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -225,7 +224,9 @@ def load_model(
             )
         adapter = PeftConfig.from_pretrained(path)
         base = load_model(adapter.base_model_name_or_path, dtype=dtype, revision=adapter.revision, **settings)
-        return PeftModel.from_pretrained(base, path).merge_and_unload()
+        model = PeftModel.from_pretrained(base, path)
+        untie(model)
+        return model.merge_and_unload()
     more = {"quantization_config": _bitsandbytes(quantize, torch_dtype(dtype))} if quantize else {}
     kind, more = (AutoModelForSequenceClassification, {"num_labels": 1}) if scores else (AutoModelForCausalLM, more)
     model = kind.from_pretrained(resolve(path), dtype=torch_dtype(dtype), revision=revision, **settings, **more)
@@ -374,28 +375,11 @@ def _train_tokenizer(texts: list[str], vocab_size: int, max_length: int):
     )
 
 
-def save(model, tokenizer, folder: str | os.PathLike, *, merge: bool = True) -> None:
-    """Plain Hugging Face safetensors, which is what the next stage reads. A LoRA model is merged, and stays as it is.
-
-    Args:
-        merge: Whether a LoRA model is merged; else its adapter is saved alone, in peft's format.
-    """
-    from accelerate.utils import is_peft_model
-
-    if not is_peft_model(model):
-        model.save_pretrained(folder)
-    elif merge:
-        _merged(model).save_pretrained(folder)
-    else:
-        # What "auto" adds is a copy of the embedding where it was resized, after asking the Hub about the base.
-        model.save_pretrained(folder, save_embedding_layers=False)
-    tokenizer.save_pretrained(folder)
-
-
-def _merged(model):
-    """A plain model to be saved; what has no adapter is shared with `model`."""
+def merged(model):
+    """A LoRA model with its adapters merged, to be saved; what has no adapter is shared with `model`."""
     import torch
 
+    untie(model)
     base = model.get_base_model()
     config = copy.deepcopy(base.config)
     if hasattr(config, "quantization_config"):
@@ -406,3 +390,23 @@ def _merged(model):
     plain.tie_weights()
     plain.generation_config = base.generation_config
     return plain
+
+
+def untie(model) -> bool:
+    """Gives embedding and head of a LoRA model a weight each, where they share one and an adapter changes one use.
+
+    Merged into the shared weight, the adapter of one would change the other. Returns whether they shared one.
+    """
+    import torch
+    from peft.tuners.lora import LoraLayer
+
+    base = model.get_base_model()
+    ends = [layer for layer in (base.get_input_embeddings(), base.get_output_embeddings()) if layer is not None]
+    plain = [layer.get_base_layer() if isinstance(layer, LoraLayer) else layer for layer in ends]
+    if not any(isinstance(layer, LoraLayer) for layer in ends) or len(ends) < 2:
+        return False
+    if plain[0].weight is not plain[1].weight:
+        return False
+    plain[1].weight = torch.nn.Parameter(plain[1].weight.detach().clone(), requires_grad=False)
+    base.config.tie_word_embeddings = False
+    return True

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from r1lab import models
+from r1lab import models, saving
 from r1lab.data import knights_knaves
 from r1lab.errors import UserError
 from r1lab.schema import Lora
@@ -104,7 +104,7 @@ def test_a_saved_lora_model_has_the_logits_of_the_one_in_memory(tmp_path, name, 
 
     model = adapted(name)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    models.save(model, models.load_tokenizer(f"embedded:{name}"), tmp_path, merge=merge)
+    saving.save(model, models.load_tokenizer(f"embedded:{name}"), tmp_path, merge=merge)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert (tmp_path / "model.safetensors").is_file() is merge
     assert (tmp_path / "adapter_model.safetensors").is_file() is not merge
@@ -141,13 +141,13 @@ def test_an_adapter_on_an_adapter_loads_both(tmp_path):
     from peft import get_peft_model
 
     tokenizer = models.load_tokenizer("embedded:tiny-qwen2")
-    models.save(adapted("tiny-qwen2"), tokenizer, tmp_path / "first", merge=False)
+    saving.save(adapted("tiny-qwen2"), tokenizer, tmp_path / "first", merge=False)
     model = get_peft_model(models.load_model(str(tmp_path / "first"), dtype="float32"), models.lora_config(Lora(r=2)))
     for key, parameter in model.named_parameters():
         if "lora_B" in key:
             parameter.data.normal_(std=0.02)
     model.active_peft_config.base_model_name_or_path = str(tmp_path / "first")  # as `stages.common.finish` does
-    models.save(model, tokenizer, tmp_path / "second", merge=False)
+    saving.save(model, tokenizer, tmp_path / "second", merge=False)
     ids = torch.arange(10, 40)[None]
     assert gap(logits(models.load_model(str(tmp_path / "second")), ids), logits(model, ids)) < 1e-5
 
@@ -185,7 +185,7 @@ def test_a_quantised_base_merges_to_the_plain_model_that_it_computes(tmp_path):
             parameter.data.normal_(std=0.02)
     ids = torch.arange(10, 40)[None]
     expected = logits(model, ids)
-    models.save(model, models.load_tokenizer("embedded:tiny-qwen2"), tmp_path)
+    saving.save(model, models.load_tokenizer("embedded:tiny-qwen2"), tmp_path)
     assert "quantization_config" not in json.loads((tmp_path / "config.json").read_text())
     assert gap(logits(models.load_model(str(tmp_path), dtype="float32"), ids), expected) < 1e-5
     assert torch.equal(logits(model, ids), expected)

@@ -335,6 +335,7 @@ def train_and_save(trainer, recipe, run_dir: Path, tokenizer, started: float, **
     """Trains from the last checkpoint on and saves the model; the exit status, 130 where a signal stopped it."""
     with StopOnInterrupt() as stop:
         trainer.add_callback(stop)
+        check_saveable(trainer, tokenizer, run_dir)
         trainer.train(resume_from_checkpoint=resume_point(run_dir))
         if stop.interrupted:
             return 130
@@ -342,9 +343,18 @@ def train_and_save(trainer, recipe, run_dir: Path, tokenizer, started: float, **
     return 0
 
 
+def check_saveable(trainer, tokenizer, run_dir: Path) -> None:
+    """Ends a run whose model could not be saved, and notes what is left out of it, before it is trained."""
+    from r1lab import saving
+
+    for line in saving.check_saveable(trainer.accelerator.unwrap_model(trainer.model), tokenizer):
+        warn(run_dir, line)
+
+
 def finish(trainer, recipe, run_dir: Path, tokenizer, started: float, **more) -> None:
     """Save the model for the next stage, then `result.json`, whose presence means finished."""
-    from r1lab.models import is_adapter, resolve, save
+    from r1lab.models import is_adapter, resolve
+    from r1lab.saving import compare, save
 
     if not trainer.state.global_step:
         rows, size = len(trainer.train_dataset), trainer.args.per_device_train_batch_size
@@ -360,6 +370,9 @@ def finish(trainer, recipe, run_dir: Path, tokenizer, started: float, **more) ->
             model.active_peft_config.revision = recipe.model.revision
             save(model, tokenizer, run_dir / "adapter", merge=False)
         save(model, tokenizer, run_dir / "model", merge=lora is None or lora.merge)
+        how = {"scores": recipe.stage == "reward", "trust_remote_code": recipe.model.trust_remote_code}
+        difference = compare(model, run_dir / "model", **how)
+        print(f"the saved model and the trained one differ by {difference:.2g} nats a token", flush=True)
         result = {
             "stage": recipe.stage,
             "seconds": round(time.time() - started, 1),

@@ -22,6 +22,7 @@ from r1lab.stages.common import (
     Metrics,
     StopOnInterrupt,
     build_rows,
+    check_saveable,
     finish,
     load_model,
     load_tokenizer,
@@ -75,8 +76,14 @@ def run(recipe, run_dir: Path) -> int:
     trainer.add_callback(AlarmCallback(recipe, run_dir))
     if recipe.alarms.loss and not trainer.use_vllm:
         trainer.generation_config.remove_invalid_values = True  # else sampling fails before a loss is seen
+    if trainer.use_vllm and recipe.model.lora and models.untie(trainer.accelerator.unwrap_model(trainer.model)):
+        raise UserError(
+            "model.lora.target_modules: an adapter on the embedding or the head, which share a weight in this model; "
+            "vLLM cannot hold that: set rollout.engine: transformers, or leave that module out"
+        )
     with StopOnInterrupt() as stop:
         trainer.add_callback(stop)
+        check_saveable(trainer, tokenizer, run_dir)
         try:
             trainer.train(resume_from_checkpoint=checkpoint)
         except RolledBack:
