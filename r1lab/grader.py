@@ -273,12 +273,13 @@ def _call(name: str, function: Callable, turns: list[str], columns: dict[str, li
     if given is None or len(given) != len(turns):
         what = f"gave {type(scores).__name__}" if given is None else f"gave {len(given)} values"
         raise UserError(f"rewards: {name}: {what} for {len(turns)} completions; one value each is needed", 1)
-    return [_value(score) for score in given]
+    reasons = getattr(scores, "reasons", [""] * len(given))
+    return [_value(score, reason) for score, reason in zip(given, reasons)]
 
 
-def _value(score) -> tuple[float | None, str]:
+def _value(score, reason: str = "") -> tuple[float | None, str]:
     if score is None:
-        return None, "does not apply"
+        return None, reason or "does not apply"
     value = float(score)
     if not math.isfinite(value):
         return None, f"error: not a finite number: {value}"

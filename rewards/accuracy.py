@@ -1,7 +1,7 @@
 """Whether the final answer to a maths problem is right."""
 
 from r1lab.errors import UserError
-from r1lab.rewards.score import Score
+from r1lab.rewards.score import Score, Scores
 from r1lab.verify import pool
 
 TASK = "r1lab.verify.maths:grade"
@@ -34,13 +34,14 @@ def accuracy_reward(completions, *, answer, deadline: float = 5.0, **columns) ->
         raise UserError(f"rewards: accuracy: deadline: {deadline} is not a number of seconds above 0")
     graded = [(text, str(gold)) for text, gold in zip(completions, answer, strict=True) if gold is not None]
     outcomes = iter(pool.shared(TASK).map(graded, deadline=deadline))
-    return [None if gold is None else _score(next(outcomes)) for gold in answer]
+    scores = [None if gold is None else _score(next(outcomes)) for gold in answer]
+    return Scores(scores, ["" if gold is None else "gold_unparsed" for gold in answer])
 
 
-def _score(outcome: pool.Outcome) -> Score:
+def _score(outcome: pool.Outcome) -> Score | None:
     if outcome.status == "ok":
         value, reason = outcome.value
-        return Score(value, reason)
+        return None if value is None else Score(value, reason)
     if outcome.status == "timeout":
         return Score(0.0, "timeout")
     return Score(0.0, f"unparsed: {outcome.value or outcome.status}")

@@ -21,6 +21,8 @@ _COLOR = re.compile(r"\\(?:text)?color\s*\{[^{}]{0,40}\}")
 _SPACING_BEFORE = re.compile(r"(?:\s|~|\\[ ,;:!]|\\q?quad(?![a-zA-Z])|\\(?:thin|enspace|hspace\*?\{[^{}]{0,20}\}))++")
 _SPACING_AFTER = re.compile(r"(?:~|\\[ ,;:!]|\\q?quad|\\(?:mathstrut|strut|hfill|checkmark|blacksquare|qed)|\\)$")
 
+_ENDLESS = re.compile(r"\.\d{1,20}\.{3}$")  # the dots of 0.666... are no full stops
+
 
 def plain(answer: str) -> str:
     r"""An answer without what is wrapped around it: bold, dollars, `\text{}`, colors, spacing, a full stop.
@@ -30,7 +32,8 @@ def plain(answer: str) -> str:
     """
     for _ in range(6):  # markup in markup, but no text of nothing but dollars
         before = answer
-        answer = _spaced_out(answer).rstrip(".,;:").strip("*` \t\n")
+        answer = _spaced_out(answer)
+        answer = (answer if _ENDLESS.search(answer) else answer.rstrip(".,;:")).strip("*` \t\n")
         answer = _SWITCH.sub("", answer, count=1) if _SWITCH.match(answer) else answer
         if wrapped := _WRAPPED.fullmatch(answer):
             answer = next(filter(None, wrapped.groups()))

@@ -1,4 +1,4 @@
-"""A reward's value with its reason."""
+"""A reward's value with its reason, and a batch of them."""
 
 
 class Score(float):
@@ -20,3 +20,19 @@ class Score(float):
 
     def __getnewargs__(self):  # so that copies and other processes keep the reason
         return float(self), self.reason
+
+
+class Scores(list):
+    """The scores of a batch where a None has a reason as well, which a plain None cannot hold.
+
+    Args:
+        scores: One `Score` or None for each completion.
+        reasons: What each None is to be counted as; not read where there is a score.
+
+    >>> Scores([Score(1.0, "correct"), None], ["", "gold_unparsed"]).reasons[1]
+    'gold_unparsed'
+    """
+
+    def __init__(self, scores, reasons: list[str]):
+        super().__init__(scores)
+        self.reasons = reasons

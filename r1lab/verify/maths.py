@@ -1,62 +1,44 @@
 r"""Whether an answer to a maths problem is right: what a worker of the pool does for `accuracy_reward`.
 
-On top of math-verify's parser and comparison: numbers are compared exactly, words as words, what would not fit in
-memory is refused before it is worked out, and two tiny numbers are not equal for being tiny (math-verify 0.9 takes
-1/2006! for 1/2004!). May hang or crash all the same: to be called through `r1lab.verify.pool`.
+An answer and a gold are compared by structure (lists, tuples, equations) down to their parts. Of those, plain numbers
+are compared exactly, words as words, and all else by math-verify's parser and comparison, which get a text that
+`r1lab.verify.latex` has repaired. What would not fit in memory is refused before it is worked out. May hang or crash
+all the same: to be called through `r1lab.verify.pool`.
 """
 
-import logging
-import math
 import re
-import unicodedata
 from fractions import Fraction
 from functools import lru_cache
 
-import sympy
-from math_verify import LatexExtractionConfig, parse, verify
-from sympy.core.function import AppliedUndef
-
 from r1lab.rewards.answers import readings
-
-logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns of timeouts that are off: the pool has its own
-
-LONGEST = 2000  # characters of an answer; matrices need hundreds
-MOST_DIGITS = 200_000  # of a number that is worked out
-
-_UNICODE = {
-    "−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "÷": r"\div ", "π": r"\pi ", "∞": r"\infty ", "√": r"\sqrt ",
-    "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "±": r"\pm ", "°": r"^\circ ", "∪": r"\cup ", "∩": r"\cap ", "′": "'",
-    "½": r"\frac{1}{2}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}",
-    "²": "^{2}", "³": "^{3}",
-}  # fmt: skip
-_WRAPPED = re.compile(
-    r"\s*(?:\$\$?(?P<a>[^$]*)\$\$?|\\\((?P<b>.*)\\\)|\\\[(?P<c>.*)\\\]|\*\*(?P<d>[^*]*)\*\*|"
-    r"\\(?:boxed|fbox|text|textbf|mathrm|mathbf)\s*\{(?P<e>[^{}]*)\})\s*",
-    re.DOTALL,
+from r1lab.verify import expressions, structure
+from r1lab.verify.expressions import Unreadable
+from r1lab.verify.latex import LONGEST, normal, repaired
+from r1lab.verify.quantities import (
+    Quantity,
+    in_base,
+    number,
+    quantity,
+    same_time,
+    time_of_day,
+    without_repeats,
 )
-_SPACING = re.compile(r"\\[,;:]|\\(?:displaystyle|quad|qquad|left|right)(?![a-zA-Z])|~|\\ ")
-_ABOUT = re.compile(r"(?:\\approx|about|approximately|roughly)(?![a-zA-Z])\s*", re.IGNORECASE)
-_PLAIN_FUNCTIONS = re.compile(r"(?<![\\a-zA-Z])(sqrt|pi|sin|cos|tan|ln|log|infinity|inf)(?![a-zA-Z])")
-_OR = re.compile(r"\s*(?:,\s*)?(?:\\text\s*\{\s*,?\s*(?:or|and)\s*\}|\b(?:or|and)\b)\s*")
-_DIGITS_APART = re.compile(r"\d\s+\d")
-_TEXT = re.compile(r"[^\W\d_][\w'.-]*(?:[ -][\w'.-]+)*")
-_ANOTHER = re.compile(r"\b(?:or|and|not|[A-HJ-Z])\b", re.ASCII)
+from r1lab.verify.units import agree, measured
+
 _LETTER = re.compile(r"\(?([A-Z])\)?[.:]?", re.ASCII)
-_NUMBER = re.compile(
-    r"""(?P<sign>[-+]?)\s*(?:\\?[$€£¥₹]\s*)?(?P<sign2>[-+]?)\s*(?:
-    (?P<whole>\d{1,3}(?:(?:,|\{,\}|\ )\d{3})+|\d+)?(?P<decimals>\.\d+|(?<=\d)\.(?!\d))?
-    (?P<exponent>[eE][-+]?\d{1,3})?
-    (?:(?P<slash>\s*/\s*)(?P<under>\d+))?
-    (?:\s*\\[dt]?frac\s*(?:\{\s*(?P<n1>\d+)\s*\}\s*\{\s*(?P<d1>\d+)\s*\}|(?P<n2>\d)\s*(?P<d2>\d)))?
-    |(?P<mixed>\d+)[ ](?P<mn>\d+)/(?P<md>\d+))
-    (?:\s*\\?(?P<percent>%))?
-    (?:\s*(?:[a-zA-Z][a-zA-Z.]+|[mgshlLNJWVAKCF]|\\(?:text|mathrm|mbox)\s*\{[^{}]*\})(?:\s*\^\s*\{?[23]\}?)?)?""",
-    re.VERBOSE,
+_ANOTHER = re.compile(r"\b(?:or|and|not|[A-HJ-Z])\b", re.ASCII)
+_RELATION = re.compile(r"[<>]|\\(?:le|ge|ne)(?![a-zA-Z])")
+_REGION = re.compile(r"[<>]|\\(?:le|ge|ne|cup|cap|setminus)(?![a-zA-Z])")
+_TEXT = re.compile(r"[^\W_][\w'.]*(?:[ -]+[\w'.]+)*")
+_SHORT_WORDS = frozenset("no on up in it is at by he we".split())
+_CONGRUENT = re.compile(
+    r"(?:(?P<name>[a-zA-Z](?:_\S+)?)\s*\\equiv\s*)?(?P<rest>-?\d{1,9})\s*(?:\(\s*)?(?:\\[pb]?mod|mod)\s*\{?\s*(?P<by>\d{1,9})\s*\}?\s*\)?"
 )
+_SIMPLE = re.compile(r"-?\d{1,15}(?:\.\d{1,15})?", re.ASCII)
 
 
-def grade(turn: str, gold: str) -> tuple[float, str]:
-    """1 or 0 for the last answer that an assistant turn commits to, and the reason.
+def grade(turn: str, gold: str) -> tuple[float | None, str]:
+    """1 or 0 for the last answer that an assistant turn commits to, None where the gold cannot be read; the reason.
 
     >>> grade(r"It is \\boxed{5}. Wait, that is wrong. It should be \\boxed{7}.", "7")
     (1.0, 'correct')
@@ -68,7 +50,7 @@ def grade(turn: str, gold: str) -> tuple[float, str]:
     if wanted in answers:
         return 1.0, "correct"
     if not understood(gold):
-        return 0.0, "gold_unparsed"
+        return None, "gold_unparsed"
     if not answers:
         return 0.0, "no_answer"
     verdicts = [same(answer, wanted) for answer in answers]
@@ -92,92 +74,199 @@ def warm() -> None:
 def understood(gold: str) -> bool:
     """Whether a gold answer can be compared in more ways than letter by letter."""
     gold = normal(gold)
-    return bool(gold) and (
-        _is_words(gold) or _LETTER.fullmatch(gold) or number(gold) is not None or bool(_parse(gold))
-    )
+    return bool(gold) and len(gold) <= LONGEST and _readable(gold)
 
 
 def same(answer: str, gold: str) -> str:
     """`correct`, `wrong` or `unparsed` for an answer beside a gold, both as `normal` gives them."""
-    if letter := _LETTER.fullmatch(gold):
+    if len(answer) > LONGEST and not answer.lstrip("-").isdigit():
+        return "unparsed"
+    if (letter := _LETTER.fullmatch(gold)) and (len(answer) > 1 or gold != letter[1]):
         said = re.match(r"\(?([A-Za-z])\)?(?:[.:)\s]|$)", answer)
-        if said and said[1].upper() == letter[1] and not _ANOTHER.search(answer, said.end()):
-            return "correct"
-        if len(answer) > 1 or gold != letter[1]:
-            return "wrong"
-    if _is_words(gold):
-        return "correct" if _words(answer) == _words(gold) else "wrong"
-    a, b = number(answer), number(gold)
-    if a is not None and b is not None:
-        return "correct" if _close(a, answer, b, gold) else "wrong"
-    if len(answer) > LONGEST or (b is None and _DIGITS_APART.search(answer) and not _DIGITS_APART.search(gold)):
+        right = said and said[1].upper() == letter[1] and not _ANOTHER.search(answer, said.end())
+        if right or not re.search(r"[=^_\\]", answer):
+            return "correct" if right else "wrong"
+    try:
+        return "correct" if _equal(without_repeats(answer), without_repeats(gold)) else "wrong"
+    except Unreadable:
         return "unparsed"
-    parsed = _parse(answer)
-    if not parsed:
-        return "unparsed"
-    wanted = _parse(gold)
-    if any(digits(x) > MOST_DIGITS for x in (*parsed, *wanted)):
-        return "unparsed"
-    if "=" not in gold:  # of an equation math-verify takes the right side, whatever the left one says
-        parsed = tuple(
-            form for form in parsed if not (isinstance(form, sympy.Eq) and form.lhs.free_symbols and form.lhs.is_Add)
-        )
-    return (
-        "correct"
-        if verify(list(wanted), list(parsed), timeout_seconds=None) and _not_tiny(parsed, wanted)
-        else "wrong"
-    )
 
 
-def normal(text: str) -> str:
-    r"""An answer without what surrounds it: mathematics signs, bold, spacing, full stop, invisible characters.
+@lru_cache(maxsize=4096)
+def _readable(gold: str) -> bool:
+    gold = without_repeats(gold)
+    if _is_words(gold) or _LETTER.fullmatch(gold) or quantity(gold) or time_of_day(gold) or in_base(gold):
+        return True
+    if _CONGRUENT.fullmatch(gold) or expressions.parsed(measured(gold).value) is not None:
+        return True
+    parts = structure.elements(gold)
+    if len(parts) < 2:
+        parts = structure.approximated(gold)
+    if len(parts) < 2:
+        parts = structure.sides(gold)
+        parts = parts[1:] if len(parts) > 1 and structure.is_name(parts[0]) else parts
+        if len(parts) < 2 and parts[0] == gold:
+            parts = (structure.bracketed(gold) or ("", [gold]))[1]
+    if parts == [gold]:
+        return bool(_RELATION.search(gold)) and expressions.region(gold) is not None
+    return all(part == r"\ldots" or _readable(part) for part in parts) and any(part != r"\ldots" for part in parts)
 
-    >>> normal("**$ 3{,}5 $**.")
-    '3{,}5'
-    """
-    text = "".join(
-        _UNICODE.get(c, c) for c in text[: 2 * LONGEST] if unicodedata.category(c) not in ("Cf", "Cc") or c in "\n\t"
-    )
-    text = _SPACING.sub(" ", unicodedata.normalize("NFKC", text).replace("\\!", "")).strip()
-    while True:
-        text = _ABOUT.sub("", text.rstrip(" .;,\n\t"))
-        whole = _WRAPPED.fullmatch(text)
-        if not whole:
-            return " ".join(text.split())
-        text = next(group for group in whole.groups() if group is not None).strip()
+
+def _equal(answer: str, gold: str) -> bool:
+    if answer == gold:
+        return True
+    if _SIMPLE.fullmatch(answer) and _SIMPLE.fullmatch(gold):  # nearly all answers
+        return _close(Fraction(answer), answer, Fraction(gold), gold)
+    if _is_words(gold) and (_is_words(answer) or len(gold) > 3):
+        if _words(answer) == _words(gold):
+            return True
+        if len(structure.elements(gold)) < 2:
+            return False
+    special = _congruent(answer, gold), _timed(answer, gold), _based(answer, gold)
+    if (verdict := next((v for v in special if v is not None), None)) is not None:
+        return verdict
+    wanted = quantity(gold)
+    said = quantity(answer, letters=wanted is not None)
+    if said and wanted:
+        return _same_quantity(said, answer, wanted, gold)
+    if wanted and re.fullmatch(r"-?\d+,\d+", answer) and wanted.value.denominator > 1:  # a decimal comma
+        return _same_quantity(Quantity(number(answer.replace(",", "."))), answer, wanted, gold)
+    if membership := re.match(r"[a-zA-Z]\w*\s*\\in\s*(?=\\\{|\{)", answer):
+        answer = answer[membership.end() :]
+    if (verdict := _listed(answer, gold)) is not None:
+        return verdict
+    sides = structure.approximated(gold)
+    if len(sides) > 1:
+        return any(_equal(answer, side) for side in sides if not structure.is_name(side))
+    sides = structure.approximated(answer)
+    if len(sides) > 1:
+        return _equal(_committed_side(sides, gold), gold)
+    if (verdict := _equation(answer, gold)) is not None:
+        return verdict
+    if _REGION.search(answer) or _REGION.search(gold):
+        return expressions.same_region(answer, gold)
+    return expressions.same_expression(answer, gold)
 
 
-def number(text: str) -> Fraction | None:
-    r"""The exact value of a plain number, with its currency, thousands separators, percent sign and unit, or None.
-
-    A percentage is not one: 50% may stand for 50 or for 0.5, which math-verify knows.
-
-    >>> number("$1,234.50"), number(r"3\frac{1}{2}"), number("72 clips"), number("1/2006!")
-    (Fraction(2469, 2), Fraction(7, 2), Fraction(72, 1), None)
-    """
-    found = _NUMBER.fullmatch(text) if len(text) < 300 else None
-    if not found or found["percent"]:
+def _listed(answer: str, gold: str) -> bool | None:
+    """Of lists, sets and tuples; None where neither is one."""
+    if _REGION.search(answer) or _REGION.search(gold):
         return None
-    sign = -1 if (found["sign"] == "-") != (found["sign2"] == "-") else 1
-    if found["mixed"]:
-        parts = int(found["mixed"]), found["mn"], found["md"]
-    else:
-        over, under = found["n1"] or found["n2"], found["d1"] or found["d2"]
-        if not found["whole"] and not found["decimals"]:
-            if over is None:
-                return None
-        elif over is not None and (found["decimals"] or found["slash"]):
-            return None
-        digits_ = (
-            re.sub(r"[,{} ]", "", found["whole"] or "0")
-            + (found["decimals"] or "").rstrip(".")
-            + (found["exponent"] or "")
-        )
-        value = Fraction(digits_)
-        if found["slash"]:
-            return sign * value / int(found["under"]) if int(found["under"]) else None
-        parts = value, over or 0, under or 1
-    return sign * (parts[0] + Fraction(int(parts[1]), int(parts[2]))) if int(parts[2]) else None
+    said, wanted = structure.elements(answer), structure.elements(gold)
+    if len(said) != len(wanted):
+        said, wanted = structure.elements(answer, thousands=False), structure.elements(gold, thousands=False)
+    if len(said) == len(wanted) > 1:
+        return _same_elements(said, wanted)
+    one, other = (
+        structure.bracketed(text) if len(found) == 1 else None for text, found in ((answer, said), (gold, wanted))
+    )
+    if bool(one) != bool(other):  # a point or a vector beside a matrix of one row or one column
+        one, other = one or structure.vector(answer), other or structure.vector(gold)
+    if one and other:
+        return one[0] == other[0] and len(one[1]) == len(other[1]) and all(map(_equal, one[1], other[1]))
+    if one and len(wanted) > 1 and one[0] in ("()", "[]"):
+        return len(one[1]) == len(wanted) and all(map(_equal, one[1], wanted))
+    if other and len(said) > 1 and other[0] == "()":
+        return len(said) == len(other[1]) and all(map(_equal, _in_order(said), other[1]))
+    if len(said) > 1 or len(wanted) > 1:
+        return False
+    if said != [answer] or wanted != [gold]:
+        return _equal(said[0], wanted[0])
+    return None
+
+
+def _same_elements(said: list[str], wanted: list[str]) -> bool:
+    """In any order, each once."""
+    if all(len(structure.sides(text)) > 1 for text in wanted) != all(len(structure.sides(text)) > 1 for text in said):
+        said, wanted = _values(said), _values(wanted)
+    left = list(wanted)
+    for one in said:
+        match = next((i for i, other in enumerate(left) if one == other), None)
+        if match is None:
+            match = next((i for i, other in enumerate(left) if _equal(one, other)), None)
+        if match is None:
+            return False
+        del left[match]
+    return not left
+
+
+def _values(texts: list[str]) -> list[str]:
+    """Elements without their names: `x=1` beside `1`."""
+    found = [structure.sides(text) for text in texts]
+    return [
+        parts[-1] if len(parts) == 2 and structure.is_name(parts[0]) else text for parts, text in zip(found, texts)
+    ]
+
+
+def _in_order(texts: list[str]) -> list[str]:
+    """The values of `y=2, x=1` in the order of their names, as a point gives them."""
+    found = [structure.sides(text) for text in texts]
+    if all(len(parts) == 2 and re.fullmatch("[a-z]", parts[0]) for parts in found):
+        found = sorted(found)
+    return _values([" = ".join(parts) for parts in found])
+
+
+def _committed_side(sides: list[str], gold: str) -> str:
+    """Of a value and its approximation the exact one; of a decimal gold, the side with as many decimals."""
+    if structure.is_name(sides[0]):
+        sides = sides[1:]
+    places = re.fullmatch(r"-?\d*\.(\d+)", gold)
+    if places:
+        for side in sides:
+            if re.search(rf"(?<![\d.])\d*\.\d{{{len(places[1])}}}$", side):
+                return side
+    return sides[0]
+
+
+def _equation(answer: str, gold: str) -> bool | None:
+    """Where one of the two is an equation; None where neither is."""
+    said, wanted = structure.sides(answer), structure.sides(gold)
+    if len(said) == len(wanted) == 1:
+        return None
+    name, values = _named(said)
+    gold_name, gold_values = _named(wanted)
+    if len(wanted) == 1:
+        if name and len(values) > 1:  # x = formula = 5 + 6 = 11: what has letters is no value
+            values = [v for v in values[:-1] if not _has_letters(v)] + values[-1:]
+        return all(_equal(value, gold) for value in reversed(values))
+    if len(said) == 1:
+        if not gold_name and any(map(_has_letters, wanted)):
+            return False
+        return _equal(answer, gold_values[-1])
+    if name and gold_name:
+        if (
+            structure.label(name) == structure.label(gold_name)
+            or structure.in_words(name)
+            or structure.in_words(gold_name)
+        ):
+            return _equal(" = ".join(values), gold_values[-1])
+    if _RELATION.search(answer + gold):
+        return expressions.same_region(answer, gold)
+    return expressions.same_expression(answer, gold)
+
+
+def _named(parts: list[str]) -> tuple[str | None, list[str]]:
+    """The name that an equation gives a value to, and the values; no name where it is an equation to be solved."""
+    if structure.is_name(parts[0]):
+        return parts[0], parts[1:]
+    if len(parts) > 1 and structure.is_name(parts[-1]) and not any(map(_has_letters, parts[:-1])):
+        return parts[-1], parts[:-1]
+    return None, parts
+
+
+def _has_letters(text: str) -> bool:
+    text = re.sub(r"\\(?:pi|infty|text\s*\{[^{}]*\})", "", text)
+    return bool(re.search(r"(?<![a-zA-Z\\])(?![ei](?![a-zA-Z]))[a-zA-Z]", text))
+
+
+def _same_quantity(said: Quantity, answer: str, wanted: Quantity, gold: str) -> bool:
+    if not agree(said.unit, wanted.unit):
+        return False
+    a, b = said.value, wanted.value
+    if said.percent == wanted.percent:
+        return _close(a, answer, b, gold)
+    percent, bare = (a, b) if said.percent else (b, a)
+    return percent == 100 * bare or (percent == bare and abs(bare) >= 1)
 
 
 def _close(a: Fraction, a_text: str, b: Fraction, b_text: str) -> bool:
@@ -187,98 +276,69 @@ def _close(a: Fraction, a_text: str, b: Fraction, b_text: str) -> bool:
     for rounded, text, exact in ((a, a_text, b), (b, b_text, a)):
         decimals = re.search(r"\.(\d{6,})", text)
         if decimals and len(text.replace(".", "").lstrip("-+0")) >= 4:
-            places = len(decimals[1])
-            if abs(rounded - exact) * 10**places <= 1:
+            off = (exact - rounded) * 10 ** len(decimals[1])
+            if abs(off) <= Fraction(1, 2) or (abs(off) < 1 and (off > 0) == (exact > 0)):
                 return True
     return False
+
+
+def _congruent(answer: str, gold: str) -> bool | None:
+    if "mod" not in answer and "mod" not in gold:
+        return None
+    said, wanted = _CONGRUENT.fullmatch(answer), _CONGRUENT.fullmatch(gold)
+    if said and wanted:
+        by = int(wanted["by"])
+        return by == int(said["by"]) != 0 and (int(said["rest"]) - int(wanted["rest"])) % by == 0
+    if said or wanted:
+        rest, by = (int((said or wanted)[group]) for group in ("rest", "by"))
+        return by != 0 and _equal(str(rest % by) if said else answer, str(rest % by) if wanted else gold)
+    return None
+
+
+def _timed(answer: str, gold: str) -> bool | None:
+    said, wanted = time_of_day(answer), time_of_day(gold)
+    if said and wanted:
+        return same_time(said, wanted)
+    ratios = [
+        re.sub(r"\s*\\?:\s*|\s+(?:\\text\s*\{\s*)?to(?:\s*\})?\s+", ":", text).split(":") for text in (answer, gold)
+    ]
+    if len(ratios[0]) == len(ratios[1]) > 1 and not any("=" in text for text in (answer, gold)):
+        a, b = ([number(part.strip(" {}")) for part in ratio] for ratio in ratios)
+        if all(a) and all(b):
+            return all(x * b[0] == y * a[0] for x, y in zip(a, b))
+    return None
+
+
+def _based(answer: str, gold: str) -> bool | None:
+    said, wanted = in_base(answer), in_base(gold)
+    if said and wanted:
+        return said == wanted
+    if said or wanted:
+        digits = (said or wanted)[0]
+        other = gold if said else answer
+        if re.fullmatch(r"[0-9A-Fa-f.]+", other):
+            return other.upper() == digits
+    return None
 
 
 def _is_words(text: str) -> bool:
     r"""Whether a gold is a word or words, which math-verify would take for a product of letters."""
-    letters = [word for word in re.findall(r"[^\W\d_]+", text) if len(word) > 2]
-    return bool(letters) and bool(_TEXT.fullmatch(text)) and not _PLAIN_FUNCTIONS.search(text)
+    plain = _flat(text)
+    if not _TEXT.fullmatch(plain) or quantity(text) or repaired(plain) != plain:
+        return False
+    letters = re.findall(r"[^\W\d_]+", plain)
+    return (
+        any(len(word) > 2 for word in letters)
+        or [w.lower() for w in letters][:1] == letters[:1]
+        and False
+        or (len(letters) == 1 and letters[0].lower() in _SHORT_WORDS and plain == letters[0])
+    )
+
+
+def _flat(text: str) -> str:
+    return " ".join(re.sub(r"\\text\s*\{([^{}]*)\}", r" \1 ", text).split()).strip(" .")
 
 
 def _words(text: str) -> list[str]:
-    text = re.sub(r"\\(?:text|textbf|mathrm|mbox)\s*\{([^{}]*)\}", r"\1", text)
-    return re.findall(r"[\w']+", text.casefold())
-
-
-@lru_cache(maxsize=4096)
-def _parse(text: str) -> tuple:
-    """The SymPy forms that math-verify finds in an answer; none where it cannot read all of it."""
-    text = _OR.sub(", ", text) if _OR.search(text) else text
-    text = _PLAIN_FUNCTIONS.sub(lambda m: "\\" + {"inf": "infty", "infinity": "infty"}.get(m[1], m[1]), text)
-    text = re.sub(r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}", text)
-    found = parse(rf"\boxed{{{text}}}", [LatexExtractionConfig(boxed_match_priority=0)], parsing_timeout=None)
-    return tuple(form for form in found if not isinstance(form, str))
-
-
-def digits(expression, values: dict | None = None) -> float:
-    """An upper bound on the decimal digits of the largest number that working an expression out makes.
-
-    Nothing is worked out to find it. Functions that it does not know count as their arguments.
-
-    >>> from sympy import Integer, Pow
-    >>> tower = Pow(Integer(9), Pow(Integer(9), Integer(9), evaluate=False), evaluate=False)
-    >>> digits(tower) > 10**6
-    True
-    """
-    values = values or {}
-    if isinstance(expression, (sympy.MatrixBase, list, tuple)):
-        return max((digits(item, values) for item in expression), default=0.0)
-    if isinstance(expression, sympy.Rational):
-        return max(expression.p.bit_length(), expression.q.bit_length()) * math.log10(2)
-    if isinstance(expression, sympy.Float):
-        return abs(float(expression._mpf_[2] + expression._mpf_[3])) * math.log10(2) if expression else 0.0
-    if isinstance(expression, sympy.Symbol):
-        return values.get(expression, 0.0)
-    if not isinstance(expression, sympy.Basic):
-        return 0.0
-    if isinstance(expression, (sympy.Sum, sympy.Product)):
-        return _terms(expression, values)
-    parts = [digits(part, values) for part in expression.args]
-    if isinstance(expression, sympy.Pow):
-        base, exponent = parts
-        return max(base, 0.3, exponent) * _size(exponent)
-    if isinstance(expression, (sympy.exp, sympy.cosh, sympy.sinh)):
-        return max(parts[0], _size(parts[0]))
-    if isinstance(expression, (sympy.factorial, sympy.factorial2, sympy.gamma, sympy.subfactorial, sympy.binomial)):
-        return max(parts[0], 1.0) * _size(parts[0])
-    if isinstance(expression, sympy.Mul):
-        return sum(parts)
-    return max(parts, default=0.0) + (math.log10(len(parts)) if parts else 0.0)
-
-
-def _terms(expression, values: dict) -> float:
-    """Of a sum or product: as many terms as its limits say, each as large as with the last index."""
-    values, count = dict(values), 0.0
-    for symbol, *limits in expression.limits:
-        values[symbol] = max((digits(limit, values) for limit in limits), default=0.0)
-        count += values[symbol] if not any(limit.is_infinite for limit in limits) else 0.0
-    each = max(digits(expression.function, values), 1.0)
-    if count > 4:  # ten thousand terms are added one by one
-        return math.inf
-    return each * (_size(count) if isinstance(expression, sympy.Product) else 1.0) + count
-
-
-def _size(digits_: float) -> float:
-    """The value of a number of so many digits."""
-    return 10.0 ** min(digits_, 300.0)
-
-
-def _not_tiny(parsed: tuple, wanted: tuple) -> bool:
-    """False where two constants were taken for equal because both are next to nothing (or their difference is)."""
-    for a in parsed:
-        for b in wanted:
-            if not (isinstance(a, sympy.Expr) and isinstance(b, sympy.Expr)):
-                return True
-            if a.free_symbols or b.free_symbols or a.has(AppliedUndef) or b.has(AppliedUndef):
-                return True
-            x, y = a.evalf(20), b.evalf(20)
-            if not (x.is_number and y.is_number and x.is_finite and y.is_finite):
-                return True
-            scale = max(abs(x), abs(y))
-            if scale > 1e-5 or scale == 0 or abs(x - y) <= scale * 1e-9:
-                return True
-    return False
+    words = re.findall(r"[\w']+", _flat(text).casefold())
+    return [re.sub(r"^(\d+)(?:st|nd|rd|th)$", r"\1", word) for word in words if word not in ("a", "an", "the")]

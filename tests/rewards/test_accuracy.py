@@ -45,7 +45,9 @@ def test_least(turn):
 def test_reasons():
     turns = [r"\boxed{7}", r"\boxed{8}", "Hm, let me think about that for a while", r"\boxed{9^{9^{9}}}", "7"]
     scores = accuracy_reward(turns, answer=["7", "7", "7", "7", "?"])
-    assert [s.reason for s in scores] == ["correct", "wrong: 8", "no_answer", "unparsed: 9^{9^{9}}", "gold_unparsed"]
+    reasons = ["correct", "wrong: 8", "no_answer", "unparsed: 9^{9^{9}}"]
+    assert [s.reason for s in scores[:4]] == reasons
+    assert scores[4] is None and scores.reasons[4] == "gold_unparsed"
 
 
 def test_no_gold_does_not_apply_and_a_number_is_a_gold():

@@ -84,7 +84,7 @@ def test_understood(gold):
 @pytest.mark.parametrize("gold", ["", "$$", "?", r"\begin{asy} draw((0,0)--(1,1)); \end{asy}", "???!"])
 def test_not_understood(gold):
     assert not maths.understood(gold)
-    assert maths.grade(r"\boxed{7}", gold) == (0.0, "gold_unparsed")
+    assert maths.grade(r"\boxed{7}", gold) == (None, "gold_unparsed")
     assert maths.grade("", gold)[1] == "gold_unparsed"
 
 
