@@ -95,8 +95,6 @@ def stage_problems(recipe, broken: set[Keys]) -> Problems:
         found += task_problems(recipe) if getattr(recipe, "eval", None) else []
         against = recipe.data.decontaminate.against if recipe.data.decontaminate else []
         found += _tasks_problems(against, ("data", "decontaminate", "against"), recipe)
-    if recipe.stage == "reward" and recipe.model.lora:
-        found.append((("model", "lora"), "a reward stage trains whole models: remove it"))
     path = recipe.model.path
     if path.startswith("scratch:") and recipe.stage != "sft":
         found.append((("model", "path"), f"{path}: only an sft stage can start from random weights"))
@@ -128,14 +126,12 @@ def keep_problems(recipe) -> Problems:
 
 
 def engine_problems(recipe) -> Problems:
-    """Whether a server is named where one is asked, and only where it can be."""
+    """Whether a server is named where one is to be asked."""
     rollout, server = recipe.rollout, recipe.rollout.engine == "server"
     if server and recipe.stage == "grpo":
         return [(("rollout", "engine"), "server: GRPO's rollouts need the policy's own weights: set auto")]
     if server and not rollout.url:
         return [(("rollout", "engine"), "server: needs `rollout.url`, as in http://localhost:8000/v1")]
-    if rollout.url and not server:
-        return [(("rollout", "url"), "is asked by the engine `server` only: set rollout.engine: server")]
     return []
 
 

@@ -188,7 +188,7 @@ def _limits(paths: list[str], protocol: dict, words: list[str]) -> tuple[list[st
         return [], []
     context, path = min(reads)
     made, told = [], []
-    if rollout.get("max_model_length", 0) > context:
+    if rollout.get("max_model_length", 0) > context and "rollout.engine=transformers" not in words:  # which reads none
         made.append(f"rollout.max_model_length={context}")
     most = context - min(2048, context // 2)
     given = any(word.startswith(("rollout.max_completion_length=", "eval.max_completion_length=")) for word in words)

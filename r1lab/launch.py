@@ -1,16 +1,16 @@
 """On what a stage runs: so far one process, with one GPU."""
 
 
-def problem(kind: str, gpus: int) -> str:
-    """Why a stage of this kind cannot run on so many GPUs; empty if it can.
+def problem(gpus: int) -> str:
+    """Why a stage cannot run on so many GPUs; empty if it can.
 
-    A training whose batch silently were that of one process would not be the recipe's. Evaluations and samples are the
-    same whatever `launch.gpus` says.
+    A training whose batch silently were that of one process would not be the recipe's. Evaluations and sample stages
+    have no `launch` section.
 
-    >>> problem("eval", 8), problem("grpo", 1)
-    ('', '')
+    >>> problem(1)
+    ''
     """
-    if gpus == 1 or kind in ("eval", "sample"):
+    if gpus == 1:
         return ""
     return (
         f"{gpus} GPUs: a run starts one process so far, which would have a batch {gpus} times as small: set "

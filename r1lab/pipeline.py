@@ -77,9 +77,7 @@ def run(
     config = recipes.resolved(recipe)
     run_dir = Path(runs_dir) / _checked_name(name or config["name"])
     stages = plan(recipe, config, run_dir)
-    refused = [
-        (stage.name, launch.problem(stage.kind, stage.config.get("launch", {}).get("gpus", 1))) for stage in stages
-    ]
+    refused = [(stage.name, launch.problem(stage.config.get("launch", {}).get("gpus", 1))) for stage in stages]
     if problems := [f"{name}: launch.gpus: {why}" for name, why in refused if why]:
         raise UserError(problems)
     rundir.check(run_dir, resume=resume, overwrite=overwrite)

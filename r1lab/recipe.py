@@ -18,9 +18,10 @@ from pydantic import ValidationError
 
 from r1lab import checks, yaml_source
 from r1lab.errors import UserError
+from r1lab.idle import data_of, without_idle
 from r1lab.inputs import input_problems
 from r1lab.lookup import did_you_mean
-from r1lab.schema import STAGES, TASKS_OWN, Pipeline, Recipe, StageRecipe
+from r1lab.schema import STAGES, Pipeline, Recipe, StageRecipe
 from r1lab.tiny import shrunk
 from r1lab.values import told
 from r1lab.yaml_source import Document, Keys
@@ -178,8 +179,9 @@ def _text(source: str) -> str:
 
 
 def _single(document: Document) -> tuple[StageRecipe | None, list[StageRecipe], list[tuple[Keys, str]]]:
-    stage, whole, found = _stage(document, document.data, ())
-    return (stage if whole else None), [stage] if stage else [], found
+    (data,), idle = _used(document, [((), document.data)])
+    stage, whole, found = _stage(document, data, ())
+    return (stage if whole and not idle else None), [stage] if stage else [], idle + found
 
 
 def _pipeline(document: Document) -> tuple[Pipeline | None, list[StageRecipe], list[tuple[Keys, str]]]:
@@ -190,12 +192,17 @@ def _pipeline(document: Document) -> tuple[Pipeline | None, list[StageRecipe], l
     entries = data["stages"] if isinstance(data["stages"], list) else []
     if not entries:
         found.append((("stages",), "should be a list of stages, each with a name and a stage"))
+    given = []
     for index, entry in enumerate(entries):
         keys = ("stages", index)
-        if not isinstance(entry, dict):
+        if isinstance(entry, dict):
+            given.append((keys, _with_shared(document, entry, keys)))
+        else:
             found.append((keys, "should be a stage, as in `- {name: base, stage: eval}`"))
-            continue
-        stage, whole, more = _stage(document, _with_shared(document, entry, keys), keys)
+    cleaned, idle = _used(document, given)
+    found += idle
+    for (keys, _), entry in zip(given, cleaned):
+        stage, whole, more = _stage(document, entry, keys)
         parts += [stage] if stage else []
         all_whole &= whole
         found += more
@@ -238,15 +245,19 @@ def _with_shared(document: Document, entry: dict, keys: Keys) -> dict:
     top, kind = document.data, _kind(entry)
     fields = STAGES[kind].model_fields if kind in STAGES else ()
     entry = {**entry}
-    # A grpo stage has use for an evaluation only where it says how often: else a change of it would train anew.
-    idle = kind == "grpo" and isinstance(top.get("eval"), dict) and not top["eval"].get("every")
     for section in ("seed", *SHARED):
-        if section == "eval" and idle:
-            continue
         if section in top and section in fields and section not in entry:
             entry[section] = copy.deepcopy(top[section])
             document.shown[(*keys, section)] = (section,)
     return entry
+
+
+def _used(document: Document, given: list[tuple[Keys, dict]]) -> tuple[list[dict], list[tuple[Keys, str]]]:
+    """Stages without the keys that have no effect in them, and what is wrong with those that were written for none."""
+    known = [(keys, _kind(data), data) for keys, data in given if _kind(data) in STAGES]
+    cleaned, found = without_idle(document, known)
+    by_keys = {keys: data for (keys, _, _), data in zip(known, cleaned)}
+    return [by_keys.get(keys, data) for keys, data in given], found
 
 
 def _stage(document: Document, data: dict, keys: Keys) -> tuple[StageRecipe | None, bool, list[tuple[Keys, str]]]:
@@ -269,7 +280,7 @@ def _stage(document: Document, data: dict, keys: Keys) -> tuple[StageRecipe | No
     try:
         stage, whole = STAGES[kind].model_validate(data), not found
     except ValidationError as error:
-        wrong = told(error, data, stage=kind, examples=EXAMPLES, model=STAGES[kind])
+        wrong = told(error, data, stage=kind, examples=EXAMPLES, model=STAGES[kind], others=STAGES.values())
         found += [((*keys, *below), message) for below, message in wrong]
         stage, whole = _mended(STAGES[kind], data, [below for below, _ in wrong]), False
     if stage:
@@ -282,13 +293,10 @@ def _with_data_of_the_task(document: Document, data: dict, keys: Keys) -> dict:
     given, section = data.get("data"), data.get("eval")
     tasks = section.get("tasks") if isinstance(section, dict) else None
     if given is None and isinstance(tasks, list) and tasks:
-        first, at = tasks[0], (*keys, "eval", "tasks", 0)
-        if isinstance(first, dict):
-            given = {key: value for key, value in first.items() if key not in TASKS_OWN}
-            document.shown[(*keys, "data")] = at
-        else:
-            given = {"builder": first}
-            document.shown[(*keys, "data", "builder")] = at
+        given = data_of(tasks[0])
+        at = () if isinstance(tasks[0], dict) else ("builder",)
+        document.shown.pop((*keys, "data"), None)
+        document.shown[(*keys, "data", *at)] = (*keys, "eval", "tasks", 0)
     return {**data, "data": {"split": "test", **given}} if isinstance(given, dict) else data
 
 

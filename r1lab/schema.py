@@ -35,8 +35,13 @@ class Model(Section):
     revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     attn_implementation: str | None = None
-    lora: Lora | None = None
     trust_remote_code: bool = False
+
+
+class TrainedModel(Model):
+    """A model of which a stage may train LoRA adapters in place of all weights."""
+
+    lora: Lora | None = None
 
 
 class Decontaminate(Section):
@@ -113,23 +118,43 @@ class DynamicSampling(Section):
 
 
 class Rollout(Section):
-    """How completions are sampled. Lengths in tokens; `num_generations` is the size of a group.
-
-    `biased_sampling` allows a GRPO stage what biases its gradient: `top_p`, `top_k`, `min_p`. The engine `server` asks
-    an OpenAI-compatible server at `url` for `model.path`.
-    """
+    """How completions are generated, in every stage that generates. Lengths in tokens."""
 
     engine: Literal["auto", "vllm", "transformers", "server"] = "auto"
-    url: str | None = None
-    max_concurrent: int = Field(32, ge=1)
-    requests_per_minute: int | None = Field(None, ge=1)
-    num_generations: int = Field(8, ge=1)
     max_completion_length: int = Field(256, ge=1)
-    temperature: float = Field(1.0, ge=0)
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: int = Field(0, ge=0)
     max_model_length: int | None = Field(None, ge=1)
+    gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
+
+
+class EvalRollout(Rollout):
+    """How an evaluation generates; temperature and number of answers are those of `eval`.
+
+    The engine `server` asks an OpenAI-compatible server at `url` for `model.path`.
+    """
+
+    url: str | None = None
+    max_concurrent: int = Field(32, ge=1)
+    requests_per_minute: int | None = Field(None, ge=1)
+
+
+class SampleRollout(EvalRollout):
+    """How a sample stage generates `num_generations` completions of each prompt."""
+
+    num_generations: int = Field(8, ge=1)
+    temperature: float = Field(1.0, ge=0)
+
+
+class GrpoRollout(Rollout):
+    """How a grpo stage generates groups of `num_generations` completions, beside the trainer on the same GPU.
+
+    `biased_sampling` allows what biases the gradient: `top_p`, `top_k`, `min_p`.
+    """
+
     gpu_memory_utilization: float = Field(0.3, gt=0, le=1)
+    num_generations: int = Field(8, ge=1)
+    temperature: float = Field(1.0, ge=0)
     dynamic_sampling: DynamicSampling | None = None
     biased_sampling: bool = False
 
@@ -256,19 +281,24 @@ TaskOrName = Annotated[Annotated[str, Tag("name")] | Annotated[Task, Tag("task")
 
 
 class Eval(Section):
-    """What is evaluated: `size` questions a task, `num_samples` answers and a greedy one each; `every` N steps."""
+    """What is evaluated: `size` questions per task, each with `num_samples` answers and a greedy one."""
 
     tasks: list[TaskOrName] = []
     size: int = Field(200, ge=1)
     num_samples: int = Field(4, ge=1)
     temperature: float = Field(1.0, ge=0)
     greedy: bool = True
-    every: int | None = Field(None, ge=1)
     max_completion_length: int | None = Field(None, ge=1)
 
 
+class GrpoEval(Eval):
+    """An evaluation of the policy `every` so many steps."""
+
+    every: int | None = Field(None, ge=1)
+
+
 class Launch(Section):
-    """On what it runs."""
+    """On what a training runs."""
 
     gpus: int = Field(1, ge=1)
 
@@ -294,6 +324,7 @@ class SftRecipe(StageRecipe):
 
     learns: ClassVar[tuple[str, ...]] = ("completion",)
     stage: Literal["sft"]
+    model: TrainedModel
     data: Data
     prompt: Prompt = Prompt()
     train: dict[str, Any] = {}
@@ -304,15 +335,16 @@ class GrpoRecipe(StageRecipe):
     """Reinforcement learning by GRPO."""
 
     stage: Literal["grpo"]
+    model: TrainedModel
     data: Data
     prompt: Prompt = Prompt()
     rewards: list[Reward] = Field(min_length=1)
-    rollout: Rollout = Rollout()
+    rollout: GrpoRollout = GrpoRollout()
     curriculum: Curriculum | None = None
     schedule: Schedule = Schedule()
     alarms: Alarms = Alarms()
     train: dict[str, Any] = {}
-    eval: Eval | None = None
+    eval: GrpoEval | None = None
     launch: Launch = Launch()
 
 
@@ -346,9 +378,8 @@ class SampleRecipe(StageRecipe):
     data: Data
     prompt: Prompt = Prompt()
     rewards: list[Reward] = []
-    rollout: Rollout = Rollout()
+    rollout: SampleRollout = SampleRollout()
     keep: Keep = Keep(deduplicate=False)
-    launch: Launch = Launch()
 
 
 class EvalRecipe(StageRecipe):
@@ -358,9 +389,8 @@ class EvalRecipe(StageRecipe):
     data: Data
     prompt: Prompt = Prompt()
     rewards: list[Reward] = Field(min_length=1)
-    rollout: Rollout = Rollout()
+    rollout: EvalRollout = EvalRollout()
     eval: Eval = Eval()
-    launch: Launch = Launch()
 
 
 class DpoRecipe(StageRecipe):
@@ -368,6 +398,7 @@ class DpoRecipe(StageRecipe):
 
     learns: ClassVar[tuple[str, ...]] = ("chosen", "rejected")
     stage: Literal["dpo"]
+    model: TrainedModel
     data: Data
     prompt: Prompt = Prompt()
     train: dict[str, Any] = {}

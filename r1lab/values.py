@@ -3,7 +3,7 @@
 import difflib
 import re
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
 
@@ -71,6 +71,7 @@ def told(
     stage: str = "",
     examples: dict[str, str] | None = None,
     model: type[BaseModel] | None = None,
+    others: Iterable[type[BaseModel]] = (),
 ) -> Problems:
     """pydantic's errors in r1lab's words, one for each place in the data.
 
@@ -79,6 +80,7 @@ def told(
         stage: The kind of stage, for sections that it lacks or does not have.
         examples: What a required section looks like.
         model: The schema, for names of keys that were meant.
+        others: Schemas that share sections with it, for names that it does not have itself.
     """
     grouped: dict[Keys, list[dict]] = {}
     for problem in error.errors(include_url=False):
@@ -90,7 +92,7 @@ def told(
             example = (examples or {}).get(str(keys[-1])) if len(keys) == 1 else None
             text = f"missing: a stage of kind {stage} needs it, as in `{example}`" if example else "missing"
         elif first["type"] == "extra_forbidden":
-            text = _unknown_key(keys, stage, model)
+            text = _unknown_key(keys, stage, model, others)
         else:
             text = _wrong_value(problems)
         found.append((keys, text))
@@ -110,26 +112,33 @@ def _keys_in(data: object, problem: dict) -> Keys:
     return tuple(keys)
 
 
-def _unknown_key(keys: Keys, stage: str, model: type[BaseModel] | None) -> str:
-    known = _fields_at(model, keys[:-1])
-    close = did_you_mean(keys[-1], known)
+def _unknown_key(keys: Keys, stage: str, model: type[BaseModel] | None, others: Iterable[type[BaseModel]]) -> str:
+    known = fields_at(model, keys[:-1])
+    elsewhere = [field for other in others for field in fields_at(other, keys[:-1])]
+    close = did_you_mean(keys[-1], known) or did_you_mean(keys[-1], elsewhere)
     if len(keys) == 1 and not close:
         return f"unknown key: a stage of kind {stage} has {', '.join(known)}"
     return f"unknown key{close}" if close or not known else f"unknown key; there are: {', '.join(known)}"
 
 
-def _fields_at(model: type[BaseModel] | None, keys: Keys) -> list[str]:
-    """The keys that a schema knows at a place."""
+def schema_at(model: type[BaseModel] | None, keys: Keys) -> type[BaseModel] | None:
+    """The schema of the section at a place below a schema; None where there is no section."""
     for key in keys:
         if model is None:
-            return []
+            return None
         if isinstance(key, int):
             continue
         nested = [model.model_fields[key].annotation] if key in model.model_fields else []
         while nested and not (isinstance(nested[0], type) and issubclass(nested[0], BaseModel)):
             nested = [*typing.get_args(nested[0]), *nested[1:]]
         model = nested[0] if nested else None
-    return list(model.model_fields) if model else []
+    return model
+
+
+def fields_at(model: type[BaseModel] | None, keys: Keys) -> list[str]:
+    """The keys that a schema knows at a place."""
+    found = schema_at(model, keys)
+    return list(found.model_fields) if found else []
 
 
 def _wrong_value(problems: list[dict]) -> str:

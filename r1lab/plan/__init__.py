@@ -81,7 +81,7 @@ def plan(recipe, *, gpu: str | None = None, gpus: int | None = None, memory: int
     pipeline = isinstance(recipe, Pipeline)
     named = stage_recipes(recipe) if pipeline else [(recipe.name, recipe)]
     if gpus:
-        named = [(name, changed(stage, {"launch.gpus": gpus})) for name, stage in named]
+        named = [(n, changed(s, {"launch.gpus": gpus}) if hasattr(s, "launch") else s) for n, s in named]
     found, ways = [], {}
     for index, (name, stage) in enumerate(named):
         earlier = dict(named[:index])
@@ -92,5 +92,5 @@ def plan(recipe, *, gpu: str | None = None, gpus: int | None = None, memory: int
             ways[name] = changes(
                 stage, found[-1], again, prefix=f"stages.{name}." if pipeline else "", more_gpus=gpus is None
             )
-    count = max(stage.launch.gpus for _, stage in named)
+    count = gpus or max([stage.launch.gpus for _, stage in named if hasattr(stage, "launch")], default=1)
     return Planned(recipe.name, device, count, tuple(found), ways)

@@ -107,7 +107,7 @@ def _candidates(recipe, before: StagePlan) -> Iterator[tuple[Settings, str]]:
         yield from _half_precision(recipe)
         yield from _generating_less(recipe)
         return
-    train, lora, gpus = recipe.train, recipe.model.lora, recipe.launch.gpus
+    train, lora, gpus = recipe.train, getattr(recipe.model, "lora", None), recipe.launch.gpus
     per, accumulation = (setting(recipe, k) for k in ("per_device_train_batch_size", "gradient_accumulation_steps"))
     if recipe.stage == "grpo":
         yield from _engine(recipe, before)

@@ -238,7 +238,7 @@ def steps_per_generation(recipe) -> int:
 
 
 def _lora(recipe, shape: shapes.Shape) -> Lora | None:
-    lora = recipe.model.lora
+    lora = getattr(recipe.model, "lora", None)
     if lora is None:
         return None
     wanted = [lora.target_modules] if isinstance(lora.target_modules, str) else lora.target_modules

@@ -128,7 +128,7 @@ def _data(recipe: StageRecipe) -> tuple[dict[str, list[dict]], list[Finding]]:
     # What takes a tokenizer or other stages' samples is left for the run.
     data = data.model_copy(update={"max_tokens": None, "pass_rate": None, "order": None, "size": _size(data)})
     try:
-        if recipe.stage == "eval" and recipe.eval.tasks:
+        if recipe.stage == "eval":
             asked = recipe.eval.model_copy(update={"size": min(recipe.eval.size, ROWS)})
             return eval_tasks(recipe.model_copy(update={"data": data, "eval": asked})), found
         return {data.builder: build_rows(data, seed=recipe.seed)}, found

@@ -26,7 +26,9 @@ _TRACKERS = ("wandb", "trackio", "tensorboard", "mlflow", "swanlab")
 def batch_findings(recipe: StageRecipe) -> list[Finding]:
     """Whether it can be launched; groups of a step on 1, 2, 4 and 8 processes, what to set where they divide none."""
     found = []
-    if refused := launch.problem(recipe.stage, recipe.launch.gpus):
+    if not hasattr(recipe, "launch"):
+        return found
+    if refused := launch.problem(recipe.launch.gpus):
         seen, _, fix = refused.partition(": set ")
         found.append(Finding("error", "batch", seen, f"set {fix}", ("launch", "gpus")))
     if recipe.stage != "grpo":
@@ -174,23 +176,24 @@ def _steps(recipe: StageRecipe) -> list[Finding]:
 def _sampling(recipe: StageRecipe) -> list[Finding]:
     """What is drawn: groups that are all the same, text that falls apart, a trainer that has no room."""
     rollout, found = recipe.rollout, []
-    keys = ("rollout", "temperature")
-    if recipe.stage == "grpo" and rollout.temperature == 0:
+    evaluation = getattr(recipe, "eval", None)
+    section = "eval" if recipe.stage == "eval" else "rollout"
+    keys, temperature = (section, "temperature"), getattr(recipe, section).temperature
+    if recipe.stage == "grpo" and temperature == 0:
         what = "0: all completions of a group are the same, so no group has a signal"
         found.append(Finding("error", "settings", what, "set 1.0", keys))
-    elif recipe.stage == "grpo" and rollout.temperature < 0.4:
-        what = f"{rollout.temperature:g}: groups hardly differ; published runs have 0.6 to 1.0"
+    elif recipe.stage == "grpo" and temperature < 0.4:
+        what = f"{temperature:g}: groups hardly differ; published runs have 0.6 to 1.0"
         found.append(Finding("warning", "settings", what, "set 1.0", keys))
-    elif rollout.temperature > 1.3:
-        what = f"{rollout.temperature:g}: long text falls apart; published runs have 0.6 to 1.0"
+    elif temperature > 1.3:
+        what = f"{temperature:g}: long text falls apart; published runs have 0.6 to 1.0"
         found.append(Finding("warning", "settings", what, "set 1.0", keys))
-    if recipe.stage == "sample" and rollout.temperature == 0 and rollout.num_generations > 1:
+    if recipe.stage == "sample" and temperature == 0 and rollout.num_generations > 1:
         what = f"0: the {rollout.num_generations} samples of a prompt are all the same"
         found.append(Finding("error", "settings", what, "set 1.0, or num_generations: 1", keys))
     if recipe.stage == "grpo" and rollout.gpu_memory_utilization > 0.9 and rollout.engine in ("auto", "vllm"):
         what = f"{rollout.gpu_memory_utilization:g}: leaves nothing of the GPU to the trainer beside vLLM"
         found.append(Finding("warning", "settings", what, "set 0.3 to 0.6", ("rollout", "gpu_memory_utilization")))
-    evaluation = getattr(recipe, "eval", None)
     tasks = evaluation.tasks if evaluation else []
     own = [getattr(task, "num_samples", None) or evaluation.num_samples for task in tasks]
     if evaluation and evaluation.temperature == 0 and (most := max(own or [evaluation.num_samples])) > 1:
@@ -263,8 +266,9 @@ def _not_installed(recipe: StageRecipe) -> list[Finding]:
     trackers = train.get("report_to") or []
     for tracker in [trackers] if isinstance(trackers, str) else trackers:
         wanted += [(("train", "report_to"), tracker)] if tracker in _TRACKERS else []
-    if recipe.model.lora and recipe.model.lora.quantize or "8bit" in str(train.get("optim", "")):
-        keys = ("model", "lora", "quantize") if recipe.model.lora else ("train", "optim")
+    lora = getattr(recipe.model, "lora", None)
+    if lora and lora.quantize or "8bit" in str(train.get("optim", "")):
+        keys = ("model", "lora", "quantize") if lora else ("train", "optim")
         wanted.append((keys, "bitsandbytes"))
     if recipe.model.attn_implementation == "flash_attention_2":
         wanted.append((("model", "attn_implementation"), "flash_attn"))

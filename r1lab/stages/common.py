@@ -362,7 +362,7 @@ def finish(trainer, recipe, run_dir: Path, tokenizer, started: float, **more) ->
         raise UserError(f"train: {rows} rows in batches of {size} made no step of training: {way}")
     trainer.accelerator.wait_for_everyone()
     if trainer.accelerator.is_main_process:
-        model, lora = trainer.accelerator.unwrap_model(trainer.model), recipe.model.lora
+        model, lora = trainer.accelerator.unwrap_model(trainer.model), getattr(recipe.model, "lora", None)
         if lora:
             # The base as the recipe names it: where that is an adapter's folder, peft knows only the base under it.
             base = recipe.model.path if is_adapter(recipe.model.path) else resolve(recipe.model.path)

@@ -1,0 +1,185 @@
+"""Keys of a recipe that have no effect in their stage: they are refused, since whoever wrote one expects something.
+
+A section that a pipeline gives once for all its stages may hold keys that only some of them use, and so may one that
+several stages take from one YAML anchor. There a key is refused only where no stage uses it. Nor is one refused that a
+later source leaves without an effect, as `rollout.engine=transformers` on the command line does to a file's share of
+the GPU.
+"""
+
+import os
+from collections.abc import Iterator
+
+from r1lab.schema import STAGES, TASKS_OWN
+from r1lab.values import Problems, fields_at, schema_at
+from r1lab.yaml_source import COMMAND_LINE, Document, Keys
+
+_INSTEAD = {
+    ("eval", "rollout", "temperature"): "set eval.temperature",
+    ("eval", "rollout", "num_generations"): "set eval.num_samples",
+    ("eval", "data", "size"): "set eval.size",
+    ("reward", "model", "lora"): "it trains whole models",
+}
+_SERVER = ("url", "max_concurrent", "requests_per_minute")
+_VLLM = ("max_model_length", "gpu_memory_utilization")
+_LOADING = ("revision", "dtype", "attn_implementation", "trust_remote_code")
+
+
+Idle = tuple[Keys, str, Keys]
+"""A key without an effect, the reason, and the key that decides it; the kind of the stage is decided by no key."""
+
+
+def idle_keys(kind: str, data: dict) -> Iterator[Idle]:
+    """Keys of a stage without an effect there; the data need not be valid.
+
+    >>> list(idle_keys("eval", {"rollout": {"temperature": 0.1}}))[0]
+    (('rollout', 'temperature'), 'has no effect in a stage of kind eval: set eval.temperature', ())
+    """
+    why = f"has no effect in a stage of kind {kind}"
+    for section, value in data.items():
+        if section not in STAGES[kind].model_fields:
+            if any(section in schema.model_fields for schema in STAGES.values()):
+                yield (section,), why, ()
+            continue
+        known = {field for other in STAGES for field in fields_at(STAGES[other], (section,))}
+        for key in value if isinstance(value, dict) else ():
+            instead = _INSTEAD.get((kind, section, key))
+            if (key in known and key not in fields_at(STAGES[kind], (section,))) or instead:
+                yield (section, key), f"{why}: {instead}" if instead else why, ()
+    rewards = data.get("rewards")
+    for index, reward in enumerate(rewards if kind == "eval" and isinstance(rewards, list) else ()):
+        if isinstance(reward, dict):
+            yield ("rewards", index, "weight"), f"{why}, which adds no rewards up", ()
+    yield from _by_other_keys(kind, data)
+
+
+def _by_other_keys(kind: str, data: dict) -> Iterator[Idle]:
+    """Keys that other keys of the stage leave without an effect."""
+
+    def given(section: str, key: str, default: object = None) -> object:
+        held = data.get(section)
+        value = held.get(key) if isinstance(held, dict) else None
+        return default if value is None else value
+
+    generates = "rollout" in STAGES[kind].model_fields
+    engine, path, template = given("rollout", "engine", "auto"), given("model", "path"), given("prompt", "template")
+    server = generates and engine == "server" and kind != "grpo"
+    scratch = isinstance(path, str) and path.startswith("scratch:")
+    by_engine, by_path = ("rollout", "engine"), ("model", "path")
+    with_engine = f"has no effect with rollout.engine: {engine}"
+    if generates and not server:
+        yield from ((("rollout", key), "has no effect without rollout.engine: server", by_engine) for key in _SERVER)
+    if server or engine == "transformers":
+        yield from ((("rollout", key), with_engine, by_engine) for key in _VLLM)
+    if server:
+        yield from ((("model", key), with_engine, by_engine) for key in _LOADING)
+    if scratch:
+        why = "has no effect for a model that starts from random weights"
+        yield from ((("model", key), why, by_path) for key in _LOADING)
+    elif isinstance(path, str) and (path.startswith(("embedded:", "@")) or os.path.isdir(os.path.expanduser(path))):
+        yield ("model", "revision"), "has no effect for a model that is not on the Hub", by_path
+    if server or kind == "eval" or scratch:
+        who = (
+            "an evaluation" if kind == "eval" else "a server" if server else "a model that starts from random weights"
+        )
+        decider = () if kind == "eval" else by_engine if server else by_path
+        yield ("data", "max_tokens"), f"has no effect: {who} counts no tokens of the rows", decider
+    if engine == "vllm" and kind in ("eval", "sample"):
+        yield ("model", "attn_implementation"), f"{with_engine}, which has its own", by_engine
+    if template in (None, "none", "r1-zero") and not server:
+        why = f"has no effect with prompt.template: {template or 'none'}: set prompt.template: chat"
+        yield ("prompt", "system"), why, ("prompt", "template")
+    which = data.get("keep") if isinstance(data.get("keep"), str) else given("keep", "which")
+    if which in ("best", "pairs"):
+        why = f"has no effect with keep.which: {which}, which keeps one of a prompt"
+        yield ("keep", "per_prompt"), why, ("keep", "which")
+    if kind == "grpo" and given("eval", "every") is None:
+        yield ("eval",), "has no effect in a stage of kind grpo without eval.every", ("eval", "every")
+    if kind == "eval" and _unused_data(data):
+        why = "has no effect beside eval.tasks, which say what is evaluated: remove it, or name it there"
+        yield ("data",), why, ("eval", "tasks")
+
+
+def _unused_data(data: dict) -> bool:
+    """Whether an eval stage has `data` and `eval.tasks` that do not name its builder."""
+    section, evaluation = data.get("data"), data.get("eval")
+    tasks = evaluation.get("tasks") if isinstance(evaluation, dict) else None
+    if not isinstance(section, dict) or not isinstance(tasks, list) or not tasks:
+        return False
+    return section.get("builder", "rows") not in tasks and data_of(tasks[0]) != _plain(section)
+
+
+def data_of(task: object) -> dict:
+    """The `data` section of an eval stage that has none: its first task's."""
+    return _plain(
+        {k: v for k, v in task.items() if k not in TASKS_OWN} if isinstance(task, dict) else {"builder": task}
+    )
+
+
+def _plain(section: dict) -> dict:
+    """A `data` section without its size, which is `eval.size`, and without the defaults of an evaluation."""
+    fields = STAGES["eval"].model_fields["data"].annotation.model_fields
+    defaults = {key: field.default for key, field in fields.items()} | {"split": "test"}
+    own = {key: value for key, value in section.items() if key != "size"}
+    return {key: value for key, value in own.items() if value is not None and value != defaults.get(key)}
+
+
+def without_idle(document: Document, stages: list[tuple[Keys, str, dict]]) -> tuple[list[dict], Problems]:
+    """The data of stages without their idle keys, and what to say of those that no stage uses.
+
+    Args:
+        document: Where each key was written. What was not written, such as a change of `--tiny`, is dropped silently.
+        stages: For each stage the keys that lead to it, its kind, and its data with the shared sections.
+    """
+    cleaned, idle, used = [], {}, set()
+    replaced = document.places.get(("stages",)) == COMMAND_LINE  # as `r1lab eval` does, which keeps the sections
+    for keys, kind, data in stages:
+        found = list(idle_keys(kind, data))
+        reasons = {tail: why for tail, why, _ in found}
+        deciders = {tail: document.places.get(document.origin((*keys, *by))) for tail, _, by in found if by}
+        for tail in _tails(data):
+            if tail[:1] in reasons and len(tail) > 1:
+                continue
+            origin = document.origin((*keys, *tail))
+            # Under one place and name lies one text: a shared section, or an anchor that several stages repeat.
+            written = (place, _) = (document.places.get(origin), tail)
+            if tail not in reasons:
+                used.add(written)
+            elif place and not _says_nothing(kind, tail, data) and not (replaced and place != COMMAND_LINE):
+                if _source(deciders.get(tail) or place) == _source(place):
+                    idle.setdefault(written, (origin, reasons[tail]))
+        cleaned.append(_without(data, reasons))
+    return cleaned, [problem for written, problem in idle.items() if written not in used]
+
+
+def _source(place: str) -> str:
+    """The file of `file:line`."""
+    return place.rpartition(":")[0] or place
+
+
+def _tails(data: dict) -> Iterator[Keys]:
+    """The keys of a stage, of its sections, and of the items of lists such as `rewards`."""
+    for section, value in data.items():
+        yield (section,)
+        items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        for key, item in items:
+            yield (section, key)
+            if isinstance(value, list) and isinstance(item, dict):
+                yield from ((section, key, below) for below in item)
+
+
+def _without(value: object, reasons: dict, keys: Keys = ()) -> object:
+    if isinstance(value, dict):
+        return {k: _without(v, reasons, (*keys, k)) for k, v in value.items() if (*keys, k) not in reasons}
+    if isinstance(value, list):
+        return [_without(item, reasons, (*keys, index)) for index, item in enumerate(value)]
+    return value
+
+
+def _says_nothing(kind: str, tail: Keys, data: dict) -> bool:
+    """Whether a key is null or holds its default, as a resolved recipe does for all of them."""
+    value: object = data
+    for key in tail:
+        value = value[key]
+    schema = schema_at(STAGES[kind], tail[:-1])
+    field = schema.model_fields.get(tail[-1]) if schema else None
+    return value is None or (len(tail) > 1 and field is not None and value == field.default)
