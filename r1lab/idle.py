@@ -66,7 +66,7 @@ def _by_other_keys(kind: str, data: dict) -> Iterator[Idle]:
     scratch = isinstance(path, str) and path.startswith("scratch:")
     by_engine, by_path = ("rollout", "engine"), ("model", "path")
     with_engine = f"has no effect with rollout.engine: {engine}"
-    if generates and not server:
+    if generates and not server and kind != "grpo":
         yield from ((("rollout", key), "has no effect without rollout.engine: server", by_engine) for key in _SERVER)
     if server or engine == "transformers":
         yield from ((("rollout", key), with_engine, by_engine) for key in _VLLM)

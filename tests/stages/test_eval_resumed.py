@@ -12,7 +12,7 @@ TEXT = """
 stage: eval
 name: e
 model: {path: embedded:tiny-qwen2}
-data: {builder: knights_knaves, people: [2, 3], size: 20}
+data: {builder: knights_knaves, people: [2, 3]}
 prompt: {template: r1-zero}
 rewards: [{name: knights_knaves, tasks: [knights_knaves]}, {name: exact_match, tasks: [arithmetic]}]
 rollout: {engine: transformers, max_completion_length: 48}
@@ -121,7 +121,10 @@ def test_it_begins_again_where_another_model_lies_in_the_folder_by_now(loaded, t
 def test_another_gold_answer_begins_the_evaluation_again(tmp_path, monkeypatch, killed_after):
     rows = [{"prompt": f"{i} + 1?", "answer": str(i + 1)} for i in range(6)]
     rundir.write_jsonl(tmp_path / "mine.jsonl", rows)
-    text = TEXT[: TEXT.index("rewards:")] + "rewards: [{name: exact_match}]\nrollout: {engine: transformers}\n"
+    text = (
+        TEXT[: TEXT.index("data:")]
+        + "prompt: {template: r1-zero}\nrewards: [{name: exact_match}]\nrollout: {engine: transformers}\n"
+    )
     text += f"eval: {{tasks: [{{name: mine, builder: rows, path: {tmp_path}/mine.jsonl}}], num_samples: 2}}\n"
     (tmp_path / "e.yaml").write_text(text, encoding="utf-8")
     loaded = recipe.load([str(tmp_path / "e.yaml")])

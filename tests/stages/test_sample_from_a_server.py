@@ -121,7 +121,7 @@ def test_a_grpo_stage_and_a_missing_address_are_refused(tmp_path):
     path.write_text("stage: sample\nmodel: {path: x/y}\ndata: {builder: arithmetic}\nrollout: {engine: server}\n")
     with pytest.raises(UserError, match="rollout.engine: server: needs `rollout.url`"):
         recipe.load([str(path)])
-    with pytest.raises(UserError, match="rollout.url: is asked by the engine `server` only"):
+    with pytest.raises(UserError, match="rollout.url: has no effect without rollout.engine: server"):
         recipe.load([str(path), "rollout.engine=auto", "rollout.url=http://x/v1"])
     with pytest.raises(UserError, match="GRPO's rollouts need the policy's own weights"):
         recipe.load([str(path), "stage=grpo", "rewards=[{name: exact_match}]", "rollout.url=http://x/v1"])
