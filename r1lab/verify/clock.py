@@ -5,12 +5,14 @@ machine gives out more slowly but does not take away; the wall clock is only a c
 """
 
 import os
+import random
 import sys
 import time
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 _TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+_random = random.Random()  # not the one that a training is seeded by
 LOOK = 1.0  # seconds between two looks at most; a process with several threads uses CPU time faster than time passes
 
 
@@ -50,22 +52,22 @@ class Watch:
     Attributes:
         pid: The process.
         seconds: The CPU time that it may use, its children's included.
-        cap: Seconds by the wall clock after which it is over its time if it sleeps. What is ready to run is only
-            waiting for its turn, and its CPU time decides.
+        cap: Seconds by the wall clock that it may sleep in all. What is ready to run is only waiting for its turn, and
+            its CPU time decides.
         before: The CPU time that it had used when the work began.
-        besides: How many threads of the process are always running: 1 where the process watches itself.
     """
 
     pid: int
     seconds: float
     cap: float
     before: float = 0.0
-    besides: int = 0
     started: float = field(default_factory=time.monotonic)
-    last: float = -1.0
+    last: float = 0.0  # the time of the last look
     next: float = 0.0
+    slept: float = 0.0
 
     def __post_init__(self):
+        self.last = self.started
         self.next = self.started + min(self.seconds, LOOK, self.cap)
 
     def over(self) -> bool:
@@ -74,13 +76,15 @@ class Watch:
         if now < self.next:
             return False
         if not sys.platform.startswith("linux"):
-            left, asleep = self.seconds - (now - self.started), False
+            left = self.seconds - (now - self.started)
         else:
             seconds, running = used(self.pid)
-            left, asleep = self.seconds - (seconds - self.before), running <= self.besides and seconds == self.last
-            self.last = seconds
-        if left <= 0 or (asleep and now - self.started >= self.cap):
+            left = self.seconds - (seconds - self.before)
+            self.slept += 0.0 if running else min(now - self.last, LOOK)  # this process may have been kept waiting
+        self.last = now
+        to_cap = self.cap - self.slept
+        if left <= 0 or to_cap <= 0:
             return True
-        to_cap = self.started + self.cap - now
-        self.next = now + min(LOOK, max(0.05, left), to_cap if to_cap > 0 else LOOK)
+        # At odd times, or a program could sleep between the looks and be awake for each.
+        self.next = now + min(_random.uniform(LOOK / 2, LOOK), max(0.05, min(left, to_cap)))
         return False
