@@ -4,7 +4,7 @@ import importlib.util
 import re
 from pathlib import Path
 
-from r1lab import batch, checks, launch, models, trl_fields
+from r1lab import batch, checks, engines, launch, models, trl_fields
 from r1lab.preflight.findings import GENERATED, Finding, Seen
 from r1lab.schema import StageRecipe
 
@@ -74,7 +74,7 @@ def setting_findings(recipe: StageRecipe, *, tiny: bool = False) -> list[Finding
     if getattr(recipe, "rollout", None):
         found += _sampling(recipe)
     if recipe.stage == "grpo":
-        found += _ratios(recipe) + _lengths(recipe, tiny)
+        found += _ratios(recipe) + _lengths(recipe, tiny) + _sleep(recipe)
     if hasattr(recipe, "train") and not tiny:
         found += _learning_rate(recipe) + _steps(recipe)
         found += _kl(recipe) if recipe.stage == "grpo" else []
@@ -83,6 +83,17 @@ def setting_findings(recipe: StageRecipe, *, tiny: bool = False) -> list[Finding
         what = "the questions are learnt too, which no published recipe for reasoning does"
         found.append(Finding("warning", "settings", what, "set true", ("train", "completion_only_loss")))
     return found
+
+
+def _sleep(recipe: StageRecipe) -> list[Finding]:
+    """vLLM's sleep mode where vLLM refuses it, after the model has been loaded."""
+    import torch
+
+    asked = recipe.train.get("vllm_enable_sleep_mode") and engines.choose(recipe.rollout.engine) == "vllm"
+    if not asked or torch.cuda.is_available():
+        return []
+    what = "vLLM's sleep mode needs a GPU, and this machine has none"
+    return [Finding("error", "settings", what, "remove it", ("train", "vllm_enable_sleep_mode"))]
 
 
 def _bfloat16(recipe: StageRecipe) -> list[Finding]:

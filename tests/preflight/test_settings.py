@@ -88,3 +88,15 @@ def test_rewards_by_a_schedule_may_begin_at_zero(loaded):
     schedule = "schedule={rewards: {knights_knaves: {0: 1.0}, length: {0: 0.0, 50: 0.5}}}"
     assert told(loaded(schedule, rewards=rewards)) == []
     assert ("warning", "rewards.1") in told(loaded(rewards=rewards))
+
+
+def test_sleep_mode_without_a_gpu_is_an_error(loaded, monkeypatch):
+    import torch
+
+    words = ["train.vllm_enable_sleep_mode=true", "rollout.engine=vllm"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert ("error", "train.vllm_enable_sleep_mode") in told(loaded(*words))
+    assert not [keys for _, keys in told(loaded()) if "sleep" in keys]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    assert not [keys for _, keys in told(loaded(*words)) if "sleep" in keys]
