@@ -24,6 +24,7 @@ from r1lab.rewards.prose import RUN, WORD, paragraphs, plain, sentences, words
 BOUNDS = {"at_least": ">=", "at_most": "<=", "exactly": "=="}
 
 _EMPHASIS = re.compile(r"[*`]+|(?<![^\W_])_+|_+(?![^\W_])")
+_STRAIGHT = str.maketrans("‘’“”", "''\"\"")
 _AROUND = " \"'“”‘’«»"
 _BULLET = re.compile(r"\s*[-*+•]\s+(\S.*)")
 _PLACEHOLDER = re.compile(r"\[([^\[\]\n]+)\](?!\()")  # not a Markdown link
@@ -108,7 +109,8 @@ def _parameters(kind: str) -> dict[str, tuple[TypeAdapter, bool]]:
 
 
 def _folded(text: str) -> str:
-    return " ".join(plain(text).casefold().split())
+    """A text in small letters, with single blanks and straight quotation marks."""
+    return " ".join(plain(text).translate(_STRAIGHT).casefold().split())
 
 
 def _unmarked(text: str) -> str:
@@ -155,7 +157,7 @@ def num_sections(text: str, name: str = "Section") -> int:
     """
     name, count, heading = _folded(name), 0, False
     for line in plain(text).casefold().splitlines():
-        bare = " ".join(line.strip("#*_ \t").split())
+        bare = " ".join(line.strip("#*_[]>+•- \t").split())
         opened = f"{name} {count + 1}"
         if bare.startswith(opened) and not bare[len(opened) : len(opened) + 1].isalnum():
             heading, bare = True, bare[len(opened) :]
@@ -314,7 +316,7 @@ def _packed(text: str) -> str:
 
 def repeat_prompt(text: str, prompt: str) -> str | None:
     """The request is said again, word for word, and then something else."""
-    text, prompt = _folded(text), _folded(prompt)
+    text, prompt = _unmarked(text), _unmarked(prompt)
     return None if text.startswith(prompt) and WORD.search(text[len(prompt) :]) else "not repeated and answered"
 
 

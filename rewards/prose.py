@@ -17,13 +17,15 @@ _CJK_STOP = re.compile(rf"[。｡]|[!?](?=[{_CJK}])")
 _OPENERS = "\"'“”‘’«»([{*_#`"
 _CLOSERS = "\"'”’»)]}*_`"
 _QUOTES = "\"'”’»"
+_NOTE = re.compile(r"(?:\[\d{1,3}\])+$")  # the number of a footnote
 _STOPS = (".", "!", "?", "。", "।", "؟")
 # Abbreviations with which no sentence ends, those with which none ends before a number, and those that may end one.
 _INSIDE = frozenset("mr mrs ms dr prof st mt gen col lt sgt rev hon e.g i.e cf vs viz ca approx".split())
-_BEFORE_NUMBERS = frozenset("no nos fig figs eq vol p pp ch sec art".split())
+_MONTHS = "jan feb mar apr jun jul aug sep sept oct nov dec"
+_BEFORE_NUMBERS = frozenset(f"no nos fig figs eq vol p pp ch sec art {_MONTHS}".split())
 _ABBREVIATIONS = frozenset(
-    "etc al jr sr inc ltd co corp dept est a.m p.m u.s u.k e.u u.n ph.d m.d b.a b.sc m.sc d.c n.b p.s p.p.s "
-    "jan feb mar apr jun jul aug sep sept oct nov dec mon tue wed thu fri sat sun ave blvd rd min max".split()
+    f"{_MONTHS} etc al jr sr inc ltd co corp dept est a.m p.m u.s u.k e.u u.n ph.d m.d b.a b.sc m.sc d.c n.b p.s "
+    "p.p.s mon tue wed thu fri sat sun ave blvd rd min max".split()
 )
 
 
@@ -99,7 +101,7 @@ def sentences(text: str) -> list[str]:
 
 def _ends(piece: str, following: str) -> bool:
     """Whether a sentence ends between two pieces of text."""
-    bare = piece.rstrip(_CLOSERS)
+    bare = _NOTE.sub("", piece).rstrip(_CLOSERS)
     if not bare.endswith(_STOPS):
         return False
     following = following.lstrip(_OPENERS)

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 from r1lab.errors import MachineError, UserError
 from r1lab.rewards.code import code_reward, read_tests
 from r1lab.rewards.code_blocks import extract
+from r1lab.verify import sandbox
 from r1lab.verify.sandbox import Result
 
 SUM = [{"input": "1 2\n", "output": "3\n"}, {"input": "-4 4", "output": "0"}]
@@ -133,12 +133,18 @@ def test_share_and_all():
 
 
 def test_a_timeout_ends_it():
-    started = time.monotonic()
+    runs = []
+
+    def counted(*arguments):
+        runs.append(arguments)
+        return sandbox.run(*arguments)
+
     turn = fenced("if input() == '1 2': print(3)\nwhile input: pass")
     slow = fenced("n = input()\nif n == '1 2': print(3)\nelse:\n    while True: pass")
     tests = [SUM[0], *[SUM[1]] * 50]
-    assert score_all([turn, slow], tests, timeout=1.0) == [(0.0, "timeout"), (pytest.approx(1 / 51), "timeout")]
-    assert time.monotonic() - started < 10
+    scores = score_all([turn, slow], tests, timeout=1.0, sandbox=counted)
+    assert scores == [(0.0, "timeout"), (pytest.approx(1 / 51), "timeout")]
+    assert len(runs) == 3
 
 
 SOLVES_ADD = [

@@ -136,6 +136,29 @@ def test_not_met(kind, text):
 
 # More answers that meet a constraint, and some close to them that do not.
 MORE = [
+    ({"kind": "forbidden_words", "words": ["don't"]}, False, ["Don’t go.", "So don‘t.", "don't"]),
+    ({"kind": "keywords", "words": ["don't"]}, True, ["Don’t go.", "don't"]),
+    (
+        {"kind": "repeat_prompt", "prompt": "Say what's *it*."},
+        True,
+        ["**Say what’s it.** A dog.", '"Say what\'s it." A dog.'],
+    ),
+    (
+        {"kind": "repeat_prompt", "prompt": "Say what's *it*."},
+        False,
+        ["**Say what’s it.**", "So: say what's it. A dog."],
+    ),
+    (
+        {"kind": "num_sections", "exactly": 2},
+        True,
+        ["- Section 1: a\n- Section 2: b", "[Section 1]\na\n[Section 2]\nb"],
+    ),
+    ({"kind": "num_sentences", "exactly": 1}, True, ["On Jan. 5 we met."]),
+    (
+        {"kind": "num_sentences", "exactly": 2},
+        True,
+        ["Tea is warm.[1] Milk is cold.[2][3]", "It was in Jan. Then we left."],
+    ),
     (
         {"kind": "num_sentences", "exactly": 1},
         True,
