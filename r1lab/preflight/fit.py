@@ -17,7 +17,12 @@ def fit_findings(seen: Seen, start: str, settings: dict) -> list[Finding]:
     if tokenizer.eos_token_id is None:
         what = "its tokenizer has no end token, so nothing would end a completion"
         fix = "set eos_token in its tokenizer_config.json"
+        fix += ", or train.eos_token" if seen.recipe.stage == "sft" else ""
         return [Finding("error", "prompt", what, fix, _KEYS)]
+    pad = getattr(seen.recipe, "train", {}).get("pad_token")
+    if pad is not None and pad not in tokenizer.get_vocab():
+        what = f"{pad!r} is no token of the model's tokenizer, which pads with {tokenizer.pad_token}"
+        return [Finding("error", "prompt", what, "leave it out", ("train", "pad_token"))]
     vocabulary = _vocabulary(start, settings)
     if vocabulary is None:
         return []

@@ -167,7 +167,7 @@ def _ends(seen: Seen, start: str, settings: dict) -> list[Finding]:
     fix += "generation_config.json to the same token"
     named = getattr(config, "eos_token_id", None)
     others = named if isinstance(named, list) else [] if named is None else [named]
-    if others and tokenizer.eos_token_id not in others:
+    if others and tokenizer.eos_token_id not in others and not recipe.learns:  # training adds it to those
         what = f"its generation_config.json stops at {_either(map(name, others))}, its tokenizer ends turns with "
         found.append(Finding("warning", "prompt", f"{what}{tokenizer.eos_token}", fix, keys))
     ends = prompts.turn_end(tokenizer) if recipe.prompt.template not in prompts.PLAIN else None

@@ -21,7 +21,10 @@ def turn_findings(seen: Seen, template: dict) -> list[Finding]:
     if template["template"] == "none":
         return _closed(seen)
     try:
-        return _lost(seen, template) or _rendered_already(seen, template) + _opens(seen, template)
+        found = _lost(seen, template)
+        if any(finding.verdict == "error" for finding in found):
+            return found
+        return found + _rendered_already(seen, template) + _opens(seen, template)
     except UserError:  # what a chat template refuses of a row is reported where the row is rendered
         return []
 
@@ -80,8 +83,8 @@ def _lost(seen: Seen, template: dict) -> list[Finding]:
         count = f" ({len(texts)} in {len(seen.rows)} prompts)" if "system" not in sentence else ""
         return [Finding("error", "prompt", f"{sentence}: {texts[0][:60]!r}{count}", fix, where)]
     if shortened:
-        what = f"the chat template leaves the thinking out of {shortened} earlier turns of the assistant"
-        return [Finding("warning", "prompt", what, "expect the model not to see it", _KEYS)]
+        what = f"the chat template leaves the thinking out of {shortened} earlier turns of the assistant, as those of"
+        return [Finding("warning", "prompt", f"{what} reasoning models do", keys=_KEYS)]
     return []
 
 

@@ -176,3 +176,24 @@ def test_traces_read_s1k_and_thinking_apart(tmp_path):
     made = traces(path=str(path))
     assert {row["completion"] for row in made} == {"<think>\nTwo pairs.\n</think>\n\nIt is 4."}
     assert {row["prompt"] for row in made} == {"2+2?"}
+
+
+def test_rows_of_a_users_builder_are_put_into_shape_and_named(tmp_path, monkeypatch):
+    from r1lab.schema import Data
+    from r1lab.stages.common import build_rows
+
+    monkeypatch.chdir(tmp_path)
+    code = """
+import datetime
+
+def build(bad: bool = False):
+    parts = [{"type": "text", "text": "2+2?"}]
+    good = {"prompt": [{"role": "user", "content": parts}], "answer": "4", "on": datetime.date(2024, 1, 2)}
+    return [good, {"prompt": "a \\ud83d"}] if bad else [good]
+"""
+    (tmp_path / "mine.py").write_text(code, encoding="utf-8")
+    for data in (Data(builder="./mine.py:build"), Data(builder="mix", parts=[{"builder": "./mine.py:build"}])):
+        (row,) = build_rows(data, seed=0)
+        assert row["prompt"] == [QUESTION] and row["on"] == "2024-01-02"
+    with pytest.raises(UserError, match="data: row 2 of ./mine.py:build: prompt: holds half of a character"):
+        build_rows(Data(builder="./mine.py:build", bad=True), seed=0)

@@ -142,7 +142,10 @@ def test_generation_that_stops_at_the_end_of_the_generation_config(found, grpo, 
 
 def test_a_tokenizer_without_an_end(found, model):
     (line,) = found(sft(model(tokenizer={"eos_token": None, "pad_token": None}), ROWS), "error")
-    assert "its tokenizer has no end token" in line and line.endswith("set eos_token in its tokenizer_config.json")
+    assert "its tokenizer has no end token" in line
+    assert line.endswith("set eos_token in its tokenizer_config.json, or train.eos_token")
+        "set eos_token in its tokenizer_config.json, or train.eos_token"
+    )
 
 
 def test_a_tokenizer_larger_than_the_embedding(found, model):
@@ -182,3 +185,17 @@ def test_a_system_prompt_of_the_data_that_a_template_replaces(found, grpo):
         file.writelines(json.dumps(row) + "\n" for _ in range(9))
     recipe = grpo(data={"path": "rows.jsonl"}, prompt={"template": "open-r1"}, rewards=[{"name": "exact_match"}])
     assert any("9 of 9 prompts have a system prompt of their own" in line for line in found(recipe, "warning"))
+
+
+def test_a_padding_token_that_the_tokenizer_lacks_is_an_error(found, model):
+    (line,) = found(sft(model(), ROWS, pad_token="<pad>"), "error")
+    assert "train.pad_token: '<pad>' is no token of the model's tokenizer, which pads with <|endoftext|>" in line
+
+
+def test_an_end_token_holds_for_the_stages_that_build_on_it(found, grpo, model):
+    folder = model(tokenizer={"eos_token": "<|endoftext|>"}, generation={"eos_token_id": 0})
+    first = sft(folder, ROWS, eos_token="<|im_end|>") | {"name": "first"}
+    second = grpo(model={"path": "@first/model"}, prompt={"template": "chat"}) | {"name": "second"}
+    lines = found({"name": "both", "stages": [first, second]})
+    assert any("a turn ends with <|im_end|>, where generation stops" in line for line in lines)
+    assert not any("may run to their limit" in line for line in lines)
