@@ -27,6 +27,9 @@ from r1lab.stages.common import (
 TOKENS = "tokens"
 """The folder of the run directory in which the tokens of all rows lie while a stage trains."""
 
+WRITTEN = 64
+"""Rows that are held as Python lists until they are written."""
+
 
 def run(recipe, run_dir: Path) -> int:
     """Train on the completions of the recipe's data, and on its prompts if `completion_only_loss` is false."""
@@ -82,7 +85,7 @@ def tokenized(recipe, rows: list[dict], tokenizer, run_dir: Path, *, model=None)
     ids = Sequence(Value("int32"))
     features = Features({"input_ids": ids, "labels": ids, "length": Value("int32")})
     file = folder / "rows.arrow"
-    with ArrowWriter(features=features, path=str(file)) as writer:
+    with ArrowWriter(features=features, path=str(file), writer_batch_size=WRITTEN) as writer:
         for example in examples(recipe, rows, tokenizer, run_dir, model):
             writer.write(example | {"length": len(example["input_ids"])})
         kept, _ = writer.finalize()

@@ -144,8 +144,6 @@ def test_a_tokenizer_without_an_end(found, model):
     (line,) = found(sft(model(tokenizer={"eos_token": None, "pad_token": None}), ROWS), "error")
     assert "its tokenizer has no end token" in line
     assert line.endswith("set eos_token in its tokenizer_config.json, or train.eos_token")
-        "set eos_token in its tokenizer_config.json, or train.eos_token"
-    )
 
 
 def test_a_tokenizer_larger_than_the_embedding(found, model):
