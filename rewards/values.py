@@ -21,7 +21,8 @@ _NUMBER = (
 _LETTER = r"(?<![a-zA-Z\\])[a-zA-Z](?![a-zA-Z'’])(?:_\w|\([a-z]\))?"
 _TERM = (
     rf"(?:{_NUMBER}|[-+−]?\\[dt]?frac\s*\{{[^{{}}]*\}}\s*\{{[^{{}}]*\}}|[-+−]?\\sqrt\s*\{{[^{{}}]*\}}|\\(?:pi|infty)"
-    r"|[(\[][-+−\d., /]*\d[-+−\d., /]*[)\]])(?:\^\{?-?\w+\}?|!|\\(?:pi|sqrt\s*\{[^{}]*\})|[a-zA-Z](?![a-zA-Z'’]))*"
+    r"|[(\[][-+−\d., /]*\d[-+−\d., /]*[)\]])"
+    r"(?:\^\{?(?:-?\w+|\\circ)\}?|!|\\(?:pi|sqrt\s*\{[^{}]*\})|[a-zA-Z](?![a-zA-Z'’]))*"
 )
 _OPERATOR = r"(?:[-+*/^=×÷·−–<>≤≥]|[xX](?=\s*\$?\d)|\\(?:times|cdot|div|le|ge|approx)(?![a-zA-Z]))"
 _VALUE = re.compile(
@@ -54,6 +55,8 @@ _CLAUSE = re.compile(
     r"|(?!(?:sin|cos|tan|log|ln|mod|pi|and|or)\b)[^\W\d_]{2})",
     re.I,
 )
+# A sentence may go on after a displayed formula, but what it names stands before or after that.
+_DISPLAYED = re.compile(r"(?<=\\\])(?=\s*[A-Z])|(?<=\$\$)(?=\s*[A-Z])|\\end\{\w{1,12}\*?\}(?=\s*[A-Z])")
 _ARROW = re.compile(r"^(?:[=-]>|[→⇒∴])\s*")
 # Words that make another value of a number, beside units.
 _MAGNITUDE = re.compile(
@@ -98,12 +101,16 @@ def value(answer: str) -> str | None:
 
 def _with_values(text: str) -> list[str]:
     tail = text[-_TAIL:]
+    if len(text) > _TAIL:  # no formula whose start is missing
+        tail = tail[tail.find("\n", 0, _TAIL // 2) + 1 :]
     found = []
     for sentence in SENTENCE.finditer(tail):
-        words = _ARROW.sub("", sentence[0].strip())
         factorial = tail[sentence.end() : sentence.end() + 1] == "!" and tail[sentence.end() - 1] in "0123456789)n"
-        if len(sentence[0]) <= _LONGEST and _VALUE.search(sentence[0]):
-            found.append(words + "!" * factorial)
+        parts = _DISPLAYED.split(sentence[0] + "!" * factorial)
+        for part in parts:
+            words = _ARROW.sub("", part.strip())
+            if len(words) <= _LONGEST and _VALUE.search(words):
+                found.append(words)
     return found
 
 
@@ -124,26 +131,27 @@ def _named(sentence: str) -> str | None:
         if not _LISTED.fullmatch(between):
             break
         first = found
-    start, rest = _last_side(sentence, first.start(), last.end()), sentence[last.end() :]
-    lead = sentence[:start]
+    lead, rest = sentence[: first.start()], sentence[last.end() :]
+    shown, result = _last_side(sentence[first.start() : last.end()])
     if not (_is_prose(lead) and _ENDED.match(rest)):
         return None
-    is_result = lead.rstrip().endswith("=")
+    is_result = result or lead.rstrip().endswith("=")
     hedged = _HEDGE.search(sentence if first is not values[0] else rest)
     if hedged or not is_result and (_NEGATED.search(lead) or _SUBJECT.match(rest)):
         return None
     if _MAGNITUDE.match(rest):
-        return plain(sentence[start:])
+        return plain(shown + rest)
     unit = _UNIT.match(rest)
-    return plain(sentence[start : last.end() + (unit.end() if unit else 0)])
+    return plain(shown + (unit[0] if unit else ""))
 
 
-def _last_side(sentence: str, start: int, end: int) -> int:
-    """Where the last side of a calculation with numbers starts, as in "3 + 4 = 7"; else `start`, as for "8 = 7"."""
-    sides = _EQUALS.split(sentence[start:end])
+def _last_side(shown: str) -> tuple[str, bool]:
+    """Of a calculation with numbers such as "3 + 4 = 7" the last side, else all; and whether it is a calculation."""
+    shown = plain(shown) if shown.startswith(("$", "\\(", "\\[", "*")) else shown
+    sides = _EQUALS.split(shown)
     if len(sides) == 1 or not _CALCULATION.fullmatch(sides[-2]) or _PLAIN.fullmatch(sides[-2]):
-        return start
-    return end - len(sides[-1].lstrip())
+        return shown, False
+    return sides[-1].lstrip(), True
 
 
 def _is_prose(lead: str) -> bool:
@@ -167,4 +175,5 @@ def _explained(sentence: str, values: list[re.Match]) -> str | None:
         return None
     if clause:
         return plain(sentence[: clause.start()])
-    return plain(sentence[_last_side(sentence, values[0].start(), values[0].end()) :])
+    shown, _ = _last_side(values[0][0])
+    return plain(sentence[: values[0].start()] + shown + sentence[values[0].end() :])

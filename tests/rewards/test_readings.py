@@ -1,5 +1,9 @@
 """What a turn commits itself to in the many forms in which models write it, and what commits to nothing."""
 
+import json
+import re
+from pathlib import Path
+
 import pytest
 
 from r1lab.rewards.answers import readings
@@ -159,6 +163,16 @@ RIGHT = [
     ("Of these, 3 + 4 = 7 are red.", "7"),
     ("=> 7", "7"),
     ("答えは 7 です。", "7"),
+    ("The bicycle travels at $\\frac{240}{60}=4$ inches in a second.", "4"),
+    ("This reduces to computing $\\frac 79 - \\frac 49 = \\frac 39$.", "1/3"),
+    ("Hence, the angle is $90^\\circ.$", "90"),
+    ("\\[x^2 = 4,\\]so $x = 2.$ \\[y = 7.\\]Hence, the least value of $x + y$ is $9.$", "9"),
+    ("The answer is $7$ dollars.", "7"),
+    ("Zoey keeps $2$ pencils in her bag.", "2"),
+    (
+        ("$a$ and $b$ " * 150 + "give $7$.\n\nSo that is $8$ for all of the pupils together.", "8"),
+        "8",
+    ),
 ]
 
 # Hedges, negations, lists, and formulas or words that a number is only a part of.
@@ -250,3 +264,15 @@ def test_wrong(turn, gold):
 @pytest.mark.parametrize("answer", ["2x = 5", "2^x = 5", "x^2 = 5", "8 = 5", "-5 = 5"])
 def test_an_equation_is_read_whole(answer):
     assert readings(f"So {answer}.")[1:] == readings(f"<answer>{answer}</answer>") == [answer]
+
+
+def test_worked_solutions_without_a_mark_commit_to_their_result():
+    path = Path(__file__).parents[3] / "shared" / "data" / "gsm8k" / "test.jsonl"
+    if not path.is_file():
+        pytest.skip(f"{path}: no such data beside the project")
+    right = 0
+    for line in path.read_text(encoding="utf-8").splitlines()[:400]:
+        solution, _, gold = json.loads(line)["answer"].rpartition("####")
+        solution = re.sub("<<[^<>]*>>", "", solution).strip()  # GSM8K's calculator
+        right += grade(solution, gold.strip().replace(",", ""))[0]
+    assert right >= 360
