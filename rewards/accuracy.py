@@ -24,8 +24,8 @@ def accuracy_reward(completions, *, answer, deadline: float = 5.0, **columns) ->
         deadline: Seconds of CPU time for one grading; how busy the machine is does not matter.
 
     Returns:
-        `Score`s. Reasons: correct, wrong, no_answer, unparsed, timeout, gold_unparsed (which is no completion's
-        fault: such a row teaches nothing, and is reported when a run starts).
+        `Score`s, with the reasons correct, wrong, no_answer, unparsed and timeout; None, with the reason
+        gold_unparsed, where the gold cannot be read: such a row gives no signal, and is reported when a run starts.
 
     >>> accuracy_reward([r"<think> 3 + 4 </think> It is \boxed{7}."] * 2, answer=["7", "8"])
     [1.0, 0.0]

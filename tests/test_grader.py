@@ -208,6 +208,14 @@ def test_figures_are_mean_spread_share_of_none_and_reasons():
     assert figures["format"]["reasons"] == {"well_formed": 3, "no_format": 1}
 
 
+def test_an_unreadable_gold_gives_no_signal_and_its_reason_is_counted():
+    rows = [{"prompt": "p", "answer": "?"}, {"prompt": "p", "answer": "7"}]
+    graded = grader.build([{"name": "accuracy"}]).grade(["<think> a </think> <answer> 7 </answer>"] * 2, rows)
+    assert graded.values["accuracy"] == [None, 1.0] and graded.totals == [0.0, 1.0]
+    assert graded.figures()["accuracy"]["reasons"] == {"gold_unparsed": 1, "correct": 1}
+    assert graded.figures()["accuracy"]["mean"] == 1.0
+
+
 def test_gold_that_cannot_be_graded_is_told_before_anything_is_written(own):
     rows = [{"prompt": "p", "answer": answer} for answer in ("7", "?", None, "?", r"\frac12")]
     assert grader.build([{"name": "accuracy"}]).gold_problems(rows) == [

@@ -32,8 +32,11 @@ _CHARACTERS = str.maketrans(_SIGNS | {c: f"\\{name} " for c, name in _GREEK.item
 _SUPERSCRIPT, _SUBSCRIPT = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ", "₀₁₂₃₄₅₆₇₈₉₊₋₍₎ₙₐₓ"
 _RAISED = re.compile(f"([{_SUPERSCRIPT}]+)|([{_SUBSCRIPT}]+)")
 
-_STYLE = r"\\(?:mathbf|mathit|mathsf|mathtt|mathnormal|boldsymbol|bm|underline|uline|pmb|displaystyle)(?![a-zA-Z])"
-_DOTS = re.compile(r"(?<=\d)\.{3,}")
+_STYLE = (
+    r"\\(?:mathbf|mathit|mathsf|mathtt|mathnormal|boldsymbol|bm|underline|uline|pmb|displaystyle|textstyle|large|Large|"
+    r"LARGE|huge|Huge|small|normalsize)(?![a-zA-Z])"
+)
+_DOTS = re.compile(r"\.{3,}")
 _ORDINAL = re.compile(r"\^\s*\{?\s*(?:\\text\s*\{)?\s*(th|st|nd|rd)\s*\}?\s*\}?")
 _BEFORE_NFKC = re.compile(r"\\!\s*|\\(?:text)?color\s*\{[^{}]*\}|\\(?:big|Big|bigg|Bigg)[lrm]?(?![a-zA-Z])")
 _SPACING = re.compile(
@@ -116,7 +119,7 @@ def normal(text: str) -> str:
         text = _ABOUT.sub("", text.strip().rstrip(" .;,:\n\t"), count=1) if _ABOUT.match(text.strip()) else text
         inner = _unwrapped(text.strip().rstrip(" .;,\n\t"))
         if inner is None:
-            return " ".join(text.strip().rstrip(" .;,\n\t").split())
+            return " ".join(re.sub(r"(?<!\\)\\$", "", text.strip()).rstrip(" .;,\n\t").split())
         text = inner
 
 
@@ -168,15 +171,15 @@ def closing(text: str, start: int) -> int:
     return -1
 
 
-_PLAIN_FUNCTION = re.compile(rf"(?<![\\a-zA-Z])({_FUNCTIONS})(?![a-zA-Z])")
+PLAIN_FUNCTION = re.compile(rf"(?<![\\a-zA-Z])({_FUNCTIONS})(?![a-zA-Z])")
 _PLAIN_NAMES = {"inf": "infty", "infinity": "infty", "oo": "infty"}
-_FRAC = re.compile(r"\\frac\s*(?:(\d)\s*(\d)|(\d)\s*(?=\{)|(?=\{))")
+_FRAC = re.compile(r"\\frac\s*(?:([0-9a-zA-Z])\s*([0-9a-zA-Z])|([0-9a-zA-Z])\s*(?=\{)|(?=\{))")
 _ROOT = re.compile(r"\\sqrt\s*(\[[^\[\]]*\])?\s*(?:(\d+(?:\.\d+)?|[a-zA-Z]|\\pi(?![a-zA-Z]))|(?=\())")
 _POWER = re.compile(r"\^\s*(?:([-+]?\d+(?:\.\d+)?|-\s*[a-zA-Z])|(?=\())")
 _SCIENTIFIC = re.compile(r"(?<![\w.\\}])(\d+(?:\.\d+)?|\.\d+)[eE]([-+]?)(\d{1,3})(?![\w.])")
 _CHOOSE = re.compile(
     r"(?<![\w\\])(?:n?C|nCr)\s*\(\s*(\d+)\s*,\s*(\d+)\s*\)|(?:\{\s*\})?[_^]\s*\{?(\d+)\}?\s*C\s*_\s*\{?(\d+)\}?"
-    r"|(?<![\w\\])C\s*_\s*\{?(\d+)\}?\s*\^\s*\{?(\d+)\}?|\{\s*(\d+)\s*\\choose\s*(\d+)\s*\}"
+    r"|(?<![\w\\])C\s*_\s*\{?(\d+)\}?\s*\^\s*\{?(\d+)\}?|\{?\s*(\d+)\s*\\choose\s*(\d+)\s*\}?"
 )  # fmt: skip
 _ARRAY = re.compile(
     r"[(\[]?\s*\\begin\s*\{(array|smallmatrix|matrix)\}(\s*\{[lcr|\s]*\})?(.*?)\\end\s*\{\1\}\s*[)\]]?"
@@ -193,7 +196,7 @@ def repaired(text: str) -> str:
     ('5\\sqrt{13}', '2^{1/3}', '1.2*10^{-5}', '\\arctan(1/2)')
     """
     text = text.replace("**", "^")
-    text = _PLAIN_FUNCTION.sub(lambda m: "\\" + _PLAIN_NAMES.get(m[1], m[1]), text)
+    text = PLAIN_FUNCTION.sub(lambda m: "\\" + _PLAIN_NAMES.get(m[1], m[1]), text)
     text = _SCIENTIFIC.sub(lambda m: rf"{m[1]} \times 10^{{{m[2].strip('+')}{m[3]}}}", text)
     text = _CHOOSE.sub(_chosen, text)
     text = _ARRAY.sub(r"\\begin{pmatrix}\3\\end{pmatrix}", text)
@@ -207,7 +210,8 @@ def repaired(text: str) -> str:
     text = _FRAC.sub(
         lambda m: rf"\frac{{{m[1]}}}{{{m[2]}}}" if m[1] else rf"\frac{{{m[3]}}}" if m[3] else r"\frac", text
     )
-    text = re.sub(r"(\\frac\s*\{[^{}]*\})\s*(\d)", r"\1{\2}", text)
+    text = re.sub(r"(\\frac\s*\{[^{}]*\})\s*([0-9a-zA-Z])", r"\1{\2}", text)
+    text = re.sub(r"_\s*(\d)(?=\s)", r"_{\1}", text)
     if r"\int" not in text and r"\frac{d" not in text:  # math-verify takes "d" before a letter for a differential
         text = re.sub(r"(?<![a-zA-Z\\])d(?=\s*\\?[a-zA-Z])", "{d}", text)
     if not re.search(r"\\(?:sum|prod)(?![a-z])|(?<![a-zA-Z])i\s*=", text):

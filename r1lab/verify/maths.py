@@ -13,7 +13,7 @@ from functools import lru_cache
 from r1lab.rewards.answers import readings
 from r1lab.verify import expressions, structure
 from r1lab.verify.expressions import Unreadable
-from r1lab.verify.latex import LONGEST, normal, repaired
+from r1lab.verify.latex import LONGEST, PLAIN_FUNCTION, normal
 from r1lab.verify.quantities import (
     Quantity,
     in_base,
@@ -117,7 +117,7 @@ def _equal(answer: str, gold: str) -> bool:
         return True
     if _SIMPLE.fullmatch(answer) and _SIMPLE.fullmatch(gold):  # nearly all answers
         return _close(Fraction(answer), answer, Fraction(gold), gold)
-    if _is_words(gold) and (_is_words(answer) or len(gold) > 3):
+    if _is_words(gold) and (len(gold) != 3 or answer.isalpha()):  # "xyz" may be a product
         if _words(answer) == _words(gold):
             return True
         if len(structure.elements(gold)) < 2:
@@ -324,15 +324,10 @@ def _based(answer: str, gold: str) -> bool | None:
 def _is_words(text: str) -> bool:
     r"""Whether a gold is a word or words, which math-verify would take for a product of letters."""
     plain = _flat(text)
-    if not _TEXT.fullmatch(plain) or quantity(text) or repaired(plain) != plain:
+    if not _TEXT.fullmatch(plain) or quantity(text) or PLAIN_FUNCTION.search(plain):
         return False
     letters = re.findall(r"[^\W\d_]+", plain)
-    return (
-        any(len(word) > 2 for word in letters)
-        or [w.lower() for w in letters][:1] == letters[:1]
-        and False
-        or (len(letters) == 1 and letters[0].lower() in _SHORT_WORDS and plain == letters[0])
-    )
+    return any(len(word) > 2 for word in letters) or (len(letters) == 1 and plain.lower() in _SHORT_WORDS)
 
 
 def _flat(text: str) -> str:

@@ -22,7 +22,7 @@ _NUMBER = re.compile(
     (?P<exponent>[eE][-+]?\d{1,3})?
     (?:(?P<slash>\s*/\s*)(?P<under>\d+))?
     (?:\s*(?:\\text\s*\{\s*and\s*\})?\s*\\[dt]?frac\s*(?:(?:\{\s*(?P<n1>\d+)\s*\}|(?P<n2>\d))\s*(?:\{\s*(?P<d1>\d+)\s*\}|(?P<d2>\d))))?
-    |(?P<mixed>\d+)[ ](?P<mn>\d+)/(?P<md>\d+)
+    |(?P<mixed>\d+)(?:[ ]|[ ]and[ ])(?P<mn>\d+)/(?P<md>\d+)
     |(?P<over>\d{1,3}(?:,\d{3})+|\d+)\s*/\s*(?P<below>\d{1,3}(?:,\d{3})+|\d+))""",
     re.VERBOSE,
 )

@@ -51,7 +51,13 @@ def elements(text: str, *, thousands: bool = True) -> list[str]:
         parts = [part for part in _split(cases[1].replace("&", ""), lambda t: t in (r"\\", ",")) if part]
     else:
         text = _set_content(text)
-        parts = _split(text, lambda t: t in ",;" or _AND_OR.fullmatch(t))
+        apart = _split(text, lambda t: t == ";" or _AND_OR.fullmatch(t))
+        whole = thousands and len(apart) > 1
+        parts = [
+            part
+            for one in apart
+            for part in ([one] if whole and _THOUSANDS.fullmatch(one) else _split(one, lambda t: t == ","))
+        ]
         if thousands and len(parts) > 1 and len(found := _THOUSANDS.findall(text)) == 1:
             if found[0].count(",") == len(parts) - 1:
                 parts = [text]

@@ -105,7 +105,7 @@ def unit(text: str, *, letters: bool = False) -> str | None:
             apart = True
     if words:
         return "" if words <= _LONGEST else None
-    if square or (found.startswith("/") and "per" not in plain):
+    if square or not (found or not text.strip()) or (found.startswith("/") and "per" not in plain):
         return None
     return _SAME.get(found, found)
 
@@ -144,6 +144,7 @@ _MAGNITUDES = {
     "万": 10**4, "萬": 10**4, "亿": 10**8, "億": 10**8, "만": 10**4, "억": 10**8,
 }  # fmt: skip
 _MAGNITUDE = re.compile(rf"\s*(?:\\text\s*\{{\s*)?({'|'.join(_MAGNITUDES)})(?![a-rt-zA-Z])s?\s*(?:of(?![a-z]))?")
+_OF_AN_ANGLE = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z])")
 # From the end: a value ends in a digit, a bracket, a factorial, pi or a variable.
 _VALUE_END = re.compile(
     r"\\text\s*\{[^{}]*\}|\^\s*\{?\s*\\circ\s*\}?|(?P<end>\^\s*\{?\s*-?\d+\s*\}?|\\pi(?![a-zA-Z])|[\d)\]}!|]|\\(?!cdot|Omega)[a-zA-Z]+)"
@@ -179,12 +180,14 @@ def measured(text: str, *, letters: bool = False) -> Measured:
         if magnitude := _MAGNITUDE.match(rest):
             factor = _MAGNITUDES[magnitude[1]]
             rest = " " + rest[magnitude.end() :].replace("}", "", r"\text" in magnitude[0])
-        found = unit(rest, letters=letters)
+        found = unit(re.sub(r"\\text\s*\{\s*units?\s*\}$", "", rest), letters=letters)
+        if found == "°" and _OF_AN_ANGLE.search(value):
+            return Measured(text)
         if found is not None:
             return Measured(value, found or None, factor)
     return Measured(text)
 
 
 def agree(a: str | None, b: str | None) -> bool:
-    """Whether two units may stand for each other: the same, or one of them is not given."""
-    return not a or not b or a == b
+    """Whether two units may stand for each other: the same, or one of them is not given (or only called "units")."""
+    return not a or not b or a == b or "unit" in (a[:4], b[:4])
