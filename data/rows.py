@@ -124,8 +124,10 @@ def _renamed(path: str, numbered: list[tuple[str, object]], columns: Columns) ->
         names = _names(there)
         hint = did_you_mean(missing[0], names, otherwise=f"; there are: {', '.join(names) or 'none'}")
         raise UserError(f"{path}: columns: no row has a column `{missing[0]}`{hint}")
+    # Messages are a whole conversation, from which `shapes.shaped` takes prompt and completion.
+    taken = {to: "" if to == "prompt" and name in shapes.MESSAGES else name for to, name in columns.items()}
     return [
-        (where, row | {to: _value(row, name) for to, name in columns.items()} if isinstance(row, dict) else row)
+        (where, row | {to: _value(row, name) for to, name in taken.items()} if isinstance(row, dict) else row)
         for where, row in numbered
     ]
 
@@ -166,7 +168,8 @@ def no_column(wanted: str, found: list[dict], who: str = "", needed: tuple[str, 
     """
     names = _names(found)
     what = f"no column `{wanted}`{who}; there are: {', '.join(names)}"
-    if wanted == "prompt" and {"chosen", "rejected"} <= set(names):
+    asked = set(_OFTEN_CALLED["prompt"]) & set(names)
+    if wanted == "prompt" and not asked and {"chosen", "rejected"} <= set(names):
         return f"{what}: give the question that both answer in `prompt`, or as messages in `chosen` and `rejected`"
     lacking = [wanted, *(name for name in needed if wanted == "prompt" and name not in names)]
     lacking += ["thinking"] if "completion" in lacking and "thinking" not in names else []
@@ -309,7 +312,7 @@ def parquet(path: Path, columns: list[str] | None = None) -> list[dict]:
         if lacking:
             raise UserError(f"{path}: no column {', '.join(lacking)}; it has {', '.join(have)}")
         return pyarrow.parquet.read_table(path, columns=columns).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, OverflowError, ValueError) as error:  # such as dates beyond Python's
         raise UserError(f"{path}: not a parquet file that can be read: {_line(error)}") from error
 
 

@@ -6,6 +6,9 @@ import decimal
 import pathlib
 import uuid
 
+MESSAGES = ("messages", "conversations")
+"""Columns that hold a whole conversation."""
+
 COMPLETIONS = ("completion", "chosen", "rejected")
 """Columns that hold a turn of the assistant's."""
 
@@ -65,7 +68,10 @@ def json_values(value, where: str = ""):
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, dict):
-        return {json_values(key, where): json_values(v, where or str(key)) for key, v in value.items()}
+        return {
+            json_values(key, where or "the name of a column"): json_values(v, where or str(key))
+            for key, v in value.items()
+        }
     if isinstance(value, list | tuple):
         return [json_values(v, where) for v in value]
     if isinstance(value, datetime.date | datetime.time):
@@ -141,7 +147,7 @@ def _is_text(part: object) -> bool:
 
 def _from_messages(row: dict) -> dict:
     """The `prompt`, and maybe the `completion`, of a row that has messages alone; nothing where it has none."""
-    column = next((name for name in ("messages", "conversations") if isinstance(row.get(name), list)), None)
+    column = next((name for name in MESSAGES if isinstance(row.get(name), list)), None)
     if column and row[column]:
         listed = messages(row[column], column)
         if listed[-1]["role"] != "assistant":

@@ -162,6 +162,9 @@ def test_pairs_without_a_prompt_are_told_where_to_put_it(tmp_path):
     path.write_text(json.dumps({"chosen": "4", "rejected": "5"}), encoding="utf-8")
     with pytest.raises(UserError, match="give the question that both answer in `prompt`, or as messages"):
         rows(path=str(path))
+    path.write_text(json.dumps({"question": "2+2?", "chosen": "4", "rejected": "5"}), encoding="utf-8")
+    with pytest.raises(UserError, match="write `columns: {prompt: question}` beside `path`"):
+        rows(path=str(path))
 
 
 def test_traces_read_s1k_and_thinking_apart(tmp_path):
@@ -197,3 +200,10 @@ def build(bad: bool = False):
         assert row["prompt"] == [QUESTION] and row["on"] == "2024-01-02"
     with pytest.raises(UserError, match="data: row 2 of ./mine.py:build: prompt: holds half of a character"):
         build_rows(Data(builder="./mine.py:build", bad=True), seed=0)
+
+
+def test_columns_may_call_messages_the_prompt(tmp_path):
+    path = tmp_path / "chat.jsonl"
+    path.write_text(json.dumps({"prompt": "2+", "messages": [QUESTION, ANSWER]}), encoding="utf-8")
+    (row,) = rows(path=str(path), columns={"prompt": "messages"})
+    assert row["prompt"] == [QUESTION] and row["completion"] == "4"
