@@ -7,8 +7,19 @@ import pytest
 import torch
 
 from r1lab import models, saving
+from r1lab import recipe as recipes
 from r1lab.errors import UserError
+from r1lab.preflight import check
 from r1lab.schema import Lora
+
+SFT = """
+stage: sft
+name: s
+model: {path: FOLDER}
+data: {builder: knights_knaves, people: 2, size: 8, solution: evaluation}
+prompt: {template: r1-zero}
+train: {max_steps: 1, per_device_train_batch_size: 2, learning_rate: 1.0e-4}
+"""
 
 
 def read(path):
@@ -155,3 +166,22 @@ def test_what_cannot_be_saved_is_refused_before_the_training(tmp_path, settings)
     model, tokenizer = with_generation_config(tmp_path, **settings)
     with pytest.raises(UserError, match="model.path: its files could not be saved after the training; correct them:"):
         saving.check_saveable(model, tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("settings", "verdict", "says"),
+    [
+        ({"do_sample": False, "temperature": 0.6}, "warning", "temperature without do_sample has no effect"),
+        ({"early_stopping": True}, "error", "its generation_config.json could not be saved after the training:"),
+        ({"do_sample": True, "temperature": 0.6}, None, ""),
+    ],
+)
+def test_check_reports_what_cannot_be_saved(tmp_path, settings, verdict, says):
+    folder = base(tmp_path)
+    file = folder / "generation_config.json"
+    file.write_text(json.dumps(read(file) | settings))
+    recipe = tmp_path / "s.yaml"
+    recipe.write_text(SFT.replace("FOLDER", str(folder)))
+    found = [f for _, f in check.check(recipes.load([str(recipe)])) if f.check == "saving"]
+    assert [f.verdict for f in found] == ([verdict] if verdict else [])
+    assert all(says in f.message for f in found)

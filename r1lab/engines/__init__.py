@@ -6,10 +6,15 @@ config, of which only the end tokens count (`r1lab.models.end_token_ids`).
 """
 
 import importlib.util
+import os
+import shlex
+import shutil
 import time
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+
+from r1lab.errors import UserError
 
 
 @dataclass
@@ -96,6 +101,29 @@ def told(engine: str) -> str:
     return f"transformers' generate{why}"
 
 
+def missing(engine: str) -> tuple[str, str] | None:
+    """What an engine needs and this machine lacks, and what to do; None if it can start.
+
+    On a CPU vLLM compiles each model with a C++ compiler, and fails minutes after its start where there is none.
+    """
+    import torch
+
+    if choose(engine) != "vllm" or torch.cuda.is_available():
+        return None
+    name = os.environ.get("CXX") or "g++"
+    if shutil.which(shlex.split(name)[0]):
+        return None
+    return f"vLLM compiles models for a CPU with {name}, which is not here", (
+        "apt-get install g++, or set rollout.engine: transformers"
+    )
+
+
+def require(engine: str) -> None:
+    """Raises a UserError where an engine cannot start on this machine."""
+    if problem := missing(engine):
+        raise UserError(f"rollout.engine: {problem[0]}: {problem[1]}")
+
+
 def load(
     path: str,
     *,
@@ -115,6 +143,7 @@ def load(
         gpu_memory_utilization: vLLM's share of a GPU's memory.
         attn_implementation: transformers' attention kernel; vLLM has its own.
     """
+    require(engine)
     if choose(engine) == "vllm":
         from r1lab.engines.vllm import VLLMEngine, start
 

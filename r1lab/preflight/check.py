@@ -56,6 +56,7 @@ def _look_at_all(stages: list[StageRecipe], scratch: Path, add, tiny: bool) -> l
     from r1lab.preflight.prompts import prompt_findings
     from r1lab.preflight.rewards import reward_findings
     from r1lab.preflight.rows import row_findings
+    from r1lab.preflight.saved import saved_findings
     from r1lab.preflight.settings import batch_findings, row_count_findings, setting_findings
 
     logging.set_verbosity_error()  # what it warns of is looked at here, and told in a line
@@ -65,7 +66,7 @@ def _look_at_all(stages: list[StageRecipe], scratch: Path, add, tiny: bool) -> l
     for stage, start, (seen, found) in zip(stages, starts, looks):
         settings = hub_settings(start, scratch)
         add(stage, batch_findings(stage) + row_count_findings(seen) + setting_findings(stage, tiny=tiny) + found)
-        add(stage, prompt_findings(seen, start, settings))
+        add(stage, prompt_findings(seen, start, settings) + saved_findings(seen, start, settings))
         add(stage, [] if tiny else length_findings(seen, start, settings))
         add(stage, row_findings(seen, evaluations, tiny=tiny))
         if getattr(stage, "rewards", None) and seen.rows:

@@ -73,6 +73,8 @@ def setting_findings(recipe: StageRecipe, *, tiny: bool = False) -> list[Finding
         found += _weights(recipe)
     if getattr(recipe, "rollout", None):
         found += _sampling(recipe)
+        if lacking := engines.missing(recipe.rollout.engine):
+            found.append(Finding("error", "settings", *lacking, ("rollout", "engine")))
     if recipe.stage == "grpo":
         found += _ratios(recipe) + _lengths(recipe, tiny) + _sleep(recipe)
     if hasattr(recipe, "train") and not tiny:

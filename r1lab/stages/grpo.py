@@ -36,6 +36,7 @@ from r1lab.stages.eval import eval_tasks, evaluate, prepare
 def run(recipe, run_dir: Path) -> int:
     """Train the policy on the recipe's prompts; keeps every completion with its rewards in `samples/`."""
     started = time.time()
+    engines.require(recipe.rollout.engine)
     tokenizer = load_tokenizer(recipe)
     rows = build_rows(recipe.data, seed=recipe.seed, run_dir=run_dir, tokenizer=tokenizer)
     if problem := batch.too_few_rows(recipe, len(rows)):
