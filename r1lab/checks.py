@@ -59,6 +59,9 @@ ELSEWHERE = {
 }
 """TRL's fields that a recipe does not set under `train`, and what to do instead."""
 
+_EVALUATION = ("eval_strategy", "eval_steps", "eval_on_start")
+_EVAL_STAGE = "put a stage of kind eval after it, on its `@STAGE/model`"
+
 # TRL types these as str and finds a wrong one only after the first rollout.
 CHOICES = {
     "grpo": {
@@ -140,7 +143,9 @@ def train_problems(recipe) -> Problems:
     found, fields, config = [], _FIELDS[recipe.stage], _CONFIGS[recipe.stage]
     for key, value in recipe.train.items():
         keys = ("train", key)
-        if key in ELSEWHERE and key in fields:
+        if key in _EVALUATION and key in fields and recipe.stage != "grpo":
+            found.append((keys, f"not set here: a stage of kind {recipe.stage} evaluates nothing: {_EVAL_STAGE}"))
+        elif key in ELSEWHERE and key in fields:
             found.append((keys, f"not set here: {ELSEWHERE[key]}"))
         elif recipe.stage == "grpo" and key in GrpoTrain.model_fields:
             found += value_problems(value, GrpoTrain.model_fields[key].rebuild_annotation(), keys)

@@ -84,7 +84,7 @@ def _read(name: str, protocol: str) -> dict:
     except UserError as error:
         hint = did_you_mean(protocol, PROTOCOLS, otherwise=f"; there are: {', '.join(PROTOCOLS)}")
         raise UserError(f"--protocol {protocol}: no such protocol, and no such recipe{hint}") from error
-    plain = rundir.read_yaml(file)
+    plain = yaml_source.parse_file(file).data
     shared = plain if isinstance(plain, dict) else {}
     if "stages" not in shared or not ("data" in shared or shared.get("eval", {}).get("tasks")):
         why = "has no `eval` with `tasks` that its `stages` share"

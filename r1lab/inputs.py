@@ -12,8 +12,7 @@ from r1lab.lookup import did_you_mean
 from r1lab.values import Problems
 from r1lab.yaml_source import Keys
 
-WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
-INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+INDEX = "model.safetensors.index.json"
 ASKS = {"judge": ("model", "base_url"), "reward_model": ("model",)}  # rewards that ask another model, and for what
 SHOWN = 5  # rows of one file that are named; more are counted
 
@@ -84,15 +83,23 @@ def folder_problems(folder: Path, name: str = "") -> list[str]:
         return []  # models.load_model merges it into its base
     if not (folder / "config.json").is_file():
         return [f"{name}: no config.json in it: not the folder of a model"]
-    if not any(path for pattern in WEIGHTS for path in folder.glob(pattern)):
-        return [f"{name}: no weights in it, neither {' nor '.join(WEIGHTS)}: was it copied whole?"]
-    for index in INDEXES:
-        if (folder / index).is_file():
-            parts = set(json.loads((folder / index).read_text(encoding="utf-8")).get("weight_map", {}).values())
-            missing = sorted(part for part in parts if not (folder / part).is_file())
-            if missing:
-                return [f"{name}: {len(missing)} of {len(parts)} files of weights are missing, such as {missing[0]}"]
+    if not any(folder.glob("*.safetensors")):
+        if pickles := sorted(path.name for path in folder.glob("pytorch_model*.bin")):
+            return [_pickled(name, folder, pickles[0])]
+        return [f"{name}: no weights in it, no *.safetensors: was it copied whole?"]
+    if (folder / INDEX).is_file():
+        parts = set(json.loads((folder / INDEX).read_text(encoding="utf-8")).get("weight_map", {}).values())
+        missing = sorted(part for part in parts if not (folder / part).is_file())
+        if missing:
+            return [f"{name}: {len(missing)} of {len(parts)} files of weights are missing, such as {missing[0]}"]
     return []
+
+
+def _pickled(name: str, folder: Path, file: str) -> str:
+    code = f"from transformers import AutoModelForCausalLM as M; m = M.from_pretrained({str(folder)!r}, dtype='auto')"
+    code += f"; m.save_pretrained({str(folder)!r})"
+    why = "its weights are a pickle alone, which may run code when it is loaded"
+    return f'{name}: {file}: {why}: if you trust it, convert it once: python -c "{code}"'
 
 
 Wanted = list[tuple[str, str, list[str] | None]]

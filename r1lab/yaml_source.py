@@ -17,6 +17,11 @@ from r1lab.errors import UserError
 from r1lab.lookup import did_you_mean, folder
 
 COMMAND_LINE = "command line"
+MOST_VALUES = 100_000
+"""Values of a recipe, those that anchors repeat counted each time."""
+
+_STANDARD = "tag:yaml.org,2002:"
+_PLAIN = ("map", "seq", "str", "int", "float", "bool", "null", "timestamp")
 _ASSIGNMENT = re.compile(r"[A-Za-z_][\w.-]*=")
 
 Keys = tuple[str | int, ...]
@@ -133,7 +138,7 @@ def read(sources: list[str], change: Callable[[dict], dict] | None = None) -> Do
 
 
 def parse_file(path: Path) -> Document:
-    """A YAML file. Values that begin with `./` or `../` are paths relative to it, and become absolute.
+    """A YAML file. Values that begin with `./` or `../` are paths relative to it, and become absolute, as `~/` does.
 
     Raises:
         UserError: It cannot be read, or is not YAML.
@@ -191,34 +196,85 @@ def parse(text: str, name: str, *, base_dir: Path, label: str = "") -> Document:
         raise UserError(f"{place}: not YAML: {error.problem or error.context}{hint}") from error
     except YAMLError as error:
         raise UserError(f"{start}: not YAML: {' '.join(str(error).split())}") from error
+    except (
+        RecursionError,
+        ValueError,
+    ) as error:  # ruamel's parser recurses; a sign that it cannot read is no YAMLError
+        raise UserError(f"{start}: not YAML that can be read: {_reason(error)}") from error
     document = Document(None)
     if node is not None:
-        document.data = _Reader(document, yaml.constructor, name, base_dir).value(node, ())
+        try:
+            document.data = _Reader(document, yaml.constructor, name, base_dir, start).value(node, ())
+        except RecursionError as error:
+            raise UserError(f"{start}: not YAML that can be read: {_reason(error)}") from error
         document.places.setdefault((), name if name == COMMAND_LINE else f"{name}:1")
     return document
 
 
+def _reason(error: Exception) -> str:
+    return "its lists or maps are nested too deeply" if isinstance(error, RecursionError) else str(error)
+
+
 @dataclass
 class _Reader:
-    """Turns the nodes of a YAML text into plain data and notes where each key stands."""
+    """Turns the nodes of a YAML text into plain data and notes where each key stands.
+
+    Attributes:
+        start: What a message begins with where there is no line.
+        around: The nodes that hold the one that is read, by identity: an anchor may hold itself.
+        count: Values read so far, those that anchors repeat included.
+    """
 
     document: Document
     constructor: object
     name: str
     base_dir: Path
+    start: str
+    around: set[int] = field(default_factory=set)
+    count: int = 0
 
     def value(self, node, keys: Keys) -> object:
-        if node.id == "mapping":
-            return self._map(node, keys)
-        if node.id == "sequence":
-            items = []
-            for index, item in enumerate(node.value):
-                self.document.places[(*keys, index)] = self._place(item)
-                items.append(self.value(item, (*keys, index)))
-            return items
-        if node.tag == "tag:yaml.org,2002:timestamp":  # YAML 1.2 has no dates
+        self._check(node)
+        if node.id == "scalar":
+            return self._scalar(node)
+        if id(node) in self.around:
+            raise self._error(node, "an anchor that holds itself: a recipe has an end")
+        self.around.add(id(node))
+        try:
+            return self._map(node, keys) if node.id == "mapping" else self._list(node, keys)
+        finally:
+            self.around.remove(id(node))
+
+    def _check(self, node) -> None:
+        """Refuses tags that are no plain data, and anchors that repeat each other without bounds."""
+        self.count += 1
+        if self.count > MOST_VALUES:
+            raise self._error(node, f"more than {MOST_VALUES:,} values: do anchors repeat each other?")
+        tag = node.tag or ""
+        if tag.removeprefix(_STANDARD) not in _PLAIN or not tag.startswith(_STANDARD):
+            shown = f"!!{tag.removeprefix(_STANDARD)}" if tag.startswith(_STANDARD) else tag
+            raise self._error(node, f"the tag {shown} is not plain data: remove it and write the value itself")
+
+    def _error(self, node, what: str) -> UserError:
+        return UserError(f"{self.start if self.name == COMMAND_LINE else self._place(node)}: {what}")
+
+    def _list(self, node, keys: Keys) -> list:
+        items = []
+        for index, item in enumerate(node.value):
+            self.document.places[(*keys, index)] = self._place(item)
+            items.append(self.value(item, (*keys, index)))
+        return items
+
+    def _scalar(self, node) -> object:
+        if node.tag == f"{_STANDARD}timestamp":  # YAML 1.2 has no dates
             return node.value
-        value = self.constructor.construct_object(node)
+        try:
+            value = self.constructor.construct_object(node)
+        except (ValueError, KeyError) as error:  # such as `!!int many`
+            kind = node.tag.removeprefix(_STANDARD)
+            raise self._error(node, f"{node.value[:40]!r} cannot be read as {kind}") from error
+        if isinstance(value, str) and value.startswith("~/") and "\n" not in value:
+            return os.path.expanduser(value)
         if isinstance(value, str) and value.startswith(("./", "../")) and "\n" not in value:
             return str((self.base_dir / value).resolve())
         return value
@@ -230,7 +286,10 @@ class _Reader:
                 what = "`<<` is not YAML 1.2: write the keys out; `*NAME` alone repeats a whole section"
                 self.document.problems.append(f"{self._place(key_node)}: {what}")
                 continue
-            key = self.constructor.construct_object(key_node) if key_node.id == "scalar" else str(key_node.value)
+            self._check(key_node)
+            if key_node.id != "scalar":
+                raise self._error(key_node, "a key should be a word, not a list or a map")
+            key = self._scalar(key_node)
             below = (*keys, key)
             if key in data:
                 first = f"line {lines[key]}" if self.name != COMMAND_LINE else "before"

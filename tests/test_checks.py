@@ -298,3 +298,17 @@ def test_rewards_that_ask_a_model_need_one_before_anything_is_loaded(write):
 def test_biased_sampling_is_allowed_when_asked_for_twice(write):
     loaded = recipe.load([write(GRPO), "rollout.top_p=0.9", "rollout.biased_sampling=true"])
     assert loaded.rollout.top_p == 0.9
+
+
+def test_weights_that_are_a_pickle_alone_are_refused_with_the_way_to_convert_them(write, tmp_path):
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "config.json").write_text("{}")
+    (tmp_path / "old" / "pytorch_model.bin").write_bytes(b"cos\nsystem\n")
+    line = model_problem(write, f"{tmp_path}/old")
+    assert "pytorch_model.bin: its weights are a pickle alone, which may run code" in line and "python -c" in line
+
+
+def test_an_sft_stage_that_should_evaluate_is_told_of_a_stage_that_does(write):
+    text = "stage: sft\nmodel: {path: hub/model}\ndata: {builder: countdown, solution: true}\n"
+    with pytest.raises(UserError, match="a stage of kind sft evaluates nothing: put a stage of kind eval after it"):
+        recipe.load([write(text), "train.eval_strategy=steps"])

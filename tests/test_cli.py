@@ -98,8 +98,7 @@ def files(folder):
         (
             "some-org/some-model",
             "./model",
-            "r.yaml:2: model.path: {here}/model: no weights in it, neither *.safetensors nor pytorch_model*.bin: "
-            "was it copied whole?",
+            "r.yaml:2: model.path: {here}/model: no weights in it, no *.safetensors: was it copied whole?",
         ),
         (
             "builder: knights_knaves, people: 2, size: 40",

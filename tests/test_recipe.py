@@ -1,9 +1,10 @@
 """Loading recipes: sources merged, every problem told with its place."""
 
 import json
+from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from r1lab import recipe, yaml_source
@@ -414,3 +415,52 @@ def test_is_assignment_prefers_a_file_of_that_name(write):
     assert yaml_source.is_assignment("a=b.yaml")
     write(GRPO, "a=b.yaml")
     assert not yaml_source.is_assignment("a=b.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "x: !!python/object/apply:os.system [id]",
+            "r.yaml:2: the tag !!python/object/apply:os.system is not plain data",
+        ),
+        ("x: !env HOME", "r.yaml:2: the tag !env is not plain data"),
+        ("x: !include f.yaml", "r.yaml:2: the tag !include is not plain data"),
+        ("x: &a [*a]", "r.yaml:2: an anchor that holds itself"),
+        ("x: &a\n  b: *a", "r.yaml:2: an anchor that holds itself"),
+        ("x: !!int many", "r.yaml:2: 'many' cannot be read as int"),
+        ("? [a, b]\n: c", "r.yaml:2: a key should be a word, not a list or a map"),
+        (
+            "x: " + "[" * 3000 + "]" * 3000,
+            "r.yaml: not YAML that can be read: its lists or maps are nested too deeply",
+        ),
+        (
+            "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]\n"
+            + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi")),
+            "r.yaml:2: more than 100,000 values",
+        ),
+    ],
+)
+def test_yaml_that_is_no_plain_data_is_told_by_its_line(write, text, said):
+    assert problems(write(f"stage: grpo\n{text}\n"))[0].startswith(said)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.sampled_from("a b: [ ] { } , - & * &a *a !x !!int ' \" | > ? : \n # % @ ~ << null 1e9 0x \t".split(" "))
+    )
+)
+def test_any_text_is_read_or_refused_in_lines(words):
+    try:
+        yaml_source.parse(" ".join(words), "r.yaml", base_dir=Path("."))
+    except UserError as error:
+        assert all(line.startswith("r.yaml") and "\n" not in line for line in error.problems)
+
+
+def test_the_home_folder_is_filled_in_wherever_a_path_stands(write, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    text = changed('path: "embedded:tiny-qwen2"', "path: ~/models/x")
+    loaded = recipe.load([write(text), "data={builder: rows, path: ~/rows.jsonl}"])
+    assert loaded.model.path == "/home/someone/models/x"
+    assert loaded.data.model_extra["path"] == "/home/someone/rows.jsonl"

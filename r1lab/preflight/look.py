@@ -6,6 +6,7 @@ from pathlib import Path
 
 from r1lab import lookup, models, prompts, smollm2
 from r1lab.errors import UserError
+from r1lab.lookup import did_you_mean
 from r1lab.net import client_settings
 from r1lab.preflight.findings import GENERATED, ROWS, Finding, Seen
 from r1lab.references import REFERENCE
@@ -104,9 +105,19 @@ def _tokenizer(recipe: StageRecipe, earlier: dict[str, StageRecipe], scratch: Pa
             seen = (
                 f"{path}: the Hub cannot be reached, and no tokenizer of it is in the cache: prompts and lengths were"
             )
-            return None, [Finding("warning", "prompt", f"{seen} not looked at", "check again online", keys)]
-        fix = "name a model with a tokenizer, or copy its tokenizer.json"
+            fix = f"check again online{_meant_here(path)}"
+            return None, [Finding("warning", "prompt", f"{seen} not looked at", fix, keys)]
+        fix = f"name a model with a tokenizer, or copy its tokenizer.json{_meant_here(path)}"
         return None, [Finding("error", "prompt", f"{path}: its tokenizer does not load: {why}", fix, keys)]
+
+
+def _meant_here(path: str) -> str:
+    """A folder of this machine whose path looks like one that is not there: a typing error passes for a Hub name."""
+    if not is_of_the_hub(path):
+        return ""
+    place = Path(path)
+    there = [str(folder) for folder in place.parent.glob("*/")] if place.parent.is_dir() else []
+    return did_you_mean(path, there)
 
 
 def _data(recipe: StageRecipe) -> tuple[dict[str, list[dict]], list[Finding]]:
