@@ -39,6 +39,7 @@ ELSEWHERE = {
     "reward_weights": "set `weight` of each reward instead",
     "model_init_kwargs": "set `model.dtype`, `model.revision`, `model.attn_implementation` instead",
     "trust_remote_code": "set `model.trust_remote_code` instead",
+    "assistant_only_loss": "an sft stage trains on the completion alone: see `completion_only_loss`",
     "eval_strategy": "set `eval.every` instead",
     "eval_steps": "set `eval.every` instead",
     "eval_on_start": "put an eval stage before this one instead",
@@ -58,6 +59,18 @@ ELSEWHERE = {
     "chat_template_path": "write the template into chat_template.jinja in the model's folder instead",
 }
 """TRL's fields that a recipe does not set under `train`, and what to do instead."""
+
+LEAST = {
+    "per_device_train_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "steps_per_generation": 1,
+    "num_iterations": 1,
+    "learning_rate": 0,
+    "weight_decay": 0,
+    "max_grad_norm": 0,
+    "warmup_steps": 0,
+}
+"""The least that fields of TRL may be, which TRL finds out after everything is built, or never."""
 
 _EVALUATION = ("eval_strategy", "eval_steps", "eval_on_start")
 _EVAL_STAGE = "put a stage of kind eval after it, on its `@STAGE/model`"
@@ -156,9 +169,24 @@ def train_problems(recipe) -> Problems:
             found.append((keys, f"unknown key{hint}"))
         elif key in (choices := CHOICES.get(recipe.stage, {})) and value not in choices[key]:
             found.append((keys, not_a_choice(value, choices[key])))
-        else:
-            found += value_problems(value, fields[key][0], keys)
-    return found or batch.no_steps(recipe.train)
+        elif wrong := value_problems(value, fields[key][0], keys):
+            found += wrong
+        elif key in LEAST and value is not None and value < LEAST[key]:
+            found.append((keys, f"{value}: should be at least {LEAST[key]}"))
+    return found or batch.no_steps(recipe.train) + _sync_problems(recipe)
+
+
+def _sync_problems(recipe) -> Problems:
+    """References that TRL refuses to synchronize, which it says only when it builds the trainer."""
+    train, keys = recipe.train, ("train", "sync_ref_model")
+    if train.get("sync_ref_model") and getattr(recipe.model, "lora", None):
+        why = (
+            "the reference of LoRA is the base without its adapters, which stays: remove sync_ref_model or model.lora"
+        )
+        return [(keys, why)]
+    if train.get("sync_ref_model") and recipe.stage == "grpo" and not train.get("beta", trl_fields.GRPO["beta"][1]):
+        return [(keys, "there is no reference without a KL penalty: set train.beta, or remove sync_ref_model")]
+    return []
 
 
 def grpo_problems(recipe, usable) -> Problems:

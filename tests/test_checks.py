@@ -312,3 +312,29 @@ def test_an_sft_stage_that_should_evaluate_is_told_of_a_stage_that_does(write):
     text = "stage: sft\nmodel: {path: hub/model}\ndata: {builder: countdown, solution: true}\n"
     with pytest.raises(UserError, match="a stage of kind sft evaluates nothing: put a stage of kind eval after it"):
         recipe.load([write(text), "train.eval_strategy=steps"])
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("train.per_device_train_batch_size=0", "0: should be at least 1"),
+        ("train.gradient_accumulation_steps=0", "0: should be at least 1"),
+        ("train.learning_rate=-1.0e-4", "-0.0001: should be at least 0"),
+        ("train.assistant_only_loss=true", "not set here: an sft stage trains on the completion alone"),
+    ],
+)
+def test_values_that_trl_refuses_late_or_trains_nothing_with_are_told_when_the_recipe_is_read(write, word, said):
+    text = "stage: sft\nmodel: {path: hub/model}\ndata: {builder: countdown, solution: true}\n"
+    with pytest.raises(UserError) as caught:
+        recipe.load([write(text), word])
+    assert caught.value.problems == [line for line in caught.value.problems if said in line] != []
+
+
+def test_a_reference_needs_a_penalty(write):
+    with pytest.raises(UserError, match="train.sync_ref_model: there is no reference without a KL penalty"):
+        recipe.load([write(GRPO), "train.sync_ref_model=true"])
+
+
+def test_lora_has_no_reference_to_be_synchronized(write):
+    with pytest.raises(UserError, match="train.sync_ref_model: the reference of LoRA is the base"):
+        recipe.load([write(GRPO), "model.lora={r: 4}", "train.sync_ref_model=true", "train.beta=0.1"])

@@ -461,6 +461,7 @@ def test_any_text_is_read_or_refused_in_lines(words):
 def test_the_home_folder_is_filled_in_wherever_a_path_stands(write, monkeypatch):
     monkeypatch.setenv("HOME", "/home/someone")
     text = changed('path: "embedded:tiny-qwen2"', "path: ~/models/x")
-    loaded = recipe.load([write(text), "data={builder: rows, path: ~/rows.jsonl}"])
-    assert loaded.model.path == "/home/someone/models/x"
-    assert loaded.data.model_extra["path"] == "/home/someone/rows.jsonl"
+    assert recipe.load([write(text)]).model.path == "/home/someone/models/x"
+    assert yaml_source.parse_assignment("data.path=~/rows.jsonl").data == {
+        "data": {"path": "/home/someone/rows.jsonl"}
+    }
