@@ -9,7 +9,7 @@ from r1lab.rewards.markup import plain
 # A run of backslashes is one token, so that an escaped brace differs from a line break before a brace.
 # Of a box without braces a number, a capital letter, a formula in dollars or a short fraction is read.
 _TEX = re.compile(
-    r"(\\++)(?:(?:boxed|fbox)(?:\s*+(\{)|[ \t]*+([-+−]?\.?\d[^\s{}$\\]*+)|[ \t]++([A-Z]\b)"
+    r"(\\++)(?:(?:boxed|fbox|framebox)(?:\s*+(\{)|[ \t]*+([-+−]?\.?\d[^\s{}$\\]*+)|[ \t]++([A-Z]\b)"
     r"|[ \t]*+(\$[^$\n]{1,200}\$|\\[dt]?frac\s?\d\s?\d(?!\d)))|[{}])?|[{}]"
 )
 _SPACE = re.compile(r"\s*+")

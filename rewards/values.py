@@ -50,7 +50,8 @@ _FUNCTION = re.compile(
 )
 # Where the explanation of a value starts that a sentence starts with.
 _CLAUSE = re.compile(
-    r"(?:\s*[,;]\s*|\s+[(—]\s*|\s+[-–]\s+(?=(?:that|this|which|it)\b)|\s+(?=which|that|because|since|so|as|where|who))"
+    r"(?:\s*[,;]\s*|\s+[(—]\s*|\s+[-–]\s+(?=(?:that|this|which|it)\b)|\s+(?=which|that|because|since|so|as|where|who)"
+    r"|\s+of\s+(?=(?:an?|the|his|her|their|its|all)\b))"
     r"(?:(?P<explains>which|that|because|since|so|as|where|who|i\.e)\b"
     r"|(?!(?:sin|cos|tan|log|ln|mod|pi|and|or)\b)[^\W\d_]{2})",
     re.I,
@@ -61,14 +62,16 @@ _ARROW = re.compile(r"^(?:[=-]>|[→⇒∴])\s*")
 # Words that make another value of a number, beside units.
 _MAGNITUDE = re.compile(
     r"\s*(?:-?\s?(?:hundred|thousand|million|billion|trillion|dozen|score|gross|pi|hal(?:f|ves)|quarters?|percent|"
-    r"percentage|times|plus|minus|squared|cubed|factorial|mod(?:ulo)?|over|and a half|[ap]\.?m|"
+    r"percentage|times (?:as|the|that|more|less|larger|greater|\d)|plus"
+    r"|minus|squared|cubed|factorial|mod(?:ulo)?|over|and a half|[ap]\.?m|"
     r"(?:thir|four|fif|six|seven|eigh|nin|ten|hundred|thousand)(?:d|th)s?)\b|[百千万萬億亿兆半백천만억%])",
     re.I,
 )
 _UNIT = re.compile(
     r"\s?(?!(?:of|in total|in all|for|to|on|at|by|from|with|during|each|every|total|altogether|overall|remaining|left"
-    r"|after|before|when|while|per|a|an|the|and|more|left|today|now|then|too|also|different|such|possible|as)\b)"
-    r"(?:[^\W\d_][\w²³/°^]*|\\text\s*\{[^{}]*\})(?:\s(?:per|an?)\s\w+)?",
+    r"|after|before|when|while|per|a|an|the|and|more|left|today|now|then|too|also|different|such|possible|as"
+    r"|if|because|but|who|which|that|where|so|since|than|times)\b)"
+    r"(?:(?:square|cubic|sq\.)\s[a-z]+|[^\W\d_][\w²³/°^]*|\\text\s*\{[^{}]*\})(?:\sper\s\w+)?",
     re.I,
 )
 

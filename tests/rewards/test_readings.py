@@ -169,10 +169,18 @@ RIGHT = [
     ("\\[x^2 = 4,\\]so $x = 2.$ \\[y = 7.\\]Hence, the least value of $x + y$ is $9.$", "9"),
     ("The answer is $7$ dollars.", "7"),
     ("Zoey keeps $2$ pencils in her bag.", "2"),
-    (
-        ("$a$ and $b$ " * 150 + "give $7$.\n\nSo that is $8$ for all of the pupils together.", "8"),
-        "8",
-    ),
+    ("$a$ and $b$ " * 150 + "give $7$.\n\nSo that is $8$ for all of the pupils together.", "8"),
+    ("So the house has 1200+1000=2200 square feet", "2200"),
+    ("For the whole week they ride 24+30 = 54 times", "54"),
+    ("She will earn $9 + $20 = $29 if she sells everything.", "29"),
+    ("Answer: 7\n\nExplanation: 3 + 4 gives 7, and 8 would be too many.", "7"),
+    ("The final answer is 7.\n\nNote: I assumed 3 dogs.", "7"),
+    ("Finally, $a+b = 3+4 = 7$.", "7"),
+    ("So there are seven (7) apples.", "7"),
+    ("\\framebox{7}", "7"),
+    ("The answer is (1, 2).", "(1,2)"),
+    ("The answer is yes, because 3 < 4.", "Yes"),
+    ("The answer is y = 2x + 1, which is a line.", "y=2x+1"),
 ]
 
 # Hedges, negations, lists, and formulas or words that a number is only a part of.
