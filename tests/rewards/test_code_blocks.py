@@ -139,9 +139,9 @@ PIECES += ["```\n'''\n```\n'''\n", "```\n'''\n```\n\"\"\"\n", "f =", "def f", " 
 
 
 @pytest.mark.parametrize("piece", PIECES)
-def test_a_megabyte_takes_no_time(piece):
+def test_long_degenerate_turns_take_no_time(piece):
     started = time.process_time()
     for start in ("", "```python\n", "```python\n'''", '```python\n"', "<think>"):
         for end in ("", "\n```"):
-            extract(start + piece * (1_000_000 // len(piece)) + end, "f")
-    assert time.process_time() - started < 30
+            extract(start + piece * (200_000 // len(piece)) + end, "f")
+    assert time.process_time() - started < 10
