@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from r1lab import saving
 from r1lab.errors import UserError
 
 NAME = "smollm2-135m"
@@ -34,6 +35,7 @@ def convert(cache_dir: str | os.PathLike | None = None) -> Path:
         model, tokenizer = load_gguf(gguf)
         model.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
+        saving.make_readable(unfinished)
         unfinished.chmod(0o755)  # mkdtemp makes it private
         try:
             unfinished.rename(folder)

@@ -77,6 +77,16 @@ def test_the_same_seed_gives_the_same_records_and_another_others(loaded, tmp_pat
     assert completions(1) != first
 
 
+def test_evaluations_of_the_same_training_look_at_gold_answers_once(loaded, tmp_path, monkeypatch):
+    engine = engines.load("embedded:tiny-qwen2", engine="transformers")
+    looked, rows = [], evaluation.eval_tasks(loaded)["knights_knaves"][:2]
+    monkeypatch.setattr(evaluation, "report_gold", lambda *_: looked.append(1))
+    tasks = evaluation.prepare({"knights_knaves": rows}, loaded, engine.tokenizer, tmp_path)
+    for _ in range(2):
+        evaluation.evaluate(engine, tasks, loaded, tmp_path)
+    assert len(looked) == 1
+
+
 def test_progress_counts_all_questions_of_a_task(loaded, tmp_path):
     engine = engines.load("embedded:tiny-qwen2", engine="transformers")
     told = []
