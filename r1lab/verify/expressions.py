@@ -22,8 +22,9 @@ from r1lab.verify.units import agree, measured
 logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns of timeouts that are off: the pool has its own
 
 # math-verify's own list of units takes the variables c, d, g, h, l, m, o, s and t for units, and its repair of
-# operators joins a fraction with the digit after it.
+# operators joins a fraction with the digit after it. Where it cannot read the whole, it must not look for a part.
 _PARSER = LatexExtractionConfig(
+    try_extract_without_anchor=False,
     boxed_match_priority=0,
     normalization_config=NormalizationConfig(basic_latex=True, units=False, malformed_operators=False, boxed="all"),
 )
@@ -36,11 +37,18 @@ class Unreadable(Exception):
     """An answer that cannot be compared with the gold."""
 
 
+# What SymPy raises on forms that make no sense, as an interval that ends in a matrix.
+SENSELESS = (ArithmeticError, AttributeError, LookupError, NotImplementedError, RecursionError, TypeError, ValueError)
+
+
 @lru_cache(maxsize=4096)
 def parsed(text: str):
     """The SymPy form that math-verify finds in an answer; None where it cannot read all of it."""
     found = parse(rf"\boxed{{{repaired(text)}}}", [_PARSER], parsing_timeout=None)
-    return next((form for form in found if not isinstance(form, str)), None)
+    form = next((form for form in found if not isinstance(form, str)), None)
+    if isinstance(form, (sympy.Tuple, sympy.Interval)) and text[0] in "([" and text[-1] not in ")]":
+        return None  # math-verify stops reading after a tuple
+    return form
 
 
 def same_expression(answer: str, gold: str) -> bool:

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from r1lab.rewards.answers import readings
 from r1lab.verify import expressions, structure
-from r1lab.verify.expressions import Unreadable
+from r1lab.verify.expressions import SENSELESS, Unreadable
 from r1lab.verify.latex import LONGEST, PLAIN_FUNCTION, normal
 from r1lab.verify.quantities import (
     Quantity,
@@ -74,7 +74,10 @@ def warm() -> None:
 def understood(gold: str) -> bool:
     """Whether a gold answer can be compared in more ways than letter by letter."""
     gold = normal(gold)
-    return bool(gold) and len(gold) <= LONGEST and _readable(gold)
+    try:
+        return bool(gold) and len(gold) <= LONGEST and _readable(gold)
+    except SENSELESS:
+        return False
 
 
 def same(answer: str, gold: str) -> str:
@@ -88,7 +91,7 @@ def same(answer: str, gold: str) -> str:
             return "correct" if right else "wrong"
     try:
         return "correct" if _equal(without_repeats(answer), without_repeats(gold)) else "wrong"
-    except Unreadable:
+    except (Unreadable, *SENSELESS):
         return "unparsed"
 
 

@@ -215,6 +215,12 @@ SAME = {
 }  # fmt: skip
 
 DIFFERENT = {
+    "what stands beside an answer": [
+        ("(1,2)x", "(1,2)"), ("(1,2)^2", "(1,2)"), (r"(1,2) \to 8", "(1,2)"), ("[1,2)@", "[1,2)"),
+        (r"x>3\begin{pmatrix}9\end{pmatrix}", "x>3"), (r"(1,2) \cup 8", "(1,2)"),
+        (r"| 8\frac{1}{2}", r"\frac{1}{2}"), (r"\frac{1}{2} \mid 9", r"\frac{1}{2}"),
+        (r"\ne 8\frac{1}{2}", r"\frac{1}{2}"),
+    ],
     "approximations": [
         (r"5\approx 4", "54"), (r"1 \approx 2", "12"), (r"\approx 13", "12"), (r"3\approx 4", "4"),
         (r"\frac{3}{7} \approx 0.43", r"\frac{4}{7}"),
