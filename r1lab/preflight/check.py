@@ -52,6 +52,7 @@ def _look_at_all(stages: list[StageRecipe], scratch: Path, add, tiny: bool) -> l
         hub_reachable()  # before transformers is imported, which reads the environment
     from transformers.utils import logging
 
+    from r1lab.preflight.building import building_findings
     from r1lab.preflight.lengths import length_findings
     from r1lab.preflight.prompts import prompt_findings
     from r1lab.preflight.rewards import reward_findings
@@ -66,6 +67,7 @@ def _look_at_all(stages: list[StageRecipe], scratch: Path, add, tiny: bool) -> l
     for stage, start, (seen, found) in zip(stages, starts, looks):
         settings = hub_settings(start, scratch)
         add(stage, batch_findings(stage) + row_count_findings(seen) + setting_findings(stage, tiny=tiny) + found)
+        add(stage, building_findings(stage, start, settings, scratch))
         add(stage, prompt_findings(seen, start, settings) + saved_findings(seen, start, settings))
         add(stage, [] if tiny else length_findings(seen, start, settings))
         add(stage, row_findings(seen, evaluations, tiny=tiny))

@@ -1,0 +1,95 @@
+"""What a training builds before its first step, built without weights: what raises here would raise in the run."""
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+
+from r1lab import models
+from r1lab.errors import UserError
+from r1lab.preflight.findings import Finding
+from r1lab.schema import StageRecipe
+from r1lab.yaml_source import Keys
+
+_CONFIGS = {"sft": "SFTConfig", "grpo": "GRPOConfig", "dpo": "DPOConfig", "reward": "RewardConfig"}
+
+
+def building_findings(recipe: StageRecipe, start: str, settings: dict, scratch: Path) -> list[Finding]:
+    """Whether TRL's config, the optimizer, the schedule and the model with its adapters can be built.
+
+    Args:
+        start: The model that the stage starts from, `@STAGE/model` followed.
+        settings: How transformers loads that model's small files.
+    """
+    found: list[Finding] = []
+    if recipe.stage in _CONFIGS:
+        found += _trainer(recipe, scratch)
+    attention = recipe.model.attn_implementation
+    if (getattr(recipe.model, "lora", None) or attention) and not start.startswith("scratch:"):
+        found += _model(recipe, start, settings)
+    return found
+
+
+def _trainer(recipe: StageRecipe, scratch: Path) -> list[Finding]:
+    import torch
+    from transformers import Trainer, get_scheduler
+
+    from r1lab.stages.common import trl_config
+
+    owned = {}
+    if recipe.stage == "grpo":
+        # The batch is checked elsewhere, for as many processes as the recipe has.
+        owned = dict.fromkeys(("num_generations", "per_device_train_batch_size", "gradient_accumulation_steps"), 2)
+        owned |= {"generation_batch_size": None, "steps_per_generation": None, "use_vllm": False}
+    config_class = getattr(importlib.import_module("trl"), _CONFIGS[recipe.stage])
+    args, found = _tried(lambda: trl_config(config_class, recipe, scratch, **owned), ("train",))
+    if args is None:
+        return found
+    _, more = _tried(lambda: Trainer.get_optimizer_cls_and_kwargs(args), ("train", "optim"))
+    found += more
+    if recipe.train.get("fsdp") and not torch.cuda.is_available():
+        what = "FSDP shards a model over GPUs, of which this machine has none"
+        found.append(Finding("warning", "settings", what, "run it where there are GPUs", ("train", "fsdp")))
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=args.learning_rate)
+    schedule = {
+        "num_warmup_steps": 0,
+        "num_training_steps": 100,
+        "scheduler_specific_kwargs": args.lr_scheduler_kwargs,
+    }
+    _, more = _tried(lambda: get_scheduler(args.lr_scheduler_type, optimizer, **schedule), _scheduler(recipe))
+    return found + more
+
+
+def _scheduler(recipe: StageRecipe) -> Keys:
+    return ("train", "lr_scheduler_kwargs" if "lr_scheduler_kwargs" in recipe.train else "lr_scheduler_type")
+
+
+def _model(recipe: StageRecipe, start: str, settings: dict) -> list[Finding]:
+    """The model on torch's meta device, which holds shapes without weights, and its adapters."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    trust = {"trust_remote_code": recipe.model.trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(models.resolve(start), **settings, **trust)
+    except (OSError, ValueError, UserError):  # which model and tokenizer are looked at elsewhere
+        return []
+    attention = {"attn_implementation": recipe.model.attn_implementation} if recipe.model.attn_implementation else {}
+    with torch.device("meta"):
+        model, found = _tried(
+            lambda: AutoModelForCausalLM.from_config(config, **attention, **trust), ("model", "attn_implementation")
+        )
+        lora = getattr(recipe.model, "lora", None)
+        if model is None or lora is None:
+            return found
+        from peft import get_peft_model
+
+        return _tried(lambda: get_peft_model(model, models.lora_config(lora)), ("model", "lora", "target_modules"))[1]
+
+
+def _tried(build: Callable[[], object], keys: Keys) -> tuple[object, list[Finding]]:
+    """What is built, or the error that its library raises for what was set."""
+    try:
+        return build(), []
+    except (ImportError, ValueError, TypeError, KeyError, NotImplementedError, UserError) as error:
+        why = " ".join(str(error).split()).removeprefix("train: ")
+        return None, [Finding("error", "settings", f"cannot be built: {why[:300]}", keys=keys)]

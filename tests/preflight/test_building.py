@@ -1,0 +1,31 @@
+"""Settings that a library refuses only when it builds the trainer are found before the run."""
+
+import pytest
+
+SFT = {
+    "stage": "sft",
+    "model": {"path": "embedded:tiny-qwen2"},
+    "data": {"builder": "arithmetic", "size": 8, "solution": True},
+    "prompt": {"template": "r1-zero"},
+}
+
+
+@pytest.mark.parametrize(
+    ("model", "train", "key", "said"),
+    [
+        ({}, {"optim": "paged_adamw_32bit"}, "train.optim", "bitsandbytes"),
+        ({}, {"lr_scheduler_type": "cosine_with_min_lr"}, "train.lr_scheduler_type", "min_lr"),
+        ({}, {"lr_scheduler_kwargs": {"nonsense": 1}}, "train.lr_scheduler_kwargs", "nonsense"),
+        ({"lora": {"target_modules": ["c_attn"]}}, {}, "model.lora.target_modules", "c_attn"),
+        ({"attn_implementation": "flash2"}, {}, "model.attn_implementation", "flash2"),
+        ({}, {"load_best_model_at_end": True}, "train", "load_best_model_at_end"),
+    ],
+)
+def test_what_cannot_be_built_is_an_error_before_the_run(found, model, train, key, said):
+    errors = found(SFT | {"model": SFT["model"] | model, "train": train}, "error")
+    assert [line for line in errors if f" {key}: " in line and said in line], errors
+
+
+def test_what_can_be_built_says_nothing(found):
+    good = {"model": SFT["model"] | {"lora": {"r": 4}, "attn_implementation": "eager"}, "train": {"optim": "sgd"}}
+    assert [line for line in found(SFT | good) if "cannot be built" in line] == []
