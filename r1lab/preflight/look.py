@@ -32,6 +32,8 @@ def look(recipe: StageRecipe, earlier: dict[str, StageRecipe], scratch: Path) ->
     seen.rows = seen.data[:: max(1, -(-len(seen.data) // ROWS))]
     if seen.tokenizer and seen.rows:
         found += _render(seen)
+    elif getattr(recipe, "rollout", None) and recipe.rollout.engine == "server":
+        found += _asked_of_server(seen)
     return seen, found
 
 
@@ -199,6 +201,16 @@ def _render(seen: Seen) -> list[Finding]:
         seen.prompt_ids = tokenizer([text for text, _ in seen.rendered], add_special_tokens=False)["input_ids"]
         if columns and tokenizer.eos_token_id is not None and all(row.get(c) for row in rows for c in columns):
             seen.examples = [prompts.example(row, tokenizer, **template, keys=columns) for row in rows]
+    except UserError as error:
+        return [_refusal(problem) for problem in error.problems]
+    return []
+
+
+def _asked_of_server(seen: Seen) -> list[Finding]:
+    """What of the prompts has no place in a template that is plain text; the server renders the others."""
+    try:
+        for row in seen.rows:
+            prompts.messages(row["prompt"], template=seen.recipe.prompt.template, system=seen.recipe.prompt.system)
     except UserError as error:
         return [_refusal(problem) for problem in error.problems]
     return []

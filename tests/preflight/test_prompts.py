@@ -197,3 +197,18 @@ def test_an_end_token_holds_for_the_stages_that_build_on_it(found, grpo, model):
     lines = found({"name": "both", "stages": [first, second]})
     assert any("a turn ends with <|im_end|>, where generation stops" in line for line in lines)
     assert not any("may run to their limit" in line for line in lines)
+
+
+def test_prompts_that_have_no_place_in_what_a_server_is_asked(found):
+    row = {"prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2+2?"}]}
+    with open("rows.jsonl", "w", encoding="utf-8") as file:
+        file.write(json.dumps(row))
+    recipe = {
+        "stage": "sample",
+        "model": {"path": "some/model"},
+        "data": {"path": "rows.jsonl"},
+        "prompt": {"template": "r1-zero"},
+        "rollout": {"engine": "server", "url": "http://localhost:9/v1"},
+    }
+    (line,) = found(recipe, "error")
+    assert "r1-zero has no place for a message with the role system" in line
