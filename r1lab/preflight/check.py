@@ -11,6 +11,8 @@ from r1lab.errors import UserError
 from r1lab.preflight.findings import COLORS, Finding, Seen
 from r1lab.schema import Pipeline, Recipe, StageRecipe
 
+_UNREACHED = "the Hub cannot be reached"
+
 Tell = Callable[[StageRecipe, Finding], None]
 
 
@@ -27,9 +29,13 @@ def check(
         tell: Called with each finding as it is made.
     """
     found: list[tuple[StageRecipe, Finding]] = []
+    unreached: list[tuple[StageRecipe, Finding]] = []
 
     def add(stage: StageRecipe, findings: list[Finding]) -> None:
         for finding in findings:
+            if _UNREACHED in finding.seen and len(stages) > 1:  # one line for all stages, at the end
+                unreached.append((stage, finding))
+                continue
             found.append((stage, finding))
             if tell:
                 tell(stage, finding)
@@ -39,6 +45,13 @@ def check(
         looked = _look_at_all(stages, Path(scratch), add, tiny)
         if probe:
             _probe(looked, add)
+    if unreached:
+        listed = [finding.seen.partition(f": {_UNREACHED}")[0].split(", ") for _, finding in unreached]
+        names = dict.fromkeys(name for some in listed for name in some)
+        told = f"{_UNREACHED}: {', '.join(names)} could not be looked at"
+        found.append((unreached[0][0], Finding("warning", "data", told, "check again online")))
+        if tell:
+            tell(*found[-1])
     return found
 
 

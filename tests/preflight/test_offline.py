@@ -1,0 +1,12 @@
+"""Without a network a pipeline has one line about it, not one for each stage."""
+
+from r1lab.preflight import check, look
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line_for_all_stages(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    look.hub_reachable.cache_clear()
+    lines = [line for line in check.lines(["eval/greedy", "stages=[{name: a, stage: eval}, {name: b, stage: eval}]",
+                                           "compare=[[a, b]]"]) if "the Hub cannot be reached" in line]  # fmt: skip
+    look.hub_reachable.cache_clear()
+    assert len(lines) == 1 and "could not be looked at: check again online" in lines[0]
