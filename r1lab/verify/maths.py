@@ -273,12 +273,18 @@ def _same_quantity(said: Quantity, answer: str, wanted: Quantity, gold: str) -> 
 
 
 def _close(a: Fraction, a_text: str, b: Fraction, b_text: str) -> bool:
-    """Equal, or one is the other rounded or cut to six decimals or more, of which four digits say something."""
+    """Equal, or one is the other rounded or cut to six decimals or more, of which four digits say something.
+
+    What a program prints of a float is right to its fifteen digits, while the last one may be off.
+    """
     if a == b:
         return True
     for rounded, text, exact in ((a, a_text, b), (b, b_text, a)):
         decimals = re.search(r"\.(\d{6,})", text)
-        if decimals and len(text.replace(".", "").lstrip("-+0")) >= 4:
+        figures = len(text.replace(".", "").lstrip("-+0"))
+        if decimals and figures >= 15 and abs(exact - rounded) <= abs(exact) * Fraction(1, 10**15):
+            return True
+        if decimals and figures >= 4:
             off = (exact - rounded) * 10 ** len(decimals[1])
             if abs(off) <= Fraction(1, 2) or (abs(off) < 1 and (off > 0) == (exact > 0)):
                 return True

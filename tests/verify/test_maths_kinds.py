@@ -6,6 +6,9 @@ from r1lab.verify import maths
 
 # Answer and gold, by kind.
 SAME = {
+    "printed floats": [
+        ("0.8333333333333334", r"\frac{5}{6}"), (r"\frac{5}{6}", "0.8333333333333334"), ("0.30000000000000004", "0.3"),
+    ],
     "approximations": [
         (r"\frac{22}{7} \approx 3.142857", r"\frac{22}{7}"), (r"x\approx 5", "5"), (r"\pi \approx 3.14159", r"\pi"),
         (r"\sqrt{50} \approx 7.07", r"5\sqrt{2}"), (r"\approx 3.5", "3.5"),
@@ -215,6 +218,7 @@ SAME = {
 }  # fmt: skip
 
 DIFFERENT = {
+    "printed floats": [("0.8333333333", "0.83"), ("0.83333333333", r"\frac{4}{6}"), ("0.30000000001", "0.3")],
     "what stands beside an answer": [
         ("(1,2)x", "(1,2)"), ("(1,2)^2", "(1,2)"), (r"(1,2) \to 8", "(1,2)"), ("[1,2)@", "[1,2)"),
         (r"x>3\begin{pmatrix}9\end{pmatrix}", "x>3"), (r"(1,2) \cup 8", "(1,2)"),
