@@ -58,6 +58,14 @@ _CLAUSE = re.compile(
 )
 # A sentence may go on after a displayed formula, but what it names stands before or after that.
 _DISPLAYED = re.compile(r"(?<=\\\])(?=\s*[A-Z])|(?<=\$\$)(?=\s*[A-Z])|\\end\{\w{1,12}\*?\}(?=\s*[A-Z])")
+# The question again, or a part of it: "3 + 4" in it is no result, however easily it is worked out.
+_REQUEST = re.compile(
+    r"\W*(?:what(?:\s+(?:is|are|was|were|would|will|do|does|did)\b|['’]s\b)(?!.*\b(?:is|are|was|were|equals?)\b)"
+    r"|how\s+(?:many|much|long|far|old)\b"
+    r"|(?:please\s+)?(?:compute|calculate|evaluate|find|solve|simplify|determine|work out|add|subtract|multiply"
+    r"|divide)\b)(?![^=]*=)",
+    re.I,
+)
 _ARROW = re.compile(r"^(?:[=-]>|[→⇒∴])\s*")
 # Words that make another value of a number, beside units.
 _MAGNITUDE = re.compile(
@@ -108,7 +116,10 @@ def _with_values(text: str) -> list[str]:
         tail = tail[tail.find("\n", 0, _TAIL // 2) + 1 :]
     found = []
     for sentence in SENTENCE.finditer(tail):
-        factorial = tail[sentence.end() : sentence.end() + 1] == "!" and tail[sentence.end() - 1] in "0123456789)n"
+        end = tail[sentence.end() : sentence.end() + 1]
+        if end in ("?", "？") or _REQUEST.match(sentence[0]):
+            continue
+        factorial = end == "!" and tail[sentence.end() - 1] in "0123456789)n"
         parts = _DISPLAYED.split(sentence[0] + "!" * factorial)
         for part in parts:
             words = _ARROW.sub("", part.strip())

@@ -284,3 +284,21 @@ def test_worked_solutions_without_a_mark_commit_to_their_result():
         solution = re.sub("<<[^<>]*>>", "", solution).strip()  # GSM8K's calculator
         right += grade(solution, gold.strip().replace(",", ""))[0]
     assert right >= 360
+
+
+@pytest.mark.parametrize(
+    "turn",
+    ["<answer> What is 3 + 4? </answer>", "What is 3 + 4", "What's 3 + 4", "Compute 3 + 4.",
+     "<answer> 3 + 4? </answer>", "How much is 3 + 4", "Please calculate 3 + 4.", "The answer is: what is 3 + 4"],
+)  # fmt: skip
+def test_the_question_again_is_no_answer(turn):
+    assert grade(turn, "7")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "turn",
+    ["What is 3 + 4? It is 7.", "How many? 7", "Compute 3 + 4 = 7.", "So it is 7. Does that help?", "Which gives 7.",
+     "What remains is 7 apples.", "What is left is 7 apples."],
+)  # fmt: skip
+def test_words_of_a_question_in_an_answer(turn):
+    assert grade(turn, "7")[0] == 1
