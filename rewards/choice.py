@@ -20,7 +20,7 @@ _PREFACE = re.compile(
     r"(?:(?:I(?:'d| would| will|'ll)?|we) (?:think|believe|say|guess|choose|chose|pick|select|go with|would say)"
     r"|(?:it|that|this|which)(?:'s| is| must be| should be| has to be| seems to be)"
     r"|probably|most likely|likely|definitely|certainly|clearly|obviously|only|simply|that|the|is|correct|right|best"
-    r"|answer|one)(?:[\s:,]+|(?=[(\[]))",
+    r"|answer|one|not (?:option )?[(\[]?[a-z][)\]]?,? but(?: rather)?)(?:[\s:,]+|(?=[(\[]))",
     re.IGNORECASE,
 )
 # What commits to a letter beside the phrases of any answer.
@@ -28,12 +28,14 @@ _CHOSEN = re.compile(
     r"\b(?:(?:I|we|I'd|I'll)(?: would| will|'d|'ll)? (?:choose|pick|select|go with|opt for)"
     r"|(?:it|this|that) (?:must|has to|should) be"
     r"|(?:corresponds to|matches|leads to|points to|that is|i\.e\.,?))\s+(?:answer |option |choice )?"
-    r"[*_]{0,2}([(\[]?[A-Z][)\]]?)(?![\w'’]|\s[a-z])",
+    r"[*_]{0,2}([(\[]?[A-Z][)\]]?)(?![\w'’]|\s(?!because\b|since\b|as\b)[a-z])",
 )
 # Letters in a row: A or B; (A), (B); A B C.
 _LIST = re.compile(
     r"[(\[]?[A-Z][)\].:]?(?:[\s,;/&|+(\[-]|and\b|or\b)+[A-Z]\b(?=\s*[)\].:,;/&]|\W*(?:$|and\b|or\b|[A-Z]\b))"
 )
+# An option with its text, on a line of its own.
+_OPTION = re.compile(r"[\s*_>-]*(?:option )?[(\[]?([A-Z])[)\].:]+[*_]*\s+\S", re.IGNORECASE)
 # The label of another option after the text of the first.
 _ANOTHER = re.compile(
     r"[(\[]\s*([A-Z])\s*[)\]]|(?:^|\b(?:or|and)\b|[,;/\n])\s*(?:option |choice )?([A-Z])\s*[).:](?=\s|$)"
@@ -79,6 +81,8 @@ def _score(turn: str, gold: str, choices: list[str]) -> Score:
     if not found:
         return Score(0.0, "no_answer")
     said = read_choice(found[0], choices)
+    if found[1] == "bare" and _lists_options(turn, said):
+        return Score(0.0, "hedged")
     if len(said) > 1:
         return Score(0.0, said)
     return Score(1.0, "correct") if said == right else Score(0.0, "wrong")
@@ -110,6 +114,12 @@ def read_choice(answer: str, choices: list[str]) -> str:
     if text in letters:
         return letter if letters[text] == letter else "contradiction"
     return "hedged" if _names_another(answer[label.end() :], letter) else letter
+
+
+def _lists_options(turn: str, last: str) -> bool:
+    """Whether the last two lines are options with their texts, so that a list of the options ends there."""
+    lines = [_OPTION.match(line) for line in turn.rstrip().splitlines() if line.strip()][-2:]
+    return len(lines) == 2 and all(lines) and lines[1][1].upper() == last != lines[0][1].upper()
 
 
 def _names_another(text: str, letter: str) -> bool:

@@ -7,21 +7,32 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 
+_SAME = "the kind of the claim before"
 _OTHER = {"knight": "knave", "knave": "knight"}
 _KIND = r"(knight|knave)(s?)\b(?![-'’]\w)"
 _DASH = r"(?::|=>?|-{1,2}>?|[–—→⇒])"
 # Between people and their kind; with a "not" that turns it round. What is weak is nothing before "knave:".
 _VERB = r"(?:is|was|are|were|must|has|have|to|be|both|all|each|clearly|indeed|therefore|definitely|thus|then)\s*:?\s+"
 _NOT = r"(not\s+|isn['’]t\s+|aren['’]t\s+|cannot\s+be\s+)?(?:an?\s+|the\s+)?"
-_STRONG = rf"(?:\s*{_DASH}\s*((?:{_VERB})*+)|\s+((?:{_VERB})++|(?=not|isn|aren|cannot))){_NOT}"
+_STRONG = (
+    rf"(?:\s*{_DASH}\s*((?:{_VERB})*+)|\s+((?:{_VERB})++|(?=not|isn|aren|cannot))|['’]s\s+(?=not\b|an?\b|the\b)){_NOT}"
+)
 _WEAK = r" ?[ (,] ?(?:an? )?(knight|knave)\b(?![-'’]\w|\s*(?:[:=]|is\b|are\b))"
 _ALL = (
     r"\b(?:(?:both|all|everyone|everybody)(?:\s+(?:of|them|the|two|three|four|five|six|people|inhabitants|islanders))*+"
     r"\s+(?:is|are)|they(?:['’]re|\s+are)\s+(?:both|all))\s+(?:an?\s+)?"
 )
+# "The others are knights", "Bob is too", "so is Bob", "everyone except Ann is a knight".
+_REST = (
+    r"(?:the\s+(?:other|rest|remaining)\w*(?:\s+(?:one|two|three|four|five|six|person|people))?"
+    r"|(?:every(?:one|body)|all)\s+(?:else|others))"
+)
+_TOO = r"(?:too|as\s+well|also)\b(?!\s+\w)"
+_EXCEPT = r"(?:except(?:\s+for)?|but|other\s+than|apart\s+from)"
 # Before a claim, what makes it no claim of the answer's own; after it, what takes it back.
 _NO_CLAIM = re.compile(
     r"(?:\b(?:not|never|neither|if|whether|suppos(?:e|ing)|assum(?:e|ing)|either|(?:says?|said|claim(?:s|ed)?|states?|"
+    r"except(?: for)?|other than|apart from|(?:all|everyone|everybody) but|"
     r"false|untrue|not true|n['’]t true)(?: that)?)[\s,:\"(]*(?:both\s+)?|[~¬!≠]\s*)$"
 )
 _TAKEN_BACK = re.compile(
@@ -46,7 +57,13 @@ def claims(text: str, names: tuple[str, ...]) -> dict[str, str]:
     {'ann': 'knave'}
     """
     found = sorted([*_sentences(text, names), *_rows(text, names)], key=lambda claim: claim[0])
-    said = {name: kind for _, name, kind in found}
+    said, last = {}, None
+    for _, name, kind in found:
+        last = last if kind == _SAME else kind
+        left = [name] if name else [other for other in names if other not in said]
+        if not left:  # "the others", when something was said of everyone before: of whom is unknown
+            said.clear()
+        said.update(dict.fromkeys(left, last))
     return {name: kind for name, kind in said.items() if kind}
 
 
@@ -58,13 +75,19 @@ def _patterns(names: tuple[str, ...]) -> tuple[re.Pattern, ...]:
     people = rf"((?>{name}(?:(?:\s*[,;&]\s*(?:and\s+)?|\s+and\s+|\s+){name}){{0,30}}))"
     first = r"(?:^|[\n.;,:]|\band\b|\bwhile\b)\s*(?:(?:the|only)\s+)*+"
     after = rf"\s*(?:is\b|are\b|{_DASH})\s*(?:only\s+)?{people}(?!['’:]|\s+(?:is|are|says|said)\b)"
+    rest = rf"\b{_REST}(?:\s+(?:must|has|have|to|be|is|are|both|all|each))++\s*:?\s+{_NOT}{_KIND}"
+    too = rf"({name})\s+(?:is|are)\s+{_TOO}|\bso\s+is\s+({name})"
+    everyone = (
+        rf"\b(?:every(?:one|body)|all)(?:\s+of\s+them)?\s+{_EXCEPT}\s+{people}\s+(?:is|are)\s+(?:an?\s+)?{_KIND}"
+    )
     texts = (name, people + _STRONG + _KIND, f"({name}){_WEAK}", first + _KIND + after, _ALL + _KIND)
+    texts += (rest, too, everyone)
     return tuple(map(re.compile, texts))
 
 
-def _sentences(text: str, names: tuple[str, ...]) -> Iterator[tuple[int, str, str | None]]:
-    """Claims in sentences and lists: where, of whom, and the kind, None where it is taken back."""
-    name, people_kind, name_kind, kind_people, all_kind = _patterns(names)
+def _sentences(text: str, names: tuple[str, ...]) -> Iterator[tuple[int, str | None, str | None]]:
+    """Claims in sentences and lists: where, of whom (None: of the others), the kind (None where it is taken back)."""
+    name, people_kind, name_kind, kind_people, all_kind, rest_kind, name_too, all_except = _patterns(names)
     for found in people_kind.finditer(text):
         people, dashed, linked, negated, kind, plural = found.groups()
         start, called = found.start(), name.findall(people)
@@ -77,6 +100,15 @@ def _sentences(text: str, names: tuple[str, ...]) -> Iterator[tuple[int, str, st
         yield from _claimed(text, found.start(1), found.end(), name.findall(found[3]), found[1])
     for found in all_kind.finditer(text):
         yield from _claimed(text, found.start(), found.end(), names, found[1])
+    for found in rest_kind.finditer(text):
+        negated, kind, _ = found.groups()
+        yield from _claimed(text, found.start(), found.end(), [None], _OTHER[kind] if negated else kind)
+    for found in name_too.finditer(text):
+        yield from _claimed(text, found.start(), found.end(), [found[1] or found[2]], _SAME)
+    for found in all_except.finditer(text):
+        others = name.findall(found[1])
+        yield from _claimed(text, found.start(), found.end(), others, _OTHER[found[2]])
+        yield from _claimed(text, found.start(), found.end(), [n for n in names if n not in others], found[2])
 
 
 def _claimed(text: str, start: int, end: int, called, kind: str) -> Iterator[tuple[int, str, str | None]]:

@@ -19,7 +19,7 @@ _IS = (
 _ENGLISH = (
     r"(?<!\w)(?:answers?|ans(?=\.?\s?[:=])|(?:correct|right|best|final) "
     r"(?:option|choice|letter|response|solution|result|value))\b"
-    r"\.?(?: to (?:the|this|that) (?:\w{1,20} )?(?:question|problem|part))?[*_]{0,3}"
+    r"\.?(?: to (?:the|this|that) (?:\w{1,20} )?(?:question|problem|part))?(?:[*_]{0,3}|\"(?=\s?:))"
     rf"(?:{_ADVERBS}?\s{{0,3}}{_IS}|[ \t]+of(?=[ \t]+[-+−$\\(]{{0,3}}[\d\\]))"
 )
 # The rest of a heading, or of a line in bold, that says nothing else.
@@ -85,6 +85,13 @@ SENTENCE = re.compile(
     r"|[^.!?。！？\n]|[.!?](?=\S))*+",
     re.DOTALL,
 )
+# What takes an answer back in its own sentence: "a student says that the answer is A, which is wrong".
+_REJECTED = re.compile(
+    r"\b(?:which|(?:but|and) (?:that|this|it))(?: is| was| would be|['’]s) (?:\w{1,12} )?"
+    r"(?:wrong|incorrect|false|mistaken|impossible|not (?:right|correct|true|possible))\b",
+    re.IGNORECASE,
+)
+_JSON_VALUE = re.compile(r"\s*(?:\"((?:[^\"\\]|\\.)*+)\"|([^\s,}\]\"]+))")
 _REASON = re.compile(r"[\s,;(]*\b(?:because|since|which|where)\b.*", re.DOTALL)
 # "The answer is correct" says something of an answer that stands elsewhere.
 _COMMENT = re.compile(
@@ -141,7 +148,11 @@ def _lead(text: str, comments: bool) -> tuple[int, str] | None:
         sentence = SENTENCE.match(window)
         if window[sentence.end() : sentence.end() + 1] in ("?", "？") and not bold:  # "Answer: C? No, D."
             continue
+        if _REJECTED.search(sentence[0]):
+            continue
         answer = bold[1] if bold else _REASON.sub("", sentence[0])
+        if text[place - 1 : place] == '"' and (json := _JSON_VALUE.match(window)):  # {"answer": "C"}
+            answer = json[1] or json[2] or ""
         if place and (bracket := _OPENING.find(text[place - 1])) >= 0:  # [Answer: C]
             answer = answer.partition(_CLOSING[bracket])[0]
         answer = _POLITE.sub("", answer.rstrip())

@@ -313,3 +313,36 @@ def test_a_megabyte_takes_no_time(piece):
         score(turn)
     read_choice(text, CAPITALS)
     assert time.process_time() - started < 10
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        "I choose option B because it is consistent with the data.",
+        "I would pick (B), since the rest is too large.",
+        "The answer is not A but B.",
+        "The answer is not (A), but rather (B).",
+        '{"answer": "B"}',
+        '```json\n{"reason": "A is too small", "answer": "B"}\n```',
+        "A. red is too warm\nC. blue is too cold\n\nB",
+    ],
+)
+def test_letters_with_a_reason_a_contrast_or_in_json(turn):
+    assert score(turn) == 1.0
+    assert score(turn, gold="A") == 0.0
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        "A. red\nC. green\nB. blue",
+        "(A) red\n(C) green\n(B) blue",
+        "A student would say that the answer is B, which is wrong.",
+        "They claim the answer is B, but that is clearly incorrect.",
+        "The answer is not B.",
+        "The answer is not B but perhaps A.",
+        '{"not_the_answer": "B", "answer": "A"}',
+    ],
+)
+def test_a_list_of_the_options_or_an_answer_taken_back_is_no_answer(turn):
+    assert score(turn) == 0.0

@@ -464,3 +464,31 @@ def test_rows_without_gold_and_gold_that_cannot_be_read():
             knights_knaves_reward([RIGHT], answer=[gold])
     with pytest.raises(UserError, match="knights_knaves: mode: 'lax' is not strict, lenient, logic_rl"):
         knights_knaves_reward([RIGHT], answer=[GOLD], mode="lax")
+
+
+THREE = "(1) Zoey is a knave\n(2) Evelyn is a knight\n(3) Liam is a knight"
+
+
+@pytest.mark.parametrize(
+    ("answer", "value"),
+    [
+        ("Zoey's a knave. Evelyn's a knight, and Liam's not a knave.", 1.0),
+        ("Only Zoey is a knave; the others are knights.", 1.0),
+        ("Zoey is a knave. The rest are knights.", 1.0),
+        ("Zoey is a knave, Evelyn is a knight and the other one is a knight.", 1.0),
+        ("Everyone except Zoey is a knight.", 1.0),
+        ("Zoey is a knave and everyone else is a knight.", 1.0),
+        ("Zoey is a knave. Evelyn is a knight, and so is Liam.", 1.0),
+        ("Zoey is a knave. Evelyn is a knight and Liam is too.", 1.0),
+        ("Zoey's a knight. Evelyn's a knight. Liam's a knight.", 0.0),
+        ("Zoey is a knight; the others are knaves.", 0.0),
+        ("Everyone except Liam is a knight.", 0.0),
+        ("If Zoey is a knave, then the others are knights.", 0.0),
+        ("The others are knights.", 0.0),
+        ("Zoey is a knave, the others are knights or knaves.", 0.0),
+        ("Evelyn is a knight. Liam is a knight. Zoey is too.", 0.0),
+        ("Zoey is a knave, the others are knights. Liam is a knave, the others are knights.", 0.0),
+    ],
+)
+def test_lenient_mode_reads_the_others_and_short_forms(answer, value):
+    assert of_answer(answer, gold=THREE, mode="lenient")[0] == value
