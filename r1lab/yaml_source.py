@@ -270,7 +270,7 @@ class _Reader:
             return node.value
         try:
             value = self.constructor.construct_object(node)
-        except (ValueError, KeyError) as error:  # such as `!!int many`
+        except (ValueError, KeyError, IndexError) as error:  # such as `!!int many` and `!!int` alone
             kind = node.tag.removeprefix(_STANDARD)
             raise self._error(node, f"{node.value[:40]!r} cannot be read as {kind}") from error
         if isinstance(value, str) and value.startswith("~/") and "\n" not in value:

@@ -7,6 +7,21 @@ import pytest
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
+_PROCESS_GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_process_group():
+    """TRL and accelerate describe a process group in the environment, which later modules must not inherit."""
+    before = {name: os.environ.get(name) for name in _PROCESS_GROUP}
+    yield
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory):
     """The folder of a random Qwen2-architecture model of the embedded base's size, with its tokenizer."""

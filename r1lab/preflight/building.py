@@ -1,7 +1,9 @@
 """What a training builds before its first step, built without weights: what raises here would raise in the run."""
 
+import contextlib
 import importlib
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from r1lab import models
@@ -41,7 +43,8 @@ def _trainer(recipe: StageRecipe, scratch: Path) -> list[Finding]:
         owned = dict.fromkeys(("num_generations", "per_device_train_batch_size", "gradient_accumulation_steps"), 2)
         owned |= {"generation_batch_size": None, "steps_per_generation": None, "use_vllm": False}
     config_class = getattr(importlib.import_module("trl"), _CONFIGS[recipe.stage])
-    args, found = _tried(lambda: trl_config(config_class, recipe, scratch, **owned), ("train",))
+    with _no_process_group():
+        args, found = _tried(lambda: trl_config(config_class, recipe, scratch, **owned), ("train",))
     if args is None:
         return found
     _, more = _tried(lambda: Trainer.get_optimizer_cls_and_kwargs(args), ("train", "optim"))
@@ -57,6 +60,17 @@ def _trainer(recipe: StageRecipe, scratch: Path) -> list[Finding]:
     }
     _, more = _tried(lambda: get_scheduler(args.lr_scheduler_type, optimizer, **schedule), _scheduler(recipe))
     return found + more
+
+
+@contextlib.contextmanager
+def _no_process_group() -> Iterator[None]:
+    """Hides what describes a process group: a config looks at its device, and so would join the group."""
+    described = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    held = {name: os.environ.pop(name) for name in described if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(held)
 
 
 def _scheduler(recipe: StageRecipe) -> Keys:

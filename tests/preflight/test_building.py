@@ -1,5 +1,11 @@
 """Settings that a library refuses only when it builds the trainer are found before the run."""
 
+import json
+import os
+import socket
+import subprocess
+import sys
+
 import pytest
 
 SFT = {
@@ -29,3 +35,16 @@ def test_what_cannot_be_built_is_an_error_before_the_run(found, model, train, ke
 def test_what_can_be_built_says_nothing(found):
     good = {"model": SFT["model"] | {"lora": {"r": 4}, "attn_implementation": "eager"}, "train": {"optim": "sgd"}}
     assert [line for line in found(SFT | good) if "cannot be built" in line] == []
+
+
+def test_check_joins_no_process_group(tmp_path):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(json.dumps(SFT | {"train": {"max_steps": 2}}))
+    with socket.socket() as taken:  # the port of a training that runs
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        group = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        command = [sys.executable, "-m", "r1lab", "check", str(recipe)]
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | group, cwd=tmp_path)
+    assert "Traceback" not in done.stderr and done.returncode == 0, done.stdout + done.stderr
