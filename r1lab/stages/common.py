@@ -160,11 +160,12 @@ def load_model(recipe, *, scores: bool = False):
     """A recipe's model, to be trained; `scores` as in `r1lab.models.load_model`."""
     from r1lab import models
 
+    lora = getattr(recipe.model, "lora", None)  # a reward stage trains all weights
     return models.load_model(
         recipe.model.path,
         dtype=recipe.model.dtype,
         attn_implementation=recipe.model.attn_implementation,
-        quantize=recipe.model.lora.quantize if recipe.model.lora else None,
+        quantize=lora.quantize if lora else None,
         revision=recipe.model.revision,
         trust_remote_code=recipe.model.trust_remote_code,
         scores=scores,
