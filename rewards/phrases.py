@@ -44,8 +44,9 @@ _VERBS = (
     r"ist|lautet|beträgt|wäre|muss|est|serait|doit être|es|sería|debe ser|é|seria|deve ser|è|sarebbe"
     r"|deve essere|is|luidt|to|je|är|là|adalah|равен|равно|есть|это|будет|هي|هو|है|কি|คือ|είναι|ni"
 )
+_NOT = r"no|não|non|nie|ne|не|niet|nicht|inte|ikke"
 _OTHERS = (
-    rf"(?<![a-zA-Z])(?:{_NOUNS})(?:[ \t]+(?!(?:{_VERBS})[ \t])\w{{2,15}})?[*_]{{0,3}}\s{{0,3}}"
+    rf"(?<![a-zA-Z])(?:{_NOUNS})(?:[ \t]+(?!(?:{_VERBS}|{_NOT})[ \t])\w{{2,15}})?[*_]{{0,3}}\s{{0,3}}"
     rf"(?:(?:{_VERBS})(?!\w)|[:：=ঃ—–]|-(?=\s))"
 )
 _LABEL = (
@@ -89,6 +90,15 @@ SENTENCE = re.compile(
 _REJECTED = re.compile(
     r"\b(?:which|(?:but|and) (?:that|this|it))(?: is| was| would be|['’]s) (?:\w{1,12} )?"
     r"(?:wrong|incorrect|false|mistaken|impossible|not (?:right|correct|true|possible))\b",
+    re.IGNORECASE,
+)
+# What is said before an answer to which the speaker does not commit: "I doubt that the answer is 7", "if it were 24".
+DOUBT = re.compile(
+    r"\b(?:doubt\w*|unsure|uncertain|unclear|not (?:sure|certain|clear|true|the case)|whether|if|unless|suppos\w{1,3}"
+    r"|assum\w{1,3}|imagine"
+    r"|(?:do|does|did|can|could) ?(?:not|n['’]t) (?:know|say|tell|think|believe)|cannot (?:know|say|tell|believe))"
+    r"(?:\s+(?:that|whether|if))?(?:\s+(?:the|my|our|final|correct|right|it|this|that|answer))*"
+    r"(?:\s+(?:is|was|were|be|equals))?[\s*$]*$",
     re.IGNORECASE,
 )
 _JSON_VALUE = re.compile(r"\s*(?:\"((?:[^\"\\]|\\.)*+)\"|([^\s,}\]\"]+))")
@@ -141,7 +151,7 @@ def without_lead(text: str) -> str:
 def _lead(text: str, comments: bool) -> tuple[int, str] | None:
     for place in _last_places(text, _STEMS):
         lead = _LEAD.match(text, place) or _heading(text, place)
-        if not lead:
+        if not lead or DOUBT.search(text[max(0, place - _CLAUSE) : place]):
             continue
         window = text[lead.end() : lead.end() + _WINDOW]
         bold = _BOLD.match(window)

@@ -6,7 +6,7 @@ Only the last sentences of a text are looked at, so that everything here takes l
 import re
 
 from r1lab.rewards.markup import plain
-from r1lab.rewards.phrases import SENTENCE
+from r1lab.rewards.phrases import DOUBT, SENTENCE
 
 _TAIL, _LONGEST = 1500, 500  # characters at the end of a text, and of one sentence, that are looked at
 
@@ -32,7 +32,19 @@ _LISTED = re.compile(r"\s*(?:,\s*and|,|、|和|&|\band\b)\s*")
 _HEDGE = re.compile(r"\b(?:or|nor|either|neither|maybe|perhaps|possibly|alternatively|versus)\b|或|~", re.I)
 _RANGE = re.compile(r"\s*(?:to|through|—)\s*")
 _NEGATED = re.compile(
-    r"(?:\b(?:not|never|cannot|no|except|unless|without)|n't|n’t|不)\b(?:(?!\b(?:is|are|was|were)\b)[^,;:]){0,25}$",
+    r"(?:\b(?:not|never|cannot|no|except|unless|without|nicht|keine?|niet|geen|pas|jamais|não|non|nie|ne|не|нет|inte|ikke"
+    r"|nunca|không phải)\b|n['’]t\b|不|没|沒)(?:(?!\b(?:is|are|was|were)\b)[^,;:]){0,25}$",
+    re.I,
+)
+_NEGATED_AFTER = re.compile(
+    r"[\s*$]*(?:(?:이|가)?\s*아[니닙닌]|で(?:は|も)(?:ない|ありません)|じゃ(?:ない|ありません)|değil|नहीं)"
+)
+# What makes another value of the one that it stands before.
+_CHANGED = re.compile(
+    r"\b(?:(?:half|twice|thrice|double|triple|quadruple|times|third|quarter|fourth|fifth|sixth|eighth|tenth|square|cube"
+    r"|root|reciprocal|inverse|opposite|factorial|multiple|power|negative|minus)s?"
+    r"|(?:less|more|greater|fewer|smaller|larger|bigger|higher|lower|other) than|at (?:least|most)|up to|below|above"
+    r"|under|over)(?:\s+(?:of|the|a|an|number|value))*[\s*]*$",
     re.I,
 )
 _SUBJECT = re.compile(r"[^,;:(]{0,40}?\b(?<!which )(?<!that )(?:is|are|was|were|equals?)\b", re.I)
@@ -135,6 +147,8 @@ def _starts_with_value(sentence: str) -> bool:
 def _named(sentence: str) -> str | None:
     values = list(_VALUE.finditer(sentence))
     first = last = values[-1]
+    if _NEGATED_AFTER.match(sentence, last.end()):
+        return None
     calculated = sentence[: last.start()].rstrip().endswith("=")  # "18 points + 18 points = 36 points"
     if _starts_with_value(sentence) and not calculated and not _SUBJECT.match(sentence[values[0].end() :]):
         return _explained(sentence, values)
@@ -150,6 +164,8 @@ def _named(sentence: str) -> str | None:
     if not (_is_prose(lead) and _ENDED.match(rest)):
         return None
     is_result = result or lead.rstrip().endswith("=")
+    if not is_result and (_CHANGED.search(lead) or DOUBT.search(lead)):
+        return None
     hedged = _HEDGE.search(sentence if first is not values[0] else rest)
     if hedged or not is_result and (_NEGATED.search(lead) or _SUBJECT.match(rest)):
         return None

@@ -43,6 +43,21 @@ def used(pid: int) -> Used:
     return Used(seconds, running)
 
 
+def held(pid: int) -> int:
+    """The most bytes that a process or any of its living children, or theirs, has held at a time (Linux)."""
+    most = 0
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            lines = dict(line.split(b":", 1) for line in file if b":" in line)
+        most = int(lines[b"VmHWM"].split()[0]) * 1024
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
+                most = max([most, *(held(int(child)) for child in file.read().split())])
+    except (OSError, KeyError):  # it has just ended and holds nothing, or the kernel lists no children
+        pass
+    return most
+
+
 @dataclass
 class Watch:
     """Whether work in a process is over its time.

@@ -17,6 +17,7 @@ from r1lab.verify.latex import LONGEST, PLAIN_FUNCTION, normal
 from r1lab.verify.quantities import (
     Quantity,
     in_base,
+    names_base,
     number,
     quantity,
     same_time,
@@ -25,6 +26,7 @@ from r1lab.verify.quantities import (
 )
 from r1lab.verify.units import agree, measured
 
+_SIGNS = ("-", "−", "+", "¬", "~")  # before words, of which they say something else
 _LETTER = re.compile(r"\(?([A-Z])\)?[.:]?", re.ASCII)
 _ANOTHER = re.compile(r"\b(?:or|and|not|[A-HJ-Z])\b", re.ASCII)
 _RELATION = re.compile(r"[<>]|\\(?:le|ge|ne)(?![a-zA-Z])")
@@ -121,7 +123,8 @@ def _equal(answer: str, gold: str) -> bool:
     if _SIMPLE.fullmatch(answer) and _SIMPLE.fullmatch(gold):  # nearly all answers
         return _close(Fraction(answer), answer, Fraction(gold), gold)
     if _is_words(gold) and (len(gold) != 3 or answer.isalpha()):  # "xyz" may be a product
-        if _words(answer) == _words(gold):
+        signs = [_flat(text).lstrip()[:1] in _SIGNS for text in (answer, gold)]
+        if _words(answer) == _words(gold) and signs[0] == signs[1]:
             return True
         if len(structure.elements(gold)) < 2:
             return False
@@ -327,6 +330,8 @@ def _based(answer: str, gold: str) -> bool | None:
         other = gold if said else answer
         if re.fullmatch(r"[0-9A-Fa-f.]+", other):
             return other.upper() == digits
+        if names_base(other):  # one that its digits cannot have
+            return False
     return None
 
 

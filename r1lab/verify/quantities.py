@@ -155,6 +155,16 @@ _BASE = re.compile(
 )
 
 
+def names_base(text: str) -> bool:
+    """Whether a number stands with a base, be it one that it can have or not.
+
+    >>> names_base("52_1"), names_base("52")
+    (True, False)
+    """
+    found = _BASE.fullmatch(text)
+    return bool(found) and any(c.isdigit() for c in found[1])
+
+
 def in_base(text: str) -> tuple[str, int] | None:
     r"""The digits of a number and the base that stands with it, or None.
 

@@ -48,7 +48,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from r1lab.errors import UserError
-from r1lab.verify.clock import Watch, used
+from r1lab.verify.clock import Watch, held, used
 
 _LAUNCHER = Path(__file__).with_name("launcher.py")
 _GRACE = 10  # seconds for the launcher to end
@@ -198,12 +198,12 @@ def _launch(program: str, stdin: str, limits: Limits, work: str = "") -> Result:
     if what == "exit":
         code, seconds, held = detail.split()
         status = _status(os.waitstatus_to_exitcode(int(code)), complaint)
-        if float(seconds) > limits.seconds:
-            status = "timeout"
-        elif int(held) > limits.memory:
+        if int(held) > limits.memory:  # first: where memory comes slowly, taking it uses up the time too
             status = "memory"
-    elif what == "timeout":
-        status = "timeout"
+        elif float(seconds) > limits.seconds:
+            status = "timeout"
+    elif what in ("timeout", "memory"):
+        status = what
     elif started and not detail:
         status = "error: SIGKILL"  # the launcher's end: without namespaces a program may have brought it about
     else:
@@ -216,7 +216,10 @@ def _launch(program: str, stdin: str, limits: Limits, work: str = "") -> Result:
 
 
 def _report(launcher: subprocess.Popen, report: int, limits: Limits) -> tuple[bool, str]:
-    """Whether the program was started, and how it ended as the launcher says, or `timeout`; nothing of it is left."""
+    """Whether the program was started, and how it ended as the launcher says, or `timeout` or `memory`.
+
+    Nothing of it is left.
+    """
     poll = select.poll()
     poll.register(report, select.POLLIN)
     started, watch = False, Watch(launcher.pid, _SETUP, max(_SETUP, limits.cap))
@@ -225,17 +228,20 @@ def _report(launcher: subprocess.Popen, report: int, limits: Limits) -> tuple[bo
             if poll.poll(max(0.0, watch.next - time.monotonic()) * 1000):
                 said = os.read(report, 4096).decode("utf-8", "replace")
                 if said.startswith("start "):
-                    # What it used is known when it ends; this is for what does not end by itself.
+                    # What it used is known when it ends; this is for what does not end by itself, so it leaves the
+                    # kernel's own limit (`set_limits`) the time to end a program and to take its memory back.
                     before = used(launcher.pid).seconds
-                    started, watch = True, Watch(launcher.pid, limits.seconds + 1, limits.cap, before)
+                    started, watch = True, Watch(launcher.pid, limits.seconds + 2, limits.cap, before)
                     said = said.removeprefix("start ")
                     if not said:
                         continue
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     launcher.wait(timeout=_GRACE)
                 return started, said
-            if watch.over():
-                return started, "timeout" if started else "setup no answer"
+            if watch.over() and not poll.poll(0):  # unless it has ended by itself meanwhile
+                if not started:
+                    return started, "setup no answer"
+                return started, "memory" if held(launcher.pid) > limits.memory else "timeout"
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(launcher.pid, signal.SIGKILL)

@@ -42,14 +42,15 @@ _MEANING = frozenset(
     "fifteen sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred "
     "thousand million billion trillion dozen double triple twice pi infinity infinite percent percentage wrong "
     "incorrect false instead isn either between through until versus vs below under except without unknown undefined "
-    "sqrt sin cos tan log exp even odd remainder alpha beta theta".split()
+    "halved doubled tripled more less fewer greater sqrt sin cos tan log exp even odd remainder alpha beta "
+    "theta".split()
 )
 _SMALL = frozenset("in is of an the th st nd rd".split())  # "hours in total", "of the apples", "5th"
 _LONGEST = 6  # words
 
 _ASIAN = "[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]"
 _ASIAN_MEANING = re.compile(
-    "[零〇一二三四五六七八九十百半几两或和与及不非加减乘除以点倍负正约到至是π]|千(?![克米瓦])|分之|또는|아니"
+    "[零〇一二三四五六七八九十百半几两或和与及不非加减乘除以点倍负正约到至是π]|千(?![克米瓦])|分之|또는|아[니닙닌]"
 )
 
 _PARTS = re.compile(
@@ -86,7 +87,7 @@ def unit(text: str, *, letters: bool = False) -> str | None:
             if not found or found[-1] in "/23":
                 return None
             found += part["power"]
-        elif part["slash"] or word == "per" or word == "/":
+        elif part["slash"] or word in ("per", "/") or (word in ("a", "an") and found):  # "hours a week"
             found += "/"
         elif word in ("sq", "square", "cubic", "cu"):
             square = "2" if word[0] == "s" else "3"
@@ -105,7 +106,12 @@ def unit(text: str, *, letters: bool = False) -> str | None:
             apart = True
     if words:
         return "" if words <= _LONGEST else None
-    if square or not (found or not text.strip()) or (found.startswith("/") and "per" not in plain):
+    if (
+        square
+        or found.endswith("/")
+        or not (found or not text.strip())
+        or (found.startswith("/") and "per" not in plain)
+    ):
         return None
     return _SAME.get(found, found)
 
@@ -190,4 +196,9 @@ def measured(text: str, *, letters: bool = False) -> Measured:
 
 def agree(a: str | None, b: str | None) -> bool:
     """Whether two units may stand for each other: the same, or one of them is not given (or only called "units")."""
-    return not a or not b or a == b or "unit" in (a[:4], b[:4])
+    if not a or not b or a == b:
+        return True
+    generic = [name for name in (a, b) if name.startswith("unit")]
+    if len(generic) == 2 or generic and generic[0] != "unit":  # units^2 are no units^3, nor cm^3
+        return a[-1:] == b[-1:]
+    return bool(generic)

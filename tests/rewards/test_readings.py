@@ -302,3 +302,26 @@ def test_the_question_again_is_no_answer(turn):
 )  # fmt: skip
 def test_words_of_a_question_in_an_answer(turn):
     assert grade(turn, "7")[0] == 1
+
+
+@pytest.mark.parametrize(
+    "turn",
+    ["Die Antwort ist nicht 7.", "La respuesta no es 7.", "La réponse n'est pas 7.", "答案不是7。", "Ответ не 7.",
+     "A resposta não é 7.", "La risposta non è 7.", "정답은 7이 아닙니다.", "The answer is half of 7.",
+     "The answer is twice 7.", "The answer is the square of 7.", "The answer is less than 7.",
+     "The answer is negative 7.", "The answer is at least 7.", "I doubt that the answer is 7.",
+     "I am not sure whether it is 7.", "I do not know if the answer is 7.", "If the answer is 7, we are done.",
+     "Suppose the answer is 7."],
+)  # fmt: skip
+def test_what_is_negated_changed_or_doubted_is_no_answer(turn):
+    assert grade(turn, "7")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "turn",
+    ["The square root of 49 is 7.", "Half of 14 is 7.", "I was not sure at first. It is 7.",
+     "If x = 3, the answer is 7.", "We do not know x, but the answer is 7.", "Twice 3.5 is 7.", "The minimum is 7.",
+     "Assuming that x > 0, the answer is 7.", "I no longer doubt it: the answer is 7."],
+)  # fmt: skip
+def test_negations_changes_and_doubts_of_something_else_do_no_harm(turn):
+    assert grade(turn, "7")[0] == 1

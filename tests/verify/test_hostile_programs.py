@@ -94,6 +94,7 @@ HOSTILE = {
     "sets its priority": ("denied(os.nice, -5)", "ok"),
     # memory
     "memory bomb": ("data = []\nwhile True: data.append(bytearray(10**7))", "memory"),
+    "memory, slowly": ("data = bytearray(4 * 10**8)\nwhile True: pass", "memory"),  # over its time as well
     "one big allocation": ("bytearray(10**10)", "memory"),
     "big list": ("[0] * 10**10", "memory"),
     "zip bomb": ("import zlib\nd = zlib.compress(bytes(10**7))\nb''.join([zlib.decompress(d)] * 100)", "memory"),
