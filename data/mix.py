@@ -1,11 +1,10 @@
 """Several builders as one set."""
 
-import inspect
 import logging
 import random
 from typing import Literal
 
-from r1lab import lookup
+from r1lab.data.calls import rows_of
 from r1lab.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -75,13 +74,11 @@ def _shares(weights: dict[int, float], size: int) -> dict[int, int]:
 
 
 def _rows(part: dict, split: str, size: int | None, seed: int) -> list[dict]:
-    builder = lookup.function("data", part.get("builder", "rows"))
     own = {key: value for key, value in part.items() if key not in ("builder", "weight")}
     most = own.pop("size", None)
     size = min((n for n in (size, most) if n is not None), default=None)
-    takes = inspect.signature(builder).parameters
-    given = {key: value for key, value in {"split": split, "size": size, "seed": seed}.items() if key in takes}
-    rows = builder(**{key: value for key, value in given.items() if value is not None} | own)
+    settings = {"split": split, "size": size, "seed": seed}
+    rows = rows_of(part.get("builder", "rows"), own, settings)
     if size is not None and len(rows) > size:
         rows = random.Random(f"mix/{own.get('seed', seed)}").sample(rows, size)
     return rows

@@ -146,7 +146,8 @@ def _data(recipe: StageRecipe) -> tuple[dict[str, list[dict]], list[Finding]]:
             return eval_tasks(recipe.model_copy(update={"data": data, "eval": asked})), found
         return {data.builder: build_rows(data, seed=recipe.seed)}, found
     except UserError as error:
-        return {}, found + [Finding("error", "data", problem, keys=keys) for problem in error.problems]
+        problems = [problem.removeprefix("data: ") for problem in error.problems]
+        return {}, found + [Finding("error", "data", problem, keys=keys) for problem in problems]
 
 
 def _size(data) -> int | None:

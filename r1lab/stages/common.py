@@ -1,6 +1,5 @@
 """What the stages share: rows from a builder, TRL's config, checkpoints, metrics, interruption."""
 
-import inspect
 import logging
 import os
 import shutil
@@ -11,8 +10,8 @@ from pathlib import Path
 from transformers import TrainerCallback
 
 from r1lab import children, engines, lookup, prompts, rundir, trackers
-from r1lab.data import operations, shapes
-from r1lab.data.rows import tell
+from r1lab.data import operations
+from r1lab.data.calls import rows_of
 from r1lab.errors import UserError
 from r1lab.schema import TASKS_OWN, GrpoTrain
 
@@ -35,38 +34,19 @@ def build_rows(
             decontamination took.
         tokenizer: Counts the tokens for `max_tokens`.
     """
-    builder = lookup.function("data", data.builder)
     parameters = dict(data.model_extra or {})
     given = {
         "split": split or data.split,
         "size": size if size is not None else data.size,
         "seed": data.seed if data.seed is not None else seed,
     }
-    accepted = inspect.signature(builder).parameters
-    parameters |= {k: v for k, v in given.items() if k in accepted and v is not None}
-    rows = builder(**parameters)
-    parts = parameters["parts"] if data.builder == "mix" else []
-    builders = [data.builder, *(part.get("builder", "rows") for part in parts)]
-    if not set(builders) <= set(lookup.names("data")):  # r1lab's own give rows in shape
-        rows = _shaped(rows, data.builder)
+    rows = rows_of(data.builder, parameters, given)
     if not rows:
         raise UserError(f"data: {data.builder} gave no rows for split {given['split']}")
     if size is None and data.size and len(rows) < data.size:  # the size of an evaluation is a limit
         where = parameters.get("path", data.builder)
         logger.warning("%s: data.size: %d rows asked for, all %d are taken", where, data.size, len(rows))
     return _operated(rows, data, seed, run_dir, tokenizer)
-
-
-def _shaped(rows: list[dict], builder: str) -> list[dict]:
-    """The rows of a user's builder, in the shape in which `rows` gives those of a file."""
-    found, problems = [], []
-    for number, row in enumerate(rows, 1):
-        try:
-            found.append(shapes.shaped(row))
-        except ValueError as error:
-            problems.append(f"data: row {number} of {builder}: {error}")
-    tell(problems, len(rows))
-    return found
 
 
 def _operated(rows: list[dict], data, seed: int, run_dir: Path | None, tokenizer) -> list[dict]:

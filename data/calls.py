@@ -1,0 +1,89 @@
+"""Calling a builder by its name: r1lab's own give rows in shape, a user's may give anything."""
+
+import inspect
+import itertools
+import traceback
+from collections.abc import Callable, Mapping
+
+from r1lab import lookup
+from r1lab.data import shapes
+from r1lab.data.rows import tell
+from r1lab.errors import UserError
+
+MOST = 1_000_000
+"""Rows of a builder without a size from which it is taken for one that never ends."""
+
+_WANTED = "it should return a list of rows, each a dict"
+_INSTEAD = {"DataFrame": "return frame.to_dict('records')", "DatasetDict": "return one of its splits"}
+
+
+def rows_of(name: str, parameters: dict, settings: dict) -> list[dict]:
+    """The rows that a builder gives; those of a user's in the shape in which `rows` gives those of a file.
+
+    Args:
+        parameters: What the recipe gives the builder.
+        settings: `split`, `size` and `seed`, of which a builder gets those that it takes and that are not None.
+
+    Raises:
+        UserError: A user's builder raises, or returns anything but rows.
+    """
+    builder = lookup.function("data", name)
+    takes = inspect.signature(builder).parameters
+    given = {key: value for key, value in settings.items() if key in takes and value is not None} | parameters
+    if name in lookup.names("data"):
+        return builder(**given)
+    try:
+        returned = builder(**given)
+        rows = _listed(name, returned, given.get("size"))
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:  # a user's builder may raise anything; the cause is kept for --debug
+        what = f"data: {name}: raises {type(error).__name__}: {' '.join(str(error).split())}"
+        raise UserError(what.rstrip(": ") + _line_of(builder, error)) from error
+    return _shaped(rows, name)
+
+
+def _listed(name: str, returned: object, size: int | None) -> list[dict]:
+    """What a user's builder returned as a list of dicts, at most `size` of them."""
+    kind = type(returned).__name__
+    columns = isinstance(returned, Mapping | str | bytes) or kind in _INSTEAD or not hasattr(returned, "__iter__")
+    if columns:  # iterating over these gives keys, names of columns or characters
+        instead = f" ({_INSTEAD[kind]})" if kind in _INSTEAD else ""
+        raise UserError(f"data: {name}: returned {_article(returned)}: {_WANTED}{instead}")
+    rows = list(itertools.islice(returned, MOST + 1 if size is None else size))
+    if size is None and len(rows) > MOST and not hasattr(returned, "__len__"):
+        fix = "let it take `size`, and set data.size"
+        raise UserError(f"data: {name}: its {kind} gives more than {MOST:,} rows and may never end: {fix}")
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, Mapping):
+            raise UserError(f"data: {name}: row {number} that it returned is {_article(row)}: {_WANTED}")
+    return [dict(row) for row in rows]
+
+
+def _article(value: object) -> str:
+    if value is None:
+        return "None"
+    kind = type(value).__name__
+    return f"{'an' if kind[0].lower() in 'aeiou' else 'a'} {kind}"
+
+
+def _line_of(builder: Callable, error: BaseException) -> str:
+    """The last line of the builder's own file that an error went through."""
+    file = inspect.getsourcefile(builder)
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return f" ({file}:{lines[-1]})" if lines else ""
+
+
+def _shaped(rows: list[dict], builder: str) -> list[dict]:
+    found, problems = [], []
+    for number, row in enumerate(rows, 1):
+        try:
+            row = shapes.shaped(row)
+        except ValueError as error:
+            problems.append(f"data: row {number} of {builder}: {error}")
+            continue
+        if row.get("prompt") is None:
+            problems.append(f"data: {builder}: row {number} that it returned has no `prompt`; it has {', '.join(row)}")
+        found.append(row)
+    tell(problems, len(rows))
+    return found
