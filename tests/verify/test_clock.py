@@ -28,6 +28,10 @@ def start():
         process.stdout.close()
 
 
+# Ends with the tests, also when they are killed.
+SPIN = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
+
+
 def until(happens):
     """Waits for half a minute at most."""
     end = time.monotonic() + 30
@@ -37,11 +41,10 @@ def until(happens):
 
 
 def test_children_and_threads_count(start):
-    spin = "while True: pass"
-    child = start(f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {spin!r}]); print(); p.wait()")
+    child = start(f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {SPIN!r}]); print(); p.wait()")
     before = used(child).seconds
     assert until(lambda: used(child).seconds > before + 0.3) and used(child).running == 1
-    thread = start(f"import threading; threading.Thread(target=lambda: exec({spin!r})).start(); print(flush=True)")
+    thread = start(f"import threading; threading.Thread(target=lambda: exec({SPIN!r})).start(); print(flush=True)")
     assert until(lambda: used(thread).running == 1) and until(lambda: used(thread).seconds > 0.3)
 
 
@@ -59,7 +62,7 @@ def test_what_sleeps_is_over_at_the_cap_however_often_it_wakes(start, nap):
 
 
 def test_what_works_is_over_by_its_cpu_time_alone(start):
-    pid = start("print(flush=True)\nwhile True: pass")
+    pid = start(f"print(flush=True)\n{SPIN}")
     before = used(pid).seconds
     watch = Watch(pid, seconds=0.5, cap=0.2, before=before)
     assert until(watch.over)
