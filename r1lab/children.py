@@ -30,9 +30,14 @@ class StopRequests:
     def hang_up(self) -> None:
         """The terminal, or the pipe that took its place, is gone: stop, without printing to it."""
         self.count, self.hung_up = max(self.count, 1), True
-        for stream in (sys.stdout, sys.stderr):
-            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        # By number: sys.stdout may be an object without a descriptor, or one that was closed.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for descriptor in (1, 2):
+            with suppress(OSError):  # closed, so that nothing can be written to it
+                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                    os.dup2(nowhere, descriptor)
+        if nowhere > 2:  # else it took the place of a closed one
+            os.close(nowhere)
 
 
 def stop_signals() -> list[signal.Signals]:
