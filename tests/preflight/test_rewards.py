@@ -171,3 +171,13 @@ def test_answers_of_logic_rl_are_in_order():
 def test_exploits_are_the_same_each_time():
     rows = knights_knaves(split="train", seed=0, size=6, people=[2])
     assert exploits(rows[0], rows[1:], "", seed=3) == exploits(rows[0], rows[1:], "", seed=3)
+
+
+def test_no_exploit_is_right_by_its_words(found, grpo, tmp_path):
+    """The gold is a number, or is one of the choices that the question lists."""
+    for name, prompt in (("ones", "How many moons has the Earth? Case {}"), ("choices", "Is {} more than 5, 0 or 1?")):
+        rows = [{"prompt": prompt.format(n), "answer": "1"} for n in range(20, 30)]
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        data = {"builder": "rows", "path": str(path)}
+        assert found(grpo(data=data, rewards=[{"name": "accuracy"}]), "error") == []
