@@ -317,8 +317,17 @@ def parquet(path: Path, columns: list[str] | None = None) -> list[dict]:
 
 
 def _json(text: str, where: str):
+    def once(pairs: list[tuple[str, object]]) -> dict:
+        """An object of the file; json would keep the last value of a key that is there twice."""
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            keys = [key for key, _ in pairs]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise UserError(f"{where}: the key `{twice}` stands {keys.count(twice)} times in one object: keep one")
+        return found
+
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=once)
     except json.JSONDecodeError as error:
         line = f" at line {error.lineno}" if error.lineno > 1 else ""
         raise UserError(f"{where}: not JSON: {error.msg}{line}, column {error.colno}") from error

@@ -13,7 +13,8 @@ COMPLETIONS = ("completion", "chosen", "rejected")
 """Columns that hold a turn of the assistant's."""
 
 _TEXT = ("text", "input_text", "output_text")  # types of a message's parts that are text
-_ROLES = {"human": "user", "gpt": "assistant"}
+_ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython")
+_OF_SHAREGPT = {"human": "user", "gpt": "assistant"}
 _THOUGHT = ("reasoning_content", "reasoning", "thinking")  # where messages keep the thinking apart from the answer
 
 
@@ -38,7 +39,7 @@ def shaped(row: dict) -> dict:
     row = json_values(row)
     if row.get("prompt") in (None, "", []):
         row |= _from_messages(row)
-    if isinstance(row.get("prompt"), list):
+    if isinstance(row.get("prompt"), list) and row["prompt"]:
         row["prompt"] = messages(row["prompt"], "prompt")
         _ends_with_a_question(row["prompt"])
     for column in COMPLETIONS:
@@ -53,7 +54,7 @@ def shaped(row: dict) -> dict:
 
 def json_values(value, where: str = ""):
     """A value as JSON can hold it: dates become text in ISO form, decimals their digits, bytes text (base64 where they
-    are no UTF-8).
+    are no UTF-8), and NaN, which pandas writes for a missing value, None.
 
     Raises:
         ValueError: A text holds half of a character, or a value has a type that no file of rows has.
@@ -66,7 +67,7 @@ def json_values(value, where: str = ""):
             _whole_characters(value, where)
         return value
     if value is None or isinstance(value, bool | int | float):
-        return value
+        return None if value != value else value
     if isinstance(value, dict):
         return {
             json_values(key, where or "the name of a column"): json_values(v, where or str(key))
@@ -93,7 +94,7 @@ def messages(listed: list, column: str) -> list[dict]:
     """Chat messages with `role` and a text as `content`.
 
     Raises:
-        ValueError: One is no message, or its content is no text.
+        ValueError: One is no message, its role is unknown, or its content is no text.
     """
     found = []
     for number, message in enumerate(listed, 1):
@@ -101,9 +102,13 @@ def messages(listed: list, column: str) -> list[dict]:
             raise ValueError(f"{column}: should be text, or messages with `role` and `content`")
         role, of_role = message.get("role"), "content"
         if role is None and isinstance(message.get("from"), str):
-            role, of_role = _ROLES.get(message["from"], message["from"]), "value"
+            role, of_role = message["from"], "value"
         if not isinstance(role, str) or of_role not in message:
             raise ValueError(f"{column}: should be text, or messages with `role` and `content`")
+        role = _OF_SHAREGPT.get(role, role)
+        if role not in _ROLES:  # many chat templates would write it as it is, or leave the message out
+            known = f"{', '.join(_ROLES)}, and human and gpt, which are read as user and assistant"
+            raise ValueError(f"{column}: message {number} has an unknown role, {role!r}; the known ones are {known}")
         content = _content(message, of_role, f"{column}: message {number} ({role})")
         more = {k: v for k, v in message.items() if k not in ("role", "content", "from", "value") and v is not None}
         found.append({"role": role, "content": content, **more})
@@ -186,6 +191,9 @@ def _ends_with_a_question(prompt: list[dict]) -> None:
     if prompt[-1]["role"] == "assistant":
         what = "prompt: its last message is the assistant's, and the model's own turn comes next"
         raise ValueError(f"{what}: leave it out, or move it into `completion`")
+    if all(message["role"] in ("system", "developer") for message in prompt):
+        what = f"prompt: holds no message of the user, only of the {prompt[-1]['role']}"
+        raise ValueError(f"{what}: add the question as a message with the role user")
     if not prompt[-1]["content"].strip():
         raise ValueError(f"prompt: its last message, that of the {prompt[-1]['role']}, is empty")
 

@@ -32,6 +32,7 @@ def run(recipe, run_dir: Path) -> int:
     tokenizer = load_tokenizer(recipe)
     rows = build_rows(recipe.data, seed=recipe.seed, run_dir=run_dir, tokenizer=tokenizer)
     check_pairs(rows)
+    rows = _that_differ(rows, run_dir)
     model = load_model(recipe)
     examples = _examples(recipe, rows, tokenizer, model, run_dir)
     config = trl_config(DPOConfig, recipe, run_dir, max_length=None)
@@ -57,6 +58,19 @@ def check_pairs(rows: list[dict]) -> None:
             if not row.get(side):
                 way = "a sample stage with `keep: pairs` makes such rows"
                 raise UserError(f"data: row {i + 1} has no {side} completion; {way}")
+
+
+def _that_differ(rows: list[dict], run_dir: Path) -> list[dict]:
+    """The rows whose two sides differ: a pair of the same text has a loss of log 2 and no gradient, whatever is
+    learned.
+    """
+    same = [number for number, row in enumerate(rows, 1) if row["chosen"] == row["rejected"]]
+    if same:
+        warn(run_dir, f"data: {len(same)} of {len(rows)} pairs have the same chosen as rejected and were left out, "
+             f"the first in row {same[0]}")  # fmt: skip
+    if len(same) == len(rows):
+        raise UserError(f"data: chosen and rejected are the same in all {len(rows)} rows: give pairs that differ")
+    return [row for row in rows if row["chosen"] != row["rejected"]]
 
 
 def _examples(recipe, rows: list[dict], tokenizer, model, run_dir: Path) -> list[dict]:

@@ -175,3 +175,14 @@ def test_a_data_set_of_the_hub(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", missing)
     (problem,) = problems("some/none")
     assert problem.startswith("some/none: neither a file here nor a data set that the Hub gives: Dataset 'some/none' ")
+
+
+def test_a_row_with_an_empty_list_as_its_prompt_is_named(tmp_path):
+    path = jsonl(tmp_path / "rows.jsonl", [*ROWS, {"prompt": [], "answer": "1"}])
+    assert problems(path) == [f"{path}:7: the `prompt` of this row is empty: []"]
+
+
+def test_a_key_that_stands_twice_in_a_row_is_an_error(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "?", "answer": "1"}\n{"prompt": "?", "answer": "1", "answer": "2"}\n')
+    assert problems(path) == [f"{path}:2: the key `answer` stands 2 times in one object: keep one"]

@@ -207,3 +207,23 @@ def test_columns_may_call_messages_the_prompt(tmp_path):
     path.write_text(json.dumps({"prompt": "2+", "messages": [QUESTION, ANSWER]}), encoding="utf-8")
     (row,) = rows(path=str(path), columns={"prompt": "messages"})
     assert row["prompt"] == [QUESTION] and row["completion"] == "4"
+
+
+@pytest.mark.parametrize("key", ["role", "from"])
+def test_roles_of_sharegpt_are_read_and_unknown_ones_are_named(key):
+    text = "content" if key == "role" else "value"
+    listed = [{key: "human", text: "2+2?"}, {key: "gpt", text: "4"}]
+    assert shapes.shaped({"messages": listed})["prompt"] == [QUESTION]
+    assert shapes.shaped({"prompt": listed[:1]})["prompt"] == [QUESTION]
+    with pytest.raises(ValueError, match="prompt: message 1 has an unknown role, 'asker'; the known ones are system"):
+        shapes.shaped({"prompt": [{key: "asker", text: "2+2?"}]})
+
+
+def test_a_prompt_without_a_question_is_refused():
+    with pytest.raises(ValueError, match="prompt: holds no message of the user, only of the system"):
+        shapes.shaped({"prompt": [{"role": "system", "content": "Be brief."}]})
+    assert shapes.shaped({"prompt": []}) == {"prompt": []}  # `rows` names the row
+
+
+def test_nan_is_a_missing_value():
+    assert shapes.shaped({"prompt": "?", "answer": float("nan")})["answer"] is None
