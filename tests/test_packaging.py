@@ -1,3 +1,4 @@
+import ast
 import subprocess
 import sys
 import zipfile
@@ -71,11 +72,52 @@ def test_the_pins_lie_within_the_ranges():
     import tomllib
 
     from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     ranges = project["dependencies"] + project["optional-dependencies"]["dev"]
     for device in ("cpu", "cuda"):
         lines = (ROOT / "requirements" / f"{device}.txt").read_text().splitlines()
         pins = dict(line.split(";")[0].strip().lower().split("==") for line in lines if "==" in line)
+        pins = {canonicalize_name(name): version for name, version in pins.items()}
         for requirement in map(Requirement, ranges):
-            assert requirement.specifier.contains(pins[requirement.name]), f"{device}: {requirement}"
+            assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), (
+                f"{device}: {requirement}"
+            )
+
+
+def test_every_package_that_is_imported_is_declared():
+    import tomllib
+
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    stated = [
+        *project["dependencies"],
+        *(line for extra in project["optional-dependencies"].values() for line in extra),
+    ]
+    declared = {canonicalize_name(Requirement(line).name) for line in stated}
+    # Where the name to import is another than the name to install.
+    other = {"ruamel": "ruamel-yaml", "socksio": "httpx"}
+    missing = {}
+    for path in [path for folder in ("r1lab", "rewards", "data") for path in (ROOT / folder).rglob("*.py")]:
+        for name in imported(ast.parse(path.read_text(encoding="utf-8"))):
+            if name not in sys.stdlib_module_names and other.get(name, canonicalize_name(name)) not in declared | {
+                "r1lab"
+            }:
+                missing.setdefault(name, path.relative_to(ROOT).as_posix())
+    assert missing == {}, "missing in pyproject.toml: dependencies or optional-dependencies"
+
+
+def imported(tree: ast.Module) -> set[str]:
+    """The first part of every name that a file imports, by a statement, `import_module` or `find_spec`."""
+    names = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.append(node.module)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "find_spec")):
+            names += [node.args[0].value] if isinstance(node.args[0], ast.Constant) else []
+    return {name.partition(".")[0] for name in names}
