@@ -10,7 +10,7 @@ import math
 import re
 from pathlib import Path
 
-from r1lab import references, rundir
+from r1lab import folders, references, rundir
 from r1lab.errors import UserError
 from r1lab.references import REFERENCE
 from r1lab.report import read
@@ -262,13 +262,10 @@ def _limits(run: Run, this: Stage, origins: list[Stage], evals: list[Stage]) -> 
 
 
 def _size(folder: Path) -> str:
-    """Parameters, by the headers of the safetensors (8 bytes of length, then JSON), and context in tokens."""
+    """Parameters, by the headers of the safetensors, and context in tokens."""
     count, context = 0, None
     try:
-        for path in folder.glob("*.safetensors"):
-            with path.open("rb") as file:
-                header = json.loads(file.read(min(int.from_bytes(file.read(8), "little"), path.stat().st_size)))
-            count += sum(math.prod(tensor["shape"]) for key, tensor in header.items() if key != "__metadata__")
+        count = sum(math.prod(shape) for shape in folders.shapes(folder).values())
         context = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("max_position_embeddings")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # half-written files
         pass

@@ -1,18 +1,18 @@
 """Checks of a recipe that touch files, but not torch: model folders, data files and their rows."""
 
-import json
+from importlib.util import find_spec
 from pathlib import Path
 
 from r1lab import engines, lookup, models
 from r1lab.checks import part_parameters
 from r1lab.data.rows import Columns
 from r1lab.errors import UserError
+from r1lab.folders import folder_problems, quantized_by
 from r1lab.grader import applies
 from r1lab.lookup import did_you_mean
 from r1lab.values import Problems
 from r1lab.yaml_source import Keys
 
-INDEX = "model.safetensors.index.json"
 ASKS = {"judge": ("model", "base_url"), "reward_model": ("model",)}  # rewards that ask another model, and for what
 SHOWN = 5  # rows of one file that are named; more are counted
 
@@ -26,6 +26,7 @@ def input_problems(recipe, skip: set[str]) -> Problems:
         if not found and rollout and engines.choose(rollout.engine) == "vllm" and models.is_adapter(recipe.model.path):
             ways = "set rollout.engine: transformers, or model.lora.merge: true where it was trained"
             found.append((("model", "path"), f"is a LoRA adapter, and vLLM starts from whole models: {ways}"))
+        found += [] if found else [(("model", "path"), message) for message in _quantized(recipe, rollout)]
     for index, reward in enumerate([] if "rewards" in skip else getattr(recipe, "rewards", [])):
         for key in ASKS.get(reward.name, ()):
             if not reward.model_extra.get(key):
@@ -34,6 +35,19 @@ def input_problems(recipe, skip: set[str]) -> Problems:
     for keys, section, given in _sources(recipe, skip):
         found += [((*keys, *below), message) for below, message in data_problems(recipe, section, given, wanted)]
     return found
+
+
+def _quantized(recipe, rollout) -> list[str]:
+    """Whether a model whose weights are quantized already is one that this stage can use."""
+    method = quantized_by(models.local_folder(recipe.model.path))
+    if method is None or method == "bitsandbytes":
+        return []
+    what = f"{recipe.model.path}: its weights are quantized by {method}"
+    if hasattr(recipe, "train"):
+        return [f"{what}, which cannot be trained: name the model that it was made from"]
+    if method in ("gptq", "awq") and engines.choose(rollout.engine) != "vllm" and not find_spec("gptqmodel"):
+        return [f"{what}, which transformers reads by gptqmodel: pip install gptqmodel, or name the whole model"]
+    return []
 
 
 def model_problems(path: str) -> list[str]:
@@ -74,32 +88,6 @@ def embedded_problems(name: str) -> list[str]:
     have = sorted(path.name for path in models.EMBEDDED.glob("*/")) + ["smollm2-135m"]
     hint = did_you_mean(name, have)
     return [f"embedded:{name}: no such embedded model{hint}; there are: {', '.join(have)}"]
-
-
-def folder_problems(folder: Path, name: str = "") -> list[str]:
-    """What a model's folder lacks."""
-    name = name or str(folder)
-    if models.is_adapter(str(folder)):
-        return []  # models.load_model merges it into its base
-    if not (folder / "config.json").is_file():
-        return [f"{name}: no config.json in it: not the folder of a model"]
-    if not any(folder.glob("*.safetensors")):
-        if pickles := sorted(path.name for path in folder.glob("pytorch_model*.bin")):
-            return [_pickled(name, folder, pickles[0])]
-        return [f"{name}: no weights in it, no *.safetensors: was it copied whole?"]
-    if (folder / INDEX).is_file():
-        parts = set(json.loads((folder / INDEX).read_text(encoding="utf-8")).get("weight_map", {}).values())
-        missing = sorted(part for part in parts if not (folder / part).is_file())
-        if missing:
-            return [f"{name}: {len(missing)} of {len(parts)} files of weights are missing, such as {missing[0]}"]
-    return []
-
-
-def _pickled(name: str, folder: Path, file: str) -> str:
-    code = f"from transformers import AutoModelForCausalLM as M; m = M.from_pretrained({str(folder)!r}, dtype='auto')"
-    code += f"; m.save_pretrained({str(folder)!r})"
-    why = "its weights are a pickle alone, which may run code when it is loaded"
-    return f'{name}: {file}: {why}: if you trust it, convert it once: python -c "{code}"'
 
 
 Wanted = list[tuple[str, str, list[str] | None]]

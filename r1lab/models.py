@@ -60,6 +60,12 @@ def is_adapter(path: str) -> bool:
     return (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
 
 
+def local_folder(path: str) -> Path | None:
+    """The folder of a whole model that lies here; None of any other, such as one of the Hub."""
+    folder = EMBEDDED / path.removeprefix("embedded:") if path.startswith("embedded:") else Path(path).expanduser()
+    return folder if (folder / "config.json").is_file() else None
+
+
 def resolve(path: str) -> str:
     """A folder or Hub id of a whole model: `embedded:NAME` becomes a folder, all else stays as it is.
 

@@ -3,10 +3,11 @@
 import contextlib
 import importlib
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from r1lab import models
+from r1lab import folders, models
 from r1lab.errors import UserError
 from r1lab.preflight.findings import Finding
 from r1lab.schema import StageRecipe
@@ -25,9 +26,9 @@ def building_findings(recipe: StageRecipe, start: str, settings: dict, scratch: 
     found: list[Finding] = []
     if recipe.stage in _CONFIGS:
         found += _trainer(recipe, scratch)
-    attention = recipe.model.attn_implementation
-    if (getattr(recipe.model, "lora", None) or attention) and not start.startswith("scratch:"):
-        found += _model(recipe, start, settings)
+    attention, folder = recipe.model.attn_implementation, models.local_folder(start)
+    if (getattr(recipe.model, "lora", None) or attention or folder) and not start.startswith("scratch:"):
+        found += _model(recipe, start, settings, folder)
     return found
 
 
@@ -77,8 +78,8 @@ def _scheduler(recipe: StageRecipe) -> Keys:
     return ("train", "lr_scheduler_kwargs" if "lr_scheduler_kwargs" in recipe.train else "lr_scheduler_type")
 
 
-def _model(recipe: StageRecipe, start: str, settings: dict) -> list[Finding]:
-    """The model on torch's meta device, which holds shapes without weights, and its adapters."""
+def _model(recipe: StageRecipe, start: str, settings: dict, folder: Path | None) -> list[Finding]:
+    """The model on torch's meta device, which holds shapes without weights, against its weights, and its adapters."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -92,12 +93,40 @@ def _model(recipe: StageRecipe, start: str, settings: dict) -> list[Finding]:
         model, found = _tried(
             lambda: AutoModelForCausalLM.from_config(config, **attention, **trust), ("model", "attn_implementation")
         )
+        if model is not None and folder:
+            found += _weights(model, folder)
         lora = getattr(recipe.model, "lora", None)
         if model is None or lora is None:
             return found
         from peft import get_peft_model
 
-        return _tried(lambda: get_peft_model(model, models.lora_config(lora)), ("model", "lora", "target_modules"))[1]
+        keys = ("model", "lora", "target_modules")
+        return found + _tried(lambda: get_peft_model(model, models.lora_config(lora)), keys)[1]
+
+
+def _weights(model, folder: Path) -> list[Finding]:
+    """Whether config.json describes the weights beside it: shapes by name, and the number of layers.
+
+    Other names say nothing: transformers renames and joins some weights when it loads them.
+    """
+    made = {name: list(weight.shape) for name, weight in model.named_parameters()}
+    held = folders.shapes(folder)
+    other = [name for name in made.keys() & held.keys() if made[name] != held[name]]
+    layers, there = _layers(made), _layers(held)
+    if other:
+        name = min(other)
+        what = f"{len(other)} weights have other shapes than config.json says, such as {name}: {held[name]}"
+        what += f", not {made[name]}"
+    elif there and layers > there:
+        what = f"config.json says {layers} layers, and the weights have {there}"
+    else:
+        return []
+    return [Finding("error", "settings", what, "copy the config.json that belongs to them", ("model", "path"))]
+
+
+def _layers(names) -> int:
+    found = [int(match[1]) for name in names if (match := re.search(r"\blayers\.(\d+)\.", name))]
+    return max(found, default=-1) + 1
 
 
 def _tried(build: Callable[[], object], keys: Keys) -> tuple[object, list[Finding]]:

@@ -12,6 +12,9 @@ from r1lab.preflight.findings import GENERATED, ROWS, Finding, Seen
 from r1lab.references import REFERENCE
 from r1lab.schema import StageRecipe
 
+_TOKENIZERS = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
+"""Files of which any tokenizer has one."""
+
 
 def look(recipe: StageRecipe, earlier: dict[str, StageRecipe], scratch: Path) -> tuple[Seen, list[Finding]]:
     """A stage with its tokenizer and rows, and what could not be had.
@@ -95,6 +98,9 @@ def _tokenizer(recipe: StageRecipe, earlier: dict[str, StageRecipe], scratch: Pa
         return None, [Finding("ok", "prompt", f"{path}: its tokenizer is made by the run, from the rows", keys=keys)]
     if path == "embedded:smollm2-135m" and not smollm2.converted().is_dir():
         return None, [Finding("ok", "prompt", f"{path}: is converted at its first use, so it was not read", keys=keys)]
+    folder = models.local_folder(path)
+    if problem := folder and _unknown(folder, recipe.model.trust_remote_code):
+        return None, [Finding("error", "prompt", f"{path}: {problem[0]}", problem[1], keys)]
     more = {"revision": recipe.model.revision, "trust_remote_code": recipe.model.trust_remote_code}
     more["eos_token"] = _eos_token(recipe, earlier)
     try:
@@ -111,6 +117,20 @@ def _tokenizer(recipe: StageRecipe, earlier: dict[str, StageRecipe], scratch: Pa
             return None, [Finding("warning", "prompt", f"{seen} not looked at", fix, keys)]
         fix = f"name a model with a tokenizer, or copy its tokenizer.json{_meant_here(path)}"
         return None, [Finding("error", "prompt", f"{path}: its tokenizer does not load: {why}", fix, keys)]
+
+
+def _unknown(folder: Path, trust: bool) -> tuple[str, str] | None:
+    """Why transformers cannot use a model's folder, and the fix: its config, or a tokenizer that is not there."""
+    from transformers import AutoConfig
+
+    try:
+        AutoConfig.from_pretrained(folder, trust_remote_code=trust)
+    except Exception as error:  # configs check their own fields, each in its way
+        why = " ".join(str(error).split())[:160]
+        return f"its config.json cannot be used: {why}", "fix that file, or name another model"
+    if not trust and not any(file for pattern in _TOKENIZERS for file in folder.glob(pattern)):
+        return "no tokenizer in it, no tokenizer.json", "copy it from the model that these weights were made from"
+    return None
 
 
 def _meant_here(path: str) -> str:

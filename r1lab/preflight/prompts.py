@@ -100,7 +100,11 @@ def _read_back(seen: Seen) -> list[Finding]:
             at = next((i for i, (a, b) in enumerate(zip(text, back)) if a != b), min(len(text), len(back)))
             seen_text = f"the tokenizer gives back {back[max(0, at - 10) : at + 20]!r}"
             what = f"{seen_text} for {text[max(0, at - 10) : at + 20]!r}"
-            return [Finding("error", "prompt", what, "mend its tokenizer.json", ("model", "path"))]
+            return [
+                Finding(
+                    "error", "prompt", what, "copy the tokenizer.json that belongs to the model", ("model", "path")
+                )
+            ]
         if back != text:
             at = next(i for i, (a, b) in enumerate(zip(f"{text}\0", f"{back}\0")) if a != b)
             what = f"spaces change in the tokenizer: {text[max(0, at - 10) : at + 10]!r} comes back as"

@@ -48,3 +48,25 @@ def test_check_joins_no_process_group(tmp_path):
         command = [sys.executable, "-m", "r1lab", "check", str(recipe)]
         done = subprocess.run(command, capture_output=True, text=True, env=os.environ | group, cwd=tmp_path)
     assert "Traceback" not in done.stderr and done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"vocab_size": 600}, "such as model.embed_tokens.weight: [564, 128], not [600, 128]"),
+        ({"num_hidden_layers": 6, "layer_types": None}, "config.json says 6 layers, and the weights have 4"),
+        ({"model_type": "qwen99"}, "its config.json cannot be used: "),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantized by gptq, which cannot be trained"),
+    ],
+)
+def test_a_config_that_does_not_belong_to_its_weights_is_an_error(found, model, config, said):
+    folder = model(config=config)
+    errors = found(SFT | {"model": {"path": str(folder)}}, "error")
+    assert len(errors) == 1 and said in errors[0] and "tokenizer" not in errors[0], errors
+
+
+def test_a_tokenizer_that_is_not_there_is_named(found, model):
+    folder = model()
+    (folder / "tokenizer.json").unlink()
+    errors = found(SFT | {"model": {"path": str(folder)}}, "error")
+    assert len(errors) == 1 and "no tokenizer in it, no tokenizer.json: copy it" in errors[0], errors
