@@ -4,7 +4,7 @@ import inspect
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -255,24 +255,31 @@ def _scores(name: str, function: Callable, turns: list[str], rows: list[dict], c
         return _call(name, function, turns, columns)
     except UserError:
         raise
-    except Exception:  # a reward may be anybody's code: one bad row must not cost the run, so each row is tried alone
+    except (
+        Exception,
+        SystemExit,
+    ):  # a reward may be anybody's code: one bad row must not cost the run, so each row is tried alone
         scores = []
         for i, turn in enumerate(turns):
             try:
                 scores += _call(name, function, [turn], {key: [column[i]] for key, column in columns.items()})
             except UserError:
                 raise
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 scores.append((None, f"error: {type(error).__name__}: {error}"))
         return scores
 
 
 def _call(name: str, function: Callable, turns: list[str], columns: dict[str, list]) -> list[tuple]:
     scores = function(completions=turns, **columns) if _by_name(function) else function(turns, **columns)
-    given = list(scores) if hasattr(scores, "__iter__") else None
+    if inspect.iscoroutine(scores):
+        scores.close()  # or Python warns that nobody awaited it
+        raise UserError(f"rewards: {name}: is an `async def`: make it a plain `def`, with asyncio.run inside", 1)
+    listed = hasattr(scores, "__iter__") and not isinstance(scores, Mapping | str)
+    given = list(scores) if listed else None
     if given is None or len(given) != len(turns):
-        what = f"gave {type(scores).__name__}" if given is None else f"gave {len(given)} values"
-        raise UserError(f"rewards: {name}: {what} for {len(turns)} completions; one value each is needed", 1)
+        what = f"gave a value of type {type(scores).__name__}" if given is None else f"gave {len(given)} values"
+        raise UserError(f"rewards: {name}: {what} for {len(turns)} completions: return a list with one value each", 1)
     reasons = getattr(scores, "reasons", [""] * len(given))
     return [_value(score, reason) for score, reason in zip(given, reasons)]
 

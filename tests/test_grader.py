@@ -232,10 +232,13 @@ def test_gold_that_cannot_be_graded_is_told_before_anything_is_written(own):
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ("return [1.0]", "rewards: few: gave 1 values for 2 completions; one value each is needed"),
-        ("return [1.0] * 3", "rewards: few: gave 3 values for 2 completions; one value each is needed"),
-        ("return 1.0", "rewards: few: gave float for 2 completions; one value each is needed"),
-        ("pass", "rewards: few: gave NoneType for 2 completions; one value each is needed"),
+        ("return [1.0]", "rewards: few: gave 1 values for 2 completions: return a list with one value each"),
+        ("return [1.0] * 3", "rewards: few: gave 3 values for 2 completions: return a list with one value each"),
+        (
+            "return 1.0",
+            "rewards: few: gave a value of type float for 2 completions: return a list with one value each",
+        ),
+        ("pass", "rewards: few: gave a value of type NoneType for 2 completions: return a list with one value each"),
     ],
 )
 def test_a_wrong_number_of_values_ends_the_run_and_names_the_reward(own, body, said):

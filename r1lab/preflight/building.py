@@ -9,6 +9,7 @@ from pathlib import Path
 
 from r1lab import folders, models
 from r1lab.errors import UserError
+from r1lab.lookup import did_you_mean
 from r1lab.preflight.findings import Finding
 from r1lab.schema import StageRecipe
 from r1lab.yaml_source import Keys
@@ -52,7 +53,9 @@ def _trainer(recipe: StageRecipe, scratch: Path) -> list[Finding]:
     found += more
     if recipe.train.get("fsdp") and not torch.cuda.is_available():
         what = "FSDP shards a model over GPUs, of which this machine has none"
-        found.append(Finding("warning", "settings", what, "run it where there are GPUs", ("train", "fsdp")))
+        found.append(
+            Finding("error", "settings", what, "remove it, or run it where there are GPUs", ("train", "fsdp"))
+        )
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=args.learning_rate)
     schedule = {
         "num_warmup_steps": 0,
@@ -98,10 +101,28 @@ def _model(recipe: StageRecipe, start: str, settings: dict, folder: Path | None)
         lora = getattr(recipe.model, "lora", None)
         if model is None or lora is None:
             return found
-        from peft import get_peft_model
+        return found + _adapters(recipe, model, lora)
 
-        keys = ("model", "lora", "target_modules")
-        return found + _tried(lambda: get_peft_model(model, models.lora_config(lora)), keys)[1]
+
+def _adapters(recipe: StageRecipe, model, lora) -> list[Finding]:
+    """Whether the model has the layers that are to get adapters, and the trainer takes adapters there."""
+    from peft import get_peft_model
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    keys, found = ("model", "lora", "target_modules"), []
+    names = [name for name, _ in model.named_modules()]
+    linear = {name.rpartition(".")[2] for name, layer in model.named_modules() if hasattr(layer, "in_features")}
+    targets = lora.target_modules if isinstance(lora.target_modules, list) else []
+    unknown = [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in names)]
+    for target in unknown if len(unknown) < len(targets) else ():  # where no layer matches, peft itself refuses
+        hint = did_you_mean(target, sorted(linear), otherwise=f" (there are: {', '.join(sorted(linear))})")
+        found.append(Finding("error", "settings", f"{target}: the model has no such layer{hint}", keys=keys))
+    adapted, more = _tried(lambda: get_peft_model(model, models.lora_config(lora)), keys)
+    head = adapted.get_output_embeddings() if adapted is not None else None
+    if recipe.stage in ("sft", "grpo") and isinstance(head, BaseTunerLayer):
+        what = "TRL takes no adapter on lm_head, since it computes the loss from the weights of that layer alone"
+        found.append(Finding("error", "settings", what, "remove lm_head from the list", keys))
+    return found + more
 
 
 def _weights(model, folder: Path) -> list[Finding]:

@@ -39,7 +39,7 @@ def gpus(cuda: str | None, *, vllm: bool) -> tuple[list[Gpu], list[Finding]]:
     cards, problem = _ask()
     if problem:
         return [], [
-            Finding("error" if cuda else "warning", "gpu", f"nvidia-smi: {problem}", "reboot, or mend the driver")
+            Finding("error" if cuda else "warning", "gpu", f"nvidia-smi: {problem}", "reboot, or reinstall the driver")
         ]
     if not cards:
         if not cuda:

@@ -92,6 +92,7 @@ def deadline(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
         asleep.cancel()
+        asleep.join()  # one that was ringing already must do so before the handler is gone
         signal.signal(signal.SIGPROF, before)
 
 
@@ -122,7 +123,7 @@ def _of_a_reward(problem: str, seen: Seen) -> Finding:
     names = [reward.name for reward in seen.recipe.rewards]
     index = next((i for i, name in enumerate(names) if text.startswith(name)), None)
     keys = ("rewards",) if index is None else ("rewards", index)
-    fix = "leave such rows out, or mend their answer" if "cannot grade" in text else ""
+    fix = "leave such rows out, or correct their answer" if "cannot grade" in text else ""
     rows = f" {len(seen.rows)} of {len(seen.rows)} rows"
     verdict = "warning" if "cannot grade" in text and rows not in text else "error"
     return Finding(verdict, "rewards", text, fix, keys)
@@ -210,7 +211,7 @@ def _marks(seen: Seen, grader: Grader, places, best: dict[int, _Turn], tried: di
             # What a user's reward means by its values is known of the first alone, which tells what is right.
             none = len(wrong) == len(given) and (place == 0 or not _of_the_user(function))
             verdict = "error" if none else "warning"
-            fix = "mend it, or the rows" if _of_the_user(function) else "name a reward for such answers"
+            fix = "fix it, or the rows" if _of_the_user(function) else "name a reward for such answers"
             found.append(Finding(verdict, "rewards", what, fix, keys))
         else:
             form = Counter(turn.form for turn in mine.values()).most_common(1)[0][0]
@@ -242,7 +243,7 @@ def _through_the_tokenizer(seen: Seen, grader: Grader, best: dict[int, _Turn]) -
     at = next((n for n, (a, b) in enumerate(zip(texts[k], back[k])) if a != b), min(len(texts[k]), len(back[k])))
     here = f"{texts[k][max(0, at - 12) : at + 16]!r} comes back as {back[k][max(0, at - 12) : at + 16]!r}"
     what = f"{len(lost)} of {len(texts)} right answers lose marks in the tokenizer: {here}"
-    fix = "mend its tokenizer_config.json: such text must be no special token, and spaces must stay"
+    fix = "correct its tokenizer_config.json: such text must be no special token, and spaces must stay"
     verdict = "error" if len(lost) == len(texts) else "warning"
     return [Finding(verdict, "rewards", what, fix, ("model", "path"))]
 
@@ -266,6 +267,12 @@ def _fooled(seen: Seen, grader: Grader, places: list[int], best: dict[int, _Turn
             found.append(
                 Finding("warning", "rewards", what, "it can teach nothing if it never differs", ("rewards", place))
             )
+        rows = [row for row in seen.rows if graders.applies(seen.recipe.rewards[place].tasks, row.get("task"))]
+        if not given and rows and _of_the_user(function):
+            what = f"{name}: gives None to everything, so it counts nothing on any of {len(rows)} rows"
+            found.append(
+                Finding("warning", "rewards", what, "return a number for each completion", ("rewards", place))
+            )
         if not _reads_gold(function):
             continue
         scored = Counter(e.name for k, (i, e) in enumerate(tried) if i in totals and _right(graded.values[name][k]))
@@ -280,7 +287,7 @@ def _fooled(seen: Seen, grader: Grader, places: list[int], best: dict[int, _Turn
                 rows_told = f"{max(scored[kind] for kind in some)} of {count[some[0]]} rows"
                 what = f"{name}: scores as right on {rows_told}: {', '.join(some[:4])}{more}"
                 verdict = "ok" if published else "warning" if holds else "error"
-                fix = "as published; mode: strict does not" if published else "mend it: a policy finds that first"
+                fix = "as published; mode: strict does not" if published else "fix it: a policy finds that first"
                 found.append(Finding(verdict, "rewards", what, fix, ("rewards", place)))
         if not fooled and count:
             what = f"{name}: {len(count)} kinds of exploits score less than right on {len(totals)} rows"
@@ -301,7 +308,7 @@ def _totals(tried, graded, totals: dict[int, float]) -> list[Finding]:
     of = sum(i in totals and e.name == kind for i, e in tried)
     k, i = next((k, i) for k, (i, e) in enumerate(tried) if e.name == kind and graded.totals[k] >= totals.get(i, 1e9))
     what = f"{kind} gets {graded.totals[k]:.3g} in all, a right answer {totals[i]:.3g}, on {n} of {of} rows"
-    return [Finding("error", "rewards", what, "mend the weights: being right must pay most", ("rewards",))]
+    return [Finding("error", "rewards", what, "change the weights: being right must pay most", ("rewards",))]
 
 
 def _failures(graded, places: list[int], what: str, names: list[str] | None = None) -> list[Finding]:

@@ -181,3 +181,37 @@ def test_no_exploit_is_right_by_its_words(found, grpo, tmp_path):
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         data = {"builder": "rows", "path": str(path)}
         assert found(grpo(data=data, rewards=[{"name": "accuracy"}]), "error") == []
+
+
+STRANGE = """
+import sys
+
+def a_dict(completions, **columns):
+    return {"score": [1.0] * len(completions)}
+
+async def later(completions, **columns):
+    return [1.0] * len(completions)
+
+def leaves(completions, **columns):
+    sys.exit("no key")
+
+def nothing(completions, **columns):
+    return [None] * len(completions)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "verdict", "said"),
+    [
+        ("a_dict", "error", "a_dict: gave a value of type dict for "),
+        ("later", "error", "later: is an `async def`: make it a plain `def`, with asyncio.run inside"),
+        ("leaves", "error", "leaves: fails on a right answer: SystemExit: no key"),
+        ("nothing", "warning", "nothing: gives None to everything, so it counts nothing on any of 8 rows"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_what_a_reward_gives_in_place_of_values_is_reported(found, grpo, name, verdict, said):
+    Path("strange.py").write_text(STRANGE, encoding="utf-8")
+    mine = [{"name": "knights_knaves"}, {"name": f"./strange.py:{name}"}]
+    data = {"builder": "knights_knaves", "people": [2], "size": 8}
+    assert any(said in line for line in found(grpo(rewards=mine, data=data), verdict))
