@@ -36,10 +36,13 @@ def tiny_model(tmp_path_factory):
     return folder
 
 
-def pytest_collection_modifyitems(items):
-    """Skip what needs a GPU where there is none."""
+def pytest_collection_modifyitems(config, items):
+    """Skip what needs a GPU where there is none; run the slow files first where several processes share the files."""
     import torch
 
+    if hasattr(config, "workerinput"):  # pytest-xdist; otherwise one process would be left with a slow file at the end
+        slow = {item.path for item in items if "slow" in item.keywords}
+        items.sort(key=lambda item: item.path not in slow)
     if not torch.cuda.is_available():
         for item in items:
             if "gpu" in item.keywords:
