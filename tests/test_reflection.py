@@ -3,7 +3,6 @@
 import json
 import random
 import re
-import time
 
 import pytest
 from hypothesis import given
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 
 from r1lab.errors import UserError
 from r1lab.reflection import LOGIC_RL_WORDS, R1_WORDS, WORDS, by_step, counts, per_completion
+from tests.work import calls
 
 
 def slowly(text):
@@ -47,20 +47,13 @@ def test_as_one_expression_counts_them(text):
     assert counts(text) == slowly(text)
 
 
-def test_a_batch_of_long_completions_takes_no_time():
+def test_a_long_completion_is_searched_once_for_each_word():
     rng = random.Random(0)
     said = "if Zoey is a knight then Luke must be a knave , so what Ava says contradicts it . Assume he lies".split()
     texts = [" ".join(rng.choices([*said, *said, "Wait", "but", "check"], k=1800)) for _ in range(256)]
-    fastest = min(_seconds(texts) for _ in range(3))
-    assert fastest < 0.2  # of a quarter of a batch, so that a busy machine passes too
+    assert calls(per_completion, texts) < 256 * 4 * len(WORDS)  # a search a word, however long the text
     means = per_completion(texts)
     assert means["wait"] == sum(text.count("Wait") for text in texts) / 256 > 10
-
-
-def _seconds(texts):
-    started = time.perf_counter()
-    per_completion(texts)
-    return time.perf_counter() - started
 
 
 def test_means_are_over_completions():

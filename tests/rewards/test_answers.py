@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from r1lab.rewards.answers import answer_block, committed, final_text, last_boxed, plain
+from tests.work import calls
 
 MARKS = {"answer_tag", "boxed", "hashes", "phrase", "bold", "bare", "prose"}
 TEXTS = st.lists(
@@ -234,9 +235,20 @@ def test_a_megabyte_takes_no_time(piece):
     assert time.process_time() - started < 5
 
 
-def test_ten_thousand_boxes_take_no_time():
-    nested = "\\boxed{" * 10_000 + "5" + "}" * 10_000
-    started = time.process_time()
-    assert committed(nested) == committed("\\boxed{4}. " * 10_000 + "\\boxed{5}") == ("5", "boxed")
-    assert last_boxed("\\boxed{" * 10_000) is None
-    assert time.process_time() - started < 1
+def nested(boxes: int) -> str:
+    return "\\boxed{" * boxes + "5" + "}" * boxes
+
+
+def in_a_row(boxes: int) -> str:
+    return "\\boxed{4}. " * boxes + "\\boxed{5}"
+
+
+def unclosed(boxes: int) -> str:
+    return "\\boxed{" * boxes
+
+
+@pytest.mark.parametrize("text", [nested, in_a_row, unclosed])
+def test_ten_times_as_many_boxes_are_ten_times_the_work(text):
+    assert calls(committed, text(10_000)) <= 11 * calls(committed, text(1000))
+    assert committed(text(10_000)) == (None if text is unclosed else ("5", "boxed"))
+    assert last_boxed(unclosed(10_000)) is None
