@@ -124,6 +124,17 @@ def require(engine: str) -> None:
         raise UserError(f"rollout.engine: {problem[0]}: {problem[1]}")
 
 
+def check_room(prompt: int, most: int) -> None:
+    """Whether a completion has room after a prompt of so many tokens, where the two may have `most` together.
+
+    Raises:
+        UserError: It has none.
+    """
+    if prompt >= most:
+        what = f"rollout.max_model_length: {most}: a prompt of {prompt} tokens leaves no room for a completion"
+        raise UserError(f"{what}: set a higher one if the model reads more, or leave such rows out", status=1)
+
+
 def load(
     path: str,
     *,
@@ -139,7 +150,7 @@ def load(
     """An engine for a model.
 
     Args:
-        max_model_length: The most tokens of a prompt and its completion together.
+        max_model_length: The most tokens of a prompt and its completion together. Default: what the model reads.
         gpu_memory_utilization: vLLM's share of a GPU's memory.
         attn_implementation: transformers' attention kernel; vLLM has its own.
     """

@@ -7,8 +7,7 @@ import torch
 from accelerate.utils import is_peft_model
 from transformers import GenerationConfig
 
-from r1lab.engines import Completion, Engine, seed_of
-from r1lab.errors import UserError
+from r1lab.engines import Completion, Engine, check_room, seed_of
 from r1lab.models import end_token_ids
 
 BATCH = 64  # sequences generated at once
@@ -36,7 +35,8 @@ class TransformersEngine(Engine):
     """`generate` on a transformers model that is in memory.
 
     Args:
-        max_length: The most tokens of a prompt and its completion together, as vLLM's `max_model_len`.
+        max_length: The most tokens of a prompt and its completion together, as vLLM's `max_model_len`. Default: what
+            the model reads, beyond which it writes nonsense or fails.
     """
 
     name = "transformers"
@@ -45,7 +45,7 @@ class TransformersEngine(Engine):
         self.model = model
         self.tokenizer = tokenizer
         self.batch_size = batch_size or BATCH
-        self.max_length = max_length
+        self.max_length = max_length or _reads(model.config.get_text_config())
 
     def stream(
         self,
@@ -105,9 +105,7 @@ class TransformersEngine(Engine):
         """The most tokens that may follow each prompt, of which the number of tokens is given."""
         if self.max_length is None:
             return [max_tokens] * len(prompts)
-        if max(prompts) >= self.max_length:
-            what = f"a prompt of {max(prompts)} tokens leaves no room for a completion"
-            raise UserError(f"rollout.max_model_length: {self.max_length}: {what}: set a higher one", status=1)
+        check_room(max(prompts), self.max_length)
         return [min(max_tokens, self.max_length - length) for length in prompts]
 
     def _completion(self, ids: list[int], ends: set[int]) -> Completion:
@@ -117,3 +115,9 @@ class TransformersEngine(Engine):
             token_ids=ids if end is None else ids[: end + 1],
             truncated=end is None,
         )
+
+
+def _reads(config) -> int | None:
+    """The most tokens that a model reads; None where its config says it otherwise, as YaRN's factor does."""
+    scaled = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default") != "default"
+    return None if scaled else getattr(config, "max_position_embeddings", None)

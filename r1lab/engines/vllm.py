@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 import torch
 
-from r1lab.engines import Completion, Engine, seed_of
+from r1lab.engines import Completion, Engine, check_room, seed_of
 from r1lab.models import merged_weights, resolve, torch_dtype
 
 # Read when vLLM is imported. One process: it starts faster, holds less memory, and lets weights be handed over.
@@ -90,6 +90,7 @@ class VLLMEngine(Engine):
             while True:
                 for i in islice(waiting, max(1, WINDOW // n) - len(running)):
                     ids = self.tokenizer(prompts[i], add_special_tokens=False)["input_ids"]
+                    check_room(len(ids), self.llm.model_config.max_model_len)
                     params = SamplingParams(
                         n=n,
                         max_tokens=max_tokens,

@@ -81,6 +81,17 @@ def test_the_length_of_the_model_bounds_prompt_and_completion_together(engine, b
         short.generate(PROMPTS)
 
 
+def test_without_a_length_of_its_own_a_model_writes_no_more_than_it_reads(engine, monkeypatch):
+    config = engine.model.config
+    monkeypatch.setattr(config, "max_position_embeddings", 20)
+    bounded = TransformersEngine(engine.model, engine.tokenizer)
+    assert bounded.max_length == 20
+    with pytest.raises(UserError, match=r"^rollout.max_model_length: 20: a prompt of \d+ tokens leaves no room"):
+        bounded.generate(["one two three " * 20])
+    monkeypatch.setattr(config, "rope_parameters", {"rope_type": "yarn", "factor": 4.0})
+    assert TransformersEngine(engine.model, engine.tokenizer).max_length is None
+
+
 def test_the_model_gets_its_generation_config_and_its_mode_back(engine):
     before = engine.model.generation_config.to_dict()
     engine.model.train()

@@ -8,6 +8,7 @@ import pytest
 
 from r1lab import engines
 from r1lab.engines.server import ServerEngine
+from r1lab.errors import UserError
 from tests.engines.conftest import END, PROMPTS, serving
 
 pytest.importorskip("vllm")
@@ -36,6 +37,13 @@ def test_all_engines_write_the_same_text_whatever_the_generation_config_says(eng
     with serving(str(bent_model), "bent", tmp_path / "log.txt") as url:
         served = ServerEngine(url, "bent").generate(PROMPTS, **settings)
     assert [(c.text, c.truncated) for (c,) in served] == [(c.text, c.truncated) for (c,) in ours]
+
+
+@pytest.mark.slow
+def test_a_prompt_without_room_for_a_completion_is_one_line(engine):
+    with pytest.raises(UserError, match=r"^rollout.max_model_length: 512: a prompt of \d+ tokens leaves no room"):
+        engine.generate([PROMPTS[0], "one two three " * 600], max_tokens=2)
+    assert engine.generate(PROMPTS[:1], max_tokens=2)
 
 
 @pytest.mark.slow
