@@ -6,6 +6,7 @@ from pathlib import Path
 
 from r1lab import lookup, models, rundir, yaml_source
 from r1lab.errors import UserError
+from r1lab.idle import effective
 from r1lab.lookup import did_you_mean
 from r1lab.prompts import TEMPLATES
 
@@ -177,6 +178,7 @@ def _prompt_of(path: str) -> tuple[dict | None, str]:
     prompt = rundir.read_yaml(config).get("prompt")
     if not isinstance(prompt, dict) or prompt.get("template", "chat") not in set(TEMPLATES) - {"chat"}:
         return None, ""
+    prompt = effective("eval", {"prompt": prompt})["prompt"]
     return prompt, f"as in {config.parent.name}/config.yaml"
 
 

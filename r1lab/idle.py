@@ -6,13 +6,16 @@ later source leaves without an effect, as `rollout.engine=transformers` on the c
 the GPU.
 """
 
+import logging
 import os
 from collections.abc import Iterator
 
+from r1lab import rundir
 from r1lab.schema import STAGES, TASKS_OWN
 from r1lab.values import Problems, fields_at, schema_at
 from r1lab.yaml_source import COMMAND_LINE, Document, Keys
 
+_log = logging.getLogger(__name__)
 _INSTEAD = {
     ("eval", "rollout", "temperature"): "set eval.temperature",
     ("eval", "rollout", "num_generations"): "set eval.num_samples",
@@ -148,7 +151,22 @@ def without_idle(document: Document, stages: list[tuple[Keys, str, dict]]) -> tu
                 if _source(deciders.get(tail) or place) == _source(place):
                     idle.setdefault(written, (origin, reasons[tail]))
         cleaned.append(_without(data, reasons))
-    return cleaned, [problem for written, problem in idle.items() if written not in used]
+    left = {written: problem for written, problem in idle.items() if written not in used}
+    # An earlier version, which let such keys pass, wrote the recipe of that run.
+    saved = {written: problem for written, problem in left.items() if rundir.is_saved(_source(written[0]))}
+    for file in dict.fromkeys(_source(place) for place, _ in saved):
+        names = [".".join(map(str, keys)) for (place, _), (keys, _) in saved.items() if _source(place) == file]
+        _log.warning("%s: ignored, as it has no effect: %s", file, ", ".join(names))
+    return cleaned, [problem for written, problem in left.items() if written not in saved]
+
+
+def effective(kind: str, data: dict) -> dict:
+    """The data of a stage without its idle keys.
+
+    >>> effective("eval", {"prompt": {"template": "r1-zero", "system": "Be brief."}})
+    {'prompt': {'template': 'r1-zero'}}
+    """
+    return _without(data, {keys: why for keys, why, _ in idle_keys(kind, data)})
 
 
 def _source(place: str) -> str:

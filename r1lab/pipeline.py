@@ -132,7 +132,8 @@ def changed_stages(run_dir: Path, stages: list[Stage]) -> dict[str, list[str]]:
         file = stage.path / "config.yaml"
         if not file.is_file() or not (stage.finished or has_begun(stage.path)):
             continue
-        changed = references.changes(rundir.read_yaml(file), stage.config, {s.name: s.path.name for s in stages})
+        before, now = recipes.reread(rundir.read_yaml(file)), recipes.reread(stage.config)
+        changed = references.changes(before, now, {s.name: s.path.name for s in stages})
         if changed and not stage.place:
             state = "finished" if stage.finished else "began"
             raise UserError(f"{stage.path}: {changed[0]}{_more(changed)}, after the stage {state}: {ways}")

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from r1lab import checks, yaml_source
 from r1lab.errors import UserError
-from r1lab.idle import data_of, without_idle
+from r1lab.idle import data_of, effective, without_idle
 from r1lab.inputs import input_problems
 from r1lab.lookup import did_you_mean
 from r1lab.schema import STAGES, Pipeline, Recipe, StageRecipe
@@ -117,6 +117,23 @@ def resolved(recipe: Recipe) -> dict:
     1.0
     """
     return copy.deepcopy(recipe.model_dump())
+
+
+def reread(config: dict) -> dict:
+    """A stage's resolved recipe, which an earlier version may have written, as `resolved` gives it now: without the
+    keys that have no effect, and with the defaults of those that it does not know.
+
+    >>> reread({"stage": "grpo", "prompt": {"template": "r1-zero", "system": "Be brief."}})["prompt"]
+    {'template': 'r1-zero'}
+    """
+    kind = _kind(config)
+    if kind not in STAGES:
+        return config
+    data = {key: value for key, value in effective(kind, config).items() if value is not None}
+    try:
+        return STAGES[kind].model_validate(data).model_dump()
+    except ValidationError:  # it holds what is no longer known, which is a change
+        return data
 
 
 def dumps(recipe: Recipe) -> str:

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from r1lab.errors import UserError
 
@@ -32,6 +33,7 @@ _OUTPUTS = ("metrics.jsonl", "samples", "checkpoints", "model", "adapter", "roll
 _OUTPUTS += ("data.jsonl", "curve.png", "evaluation.json", "trackers.json", FINGERPRINTS)
 _SAMPLES = re.compile(r"step_(\d+)(?:\.rank\d+)?\.jsonl")
 _log = logging.getLogger(__name__)
+_AGAIN = "put it right, or start again with --overwrite or another --name"
 _MARKS = ("config.yaml", "recipe.yaml", "manifest.json")
 
 
@@ -131,6 +133,12 @@ def home(run_dir: str | Path) -> Path:
     return run_dir if (run_dir / "recipe.yaml").is_file() else run_dir.parent
 
 
+def is_saved(file: str | Path) -> bool:
+    """Whether a file is the resolved recipe of a run, or of one of its stages."""
+    file = Path(file)
+    return file.name == "config.yaml" and (home(file.parent) / "manifest.json").is_file()
+
+
 def samples_by_step(path: str | Path) -> dict[int, list[Path]]:
     """The files of completions that a stage kept in `samples/`, by training step; one file per rank.
 
@@ -225,8 +233,24 @@ def write_yaml(path: str | Path, data: dict) -> None:
 
 
 def read_yaml(path: str | Path) -> dict:
-    """Reads a YAML 1.2 file as plain data."""
-    return _yaml().load(Path(path))
+    """Reads a YAML 1.2 file that holds a map, such as `config.yaml`, as plain data.
+
+    Raises:
+        UserError: It cannot be read, or holds something else.
+    """
+    try:
+        data = _yaml().load(Path(path))
+    except (YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{line}: not YAML that can be read: {_why(error)}: {_AGAIN}") from error
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: holds no recipe: {_AGAIN}")
+    return data
+
+
+def _why(error: Exception) -> str:
+    return " ".join(str(getattr(error, "problem", None) or error).split())[:160]
 
 
 def _yaml() -> YAML:

@@ -186,3 +186,9 @@ def test_it_runs_compares_and_can_be_run_again_from_its_recipe(capsys, tmp_path,
     assert {"strict", "lenient", "format", "pass@2", "maj@2", "length", "ci95", "strict_ci95"} <= set(figures)
     assert cli.main([*argv, "--resume"]) == 0 and "finished before, skipped" in capsys.readouterr().out
     assert recipe.load([str(tmp_path / "runs/e/recipe.yaml")]).stages  # as it was written, it loads
+
+
+def test_the_prompt_of_an_old_run_is_read_without_what_has_no_effect(tmp_path):
+    (tmp_path / "model").mkdir()
+    rundir.write_yaml(tmp_path / "config.yaml", {"prompt": {"template": "r1-zero", "system": "Be brief."}})
+    assert evaluate._prompt_of(str(tmp_path / "model"))[0] == {"template": "r1-zero"}

@@ -269,3 +269,17 @@ def test_the_share_of_the_gpu_is_that_of_a_stage_alone_or_of_one_beside_a_traine
     problems_of(tmp_path, PIPELINE)
     zero, after = recipe.load([str(tmp_path / "r.yaml")]).stages
     assert (zero.rollout.gpu_memory_utilization, after.rollout.gpu_memory_utilization) == (0.3, 0.9)
+
+
+def test_a_saved_recipe_may_hold_keys_without_an_effect_which_are_named_in_one_line(tmp_path, caplog):
+    eval_recipe = PLAIN | {"name": "e", "stage": "eval", "rollout": {"temperature": 0.3}}
+    for name in ("config.yaml", "r.yaml"):
+        YAML(typ="safe", pure=True).dump(eval_recipe, tmp_path / name)
+    with pytest.raises(UserError, match="rollout.temperature: has no effect"):
+        recipe.load([str(tmp_path / "config.yaml")])  # no run's
+    (tmp_path / "manifest.json").write_text("{}")
+    (tmp_path / "recipe.yaml").write_text("")
+    assert "temperature" not in recipe.resolved(recipe.load([str(tmp_path / "config.yaml")]))["rollout"]
+    assert caplog.messages == [f"{tmp_path / 'config.yaml'}: ignored, as it has no effect: rollout.temperature"]
+    with pytest.raises(UserError, match="rollout.temperature: has no effect"):
+        recipe.load([str(tmp_path / "r.yaml")])

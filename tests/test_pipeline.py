@@ -23,6 +23,7 @@ TESTS = Path(__file__).parent
 FAKE_STAGE = str(TESTS / "fake_stages.py")
 RECIPES = SimpleNamespace(
     resolved=lambda recipe: recipe,
+    reread=lambda config: config,
     stage_recipes=lambda recipe: [(stage["name"], stage) for stage in recipe["stages"]],
 )
 # The parent of the signal tests: a process that runs the recipe of its first argument.
@@ -211,6 +212,34 @@ def test_a_changed_recipe_of_one_finished_stage_is_refused_and_nothing_written(t
     assert "zero: train.learning_rate: was 0.1, now 0.2, after the stage finished" in problem
     assert "--overwrite" in problem and "--name" in problem
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_of_an_earlier_version_resumes_unchanged_and_a_damaged_one_is_one_line(tmp_path, monkeypatch):
+    """Its recipe holds keys without an effect, and lacks those that are new."""
+    monkeypatch.setattr(pipeline, "recipes", recipes)
+    (tmp_path / "r.yaml").write_text(json.dumps(
+        {"stage": "eval", "model": {"path": "embedded:tiny-qwen2"}, "rewards": [{"name": "exact_match"}],
+         "data": {"builder": "arithmetic"}, "prompt": {"template": "r1-zero"}}
+    ))  # fmt: skip
+    recipe = recipes.load([str(tmp_path / "r.yaml")])
+    stages = pipeline.plan(recipe, recipes.resolved(recipe), tmp_path / "run")
+    config = recipes.resolved(recipe)
+    (tmp_path / "run" / "samples").mkdir(parents=True)
+    (tmp_path / "run" / "samples" / "partial.jsonl").write_text("")
+    config["rollout"]["temperature"], config["prompt"]["system"] = 0.3, "Be brief."
+    del config["rollout"]["top_p"]
+    file = tmp_path / "run" / "config.yaml"
+    rundir.write_yaml(file, config)
+    assert pipeline.changed_stages(tmp_path / "run", stages) == {}
+    config["rollout"]["top_p"] = 0.5
+    rundir.write_yaml(file, config)
+    with pytest.raises(UserError, match=r"rollout.top_p: was 0.5, now 1.0, after the stage began: --overwrite"):
+        pipeline.changed_stages(tmp_path / "run", stages)
+    for text, why in (("a: 1\na: 2\n", ":2: not YAML"), ("a: [", ":1: not YAML|:2: not YAML"), ("", ": holds no")):
+        file.write_text(text)
+        with pytest.raises(UserError, match=why) as caught:
+            pipeline.changed_stages(tmp_path / "run", stages)
+        assert len(str(caught.value).splitlines()) == 1 and "--overwrite" in str(caught.value)
 
 
 def five_stages(**second):
