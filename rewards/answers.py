@@ -9,7 +9,7 @@ from collections import deque
 from itertools import takewhile
 
 from r1lab.rewards.boxes import boxes, last_answer, last_boxed
-from r1lab.rewards.markup import plain
+from r1lab.rewards.markup import BOLD, plain
 from r1lab.rewards.phrases import announced, without_lead
 from r1lab.rewards.values import last_value, value
 
@@ -19,7 +19,6 @@ __all__ = ["answer_block", "committed", "final_text", "last_boxed", "plain", "re
 _HASHES = re.compile(
     r"^[ \t]*####[ \t]*((?!\d+[.)][ \t]+\S)(?:[-+−$€£\\(]{0,2}\.?\d|[\\$]|\w[ \t]*$).*)$", re.MULTILINE
 )
-_BOLD = re.compile(r"\*\*([^*\n]+)\*\*")
 _WORD = re.compile(r"(?<![\\a-zA-Z])[^\W\d_]{2,}")
 _BARE_LENGTH, _BARE_WORDS = 60, 3
 
@@ -156,7 +155,7 @@ def _last(pattern: re.Pattern, text: str) -> re.Match | None:
 
 def _bold(text: str) -> str | None:
     paragraph = "\n".join(reversed(list(takewhile(str.strip, reversed(text.rstrip().splitlines())))))
-    found = [bold for bold in _BOLD.findall(paragraph) if not bold.rstrip().endswith(":") and plain(bold)]
+    found = [bold for bold in BOLD.findall(paragraph) if not bold.rstrip().endswith(":") and plain(bold)]
     return found[-1] if found else None
 
 

@@ -5,6 +5,7 @@ Everything here takes linear time on any text.
 
 import re
 
+BOLD = re.compile(r"\*\*([^*\n]+)\*\*")
 _WRAPPED = re.compile(
     r"\$\$((?:[^$\\]|\\.)+)\$\$|\$((?:[^$\\]|\\.)+)\$|\\\(((?:(?!\\\)).)+)\\\)|\\\[((?:(?!\\\]).)+)\\\]", re.DOTALL
 )

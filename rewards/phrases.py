@@ -5,7 +5,7 @@ Everything here takes linear time on any text.
 
 import re
 
-from r1lab.rewards.markup import plain
+from r1lab.rewards.markup import BOLD, plain
 
 _ADVERBS = (
     r"(?:,?[ \t]+(?:therefore|thus|hence|then|here|so|simply|clearly|obviously|definitely|certainly|probably|likely"
@@ -110,7 +110,6 @@ _COMMENT = re.compile(
     re.IGNORECASE,
 )
 _POLITE = re.compile(r"(?<=[\w)\]}$*])\s?(?:です|である|となります|になります|だ|입니다|이다|이에요|예요)$")
-_BOLD = re.compile(r"\*\*([^*\n]+)\*\*")
 _OPENING, _CLOSING = "[(（【", "])）】"
 
 # The longest answer that a phrase may announce, and how many phrases of a kind are looked at, from the end.
@@ -154,7 +153,7 @@ def _lead(text: str, comments: bool) -> tuple[int, str] | None:
         if not lead or DOUBT.search(text[max(0, place - _CLAUSE) : place]):
             continue
         window = text[lead.end() : lead.end() + _WINDOW]
-        bold = _BOLD.match(window)
+        bold = BOLD.match(window)
         sentence = SENTENCE.match(window)
         if window[sentence.end() : sentence.end() + 1] in ("?", "？") and not bold:  # "Answer: C? No, D."
             continue

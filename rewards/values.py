@@ -37,7 +37,8 @@ _NEGATED = re.compile(
     re.I,
 )
 _NEGATED_AFTER = re.compile(
-    r"[\s*$]*(?:(?:이|가)?\s*아[니닙닌]|で(?:は|も)(?:ない|ありません)|じゃ(?:ない|ありません)|değil|नहीं)"
+    r"[\s*$]*[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]{0,4}?"
+    r"(?:(?:이|가)?\s*아[니닙닌]|で(?:は|も)(?:ない|ありません)|じゃ(?:ない|ありません)|değil|नहीं|是错|是錯|不对|不對|は間違|は誤)"
 )
 # What makes another value of the one that it stands before.
 _CHANGED = re.compile(
@@ -48,18 +49,26 @@ _CHANGED = re.compile(
     re.I,
 )
 _SUBJECT = re.compile(r"[^,;:(]{0,40}?\b(?<!which )(?<!that )(?:is|are|was|were|equals?)\b", re.I)
+_WORD = re.compile(r"[^\W\d_]{2}")
 # Words before a value, and what stands around it: no formula that the value is part of.
-_WORDS = re.compile(r"[\w\s.,:;'\"’“”‘*!?%&/()—–-]*")
+_WORDS = re.compile(r"[\w\s.,:;'\"’“”‘*!?%&/()—–→⇒，、；：。（）-]*")
+# What a letter or a number goes to: "as x → 3".
+_LIMIT = re.compile(r"(?:(?<![^\W\d_])[^\W\d_]|\d)\s*[→⇒]\s*$")
 # "18 points + 18 points = "
 _SUM = re.compile(r"[\w\s.,:;'\"’“”‘*!?%&/—–+×÷=$()-]*")
 _EQUALS = re.compile(r"(?<![<>!\\])=")
 _CALCULATION = re.compile(r"(?=[^\d]*\d)(?:[^a-zA-Z\\]|\\(?:times|cdot|div|d?frac|[$%])|[xX](?=\s*\$?\d))*+")
 _PLAIN = re.compile(r"\s*[-+−]?[\d,.]+\s*")
 _PLACED = re.compile(r"(?:^|[\s:：=*\"'“‘。，、]|[\u3000-\u9fff\uac00-\ud7af])$")
-_ENDED = re.compile(r"\s|$|[.,;:!?\"'”’*]+(?:\s|$)|[^\W\d_]|[。，；！、]|\\text|°")
+_ENDED = re.compile(r"\s|$|/\s?(?=[^\W\d_]{2})|[.,;:!?\"'”’*]+(?:\s|$)|[^\W\d_]|[。，；！、]|\\text|°")
 _FUNCTION = re.compile(
     r"\b(?:sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt|arc\w+|max|min|gcd|lcm|det|abs|mod|root)\s*$", re.I
 )
+# The name before a value: "B: 175". Of two values with names of their own, neither is the answer.
+_NAME = re.compile(r"(?:^|[,;，；、\n])\s*(?:and\s+)?(?P<name>[^\W\d_][\w ]{0,24})\s?[:：=]\s*$")
+_RESULT = re.compile(r"(?:\w+ )?(?:answer|total|result|sum|final|altogether|overall)\b.*", re.I)
+# A calculation in parentheses that shows where a value comes from: "7 (3 + 4 = 7)".
+_SHOWN = re.compile(r"\s*\(([^()]*)\)[\s.!]*")
 # Where the explanation of a value starts that a sentence starts with.
 _CLAUSE = re.compile(
     r"(?:\s*[,;]\s*|\s+[(—]\s*|\s+[-–]\s+(?=(?:that|this|which|it)\b)|\s+(?=which|that|because|since|so|as|where|who)"
@@ -131,7 +140,7 @@ def _with_values(text: str) -> list[str]:
         end = tail[sentence.end() : sentence.end() + 1]
         if end in ("?", "？") or _REQUEST.match(sentence[0]):
             continue
-        factorial = end == "!" and tail[sentence.end() - 1] in "0123456789)n"
+        factorial = end == "!" and tail[sentence.end() - 1] in "0123456789)n" and not _WORD.search(sentence[0])
         parts = _DISPLAYED.split(sentence[0] + "!" * factorial)
         for part in parts:
             words = _ARROW.sub("", part.strip())
@@ -160,6 +169,8 @@ def _named(sentence: str) -> str | None:
             break
         first = found
     lead, rest = sentence[: first.start()], sentence[last.end() :]
+    if _is_one_of_several(sentence, values, first):
+        return None
     shown, result = _last_side(sentence[first.start() : last.end()])
     if not (_is_prose(lead) and _ENDED.match(rest)):
         return None
@@ -184,9 +195,17 @@ def _last_side(shown: str) -> tuple[str, bool]:
     return sides[-1].lstrip(), True
 
 
+def _is_one_of_several(sentence: str, values: list[re.Match], first: re.Match) -> bool:
+    """Whether a value and another one before it have names of their own: "A: 174, B: 175", but not "Total: 18"."""
+    name = _NAME.search(sentence[: first.start()])
+    if not name or _RESULT.match(name["name"]):
+        return False
+    return any(v[0] != first[0] and _NAME.search(sentence[: v.start()]) for v in values if v.start() < first.start())
+
+
 def _is_prose(lead: str) -> bool:
     """Whether what stands before a value is words or a calculation of it, rather than a formula around it."""
-    if not _PLACED.search(lead) or _FUNCTION.search(lead) or lead.count("(") != lead.count(")"):
+    if not _PLACED.search(lead) or _LIMIT.search(lead) or _FUNCTION.search(lead) or lead.count("(") != lead.count(")"):
         return False
     words = _VALUE.sub("", lead)
     return bool((_SUM if words.rstrip().endswith("=") else _WORDS).fullmatch(words))
@@ -199,6 +218,9 @@ def _explained(sentence: str, values: list[re.Match]) -> str | None:
         if not _LISTED.fullmatch(sentence[listed.end() : found.start()]):
             break
         listed = found
+    shown = _SHOWN.fullmatch(sentence, listed.end())
+    if shown and _EQUALS.search(shown[1]) and plain(_last_side(shown[1])[0]) == plain(listed[0]):
+        return plain(sentence[: listed.end()])
     clause = _CLAUSE.search(sentence, listed.end())
     rest = sentence[clause.end() if clause else listed.end() :]
     if _HEDGE.search(sentence, listed.end()) or (_VALUE.search(rest) and not (clause and clause["explains"])):

@@ -28,6 +28,7 @@ _PARSER = LatexExtractionConfig(
     boxed_match_priority=0,
     normalization_config=NormalizationConfig(basic_latex=True, units=False, malformed_operators=False, boxed="all"),
 )
+_DERIVED = re.compile(r"(?<=[a-zA-Z)}'])'")  # math-verify overlooks the primes of f'(x) and B'
 _DIGITS_APART = re.compile(r"\d\s+\d")
 # Digits that two values are worked out to, and to how many of them they must agree; of integrals and series less.
 _EXACT, _NUMERIC = (50, 40), (20, 13)
@@ -66,6 +67,8 @@ def same_expression(answer: str, gold: str) -> bool:
         raise Unreadable
     said, wanted = measured(answer), measured(gold)
     if not agree(said.unit, wanted.unit) or said[2:] != wanted[2:]:
+        return False
+    if answer[:1] != "'" and len(_DERIVED.findall(answer)) != len(_DERIVED.findall(gold)):
         return False
     if _DIGITS_APART.search(repaired(said.value)) and not _DIGITS_APART.search(wanted.value):
         raise Unreadable

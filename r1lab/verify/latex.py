@@ -72,7 +72,24 @@ _SPELLINGS = [
     ]
 ]
 _UPRIGHT = re.compile(r"\\(?:mathrm|rm|operatorname\*?)\s*\{\s*([^{}]*)\}")
-_UNIT_FRACTION = re.compile(r"\\frac\s*\{\s*\\text\s*\{([^{}]*)\}\s*\}\s*\{\s*\\text\s*\{([^{}]*)\}\s*\}")
+_UNIT_FRACTION = re.compile(
+    r"\\frac\s*\{\s*\\text\s*\{([^{}]*)\}\s*\}\s*\{\s*\\text\s*\{([^{}]*)\}\s*(?:\^\s*\{?\s*(\d)\s*\}?)?\s*\}"
+)
+# Powers within upright letters, `\mathrm{m\,s^{-2}}`, whose braces would hide where these letters end.
+_UPRIGHT_POWERS = re.compile(r"\\(?:mathrm|text)\s*\{(?:[^{}^]|\^(?!\s*\{)|\^\s*\{\s*-?\d\s*\})*\}")
+_POWER_IN_BRACES = re.compile(r"\^\s*\{\s*(-?\d)\s*\}")
+# A degree sign made of a letter, a number in upright letters, a sign in words, and a micro sign (no variable).
+_DEGREE = re.compile(r"(?<=[\d)}])\s*\^\s*(?:\{\s*(?:\\text\s*\{\s*o\s*\}|o)\s*\}|\\text\s*\{\s*o\s*\}|o(?![a-zA-Z]))")
+_PRIMES = re.compile(r"(?<=\d)\s*\^\s*(?:\{\s*(?:\\prime\s*){1,2}\}|\\prime(?![a-zA-Z]))")
+_NUMBER_IN_TEXT = re.compile(r"\\text\s*\{\s*(\d[\d.,/]*)\s*\}")
+_MINUS = re.compile(
+    r"(?:\\text\s*\{\s*(?:minus|negative)\s*\}|(?:minus|negative)\s)\s*(?=[\d.(]|\\(?:frac|sqrt)|[a-z]\b)", re.I
+)
+_MICRO = re.compile(r"(?<=\d)(\s?)μ(?=(?:[mgslLFCAJWV]|mol)\b)")
+_REALS = re.compile(
+    r"(?:\\text\s*\{\s*)?(?:all|any|every)\s+(?:the\s+)?reals?(?:\s+(?:numbers?|values?))?(?:\s+of\s+[a-z])?(?:\s*\})?",
+    re.I,
+)
 _FUNCTIONS = (
     "sqrt|pi|sin|cos|tan|cot|sec|csc|sinh|cosh|tanh|arcsin|arccos|arctan|arccot|arcsec|arccsc|ln|log|exp|gcd|lcm|max|"
     "min|det|infinity|infty|inf|oo|theta|alpha|beta"
@@ -101,7 +118,7 @@ def normal(text: str) -> str:
     >>> normal("**$ 3{,}5 $**."), normal(r"\dfrac{1}{2} \text{ cm}"), normal("3⅛"), normal("10⁻⁵")
     ('3{,}5', '\\frac{1}{2} \\text{ cm}', '3\\frac{1}{8}', '10^{-5}')
     """
-    text = _RAISED.sub(_raised, _BEFORE_NFKC.sub("", text)).translate(_CHARACTERS)
+    text = _RAISED.sub(_raised, _BEFORE_NFKC.sub("", _MICRO.sub(r"\1µ", text))).translate(_CHARACTERS)
     text = re.sub(r"(?<=\w)~(?=\w)", " ", text)
     text = _ORDINAL.sub(r"\\text{\1}", _DOTS.sub(r"\\ldots ", text))
     text = "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in ("Cf", "Cc"))
@@ -111,13 +128,19 @@ def normal(text: str) -> str:
         text = _SPACING.sub(" ", text)
         for spelling, meant in _SPELLINGS:
             text = spelling.sub(meant, text)
+        text = _UPRIGHT_POWERS.sub(lambda found: _POWER_IN_BRACES.sub(r"^\1", found[0]), text)
         text = _UPRIGHT.sub(_upright, text)
-        text = _UNIT_FRACTION.sub(r"\\text{ \1/\2}", text)
+        text = _UNIT_FRACTION.sub(lambda m: rf"\text{{ {m[1]}/{m[2]}{'^' + m[3] if m[3] else ''}}}", text)
+        text = _NUMBER_IN_TEXT.sub(r"\1", text)
         text = _ANNOUNCED.sub("", text, count=1)
         text = _QUALIFIER.sub("", text)
+    text = _PRIMES.sub(lambda found: "'" * found[0].count("p"), _DEGREE.sub(r"^\\circ ", text))
     while True:
         text = _ABOUT.sub("", text.strip().rstrip(" .;,:\n\t"), count=1) if _ABOUT.match(text.strip()) else text
+        text = _MINUS.sub("-", text, count=1) if _MINUS.match(text) else text
         inner = _unwrapped(text.strip().rstrip(" .;,\n\t"))
+        if _REALS.fullmatch(text):
+            return r"\mathbb{R}"
         if inner is None:
             return " ".join(re.sub(r"(?<!\\)\\$", "", text.strip()).rstrip(" .;,\n\t").split())
         text = inner

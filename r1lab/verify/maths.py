@@ -24,10 +24,11 @@ from r1lab.verify.quantities import (
     time_of_day,
     without_repeats,
 )
-from r1lab.verify.units import agree, measured
+from r1lab.verify.units import agree, measured, unit
 
 _SIGNS = ("-", "−", "+", "¬", "~")  # before words, of which they say something else
 _LETTER = re.compile(r"\(?([A-Z])\)?[.:]?", re.ASCII)
+_OPTION = re.compile(r"(?:\\text\s*\{\s*\(([A-Z])\)[.:]?\s*\}|\(([A-Z])\)(?=\s))[.:]?\s*(?=[^\s=+*/^-])")
 _ANOTHER = re.compile(r"\b(?:or|and|not|[A-HJ-Z])\b", re.ASCII)
 _RELATION = re.compile(r"[<>]|\\(?:le|ge|ne)(?![a-zA-Z])")
 _REGION = re.compile(r"[<>]|\\(?:le|ge|ne|cup|cap|setminus)(?![a-zA-Z])")
@@ -36,6 +37,18 @@ _SHORT_WORDS = frozenset("no on up in it is at by he we".split())
 _CONGRUENT = re.compile(
     r"(?:(?P<name>[a-zA-Z](?:_\S+)?)\s*\\equiv\s*)?(?P<rest>-?\d{1,9})\s*(?:\(\s*)?(?:\\[pb]?mod|mod)\s*\{?\s*(?P<by>\d{1,9})\s*\}?\s*\)?"
 )
+# A segment or a polygon by its corners: `\overline{AB}`, `\text{segment } AB`. Products of letters look alike.
+_FIGURE = re.compile(
+    r"(?:\\text\s*\{\s*(?:line\s+)?(?:segment|side)\s*\}\s*|(?:line\s+)?(?:segment|side)\s+)?"
+    r"(?:\\overline\s*\{\s*(?P<line>[A-Z]{2})\s*\}|(?P<bare>[A-Z]{2}))"
+)
+_NOTHING = re.compile(
+    r"\\emptyset|\\?\{\s*\\?\}|(?:\\text\s*\{)?\s*(?:(?:there\s+(?:is|are)\s+)?no(?:\s+real)?\s+solutions?"
+    r"(?:\s+exists?)?|(?:the\s+)?empty\s+set)\s*\}?",
+    re.IGNORECASE,
+)
+_SYMBOL = re.compile(r"\\emptyset|\\?\{\s*\\?\}")
+_RATIO_OF = re.compile(r"(.*\d)(\s*(?:\\text\s*\{|\().*)")
 _SIMPLE = re.compile(r"-?\d{1,15}(?:\.\d{1,15})?", re.ASCII)
 
 
@@ -88,9 +101,16 @@ def same(answer: str, gold: str) -> str:
         return "unparsed"
     if (letter := _LETTER.fullmatch(gold)) and (len(answer) > 1 or gold != letter[1]):
         said = re.match(r"\(?([A-Za-z])\)?(?:[.:)\s]|$)", answer)
-        right = said and said[1].upper() == letter[1] and not _ANOTHER.search(answer, said.end())
+        said = _OPTION.match(answer) or said
+        right = (
+            said
+            and letter[1] in [(part or "").upper() for part in said.groups()]
+            and not _ANOTHER.search(answer, said.end())
+        )
         if right or not re.search(r"[=^_\\]", answer):
             return "correct" if right else "wrong"
+    if (option := _OPTION.match(answer)) and not _OPTION.match(gold):
+        answer = normal(answer[option.end() :])
     try:
         return "correct" if _equal(without_repeats(answer), without_repeats(gold)) else "wrong"
     except (Unreadable, *SENSELESS):
@@ -122,6 +142,8 @@ def _equal(answer: str, gold: str) -> bool:
         return True
     if _SIMPLE.fullmatch(answer) and _SIMPLE.fullmatch(gold):  # nearly all answers
         return _close(Fraction(answer), answer, Fraction(gold), gold)
+    if (verdict := _symbolic(answer, gold)) is not None:
+        return verdict
     if _is_words(gold) and (len(gold) != 3 or answer.isalpha()):  # "xyz" may be a product
         signs = [_flat(text).lstrip()[:1] in _SIGNS for text in (answer, gold)]
         if _words(answer) == _words(gold) and signs[0] == signs[1]:
@@ -133,6 +155,8 @@ def _equal(answer: str, gold: str) -> bool:
         return verdict
     wanted = quantity(gold)
     said = quantity(answer, letters=wanted is not None)
+    if said and said.unit and not wanted:  # `9.8 m/s^2` is a product of letters, but not beside a unit
+        wanted = quantity(gold, letters=True)
     if said and wanted:
         return _same_quantity(said, answer, wanted, gold)
     if wanted and re.fullmatch(r"-?\d+,\d+", answer) and wanted.value.denominator > 1:  # a decimal comma
@@ -161,6 +185,10 @@ def _listed(answer: str, gold: str) -> bool | None:
     said, wanted = structure.elements(answer), structure.elements(gold)
     if len(said) != len(wanted):
         said, wanted = structure.elements(answer, thousands=False), structure.elements(gold, thousands=False)
+    if len(said) == 1 < len(wanted):  # (x, y) = (1, 2) beside x = 1, y = 2
+        said = structure.assigned(answer) or said
+    elif len(wanted) == 1 < len(said):
+        wanted = structure.assigned(gold) or wanted
     if len(said) == len(wanted) > 1:
         return _same_elements(said, wanted)
     one, other = (
@@ -311,6 +339,7 @@ def _timed(answer: str, gold: str) -> bool | None:
     said, wanted = time_of_day(answer), time_of_day(gold)
     if said and wanted:
         return same_time(said, wanted)
+    answer, gold = map(_without_subjects, (answer, gold))
     ratios = [
         re.sub(r"\s*\\?:\s*|\s+(?:\\text\s*\{\s*)?to(?:\s*\})?\s+", ":", text).split(":") for text in (answer, gold)
     ]
@@ -318,6 +347,22 @@ def _timed(answer: str, gold: str) -> bool | None:
         a, b = ([number(part.strip(" {}")) for part in ratio] for ratio in ratios)
         if all(a) and all(b):
             return all(x * b[0] == y * a[0] for x, y in zip(a, b))
+    return None
+
+
+def _without_subjects(text: str) -> str:
+    r"""A ratio without what it is the ratio of: `3:2 \text{ (boys to girls)}`."""
+    named = _RATIO_OF.fullmatch(text) if ":" in text else None
+    return named[1] if named and unit(re.sub(r"\b(?:to|ratio)\b", " ", named[2])) == "" else text
+
+
+def _symbolic(answer: str, gold: str) -> bool | None:
+    """Where one of the two is the empty set or a segment; None where neither is."""
+    if _NOTHING.fullmatch(answer) and _NOTHING.fullmatch(gold):
+        return True if _SYMBOL.fullmatch(answer) or _SYMBOL.fullmatch(gold) else None
+    said, wanted = _FIGURE.fullmatch(answer), _FIGURE.fullmatch(gold)
+    if said and wanted and not (said[0] == said["bare"] and wanted[0] == wanted["bare"]):
+        return (said["line"] or said["bare"]) == (wanted["line"] or wanted["bare"])
     return None
 
 

@@ -118,6 +118,19 @@ def bracketed(text: str) -> tuple[str, list[str]] | None:
     return (text[0] + text[-1], parts) if len(parts) > 1 and all(parts) else None
 
 
+def assigned(text: str) -> list[str] | None:
+    """The equations that one between two tuples stands for, or None.
+
+    >>> assigned("(x, y) = (3, -2)"), assigned("x = 3")
+    (['x = 3', 'y = -2'], None)
+    """
+    parts = sides(text)
+    pairs = [bracketed(part) for part in parts]
+    if len(parts) != 2 or None in pairs or len(pairs[0][1]) != len(pairs[1][1]) or not all(map(is_name, pairs[0][1])):
+        return None
+    return [f"{name} = {value}" for name, value in zip(pairs[0][1], pairs[1][1])]
+
+
 def vector(text: str) -> tuple[str, list[str]] | None:
     r"""The elements of a matrix of one row or one column, as `bracketed` gives those of a vector; None for others.
 

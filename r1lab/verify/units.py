@@ -10,7 +10,9 @@ from typing import NamedTuple
 # Canonical name of a unit: its other spellings. A plural "s" is understood.
 _UNITS = {
     "m": "meter metre", "cm": "centimeter centimetre", "mm": "millimeter millimetre", "km": "kilometer kilometre",
-    "dm": "decimeter decimetre", "nm": "nanometer", "in": "inch inches", "ft": "foot feet", "yd": "yard", "mi": "mile",
+    "dm": "decimeter decimetre", "nm": "nanometer", "μm": "micrometer micrometre micron", "μs": "microsecond",
+    "μg": "microgram", "μL": "microliter microlitre μl", "μF": "microfarad", "μC": "microcoulomb", "μA": "", "μV": "",
+    "in": "inch inches", "ft": "foot feet", "yd": "yard", "mi": "mile",
     "g": "gram gramme gm", "kg": "kilogram kilo", "mg": "milligram", "t": "ton tonne", "lb": "pound", "oz": "ounce",
     "L": "liter litre", "mL": "milliliter millilitre ml", "gal": "gallon", "qt": "quart", "pt": "pint", "cup": "",
     "tbsp": "tablespoon", "tsp": "teaspoon", "ha": "hectare", "acre": "", "cc": "",
@@ -50,9 +52,10 @@ _LONGEST = 6  # words
 
 _ASIAN = "[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]"
 _ASIAN_MEANING = re.compile(
-    "[零〇一二三四五六七八九十百半几两或和与及不非加减乘除以点倍负正约到至是π]|千(?![克米瓦])|分之|또는|아[니닙닌]"
+    "[零〇一二三四五六七八九十百半几两或和与及不非加减乘除以点倍负正约到至是π]|千(?![克米瓦])|分之|또는|아[니닙닌]|ない|ません|以[上下]|未満"
 )
 
+_PRIME = re.compile(r"\s*(?:'{1,2}|\")\s*")  # feet or minutes, inches or seconds
 _PARTS = re.compile(
     rf"(?P<word>{_ASIAN}+|[^\W\d_]+)|(?P<symbol>[$€£¥₹₩₽¢°Ω])|\^?\s*\{{?(?P<power>-?[23])\}}?(?![\d.])|(?P<slash>/)"
     r"|[\s.()·'-]+|(?P<other>.)",
@@ -74,7 +77,8 @@ def unit(text: str, *, letters: bool = False) -> str | None:
     """
     upright = r"\text" in text
     apart = upright or text[:1].isspace()
-    plain = re.sub(r"\\text\s*\{([^{}]*)\}", r"\1 ", text)
+    plain = re.sub(r"\\text\s*\{([^{}]*)\}", r" \1 ", re.sub(r"\\mu\s*(\\text\s*\{\s*)", r"\1μ", text))
+    plain = re.sub(r"\\mu\s+", "μ", plain) if upright else plain
     plain = re.sub(r"\^\s*\{?\s*\\circ\s*\}?", "°", plain)
     plain = re.sub(r"\\cdot(?![a-zA-Z])|\\(?=[$%])|\{\s*\}", " ", plain.replace(r"\Omega", "Ω"))
     plain = re.sub(r"([a-zA-Z]+)\s*\^\s*\{?\s*-([123])\s*\}?", r"/\1\2", plain).replace("1", "")
@@ -110,7 +114,7 @@ def unit(text: str, *, letters: bool = False) -> str | None:
         square
         or found.endswith("/")
         or not (found or not text.strip())
-        or (found.startswith("/") and "per" not in plain)
+        or (found.startswith("/") and not re.match(r"\s*(?:/\s*[^\W\d_]{3}|per\b)", plain))
     ):
         return None
     return _SAME.get(found, found)
@@ -153,7 +157,7 @@ _MAGNITUDE = re.compile(rf"\s*(?:\\text\s*\{{\s*)?({'|'.join(_MAGNITUDES)})(?![a
 _OF_AN_ANGLE = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z])")
 # From the end: a value ends in a digit, a bracket, a factorial, pi or a variable.
 _VALUE_END = re.compile(
-    r"\\text\s*\{[^{}]*\}|\^\s*\{?\s*\\circ\s*\}?|(?P<end>\^\s*\{?\s*-?\d+\s*\}?|\\pi(?![a-zA-Z])|[\d)\]}!|]|\\(?!cdot|Omega)[a-zA-Z]+)"
+    r"\\text\s*\{[^{}]*\}|\^\s*\{?\s*\\circ\s*\}?|(?P<end>\^\s*\{?\s*-?\d+\s*\}?|\\pi(?![a-zA-Z])|[\d)\]}!|]|\\(?!cdot|Omega|mu\s*\\text)[a-zA-Z]+)"
     r"|(?P<word>[^\W\d_]+)|.",
     re.DOTALL,
 )
@@ -178,6 +182,8 @@ def measured(text: str, *, letters: bool = False) -> Measured:
         value, rest = text[:cut].rstrip(), text[cut:]
         if not value or not rest.strip():
             continue
+        if value[-1].isdigit() and _PRIME.fullmatch(rest):
+            return Measured(value)
         if percent := _PERCENT.match(rest):
             after = rest[percent.end() :]
             if not after.strip() or unit(after) is not None:
@@ -186,7 +192,7 @@ def measured(text: str, *, letters: bool = False) -> Measured:
         if magnitude := _MAGNITUDE.match(rest):
             factor = _MAGNITUDES[magnitude[1]]
             rest = " " + rest[magnitude.end() :].replace("}", "", r"\text" in magnitude[0])
-        found = unit(re.sub(r"\\text\s*\{\s*units?\s*\}$", "", rest), letters=letters)
+        found = unit(re.sub(r"(?<=\S)\s*\\text\s*\{\s*units?\s*\}$", "", rest), letters=letters)
         if found == "°" and _OF_AN_ANGLE.search(value):
             return Measured(text)
         if found is not None:

@@ -10,6 +10,19 @@ from r1lab.rewards.answers import readings
 from r1lab.verify.maths import grade
 
 RIGHT = [
+    ("Answer: 7 (3 + 4 = 7)", "7"),
+    ("So it's 175!", "175"),
+    ("The number of ways is $5!$", "120"),
+    ("She saves $175/week", "175"),
+    ("So she makes $175/week.", "175"),
+    ("Result → 175", "175"),
+    ("Eggs: 16, sold: 9, total: 7", "7"),
+    ("A: 7, B: 7", "7"),
+    ("所以，小明需要24天。", "24"),
+    ("因此，一共有 24 个苹果。", "24"),
+    ("したがって、答えは24日です。", "24"),
+    ("よって、24個です。", "24"),
+    ("Therefore he works 6 hours a week.", "6"),
     ("The answer should be 7.", "7"),
     ("The answer must be 7", "7"),
     ("So the answer must therefore be 7.", "7"),
@@ -185,6 +198,17 @@ RIGHT = [
 
 # Hedges, negations, lists, and formulas or words that a number is only a part of.
 WRONG = [
+    ("Answer: 7 (3 + 5 = 8)", "8"),
+    ("Answer: 7 (or 8)", "7"),
+    ("So it's 5!", "120"),
+    ("A: 174, B: 175", "175"),
+    ("Alice: 174, Bob: 175", "175"),
+    ("As x → 7", "7"),
+    ("Note that 5 → 7", "7"),
+    ("答えは24ではない。", "24"),
+    ("答えは24ではありません。", "24"),
+    ("よって、24個ではありません。", "24"),
+    ("所以，小明需要25天。", "24"),
     ("The answer is 3 or 4 or 5.", "3"),
     ("The answer is 3 or 4 or 5.", "5"),
     ("The answer is 3 or 4 or 5.", "4"),

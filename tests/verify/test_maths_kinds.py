@@ -215,6 +215,27 @@ SAME = {
         (r"\approx 7", "7"), (r"7\%", "7"), (r"700\%", "7"), (r"\{7\}", "7"), (r"\sqrt{49}", "7"), ("|7|", "7"),
         ("|{-7}|", "7"), (r"\gcd(7,14)", "7"), (r"7 \mod 8", "7"), (r"7\text{th}", "7"),
     ],
+    "labels of options": [
+        (r"\text{(B)}\ 7", "7"), (r"\textbf{(D) } 13", "13"), (r"\textbf{(A)}\ \frac{1}{2}", r"\frac12"),
+        ("(C) 7", "7"), (r"\text{(B)}\ 7", "B"), (r"\text{(B)}\ 7", "(B)"),
+    ],
+    "words and units": [
+        (r"45^{\text{o}}", r"45^\circ"), ("45^o", r"45^\circ"), (r"3:2 \text{ (boys to girls)}", "3:2"),
+        (r"9.8\,\mathrm{m\,s^{-2}}", "9.8 m/s^2"), (r"9.8\ \mathrm{m\,s^{-2}}", r"9.8\text{ m/s}^2"),
+        (r"9.8\,\frac{\text{m}}{\text{s}^2}", r"9.8\text{ m/s}^2"), (r"21\text{ units}^2", "21"),
+        (r"21\text{ square units}", r"21\text{ units}^2"), (r"\sim 7", "7"), ("7'", "7"), (r"7^{\prime}", "7"),
+        (r"\text{minus } 7", "-7"), ("negative 7", "-7"), (r"15\text{ N}\cdot\text{m}", "15"),
+        (r"15\text{ N}\cdot\text{m}", r"15\text{ N m}"), (r"15\ \mu\text{m}", "15"), ("15 μm", r"15\ \mu\text{m}"),
+        (r"\text{15 micrometers}", r"15\ \mu\text{m}"), (r"6\text{ hours a week}", "6"), ("175/week", "175"),
+        (r"\textbf{12}\,\text{cm}", "12"), (r"60\ \mathrm{km\,h^{-1}}", r"60\text{ km/h}"),
+    ],
+    "sets in words and names of figures": [
+        (r"\text{all real numbers}", r"(-\infty,\infty)"), (r"(-\infty,\infty)", r"\text{all real numbers}"),
+        (r"\mathbb{R}", r"\text{all real numbers}"), ("all reals", r"\mathbb{R}"),
+        (r"\text{no solution}", r"\emptyset"), (r"\emptyset", r"\text{no solutions}"),
+        (r"\overline{AB}", r"\overline{AB}"), ("AB", r"\overline{AB}"), (r"\text{segment } AB", r"\overline{AB}"),
+        ("(x,y)=(3,-2)", "x=3, y=-2"), ("x=3, y=-2", "(x,y)=(3,-2)"),
+    ],
 }  # fmt: skip
 
 DIFFERENT = {
@@ -333,6 +354,21 @@ DIFFERENT = {
         ("x=7 or x=8", "7"), ("x=7, x=8", "7"), (r"7 \text{ if } x=8", "7"), (r"\text{seven}", "7"),
         (r"7\text{ minus one}", "7"), ("7 th 8", "7"), ("7 per 8", "7"), ("7 in 8", "7"), ("7 of 8", "7"),
         ("7-", "7"), ("7+", "7"),
+    ],
+    "words that change a value": [
+        (r"7 \text{ halved}", "7"), (r"7 \text{ doubled}", "7"), (r"7\text{ less}", "7"), (r"7\text{ tripled}", "7"),
+        (r"-\text{Tuesday}", "Tuesday"), (r"-\text{Tuesday}", r"\text{Tuesday}"), (r"\text{minus } 7", "7"),
+        ("negative 7", "7"), (r"\text{half of } 7", "7"),
+    ],
+    "labels, units and names": [
+        (r"\text{(B)}\ 8", "7"), (r"\text{(B)}\ 7 \text{ or } \text{(C)}\ 8", "7"), (r"\text{(B)}\ 7", "C"),
+        (r"2:3 \text{ (boys to girls)}", "3:2"), (r"3:2 \text{ or } 2:3", "3:2"),
+        (r"21\text{ units}^2", r"21\text{ units}"), (r"21\text{ units}", r"21\text{ units}^2"),
+        (r"9.8\,\mathrm{m\,s^{-1}}", "9.8 m/s^2"), (r"15\ \mu\text{m}", r"15\text{ m}"), (r"15\mu", "15"),
+        (r"5'3''", "5"), ("x'", "x"), ("f'(x)", "f(x)"), ("2x", "2x'"),
+        (r"\mathbb{R}", r"\text{all integers}"), (r"\text{all integers}", r"\mathbb{R}"),
+        (r"\overline{AC}", r"\overline{AB}"), (r"\text{segment } AC", r"\overline{AB}"),
+        ("(x,y)=(-2,3)", "x=3, y=-2"), (r"\text{no solution}", "0"),
     ],
 }  # fmt: skip
 
