@@ -4,8 +4,12 @@ import json
 import math
 import os
 import secrets
+import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from decimal import Decimal
 from typing import Literal
 
 from r1lab.errors import MachineError, UserError
@@ -14,6 +18,8 @@ from r1lab.rewards.code_results import printed, same
 from r1lab.rewards.score import Score
 
 _OUTPUT = 2**20  # bytes that a program may always print
+_DIGITS = 4300  # of an integer that Python converts at once; longer ones, in a program's result, take square time
+_LONG_INTEGERS = threading.Lock()
 
 # What the code finds in the sandbox before it runs: the names that LiveCodeBench's harness and LeetCode import for it.
 # They are put among the builtins, so that the function that a test calls must come from the code itself.
@@ -146,6 +152,28 @@ def read_tests(given: list | dict | str) -> list[dict]:
     >>> read_tests('{"test_cases": [{"type": "stdin_stdout", "fn_name": null, "input": "1", "output": "2"}]}')
     [{'function': None, 'args': None, 'input': '1', 'output': '2'}]
     """
+    with _long_integers():
+        return _read_tests(given)
+
+
+@contextmanager
+def _long_integers():
+    """Lifts Python's limit on the digits of an integer, which holds for the whole process, while tests are read."""
+    with _LONG_INTEGERS:
+        most = sys.get_int_max_str_digits()
+        sys.set_int_max_str_digits(0)
+        try:
+            yield
+        finally:
+            sys.set_int_max_str_digits(most)
+
+
+def _integer(digits: str) -> int | Decimal:
+    """An integer of a program's result: one too long for `int` as a `Decimal`, which is read in linear time."""
+    return int(digits) if len(digits) <= _DIGITS else Decimal(digits)
+
+
+def _read_tests(given: list | dict | str) -> list[dict]:
     found = json.loads(given) if isinstance(given, str) else given
     found = found.get("test_cases") if isinstance(found, dict) else found
     if not isinstance(found, list) or not found:
@@ -185,7 +213,8 @@ def _verdict(code: str, test: dict, run: Callable, limits: dict) -> str:
     """`passed`, `wrong`, `no_result`, or the status of a program that did not end well."""
     from r1lab.verify.sandbox import Limits
 
-    expected = test["output"] if test["function"] is None else json.dumps(test["output"])
+    with _long_integers():
+        expected = test["output"] if test["function"] is None else json.dumps(test["output"])
     limits = Limits(**limits, output=max(_OUTPUT, 2 * len(expected.encode())))
     if test["function"] is None:
         ended = run(_PRELUDE + _PROGRAM.format(code=code), test["input"], limits)
@@ -196,12 +225,14 @@ def _verdict(code: str, test: dict, run: Callable, limits: dict) -> str:
     # then it has only said in another way what its function returns.
     token = secrets.token_hex(16)
     call = {"code": code, "function": test["function"], "args": test["args"], "token": token}
-    ended = run(_PRELUDE + _CALL, json.dumps(call), limits)
+    with _long_integers():
+        request = json.dumps(call)
+    ended = run(_PRELUDE + _CALL, request, limits)
     if ended.status != "ok":
         return ended.status
     _, found, rest = ended.stdout.rpartition("\n" + token)
     try:
-        value = json.loads(rest.partition("\n")[0]) if found else None
+        value = json.loads(rest.partition("\n")[0], parse_int=_integer) if found else None
     except (ValueError, RecursionError):
         found = ""
     if not found:

@@ -429,3 +429,14 @@ def test_a_block_that_only_calls_the_function_is_not_graded():
 def test_output_over_twice_the_expected_is_not_read():
     tests = [{"input": "", "output": "x" * 2_000_000}]
     assert score_all([fenced("print('x' * 5_000_000)")], tests) == [(0.0, "output_limit")]
+
+
+def test_integers_of_any_length():
+    long = 10**5000 + 7
+    text = f'[{{"function": "f", "args": [1{"0" * 5000}], "output": 1{"0" * 4999}7}}]'
+    turns = [fenced("def f(n): return n + 7"), fenced("def f(n): return n + 8"), fenced("def f(n): return 7")]
+    assert [float(s) for s in code_reward(turns, tests=[text] * 3)] == [1.0, 0.0, 0.0]
+    given = [{"function": "f", "args": [long - 7], "output": long}]
+    assert [float(s) for s in code_reward(turns[:2], tests=[given] * 2)] == [1.0, 0.0]
+    with pytest.raises(ValueError):  # the limit is back
+        int("1" * 5000)
