@@ -25,10 +25,13 @@ _PREFACE = re.compile(
 )
 # What commits to a letter beside the phrases of any answer.
 _CHOSEN = re.compile(
-    r"\b(?:(?:I|we|I'd|I'll)(?: would| will|'d|'ll)? (?:choose|pick|select|go with|opt for)"
+    r"\b(?:(?:I|we|[Ll]et us|[Ll]et['’]s)(?: would| will|['’]d|['’]ll)?"
+    r" (?:choose|pick|select|go with|go for|opt for|take)"
     r"|(?:it|this|that) (?:must|has to|should) be"
+    r"|(?:which|that|this) leaves(?: us with| only)?|leaving(?: us with| only)?"
     r"|(?:corresponds to|matches|leads to|points to|that is|i\.e\.,?))\s+(?:answer |option |choice )?"
-    r"[*_]{0,2}([(\[]?[A-Z][)\]]?)(?![\w'’]|\s(?!because\b|since\b|as\b)[a-z])",
+    r"[*_]{0,2}([(\[]?[A-Z][)\]]?)"
+    r"(?![\w'’]|\s(?!because\b|since\b|as\b)[a-z]|\s?[,/&]\s?(?:and |or )?[(\[]?[A-Z]\b)",
 )
 # Letters in a row: A or B; (A), (B); A B C.
 _LIST = re.compile(

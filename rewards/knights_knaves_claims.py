@@ -12,10 +12,21 @@ _OTHER = {"knight": "knave", "knave": "knight"}
 _KIND = r"(knight|knave)(s?)\b(?![-'’]\w)"
 _DASH = r"(?::|=>?|-{1,2}>?|[–—→⇒])"
 # Between people and their kind; with a "not" that turns it round. What is weak is nothing before "knave:".
-_VERB = r"(?:is|was|are|were|must|has|have|to|be|both|all|each|clearly|indeed|therefore|definitely|thus|then)\s*:?\s+"
+_VERB = (
+    r"(?:is|was|are|were|must|has|have|to|be|both|all|each|clearly|indeed|therefore|definitely|thus|then|hence|so)"
+    r"\s*:?\s+"
+)
 _NOT = r"(not\s+|isn['’]t\s+|aren['’]t\s+|cannot\s+be\s+)?(?:an?\s+|the\s+)?"
+# What may stand between: "Noah lies and is a knave", "Noah, on the other hand, is a knave".
+_BETWEEN = (
+    r"(?:,?\s+(?:always\s+|never\s+)?(?:lies|lied|is\s+lying|is\s+truthful|tells\s+(?:the\s+truth|lies)|told\s+the\s+truth)"
+    r",?\s+(?:and|so)(?=\s+(?:so\s+|thus\s+|therefore\s+|hence\s+)?(?:is|must|has)\b)"
+    r"|,\s+(?:on\s+the\s+other\s+hand|however|therefore|thus|hence|though|in\s+(?:contrast|turn)|by\s+contrast|then"
+    r"|meanwhile|of\s+course|being\s+(?:truthful|honest|a\s+liar)),)?"
+)
 _STRONG = (
-    rf"(?:\s*{_DASH}\s*((?:{_VERB})*+)|\s+((?:{_VERB})++|(?=not|isn|aren|cannot))|['’]s\s+(?=not\b|an?\b|the\b)){_NOT}"
+    rf"{_BETWEEN}(?:\s*{_DASH}\s*((?:{_VERB})*+)|\s+((?:{_VERB})++|(?=not|isn|aren|cannot))"
+    rf"|['’]s\s+(?=not\b|an?\b|the\b)){_NOT}"
 )
 _WEAK = r" ?[ (,] ?(?:an? )?(knight|knave)\b(?![-'’]\w|\s*(?:[:=]|is\b|are\b))"
 _ALL = (

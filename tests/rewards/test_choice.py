@@ -17,6 +17,10 @@ def score(turn, gold="B", choices=None):
 
 
 RIGHT = [
+    "Let's go with B.",
+    "Let’s go with (B).",
+    "I will go with option B.",
+    "A is wrong and C is wrong, which leaves B.",
     "<answer>B</answer>",
     "<answer> (B) </answer>",
     "<answer>\n**B**\n</answer>",

@@ -326,6 +326,8 @@ LENIENT_RIGHT = [
     "Zoey → knight\nLuke → knave",
     "1. Zoey: Knight\n2. Luke: Knave",
     "Zoey is a knight, Luke is a knave, so one of each",
+    "Luke lies and is a knave. Zoey tells the truth and is therefore a knight.",
+    "Only Zoey is a knight; Luke, on the other hand, is a knave.",
 ]
 LENIENT_WRONG = [
     "Knights: Luke\nKnaves: Zoey",
@@ -338,6 +340,7 @@ LENIENT_WRONG = [
     "Zoey is a knight and Luke is a knave. No: Zoey is a knave.",
     "Zoey isn't a knight, Luke is not a knave",
     "Neither Zoey is a knight nor Luke: both are knaves",
+    "Luke lies and is a knave. Zoey, however, is a knave.",
 ]
 LENIENT_MISSING = [
     "Zoey is a knight",
