@@ -91,8 +91,9 @@ def unmet(text: str, constraint: dict, functions: dict[str, Callable] | None = N
     count = function(text, **given)
     met = {"at_least": operator.ge, "at_most": operator.le, "exactly": operator.eq}
     for name, bound in bounds.items():
-        if not met[name](count, bound):
-            return f"{kind} ({count}, not {BOUNDS[name]} {bound})"
+        counted = num_all_sentences(text) if name == "at_most" and function is num_sentences else count
+        if not met[name](counted, bound):
+            return f"{kind} ({counted}, not {BOUNDS[name]} {bound})"
     return None
 
 
@@ -124,8 +125,19 @@ def num_words(text: str) -> int:
 
 
 def num_sentences(text: str) -> int:
-    """How many sentences of two words or more; one word alone (`Yes.`) is none."""
+    """How many sentences of two words or more; one word alone (`Yes.`) is none, but counts against `at_most`."""
     return sum(len(words(sentence)) >= 2 for sentence in sentences(text))
+
+
+def num_all_sentences(text: str) -> int:
+    """How many sentences, those of one word included, which `at_most` counts too; `Well...` begins one and is none.
+
+    >>> num_sentences("Yes. No. Tea is warm."), num_all_sentences("Yes. No. Tea is warm.")
+    (1, 3)
+    """
+    return sum(
+        len(words(sentence)) >= 2 or not sentence.rstrip(" \"'”’)").endswith("..") for sentence in sentences(text)
+    )
 
 
 def num_paragraphs(text: str, divider: Literal["***", "blank"] | None = None) -> int:

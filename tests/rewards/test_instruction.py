@@ -154,6 +154,9 @@ MORE = [
         ["- Section 1: a\n- Section 2: b", "[Section 1]\na\n[Section 2]\nb"],
     ),
     ({"kind": "num_sentences", "exactly": 1}, True, ["On Jan. 5 we met."]),
+    ({"kind": "num_sentences", "at_most": 2}, True, ["Stop! Tea is warm.", "Well... Tea is warm. Milk is cold."]),
+    ({"kind": "num_sentences", "at_most": 2}, False, ["Tea. Milk. Water.", "Tea is warm. Yes. No."]),
+    ({"kind": "quoted"}, False, ["«Tea is warm.»", "「Tea is warm.」", "‹Tea is warm.›"]),
     (
         {"kind": "num_sentences", "exactly": 2},
         True,
