@@ -182,7 +182,7 @@ FAILS_ADD = {
     "def add(a, b):\n    return 1 / 0": "error: ZeroDivisionError",
     "def add(a, b):\n    x = []\n    x.append(x)\n    return x": "error: ValueError",
     "def add(a, b):\n    return add(b, a)": "error: RecursionError",
-    "def add(a, b):\n    return 10 ** 4400": "no_result",
+    "def add(a, b):\n    return 10 ** 4400": "failed: test 1 of 2",
     "def add(a, b):\n    print('x' * 10**7)\n    return a + b": "output_limit",
     # Objects equal to all, patched builtins and modules, exits, and forged results.
     "class E:\n    def __eq__(self, o): return True\ndef add(a, b):\n    return E()": "error: TypeError",
@@ -200,7 +200,7 @@ FAILS_ADD = {
     "def add(a, b):\n    raise SystemExit(0)": "no_result",
     "import atexit\ndef add(a, b):\n    atexit.register(print, '\\n3')\n    return 7": "failed: test 1 of 2",
     "import sys\nt = sys._getframe(1).f_globals['request']['token']\nprint('\\n' + t + '7' * 5000)\nsys.exit()": (
-        "no_result"
+        "failed: test 1 of 2"
     ),
     "import sys\nt = sys._getframe(1).f_globals['request']['token']\nprint('\\n' + t + '[' * 9000)\nsys.exit()": (
         "no_result"
