@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from pydantic import BaseModel
 
-from r1lab import batch, lookup, trl_fields
+from r1lab import batch, lookup, trackers, trl_fields
 from r1lab.errors import UserError
 from r1lab.lookup import did_you_mean
 from r1lab.references import REFERENCE
@@ -51,6 +51,8 @@ ELSEWHERE = {
     "remove_unused_columns": "r1lab decides it: rewards get every column they ask for",
     "parallelism_config": "YAML cannot write such an object",
     "local_rank": "the launcher decides it",
+    "push_to_hub": "r1lab uploads nothing: use `hf upload` on the run's model/ instead",
+    "ignore_data_skip": "a resumed run goes on with the rows that it had not seen: remove it",
     "logging_strategy": "r1lab writes a row of metrics for each step: remove it",
     "logging_steps": "r1lab writes a row of metrics for each step: remove it",
     "logging_first_step": "r1lab writes a row of metrics for each step: remove it",
@@ -86,6 +88,9 @@ CHOICES = {
     },
     "sft": {"loss_type": ("nll", "dft"), "truncation_mode": ("keep_start", "keep_end")},
 }
+# Transformers finds an unknown one only when it builds the trainer.
+_REPORTERS = (*trackers.NAMES, "none", "all", "azure_ml", "clearml", "codecarbon", "comet_ml", "dagshub", "dvclive",
+              "flyte", "kubeflow", "mlflow", "neptune", "swanlab")  # fmt: skip
 _FIELDS = {"grpo": trl_fields.GRPO, "sft": trl_fields.SFT, "dpo": trl_fields.DPO, "reward": trl_fields.REWARD}
 _CONFIGS = {"grpo": "GRPOConfig", "sft": "SFTConfig", "dpo": "DPOConfig", "reward": "RewardConfig"}
 
@@ -171,6 +176,11 @@ def train_problems(recipe) -> Problems:
             found.append((keys, not_a_choice(value, choices[key])))
         elif wrong := value_problems(value, fields[key][0], keys):
             found += wrong
+        elif key == "report_to":
+            given = [value] if isinstance(value, str) else value or []
+            found += [(keys, not_a_choice(name, _REPORTERS)) for name in given if name not in _REPORTERS]
+        elif key == "save_strategy" and value == "best":
+            found.append((keys, "best: no training evaluates what it would choose by: set steps"))
         elif key in LEAST and value is not None and value < LEAST[key]:
             found.append((keys, f"{value}: should be at least {LEAST[key]}"))
     return found or batch.no_steps(recipe.train) + _sync_problems(recipe)

@@ -19,8 +19,6 @@ def folder_problems(folder: Path, name: str = "") -> list[str]:
         return []  # models.load_model merges it into its base
     if not (folder / "config.json").is_file():
         return [f"{name}: no config.json in it: not the folder of a model"]
-    if problem := config_problem(folder):
-        return [f"{name}: {problem}"]
     if not any(folder.glob("*.safetensors")):
         if pickles := sorted(path.name for path in folder.glob("pytorch_model*.bin")):
             return [_pickled(name, folder, pickles[0])]
@@ -33,6 +31,8 @@ def folder_problems(folder: Path, name: str = "") -> list[str]:
         missing = sorted(part for part in parts if not (folder / part).is_file())
         if missing:
             return [f"{name}: {len(missing)} of {len(parts)} files of weights are missing, such as {missing[0]}"]
+    if problem := config_problem(folder):
+        return [f"{name}: {problem}"]
     return [f"{name}: {problem}" for file in sorted(folder.glob("*.safetensors")) if (problem := _damage(file))]
 
 

@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Iterator
 
-from r1lab import rundir
+from r1lab import rundir, trl_fields
 from r1lab.schema import STAGES, TASKS_OWN
 from r1lab.values import Problems, fields_at, schema_at
 from r1lab.yaml_source import COMMAND_LINE, Document, Keys
@@ -24,6 +24,8 @@ _INSTEAD = {
 }
 _SERVER = ("url", "max_concurrent", "requests_per_minute")
 _VLLM = ("max_model_length", "gpu_memory_utilization")
+_TRL_EVAL = ("per_device_eval_batch_size", "eval_delay", "eval_accumulation_steps", "batch_eval_metrics")
+_VLLM_TRAIN = frozenset(key for key in trl_fields.GRPO if key.startswith("vllm_"))
 _LOADING = ("revision", "dtype", "attn_implementation", "trust_remote_code")
 
 
@@ -73,6 +75,11 @@ def _by_other_keys(kind: str, data: dict) -> Iterator[Idle]:
         yield from ((("rollout", key), "has no effect without rollout.engine: server", by_engine) for key in _SERVER)
     if server or engine == "transformers":
         yield from ((("rollout", key), with_engine, by_engine) for key in _VLLM)
+    train = data.get("train") if isinstance(data.get("train"), dict) else {}
+    why = "has no effect: no training evaluates by it"
+    yield from ((("train", key), why, ()) for key in _TRL_EVAL if key in train)
+    if engine == "transformers":
+        yield from ((("train", key), with_engine, by_engine) for key in train if key in _VLLM_TRAIN)
     if server:
         yield from ((("model", key), with_engine, by_engine) for key in _LOADING)
     if scratch:

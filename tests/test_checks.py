@@ -230,7 +230,9 @@ def test_a_folder_that_is_no_model_is_told(write, tmp_path):
     write('{"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}', "model/model.safetensors.index.json")
     write("", "model/one.safetensors")
     assert model_problem(write, folder).endswith("1 of 2 files of weights are missing, such as two.safetensors")
-    write("", "model/two.safetensors")
+    write('{"model_type": "qwen2"}', "model/config.json")
+    for name in ("one", "two"):
+        write("\x02\0\0\0\0\0\0\0{}", f"model/{name}.safetensors")
     assert model_problem(write, folder) == ""
     assert model_problem(write, "model") == ""
 
@@ -338,3 +340,24 @@ def test_a_reference_needs_a_penalty(write):
 def test_lora_has_no_reference_to_be_synchronized(write):
     with pytest.raises(UserError, match="train.sync_ref_model: the reference of LoRA is the base"):
         recipe.load([write(GRPO), "model.lora={r: 4}", "train.sync_ref_model=true", "train.beta=0.1"])
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("report_to: foo", "train.report_to: "),
+        ("report_to: [tensorbord]", "train.report_to: tensorbord: no such choice (did you mean `tensorboard`?)"),
+        ("save_strategy: best", "train.save_strategy: best: no training evaluates what it would choose by: set steps"),
+        ("push_to_hub: true", "train.push_to_hub: not set here: r1lab uploads nothing"),
+        ("ignore_data_skip: true", "train.ignore_data_skip: not set here: "),
+        ("per_device_eval_batch_size: 4", "train.per_device_eval_batch_size: has no effect: no training evaluates"),
+    ],
+)
+def test_what_trl_would_take_without_an_effect_or_fail_on_late_is_refused(write, line, said):
+    (problem,) = problems(write(f"{GRPO}  {line}\n"))
+    assert said in problem
+
+
+def test_settings_of_vllm_are_refused_beside_another_engine(write):
+    (problem,) = problems(write(f"{GRPO}  vllm_enable_sleep_mode: true\nrollout: {{engine: transformers}}\n"))
+    assert "train.vllm_enable_sleep_mode: has no effect with rollout.engine: transformers" in problem

@@ -11,8 +11,6 @@ from r1lab.errors import UserError
 from r1lab.preflight.findings import COLORS, Finding, Seen
 from r1lab.schema import Pipeline, Recipe, StageRecipe
 
-_UNREACHED = "the Hub cannot be reached"
-
 Tell = Callable[[StageRecipe, Finding], None]
 
 
@@ -33,7 +31,7 @@ def check(
 
     def add(stage: StageRecipe, findings: list[Finding]) -> None:
         for finding in findings:
-            if _UNREACHED in finding.seen and len(stages) > 1:  # one line for all stages, at the end
+            if finding.unreached and len(stages) > 1:  # one line for all stages, at the end
                 unreached.append((stage, finding))
                 continue
             found.append((stage, finding))
@@ -46,10 +44,9 @@ def check(
         if probe:
             _probe(looked, add)
     if unreached:
-        listed = [finding.seen.partition(f": {_UNREACHED}")[0].split(", ") for _, finding in unreached]
-        names = dict.fromkeys(name for some in listed for name in some)
-        told = f"{_UNREACHED}: {', '.join(names)} could not be looked at"
-        found.append((unreached[0][0], Finding("warning", "data", told, "check again online")))
+        names = dict.fromkeys(name for _, finding in unreached for name in finding.unreached)
+        seen = f"the Hub cannot be reached: {', '.join(names)} could not be looked at"
+        found.append((unreached[0][0], Finding("warning", "data", seen, "check again online")))
         if tell:
             tell(*found[-1])
     return found

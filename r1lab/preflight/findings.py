@@ -10,7 +10,7 @@ ROWS = 256
 """Rows of a stage's data that are looked at one by one."""
 
 COLORS = {"ok": "32", "warning": "33", "error": "1;31"}
-"""The terminal's colour codes of verdicts."""
+"""The terminal's color codes of verdicts."""
 
 GENERATED = 1024
 """Rows that are asked of a builder which makes them."""
@@ -25,6 +25,7 @@ class Finding:
         seen: What was seen, in one line.
         fix: What to type instead; empty where all is well.
         keys: The keys in the stage's recipe that it is about; empty for all of it.
+        unreached: What could not be looked at because the Hub cannot be reached.
     """
 
     verdict: Literal["ok", "warning", "error"]
@@ -32,6 +33,7 @@ class Finding:
     seen: str
     fix: str = ""
     keys: Keys = ()
+    unreached: tuple[str, ...] = ()
 
     @property
     def message(self) -> str:

@@ -114,7 +114,9 @@ def _tokenizer(recipe: StageRecipe, earlier: dict[str, StageRecipe], scratch: Pa
                 f"{path}: the Hub cannot be reached, and no tokenizer of it is in the cache: prompts and lengths were"
             )
             fix = f"check again online{_meant_here(path)}"
-            return None, [Finding("warning", "prompt", f"{seen} not looked at", fix, keys)]
+            # One that may be meant for a folder has its own line, with that folder, among several stages too.
+            unreached = () if _meant_here(path) else (path,)
+            return None, [Finding("warning", "prompt", f"{seen} not looked at", fix, keys, unreached)]
         fix = f"name a model with a tokenizer, or copy its tokenizer.json{_meant_here(path)}"
         return None, [Finding("error", "prompt", f"{path}: its tokenizer does not load: {why}", fix, keys)]
 
@@ -154,7 +156,8 @@ def _data(recipe: StageRecipe) -> tuple[dict[str, list[dict]], list[Finding]]:
     of_hub = [path for path in _paths(data) if not _is_here(path)]
     if of_hub and not hub_reachable():
         seen = f"{', '.join(dict.fromkeys(of_hub))}: the Hub cannot be reached: rows were not looked at"
-        return {}, [Finding("warning", "data", seen, "check again online", keys)]
+        unreached = tuple(dict.fromkeys(of_hub))
+        return {}, [Finding("warning", "data", seen, "check again online", keys, unreached)]
     found = (
         [Finding("ok", "data", f"rows of {', '.join(left_out)} are made by the run", keys=keys)] if left_out else []
     )

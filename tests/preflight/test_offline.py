@@ -10,3 +10,14 @@ def test_a_hub_that_cannot_be_reached_is_one_line_for_all_stages(monkeypatch):
                                            "compare=[[a, b]]"]) if "the Hub cannot be reached" in line]  # fmt: skip
     look.hub_reachable.cache_clear()
     assert len(lines) == 1 and "could not be looked at: check again online" in lines[0]
+
+
+def test_a_typing_error_in_a_folder_keeps_its_hint_among_several_stages(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "first-policy").mkdir(parents=True)
+    look.hub_reachable.cache_clear()
+    stages = "stages=[{name: a, stage: eval}, {name: b, stage: eval}]"
+    lines = check.lines(["eval/greedy", stages, "compare=[[a, b]]", "model.path=models/first-polcy"])
+    look.hub_reachable.cache_clear()
+    assert any("(did you mean `models/first-policy`?)" in line for line in lines), lines
