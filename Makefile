@@ -2,12 +2,16 @@
 #   R1LAB_DEVICE=cpu|cuda   which pinned set to install (default: what the machine has)
 #   PYTHON=python3.12       which Python makes .venv (default: python3)
 #   OUT=FOLDER              where `make gpu` writes (default: runs/gpu)
+#   WORKERS=N               how many processes `make test` runs the tests in (default: 1)
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help install smollm2 demo r1 gpu test lint format clean
 
 PYTHON ?= python3
+WORKERS ?= 1
+# A file at a time, since its tests share fixtures; in the order of tests/conftest.py.
+BESIDE := $(if $(filter 1,$(WORKERS)),,-n $(WORKERS) --dist loadfile --no-loadscope-reorder)
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check -qq
 ifndef R1LAB_DEVICE
@@ -51,7 +55,7 @@ gpu: ## ten minutes of an NVIDIA GPU, offline: its tests, speed and memory besid
 	@python=$(VENV)/bin/python; [ -x $$python ] || python=$(PYTHON); $$python -m benchmarks.gpu --out $(or $(OUT),runs/gpu)
 
 test: install lint ## ruff and the whole test suite
-	@$(VENV)/bin/python -m pytest
+	@$(if $(BESIDE),OMP_NUM_THREADS=1) $(VENV)/bin/python -m pytest $(BESIDE)
 
 lint: install ## ruff alone
 	@$(VENV)/bin/ruff check .
