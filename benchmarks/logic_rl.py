@@ -10,9 +10,10 @@ import statistics
 from pathlib import Path
 
 from r1lab import recipe as recipes
-from r1lab import reflection, rundir
+from r1lab import reflection
 from r1lab.errors import UserError
 from r1lab.memorisation import limem
+from r1lab.rundir import directory
 
 PEOPLE = range(2, 9)
 # arXiv:2502.14768, the table of accuracies: 100 puzzles a number of people, one answer each.
@@ -88,12 +89,12 @@ def _paired(path: Path, twin_path: Path) -> tuple[list[float], list[float]]:
 
 
 def _shares(path: Path) -> dict[str, float]:
-    questions = rundir.read_jsonl(path / "samples" / "questions.jsonl")
+    questions = directory.read_jsonl(path / "samples" / "questions.jsonl")
     return {question["prompt"]: statistics.fmean(question["scores"]) for question in questions}
 
 
 def _results(run: str) -> dict[str, dict]:
-    result = rundir.result(run)
+    result = directory.result(run)
     if result is None:
         raise UserError(f"{run}: no result.json in it: the run has not finished")
     name = Path(run).name

@@ -15,8 +15,9 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from r1lab import children, rundir
+from r1lab import children
 from r1lab import recipe as recipes
+from r1lab.rundir import directory
 
 SAMPLED = 0.1  # seconds between two looks at the memory of a process tree
 BOUND = 0.15  # how far a prediction may be off
@@ -78,9 +79,9 @@ def resolved(name: str, folder: Path):
     words = " ".join(["sun"] * (tokens if plain["stage"] == "grpo" else tokens - 16))  # a token a word, nearly
     row = {"prompt": f"Say: {words}"} if plain["stage"] == "grpo" else {"prompt": "Say:", "completion": words}
     data = folder / f"{name}.jsonl"
-    rundir.write_jsonl(data, [row] * 64)
+    directory.write_jsonl(data, [row] * 64)
     file = folder / f"{name}.yaml"
-    rundir.write_yaml(file, plain | {"data": {"builder": "rows", "path": str(data)}})
+    directory.write_yaml(file, plain | {"data": {"builder": "rows", "path": str(data)}})
     return recipes.load([str(file)])
 
 
@@ -92,7 +93,7 @@ def measured(recipe, folder: Path, device: str) -> dict:
     """
     run_dir = folder / recipe.name
     plain = json.loads(json.dumps(recipe.model_dump(mode="json")))
-    rundir.prepare(recipes.dumps(recipe), plain, run_dir, resume=False, overwrite=True)
+    directory.prepare(recipes.dumps(recipe), plain, run_dir, resume=False, overwrite=True)
     wrapped = ["-c", CUDA] if device == "cuda" else ["-m", "r1lab.stages"]
     output = run_dir / "output.txt"
     started, peak = time.monotonic(), 0
@@ -168,17 +169,17 @@ def main() -> None:
         folder = Path(place)
         loaded = {name: resolved(name, folder) for name in arguments.only}
         if arguments.measured:
-            seen = {row.pop("name"): row for row in rundir.read_jsonl(arguments.measured)}
+            seen = {row.pop("name"): row for row in directory.read_jsonl(arguments.measured)}
         else:
             seen = {}
             for name, recipe in loaded.items():
                 seen[name] = measured(recipe, folder, arguments.device)
                 if arguments.out:
-                    rundir.append_jsonl(arguments.out, {"name": name} | seen[name])
+                    directory.append_jsonl(arguments.out, {"name": name} | seen[name])
         compares = {n: compared(seen[n], predicted(loaded[n], arguments.device)) for n in loaded if n in seen}
     figures = {
         "device": arguments.device,
-        "versions": rundir.versions(),
+        "versions": directory.versions(),
         "configurations": compares,
         "furthest": max(abs(figure["ratio"] - 1) for figure in compares.values()),
         "within_bound": sum(abs(figure["ratio"] - 1) <= BOUND for figure in compares.values()),

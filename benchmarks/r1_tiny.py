@@ -7,14 +7,14 @@ question, with its 95 % interval. Then what each run took.
 import sys
 from pathlib import Path
 
-from r1lab import rundir
+from r1lab.rundir import directory
 
 TASKS = {"knights_knaves": "puzzles", "instructions": "requests"}
 
 
 def main(runs: list[Path]) -> None:
     """Prints the tables of finished runs."""
-    results = [rundir.result(run) for run in runs]
+    results = [directory.result(run) for run in runs]
     unfinished = [str(run) for run, result in zip(runs, results) if result is None]
     if not runs or unfinished:
         sys.exit(f"r1_tiny: {', '.join(unfinished) or 'no run'}: name finished runs of r1/tiny")

@@ -10,11 +10,12 @@ import math
 import re
 from pathlib import Path
 
-from r1lab import folders, references, rundir
+from r1lab import folders, references
 from r1lab.errors import UserError
 from r1lab.references import REFERENCE
 from r1lab.report import read
 from r1lab.report.read import Run, Stage, clean, items, number, section
+from r1lab.rundir import directory
 from r1lab.summary import percent
 from r1lab.usage import code, is_adapter, sampling_of
 
@@ -42,7 +43,7 @@ def write(run_dir: Path, *, stage: Path) -> Path:
     folder = Path(stage) / "model"
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder: a card is written for a stage that has made a model")
-    rundir.write_text_atomic(folder / "README.md", text(run_dir, stage=stage))
+    directory.write_text_atomic(folder / "README.md", text(run_dir, stage=stage))
     return folder / "README.md"
 
 

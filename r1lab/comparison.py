@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from r1lab import rundir, stats
+from r1lab import stats
+from r1lab.rundir import directory
 
 
 def compare(before: str, after: str, folders: dict[str, Path]) -> list[dict]:
@@ -35,9 +36,9 @@ def compare(before: str, after: str, folders: dict[str, Path]) -> list[dict]:
 
 def _scores(path: Path) -> dict[tuple[str, str], dict[str, float]]:
     """For each task and measure, the score of each question, for the tasks that the stage's result lists."""
-    tasks = rundir.result(path)["tasks"]
+    tasks = directory.result(path)["tasks"]
     scores: dict[tuple[str, str], dict[str, float]] = {(t, m): {} for t in tasks for m in ("avg", "greedy")}
-    for row in rundir.read_jsonl(path / "samples" / "questions.jsonl"):
+    for row in directory.read_jsonl(path / "samples" / "questions.jsonl"):
         question = row.get("key") or json.dumps([row.get("prompt"), row["index"]], sort_keys=True)
         for task in {row["task"], row.get("subtask", row["task"])} & tasks.keys():
             scores[task, "avg"][question] = sum(row["scores"]) / len(row["scores"])

@@ -19,8 +19,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from r1lab import rundir
 from r1lab.logs import last_line
+from r1lab.rundir import directory
 
 TRAINING = ("sft", "grpo", "dpo", "reward")
 PHASES = dict.fromkeys(TRAINING, "train") | {"eval": "eval", "sample": "sample"}  # the phase that a stage is made of
@@ -321,7 +321,7 @@ class StageDisplay:
             self._live.update(self.panel(), refresh=True)
 
     def _read(self) -> None:
-        rows, offset = rundir.follow_jsonl(self.path / "metrics.jsonl", self._offset)
+        rows, offset = directory.follow_jsonl(self.path / "metrics.jsonl", self._offset)
         if offset < self._offset:
             self.metrics = MetricsHistory(self.kind, self.started)
         self.metrics.add([row for row in rows if row.get("phase") not in ("warning", "note")])

@@ -17,12 +17,13 @@ from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
-from r1lab import __version__, rundir
+from r1lab import __version__
 from r1lab.errors import UserError
 from r1lab.net import client_settings
 from r1lab.preflight import machine, nvidia, packages
 from r1lab.preflight.findings import COLORS, Finding
 from r1lab.preflight.trial import trial
+from r1lab.rundir import directory
 
 
 def examine(*, fast: bool, runs_dir: Path, tell: Callable[[Finding], None] | None = None) -> list[Finding]:
@@ -97,7 +98,12 @@ def report(findings: list[Finding]) -> dict:
         | {"seen": _anonymous(finding.seen), "fix": _anonymous(finding.fix)}
         for finding in findings
     ]
-    return {"r1lab": __version__, "versions": rundir.versions(), "platform": rundir.hardware(), "findings": found}
+    return {
+        "r1lab": __version__,
+        "versions": directory.versions(),
+        "platform": directory.hardware(),
+        "findings": found,
+    }
 
 
 def _anonymous(text: str) -> str:

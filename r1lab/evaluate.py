@@ -4,11 +4,12 @@ import json
 import re
 from pathlib import Path
 
-from r1lab import lookup, models, rundir, yaml_source
+from r1lab import lookup, models, yaml_source
 from r1lab.errors import UserError
 from r1lab.idle import effective
 from r1lab.lookup import did_you_mean
 from r1lab.prompts import TEMPLATES
+from r1lab.rundir import directory
 
 PROTOCOLS = {"r1": "eval/r1", "greedy": "eval/greedy", "logic-rl": "logic-rl/table"}
 """Recipes whose sections say how a model is asked, and whose tasks can be picked by name."""
@@ -175,7 +176,7 @@ def _prompt_of(path: str) -> tuple[dict | None, str]:
     config = (stage.parent if stage.name == "checkpoints" else stage) / "config.yaml"
     if not config.is_file():
         return None, ""
-    prompt = rundir.read_yaml(config).get("prompt")
+    prompt = directory.read_yaml(config).get("prompt")
     if not isinstance(prompt, dict) or prompt.get("template", "chat") not in set(TEMPLATES) - {"chat"}:
         return None, ""
     prompt = effective("eval", {"prompt": prompt})["prompt"]

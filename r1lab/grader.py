@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from r1lab import lookup, rundir
+from r1lab import lookup
 from r1lab.errors import MachineError, UserError
+from r1lab.rundir import directory
 
 MACHINE = f"error: {MachineError.__name__}: "  # the reason of a completion that could not be graded on this machine
 
@@ -86,7 +87,7 @@ class Graded:
             return
         name, i = self.fatal
         if not path.exists():
-            rundir.write_jsonl(path, self.records(rows, step=0))
+            directory.write_jsonl(path, self.records(rows, step=0))
         error = self.reasons[name][i].removeprefix("error: ")
         if self.reasons[name][i].startswith(MACHINE):
             fix = "give this machine what it lacks, and go on with --resume"

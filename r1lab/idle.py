@@ -10,7 +10,8 @@ import logging
 import os
 from collections.abc import Iterator
 
-from r1lab import rundir, trl_fields
+from r1lab import trl_fields
+from r1lab.rundir import directory
 from r1lab.schema import STAGES, TASKS_OWN
 from r1lab.values import Problems, fields_at, schema_at
 from r1lab.yaml_source import COMMAND_LINE, Document, Keys
@@ -160,7 +161,7 @@ def without_idle(document: Document, stages: list[tuple[Keys, str, dict]]) -> tu
         cleaned.append(_without(data, reasons))
     left = {written: problem for written, problem in idle.items() if written not in used}
     # An earlier version, which let such keys pass, wrote the recipe of that run.
-    saved = {written: problem for written, problem in left.items() if rundir.is_saved(_source(written[0]))}
+    saved = {written: problem for written, problem in left.items() if directory.is_saved(_source(written[0]))}
     for file in dict.fromkeys(_source(place) for place, _ in saved):
         names = [".".join(map(str, keys)) for (place, _), (keys, _) in saved.items() if _source(place) == file]
         _log.warning("%s: ignored, as it has no effect: %s", file, ", ".join(names))

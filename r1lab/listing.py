@@ -88,20 +88,20 @@ def runs(runs_dir: Path) -> list[Row]:
 
 def state(path: Path) -> str:
     """`running`, `finished`, `failed`, `interrupted`, or `unfinished` where a run left no word about its end."""
-    from r1lab import rundir
+    from r1lab.rundir import directory
 
     if _locked(path):
         return "running"
-    if rundir.result(path) is not None:
+    if directory.result(path) is not None:
         return "finished"
-    ends = [row["status"] for row in rundir.read_jsonl(path / "metrics.jsonl") if row.get("phase") == "stage"]
+    ends = [row["status"] for row in directory.read_jsonl(path / "metrics.jsonl") if row.get("phase") == "stage"]
     if ends and ends[-1]:
         return "interrupted" if ends[-1] == 130 else "failed"
     return "failed" if (path / "error.txt").is_file() else "unfinished"
 
 
 def _locked(path: Path) -> bool:
-    """Whether a run holds the directory, as `r1lab.rundir.locked` does."""
+    """Whether a run holds the directory, as `r1lab.rundir.directory.locked` does."""
     handle = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -116,9 +116,9 @@ def _locked(path: Path) -> bool:
 
 def headline(path: Path) -> str:
     """What a run came to, or how far it got."""
-    from r1lab import rundir
+    from r1lab.rundir import directory
 
-    result = rundir.result(path)
+    result = directory.result(path)
     if result is None:
         return _progress(path)
     if result.get("compare"):
@@ -131,7 +131,7 @@ def headline(path: Path) -> str:
         return _accuracy(tasks)
     if "kept" in result:
         return f"{result['kept']} of {result['sampled']} samples kept"
-    rows = [row for row in rundir.read_jsonl(path / "metrics.jsonl") if row.get("phase") == "train"]
+    rows = [row for row in directory.read_jsonl(path / "metrics.jsonl") if row.get("phase") == "train"]
     last = rows[-1] if rows else {}
     measured = next((f", {key} {last[key]:.3g}" for key in ("reward", "loss") if last.get(key) is not None), "")
     return f"{result['steps']} steps{measured}" if "steps" in result else ""
@@ -146,18 +146,18 @@ def _accuracy(tasks: dict[str, dict]) -> str:
 
 def _progress(path: Path) -> str:
     """The stage that a run has come to, its step, and the last figure that it has measured."""
-    from r1lab import rundir
+    from r1lab.rundir import directory
 
     stages = sorted(path.glob("[0-9][0-9]-*/"))
     folder = stages[-1] if stages else path
     name = f"{folder.name[3:]} ({int(folder.name[:2])})" if stages else ""
-    rows = [row for row in rundir.read_jsonl(folder / "metrics.jsonl") if "total" in row]
+    rows = [row for row in directory.read_jsonl(folder / "metrics.jsonl") if "total" in row]
     if not rows:
         return name
     done = rows[-1].get("done", rows[-1].get("step"))
     so_far = f"{name}: {done} of {rows[-1]['total']}".removeprefix(": ")
     figures = [f"{key} {rows[-1][key]:.3g}" for key in ("reward", "loss") if rows[-1].get(key) is not None][:1]
     measured = [row["tasks"] for row in rows if row.get("tasks")]
-    results = [rundir.result(stage) for stage in reversed(stages[:-1])]
+    results = [directory.result(stage) for stage in reversed(stages[:-1])]
     measured += [found["tasks"] for found in results if found and found.get("tasks")][:1] if not measured else []
     return ", ".join([so_far, *figures, *(_accuracy(tasks) for tasks in measured[-1:])])

@@ -16,11 +16,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from r1lab import children, comparison, engines, launch, references, rundir, summary
+from r1lab import children, comparison, engines, launch, references, summary
 from r1lab import recipe as recipes
 from r1lab.children import StopRequests
 from r1lab.display import StageDisplay
 from r1lab.errors import UserError
+from r1lab.rundir import directory
 
 INTERRUPTED = 130
 _POLL = 0.2  # seconds between two looks at the child and at its metrics
@@ -41,7 +42,7 @@ class Stage:
 
     @property
     def finished(self) -> bool:
-        return rundir.result(self.path) is not None
+        return directory.result(self.path) is not None
 
 
 def run(
@@ -80,13 +81,13 @@ def run(
     refused = [(stage.name, launch.problem(stage.config.get("launch", {}).get("gpus", 1))) for stage in stages]
     if problems := [f"{name}: launch.gpus: {why}" for name, why in refused if why]:
         raise UserError(problems)
-    rundir.check(run_dir, resume=resume, overwrite=overwrite)
+    directory.check(run_dir, resume=resume, overwrite=overwrite)
     changed = changed_stages(run_dir, stages) if resume else {}
     run_dir.mkdir(parents=True, exist_ok=True)
-    with rundir.locked(run_dir), children.stop_requests() as stop:
+    with directory.locked(run_dir), children.stop_requests() as stop:
         console.on_broken_pipe = stop.hang_up  # rich would exit, and the stage die with its steps since a checkpoint
-        rundir.prepare(recipe_text, config, run_dir, resume=resume, overwrite=overwrite)
-        rundir.write_manifest(run_dir, config)
+        directory.prepare(recipe_text, config, run_dir, resume=resume, overwrite=overwrite)
+        directory.write_manifest(run_dir, config)
         return _run_stages(console, run_dir, stages, config, stop, changed, together)
 
 
@@ -122,7 +123,7 @@ def changed_stages(run_dir: Path, stages: list[Stage]) -> dict[str, list[str]]:
     ways = f"--overwrite starts all over, --name NEW keeps {run_dir} and starts another run"
     folders = {stage.path.name for stage in stages}
     root = run_dir / "config.yaml"
-    if root.is_file() and ("stages" in rundir.read_yaml(root)) != bool(stages[0].place):
+    if root.is_file() and ("stages" in directory.read_yaml(root)) != bool(stages[0].place):
         raise UserError(f"{root}: stages: one recipe is a pipeline and the other is not: {ways}")
     others = [path for path in sorted(run_dir.glob("[0-9][0-9]-*")) if path.is_dir() and path.name not in folders]
     if others:
@@ -132,7 +133,7 @@ def changed_stages(run_dir: Path, stages: list[Stage]) -> dict[str, list[str]]:
         file = stage.path / "config.yaml"
         if not file.is_file() or not (stage.finished or has_begun(stage.path)):
             continue
-        before, now = recipes.reread(rundir.read_yaml(file)), recipes.reread(stage.config)
+        before, now = recipes.reread(directory.read_yaml(file)), recipes.reread(stage.config)
         changed = references.changes(before, now, {s.name: s.path.name for s in stages})
         if changed and not stage.place:
             state = "finished" if stage.finished else "began"
@@ -183,7 +184,7 @@ def _run_stages(
     anew = False
     for stage in stages:
         if stage.name in changed:
-            rundir.drop_outputs(stage.path)
+            directory.drop_outputs(stage.path)
         if stage.finished:
             console.print(f"{stage.name}  finished before, skipped", soft_wrap=True, highlight=False)
             continue
@@ -194,7 +195,7 @@ def _run_stages(
                 if later.name not in changed and stage.name not in changed:
                     told = f"{later.name}  runs again, as {stage.name} does"
                     console.print(told, soft_wrap=True, highlight=False)
-                rundir.drop_outputs(later.path)
+                directory.drop_outputs(later.path)
         if stage.path != run_dir:
             (run_dir / "result.json").unlink(missing_ok=True)
         started = time.time()
@@ -207,13 +208,13 @@ def _run_stages(
         status = run_stage(console, stage, folders, stop, child)
         if stage.path != run_dir:
             row = {"phase": "stage", "stage": stage.name, "status": status, "seconds": time.time() - started}
-            rundir.append_jsonl(run_dir / "metrics.jsonl", row | {"time": time.time()})
+            directory.append_jsonl(run_dir / "metrics.jsonl", row | {"time": time.time()})
         if status:
             return status
-    result = rundir.result(run_dir)
+    result = directory.result(run_dir)
     if "stages" in config and (result is None or anew):
         result = pipeline_result(run_dir, stages, config)
-        rundir.write_json_atomic(run_dir / "result.json", result)
+        directory.write_json_atomic(run_dir / "result.json", result)
     _write_cards(run_dir, stages)
     console.print()
     summary.show(console, run_dir, [(stage.name, stage.kind, stage.path) for stage in stages], result)
@@ -232,10 +233,10 @@ def _write_cards(run_dir: Path, stages: list[Stage]) -> None:
 def prepare_stage(stage: Stage, folders: dict[str, Path]) -> None:
     """Makes the folder of a stage ready for its process; what cannot be gone on from is dropped."""
     if not has_begun(stage.path):
-        rundir.drop_outputs(stage.path)
+        directory.drop_outputs(stage.path)
     stage.path.mkdir(exist_ok=True)
     (stage.path / "error.txt").unlink(missing_ok=True)
-    rundir.write_yaml(stage.path / "config.yaml", references.resolved(stage.config, folders))
+    directory.write_yaml(stage.path / "config.yaml", references.resolved(stage.config, folders))
 
 
 def run_stage(
@@ -292,7 +293,7 @@ def run_stage(
         return _interrupted(stage)
     if status == 0 and stage.finished:
         took = time.time() - display.started
-        display.say(summary.stage_line(stage.name, stage.kind, stage.path, rundir.result(stage.path), took))
+        display.say(summary.stage_line(stage.name, stage.kind, stage.path, directory.result(stage.path), took))
         return 0
     if status in (INTERRUPTED, -signal.SIGINT, -signal.SIGTERM):
         return _interrupted(stage)
@@ -357,13 +358,13 @@ def _doing(config: dict) -> str:
 
 def pipeline_result(run_dir: Path, stages: list[Stage], config: dict) -> dict:
     """The results of all stages, how long they took in all attempts, and what changed from before to after."""
-    attempts = rundir.read_jsonl(run_dir / "metrics.jsonl")
+    attempts = directory.read_jsonl(run_dir / "metrics.jsonl")
     evals = [stage for stage in stages if stage.kind == "eval"]
     pairs = config.get("compare") or ([[evals[0].name, evals[-1].name]] if len(evals) > 1 else [])
     folders = {stage.name: stage.path for stage in stages}
     return {
         "stage": "pipeline",
         "seconds": round(sum(row["seconds"] for row in attempts), 1),
-        "stages": {stage.name: rundir.result(stage.path) for stage in stages},
+        "stages": {stage.name: directory.result(stage.path) for stage in stages},
         "compare": [row for before, after in pairs for row in comparison.compare(before, after, folders)],
     }

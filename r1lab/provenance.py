@@ -8,8 +8,9 @@ import json
 import sysconfig
 from pathlib import Path
 
-from r1lab import __version__, lookup, models, rundir
+from r1lab import __version__, lookup, models
 from r1lab.errors import UserError
+from r1lab.rundir import directory
 
 GRADING_PACKAGES = ("math-verify", "latex2sympy2-extended", "sympy", "reasoning-gym")
 _FILES = ("*.json", "*.jinja", "*.safetensors", "*.bin", "*.model", "*.txt")
@@ -43,12 +44,12 @@ def fingerprint(path: str, revision: str | None = None, *, run_dir: Path | None 
         return _sha256(files)
     # The time of the last change of the inode cannot be set by a program, unlike that of the last write.
     state = [[f.name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for f in files for s in [f.stat()]]
-    kept = rundir.home(run_dir) / rundir.FINGERPRINTS
+    kept = directory.home(run_dir) / directory.FINGERPRINTS
     known = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
     entry = known.get(str(folder.absolute()))
     if entry is None or entry["files"] != state:
         entry = {"files": state, "fingerprint": _sha256(files)}
-        rundir.write_json_atomic(kept, known | {str(folder.absolute()): entry})
+        directory.write_json_atomic(kept, known | {str(folder.absolute()): entry})
     return entry["fingerprint"]
 
 

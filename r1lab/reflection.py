@@ -5,8 +5,8 @@ import statistics
 from collections.abc import Iterable
 from pathlib import Path
 
-from r1lab import rundir
 from r1lab.errors import UserError
+from r1lab.rundir import directory
 
 R1_WORDS = ("wait", "mistake", "however", "but", "retry", "error", "verify", "wrong", "evaluate", "check")
 """DeepSeek-R1 (arXiv:2501.12948v2, appendix C.2)."""
@@ -64,12 +64,12 @@ def by_step(run_dir: str | Path) -> list[dict]:
     Raises:
         UserError: The folder has no `samples/step_*.jsonl`.
     """
-    steps = rundir.samples_by_step(run_dir)
+    steps = directory.samples_by_step(run_dir)
     if not steps:
         raise UserError(f"{run_dir}: no samples/step_*.jsonl in it: name the folder of a grpo stage")
     found = []
     for step, paths in steps.items():
-        records = [record for path in paths for record in rundir.read_jsonl(path)]
+        records = [record for path in paths for record in directory.read_jsonl(path)]
         if records:
             row = {"step": step, "completions": len(records)}
             row["words"] = per_completion(record["completion"] for record in records)

@@ -5,9 +5,9 @@ import os
 import tempfile
 from pathlib import Path
 
-from r1lab import rundir
 from r1lab.errors import UserError
 from r1lab.models import load_model, merged
+from r1lab.rundir import directory
 
 EXACT, ROUNDED = 1e-3, 0.1
 """Nats a token by which a saved model may differ from the one that was trained: in float32, and where a merged sum is
@@ -41,14 +41,14 @@ def make_readable(folder: Path) -> None:
     10,000, and give no error. `tokenizer_config.json` gets a class and a list of special tokens that both know.
     """
     if (config := folder / "config.json").is_file():
-        rundir.write_json_atomic(config, _with_old_keys(_read(config)))
+        directory.write_json_atomic(config, _with_old_keys(_read(config)))
     file = folder / "tokenizer_config.json"
     settings = _read(file)
     if isinstance(settings.get("extra_special_tokens"), list):
         settings["additional_special_tokens"] = settings.pop("extra_special_tokens")
     if settings.get("tokenizer_class") == "TokenizersBackend":
         settings["tokenizer_class"] = "PreTrainedTokenizerFast"
-    rundir.write_json_atomic(file, settings)
+    directory.write_json_atomic(file, settings)
 
 
 def _read(path: Path) -> dict:

@@ -5,8 +5,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from r1lab import plots, rundir
+from r1lab import plots
 from r1lab.display import PHASES, by_step, duration, number
+from r1lab.rundir import directory
 
 LABEL, VALUE = 14, 20  # widths of the columns of figures: three columns of figures end before column 80
 COMPLETIONS = 3
@@ -53,7 +54,7 @@ def families(result: dict) -> dict[str, dict]:
 
 def train_rows(path: Path) -> list[dict]:
     """The training metrics of a stage, one row a step."""
-    rows = rundir.read_jsonl(path / "metrics.jsonl")
+    rows = directory.read_jsonl(path / "metrics.jsonl")
     return by_step([row for row in rows if row.get("phase") == "train" and row.get("step") is not None])
 
 
@@ -185,9 +186,9 @@ def training_table(path: Path, result: dict) -> Text:
 
 def completions(path: Path) -> list[tuple[int, list[dict]]]:
     """The first completions of the first and of the last step that a stage kept, each to another prompt: no choice."""
-    steps, found = rundir.samples_by_step(path), []
+    steps, found = directory.samples_by_step(path), []
     for step in dict.fromkeys([*list(steps)[:1], *list(steps)[-1:]]):
-        kept = [row for file in steps[step] for row in rundir.read_jsonl(file)]
+        kept = [row for file in steps[step] for row in directory.read_jsonl(file)]
         rows = {str(row["prompt"]): row for row in reversed(kept)}
         found.append((step, list(reversed(rows.values()))[:COMPLETIONS]))
     return found
@@ -236,11 +237,11 @@ def curve(run_dir: Path, stages: list[tuple[str, str, Path]], compare: list[dict
     during: dict[str, list[plots.Point]] = {}  # the same, by the eval stage that follows
     for name, kind, path in stages:
         if kind == "eval":
-            at[name], during[name], since = _points(step, rundir.result(path)["tasks"]), since, []
+            at[name], during[name], since = _points(step, directory.result(path)["tasks"]), since, []
         if PHASES[kind] != "train":
             continue
         rows = train_rows(path)
-        evals = [row for row in rundir.read_jsonl(path / "metrics.jsonl") if "tasks" in row]
+        evals = [row for row in directory.read_jsonl(path / "metrics.jsonl") if "tasks" in row]
         since += [point for row in by_step(evals) for point in _points(step + row["step"], row["tasks"])]
         segments.append(plots.Segment(name, step, rows))
         step += rows[-1]["step"] if rows else 0
@@ -274,7 +275,7 @@ def show(console: Console, run_dir: Path, stages: list[tuple[str, str, Path]], r
         if kind == "grpo":
             show_completions(console, name, path)
     console.rule(Text(f"{run_dir.name}: result"), align="left", style="dim")
-    results = {name: rundir.result(path) for name, _, path in stages}
+    results = {name: directory.result(path) for name, _, path in stages}
     evals = [(name, results[name]) for name, kind, _ in stages if kind == "eval"]
     pairs = list(dict.fromkeys((row["before"], row["after"]) for row in compare))
     if len(evals) > 2:

@@ -9,9 +9,10 @@ import sys
 import pytest
 from ruamel.yaml import YAML
 
-from r1lab import card, models, prompts, rundir, usage
+from r1lab import card, models, prompts, usage
 from r1lab.errors import UserError
 from r1lab.report.read import Stage
+from r1lab.rundir import directory
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +34,13 @@ def blocks(text):
 
 def hand_made(folder, **stages):
     """A run directory of a pipeline: for each stage its config and, where it has finished, its result."""
-    rundir.write_yaml(folder / "config.yaml", {"name": "run", "stages": [config for config, _ in stages.values()]})
+    directory.write_yaml(folder / "config.yaml", {"name": "run", "stages": [config for config, _ in stages.values()]})
     for index, (name, (config, result)) in enumerate(stages.items(), start=1):
         path = folder / f"{index:02d}-{name}"
         (path / "model").mkdir(parents=True)
-        rundir.write_yaml(path / "config.yaml", config)
+        directory.write_yaml(path / "config.yaml", config)
         if result:
-            rundir.write_json_atomic(path / "result.json", result)
+            directory.write_json_atomic(path / "result.json", result)
     return folder
 
 
@@ -55,7 +56,7 @@ def test_card_of_a_real_run(run_dir):
         "pipeline_tag": "text-generation",
         "tags": ["r1lab", "trl", "grpo"],
     }
-    scores = rundir.result(run_dir / "03-after")["tasks"]["knights_knaves"]
+    scores = directory.result(run_dir / "03-after")["tasks"]["knights_knaves"]
     assert f"| `after` | `knights_knaves` | {scores['n_questions']} | avg@{scores['n_samples']} |" in text
     assert "`base` → `after`" in text
     assert "made from `embedded:tiny-qwen2` by reinforcement learning" in text
@@ -84,7 +85,7 @@ def test_code_puts_a_question_as_training_did(tmp_path, tiny_model, template, sy
     tokenizer = models.load_tokenizer(str(tiny_model))
     question = "Zoey said: 'Ava lies.'  Who \\ is a \"knight\"?" + " And who is not?" * 20
     (tmp_path / "samples").mkdir()
-    rundir.write_jsonl(tmp_path / "samples" / "step_000001.jsonl", [{"prompt": question}])
+    directory.write_jsonl(tmp_path / "samples" / "step_000001.jsonl", [{"prompt": question}])
     config = {"model": {"path": "a/b"}, "prompt": {"template": template, "system": system}}
     code = blocks(usage.code(Stage("zero", "grpo", tmp_path, config), []))[0]
     names = {"tokenizer": tokenizer}
@@ -114,7 +115,7 @@ def test_line_of_stages_and_nothing_of_the_machine(tmp_path):
     # Stages of a run that was moved are found by the directory in its manifest; their own files hold the paths.
     (run / "config.yaml").unlink()
     command = ["/home/joe/.venv/bin/python", "/home/joe/.venv/bin/r1lab", "run", "/home/joe/my.yaml", "--resume"]
-    rundir.write_json_atomic(run / "manifest.json", {"directory": away, "command": command})
+    directory.write_json_atomic(run / "manifest.json", {"directory": away, "command": command})
     text = card.text(run, stage=run / "03-zero")
     assert front_matter(text)["base_model"] == "Qwen/Qwen2.5-0.5B"
     assert "| `zero` | grpo | `@cold/model` |" in text
@@ -135,7 +136,7 @@ def trained(folder, *tasks, step=20):
     run = hand_made(folder, zero=(config | {"eval": evaluation}, {"stage": "grpo", "steps": 30}))
     scores = {"avg": 0.5, "ci95": [0.4, 0.6], "n_questions": 9, "n_samples": 4}
     row = {"phase": "eval", "step": step, "total": 30, "tasks": dict.fromkeys(("hard", *tasks), scores)}
-    rundir.append_jsonl(run / "01-zero" / "metrics.jsonl", row)
+    directory.append_jsonl(run / "01-zero" / "metrics.jsonl", row)
     return card.text(run, stage=run / "01-zero")
 
 
@@ -175,7 +176,7 @@ def test_adapter_and_reward_model_say_what_they_are(tmp_path):
 def test_damaged_files_give_a_card(tmp_path, name, content):
     (tmp_path / "model").mkdir()
     config = {"name": "x", "stage": "grpo", "model": {"path": "a/b"}, "data": {"builder": "arithmetic"}}
-    rundir.write_yaml(tmp_path / "config.yaml", config)
+    directory.write_yaml(tmp_path / "config.yaml", config)
     for other in ("manifest.json", "result.json", "model/config.json"):
         (tmp_path / other).write_text(json.dumps({"stage": "grpo", "steps": 3, "versions": {"torch": "2"}}))
     if content is None:

@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from r1lab import cli, listing, pipeline, rundir, yaml_source
+from r1lab import cli, listing, pipeline, yaml_source
+from r1lab.rundir import directory
 
 GRPO = """\
 stage: grpo
@@ -292,11 +293,11 @@ def test_lines_are_cut_at_the_width_of_the_terminal(columns):
 def make_run(here, name, *, result=None, rows=(), age=0):
     path = here / "runs" / name
     path.mkdir(parents=True)
-    rundir.write_yaml(path / "config.yaml", {"stage": "eval"})
+    directory.write_yaml(path / "config.yaml", {"stage": "eval"})
     if rows:
-        rundir.write_jsonl(path / "metrics.jsonl", list(rows))
+        directory.write_jsonl(path / "metrics.jsonl", list(rows))
     if result:
-        rundir.write_json_atomic(path / "result.json", result)
+        directory.write_json_atomic(path / "result.json", result)
     for file in [*path.iterdir(), path]:
         os.utime(file, (time.time() - age,) * 2)
     return path
@@ -334,7 +335,7 @@ def test_a_run_that_is_held_is_running_and_one_that_cannot_be_read_does_not_hide
     path = make_run(here, "now")
     odd = make_run(here, "odd")
     (odd / "result.json").write_text("{torn")
-    with rundir.locked(path):
+    with directory.locked(path):
         lines = listed(capsys)
     assert "running" in lines["now"]
     assert "unreadable" in lines["odd"]
@@ -343,7 +344,7 @@ def test_a_run_that_is_held_is_running_and_one_that_cannot_be_read_does_not_hide
 def test_the_stages_of_a_pipeline_tell_how_far_it_got(here, capsys):
     path = make_run(here, "pipe")
     stage = path / "02-zero"
-    rundir.append_jsonl(stage / "metrics.jsonl", {"phase": "train", "step": 3, "total": 60})
+    directory.append_jsonl(stage / "metrics.jsonl", {"phase": "train", "step": 3, "total": 60})
     assert "zero (2): 3 of 60" in listed(capsys)["pipe"]
 
 

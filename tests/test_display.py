@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from r1lab import display, rundir, summary
+from r1lab import display, summary
 from r1lab.display import MetricsHistory, StageDisplay
+from r1lab.rundir import directory
 
 SPEC = importlib.util.spec_from_file_location("fake_stages", Path(__file__).parent / "fake_stages.py")
 fake = importlib.util.module_from_spec(SPEC)
@@ -27,7 +28,7 @@ def text(of):
 
 def grpo_rows(tmp_path, count=None):
     fake.write_grpo(tmp_path, total=60, start=1000.0)
-    return rundir.read_jsonl(tmp_path / "metrics.jsonl")[:count]
+    return directory.read_jsonl(tmp_path / "metrics.jsonl")[:count]
 
 
 def state(rows, *, kind="grpo", started=1000.0, now=1093.0):
@@ -93,7 +94,7 @@ def test_the_panel_is_drawn_at_most_once_per_second(tmp_path, monkeypatch):
     monkeypatch.setattr(StageDisplay, "panel", lambda self: drawn.append(now[0]) or panel(self))
     with StageDisplay(screen, tmp_path, name="zero", kind="grpo", doing="loading", clock=lambda: now[0]) as it:
         for row in rows[:30]:
-            rundir.append_jsonl(tmp_path / "metrics.jsonl", row)
+            directory.append_jsonl(tmp_path / "metrics.jsonl", row)
             now[0] += 0.25
             it.update()
     assert 7 <= len(drawn) <= 10
@@ -110,7 +111,7 @@ def test_evaluation_stages_count_questions():
     "row", [{}, {"reward": None, "rewards": {"a": None}, "length": None}, {"loss": 1.0}, {"reward_errors": {"a": 2}}]
 )
 def test_figures_that_are_missing_do_not_matter(row, tmp_path):
-    rundir.append_jsonl(tmp_path / "metrics.jsonl", {"phase": "train", "step": 1, "total": 2, "time": 1001.0} | row)
+    directory.append_jsonl(tmp_path / "metrics.jsonl", {"phase": "train", "step": 1, "total": 2, "time": 1001.0} | row)
     for terminal in (True, False):
         screen = console(force_terminal=terminal, color_system=None)
         with StageDisplay(screen, tmp_path, name="zero", kind="grpo", doing="loading", clock=lambda: 1000.0):
@@ -143,7 +144,7 @@ def test_a_log_file_gets_a_line_now_and_then(tmp_path):
             now[0] += 0.1
             it.update()
         for row in rows:
-            rundir.append_jsonl(tmp_path / "metrics.jsonl", row | {"time": now[0]})
+            directory.append_jsonl(tmp_path / "metrics.jsonl", row | {"time": now[0]})
             for _ in range(31):
                 now[0] += 0.1
                 it.update()
@@ -201,12 +202,12 @@ def test_the_end_of_single_stages(tmp_path):
     stages, _ = pipeline_run(tmp_path)
     for name, kind, path in stages:
         screen = console()
-        summary.show(screen, path, [(name, kind, path)], rundir.result(path))
+        summary.show(screen, path, [(name, kind, path)], directory.result(path))
         assert ("39.9 [34.9, 44.9]" in text(screen)) == (name == "base")
         assert ("0.618 → 0.859" in text(screen)) == (kind == "grpo")
         assert "difference" not in text(screen)
     (tmp_path / "sample").mkdir()
-    rundir.write_json_atomic(tmp_path / "sample" / "result.json", {"stage": "sample", "seconds": 2.0, "kept": 1200})
+    directory.write_json_atomic(tmp_path / "sample" / "result.json", {"stage": "sample", "seconds": 2.0, "kept": 1200})
     screen = console()
     summary.show(screen, tmp_path / "sample", [("x", "sample", tmp_path / "sample")], {"seconds": 2.0})
     assert "1,200" in text(screen)
@@ -214,7 +215,7 @@ def test_the_end_of_single_stages(tmp_path):
 
 def test_a_finished_stage_is_told_in_a_line(tmp_path):
     stages, _ = pipeline_run(tmp_path)
-    told = [summary.stage_line(*stage, rundir.result(stage[2]), 187.0) for stage in stages]
+    told = [summary.stage_line(*stage, directory.result(stage[2]), 187.0) for stage in stages]
     assert told[0] == "base  eval in 3m07s  knights_knaves 39.9 [34.9, 44.9] %, greedy 37.5"
     assert told[1] == "zero  grpo 60 steps in 3m07s  reward 0.62 → 0.86  length 83 → 76"
     kept = {"stage": "sample", "sampled": 4000, "kept": 1200}
@@ -223,7 +224,7 @@ def test_a_finished_stage_is_told_in_a_line(tmp_path):
 
 def test_an_sft_curve_shows_the_loss(tmp_path):
     rows = [{"phase": "train", "step": n, "total": 40, "time": n, "loss": 2 / n} for n in range(1, 41)]
-    rundir.write_jsonl(tmp_path / "metrics.jsonl", rows)
+    directory.write_jsonl(tmp_path / "metrics.jsonl", rows)
     assert summary.curve(tmp_path, [("cold", "sft", tmp_path)], []) == tmp_path / "curve.png"
     (tmp_path / "metrics.jsonl").unlink()
     assert summary.curve(tmp_path, [("cold", "sft", tmp_path)], []) is None
@@ -238,7 +239,7 @@ def test_completions_are_the_first_ones_of_different_prompts(tmp_path):
 
 def test_a_narrow_chat_prompt_is_shown_by_its_last_message(tmp_path):
     row = {"prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "2 + 2?"}], "completion": "4"}
-    rundir.write_jsonl(tmp_path / "samples" / "step_000001.jsonl", [row | {"rewards": {"a": None}, "reward": None}])
+    directory.write_jsonl(tmp_path / "samples" / "step_000001.jsonl", [row | {"rewards": {"a": None}, "reward": None}])
     screen = console()
     summary.show_completions(screen, "zero", tmp_path)
     assert "> 2 + 2?" in text(screen) and "a -" in text(screen)

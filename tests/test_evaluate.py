@@ -5,8 +5,9 @@ import shutil
 
 import pytest
 
-from r1lab import cli, evaluate, recipe, rundir
+from r1lab import cli, evaluate, recipe
 from r1lab.errors import UserError
+from r1lab.rundir import directory
 
 TINY = "embedded:tiny-qwen2"
 
@@ -103,7 +104,7 @@ def test_a_model_of_a_run_is_asked_as_it_was_trained(tmp_path):
     (stage / "model").mkdir(parents=True)
     (stage / "model" / "config.json").write_text('{"max_position_embeddings": 1024}')
     (stage / "model" / "model.safetensors").write_bytes(b"")
-    rundir.write_yaml(stage / "config.yaml", {"prompt": {"template": "open-r1", "system": None}})
+    directory.write_yaml(stage / "config.yaml", {"prompt": {"template": "open-r1", "system": None}})
     loaded, told = made(str(stage / "model"), tasks=["countdown"])
     (made_stage,) = loaded.stages
     assert made_stage.name == "quickstart-zero" and made_stage.prompt.template == "open-r1"
@@ -177,7 +178,7 @@ def test_it_runs_compares_and_can_be_run_again_from_its_recipe(capsys, tmp_path,
     assert cli.main(argv) == 0
     out = capsys.readouterr().out
     assert "difference" in out and "so few questions leave a figure open: knights_knaves (3) " in out
-    result = rundir.result(tmp_path / "runs" / "e")
+    result = directory.result(tmp_path / "runs" / "e")
     assert list(result["stages"]) == ["tiny-qwen2", "tiny-llama"] and len(result["compare"]) >= 1
     manifest = json.loads((tmp_path / "runs/e/01-tiny-qwen2/evaluation.json").read_text())
     assert manifest["model"]["fingerprint"].startswith("sha256:")
@@ -190,5 +191,5 @@ def test_it_runs_compares_and_can_be_run_again_from_its_recipe(capsys, tmp_path,
 
 def test_the_prompt_of_an_old_run_is_read_without_what_has_no_effect(tmp_path):
     (tmp_path / "model").mkdir()
-    rundir.write_yaml(tmp_path / "config.yaml", {"prompt": {"template": "r1-zero", "system": "Be brief."}})
+    directory.write_yaml(tmp_path / "config.yaml", {"prompt": {"template": "r1-zero", "system": "Be brief."}})
     assert evaluate._prompt_of(str(tmp_path / "model"))[0] == {"template": "r1-zero"}

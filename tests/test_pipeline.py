@@ -15,9 +15,10 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from r1lab import pipeline, references, rundir
+from r1lab import pipeline, references
 from r1lab import recipe as recipes
 from r1lab.errors import UserError
+from r1lab.rundir import directory
 
 TESTS = Path(__file__).parent
 FAKE_STAGE = str(TESTS / "fake_stages.py")
@@ -109,7 +110,7 @@ def test_a_pipeline_runs_its_stages_and_compares_before_and_after(tmp_path):
         "result.json", "curve.png",
     }  # fmt: skip
     assert (run_dir / "recipe.yaml").read_text() == "# mine\n"
-    result = rundir.result(run_dir)
+    result = directory.result(run_dir)
     assert list(result["stages"]) == ["base", "zero", "final"] and result["seconds"] > 0
     by_task = {(row["task"], row["metric"]): row for row in result["compare"]}
     row = by_task["knights_knaves", "avg"]
@@ -121,7 +122,7 @@ def test_a_pipeline_runs_its_stages_and_compares_before_and_after(tmp_path):
 
 def test_references_become_paths_that_exist_in_the_config_of_the_stage(tmp_path):
     run(three_stages(), tmp_path)
-    config = rundir.read_yaml(tmp_path / "quick" / "03-final" / "config.yaml")
+    config = directory.read_yaml(tmp_path / "quick" / "03-final" / "config.yaml")
     assert config["model"]["path"] == str(tmp_path / "quick" / "02-zero" / "model")
     resolved = references.resolved(
         {"data": [{"path": "@zero/samples"}], "prompt": "ask @zero/model", "other": "@nobody/model"},
@@ -137,7 +138,7 @@ def test_references_become_paths_that_exist_in_the_config_of_the_stage(tmp_path)
 def test_a_single_stage_runs_in_the_run_directory_itself(tmp_path):
     status, told = run(single(), tmp_path, name="mine")
     assert status == 0
-    assert rundir.result(tmp_path / "mine")["steps"] == 3
+    assert directory.result(tmp_path / "mine")["steps"] == 3
     assert {"manifest.json", "log.txt", "metrics.jsonl", "curve.png"} <= set(os.listdir(tmp_path / "mine"))
     assert "a fake stage starts" not in told and "completions at step 1" in told
 
@@ -145,7 +146,7 @@ def test_a_single_stage_runs_in_the_run_directory_itself(tmp_path):
 def test_compare_names_its_pairs(tmp_path):
     recipe = three_stages() | {"compare": [["final", "base"]]}
     run(recipe, tmp_path)
-    rows = rundir.result(tmp_path / "quick")["compare"]
+    rows = directory.result(tmp_path / "quick")["compare"]
     assert {(row["before"], row["after"]) for row in rows} == {("final", "base")} and rows[0]["diff"] < 0
 
 
@@ -155,14 +156,14 @@ def test_real_recipes_give_configs_that_load_again_and_resume_unchanged(tmp_path
     config = recipes.resolved(recipe)
     run_dir = tmp_path / "quickstart"
     stages = pipeline.plan(recipe, config, run_dir)
-    rundir.prepare("", config, run_dir, resume=False, overwrite=False)
+    directory.prepare("", config, run_dir, resume=False, overwrite=False)
     folders = {stage.name: stage.path for stage in stages}
     for stage in stages:
         stage.path.mkdir()
-        rundir.write_yaml(stage.path / "config.yaml", references.resolved(stage.config, folders))
-        rundir.write_json_atomic(stage.path / "result.json", {})
+        directory.write_yaml(stage.path / "config.yaml", references.resolved(stage.config, folders))
+        directory.write_json_atomic(stage.path / "result.json", {})
         loaded = recipes.load([str(stage.path / "config.yaml")])
-        assert recipes.resolved(loaded) == rundir.read_yaml(stage.path / "config.yaml")
+        assert recipes.resolved(loaded) == directory.read_yaml(stage.path / "config.yaml")
     assert recipes.resolved(recipes.load([str(run_dir / "config.yaml")])) == config
     assert pipeline.changed_stages(run_dir, stages) == {}
 
@@ -188,7 +189,7 @@ def test_a_name_that_is_no_folder_is_refused_and_nothing_written(tmp_path, name)
 
 def test_finished_stages_are_skipped(tmp_path):
     run(three_stages(behaviour="crash"), tmp_path)
-    first = rundir.result(tmp_path / "quick" / "01-base")
+    first = directory.result(tmp_path / "quick" / "01-base")
     written = (tmp_path / "quick" / "01-base" / "result.json").stat().st_mtime_ns
     assert first and not (tmp_path / "quick" / "result.json").exists()
     status, told = run(three_stages(), tmp_path, resume=True)
@@ -229,10 +230,10 @@ def test_a_run_of_an_earlier_version_resumes_unchanged_and_a_damaged_one_is_one_
     config["rollout"]["temperature"], config["prompt"]["system"] = 0.3, "Be brief."
     del config["rollout"]["top_p"]
     file = tmp_path / "run" / "config.yaml"
-    rundir.write_yaml(file, config)
+    directory.write_yaml(file, config)
     assert pipeline.changed_stages(tmp_path / "run", stages) == {}
     config["rollout"]["top_p"] = 0.5
-    rundir.write_yaml(file, config)
+    directory.write_yaml(file, config)
     with pytest.raises(UserError, match=r"rollout.top_p: was 0.5, now 1.0, after the stage began: --overwrite"):
         pipeline.changed_stages(tmp_path / "run", stages)
     for text, why in (("a: 1\na: 2\n", ":2: not YAML"), ("a: [", ":1: not YAML|:2: not YAML"), ("", ": holds no")):
@@ -266,7 +267,7 @@ def test_a_changed_stage_of_a_pipeline_runs_again_with_those_after_it_and_nothin
 def test_a_rerun_that_fails_leaves_nothing_that_was_made_from_the_old_output(tmp_path):
     run(five_stages(), tmp_path)
     assert run(five_stages(behaviour="crash"), tmp_path, resume=True)[0] == 1
-    assert rundir.result(tmp_path / "quick" / "05-last") is None
+    assert directory.result(tmp_path / "quick" / "05-last") is None
     status, told = run(five_stages(), tmp_path, resume=True)
     assert status == 0 and told.count("finished before, skipped") == 3
 
@@ -274,7 +275,7 @@ def test_a_rerun_that_fails_leaves_nothing_that_was_made_from_the_old_output(tmp
 def test_a_changed_recipe_of_a_stage_that_has_not_begun_is_taken(tmp_path):
     run(three_stages(behaviour="crash", learning_rate=0.1), tmp_path)
     assert run(three_stages(learning_rate=0.2), tmp_path, resume=True)[0] == 0
-    assert rundir.read_yaml(tmp_path / "quick" / "02-zero" / "config.yaml")["train"]["learning_rate"] == 0.2
+    assert directory.read_yaml(tmp_path / "quick" / "02-zero" / "config.yaml")["train"]["learning_rate"] == 0.2
 
 
 def test_stages_that_changed_place_are_refused(tmp_path):
@@ -307,9 +308,9 @@ def test_what_was_made_from_a_stage_that_runs_again_runs_again(tmp_path):
 
 def test_half_done_output_without_a_checkpoint_is_dropped(tmp_path):
     run(single(behaviour="crash"), tmp_path)
-    rundir.append_jsonl(tmp_path / "zero" / "metrics.jsonl", {"phase": "train", "step": 99})
+    directory.append_jsonl(tmp_path / "zero" / "metrics.jsonl", {"phase": "train", "step": 99})
     run(single(), tmp_path, resume=True)
-    assert [row["step"] for row in rundir.read_jsonl(tmp_path / "zero" / "metrics.jsonl")] == [1, 2, 3]
+    assert [row["step"] for row in directory.read_jsonl(tmp_path / "zero" / "metrics.jsonl")] == [1, 2, 3]
 
 
 # Failing
@@ -329,7 +330,7 @@ def test_a_stage_that_fails_is_told_in_a_line_with_its_log(tmp_path, capsys, beh
     log = tmp_path / "quick" / "02-zero" / "log.txt"
     assert capsys.readouterr().err.splitlines() == [f"zero: {line} (log: {log})" for line in lines]
     assert not (tmp_path / "quick" / "03-final").exists()
-    assert rundir.result(tmp_path / "quick") is None
+    assert directory.result(tmp_path / "quick") is None
 
 
 def test_the_error_of_an_earlier_attempt_is_not_told_again(tmp_path, capsys):
@@ -345,7 +346,7 @@ def test_ctrl_c_ends_the_step_says_how_to_go_on_and_resume_goes_on(tmp_path):
     recipe = three_stages(max_steps=200, seconds=0.05)
     parent = start_parent(recipe, tmp_path)
     metrics = tmp_path / "quick" / "02-zero" / "metrics.jsonl"
-    wait_for(lambda: len(rundir.read_jsonl(metrics)) >= 3)
+    wait_for(lambda: len(directory.read_jsonl(metrics)) >= 3)
     os.killpg(parent.pid, signal.SIGINT)  # as a terminal does: to the whole group, of which the stage is no part
     out, err = parent.communicate(timeout=20)
     assert parent.returncode == 130
@@ -362,7 +363,7 @@ def test_ctrl_c_ends_the_step_says_how_to_go_on_and_resume_goes_on(tmp_path):
     assert stopped_at < 190
     status, _ = run(recipe, tmp_path, resume=True)
     assert status == 0
-    assert rundir.result(tmp_path / "quick" / "02-zero")["first"] == 199
+    assert directory.result(tmp_path / "quick" / "02-zero")["first"] == 199
 
 
 def test_a_second_ctrl_c_kills_the_stage_and_what_it_started(tmp_path):
@@ -393,7 +394,7 @@ def test_a_stage_does_not_outlive_its_killed_parent(tmp_path):
 
 def test_sigterm_stops_like_ctrl_c_and_a_running_directory_is_held(tmp_path):
     parent = start_parent(single(max_steps=400, seconds=0.05), tmp_path)
-    wait_for(lambda: rundir.read_jsonl(tmp_path / "zero" / "metrics.jsonl"))
+    wait_for(lambda: directory.read_jsonl(tmp_path / "zero" / "metrics.jsonl"))
     for flags in ({"resume": True}, {"overwrite": True}):
         with pytest.raises(UserError, match="another r1lab is running"):
             run(single(max_steps=400, seconds=0.05), tmp_path, **flags)
@@ -415,7 +416,7 @@ def test_a_dropped_connection_saves_a_checkpoint(tmp_path):
     terminal, end = pty.openpty()
     parent = start_parent(single(max_steps=400, seconds=0.05), tmp_path, stdout=end, stderr=end)
     os.close(end)
-    wait_for(lambda: rundir.read_jsonl(tmp_path / "zero" / "metrics.jsonl"))
+    wait_for(lambda: directory.read_jsonl(tmp_path / "zero" / "metrics.jsonl"))
     os.close(terminal)
     for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGHUP):
         parent.send_signal(number)
@@ -426,7 +427,7 @@ def test_a_dropped_connection_saves_a_checkpoint(tmp_path):
 
 def test_a_closed_pipe_saves_a_checkpoint(tmp_path):
     parent = start_parent(single(max_steps=4000, seconds=0.05), tmp_path)
-    wait_for(lambda: rundir.read_jsonl(tmp_path / "zero" / "metrics.jsonl"))
+    wait_for(lambda: directory.read_jsonl(tmp_path / "zero" / "metrics.jsonl"))
     parent.stdout.close()
     parent.stderr.close()
     assert parent.wait(timeout=60) == 130
@@ -437,7 +438,7 @@ def test_nohup_is_respected(tmp_path):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         parent = start_parent(single(max_steps=20, seconds=0.05), tmp_path)
-        wait_for(lambda: rundir.read_jsonl(tmp_path / "zero" / "metrics.jsonl"))
+        wait_for(lambda: directory.read_jsonl(tmp_path / "zero" / "metrics.jsonl"))
         parent.send_signal(signal.SIGHUP)
         parent.communicate(timeout=20)
     finally:

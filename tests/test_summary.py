@@ -4,7 +4,8 @@ import io
 
 from rich.console import Console
 
-from r1lab import plots, rundir, summary
+from r1lab import plots, summary
+from r1lab.rundir import directory
 
 
 def figures(avg):
@@ -24,12 +25,12 @@ def pipeline(run, monkeypatch):
         path.mkdir()
         stages.append((name, kind, path))
         if kind == "eval":
-            rundir.write_json_atomic(path / "result.json", {"stage": "eval", "tasks": figures(value)})
+            directory.write_json_atomic(path / "result.json", {"stage": "eval", "tasks": figures(value)})
             continue
         rows = [{"phase": "train", "step": step, "total": 4, "reward": 0.1} for step in range(1, 5)]
         if name == "zero":
             rows.insert(2, {"phase": "eval", "step": 2, "total": 4, "tasks": figures(0.4)})
-        rundir.write_jsonl(path / "metrics.jsonl", rows)
+        directory.write_jsonl(path / "metrics.jsonl", rows)
     compare = [{"before": "base-eval", "after": after} for after in ("zero-eval", "control-eval") for _ in range(2)]
     summary.curve(run, stages, compare)
     return stages, *seen[0]
@@ -59,7 +60,7 @@ def test_completions_of_a_run_with_several_ranks(tmp_path):
     for step in (1, 12):
         for rank in ("", ".rank1"):
             row = {"prompt": f"question of rank {rank or 0}", "completion": f"answer at step {step}"}
-            rundir.write_jsonl(tmp_path / "samples" / f"step_{step:06d}{rank}.jsonl", [row])
+            directory.write_jsonl(tmp_path / "samples" / f"step_{step:06d}{rank}.jsonl", [row])
     found = summary.completions(tmp_path)
     assert [(step, sorted(row["prompt"] for row in rows)) for step, rows in found] == [
         (step, ["question of rank .rank1", "question of rank 0"]) for step in (1, 12)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
-from r1lab import rundir
 from r1lab.errors import UserError
+from r1lab.rundir import directory
 from r1lab.schema import Alarm, Alarms, FigureAlarm
 
 # The figure of each alarm among the trainer's logs.
@@ -137,7 +137,7 @@ class AlarmCallback(TrainerCallback):
         by_design = {"drift": None} if recipe.rollout.biased_sampling else {}
         self.alarms = recipe.alarms.model_copy(update=by_design)
         self.active = self.alarms.active()
-        rows = rundir.read_jsonl(run_dir / "metrics.jsonl")
+        rows = directory.read_jsonl(run_dir / "metrics.jsonl")
         self.history = [_figures(row) for row in rows if row.get("phase") == "train"]
         self.left_out = False  # whether an update was, since the last log
         self.warned = {(row["alarm"], row["since"]) for row in rows if "alarm" in row}
@@ -206,14 +206,14 @@ class AlarmCallback(TrainerCallback):
         self._tell(state, f"{said}: back to {place}, with learning rate {args.learning_rate * factor:.3g}")
         if state.is_world_process_zero:
             after = {"alarms": [*before["alarms"], episode.name], "learning_rate_factor": factor}
-            rundir.write_json_atomic(self.run_dir / ROLLBACK, after | {"to": _step(good) if good else 0})
+            directory.write_json_atomic(self.run_dir / ROLLBACK, after | {"to": _step(good) if good else 0})
         raise RolledBack
 
     def _tell(self, state, message: str, **more) -> None:
         if state.is_world_process_zero:
             print(f"warning: {message}", flush=True)
             row = {"phase": "warning", "time": time.time(), "message": message}
-            rundir.append_jsonl(self.run_dir / "metrics.jsonl", row | more)
+            directory.append_jsonl(self.run_dir / "metrics.jsonl", row | more)
 
     def _way_on(self, episode: Episode, good: Path | None, args) -> str:
         """The last good checkpoint, and what to type to go on."""
@@ -281,7 +281,7 @@ def finish_rollback(run_dir: Path) -> None:
     for path in (run_dir / "checkpoints").glob("checkpoint-*"):
         if _step(path) > state["to"]:
             shutil.rmtree(path)
-    rundir.write_json_atomic(run_dir / ROLLBACK, state | {"to": None})
+    directory.write_json_atomic(run_dir / ROLLBACK, state | {"to": None})
 
 
 def restart() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_model, save_model
 
-from r1lab import rundir
+from r1lab.rundir import directory
 
 CHOOSER, REFERENCE, ROLLOUT = "chooser.json", "reference.safetensors", "rollout.rank{}.pt"
 
@@ -34,7 +34,7 @@ def save(trainer, folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     if trainer.chooser is not None and trainer.args.should_save:
-        rundir.write_json_atomic(folder / CHOOSER, trainer.chooser.state())
+        directory.write_json_atomic(folder / CHOOSER, trainer.chooser.state())
     if trainer.args.sync_ref_model and trainer.args.should_save:
         save_model(trainer.accelerator.unwrap_model(trainer.ref_model), folder / REFERENCE)
     if not trainer.rollout_is_due():

@@ -1,7 +1,7 @@
 """`r1lab plan`: whether a recipe fits a device, where its memory goes, how long it takes; nothing is loaded.
 
 `shapes.py` reads a model's sizes, `lengths.py` the rows, `memory.py` adds the bytes up, `cost.py` the FLOPs,
-`stages.py` applies both to a stage, `changes.py` looks for what makes it fit, `report.py` prints.
+`stages.py` applies both to a stage, `changes.py` looks for what makes it fit, `printed.py` prints.
 """
 
 from dataclasses import dataclass, replace

@@ -4,9 +4,9 @@ import re
 from functools import partial
 from pathlib import Path
 
-from r1lab import rundir
 from r1lab.errors import UserError
 from r1lab.report import content, figures, groups, markdown, page, read, samples
+from r1lab.rundir import directory
 
 FORMATS = {"html": "report.html", "md": "report.md"}
 
@@ -48,7 +48,7 @@ def write(
         text = markdown.markdown(runs, completions, linked)
     else:
         text = page.html(runs, completions, curves)
-    rundir.write_text_atomic(file, text)
+    directory.write_text_atomic(file, text)
     return [file, *(path for _, path, _ in pictures)]
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from itertools import islice, zip_longest
 from pathlib import Path
 
-from r1lab import rundir
 from r1lab.report.read import Run, Stage, clean, items, number, rows, section
 from r1lab.rewards.answers import committed
+from r1lab.rundir import directory
 
 READ_LIMIT = 200 * 2**20  # bytes of samples/ that are read of a run; of more, every so-manieth step is
 NGRAM, REPEATED, SHORT = 6, 0.4, 5
@@ -97,7 +97,7 @@ def _files(stage: Stage) -> list[tuple[int | None, Path]]:
     partial = stage.kind == "eval" and not (folder / "questions.jsonl").is_file()
     names = ("partial.jsonl" if partial else "questions.jsonl", "samples.jsonl")
     whole = [(None, folder / name) for name in names if (folder / name).is_file()]
-    return whole + [(step, path) for step, paths in rundir.samples_by_step(stage.path).items() for path in paths]
+    return whole + [(step, path) for step, paths in directory.samples_by_step(stage.path).items() for path in paths]
 
 
 def _completions(stage: Stage, path: Path, problems: list[str], every: int = 1) -> Iterator[Completion]:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
-from r1lab import children, engines, lookup, prompts, rundir, trackers
+from r1lab import children, engines, lookup, prompts
 from r1lab.data import operations
 from r1lab.data.calls import rows_of
 from r1lab.errors import UserError
+from r1lab.rundir import directory, trackers
 from r1lab.schema import TASKS_OWN, GrpoTrain
 
 logger = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ def _operated(rows: list[dict], data, seed: int, run_dir: Path | None, tokenizer
     if data.decontaminate:
         kept, report = operations.decontaminate(rows, _evaluation_sets(data, seed), n=data.decontaminate.n)
         if run_dir and report:
-            rundir.write_jsonl(run_dir / "data.jsonl", report)
+            directory.write_jsonl(run_dir / "data.jsonl", report)
         rows = tell(kept, "shared with an evaluation set (decontaminate; listed in data.jsonl)")
     if data.max_tokens and tokenizer is None:
         raise UserError("data.max_tokens: counts a model's tokens, which an evaluation and a server do not: remove it")
@@ -100,7 +101,7 @@ def _tokens(row: dict, tokenizer) -> int:
 def note(run_dir: Path, message: str, phase: str = "note") -> None:
     """Tells the person who watches the run a line, once."""
     print(f"{phase}: {message}" if phase == "warning" else message, flush=True)
-    rundir.append_jsonl(run_dir / "metrics.jsonl", {"phase": phase, "time": time.time(), "message": message})
+    directory.append_jsonl(run_dir / "metrics.jsonl", {"phase": phase, "time": time.time(), "message": message})
 
 
 def warn(run_dir: Path, message: str) -> None:
@@ -203,9 +204,9 @@ def resume_point(run_dir: Path) -> str | None:
     step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     metrics = run_dir / "metrics.jsonl"
     if metrics.exists():
-        kept = [row for row in rundir.read_jsonl(metrics) if row.get("step", 0) <= step]
-        rundir.write_jsonl(metrics, kept)
-    for later, paths in rundir.samples_by_step(run_dir).items():
+        kept = [row for row in directory.read_jsonl(metrics) if row.get("step", 0) <= step]
+        directory.write_jsonl(metrics, kept)
+    for later, paths in directory.samples_by_step(run_dir).items():
         if later > step:
             for path in paths:
                 path.unlink()
@@ -247,7 +248,7 @@ class Metrics(TrainerCallback):
     def write(self, row: dict) -> None:
         """Appends a row of a step, with the time."""
         row = row | {"time": time.time()}
-        rundir.append_jsonl(self.run_dir / "metrics.jsonl", row)
+        directory.append_jsonl(self.run_dir / "metrics.jsonl", row)
         prefix = "eval/" if row["phase"] == "eval" else ""
         for log, _ in self.trackers:
             log(trackers.flat(row.get("tasks", {}) if prefix else row, prefix), row["step"])
@@ -361,4 +362,4 @@ def finish(trainer, recipe, run_dir: Path, tokenizer, started: float, **more) ->
             "model": "model",
             **more,
         }
-        rundir.write_json_atomic(run_dir / "result.json", result)
+        directory.write_json_atomic(run_dir / "result.json", result)

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from r1lab import engines, forms, provenance, records, rundir
+from r1lab import engines, forms, provenance, records
+from r1lab.rundir import directory
 from r1lab.stages.common import as_data, asked, build_rows, load_engine, load_tokenizer, note, report_gold, warn
 
 CHUNK, SECONDS = 128, 10.0
@@ -32,11 +33,11 @@ def run(recipe, run_dir: Path) -> int:
         note(run_dir, f"begun again from the first question: {changed} changed since it was interrupted")
         partial.unlink()
     run_dir.mkdir(parents=True, exist_ok=True)
-    rundir.write_json_atomic(file, said)
+    directory.write_json_atomic(file, said)
     progress = progress_writer(run_dir, "eval", step=0)
     settings = {"progress": progress, "partial": partial, "seed": recipe.seed}
     result, questions = evaluate(engine, prepare(tasks, recipe, tokenizer, run_dir), recipe, run_dir, **settings)
-    rundir.write_jsonl(run_dir / "samples" / "questions.jsonl", questions)
+    directory.write_jsonl(run_dir / "samples" / "questions.jsonl", questions)
     partial.unlink(missing_ok=True)
     for line in engine.notes:
         warn(run_dir, line)
@@ -48,7 +49,7 @@ def run(recipe, run_dir: Path) -> int:
             warn(run_dir, f"{name}: {found['timeouts']} answers were not graded in time and count as wrong, so its "
                  "figures are too low: set a longer deadline for the reward")  # fmt: skip
     seconds = round(time.time() - started, 1)
-    rundir.write_json_atomic(run_dir / "result.json", {"stage": "eval", "seconds": seconds, "tasks": result})
+    directory.write_json_atomic(run_dir / "result.json", {"stage": "eval", "seconds": seconds, "tasks": result})
     return 0
 
 
@@ -91,7 +92,7 @@ def settings_of(recipe, run_dir: Path, tasks: dict[str, list[dict]], tokenizer) 
         "seed": recipe.seed,
         "rewards": rewards,
         "grader": provenance.grader_version(rewards),
-        "versions": rundir.versions(),
+        "versions": directory.versions(),
     }
 
 
@@ -162,7 +163,7 @@ def progress_writer(run_dir: Path, phase: str, step: int):
         now = time.time()
         row = {"phase": phase, "step": step, "done": done, "total": total, "time": now}
         rate = round(tokens / max(now - started, 1e-6))
-        rundir.append_jsonl(run_dir / "metrics.jsonl", row | {"tokens_per_second": rate})
+        directory.append_jsonl(run_dir / "metrics.jsonl", row | {"tokens_per_second": rate})
 
     return progress
 
@@ -237,7 +238,7 @@ def _questions(engine, task: Task, recipe, run_dir: Path, progress, partial, see
     """The records of a task's questions, in their order."""
     name, rows = task.name, task.rows
     parts, rollout = records.parts_of(name, rows), recipe.rollout
-    there = [r for r in (rundir.read_jsonl(partial) if partial else ()) if r["task"] == name]
+    there = [r for r in (directory.read_jsonl(partial) if partial else ()) if r["task"] == name]
     settings = {"max_tokens": recipe.eval.max_completion_length or rollout.max_completion_length}
     if engine.name == "server":  # which draws from a random state of its own; no question may go without an answer
         settings["max_failed"] = 0.0
@@ -254,7 +255,7 @@ def _questions(engine, task: Task, recipe, run_dir: Path, progress, partial, see
             for i, group in groups:
                 found[i] = to_record(i, group, [next(of_each) for _ in group])
                 if partial:
-                    rundir.append_jsonl(partial, found[i])
+                    directory.append_jsonl(partial, found[i])
             tokens += sum(len(completion.token_ids) for completion in flat)
             if progress:
                 progress(len(found), len(rows), tokens)

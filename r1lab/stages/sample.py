@@ -6,10 +6,11 @@ import time
 from collections.abc import Collection
 from pathlib import Path
 
-from r1lab import provenance, rundir
+from r1lab import provenance
 from r1lab.engines import Completion
 from r1lab.errors import UserError
 from r1lab.grader import build as build_grader
+from r1lab.rundir import directory
 from r1lab.stages.common import asked, build_rows, load_engine, load_tokenizer, note, report_gold, warn
 
 
@@ -26,7 +27,7 @@ def run(recipe, run_dir: Path) -> int:
         report_gold(grader, rows, run_dir)
     texts, prefills = asked(rows, recipe, tokenizer)
     partial = run_dir / "samples" / "partial.jsonl"
-    origins, before = _origins(recipe, run_dir, texts), {row["row"]: row for row in rundir.read_jsonl(partial)}
+    origins, before = _origins(recipe, run_dir, texts), {row["row"]: row for row in directory.read_jsonl(partial)}
     there = {i: row for i, row in before.items() if i < len(rows) and row.get("origin") == origins[i]}
     if len(there) < len(before):
         again = len(before) - len(there)
@@ -51,7 +52,7 @@ def run(recipe, run_dir: Path) -> int:
     if not kept:
         reasons = ", ".join(f"{count} {why}" for why, count in dropped.items() if count)
         raise UserError(f"keep: none of {len(samples)} samples is kept ({reasons}); see {partial}", status=1)
-    rundir.write_jsonl(run_dir / "samples" / "samples.jsonl", kept)
+    directory.write_jsonl(run_dir / "samples" / "samples.jsonl", kept)
     result = {
         "stage": "sample",
         "seconds": round(time.time() - started, 1),
@@ -62,7 +63,7 @@ def run(recipe, run_dir: Path) -> int:
     if grader:
         result["right"] = round(sum(sample["right"] for sample in samples) / len(samples), 4)
     partial.unlink(missing_ok=True)
-    rundir.write_json_atomic(run_dir / "result.json", result)
+    directory.write_json_atomic(run_dir / "result.json", result)
     return 0
 
 
@@ -97,13 +98,13 @@ def _sampled(
         groups[i] = group
         tokens += sum(len(c.token_ids) for c in group)
         row = {"row": i, "origin": origins[i], "completions": [dataclasses.asdict(c) for c in group]}
-        rundir.append_jsonl(partial, row)
+        directory.append_jsonl(partial, row)
         done, now = len(there) + len(groups), time.time()
         if done == len(texts) or now - reported > 1:
             reported = now
             row = {"phase": "sample", "step": 0, "done": done, "total": len(texts), "time": now}
             row["tokens_per_second"] = round(tokens / max(now - started, 1e-6))
-            rundir.append_jsonl(run_dir / "metrics.jsonl", row)
+            directory.append_jsonl(run_dir / "metrics.jsonl", row)
     for line in engine.notes:
         warn(run_dir, line)
     return groups

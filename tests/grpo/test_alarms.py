@@ -16,11 +16,12 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback
 from trl import GRPOConfig
 
-from r1lab import models, recipe, rundir
+from r1lab import models, recipe
 from r1lab.display import StageDisplay
 from r1lab.errors import UserError
 from r1lab.grpo.alarms import AlarmCallback, check, episodes, finish_rollback, last_good, read_rollback
 from r1lab.grpo.trainer import GRPOTrainer
+from r1lab.rundir import directory
 from r1lab.schema import Alarms
 
 RECIPE = """
@@ -145,7 +146,7 @@ def test_the_last_good_checkpoint_is_whole_and_older_than_what_the_first_bad_ste
 def test_a_rollback_cut_short_is_finished_and_remembered(tmp_path):
     for step in (2, 9, 10):
         checkpoint(tmp_path / "checkpoints", step)
-    rundir.write_json_atomic(tmp_path / "rollback.json", {"alarms": ["kl"], "learning_rate_factor": 0.5, "to": 2})
+    directory.write_json_atomic(tmp_path / "rollback.json", {"alarms": ["kl"], "learning_rate_factor": 0.5, "to": 2})
     finish_rollback(tmp_path)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["checkpoint-2"]
     checkpoint(tmp_path / "checkpoints", 4)
@@ -156,11 +157,11 @@ def test_a_rollback_cut_short_is_finished_and_remembered(tmp_path):
 
 def test_a_warning_is_shown_once_though_metrics_are_written_anew(tmp_path):
     row = {"phase": "warning", "time": 5.0, "message": "alarm kl: too high"}
-    rundir.write_jsonl(tmp_path / "metrics.jsonl", [{"phase": "train", "step": 1, "time": 5.0}] * 3 + [row])
+    directory.write_jsonl(tmp_path / "metrics.jsonl", [{"phase": "train", "step": 1, "time": 5.0}] * 3 + [row])
     console = Console(file=io.StringIO())
     display = StageDisplay(console, tmp_path, name="zero", kind="grpo", doing="", clock=lambda: 4.0)
     display.update()
-    rundir.write_jsonl(tmp_path / "metrics.jsonl", [row])
+    directory.write_jsonl(tmp_path / "metrics.jsonl", [row])
     display.update()
     assert console.file.getvalue().count("too high") == 1
 
@@ -219,7 +220,7 @@ def test_an_update_that_is_not_finite_is_left_out_and_told_once(trained, tmp_pat
     before, after, later = (poison.weights[step] for step in (1, 2, 3))
     assert all(torch.equal(a, b) for a, b in zip(before, after))
     assert not all(torch.equal(a, b) for a, b in zip(after, later))  # and training went on
-    (row,) = rundir.read_jsonl(tmp_path / "metrics.jsonl")
+    (row,) = directory.read_jsonl(tmp_path / "metrics.jsonl")
     assert (row["phase"], row["step"], row["alarm"], row["since"]) == ("warning", 2, "loss", 2)
 
 

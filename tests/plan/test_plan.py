@@ -40,10 +40,10 @@ def quickstart():
 
 def load(folder, **more):
     """A recipe of one stage, sections merged."""
-    from r1lab import rundir
+    from r1lab.rundir import directory
 
     plain = {k: v | more.get(k, {}) if isinstance(v, dict) else more.get(k, v) for k, v in GRPO.items()}
-    rundir.write_yaml(folder / "recipe.yaml", plain)
+    directory.write_yaml(folder / "recipe.yaml", plain)
     return recipes.load([str(folder / "recipe.yaml")])
 
 
@@ -92,10 +92,10 @@ def test_each_change_makes_it_fit(tmp_path):
 
 
 def test_changes_in_a_pipeline_name_the_stage(tmp_path):
-    from r1lab import rundir
+    from r1lab.rundir import directory
 
     stage = {k: v for k, v in GRPO.items() if k != "name"} | {"name": "zero"}
-    rundir.write_yaml(tmp_path / "recipe.yaml", {"name": "whole", "stages": [stage]})
+    directory.write_yaml(tmp_path / "recipe.yaml", {"name": "whole", "stages": [stage]})
     planned = plan.plan(recipes.load([str(tmp_path / "recipe.yaml")]), gpu="l40s")
     assert all(word.startswith("stages.zero.") for change in planned.changes["zero"] for word in change.words)
 

@@ -4,7 +4,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from r1lab import rundir
+from r1lab.rundir import directory
 
 
 class Killed(BaseException):
@@ -17,7 +17,7 @@ def killed_after(monkeypatch):
 
     @contextmanager
     def block(is_last):
-        plain = rundir.append_jsonl
+        plain = directory.append_jsonl
 
         def append(path, row):
             plain(path, row)
@@ -25,7 +25,7 @@ def killed_after(monkeypatch):
                 raise Killed
 
         with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(rundir, "append_jsonl", append)
+            patch.setattr(directory, "append_jsonl", append)
             yield
 
     return block

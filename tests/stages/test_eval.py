@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from r1lab import recipe, rundir, summary
+from r1lab import recipe, summary
 from r1lab.data.knights_knaves import split_of
 from r1lab.engines import Completion
 from r1lab.records import Judge, answer_of, figures
+from r1lab.rundir import directory
 from r1lab.stages.common import build_rows
 from r1lab.stages.eval import eval_tasks, instructed
 from r1lab.stages.eval import run as eval_run
@@ -58,7 +59,7 @@ eval: {size: 4, num_samples: 1, max_completion_length: 8}
     assert eval_run(recipe.load([str(tmp_path / "r.yaml")]), tmp_path / "run") == 0
     told = "knights_knaves: 8 answers were not graded in time and count as wrong, so its figures are too low"
     assert told in capsys.readouterr().out
-    result = rundir.result(tmp_path / "run")
+    result = directory.result(tmp_path / "run")
     assert result["tasks"]["knights_knaves"]["timeouts"] == 8  # four samples and four greedy answers
     table = summary.accuracy_table([("eval", result)], [])
     assert "timed out   8" in table.plain and "the figures are too low" in table.plain

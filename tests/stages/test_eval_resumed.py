@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from r1lab import engines, recipe, rundir
+from r1lab import engines, recipe
 from r1lab.engines import transformers
+from r1lab.rundir import directory
 from r1lab.stages import eval as evaluation
 
 TEXT = """
@@ -35,10 +36,10 @@ def loaded(tmp_path, monkeypatch):
 
 def test_it_ends_the_same_wherever_it_is_killed(loaded, tmp_path, monkeypatch):
     assert evaluation.run(loaded, tmp_path / "whole") == 0
-    whole = [rundir.read_jsonl(tmp_path / "whole" / "samples" / "questions.jsonl")]
-    whole.append(rundir.result(tmp_path / "whole")["tasks"])
+    whole = [directory.read_jsonl(tmp_path / "whole" / "samples" / "questions.jsonl")]
+    whole.append(directory.result(tmp_path / "whole")["tasks"])
     assert len(whole[0]) == 26 and not (tmp_path / "whole" / "samples" / "partial.jsonl").exists()
-    plain, calls = rundir.append_jsonl, 0
+    plain, calls = directory.append_jsonl, 0
 
     def append(path, row):
         nonlocal calls
@@ -50,7 +51,7 @@ def test_it_ends_the_same_wherever_it_is_killed(loaded, tmp_path, monkeypatch):
                     file.write('{"half": ')
                 raise Killed
 
-    monkeypatch.setattr(rundir, "append_jsonl", append)
+    monkeypatch.setattr(directory, "append_jsonl", append)
     killed = 0
     while True:
         try:
@@ -59,8 +60,8 @@ def test_it_ends_the_same_wherever_it_is_killed(loaded, tmp_path, monkeypatch):
         except Killed:
             killed += 1
     assert killed == 6
-    again = [rundir.read_jsonl(tmp_path / "killed" / "samples" / "questions.jsonl")]
-    again.append(rundir.result(tmp_path / "killed")["tasks"])
+    again = [directory.read_jsonl(tmp_path / "killed" / "samples" / "questions.jsonl")]
+    again.append(directory.result(tmp_path / "killed")["tasks"])
     assert json.dumps(again) == json.dumps(whole)
 
 
@@ -102,7 +103,7 @@ def test_progress_counts_all_questions_of_a_task(loaded, tmp_path):
 
 
 def test_it_begins_again_where_another_model_lies_in_the_folder_by_now(loaded, tmp_path, monkeypatch):
-    plain, calls = rundir.append_jsonl, 0
+    plain, calls = directory.append_jsonl, 0
 
     def append(path, row):
         nonlocal calls
@@ -111,26 +112,26 @@ def test_it_begins_again_where_another_model_lies_in_the_folder_by_now(loaded, t
         if path.name == "partial.jsonl" and calls == 4:
             raise Killed
 
-    monkeypatch.setattr(rundir, "append_jsonl", append)
+    monkeypatch.setattr(directory, "append_jsonl", append)
     with pytest.raises(Killed):
         evaluation.run(loaded, tmp_path)
     said = json.loads((tmp_path / "evaluation.json").read_text())
-    rundir.write_json_atomic(
+    directory.write_json_atomic(
         tmp_path / "evaluation.json",
         said | {"model": said["model"] | {"fingerprint": "sha256:0", "path": "/elsewhere"}},
     )
     assert evaluation.run(loaded, tmp_path) == 0
-    told = [row["message"] for row in rundir.read_jsonl(tmp_path / "metrics.jsonl") if row["phase"] == "note"]
+    told = [row["message"] for row in directory.read_jsonl(tmp_path / "metrics.jsonl") if row["phase"] == "note"]
     assert "begun again from the first question: model changed since it was interrupted" in told
     assert json.loads((tmp_path / "evaluation.json").read_text()) == said
     # A folder that was only moved is no other model.
-    rundir.write_json_atomic(tmp_path / "evaluation.json", said | {"model": said["model"] | {"path": "/elsewhere"}})
+    directory.write_json_atomic(tmp_path / "evaluation.json", said | {"model": said["model"] | {"path": "/elsewhere"}})
     assert evaluation._changed(tmp_path / "evaluation.json", said) == ""
 
 
 def test_another_gold_answer_begins_the_evaluation_again(tmp_path, monkeypatch, killed_after):
     rows = [{"prompt": f"{i} + 1?", "answer": str(i + 1)} for i in range(6)]
-    rundir.write_jsonl(tmp_path / "mine.jsonl", rows)
+    directory.write_jsonl(tmp_path / "mine.jsonl", rows)
     text = (
         TEXT[: TEXT.index("data:")]
         + "prompt: {template: r1-zero}\nrewards: [{name: exact_match}]\nrollout: {engine: transformers}\n"
@@ -142,9 +143,9 @@ def test_another_gold_answer_begins_the_evaluation_again(tmp_path, monkeypatch, 
     monkeypatch.setattr(evaluation, "CHUNK", 6)
     with killed_after(lambda row: row["index"] == 3):
         evaluation.run(loaded, tmp_path / "run")
-    rundir.write_jsonl(tmp_path / "mine.jsonl", [row | {"answer": "0"} for row in rows])
+    directory.write_jsonl(tmp_path / "mine.jsonl", [row | {"answer": "0"} for row in rows])
     assert evaluation.run(loaded, tmp_path / "run") == 0
-    questions = rundir.read_jsonl(tmp_path / "run" / "samples" / "questions.jsonl")
+    questions = directory.read_jsonl(tmp_path / "run" / "samples" / "questions.jsonl")
     assert [question["answer"] for question in questions] == ["0"] * 6
 
 
@@ -155,5 +156,5 @@ def test_tasks_of_one_builder_keep_their_parts_apart(tmp_path):
     text += f"eval: {{tasks: [{', '.join(tasks)}], num_samples: 1, greedy: false}}\n"
     (tmp_path / "e.yaml").write_text(text, encoding="utf-8")
     assert evaluation.run(recipe.load([str(tmp_path / "e.yaml")]), tmp_path / "run") == 0
-    found = {name: scores["n_questions"] for name, scores in rundir.result(tmp_path / "run")["tasks"].items()}
+    found = {name: scores["n_questions"] for name, scores in directory.result(tmp_path / "run")["tasks"].items()}
     assert found == {"easy": 6, "easy/2ppl": 3, "easy/3ppl": 3, "hard": 4, "hard/3ppl": 2, "hard/4ppl": 2}

@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
-from r1lab import pipeline, rundir, yaml_source
+from r1lab import pipeline, yaml_source
 from r1lab import recipe as recipes
+from r1lab.rundir import directory
 from r1lab.schema import Pipeline
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -46,7 +47,7 @@ def runs(tmp_path_factory):
 def test_a_recipe_runs_in_small(runs, name):
     plans, done = runs
     for stage in plans[name]:
-        result = rundir.result(stage.path)
+        result = directory.result(stage.path)
         log, error = stage.path / "log.txt", stage.path / "error.txt"
         told = [file.read_text()[-2000:] for file in (error, log) if file.is_file()] or [done.stderr[-2000:]]
         assert result is not None, f"{stage.name}: {told[0]}"

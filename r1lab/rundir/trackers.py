@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from r1lab import rundir
+from r1lab.rundir import directory
 
 NAMES = ("tensorboard", "trackio", "wandb")
 PROJECT = "r1lab"  # unless WANDB_PROJECT or TRACKIO_PROJECT says otherwise
@@ -52,14 +52,14 @@ def start(name: str, run_dir: Path, config: dict, step: int = 0) -> Tracker:
         config: The stage's resolved recipe.
         step: The steps that are done: what a resumed run had written of later ones is superseded.
     """
-    home = rundir.home(run_dir)
+    home = directory.home(run_dir)
     called = run_dir.name if home == run_dir else f"{home.name}-{run_dir.name}"
     file = run_dir / "trackers.json"
     runs = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     begun = name in runs
     identity = runs.setdefault(name, uuid.uuid4().hex)
     if not begun:
-        rundir.write_json_atomic(file, runs)
+        directory.write_json_atomic(file, runs)
     if name == "tensorboard":
         from torch.utils.tensorboard import SummaryWriter
 

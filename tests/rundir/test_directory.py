@@ -8,22 +8,24 @@ import sys
 import numpy as np
 import pytest
 
-from r1lab import rundir
 from r1lab.errors import UserError
+from r1lab.rundir import directory
 
 CONFIG = {"stage": "grpo", "name": "zero", "seed": 3, "train": {"learning_rate": 1e-6, "eval_strategy": "no"}}
 
 
 def prepared(path, **flags):
-    return rundir.prepare("stage: grpo  # as written\n", CONFIG, path, **{"resume": False, "overwrite": False} | flags)
+    return directory.prepare(
+        "stage: grpo  # as written\n", CONFIG, path, **{"resume": False, "overwrite": False} | flags
+    )
 
 
 def test_recipe_is_kept_as_written_and_config_reads_back_the_same(tmp_path):
     path = prepared(tmp_path / "runs" / "zero")
     assert (path / "recipe.yaml").read_text() == "stage: grpo  # as written\n"
-    assert rundir.read_yaml(path / "config.yaml") == CONFIG
-    assert list(rundir.read_yaml(path / "config.yaml")) == list(CONFIG)
-    assert rundir.result(path) is None
+    assert directory.read_yaml(path / "config.yaml") == CONFIG
+    assert list(directory.read_yaml(path / "config.yaml")) == list(CONFIG)
+    assert directory.result(path) is None
 
 
 def test_a_used_directory_is_refused_and_untouched(tmp_path):
@@ -72,47 +74,49 @@ def test_overwrite_follows_no_links_out_of_the_directory(tmp_path):
 
 def test_rows_come_back_and_a_torn_last_line_is_left_out_then_dropped(tmp_path):
     path = tmp_path / "samples" / "metrics.jsonl"
-    rundir.append_jsonl(path, {"step": 1, "text": "Köln\n"})
+    directory.append_jsonl(path, {"step": 1, "text": "Köln\n"})
     with path.open("a") as file:
         file.write('{"step": 2, "rew')
-    assert rundir.read_jsonl(path) == [{"step": 1, "text": "Köln\n"}]
-    rundir.append_jsonl(path, {"step": 2})
-    assert [row["step"] for row in rundir.read_jsonl(path)] == [1, 2]
-    assert rundir.read_jsonl(tmp_path / "none.jsonl") == []
+    assert directory.read_jsonl(path) == [{"step": 1, "text": "Köln\n"}]
+    directory.append_jsonl(path, {"step": 2})
+    assert [row["step"] for row in directory.read_jsonl(path)] == [1, 2]
+    assert directory.read_jsonl(tmp_path / "none.jsonl") == []
 
 
 def test_a_growing_file_is_followed_and_a_new_one_noticed(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    rundir.append_jsonl(path, {"step": 1})
-    rows, offset = rundir.follow_jsonl(path, 0)
+    directory.append_jsonl(path, {"step": 1})
+    rows, offset = directory.follow_jsonl(path, 0)
     assert [row["step"] for row in rows] == [1]
-    assert rundir.follow_jsonl(path, offset) == ([], offset)
-    rundir.append_jsonl(path, {"step": 2})
-    assert rundir.follow_jsonl(path, offset)[0] == [{"step": 2}]
+    assert directory.follow_jsonl(path, offset) == ([], offset)
+    directory.append_jsonl(path, {"step": 2})
+    assert directory.follow_jsonl(path, offset)[0] == [{"step": 2}]
     path.write_text('{"s": 0}\n')
-    assert rundir.follow_jsonl(path, offset)[0] == [{"s": 0}]
+    assert directory.follow_jsonl(path, offset)[0] == [{"s": 0}]
 
 
 def test_numbers_of_numpy_and_what_json_lacks_are_written_as_json(tmp_path):
     row = {"a": np.float32(0.5), "b": np.arange(2), "c": float("nan"), "d": [float("inf")], "e": tmp_path, 1: True}
-    rundir.write_json_atomic(tmp_path / "r.json", row)
+    directory.write_json_atomic(tmp_path / "r.json", row)
     read = json.loads((tmp_path / "r.json").read_text(), parse_constant=lambda name: pytest.fail(name))
     assert read == {"a": 0.5, "b": [0, 1], "c": None, "d": [None], "e": str(tmp_path), "1": True}
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
-    rundir.write_json_atomic(tmp_path / "result.json", {"ok": 1})
+    directory.write_json_atomic(tmp_path / "result.json", {"ok": 1})
     with pytest.raises(TypeError):
-        rundir.write_json_atomic(tmp_path / "result.json", {"ok": object()})
+        directory.write_json_atomic(tmp_path / "result.json", {"ok": object()})
     with pytest.raises(Exception, match="cannot represent"):
-        rundir.write_yaml(tmp_path / "result.json", {"ok": object()})
-    assert rundir.result(tmp_path) == {"ok": 1}
+        directory.write_yaml(tmp_path / "result.json", {"ok": object()})
+    assert directory.result(tmp_path) == {"ok": 1}
     assert [child.name for child in tmp_path.iterdir()] == ["result.json"]
 
 
 def test_two_runs_cannot_hold_one_directory(tmp_path):
-    script = "import pathlib, sys; from r1lab import rundir\nwith rundir.locked(pathlib.Path(sys.argv[1])): pass"
-    with rundir.locked(tmp_path):
+    script = (
+        "import pathlib, sys; from r1lab.rundir import directory as d\nwith d.locked(pathlib.Path(sys.argv[1])): pass"
+    )
+    with directory.locked(tmp_path):
         done = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=False)
         assert done.returncode == 1 and "another r1lab is running" in done.stderr
     assert subprocess.run([sys.executable, "-c", script, tmp_path], check=False).returncode == 0
@@ -130,19 +134,19 @@ def test_manifest_says_what_ran_and_keeps_the_first_when_resumed(tmp_path, monke
     (repository / "new.py").write_text("")
     monkeypatch.chdir(repository)
     pipeline = {"seed": 1, "stages": [{"name": "base", "seed": 1}, {"name": "zero", "seed": 2}]}
-    manifest = rundir.write_manifest(tmp_path, pipeline)
+    manifest = directory.write_manifest(tmp_path, pipeline)
     assert manifest["seeds"] == {"recipe": 1, "base": 1, "zero": 2}
     assert len(manifest["git"]["commit"]) == 40
     assert "+b" in manifest["git"]["diff"] and manifest["git"]["untracked"] == ["new.py"]
     assert manifest["versions"]["python"].startswith("3.")
     assert manifest["hardware"]["cores"] >= 1 and manifest["hardware"]["memory_gib"] > 0
-    rundir.write_manifest(tmp_path, pipeline | {"seed": 9})
+    directory.write_manifest(tmp_path, pipeline | {"seed": 9})
     kept = json.loads((tmp_path / "manifest.json").read_text())
     assert kept["seeds"]["recipe"] == 1 and kept["resumed"][0]["seeds"]["recipe"] == 9
 
 
 def test_no_git_checkout_no_git_state(tmp_path):
-    assert rundir.git_state(tmp_path) is None
+    assert directory.git_state(tmp_path) is None
 
 
 def test_samples_by_step_is_in_the_order_of_the_steps_with_a_file_per_rank(tmp_path):
@@ -151,7 +155,7 @@ def test_samples_by_step_is_in_the_order_of_the_steps_with_a_file_per_rank(tmp_p
     names = ["step_000002.jsonl", "step_000002.rank1.jsonl", "step_1000000.jsonl", "step_000010.jsonl"]
     for name in [*names, "step_x.jsonl", "step_000003 (copy).jsonl", "questions.jsonl"]:
         (folder / name).touch()
-    found = {step: [file.name for file in files] for step, files in rundir.samples_by_step(tmp_path).items()}
+    found = {step: [file.name for file in files] for step, files in directory.samples_by_step(tmp_path).items()}
     assert found == {2: names[:2], 10: [names[3]], 1_000_000: [names[2]]}
 
 
@@ -159,7 +163,7 @@ def test_a_file_system_that_cannot_lock_is_reported(tmp_path, monkeypatch, caplo
     def refuse(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(rundir.fcntl, "flock", refuse)
-    with rundir.locked(tmp_path):
+    monkeypatch.setattr(directory.fcntl, "flock", refuse)
+    with directory.locked(tmp_path):
         pass
     assert "cannot lock" in caplog.text and "No locks available" in caplog.text

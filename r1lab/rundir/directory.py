@@ -297,7 +297,7 @@ def write_manifest(path: str | Path, resolved: dict) -> dict:
         "hardware": hardware(),
         "git": git_state(Path.cwd()),
     }
-    package = Path(__file__).resolve().parent.parent
+    package = Path(__file__).resolve().parents[2]
     if (package / "pyproject.toml").is_file() and not Path.cwd().resolve().is_relative_to(package):
         manifest["r1lab_git"] = git_state(package)
     if file.is_file():

@@ -7,7 +7,8 @@ import types
 
 import pytest
 
-from r1lab import recipe, rundir, trackers
+from r1lab import recipe
+from r1lab.rundir import directory, trackers
 from r1lab.stages.common import Metrics, trl_config
 
 
@@ -90,7 +91,7 @@ def test_a_tracker_keeps_the_identity_of_its_run_until_the_folder_is_emptied(tmp
         sys.modules, "wandb", types.SimpleNamespace(init=lambda **settings: begun.append(settings) or run)
     )
     for flags in ({}, {"resume": True}, {"overwrite": True}):
-        rundir.prepare("stage: sft\n", {}, tmp_path, **{"resume": False, "overwrite": False} | flags)
+        directory.prepare("stage: sft\n", {}, tmp_path, **{"resume": False, "overwrite": False} | flags)
         trackers.start("wandb", tmp_path, {})
     first, resumed, anew = (settings["id"] for settings in begun)
     assert first == resumed != anew and {settings["resume"] for settings in begun} == {"allow"}
