@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 
-LOAD = "from r1lab.models import load_tokenizer; load_tokenizer('embedded:tiny-qwen2')"
+LOAD = "from r1lab.models.loading import load_tokenizer; load_tokenizer('embedded:tiny-qwen2')"
 
 
 def seconds(command: list[str]) -> float:

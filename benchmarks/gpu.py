@@ -208,7 +208,7 @@ def base_models() -> list[str]:
     import torch
 
     from r1lab.errors import UserError
-    from r1lab.smollm2 import convert
+    from r1lab.models.smollm2 import convert
 
     if not torch.cuda.is_available():
         return [TINY]

@@ -28,15 +28,15 @@ def measure(
     import torch
     import trl
 
-    from r1lab import models
     from r1lab.grpo.trainer import GRPOTrainer
+    from r1lab.models import loading
 
     on_gpu = torch.cuda.is_available()
     torch.manual_seed(0)
     made = make(
         GRPOTrainer if trainer == "r1lab" else trl.GRPOTrainer,
-        model=random_model(vocabulary=vocabulary, width=width, layers=layers, dtype=models.torch_dtype("auto")),
-        tokenizer=models.load_tokenizer("embedded:tiny-qwen2"),
+        model=random_model(vocabulary=vocabulary, width=width, layers=layers, dtype=loading.torch_dtype("auto")),
+        tokenizer=loading.load_tokenizer("embedded:tiny-qwen2"),
         rows=rows,
         completion=completion,
         bf16=on_gpu,

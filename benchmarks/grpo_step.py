@@ -30,10 +30,11 @@ def child(args) -> dict:
     from trl import GRPOConfig
     from trl.trainer import grpo_trainer
 
-    from r1lab import grader, models, prompts
+    from r1lab import grader
     from r1lab.data import knights_knaves
     from r1lab.grpo.rewards import BatchRewards
     from r1lab.grpo.trainer import GRPOTrainer
+    from r1lab.models import loading, prompts
 
     class Plain(trl.GRPOTrainer):
         _tokenize_prompts = GRPOTrainer._tokenize_prompts
@@ -42,8 +43,8 @@ def child(args) -> dict:
         from r1lab.engines.vllm import SyncedVLLM
 
         grpo_trainer.VLLMGeneration = SyncedVLLM
-    model = models.load_model(args.model, dtype=args.dtype)
-    tokenizer = models.load_tokenizer(args.model)
+    model = loading.load_model(args.model, dtype=args.dtype)
+    tokenizer = loading.load_tokenizer(args.model)
     rows = knights_knaves(people=3, names=16, sayings=1, copies=20, size=max(64, args.batch), seed=1)
     template = "r1-zero" if "tiny" in args.model else "chat"
     texts = [prompts.render(row["prompt"], tokenizer, template=template)[0] for row in rows]

@@ -33,11 +33,11 @@ def measure(*, rows: int, tokens: int, lists: bool) -> dict:
     """
     from datasets import Dataset
 
-    from r1lab import models
+    from r1lab.models import loading
     from r1lab.schema import SftRecipe
     from r1lab.stages.sft import by_length, examples, tokenized
 
-    tokenizer, recipe = models.load_tokenizer("embedded:tiny-qwen2"), SftRecipe(**RECIPE)
+    tokenizer, recipe = loading.load_tokenizer("embedded:tiny-qwen2"), SftRecipe(**RECIPE)
     rng, words = random.Random(0), ["knight", "knave", "says", "that", "is", "a", "and", "Zoey", "17", "so"]
     texts = [" ".join(rng.choices(words, k=round(tokens * rng.uniform(0.35, 0.65)))) for _ in range(rows)]
     made = [{"prompt": "Who is a knight?", "completion": text} for text in texts]

@@ -4,11 +4,12 @@ import json
 import re
 from pathlib import Path
 
-from r1lab import lookup, models, yaml_source
+from r1lab import lookup, yaml_source
 from r1lab.errors import UserError
 from r1lab.idle import effective
 from r1lab.lookup import did_you_mean
-from r1lab.prompts import TEMPLATES
+from r1lab.models import loading
+from r1lab.models.prompts import TEMPLATES
 from r1lab.rundir import directory
 
 PROTOCOLS = {"r1": "eval/r1", "greedy": "eval/greedy", "logic-rl": "logic-rl/table"}
@@ -205,7 +206,7 @@ def _limits(paths: list[str], protocol: dict, words: list[str]) -> tuple[list[st
 def _context(path: str) -> int | None:
     """The tokens that a model on this disk can read."""
     try:
-        folder = Path(models.resolve(path)).expanduser()
+        folder = Path(loading.resolve(path)).expanduser()
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (UserError, OSError, ValueError):  # told when it is checked
         return None

@@ -28,7 +28,7 @@ def well_formed(turn: str, *, template: str, reward: str) -> bool:
 
     Args:
         turn: The assistant's turn, with a prefilled `<think>` put back.
-        template: The prompt's, a name in `r1lab.prompts.TEMPLATES`.
+        template: The prompt's, a name in `r1lab.models.prompts.TEMPLATES`.
         reward: The reward that says whether the turn is right.
 
     >>> well_formed("<think> 3 + 4 </think> <answer> 7 </answer>", template="r1-zero", reward="accuracy")

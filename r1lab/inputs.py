@@ -3,13 +3,14 @@
 from importlib.util import find_spec
 from pathlib import Path
 
-from r1lab import engines, lookup, models
+from r1lab import engines, lookup
 from r1lab.checks import part_parameters
 from r1lab.data.rows import Columns
 from r1lab.errors import UserError
-from r1lab.folders import folder_problems, quantized_by
 from r1lab.grader import applies
 from r1lab.lookup import did_you_mean
+from r1lab.models import loading
+from r1lab.models.folders import folder_problems, quantized_by
 from r1lab.values import Problems
 from r1lab.yaml_source import Keys
 
@@ -23,7 +24,12 @@ def input_problems(recipe, skip: set[str]) -> Problems:
     rollout = None if "rollout" in skip else getattr(recipe, "rollout", None)
     if "model" not in skip and not (rollout and rollout.engine == "server"):  # where the model lies is its business
         found += [(("model", "path"), message) for message in model_problems(recipe.model.path)]
-        if not found and rollout and engines.choose(rollout.engine) == "vllm" and models.is_adapter(recipe.model.path):
+        if (
+            not found
+            and rollout
+            and engines.choose(rollout.engine) == "vllm"
+            and loading.is_adapter(recipe.model.path)
+        ):
             ways = "set rollout.engine: transformers, or model.lora.merge: true where it was trained"
             found.append((("model", "path"), f"is a LoRA adapter, and vLLM starts from whole models: {ways}"))
         found += [] if found else [(("model", "path"), message) for message in _quantized(recipe, rollout)]
@@ -39,7 +45,7 @@ def input_problems(recipe, skip: set[str]) -> Problems:
 
 def _quantized(recipe, rollout) -> list[str]:
     """Whether a model whose weights are quantized already is one that this stage can use."""
-    method = quantized_by(models.local_folder(recipe.model.path))
+    method = quantized_by(loading.local_folder(recipe.model.path))
     if method is None or method == "bitsandbytes":
         return []
     what = f"{recipe.model.path}: its weights are quantized by {method}"
@@ -56,9 +62,9 @@ def model_problems(path: str) -> list[str]:
         return []
     if path.startswith("scratch:"):
         name = path.removeprefix("scratch:")
-        known = sorted(models.SCRATCH)
+        known = sorted(loading.SCRATCH)
         hint = did_you_mean(name, known, otherwise=f" (there are: {', '.join(known)})")
-        return [] if name in models.SCRATCH else [f"{path}: no such architecture{hint}"]
+        return [] if name in loading.SCRATCH else [f"{path}: no such architecture{hint}"]
     if path.startswith("embedded:"):
         return embedded_problems(path.removeprefix("embedded:"))
     folder = Path(path).expanduser()
@@ -73,7 +79,7 @@ def model_problems(path: str) -> list[str]:
 def embedded_problems(name: str) -> list[str]:
     """What is wrong with the name of a model that r1lab carries."""
     if name == "smollm2-135m":
-        from r1lab.smollm2 import converted, find_gguf
+        from r1lab.models.smollm2 import converted, find_gguf
 
         if (converted() / "config.json").is_file():
             return []
@@ -82,10 +88,10 @@ def embedded_problems(name: str) -> list[str]:
         except UserError as error:
             return [problem.removeprefix("model.path: ") for problem in error.problems]
         return []
-    folder = models.EMBEDDED / name
+    folder = loading.EMBEDDED / name
     if name and folder.is_dir():
         return folder_problems(folder, f"embedded:{name}")
-    have = sorted(path.name for path in models.EMBEDDED.glob("*/")) + ["smollm2-135m"]
+    have = sorted(path.name for path in loading.EMBEDDED.glob("*/")) + ["smollm2-135m"]
     hint = did_you_mean(name, have)
     return [f"embedded:{name}: no such embedded model{hint}; there are: {', '.join(have)}"]
 

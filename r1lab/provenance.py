@@ -8,8 +8,9 @@ import json
 import sysconfig
 from pathlib import Path
 
-from r1lab import __version__, lookup, models
+from r1lab import __version__, lookup
 from r1lab.errors import UserError
+from r1lab.models import loading
 from r1lab.rundir import directory
 
 GRADING_PACKAGES = ("math-verify", "latex2sympy2-extended", "sympy", "reasoning-gym")
@@ -36,7 +37,7 @@ def fingerprint(path: str, revision: str | None = None, *, run_dir: Path | None 
     True
     >>> fingerprint("no/such-model")
     """
-    folder = Path(path if models.is_adapter(path) else models.resolve(path)).expanduser()
+    folder = Path(path if loading.is_adapter(path) else loading.resolve(path)).expanduser()
     if not folder.is_dir():
         return _commit(path, revision)
     files = sorted({file for pattern in _FILES for file in folder.glob(pattern)})

@@ -86,7 +86,7 @@ class Data(Section):
 
 
 class Prompt(Section):
-    """How a question is put to the model: a name in `r1lab.prompts.TEMPLATES`, and a system prompt in its place."""
+    """How a question is put to the model: a name in `models.prompts.TEMPLATES`, and a system prompt in its place."""
 
     template: Literal["none", "chat", "r1-zero", "logic-rl", "open-r1"] = "none"
     system: str | None = None

@@ -3,7 +3,7 @@
 import json
 import textwrap
 
-from r1lab import prompts
+from r1lab.models import prompts
 from r1lab.report import read
 from r1lab.report.read import Stage, clean, number, section
 from r1lab.rundir import directory
@@ -60,7 +60,7 @@ def code(this: Stage, evals: list[Stage]) -> str:
 
 
 def _prompt(this: Stage, evals: list[Stage], template: str) -> list[str]:
-    """Code that sets `prompt` as the training had it (`r1lab.prompts`), for a question that the run was asked."""
+    """Code that sets `prompt` as the training had it (`models.prompts`), for a question that the run was asked."""
     first_step = next(iter(directory.samples_by_step(this.path).values()), [])[:1]
     files = [*first_step, *(e.path / "samples/questions.jsonl" for e in evals)]
     rows = [next(read.rows(path, []), {}) for path in files]

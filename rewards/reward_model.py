@@ -4,8 +4,8 @@ import re
 from functools import cache
 from typing import Literal
 
-from r1lab import models
 from r1lab.errors import UserError
+from r1lab.models import loading
 from r1lab.rewards.answers import final_text
 from r1lab.rewards.score import Score
 
@@ -107,10 +107,10 @@ def _load(model: str, dtype: str, device: str):
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    folder = models.resolve(model)
+    folder = loading.resolve(model)
     try:
         network, info = AutoModelForSequenceClassification.from_pretrained(
-            folder, dtype=models.torch_dtype(dtype), output_loading_info=True
+            folder, dtype=loading.torch_dtype(dtype), output_loading_info=True
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="right", truncation_side="left")
         network = network.eval().to(device)

@@ -9,8 +9,9 @@ import sys
 import pytest
 from ruamel.yaml import YAML
 
-from r1lab import card, models, prompts, usage
+from r1lab import card, usage
 from r1lab.errors import UserError
+from r1lab.models import loading, prompts
 from r1lab.report.read import Stage
 from r1lab.rundir import directory
 
@@ -82,7 +83,7 @@ def test_transformers_code_runs_as_it_is(run_dir):
 def test_code_puts_a_question_as_training_did(tmp_path, tiny_model, template, system):
     if system and template in prompts.PLAIN:
         pytest.skip("these templates have no place for a system prompt, and refuse one")
-    tokenizer = models.load_tokenizer(str(tiny_model))
+    tokenizer = loading.load_tokenizer(str(tiny_model))
     question = "Zoey said: 'Ava lies.'  Who \\ is a \"knight\"?" + " And who is not?" * 20
     (tmp_path / "samples").mkdir()
     directory.write_jsonl(tmp_path / "samples" / "step_000001.jsonl", [{"prompt": question}])

@@ -6,11 +6,12 @@ import pytest
 
 import r1lab.data
 import r1lab.rewards
-from r1lab import lookup, models
+from r1lab import lookup
 from r1lab.data.knights_knaves import complete
+from r1lab.models import loading
 
 LOGIC_RL = Path(__file__).parents[2] / "shared" / "data" / "logic_rl_kk" / "instruct"
-EMBEDDED = sorted(path.name for path in models.EMBEDDED.glob("*/"))
+EMBEDDED = sorted(path.name for path in loading.EMBEDDED.glob("*/"))
 
 # What each builder and reward need to be tried. One that is missing here fails the tests below.
 BUILDERS = {
@@ -68,7 +69,7 @@ def test_every_builder_and_every_reward_is_tried():
 def test_gold_survives_the_tokenizer(model, builder):
     if builder == "logic_rl" and not LOGIC_RL.is_dir():
         pytest.skip("needs ../shared/data/logic_rl_kk")
-    tokenizer = models.load_tokenizer(f"embedded:{model}")
+    tokenizer = loading.load_tokenizer(f"embedded:{model}")
     for parameters in BUILDERS[builder]:
         rows = lookup.function("data", builder)(**parameters)
         gold = [row.get("completion") or complete("One of them lies.", row["answer"]) for row in rows]
@@ -85,7 +86,7 @@ def test_gold_survives_the_tokenizer(model, builder):
 @pytest.mark.parametrize("reward", sorted(REWARDS))
 def test_what_deserves_the_maximum_gets_it_after_the_tokenizer_too(model, reward):
     text, row, settings, full = REWARDS[reward]
-    tokenizer = models.load_tokenizer(f"embedded:{model}")
+    tokenizer = loading.load_tokenizer(f"embedded:{model}")
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     back = tokenizer.decode(ids + [tokenizer.eos_token_id], skip_special_tokens=True)
     others = ["a longer completion, to be compared with"] if reward == "length" else []

@@ -6,13 +6,14 @@ import sys
 
 import pytest
 
-from r1lab import models, provenance
+from r1lab import provenance
 from r1lab.errors import UserError
+from r1lab.models import loading
 
 
 def test_a_copy_has_the_same_fingerprint_and_one_weight_another(tmp_path):
     first = provenance.fingerprint("embedded:tiny-qwen2")
-    shutil.copytree(models.resolve("embedded:tiny-qwen2"), tmp_path / "copy")
+    shutil.copytree(loading.resolve("embedded:tiny-qwen2"), tmp_path / "copy")
     assert first.startswith("sha256:") and provenance.fingerprint(str(tmp_path / "copy")) == first
     weights = tmp_path / "copy" / "model.safetensors"
     data = bytearray(weights.read_bytes())
@@ -23,7 +24,7 @@ def test_a_copy_has_the_same_fingerprint_and_one_weight_another(tmp_path):
 
 @pytest.mark.parametrize("file", ["chat_template.jinja", "tokenizer.json", "config.json"])
 def test_what_else_decides_an_answer_is_in_it(tmp_path, file):
-    shutil.copytree(models.resolve("embedded:tiny-qwen2"), tmp_path / "copy")
+    shutil.copytree(loading.resolve("embedded:tiny-qwen2"), tmp_path / "copy")
     first = provenance.fingerprint(str(tmp_path / "copy"))
     (tmp_path / "copy" / file).write_text((tmp_path / "copy" / file).read_text() + " ")
     assert provenance.fingerprint(str(tmp_path / "copy")) != first
@@ -97,7 +98,7 @@ def test_a_reward_of_an_installed_package_has_its_version():
 
 
 def test_weights_are_read_once_per_run_as_long_as_they_stay_as_they_are(tmp_path, monkeypatch):
-    shutil.copytree(models.resolve("embedded:tiny-qwen2"), tmp_path / "model")
+    shutil.copytree(loading.resolve("embedded:tiny-qwen2"), tmp_path / "model")
     stages = [tmp_path / "run" / name for name in ("01-before", "02-after")]
     for stage in stages:
         stage.mkdir(parents=True)

@@ -2,7 +2,7 @@
 
 An engine generates `n` completions for each prompt. `stream` yields them as they are complete, `generate` returns them
 all. Whatever the engine, the text is the same: sampling follows the arguments alone, never the model's own generation
-config, of which only the end tokens count (`r1lab.models.end_token_ids`).
+config, of which only the end tokens count (`r1lab.models.loading.end_token_ids`).
 """
 
 import importlib.util
@@ -171,7 +171,7 @@ def load(
     import torch
 
     from r1lab.engines.transformers import TransformersEngine
-    from r1lab.models import load_model, load_tokenizer
+    from r1lab.models.loading import load_model, load_tokenizer
 
     settings = {"revision": revision, "trust_remote_code": trust_remote_code}
     model = load_model(path, dtype=dtype, attn_implementation=attn_implementation, **settings).eval()

@@ -8,7 +8,7 @@ from accelerate.utils import is_peft_model
 from transformers import GenerationConfig
 
 from r1lab.engines import Completion, Engine, check_room, seed_of
-from r1lab.models import end_token_ids
+from r1lab.models.loading import end_token_ids
 
 BATCH = 64  # sequences generated at once
 

@@ -27,7 +27,7 @@ from r1lab.schema import Curriculum, DynamicSampling, GrpoTrain
 
 
 class GRPOTrainer(trl.GRPOTrainer):
-    """TRL's trainer on prompts that `r1lab.prompts.render` has already turned into text.
+    """TRL's trainer on prompts that `r1lab.models.prompts.render` has already turned into text.
 
     Args:
         own: What is r1lab's own in a recipe's `train` section; the rest of it is TRL's config, as `args`.

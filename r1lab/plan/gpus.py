@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from r1lab.errors import UserError
 from r1lab.lookup import did_you_mean
-from r1lab.models import cpu_emulates_bfloat16
+from r1lab.models.loading import cpu_emulates_bfloat16
 
 GIB = 2**30
 FLOPS_PER_CYCLE = 32

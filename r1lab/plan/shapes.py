@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from r1lab import models
 from r1lab.errors import UserError
+from r1lab.models import loading
 
 QWEN, LLAMA = 151_936, 128_256  # vocabularies
 # Vocabulary, width, layers, heads, heads of keys and values, width of the MLP, whether head and embedding are one;
@@ -105,7 +105,7 @@ def find(path: str, *, revision: str | None = None, trust_remote_code: bool = Fa
         UserError: Its config is neither here nor in the table, and the Hub cannot be reached; or it is no decoder.
     """
     if path.startswith("scratch:"):
-        kind, sizes = models.SCRATCH[path.removeprefix("scratch:")]
+        kind, sizes = loading.SCRATCH[path.removeprefix("scratch:")]
         return shape(_config(kind, {**sizes, "tie_word_embeddings": True}))
     if path == "embedded:smollm2-135m":  # its folder is made at its first use; a plan makes none
         sizes = (49_152, 576, 30, 9, 3, 1536, True)
@@ -119,13 +119,13 @@ def _read(path: str, revision: str | None, trust_remote_code: bool):
 
     from r1lab.preflight.look import hub_reachable, is_of_the_hub
 
-    if models.is_adapter(path):
+    if loading.is_adapter(path):
         import json
 
         path = json.loads((Path(path) / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
     settings = {"revision": revision, "trust_remote_code": trust_remote_code}
     if not is_of_the_hub(path):
-        return AutoConfig.from_pretrained(models.resolve(path), **settings)
+        return AutoConfig.from_pretrained(loading.resolve(path), **settings)
     if known := table(path):
         return _config(*known)
     online = hub_reachable()

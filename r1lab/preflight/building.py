@@ -7,9 +7,9 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from r1lab import folders, models
 from r1lab.errors import UserError
 from r1lab.lookup import did_you_mean
+from r1lab.models import folders, loading
 from r1lab.preflight.findings import Finding
 from r1lab.schema import StageRecipe
 from r1lab.yaml_source import Keys
@@ -27,7 +27,7 @@ def building_findings(recipe: StageRecipe, start: str, settings: dict, scratch: 
     found: list[Finding] = []
     if recipe.stage in _CONFIGS:
         found += _trainer(recipe, scratch)
-    attention, folder = recipe.model.attn_implementation, models.local_folder(start)
+    attention, folder = recipe.model.attn_implementation, loading.local_folder(start)
     if (getattr(recipe.model, "lora", None) or attention or folder) and not start.startswith("scratch:"):
         found += _model(recipe, start, settings, folder)
     return found
@@ -88,7 +88,7 @@ def _model(recipe: StageRecipe, start: str, settings: dict, folder: Path | None)
 
     trust = {"trust_remote_code": recipe.model.trust_remote_code}
     try:
-        config = AutoConfig.from_pretrained(models.resolve(start), **settings, **trust)
+        config = AutoConfig.from_pretrained(loading.resolve(start), **settings, **trust)
     except (OSError, ValueError, UserError):  # which model and tokenizer are looked at elsewhere
         return []
     attention = {"attn_implementation": recipe.model.attn_implementation} if recipe.model.attn_implementation else {}
@@ -117,7 +117,7 @@ def _adapters(recipe: StageRecipe, model, lora) -> list[Finding]:
     for target in unknown if len(unknown) < len(targets) else ():  # where no layer matches, peft itself refuses
         hint = did_you_mean(target, sorted(linear), otherwise=f" (there are: {', '.join(sorted(linear))})")
         found.append(Finding("error", "settings", f"{target}: the model has no such layer{hint}", keys=keys))
-    adapted, more = _tried(lambda: get_peft_model(model, models.lora_config(lora)), keys)
+    adapted, more = _tried(lambda: get_peft_model(model, loading.lora_config(lora)), keys)
     head = adapted.get_output_embeddings() if adapted is not None else None
     if recipe.stage in ("sft", "grpo") and isinstance(head, BaseTunerLayer):
         what = "TRL takes no adapter on lm_head, since it computes the loss from the weights of that layer alone"

@@ -1,6 +1,6 @@
 """Whether a tokenizer fits its model: an end token, padding, and ids that the embedding has rows for."""
 
-from r1lab import models
+from r1lab.models import loading
 from r1lab.preflight.findings import Finding, Seen
 
 _KEYS = ("model", "path")
@@ -47,10 +47,10 @@ def _vocabulary(start: str, settings: dict) -> int | None:
     """The rows of a model's embedding, as its config says; None where it does not, or for an adapter."""
     from transformers import AutoConfig
 
-    if models.is_adapter(start) or start.startswith("scratch:"):
+    if loading.is_adapter(start) or start.startswith("scratch:"):
         return None
     try:
-        config = AutoConfig.from_pretrained(models.resolve(start), **settings)
+        config = AutoConfig.from_pretrained(loading.resolve(start), **settings)
     except (OSError, ValueError):  # reported by the tokenizer's loading, or custom code
         return None
     return getattr(config.get_text_config(), "vocab_size", None)

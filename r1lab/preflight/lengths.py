@@ -2,7 +2,7 @@
 
 from transformers import AutoConfig, PretrainedConfig
 
-from r1lab import models, prompts
+from r1lab.models import loading, prompts
 from r1lab.preflight.findings import Finding, Seen
 
 
@@ -57,10 +57,10 @@ def _written(seen: Seen) -> tuple[list[int], str]:
 
 def _context(start: str, settings: dict) -> int | None:
     """The tokens that a model can read, as its config says; None where it does not."""
-    if models.is_adapter(start) or start.startswith("scratch:"):
+    if loading.is_adapter(start) or start.startswith("scratch:"):
         return None
     try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(models.resolve(start), **settings)
+        config: PretrainedConfig = AutoConfig.from_pretrained(loading.resolve(start), **settings)
     except (OSError, ValueError):  # told by the tokenizer's loading, or custom code
         return None
     return getattr(config.get_text_config(), "max_position_embeddings", None)

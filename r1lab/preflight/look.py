@@ -4,9 +4,10 @@ import os
 from functools import lru_cache
 from pathlib import Path
 
-from r1lab import lookup, models, prompts, smollm2
+from r1lab import lookup
 from r1lab.errors import UserError
 from r1lab.lookup import did_you_mean
+from r1lab.models import loading, prompts, smollm2
 from r1lab.net import client_settings
 from r1lab.preflight.findings import GENERATED, ROWS, Finding, Seen
 from r1lab.references import REFERENCE
@@ -98,13 +99,13 @@ def _tokenizer(recipe: StageRecipe, earlier: dict[str, StageRecipe], scratch: Pa
         return None, [Finding("ok", "prompt", f"{path}: its tokenizer is made by the run, from the rows", keys=keys)]
     if path == "embedded:smollm2-135m" and not smollm2.converted().is_dir():
         return None, [Finding("ok", "prompt", f"{path}: is converted at its first use, so it was not read", keys=keys)]
-    folder = models.local_folder(path)
+    folder = loading.local_folder(path)
     if problem := folder and _unknown(folder, recipe.model.trust_remote_code):
         return None, [Finding("error", "prompt", f"{path}: {problem[0]}", problem[1], keys)]
     more = {"revision": recipe.model.revision, "trust_remote_code": recipe.model.trust_remote_code}
     more["eos_token"] = _eos_token(recipe, earlier)
     try:
-        return models.load_tokenizer(path, **more, **hub_settings(path, scratch)), []
+        return loading.load_tokenizer(path, **more, **hub_settings(path, scratch)), []
     except UserError as error:
         return None, [_refusal(problem) for problem in error.problems]
     except Exception as error:  # tokenizers raises nothing narrower for a file that it cannot read

@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from r1lab import models
+from r1lab.models import loading
 from r1lab.preflight.findings import Finding
 
 GIB = 2**30
@@ -87,7 +87,7 @@ def memory() -> Finding:
 
 def bfloat16() -> Finding:
     """Whether the processor computes in bfloat16, which matters where there is no GPU."""
-    if models.cpu_emulates_bfloat16():
+    if loading.cpu_emulates_bfloat16():
         seen = (
             "this processor only emulates it (no avx512_bf16, no amx_bf16): keep model.dtype: auto, which is float32"
         )

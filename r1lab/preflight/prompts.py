@@ -1,7 +1,8 @@
 """What a model is given to read, and what ends its turn."""
 
-from r1lab import lookup, models, prompts
+from r1lab import lookup
 from r1lab.errors import UserError
+from r1lab.models import loading, prompts
 from r1lab.preflight.findings import Finding, Seen
 from r1lab.preflight.fit import fit_findings
 from r1lab.preflight.look import template_of
@@ -36,7 +37,7 @@ def prompt_findings(seen: Seen, start: str, settings: dict) -> list[Finding]:
 def visible(ids: list[int], tokenizer) -> str:
     """Tokens as text on one line, special ones in ⟦ ⟧.
 
-    >>> from r1lab.models import load_tokenizer
+    >>> from r1lab.models.loading import load_tokenizer
     >>> tokenizer = load_tokenizer("embedded:tiny-qwen2")
     >>> visible(tokenizer("<|im_start|>user\\nHi")["input_ids"], tokenizer)
     '⟦<|im_start|>⟧user⏎Hi'
@@ -166,7 +167,7 @@ def _ends(seen: Seen, start: str, settings: dict) -> list[Finding]:
         return []
     name = tokenizer.convert_ids_to_tokens
     config = _generation_config(start, settings)
-    stops = models.end_token_ids(tokenizer, config)
+    stops = loading.end_token_ids(tokenizer, config)
     keys, fix = ("model", "path"), "set eos_token in its tokenizer_config.json and eos_token_id in its "
     fix += "generation_config.json to the same token"
     named = getattr(config, "eos_token_id", None)
@@ -196,7 +197,7 @@ def _ends(seen: Seen, start: str, settings: dict) -> list[Finding]:
 def _generation_config(start: str, settings: dict):
     """The generation config that a model is loaded with, None where it cannot be read here."""
     try:
-        return models.load_generation_config(start, **settings)
+        return loading.load_generation_config(start, **settings)
     except (OSError, ValueError):  # neither in the cache nor on the Hub, or custom code
         return None
 

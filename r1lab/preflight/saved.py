@@ -1,6 +1,6 @@
 """Whether the model that a training makes can be saved, as far as the files of the one it starts from tell."""
 
-from r1lab import models, saving
+from r1lab.models import loading, saving
 from r1lab.preflight.findings import Finding, Seen
 
 _TRAINS = ("sft", "grpo", "dpo", "reward")
@@ -16,7 +16,7 @@ def saved_findings(seen: Seen, start: str, settings: dict) -> list[Finding]:
     if seen.recipe.stage not in _TRAINS or start.startswith("scratch:") or seen.tokenizer is None:
         return []
     try:
-        config = models.load_generation_config(start, **settings)
+        config = loading.load_generation_config(start, **settings)
     except (OSError, ValueError):  # neither in the cache nor on the Hub, or custom code
         return []
     keys = ("model", "path")

@@ -4,7 +4,8 @@ import importlib.util
 import re
 from pathlib import Path
 
-from r1lab import batch, checks, engines, launch, models, trl_fields
+from r1lab import batch, checks, engines, launch, trl_fields
+from r1lab.models import loading
 from r1lab.preflight.findings import GENERATED, Finding, Seen
 from r1lab.schema import StageRecipe
 
@@ -101,7 +102,7 @@ def _sleep(recipe: StageRecipe) -> list[Finding]:
 def _bfloat16(recipe: StageRecipe) -> list[Finding]:
     """bfloat16 where this machine only emulates it."""
     server = getattr(recipe, "rollout", None) and recipe.rollout.engine == "server"
-    if server or not models.emulates_bfloat16():
+    if server or not loading.emulates_bfloat16():
         return []
     what, found = "this machine only emulates bfloat16, which takes many times as long as float32", []
     if recipe.model.dtype == "bfloat16":

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
-from r1lab import children, engines, lookup, prompts
+from r1lab import children, engines, lookup
 from r1lab.data import operations
 from r1lab.data.calls import rows_of
 from r1lab.errors import UserError
+from r1lab.models import prompts
 from r1lab.rundir import directory, trackers
 from r1lab.schema import TASKS_OWN, GrpoTrain
 
@@ -117,11 +118,11 @@ def report_gold(grader, rows: list[dict], run_dir: Path) -> None:
 
 def load_tokenizer(recipe):
     """The tokenizer of a recipe's model."""
-    from r1lab import models
+    from r1lab.models import loading
 
     settings = {"revision": recipe.model.revision, "trust_remote_code": recipe.model.trust_remote_code}
     settings["eos_token"] = getattr(recipe, "train", {}).get("eos_token")
-    return models.load_tokenizer(recipe.model.path, **settings)
+    return loading.load_tokenizer(recipe.model.path, **settings)
 
 
 def check_ids(ids: list[int], number: int, tokenizer, model) -> None:
@@ -138,11 +139,11 @@ def check_ids(ids: list[int], number: int, tokenizer, model) -> None:
 
 
 def load_model(recipe, *, scores: bool = False):
-    """A recipe's model, to be trained; `scores` as in `r1lab.models.load_model`."""
-    from r1lab import models
+    """A recipe's model, to be trained; `scores` as in `r1lab.models.loading.load_model`."""
+    from r1lab.models import loading
 
     lora = getattr(recipe.model, "lora", None)  # a reward stage trains all weights
-    return models.load_model(
+    return loading.load_model(
         recipe.model.path,
         dtype=recipe.model.dtype,
         attn_implementation=recipe.model.attn_implementation,
@@ -288,7 +289,7 @@ def trl_config(config_class, recipe, run_dir: Path, **owned):
     """TRL's config: the recipe's `train` section over r1lab's few defaults, with what r1lab owns on top."""
     import torch
 
-    from r1lab.models import emulates_bfloat16
+    from r1lab.models.loading import emulates_bfloat16
 
     settings = {
         "save_total_limit": 2,
@@ -327,7 +328,7 @@ def train_and_save(trainer, recipe, run_dir: Path, tokenizer, started: float, **
 
 def check_saveable(trainer, tokenizer, run_dir: Path) -> None:
     """Ends a run whose model could not be saved, and notes what is left out of it, before it is trained."""
-    from r1lab import saving
+    from r1lab.models import saving
 
     for line in saving.check_saveable(trainer.accelerator.unwrap_model(trainer.model), tokenizer):
         warn(run_dir, line)
@@ -335,8 +336,8 @@ def check_saveable(trainer, tokenizer, run_dir: Path) -> None:
 
 def finish(trainer, recipe, run_dir: Path, tokenizer, started: float, **more) -> None:
     """Save the model for the next stage, then `result.json`, whose presence means finished."""
-    from r1lab.models import is_adapter, resolve
-    from r1lab.saving import compare, save
+    from r1lab.models.loading import is_adapter, resolve
+    from r1lab.models.saving import compare, save
 
     if not trainer.state.global_step:
         rows, size = len(trainer.train_dataset), trainer.args.per_device_train_batch_size

@@ -6,8 +6,8 @@ from pathlib import Path
 from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 
-from r1lab import models, prompts
 from r1lab.errors import UserError
+from r1lab.models import loading, prompts
 from r1lab.stages.common import (
     Metrics,
     build_rows,
@@ -41,7 +41,7 @@ def run(recipe, run_dir: Path) -> int:
         args=config,
         train_dataset=Dataset.from_list(examples),
         processing_class=tokenizer,
-        peft_config=models.lora_config(recipe.model.lora),
+        peft_config=loading.lora_config(recipe.model.lora),
         callbacks=[Metrics(recipe, run_dir, _row)],
     )
     return train_and_save(trainer, recipe, run_dir, tokenizer, started)

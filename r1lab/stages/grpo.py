@@ -9,7 +9,7 @@ from datasets import Dataset
 from transformers import TrainerCallback
 from trl import GRPOConfig
 
-from r1lab import batch, engines, models, prompts
+from r1lab import batch, engines
 from r1lab.errors import UserError
 from r1lab.grader import build as build_grader
 from r1lab.grpo.alarms import AlarmCallback, RolledBack, finish_rollback, restart
@@ -17,6 +17,7 @@ from r1lab.grpo.parity import Parity
 from r1lab.grpo.rewards import BatchRewards
 from r1lab.grpo.schedule import Scheduled
 from r1lab.grpo.trainer import GRPOTrainer
+from r1lab.models import loading, prompts
 from r1lab.schema import GrpoTrain
 from r1lab.stages.common import (
     Metrics,
@@ -58,7 +59,7 @@ def run(recipe, run_dir: Path) -> int:
         train_dataset=Dataset.from_dict({"prompt": [text for text, _ in rendered], "row": list(range(len(rows)))}),
         processing_class=tokenizer,
         reward_funcs=rewards.functions,
-        peft_config=models.lora_config(recipe.model.lora),
+        peft_config=loading.lora_config(recipe.model.lora),
         callbacks=[metrics],
         own=own_settings(recipe),
         rewards=rewards,
@@ -77,7 +78,7 @@ def run(recipe, run_dir: Path) -> int:
     trainer.add_callback(AlarmCallback(recipe, run_dir))
     if recipe.alarms.loss and not trainer.use_vllm:
         trainer.generation_config.remove_invalid_values = True  # else sampling fails before a loss is seen
-    if trainer.use_vllm and recipe.model.lora and models.untie(trainer.accelerator.unwrap_model(trainer.model)):
+    if trainer.use_vllm and recipe.model.lora and loading.untie(trainer.accelerator.unwrap_model(trainer.model)):
         raise UserError(
             "model.lora.target_modules: an adapter on the embedding or the head, which share a weight in this model; "
             "vLLM cannot hold that: set rollout.engine: transformers, or leave that module out"

@@ -10,8 +10,9 @@ from datasets import Dataset, Features, Sequence, Value
 from datasets.arrow_writer import ArrowWriter
 from trl import SFTConfig, SFTTrainer
 
-from r1lab import models, prompts, summary
+from r1lab import summary
 from r1lab.errors import UserError
+from r1lab.models import loading, prompts
 from r1lab.stages.common import (
     Metrics,
     build_rows,
@@ -58,7 +59,7 @@ def run(recipe, run_dir: Path) -> int:
         args=config,
         train_dataset=dataset.remove_columns("length"),
         processing_class=tokenizer,
-        peft_config=models.lora_config(recipe.model.lora),
+        peft_config=loading.lora_config(recipe.model.lora),
         callbacks=[Metrics(recipe, run_dir, _row())],
     )
     show_labels(trainer, tokenizer, run_dir)
@@ -177,8 +178,8 @@ def _model(recipe, rows: list[dict], tokenizer):
     if path.startswith("scratch:"):
         template = prompts.R1_ZERO if recipe.prompt.template == "r1-zero" else ""
         texts = [f"{template}{prompts.joined(row['prompt'])} {row['completion']}" for row in rows[:4000]]
-        model, tokenizer = models.scratch(path.removeprefix("scratch:"), texts, seed=recipe.seed)
-        return model, models.with_end(tokenizer, recipe.train.get("eos_token"))
+        model, tokenizer = loading.scratch(path.removeprefix("scratch:"), texts, seed=recipe.seed)
+        return model, loading.with_end(tokenizer, recipe.train.get("eos_token"))
     return load_model(recipe), tokenizer
 
 

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from r1lab import models
 from r1lab.engines.address import check
 from r1lab.errors import UserError
+from r1lab.models import loading
 
 PROMPTS = [
     "User: Zoey said that Luke is a knave. Luke said that Zoey is a knight. Who is who? Assistant:",
@@ -51,7 +51,7 @@ def free_port() -> int:
 def bent_model(tmp_path_factory):
     """The folder of the embedded base with a generation config that would change every text."""
     folder = tmp_path_factory.mktemp("bent")
-    shutil.copytree(models.EMBEDDED / "tiny-qwen2", folder, dirs_exist_ok=True)
+    shutil.copytree(loading.EMBEDDED / "tiny-qwen2", folder, dirs_exist_ok=True)
     (folder / "generation_config.json").write_text(json.dumps(BENT))
     return folder
 

@@ -621,7 +621,7 @@ def test_ctrl_c_leaves_what_had_arrived():
 @pytest.fixture(scope="module")
 def vllm_server(tmp_path_factory):
     """vLLM's own server with the embedded base, as `embedded:tiny-qwen2`."""
-    from r1lab.models import resolve
+    from r1lab.models.loading import resolve
 
     name = "embedded:tiny-qwen2"
     with serving(resolve(name), name, tmp_path_factory.mktemp("vllm") / "log.txt") as url:
@@ -630,7 +630,7 @@ def vllm_server(tmp_path_factory):
 
 @pytest.mark.slow
 def test_vllms_own_server(vllm_server):
-    from r1lab.models import load_tokenizer
+    from r1lab.models.loading import load_tokenizer
 
     url, name = vllm_server
     tokenizer = load_tokenizer(name)

@@ -5,10 +5,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from r1lab import engines, models
+from r1lab import engines
 from r1lab.engines.transformers import TransformersEngine, without_generation_config
 from r1lab.errors import UserError
-from r1lab.models import end_token_ids
+from r1lab.models import loading
+from r1lab.models.loading import end_token_ids
 from r1lab.schema import Lora
 from tests.engines.conftest import END, PROMPTS
 
@@ -137,10 +138,10 @@ def trainer(folder, output, **settings):
         bf16=False, gradient_checkpointing=False, report_to="none", top_k=1,
     )  # fmt: skip
     return GRPOTrainer(
-        model=models.load_model(str(folder), dtype="float32"),
+        model=loading.load_model(str(folder), dtype="float32"),
         args=config,
         train_dataset=Dataset.from_dict({"prompt": PROMPTS, "row": [0, 1, 2]}),
-        processing_class=models.load_tokenizer(str(folder)),
+        processing_class=loading.load_tokenizer(str(folder)),
         reward_funcs=lambda completions, **_: [0.0] * len(completions),
         **settings,
     )
@@ -148,7 +149,7 @@ def trainer(folder, output, **settings):
 
 @pytest.mark.parametrize("lora", [None, Lora(r=4)], ids=["full", "lora"])
 def test_rollouts_of_a_training_follow_the_same_rule(bent_model, tmp_path, lora):
-    made = trainer(bent_model, tmp_path, peft_config=models.lora_config(lora))
+    made = trainer(bent_model, tmp_path, peft_config=loading.lora_config(lora))
     made.model.eval()
     prompts = [prompt for prompt in PROMPTS[:2] for _ in range(2)]
     prompt_ids, completion_ids, *_ = made.rollout([{"row": 0}] * 4, prompts)

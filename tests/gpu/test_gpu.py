@@ -11,9 +11,10 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 from trl import GRPOConfig
 
-from r1lab import engines, models
+from r1lab import engines
 from r1lab import recipe as recipes
 from r1lab.grpo.trainer import GRPOTrainer
+from r1lab.models import loading
 
 pytestmark = pytest.mark.gpu
 DEVICE = "cuda"
@@ -28,7 +29,7 @@ PROMPTS = ["User: who is a knight? Assistant:", "User: Zoey said that Luke is a 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return models.load_tokenizer(BASE)
+    return loading.load_tokenizer(BASE)
 
 
 def loss_and_gradient(cls, tokenizer, folder, inputs, *, dtype, kind="qwen2", **settings):
@@ -154,7 +155,7 @@ train: {{max_steps: 3, per_device_train_batch_size: 8, learning_rate: 1.0e-3, be
     assert [row["step"] for row in rows] == [1, 2, 3] and result["steps"] == 3
     assert all(math.isfinite(row["loss"]) and row["grad_norm"] > 0 for row in rows)
     after = load_file(tmp_path / "run" / "model" / "model.safetensors")
-    before = models.load_model(BASE, dtype="bfloat16").state_dict()
+    before = loading.load_model(BASE, dtype="bfloat16").state_dict()
     moved = [name for name, weight in after.items() if not torch.equal(weight.to(torch.bfloat16), before[name])]
     assert any("q_proj.weight" in name for name in moved) and any("down_proj.weight" in name for name in moved)
 
@@ -186,7 +187,7 @@ def test_vllm_log_probabilities_follow_the_policy(tmp_path, tokenizer):
         bf16=True, gradient_checkpointing=False, report_to="none",
     )  # fmt: skip
     trainer = GRPOTrainer(
-        model=models.load_model(BASE, dtype="bfloat16"), args=args, processing_class=tokenizer,
+        model=loading.load_model(BASE, dtype="bfloat16"), args=args, processing_class=tokenizer,
         reward_funcs=lambda completions, **_: [0.0] * len(completions),
         train_dataset=Dataset.from_dict({"prompt": PROMPTS, "row": [0, 1]}),
     )  # fmt: skip

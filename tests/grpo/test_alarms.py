@@ -16,11 +16,12 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback
 from trl import GRPOConfig
 
-from r1lab import models, recipe
+from r1lab import recipe
 from r1lab.display import StageDisplay
 from r1lab.errors import UserError
 from r1lab.grpo.alarms import AlarmCallback, check, episodes, finish_rollback, last_good, read_rollback
 from r1lab.grpo.trainer import GRPOTrainer
+from r1lab.models import loading
 from r1lab.rundir import directory
 from r1lab.schema import Alarms
 
@@ -183,7 +184,7 @@ def trained(tmp_path):
     """Trains four steps with alarms, the gradient of the second one NaN; gives `Poison` and the trainer."""
 
     def train(do: str):
-        tokenizer = models.load_tokenizer("embedded:tiny-qwen2")
+        tokenizer = loading.load_tokenizer("embedded:tiny-qwen2")
         sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
         config = AutoConfig.for_model("qwen2", vocab_size=len(tokenizer), num_key_value_heads=2, **sizes)
         args = GRPOConfig(

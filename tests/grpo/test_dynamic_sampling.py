@@ -11,9 +11,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from r1lab import models
 from r1lab.grpo.chooser import Chooser
 from r1lab.grpo.sampling import Group, has_signal
+from r1lab.models import loading
 from r1lab.schema import Curriculum
 
 SCRIPT = Path(__file__).with_name("two_ranks.py")
@@ -39,7 +39,7 @@ def test_two_ranks_train_on_the_groups_of_one(tmp_path, words):
     )  # fmt: skip
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "start")
-    models.load_tokenizer("embedded:tiny-qwen2").save_pretrained(tmp_path / "start")
+    loading.load_tokenizer("embedded:tiny-qwen2").save_pretrained(tmp_path / "start")
     one, (weights,) = launched(1, tmp_path, *words)
     two, both = launched(2, tmp_path, *words)
     assert one == two and bool(one) == ("plain" not in words)

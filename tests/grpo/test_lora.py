@@ -13,15 +13,15 @@ import torch
 import trl
 from peft import PeftModel
 
-from r1lab import models
 from r1lab.grpo.trainer import GRPOTrainer
+from r1lab.models import loading
 from r1lab.schema import Lora
 from tests.grpo.test_step import B, agree, batch, loss_and_gradient, tokenizer, trainer  # noqa: F401
 
 
 def lora_trainer(cls, tokenizer, tmp_path, kind="qwen2", **settings):  # noqa: F811
     """A trainer of a tiny model with LoRA on all linear layers, its B matrices random instead of zero."""
-    made = trainer(partial(cls, peft_config=models.lora_config(Lora(r=4))), tokenizer, tmp_path, kind, **settings)
+    made = trainer(partial(cls, peft_config=loading.lora_config(Lora(r=4))), tokenizer, tmp_path, kind, **settings)
     torch.manual_seed(2)
     for name, parameter in made.model.named_parameters():
         assert parameter.requires_grad == ("lora_" in name)
@@ -59,7 +59,7 @@ def test_the_reference_is_the_model_without_its_adapter(tokenizer, tmp_path):  #
     ids, masks = (
         torch.cat([scored[f"prompt_{part}"], scored[f"completion_{part}"]], dim=1) for part in ("ids", "mask")
     )
-    plain = models.load_model(str(tmp_path / "model"), dtype="float32")
+    plain = loading.load_model(str(tmp_path / "model"), dtype="float32")
 
     def logps(model):
         with torch.no_grad():
@@ -86,12 +86,12 @@ def test_vllm_log_probabilities_follow_the_adapter(tiny_model, tmp_path):
         bf16=False, gradient_checkpointing=False, report_to="none",
     )  # fmt: skip
     made = GRPOTrainer(
-        model=models.load_model(str(tiny_model), dtype="float32"),
+        model=loading.load_model(str(tiny_model), dtype="float32"),
         args=config,
         train_dataset=Dataset.from_dict({"prompt": PROMPTS, "row": [0, 1]}),
-        processing_class=models.load_tokenizer(str(tiny_model)),
+        processing_class=loading.load_tokenizer(str(tiny_model)),
         reward_funcs=lambda completions, **_: [0.0] * len(completions),
-        peft_config=models.lora_config(Lora(r=4)),
+        peft_config=loading.lora_config(Lora(r=4)),
     )
     assert gap(made, sampled(made)) < 1e-2
     torch.manual_seed(0)
@@ -138,13 +138,13 @@ def test_a_stage_saves_the_adapter_and_the_model(tmp_path, merge):
     run = tmp_path / "runs" / "lora"
     assert done.returncode == 0, done.stderr + (run / "log.txt").read_text()[-2000:]
     config = json.loads((run / "adapter" / "adapter_config.json").read_text())
-    assert config["r"] == 4 and config["base_model_name_or_path"] == models.resolve("embedded:tiny-qwen2")
+    assert config["r"] == 4 and config["base_model_name_or_path"] == loading.resolve("embedded:tiny-qwen2")
     assert (run / "model" / "model.safetensors").is_file() is merge
 
-    base = models.load_model("embedded:tiny-qwen2", dtype="float32")
-    found = models.load_model(str(run / "model"), dtype="float32").state_dict()
+    base = loading.load_model("embedded:tiny-qwen2", dtype="float32")
+    found = loading.load_model(str(run / "model"), dtype="float32").state_dict()
     adapted = PeftModel.from_pretrained(base, str(run / "adapter")).merge_and_unload().state_dict()
-    plain = models.load_model("embedded:tiny-qwen2", dtype="float32").state_dict()
+    plain = loading.load_model("embedded:tiny-qwen2", dtype="float32").state_dict()
     assert found.keys() == plain.keys()
     assert all((found[name] - adapted[name]).abs().max() < 1e-6 for name in found)
     assert any((found[name] - plain[name]).abs().max() > 1e-5 for name in found)
@@ -179,7 +179,7 @@ def test_a_quantised_base_takes_grpo_steps_and_stays(tokenizer, tmp_path):  # no
     from trl import GRPOConfig
 
     made = GRPOTrainer(
-        model=models.load_model("embedded:tiny-qwen2", dtype="float32", quantize="4bit"),
+        model=loading.load_model("embedded:tiny-qwen2", dtype="float32", quantize="4bit"),
         args=GRPOConfig(
             output_dir=str(tmp_path), per_device_train_batch_size=8, num_generations=4, max_completion_length=16,
             bf16=False, use_cpu=True, report_to="none", gradient_checkpointing=False, max_steps=2, beta=0.04,
@@ -188,7 +188,7 @@ def test_a_quantised_base_takes_grpo_steps_and_stays(tokenizer, tmp_path):  # no
         train_dataset=Dataset.from_dict({"prompt": ["Zoey is a knight.", "Luke said"], "row": [0, 1]}),
         processing_class=tokenizer,
         reward_funcs=lambda completions, **_: [float(len(set(c))) for c in completions],
-        peft_config=models.lora_config(Lora(r=4)),
+        peft_config=loading.lora_config(Lora(r=4)),
     )  # fmt: skip
     before = {name: parameter.clone() for name, parameter in made.model.named_parameters()}
     made.train()

@@ -9,10 +9,10 @@ from datasets import Dataset
 from transformers import AutoConfig, AutoModelForCausalLM
 from trl import GRPOConfig
 
-from r1lab import models
 from r1lab.grpo.batches import by_group, by_tokens, rows, trimmed
 from r1lab.grpo.head import token_logps
 from r1lab.grpo.trainer import GRPOTrainer
+from r1lab.models import loading
 from r1lab.schema import GrpoTrain
 
 TINY = {
@@ -24,7 +24,7 @@ B, P, C, G = 16, 9, 14, 4
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return models.load_tokenizer("embedded:tiny-qwen2")
+    return loading.load_tokenizer("embedded:tiny-qwen2")
 
 
 def trainer(cls, tokenizer, tmp_path, kind, own=None, dtype=torch.float32, **settings):

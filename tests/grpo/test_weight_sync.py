@@ -5,10 +5,10 @@ import torch
 from datasets import Dataset
 from trl import GRPOConfig
 
-from r1lab import models
 from r1lab.errors import UserError
 from r1lab.grpo.parity import Parity
 from r1lab.grpo.trainer import GRPOTrainer
+from r1lab.models import loading
 from r1lab.rundir import directory
 
 vllm = pytest.importorskip("vllm")
@@ -31,10 +31,10 @@ def trainer(tiny_model, tmp_path_factory):
         report_to="none",
     )
     return GRPOTrainer(
-        model=models.load_model(str(tiny_model), dtype="float32"),
+        model=loading.load_model(str(tiny_model), dtype="float32"),
         args=config,
         train_dataset=Dataset.from_dict({"prompt": PROMPTS, "row": [0, 1]}),
-        processing_class=models.load_tokenizer(str(tiny_model)),
+        processing_class=loading.load_tokenizer(str(tiny_model)),
         reward_funcs=lambda completions, **_: [0.0] * len(completions),
     )
 

@@ -9,9 +9,9 @@ from accelerate import PartialState
 from datasets import Dataset
 from trl import GRPOConfig
 
-from r1lab import models
 from r1lab.grpo import sampling
 from r1lab.grpo.trainer import GRPOTrainer
+from r1lab.models import loading
 from r1lab.schema import Curriculum, DynamicSampling
 
 GROUPS, SIZE, STEPS = 4, 4, 3
@@ -38,9 +38,9 @@ def main(folder: Path, words: list[str]) -> None:
         loss_type="dapo", beta=0.0, bf16=False, use_cpu=True, gradient_checkpointing=False, report_to="none",
         save_strategy="no", disable_tqdm=True, seed=3,
     )  # fmt: skip
-    tokenizer = models.load_tokenizer(str(folder / "start"))
+    tokenizer = loading.load_tokenizer(str(folder / "start"))
     trainer = CutTrainer(
-        model=models.load_model(str(folder / "start"), dtype="float32"), args=config, processing_class=tokenizer,
+        model=loading.load_model(str(folder / "start"), dtype="float32"), args=config, processing_class=tokenizer,
         reward_funcs=reward,
         dynamic_sampling=None if "plain" in words else DynamicSampling(metric="reward", max_rounds=4),
         curriculum=Curriculum(learnability=True) if "curriculum" in words else None,

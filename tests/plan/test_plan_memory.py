@@ -105,7 +105,7 @@ def test_checkpointing_keeps_the_layers_inputs():
 def test_a_mixture_of_experts():
     from transformers import AutoConfig
 
-    from r1lab.models import EMBEDDED
+    from r1lab.models.loading import EMBEDDED
 
     found = AutoConfig.from_pretrained(EMBEDDED / "tiny-deepseek-v3")
     assert memory.activations(work(found))[0] == pytest.approx(kept(found), rel=0.15)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from r1lab import models
 from r1lab.errors import UserError
+from r1lab.models import loading
 from r1lab.plan import shapes
 
 PUBLISHED = {  # parameters of the checkpoints on the Hub
@@ -27,7 +27,7 @@ def test_the_table_has_the_published_sizes(path):
 
 @pytest.mark.parametrize("name", ["tiny-qwen2", "tiny-llama", "tiny-deepseek-v3"])
 def test_embedded_models_have_their_own_sizes(name):
-    model = models.load_model(f"embedded:{name}")
+    model = loading.load_model(f"embedded:{name}")
     assert shapes.find(f"embedded:{name}").parameters == sum(p.numel() for p in model.parameters())
 
 
@@ -40,7 +40,7 @@ def test_a_mixture_of_experts_has_fewer_active_parameters():
 
 def test_linears_are_what_lora_adapts():
     lora = pytest.importorskip("peft")
-    model = models.load_model("embedded:tiny-qwen2")
+    model = loading.load_model("embedded:tiny-qwen2")
     adapted = lora.get_peft_model(model, lora.LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
     trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
     assert trained == 4 * sum(inputs + outputs for _, inputs, outputs in shapes.find("embedded:tiny-qwen2").linears)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from r1lab import models
+from r1lab.models import loading
 from r1lab.preflight import check
 
 
@@ -16,7 +16,7 @@ def model(tmp_path):
 
     def copy(*, name="tiny-qwen2", template=None, tokenizer=None, generation=None, config=None) -> Path:
         folder = tmp_path / "model"
-        shutil.copytree(models.EMBEDDED / name, folder)
+        shutil.copytree(loading.EMBEDDED / name, folder)
         if template == "":
             (folder / "chat_template.jinja").unlink()
         elif template is not None:

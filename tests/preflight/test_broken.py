@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from r1lab import models
-from r1lab.models import CHAT_TEMPLATE
+from r1lab.models import loading
+from r1lab.models.loading import CHAT_TEMPLATE
 from r1lab.preflight import check, rewards
 
 BROKEN = Path(__file__).parent.parent / "broken"
@@ -67,7 +67,7 @@ def broken(tmp_path_factory):
     shutil.copytree(BROKEN, folder)
     for name, changes in MODELS.items():
         copy = folder / "models" / name
-        shutil.copytree(models.EMBEDDED / _FROM.get(name, "tiny-qwen2"), copy)
+        shutil.copytree(loading.EMBEDDED / _FROM.get(name, "tiny-qwen2"), copy)
         for file, change in changes.items():
             if change is None:
                 (copy / file).unlink()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r1lab import models
+from r1lab.models import loading
 from r1lab.preflight.findings import Seen
 from r1lab.preflight.look import _render, template_of
 from r1lab.preflight.turns import turn_findings
@@ -16,7 +16,7 @@ from r1lab.schema import GrpoRecipe
 FOLDER = Path(__file__).parent.parent / "chat_templates"
 KNOWN = {file.stem: file.read_text(encoding="utf-8") for file in sorted(FOLDER.glob("*.jinja"))}
 CHATML, QWEN3 = KNOWN["chatml"], KNOWN["qwen3"]
-PLAIN = models.load_tokenizer("embedded:tiny-qwen2")
+PLAIN = loading.load_tokenizer("embedded:tiny-qwen2")
 LONG = [{"role": "user", "content": "My name is Zoe."}, {"role": "assistant", "content": "Hello."}]
 
 
@@ -120,7 +120,7 @@ def test_one_odd_prompt_of_many_is_a_warning():
 
 
 def test_a_prompt_in_the_text_of_r1_zero_already():
-    from r1lab.prompts import R1_ZERO
+    from r1lab.models.prompts import R1_ZERO
 
     ((verdict, message),) = told([R1_ZERO.replace("{question}", "2+2?")], CHATML, template="r1-zero")
     assert verdict == "error" and "hold 'Assistant:'" in message

@@ -438,7 +438,7 @@ def test_gold_of_two_and_ten_people_and_perturbed_twins_scores_full_marks():
 
 @pytest.mark.parametrize("style", ["deduction", "evaluation"])
 def test_worked_solutions_score_full_marks_also_through_a_tokenizer(style, tiny_model):
-    from r1lab.models import load_tokenizer
+    from r1lab.models.loading import load_tokenizer
 
     tokenizer = load_tokenizer(str(tiny_model))
     rows = knights_knaves(people=[2, 3, 5], size=60, solution=style)

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from r1lab.errors import UserError
-from r1lab.models import load_tokenizer
+from r1lab.models.loading import load_tokenizer
 from r1lab.rewards.reward_model import judged_text, reward_model_reward
 
 TURNS = [

@@ -27,7 +27,8 @@ def test_by_length_pads_little_and_does_not_sort_the_steps():
 
 def sft(tmp_path, tiny_model, rows, **train):
     """The trainer's examples for rows, and what was told."""
-    from r1lab import models, recipe
+    from r1lab import recipe
+    from r1lab.models import loading
     from r1lab.stages.sft import tokenized
 
     words = [f"train.{key}={value}" for key, value in train.items()]
@@ -36,7 +37,7 @@ def sft(tmp_path, tiny_model, rows, **train):
         f"stage: sft\nmodel: {{path: {tiny_model}}}\ndata: {{path: ./x.jsonl}}\nprompt: {{template: r1-zero}}\n"
     )
     loaded = recipe.load([str(path), *words])
-    tokenizer = models.load_tokenizer(str(tiny_model))
+    tokenizer = loading.load_tokenizer(str(tiny_model))
     examples = tokenized(loaded, rows, tokenizer, tmp_path).remove_columns("length")
     return examples.to_list(), tokenizer
 
@@ -79,9 +80,9 @@ def test_packed_rows_do_not_see_each_other(tiny_model):
     """Positions that begin anew keep rows apart, as TRL's packing relies on."""
     import torch
 
-    from r1lab import models
+    from r1lab.models import loading
 
-    model, tokenizer = models.load_model(str(tiny_model)), models.load_tokenizer(str(tiny_model))
+    model, tokenizer = loading.load_model(str(tiny_model)), loading.load_tokenizer(str(tiny_model))
     rows = [
         tokenizer(text, return_tensors="pt")["input_ids"] for text in ("Zoey is a knight.", "Who is a knave then?")
     ]
@@ -94,12 +95,13 @@ def test_packed_rows_do_not_see_each_other(tiny_model):
 
 
 def test_tokens_lie_in_a_file_and_not_in_memory(tmp_path, tiny_model):
-    from r1lab import models, recipe
+    from r1lab import recipe
+    from r1lab.models import loading
     from r1lab.stages.sft import TOKENS, tokenized
 
     path = tmp_path / "r.yaml"
     path.write_text(f"stage: sft\nmodel: {{path: {tiny_model}}}\ndata: {{path: ./x.jsonl}}\n")
-    dataset = tokenized(recipe.load([str(path)]), ROWS, models.load_tokenizer(str(tiny_model)), tmp_path)
+    dataset = tokenized(recipe.load([str(path)]), ROWS, loading.load_tokenizer(str(tiny_model)), tmp_path)
     (file,) = dataset.cache_files
     assert file["filename"] == str(tmp_path / TOKENS / "rows.arrow")
     assert dataset.features["input_ids"].feature.dtype == dataset.features["labels"].feature.dtype == "int32"
@@ -107,12 +109,13 @@ def test_tokens_lie_in_a_file_and_not_in_memory(tmp_path, tiny_model):
 
 
 def test_a_token_beyond_the_embedding_names_the_row(tmp_path, tiny_model):
-    from r1lab import models, recipe
+    from r1lab import recipe
+    from r1lab.models import loading
     from r1lab.stages.sft import tokenized
 
     path = tmp_path / "r.yaml"
     path.write_text(f"stage: sft\nmodel: {{path: {tiny_model}}}\ndata: {{path: ./x.jsonl}}\n")
-    tokenizer, model = models.load_tokenizer(str(tiny_model)), models.load_model(str(tiny_model))
+    tokenizer, model = loading.load_tokenizer(str(tiny_model)), loading.load_model(str(tiny_model))
     size = model.config.vocab_size
     assert size == len(tokenizer)
     tokenizer.add_tokens(["<tool>"])
@@ -130,12 +133,13 @@ def test_an_end_token_of_the_recipe_is_trained_on_and_saved(tmp_path, packing):
 
     from transformers import AutoTokenizer, GenerationConfig
 
-    from r1lab import models, recipe
+    from r1lab import recipe
+    from r1lab.models import loading
     from r1lab.rundir import directory
     from r1lab.stages.sft import TOKENS, run
 
     base = tmp_path / "base"
-    shutil.copytree(models.EMBEDDED / "tiny-qwen2", base)
+    shutil.copytree(loading.EMBEDDED / "tiny-qwen2", base)
     for name, change in (
         ("tokenizer_config.json", {"eos_token": "<|endoftext|>"}),
         ("generation_config.json", {"eos_token_id": 0}),

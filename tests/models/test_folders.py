@@ -5,13 +5,13 @@ import shutil
 
 import pytest
 
-from r1lab import models
-from r1lab.folders import folder_problems, quantized_by, shapes
+from r1lab.models import loading
+from r1lab.models.folders import folder_problems, quantized_by, shapes
 
 
 @pytest.fixture
 def folder(tmp_path):
-    return shutil.copytree(models.EMBEDDED / "tiny-qwen2", tmp_path / "model")
+    return shutil.copytree(loading.EMBEDDED / "tiny-qwen2", tmp_path / "model")
 
 
 def test_a_whole_folder_has_no_problem(folder):

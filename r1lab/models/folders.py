@@ -4,7 +4,7 @@ import json
 import struct
 from pathlib import Path
 
-from r1lab import models
+from r1lab.models import loading
 
 INDEX = "model.safetensors.index.json"
 _LFS = b"version https://git-lfs"
@@ -15,7 +15,7 @@ _LONGEST = 100_000_000  # bytes of a header, by the format
 def folder_problems(folder: Path, name: str = "") -> list[str]:
     """What a model's folder lacks."""
     name = name or str(folder)
-    if models.is_adapter(str(folder)):
+    if loading.is_adapter(str(folder)):
         return []  # models.load_model merges it into its base
     if not (folder / "config.json").is_file():
         return [f"{name}: no config.json in it: not the folder of a model"]

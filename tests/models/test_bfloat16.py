@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from r1lab import models
 from r1lab import recipe as recipes
+from r1lab.models import loading
 from r1lab.plan import gpus, stages
 from r1lab.plan.lengths import Lengths
 from r1lab.preflight import machine
@@ -23,7 +23,7 @@ data: {builder: knights_knaves, people: 2, size: 8, solution: evaluation}
 def cpuinfo(tmp_path, monkeypatch):
     """Sets what `/proc/cpuinfo` says of a machine without a GPU."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(models, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(loading, "CPUINFO", tmp_path / "cpuinfo")
     return (tmp_path / "cpuinfo").write_text
 
 
@@ -34,8 +34,8 @@ def cpuinfo(tmp_path, monkeypatch):
 )  # fmt: skip
 def test_a_processor_tells_whether_it_computes_in_bfloat16(cpuinfo, text, emulates):
     cpuinfo(text)
-    assert models.emulates_bfloat16() == models.cpu_emulates_bfloat16() == emulates
-    assert models.torch_dtype("auto") == torch.float32
+    assert loading.emulates_bfloat16() == loading.cpu_emulates_bfloat16() == emulates
+    assert loading.torch_dtype("auto") == torch.float32
     assert ("only emulates" in machine.bfloat16().seen) == emulates
     assert gpus.cpu().bfloat16 == (not emulates)
 
@@ -44,12 +44,12 @@ def test_a_processor_tells_whether_it_computes_in_bfloat16(cpuinfo, text, emulat
 def test_auto_is_bfloat16_on_a_gpu_that_computes_in_it(monkeypatch, computes):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: computes)
-    assert models.torch_dtype("auto") == (torch.bfloat16 if computes else torch.float32)
+    assert loading.torch_dtype("auto") == (torch.bfloat16 if computes else torch.float32)
 
 
 def test_a_machine_that_does_not_tell_is_taken_to_compute(tmp_path, monkeypatch):
-    monkeypatch.setattr(models, "CPUINFO", tmp_path / "missing")
-    assert models.cpu_emulates_bfloat16() is False
+    monkeypatch.setattr(loading, "CPUINFO", tmp_path / "missing")
+    assert loading.cpu_emulates_bfloat16() is False
 
 
 @pytest.mark.parametrize(

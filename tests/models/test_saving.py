@@ -6,9 +6,9 @@ import shutil
 import pytest
 import torch
 
-from r1lab import models, saving
 from r1lab import recipe as recipes
 from r1lab.errors import UserError
+from r1lab.models import loading, saving
 from r1lab.preflight import check
 from r1lab.schema import Lora
 
@@ -29,14 +29,14 @@ def read(path):
 def base(tmp_path, name="tiny-qwen2", **config):
     """The folder of an embedded model with other settings in its `config.json`."""
     folder = tmp_path / "base"
-    shutil.copytree(models.resolve(f"embedded:{name}"), folder)
+    shutil.copytree(loading.resolve(f"embedded:{name}"), folder)
     (folder / "config.json").write_text(json.dumps(read(folder / "config.json") | config))
     return folder
 
 
 @pytest.mark.parametrize("name", ["tiny-qwen2", "tiny-llama", "tiny-deepseek-v3"])
 def test_embedded_models_name_classes_and_keys_that_transformers_4_knows(name):
-    folder = models.EMBEDDED / name
+    folder = loading.EMBEDDED / name
     assert read(folder / "tokenizer_config.json")["tokenizer_class"] == "PreTrainedTokenizerFast"
     config = read(folder / "config.json")
     assert config["rope_theta"] == config["rope_parameters"]["rope_theta"] and config["torch_dtype"] == config["dtype"]
@@ -58,9 +58,9 @@ def test_a_saved_model_has_the_keys_of_version_4_and_loads_as_it_was(tmp_path, r
         (folder / "config.json").write_text(
             json.dumps({k: v for k, v in read(folder / "config.json").items() if k != key})
         )
-    tokenizer = models.load_tokenizer(str(folder))
+    tokenizer = loading.load_tokenizer(str(folder))
     tokenizer.add_special_tokens({"extra_special_tokens": ["<tool>"]})
-    model = models.load_model(str(folder), dtype="bfloat16")
+    model = loading.load_model(str(folder), dtype="bfloat16")
     saving.save(model, tokenizer, tmp_path / "saved")
     config = read(tmp_path / "saved" / "config.json")
     assert {key: config.get(key) for key in old} == old
@@ -68,10 +68,10 @@ def test_a_saved_model_has_the_keys_of_version_4_and_loads_as_it_was(tmp_path, r
     settings = read(tmp_path / "saved" / "tokenizer_config.json")
     assert settings["additional_special_tokens"] == ["<tool>"] and "extra_special_tokens" not in settings
     assert settings["tokenizer_class"] in ("PreTrainedTokenizerFast", "Qwen2Tokenizer")
-    again = models.load_model(str(tmp_path / "saved"), dtype="bfloat16")
+    again = loading.load_model(str(tmp_path / "saved"), dtype="bfloat16")
     assert again.config.rope_parameters == model.config.rope_parameters
     text = "<think>Is it 12?</think><tool> <|im_end|>"
-    loaded = models.load_tokenizer(str(tmp_path / "saved"))
+    loaded = loading.load_tokenizer(str(tmp_path / "saved"))
     assert loaded(text)["input_ids"] == tokenizer(text)["input_ids"]
     assert loaded.decode(loaded(text)["input_ids"], skip_special_tokens=True) == "<think>Is it 12?</think> "
 
@@ -106,13 +106,13 @@ def test_architectures_whose_keys_have_other_names_in_version_4(config, old):
 def adapted(*targets):
     from peft import get_peft_model
 
-    model = models.load_model("embedded:tiny-qwen2")
-    model = get_peft_model(model, models.lora_config(Lora(r=4, alpha=8, target_modules=list(targets))))
+    model = loading.load_model("embedded:tiny-qwen2")
+    model = get_peft_model(model, loading.lora_config(Lora(r=4, alpha=8, target_modules=list(targets))))
     torch.manual_seed(0)
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             torch.nn.init.normal_(parameter, std=0.1)
-    model.active_peft_config.base_model_name_or_path = models.resolve("embedded:tiny-qwen2")
+    model.active_peft_config.base_model_name_or_path = loading.resolve("embedded:tiny-qwen2")
     return model
 
 
@@ -120,7 +120,7 @@ def adapted(*targets):
 @pytest.mark.parametrize("targets", [("q_proj",), ("lm_head", "q_proj"), ("embed_tokens",)])
 def test_adapters_on_modules_that_share_a_weight_are_saved_as_they_were_trained(tmp_path, targets, merge):
     model = adapted(*targets)
-    saving.save(model, models.load_tokenizer("embedded:tiny-qwen2"), tmp_path, merge=merge)
+    saving.save(model, loading.load_tokenizer("embedded:tiny-qwen2"), tmp_path, merge=merge)
     assert saving.compare(model, tmp_path) < 1e-4
     if merge:
         tied = read(tmp_path / "config.json")["tie_word_embeddings"]
@@ -129,7 +129,7 @@ def test_adapters_on_modules_that_share_a_weight_are_saved_as_they_were_trained(
 
 def test_a_saved_model_that_is_another_one_ends_the_run(tmp_path):
     model = adapted("q_proj")
-    saving.save(model, models.load_tokenizer("embedded:tiny-qwen2"), tmp_path)
+    saving.save(model, loading.load_tokenizer("embedded:tiny-qwen2"), tmp_path)
     with torch.no_grad():
         model.get_input_embeddings().weight[:50] *= 1.2
     with pytest.raises(UserError, match="the saved model is not the trained one: they differ by"):
@@ -140,7 +140,7 @@ def with_generation_config(tmp_path, **settings):
     folder = base(tmp_path)
     file = folder / "generation_config.json"
     file.write_text(json.dumps(read(file) | settings))
-    return models.load_model(str(folder)), models.load_tokenizer(str(folder))
+    return loading.load_model(str(folder)), loading.load_tokenizer(str(folder))
 
 
 def test_sampling_settings_of_a_greedy_generation_config_are_left_out_in_a_line(tmp_path):

@@ -6,11 +6,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from r1lab import lookup
 from r1lab.errors import UserError
 
-EMBEDDED = Path(__file__).parent.parent / "data" / "embedded"
-if not EMBEDDED.is_dir():  # installed from a wheel, data/ lies inside the package
-    EMBEDDED = Path(__file__).parent / "data" / "embedded"
+EMBEDDED = lookup.folder("data") / "embedded"
 
 CPUINFO = Path("/proc/cpuinfo")
 
@@ -81,7 +80,7 @@ def resolve(path: str) -> str:
         return path
     name = path.removeprefix("embedded:")
     if name == "smollm2-135m":
-        from r1lab.smollm2 import convert
+        from r1lab.models.smollm2 import convert
 
         return str(convert())
     folder = EMBEDDED / name

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from r1lab.errors import UserError
-from r1lab.models import load_model, merged
+from r1lab.models.loading import load_model, merged
 from r1lab.rundir import directory
 
 EXACT, ROUNDED = 1e-3, 0.1

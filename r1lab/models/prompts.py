@@ -196,7 +196,7 @@ def special_ids(tokenizer) -> set[int]:
 def without_end(text: str, tokenizer) -> str:
     """A completion less the end tokens that it holds already: `example` adds the one that is trained on.
 
-    >>> from r1lab.models import load_tokenizer
+    >>> from r1lab.models.loading import load_tokenizer
     >>> without_end("4<|im_end|>\\n<|endoftext|>", load_tokenizer("embedded:tiny-qwen2"))
     '4'
     """

@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from r1lab import models, prompts
 from r1lab.errors import UserError
+from r1lab.models import loading, prompts
 
-LOGIC_RL = Path(__file__).parents[2] / "shared" / "data" / "logic_rl_kk" / "instruct"
+LOGIC_RL = Path(__file__).parents[3] / "shared" / "data" / "logic_rl_kk" / "instruct"
 
 
 @pytest.fixture(scope="module")
 def tokenizer(tiny_model):
-    return models.load_tokenizer(str(tiny_model))
+    return loading.load_tokenizer(str(tiny_model))
 
 
 def test_r1_zero_is_a_plain_text_that_ends_where_the_assistant_speaks(tokenizer):
@@ -72,7 +72,7 @@ def test_sft_trains_on_the_completion_and_its_end_and_on_nothing_of_the_prompt(t
     assert whole.strip() == row["completion"] and whole.count("<think>") == 1
 
 
-CHAT = Path(__file__).parent / "chat_templates"
+CHAT = Path(__file__).parent.parent / "chat_templates"
 TRACE = "<think>\nTwo and two.\n</think>\n\n4"
 
 
@@ -146,8 +146,8 @@ def test_r1_zero_keeps_the_history(tokenizer):
 
 
 def test_an_end_token_of_ones_own(tiny_model):
-    tokenizer = models.load_tokenizer(str(tiny_model), eos_token="<|endoftext|>")
+    tokenizer = loading.load_tokenizer(str(tiny_model), eos_token="<|endoftext|>")
     example = prompts.example({"prompt": "?", "completion": "4<|im_end|>"}, tokenizer)
     assert tokenizer.decode(example["completion_ids"]) == "4<|endoftext|>"
     with pytest.raises(UserError, match="train.eos_token: '<|eot_id|>' is no token of the model's tokenizer"):
-        models.load_tokenizer(str(tiny_model), eos_token="<|eot_id|>")
+        loading.load_tokenizer(str(tiny_model), eos_token="<|eot_id|>")

@@ -1,0 +1,1 @@
+"""Models and tokenizers: found, loaded, made, adapted, asked and saved."""
