@@ -30,8 +30,8 @@ def child(args) -> dict:
     from trl import GRPOConfig
     from trl.trainer import grpo_trainer
 
-    from r1lab import grader
     from r1lab.data import knights_knaves
+    from r1lab.grading import grader
     from r1lab.grpo.rewards import BatchRewards
     from r1lab.grpo.trainer import GRPOTrainer
     from r1lab.models import loading, prompts

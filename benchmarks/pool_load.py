@@ -16,7 +16,7 @@ from pathlib import Path
 CORES = sorted(os.sched_getaffinity(0))[:2]
 os.sched_setaffinity(0, CORES)  # before the pool reads it
 
-from r1lab.verify import pool  # noqa: E402
+from r1lab.grading import pool  # noqa: E402
 
 ORDINARY = 600
 HOSTILE = [
@@ -48,7 +48,7 @@ def items() -> list[tuple[str, str]]:
 
 def graded() -> dict:
     """The outcomes of a new pool, its seconds, and the most worker processes that were alive at a time."""
-    graders = pool.Pool("r1lab.verify.maths:grade")
+    graders = pool.Pool("r1lab.grading.maths:grade")
     graders.map(items()[:8])
     most, done = 0, threading.Event()
 

@@ -9,9 +9,8 @@ import itertools
 import json
 import time
 
-from r1lab import grader
 from r1lab.data import knights_knaves
-from r1lab.verify import pool
+from r1lab.grading import grader, pool
 
 
 def rows_and_turns(n: int) -> tuple[list[dict], list[str]]:

@@ -5,7 +5,7 @@ took whatever stood last. An evaluation therefore gives both: strict, right and 
 right wherever it was said.
 """
 
-from r1lab.rewards.answers import answer_block, committed, final_text
+from r1lab.grading.answers import answer_block, committed, final_text
 from r1lab.rewards.format import blocks
 
 TAGGED = ("r1-zero", "logic-rl", "open-r1")

@@ -7,7 +7,7 @@ from r1lab import engines, lookup
 from r1lab.checks import part_parameters
 from r1lab.data.rows import Columns
 from r1lab.errors import UserError
-from r1lab.grader import applies
+from r1lab.grading.grader import applies
 from r1lab.lookup import did_you_mean
 from r1lab.models import loading
 from r1lab.models.folders import folder_problems, quantized_by

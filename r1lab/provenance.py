@@ -8,7 +8,7 @@ import json
 import sysconfig
 from pathlib import Path
 
-from r1lab import __version__, lookup
+from r1lab import __version__, grading, lookup
 from r1lab.errors import UserError
 from r1lab.models import loading
 from r1lab.rundir import directory
@@ -83,9 +83,8 @@ def grader_version(rewards: list[dict]) -> dict:
     >>> sorted(grader_version([{"name": "accuracy"}]))
     ['packages', 'r1lab', 'sha256']
     """
-    package = Path(__file__).parent
-    own = [*lookup.folder("rewards").glob("*.py"), *(package / "verify").glob("*.py")]
-    own += [package / "grader.py", package / "forms.py"]
+    own = [*lookup.folder("rewards").glob("*.py"), *Path(grading.__file__).parent.glob("*.py")]
+    own.append(Path(__file__).with_name("forms.py"))
     for reward in rewards:
         own += _sources(reward["name"])
     packages, wanted = {}, set(GRADING_PACKAGES)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from r1lab import forms, stats
 from r1lab.engines import Completion
-from r1lab.grader import Grader, applies
-from r1lab.grader import build as build_grader
-from r1lab.rewards.answers import committed
+from r1lab.grading.answers import committed
+from r1lab.grading.grader import Grader, applies
+from r1lab.grading.grader import build as build_grader
 
 
 class Judge:

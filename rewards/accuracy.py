@@ -1,10 +1,10 @@
 """Whether the final answer to a maths problem is right."""
 
 from r1lab.errors import UserError
+from r1lab.grading import pool
 from r1lab.rewards.score import Score, Scores
-from r1lab.verify import pool
 
-TASK = "r1lab.verify.maths:grade"
+TASK = "r1lab.grading.maths:grade"
 
 
 def accuracy_reward(completions, *, answer, deadline: float = 5.0, **columns) -> list[float | None]:

@@ -4,7 +4,7 @@ import re
 import unicodedata
 
 from r1lab.errors import UserError
-from r1lab.rewards.answers import committed, plain
+from r1lab.grading.answers import committed, plain
 from r1lab.rewards.score import Score
 
 _TEXT = re.compile(r"\\(?:text|math)(?:bf|it|rm|tt|sf|normal)?\s*\{([^{}]*)\}")
@@ -49,7 +49,7 @@ def choice_reward(completions, *, answer, choices: list | None = None, **columns
     """1 for a turn whose last committed answer is the right letter, else 0.
 
     The answer is looked for after the thinking: in `<answer>`, in a box, after a phrase such as "the answer is" or "I
-    choose", in bold, or alone in the last line (`r1lab.rewards.answers.committed`). Naming several letters ("A or B")
+    choose", in bold, or alone in the last line (`r1lab.grading.answers.committed`). Naming several letters ("A or B")
     is no answer.
 
     Args:

@@ -100,7 +100,7 @@ def code_reward(
             is the last: those after it count as failed.
         memory: MiB that each process may hold. What the stack of a thread for deep recursion reserves does not count.
         workers: Programs that run at a time. Default: one for each core.
-        sandbox: `"local"`: see `r1lab.verify.sandbox`, which says what it does not cover. `"e2b"`: E2B's, whose
+        sandbox: `"local"`: see `r1lab.grading.sandbox`, which says what it does not cover. `"e2b"`: E2B's, whose
             package must be installed. A dotted path, or a function: yours, called as
             `sandbox(program, stdin, limits)`.
 
@@ -211,7 +211,7 @@ def _score(code: str, tests: list[dict], mode: str, run: Callable, limits) -> Sc
 
 def _verdict(code: str, test: dict, run: Callable, limits: dict) -> str:
     """`passed`, `wrong`, `no_result`, or the status of a program that did not end well."""
-    from r1lab.verify.sandbox import Limits
+    from r1lab.grading.sandbox import Limits
 
     with _long_integers():
         expected = test["output"] if test["function"] is None else json.dumps(test["output"])
@@ -242,7 +242,7 @@ def _verdict(code: str, test: dict, run: Callable, limits: dict) -> str:
 
 def _sandbox(sandbox: str | Callable) -> Callable:
     from r1lab import lookup
-    from r1lab.verify import sandbox as offered
+    from r1lab.grading import sandbox as offered
 
     if callable(sandbox):
         return sandbox

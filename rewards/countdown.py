@@ -7,7 +7,7 @@ from collections import Counter
 from fractions import Fraction
 
 from r1lab.errors import UserError
-from r1lab.rewards.answers import answer_block, last_boxed, plain
+from r1lab.grading.answers import answer_block, last_boxed, plain
 from r1lab.rewards.score import Score
 
 _OPERATIONS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}

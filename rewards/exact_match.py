@@ -4,8 +4,8 @@ import re
 import unicodedata
 
 from r1lab.errors import UserError
-from r1lab.rewards.answers import answer_block, final_text, plain
-from r1lab.rewards.boxes import boxes, last_answer
+from r1lab.grading.answers import answer_block, final_text, plain
+from r1lab.grading.boxes import boxes, last_answer
 from r1lab.rewards.score import Score
 
 # Marks that nobody sees: joiners, directions, soft hyphens.

@@ -5,7 +5,7 @@ import string
 import unicodedata
 
 from r1lab.errors import UserError
-from r1lab.rewards.answers import thinking
+from r1lab.grading.answers import thinking
 from r1lab.rewards.score import Score
 
 _LATIN = "a-zA-ZªºÀ-ÖØ-öø-ɏḀ-ỿ"

@@ -4,9 +4,9 @@ import importlib.util
 import json
 
 from r1lab.errors import UserError
-from r1lab.rewards.answers import answer_block, final_text
+from r1lab.grading import pool
+from r1lab.grading.answers import answer_block, final_text
 from r1lab.rewards.score import Score
-from r1lab.verify import pool
 
 TASK = "r1lab.rewards.reasoning_gym_task:grade"
 

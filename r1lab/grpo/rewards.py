@@ -6,7 +6,7 @@ from pathlib import Path
 
 from accelerate.utils import gather_object
 
-from r1lab.grader import Graded, Grader, is_own, merged
+from r1lab.grading.grader import Graded, Grader, is_own, merged
 from r1lab.rundir import directory
 
 

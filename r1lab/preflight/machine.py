@@ -259,7 +259,7 @@ def gloo_finds(asked: str, names: list[str]) -> bool:
 
 def sandbox() -> Finding:
     """Whether programs of the reward `code` run in namespaces of their own: the sandbox is asked itself."""
-    from r1lab.verify import sandbox
+    from r1lab.grading import sandbox
 
     problem = sandbox._launch("", "", sandbox.DEFAULT).status if sys.platform == "linux" else f"none on {sys.platform}"
     if problem == "ok":

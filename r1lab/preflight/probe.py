@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from r1lab import stats
 from r1lab.errors import UserError
-from r1lab.grader import build
+from r1lab.grading.grader import build
 from r1lab.preflight.findings import Finding, Seen
 
 PROMPTS = 16

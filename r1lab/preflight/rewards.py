@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from r1lab import forms, lookup
-from r1lab import grader as graders
 from r1lab.errors import UserError
-from r1lab.grader import Grader
+from r1lab.grading import grader as graders
+from r1lab.grading.grader import Grader
 from r1lab.inputs import ASKS
 from r1lab.preflight.exploits import AS_PUBLISHED, FORMS, exploits, right_turns
 from r1lab.preflight.findings import Finding, Seen

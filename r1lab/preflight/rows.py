@@ -39,7 +39,7 @@ def row_findings(seen: Seen, evaluations: list[Seen], *, tiny: bool = False) -> 
 def _tasks(seen: Seen, tasks: Counter) -> list[Finding]:
     """Rewards for tasks that no row has, and rows that no reward is for."""
     found, rewards = [], getattr(seen.recipe, "rewards", [])
-    from r1lab.grader import applies
+    from r1lab.grading.grader import applies
 
     for index, reward in enumerate(rewards):
         if reward.tasks and not any(applies(reward.tasks, task) for task in tasks):

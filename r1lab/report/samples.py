@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from itertools import islice, zip_longest
 from pathlib import Path
 
+from r1lab.grading.answers import committed
 from r1lab.report.read import Run, Stage, clean, items, number, rows, section
-from r1lab.rewards.answers import committed
 from r1lab.rundir import directory
 
 READ_LIMIT = 200 * 2**20  # bytes of samples/ that are read of a run; of more, every so-manieth step is

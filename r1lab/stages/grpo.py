@@ -11,7 +11,7 @@ from trl import GRPOConfig
 
 from r1lab import batch, engines
 from r1lab.errors import UserError
-from r1lab.grader import build as build_grader
+from r1lab.grading.grader import build as build_grader
 from r1lab.grpo.alarms import AlarmCallback, RolledBack, finish_rollback, restart
 from r1lab.grpo.parity import Parity
 from r1lab.grpo.rewards import BatchRewards

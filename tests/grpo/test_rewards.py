@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from r1lab import grader
+from r1lab.grading import grader
 from r1lab.grpo.rewards import BatchRewards
 from r1lab.rundir import directory
 

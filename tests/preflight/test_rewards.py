@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from r1lab import grader as graders
 from r1lab import lookup
 from r1lab.data import knights_knaves
+from r1lab.grading import grader as graders
 from r1lab.preflight import rewards
 from r1lab.preflight.exploits import exploits, golds, right_turns
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from r1lab.errors import UserError
+from r1lab.grading import pool
 from r1lab.rewards.accuracy import accuracy_reward
-from r1lab.verify import pool
 
 MOST = [
     r"<think> 3 + 4 </think> \boxed{7}", "<think> 3 + 4 </think><answer> 7 </answer>", "The answer is 7.",
@@ -110,7 +110,7 @@ def test_hostile_answers_from_a_thread_beside_ordinary_ones():
     assert [float(by_turn[turn]) for turn in ordinary] == [1.0] * 64
     assert [float(by_turn[turn]) for turn in turns] == [0.0] * len(HOSTILE)
     assert len(beats) > 20  # a grader that held the interpreter lock would let none through
-    graders = pool.shared("r1lab.verify.maths:grade")
+    graders = pool.shared("r1lab.grading.maths:grade")
     assert len(graders._idle) <= graders.workers
 
 

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from r1lab.errors import MachineError, UserError
+from r1lab.grading import sandbox
+from r1lab.grading.sandbox import Result
 from r1lab.rewards.code import code_reward, read_tests
 from r1lab.rewards.code_blocks import extract
-from r1lab.verify import sandbox
-from r1lab.verify.sandbox import Result
 
 SUM = [{"input": "1 2\n", "output": "3\n"}, {"input": "-4 4", "output": "0"}]
 ADD = [{"function": "add", "args": [1, 2], "output": 3}, {"function": "add", "args": [-4, 4], "output": 0}]
@@ -296,7 +296,7 @@ def test_wrong_settings(settings, line):
 
 
 def test_a_sandbox_by_its_path():
-    assert score_all([GOOD], SUM, sandbox="r1lab.verify.sandbox.run") == [(1.0, "passed")]
+    assert score_all([GOOD], SUM, sandbox="r1lab.grading.sandbox.run") == [(1.0, "passed")]
 
 
 @given(

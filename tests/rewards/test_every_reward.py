@@ -6,7 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from r1lab import grader, lookup
+from r1lab import lookup
+from r1lab.grading import grader
 
 PUZZLE = "(1) Zoey is a knight\n(2) Luke is a knave"
 TESTS = [{"input": "1 2", "output": "3"}]

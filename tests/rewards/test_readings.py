@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from r1lab.rewards.answers import readings
-from r1lab.verify.maths import grade
+from r1lab.grading.answers import readings
+from r1lab.grading.maths import grade
 
 RIGHT = [
     ("Answer: 7 (3 + 4 = 7)", "7"),

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from r1lab.errors import MachineError
-from r1lab.verify import pool
-from r1lab.verify.pool import Pool
+from r1lab.grading import pool
+from r1lab.grading.pool import Pool
 
 
 @pytest.fixture
@@ -321,23 +321,23 @@ def test_a_task_that_cannot_be_imported_says_so(make):
 
 
 def test_a_forked_process_has_a_pool_of_its_own():
-    assert pool.shared("r1lab.verify.pool:echo").map([(1,)])[0].value == [1]
-    server = pool.shared("r1lab.verify.pool:echo")._server.pid
+    assert pool.shared("r1lab.grading.pool:echo").map([(1,)])[0].value == [1]
+    server = pool.shared("r1lab.grading.pool:echo")._server.pid
     pid = os.fork()
     if pid == 0:
-        mine = pool.shared("r1lab.verify.pool:echo")
+        mine = pool.shared("r1lab.grading.pool:echo")
         same = mine.map([(2,)])[0].value == [2] and mine._server.pid != server
         mine.close()
         os._exit(0 if same else 1)
     assert os.waitpid(pid, 0)[1] == 0
-    assert pool.shared("r1lab.verify.pool:echo").map([(3,)])[0].value == [3]
+    assert pool.shared("r1lab.grading.pool:echo").map([(3,)])[0].value == [3]
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_nothing_is_left_when_the_parent_is_killed(tmp_path, how):
     script = tmp_path / "parent.py"
     script.write_text(
-        "import signal, threading, time\nfrom r1lab.verify.pool import Pool\n"
+        "import signal, threading, time\nfrom r1lab.grading.pool import Pool\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job ignores it
         "busy = Pool('time:sleep', workers=2, deadline=600)\n"
         "threading.Thread(target=busy.map, args=([(600,)] * 4,), daemon=True).start()\n"

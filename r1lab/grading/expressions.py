@@ -14,10 +14,10 @@ from latex2sympy2_extended.math_normalization import NormalizationConfig
 from math_verify import LatexExtractionConfig, parse, verify
 from sympy.core.function import AppliedUndef
 
-from r1lab.verify import structure
-from r1lab.verify.latex import LONGEST, repaired
-from r1lab.verify.size import too_large
-from r1lab.verify.units import agree, measured
+from r1lab.grading import structure
+from r1lab.grading.latex import LONGEST, repaired
+from r1lab.grading.size import too_large
+from r1lab.grading.units import agree, measured
 
 logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns of timeouts that are off: the pool has its own
 

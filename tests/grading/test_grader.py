@@ -4,8 +4,8 @@ import pickle
 
 import pytest
 
-from r1lab import grader
 from r1lab.errors import UserError
+from r1lab.grading import grader
 from r1lab.rundir import directory
 
 GOLD = "(1) Zoey is a knight\n(2) Luke is a knave"

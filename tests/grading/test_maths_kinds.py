@@ -2,7 +2,7 @@
 
 import pytest
 
-from r1lab.verify import maths
+from r1lab.grading import maths
 
 # Answer and gold, by kind.
 SAME = {

@@ -2,19 +2,19 @@ r"""Whether an answer to a maths problem is right: what a worker of the pool doe
 
 An answer and a gold are compared by structure (lists, tuples, equations) down to their parts. Of those, plain numbers
 are compared exactly, words as words, and all else by math-verify's parser and comparison, which get a text that
-`r1lab.verify.latex` has repaired. What would not fit in memory is refused before it is worked out. May hang or crash
-all the same: to be called through `r1lab.verify.pool`.
+`r1lab.grading.latex` has repaired. What would not fit in memory is refused before it is worked out. May hang or crash
+all the same: to be called through `r1lab.grading.pool`.
 """
 
 import re
 from fractions import Fraction
 from functools import lru_cache
 
-from r1lab.rewards.answers import readings
-from r1lab.verify import expressions, structure
-from r1lab.verify.expressions import SENSELESS, Unreadable
-from r1lab.verify.latex import LONGEST, PLAIN_FUNCTION, normal
-from r1lab.verify.quantities import (
+from r1lab.grading import expressions, structure
+from r1lab.grading.answers import readings
+from r1lab.grading.expressions import SENSELESS, Unreadable
+from r1lab.grading.latex import LONGEST, PLAIN_FUNCTION, normal
+from r1lab.grading.quantities import (
     Quantity,
     in_base,
     names_base,
@@ -24,7 +24,7 @@ from r1lab.verify.quantities import (
     time_of_day,
     without_repeats,
 )
-from r1lab.verify.units import agree, measured, unit
+from r1lab.grading.units import agree, measured, unit
 
 _SIGNS = ("-", "−", "+", "¬", "~")  # before words, of which they say something else
 _LETTER = re.compile(r"\(?([A-Z])\)?[.:]?", re.ASCII)

@@ -10,7 +10,7 @@ from r1lab import lookup
 from r1lab.data.knights_knaves import complete
 from r1lab.models import loading
 
-LOGIC_RL = Path(__file__).parents[2] / "shared" / "data" / "logic_rl_kk" / "instruct"
+LOGIC_RL = Path(__file__).parents[3] / "shared" / "data" / "logic_rl_kk" / "instruct"
 EMBEDDED = sorted(path.name for path in loading.EMBEDDED.glob("*/"))
 
 # What each builder and reward need to be tried. One that is missing here fails the tests below.

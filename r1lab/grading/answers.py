@@ -8,10 +8,10 @@ import re
 from collections import deque
 from itertools import takewhile
 
-from r1lab.rewards.boxes import boxes, last_answer, last_boxed
-from r1lab.rewards.markup import BOLD, plain
-from r1lab.rewards.phrases import announced, without_lead
-from r1lab.rewards.values import last_value, value
+from r1lab.grading.boxes import boxes, last_answer, last_boxed
+from r1lab.grading.markup import BOLD, plain
+from r1lab.grading.phrases import announced, without_lead
+from r1lab.grading.values import last_value, value
 
 __all__ = ["answer_block", "committed", "final_text", "last_boxed", "plain", "readings", "thinking"]
 

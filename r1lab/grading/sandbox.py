@@ -48,9 +48,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from r1lab.errors import UserError
-from r1lab.verify.clock import Watch, held, used
+from r1lab.grading.clock import Watch, held, used
 
-_LAUNCHER = Path(__file__).with_name("launcher.py")
+_LAUNCHER = Path(__file__).with_name("sandbox_launcher.py")
 _GRACE = 10  # seconds for the launcher to end
 _SETUP = 10  # CPU seconds for the launcher to start the program; it takes a tenth of one
 _EXCEPTION = re.compile(r"([A-Za-z_][\w.]{0,59})(?::|$)")
@@ -163,7 +163,7 @@ def _namespaces() -> bool:
 
 
 def _launch(program: str, stdin: str, limits: Limits, work: str = "") -> Result:
-    """Start launcher.py, wait for its report, and read what the program printed."""
+    """Start sandbox_launcher.py, wait for its report, and read what the program printed."""
     python = os.path.realpath(sys._base_executable)
     processes = 0 if work else limits.processes
     with contextlib.ExitStack() as files:

@@ -1,4 +1,4 @@
-"""The process that forks grading workers, and what a worker does. `r1lab.verify.pool` starts and commands it.
+"""The process that forks grading workers, and what a worker does. `r1lab.grading.pool` starts and commands it.
 
 It has one thread, and it imports and warms up the task before it forks, so that a new worker costs some ten
 milliseconds, where a fresh interpreter with SymPy would cost a second; and it holds no work of its own, so that it can

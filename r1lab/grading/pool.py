@@ -22,8 +22,8 @@ from multiprocessing.connection import Connection, wait
 from typing import NamedTuple
 
 from r1lab.errors import MachineError
-from r1lab.verify.clock import Watch
-from r1lab.verify.server import COMMAND, FORK, KILL, REPLY
+from r1lab.grading.clock import Watch
+from r1lab.grading.pool_server import COMMAND, FORK, KILL, REPLY
 
 MEMORY = 512 << 20
 FIRST = 1.0  # CPU seconds of an item's first try: ordinary ones take a hundredth, and those that hang come last
@@ -234,7 +234,7 @@ class Pool:
         numbers = [str(theirs.fileno()), str(os.getpid()), str(self.memory), json.dumps(CORES)]
         path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
         self._server = subprocess.Popen(
-            [sys.executable, "-P", "-m", "r1lab.verify.server", self.task, *numbers],
+            [sys.executable, "-P", "-m", "r1lab.grading.pool_server", self.task, *numbers],
             env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
@@ -289,7 +289,7 @@ _shared: dict[str, Pool] = {}
 def shared(task: str) -> Pool:
     """This process's pool for a task, started when it is first used.
 
-    >>> shared("r1lab.verify.pool:echo").map([("one", 1), ("two", 2)])
+    >>> shared("r1lab.grading.pool:echo").map([("one", 1), ("two", 2)])
     [Outcome(status='ok', value=['one', 1]), Outcome(status='ok', value=['two', 2])]
     """
     if task not in _shared:

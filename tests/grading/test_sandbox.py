@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from r1lab.errors import UserError
-from r1lab.verify import sandbox
-from r1lab.verify.sandbox import DEFAULT, Limits, Result, e2b, run
+from r1lab.grading import sandbox
+from r1lab.grading.sandbox import DEFAULT, Limits, Result, e2b, run
 
 namespaces = pytest.mark.skipif(not sandbox._namespaces(), reason="no user namespaces on this machine")
 

@@ -5,8 +5,8 @@ Only the last sentences of a text are looked at, so that everything here takes l
 
 import re
 
-from r1lab.rewards.markup import plain
-from r1lab.rewards.phrases import DOUBT, SENTENCE
+from r1lab.grading.markup import plain
+from r1lab.grading.phrases import DOUBT, SENTENCE
 
 _TAIL, _LONGEST = 1500, 500  # characters at the end of a text, and of one sentence, that are looked at
 

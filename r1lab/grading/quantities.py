@@ -4,7 +4,7 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
-from r1lab.verify.units import measured
+from r1lab.grading.units import measured
 
 
 class Quantity(NamedTuple):

@@ -5,7 +5,7 @@ Everything here takes linear time on any text.
 
 import re
 
-from r1lab.rewards.markup import BOLD, plain
+from r1lab.grading.markup import BOLD, plain
 
 _ADVERBS = (
     r"(?:,?[ \t]+(?:therefore|thus|hence|then|here|so|simply|clearly|obviously|definitely|certainly|probably|likely"

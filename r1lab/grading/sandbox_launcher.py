@@ -1,4 +1,4 @@
-"""Starts one program inside the sandbox; `sandbox.py` runs this file as `python -I -S launcher.py ...`.
+"""Starts one program inside the sandbox; `sandbox.py` runs this file as `python -I -S sandbox_launcher.py ...`.
 
 Never imported by r1lab, and needs nothing but the standard library. In order: leave the host's namespaces, build a
 root that holds Python and an empty /tmp and nothing else, take the rights away, set the limits, start the program,

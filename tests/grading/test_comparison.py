@@ -3,8 +3,8 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r1lab.verify.latex import normal
-from r1lab.verify.maths import same
+from r1lab.grading.latex import normal
+from r1lab.grading.maths import same
 
 
 def fraction(over: int, under: int) -> str:

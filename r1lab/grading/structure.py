@@ -1,6 +1,6 @@
 r"""What an answer is made of: elements of lists, sets and tuples, sides of equations, names, both signs of `\pm`.
 
-Texts are as `r1lab.verify.latex.normal` gives them.
+Texts are as `r1lab.grading.latex.normal` gives them.
 """
 
 import re

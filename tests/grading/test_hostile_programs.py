@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from r1lab.verify import sandbox
-from r1lab.verify.sandbox import Limits, run
+from r1lab.grading import sandbox
+from r1lab.grading.sandbox import Limits, run
 
 namespaces = pytest.mark.skipif(not sandbox._namespaces(), reason="no user namespaces on this machine")
 
@@ -304,7 +304,7 @@ def test_a_process_that_outlives_is_seen():
 def test_nothing_outlives_the_caller():
     before = pid_namespaces()
     # The probe for namespaces opens one for a moment itself: it is over when the caller prints.
-    program = "from r1lab.verify.sandbox import _namespaces, run; _namespaces(); print(flush=True); "
+    program = "from r1lab.grading.sandbox import _namespaces, run; _namespaces(); print(flush=True); "
     program += "run('import time; time.sleep(60)', '')"
     caller = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
     caller.stdout.readline()

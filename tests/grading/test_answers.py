@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r1lab.rewards.answers import answer_block, committed, final_text, last_boxed, plain
+from r1lab.grading.answers import answer_block, committed, final_text, last_boxed, plain
 from tests.work import calls
 
 MARKS = {"answer_tag", "boxed", "hashes", "phrase", "bold", "bare", "prose"}

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from r1lab.verify.clock import Watch, used
+from r1lab.grading.clock import Watch, used
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 

@@ -4,7 +4,7 @@ import re
 from itertools import pairwise
 from typing import NamedTuple
 
-from r1lab.rewards.markup import plain
+from r1lab.grading.markup import plain
 
 # A run of backslashes is one token, so that an escaped brace differs from a line break before a brace.
 # Of a box without braces a number, a capital letter, a formula in dollars or a short fraction is read.

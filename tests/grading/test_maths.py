@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r1lab.verify import maths
+from r1lab.grading import maths
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 

@@ -1,1 +1,0 @@
-"""Grading that cannot hang the run: worker processes with deadlines, and a sandbox for programs."""
