@@ -9,10 +9,10 @@ import argparse
 import statistics
 from pathlib import Path
 
-from r1lab import recipe as recipes
 from r1lab import reflection
 from r1lab.errors import UserError
 from r1lab.memorisation import limem
+from r1lab.recipe import loading as recipes
 from r1lab.rundir import directory
 
 PEOPLE = range(2, 9)

@@ -34,7 +34,7 @@ def measure(*, rows: int, tokens: int, lists: bool) -> dict:
     from datasets import Dataset
 
     from r1lab.models import loading
-    from r1lab.schema import SftRecipe
+    from r1lab.recipe.schema import SftRecipe
     from r1lab.stages.sft import by_length, examples, tokenized
 
     tokenizer, recipe = loading.load_tokenizer("embedded:tiny-qwen2"), SftRecipe(**RECIPE)

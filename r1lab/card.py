@@ -10,10 +10,10 @@ import math
 import re
 from pathlib import Path
 
-from r1lab import references
 from r1lab.errors import UserError
 from r1lab.models import folders
-from r1lab.references import REFERENCE
+from r1lab.recipe import references
+from r1lab.recipe.references import REFERENCE
 from r1lab.report import read
 from r1lab.report.read import Run, Stage, clean, items, number, section
 from r1lab.rundir import directory

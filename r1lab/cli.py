@@ -219,7 +219,7 @@ def _stray(word: str, arguments: argparse.Namespace) -> str:
 
 def run_verb(arguments: argparse.Namespace) -> int:
     """`r1lab run`: nothing is written before all of the recipe has been found in order."""
-    from r1lab import recipe as recipes
+    from r1lab.recipe import loading as recipes
 
     runs_dir = Path(arguments.runs_dir)
     if runs_dir.exists() and not runs_dir.is_dir():
@@ -244,7 +244,7 @@ def run_verb(arguments: argparse.Namespace) -> int:
 def eval_verb(arguments: argparse.Namespace) -> int:
     """`r1lab eval`: the recipe that it stands for is written, checked and run as by `r1lab run`."""
     from r1lab import evaluate
-    from r1lab.yaml_source import is_assignment
+    from r1lab.recipe.yaml_source import is_assignment
 
     words = [word for word in arguments.sources if is_assignment(word)]
     models = [word for word in arguments.sources if word not in words]
@@ -287,7 +287,7 @@ def plan_verb(arguments: argparse.Namespace) -> int:
     import json
 
     from r1lab import plan
-    from r1lab import recipe as recipes
+    from r1lab.recipe import loading as recipes
 
     recipe = recipes.load(_with_a_recipe(arguments), tiny=arguments.tiny)
     memory = plan.parse_memory(arguments.memory) if arguments.memory else None
@@ -336,14 +336,14 @@ def _terminal() -> tuple[bool, int | None]:
 
 def show_verb(arguments: argparse.Namespace) -> int:
     """`r1lab show`: the resolved recipe as YAML, which `r1lab run` takes back."""
-    from r1lab import recipe as recipes
+    from r1lab.recipe import loading as recipes
 
     print(recipes.dumps(recipes.load(_with_a_recipe(arguments), tiny=arguments.tiny)), end="")
     return 0
 
 
 def _with_a_recipe(arguments: argparse.Namespace) -> list[str]:
-    from r1lab.yaml_source import is_assignment
+    from r1lab.recipe.yaml_source import is_assignment
 
     if all(is_assignment(source) for source in arguments.sources):
         first = arguments.sources[0]
@@ -369,7 +369,7 @@ def ls_verb(arguments: argparse.Namespace) -> int:
 
 def cp_verb(arguments: argparse.Namespace) -> int:
     """`r1lab cp`: an existing file is never overwritten."""
-    from r1lab.yaml_source import find
+    from r1lab.recipe.yaml_source import find
 
     recipe, to = find(arguments.recipe), Path(arguments.to)
     if to.is_dir():

@@ -4,12 +4,13 @@ import json
 import re
 from pathlib import Path
 
-from r1lab import lookup, yaml_source
+from r1lab import lookup
 from r1lab.errors import UserError
-from r1lab.idle import effective
 from r1lab.lookup import did_you_mean
 from r1lab.models import loading
 from r1lab.models.prompts import TEMPLATES
+from r1lab.recipe import yaml_source
+from r1lab.recipe.idle import effective
 from r1lab.rundir import directory
 
 PROTOCOLS = {"r1": "eval/r1", "greedy": "eval/greedy", "logic-rl": "logic-rl/table"}

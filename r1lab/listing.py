@@ -6,7 +6,8 @@ import re
 import time
 from pathlib import Path
 
-from r1lab import lookup, yaml_source
+from r1lab import lookup
+from r1lab.recipe import yaml_source
 
 SECTIONS = ("recipes", "rewards", "data", "runs")
 

@@ -16,11 +16,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from r1lab import children, comparison, engines, launch, references, summary
-from r1lab import recipe as recipes
+from r1lab import children, comparison, engines, summary
 from r1lab.children import StopRequests
 from r1lab.display import StageDisplay
 from r1lab.errors import UserError
+from r1lab.recipe import launch, references
+from r1lab.recipe import loading as recipes
 from r1lab.rundir import directory
 
 INTERRUPTED = 130
@@ -59,7 +60,7 @@ def run(
     """Runs a recipe, single-stage or pipeline, and shows it as it runs.
 
     Args:
-        recipe: What `r1lab.recipe.load` returned.
+        recipe: What `r1lab.recipe.loading.load` returned.
         recipe_text: The recipe as written, for `recipe.yaml`.
         runs_dir: Where run directories lie.
         name: The name of the run, the recipe's own if None.

@@ -14,7 +14,7 @@ FOLDERS = sorted(path.parent for path in (ROOT / "r1lab").rglob("__init__.py")) 
 def listed_elsewhere(folder: Path) -> set[str]:
     """Modules that the documentation lists elsewhere: of public rewards and builders, and of stages."""
     if folder.name == "stages":
-        from r1lab.schema import STAGES
+        from r1lab.recipe.schema import STAGES
 
         return set(STAGES)
     if folder.name in ("rewards", "data"):

@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from r1lab import cli, listing, pipeline, yaml_source
+from r1lab import cli, listing, pipeline
+from r1lab.recipe import yaml_source
 from r1lab.rundir import directory
 
 GRPO = """\

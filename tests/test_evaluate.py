@@ -5,8 +5,9 @@ import shutil
 
 import pytest
 
-from r1lab import cli, evaluate, recipe
+from r1lab import cli, evaluate
 from r1lab.errors import UserError
+from r1lab.recipe import loading
 from r1lab.rundir import directory
 
 TINY = "embedded:tiny-qwen2"
@@ -14,7 +15,7 @@ TINY = "embedded:tiny-qwen2"
 
 def made(*paths, tasks=(), protocol="greedy", **more):
     sources, told = evaluate.sources(list(paths) or [TINY], tasks=list(tasks), protocol=protocol, **more)
-    return recipe.load(sources), told
+    return loading.load(sources), told
 
 
 @pytest.mark.parametrize("protocol", evaluate.PROTOCOLS)
@@ -40,7 +41,7 @@ def test_the_protocol_says_how_it_is_asked():
 
 
 def test_a_pipeline_is_a_protocol_that_asks_as_its_own_evaluations_do():
-    quickstart = recipe.load(["quickstart"])
+    quickstart = loading.load(["quickstart"])
     (stage,) = made(protocol="quickstart")[0].stages
     asked = stage.eval.tasks[0].model_dump()
     assert asked == quickstart.stages[0].eval.tasks[0].model_dump() | {"name": "knights_knaves"}
@@ -186,7 +187,7 @@ def test_it_runs_compares_and_can_be_run_again_from_its_recipe(capsys, tmp_path,
     figures = result["stages"]["tiny-qwen2"]["tasks"]["knights_knaves"]
     assert {"strict", "lenient", "format", "pass@2", "maj@2", "length", "ci95", "strict_ci95"} <= set(figures)
     assert cli.main([*argv, "--resume"]) == 0 and "finished before, skipped" in capsys.readouterr().out
-    assert recipe.load([str(tmp_path / "runs/e/recipe.yaml")]).stages  # as it was written, it loads
+    assert loading.load([str(tmp_path / "runs/e/recipe.yaml")]).stages  # as it was written, it loads
 
 
 def test_the_prompt_of_an_old_run_is_read_without_what_has_no_effect(tmp_path):

@@ -15,9 +15,10 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from r1lab import pipeline, references
-from r1lab import recipe as recipes
+from r1lab import pipeline
 from r1lab.errors import UserError
+from r1lab.recipe import loading as recipes
+from r1lab.recipe import references
 from r1lab.rundir import directory
 
 TESTS = Path(__file__).parent

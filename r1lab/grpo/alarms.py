@@ -15,8 +15,8 @@ from pathlib import Path
 from transformers import TrainerCallback
 
 from r1lab.errors import UserError
+from r1lab.recipe.schema import Alarm, Alarms, FigureAlarm
 from r1lab.rundir import directory
-from r1lab.schema import Alarm, Alarms, FigureAlarm
 
 # The figure of each alarm among the trainer's logs.
 LOGS = {

@@ -15,8 +15,8 @@ from r1lab.plan.lengths import lengths
 from r1lab.plan.report import as_json, text
 from r1lab.plan.stages import StagePlan, plan_stage
 from r1lab.preflight.look import start_of
-from r1lab.recipe import stage_recipes
-from r1lab.schema import Pipeline
+from r1lab.recipe.loading import stage_recipes
+from r1lab.recipe.schema import Pipeline
 
 __all__ = ["Planned", "as_json", "parse_memory", "plan", "text"]
 
@@ -66,7 +66,7 @@ def plan(recipe, *, gpu: str | None = None, gpus: int | None = None, memory: int
     """Plans every stage of a recipe.
 
     Args:
-        recipe: A stage's recipe or a `Pipeline`, as `r1lab.recipe.load` gives it.
+        recipe: A stage's recipe or a `Pipeline`, as `r1lab.recipe.loading.load` gives it.
         gpu: A name in `r1lab.plan.gpus.GPUS`. Default: the CUDA device here, else this machine's memory and cores.
         gpus: How many. Default: each stage's `launch.gpus`.
         memory: Bytes of each, in place of the device's own.

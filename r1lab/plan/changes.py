@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from r1lab import recipe as recipes
 from r1lab.plan.stages import StagePlan, gib, setting
+from r1lab.recipe import loading as recipes
 
 SHOWN = 3
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from r1lab import lookup
 from r1lab.preflight.findings import GENERATED
 from r1lab.preflight.look import look
-from r1lab.references import REFERENCE
+from r1lab.recipe.references import REFERENCE
 
 CHARACTERS, TEMPLATE = 3, 128
 """Characters assumed of a token where the tokenizer is not here, and tokens of a template around the prompt."""

@@ -4,12 +4,13 @@ import math
 import os
 from dataclasses import dataclass, replace
 
-from r1lab import engines, trl_fields
+from r1lab import engines
 from r1lab.plan import cost, memory, shapes
 from r1lab.plan.gpus import GIB, Device
 from r1lab.plan.lengths import Lengths
 from r1lab.plan.memory import Lora, Memory, Precision, Sharding, Training
-from r1lab.schema import GrpoTrain
+from r1lab.recipe import trl_fields
+from r1lab.recipe.schema import GrpoTrain
 
 PROCESS, VLLM = 0.53, 0.17
 """GiB of a stage's process on a CPU before there is a model, and what vLLM's import adds, which TRL's GRPO needs

@@ -11,8 +11,8 @@ from r1lab.errors import UserError
 from r1lab.lookup import did_you_mean
 from r1lab.models import folders, loading
 from r1lab.preflight.findings import Finding
-from r1lab.schema import StageRecipe
-from r1lab.yaml_source import Keys
+from r1lab.recipe.schema import StageRecipe
+from r1lab.recipe.yaml_source import Keys
 
 _CONFIGS = {"sft": "SFTConfig", "grpo": "GRPOConfig", "dpo": "DPOConfig", "reward": "RewardConfig"}
 

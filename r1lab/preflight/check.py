@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from r1lab import recipe as recipes
 from r1lab.errors import UserError
 from r1lab.preflight.findings import COLORS, Finding, Seen
-from r1lab.schema import Pipeline, Recipe, StageRecipe
+from r1lab.recipe import loading as recipes
+from r1lab.recipe.schema import Pipeline, Recipe, StageRecipe
 
 Tell = Callable[[StageRecipe, Finding], None]
 

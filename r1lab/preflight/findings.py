@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from r1lab.schema import StageRecipe
-from r1lab.yaml_source import Keys
+from r1lab.recipe.schema import StageRecipe
+from r1lab.recipe.yaml_source import Keys
 
 ROWS = 256
 """Rows of a stage's data that are looked at one by one."""

@@ -10,8 +10,8 @@ from r1lab.lookup import did_you_mean
 from r1lab.models import loading, prompts, smollm2
 from r1lab.net import client_settings
 from r1lab.preflight.findings import GENERATED, ROWS, Finding, Seen
-from r1lab.references import REFERENCE
-from r1lab.schema import StageRecipe
+from r1lab.recipe.references import REFERENCE
+from r1lab.recipe.schema import StageRecipe
 
 _TOKENIZERS = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
 """Files of which any tokenizer has one."""

@@ -14,9 +14,9 @@ from r1lab import forms, lookup
 from r1lab.errors import UserError
 from r1lab.grading import grader as graders
 from r1lab.grading.grader import Grader
-from r1lab.inputs import ASKS
 from r1lab.preflight.exploits import AS_PUBLISHED, FORMS, exploits, right_turns
 from r1lab.preflight.findings import Finding, Seen
+from r1lab.recipe.inputs import ASKS
 
 FOOLED = 16  # rows that exploits are tried on
 PROGRAMS = 4  # rows that are looked at where a reward runs programs, a process each

@@ -5,7 +5,7 @@ from collections import Counter
 from r1lab import lookup
 from r1lab.data import operations
 from r1lab.preflight.findings import Finding, Seen
-from r1lab.schema import StageRecipe
+from r1lab.recipe.schema import StageRecipe
 
 NEAR = 0.9  # the share of 5-word runs in common from which two rows count as the same
 MANY = 0.05  # the share of such rows that is worth a warning

@@ -4,10 +4,11 @@ import importlib.util
 import re
 from pathlib import Path
 
-from r1lab import batch, checks, engines, launch, trl_fields
+from r1lab import engines
 from r1lab.models import loading
 from r1lab.preflight.findings import GENERATED, Finding, Seen
-from r1lab.schema import StageRecipe
+from r1lab.recipe import batch, checks, launch, trl_fields
+from r1lab.recipe.schema import StageRecipe
 
 PROCESSES = (1, 2, 4, 8)
 

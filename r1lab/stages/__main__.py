@@ -16,7 +16,7 @@ from r1lab.errors import UserError
 def main(run_dir: Path) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    from r1lab import recipe as recipes
+    from r1lab.recipe import loading as recipes
 
     try:
         recipe = recipes.load([str(run_dir / "config.yaml")])

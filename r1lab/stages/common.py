@@ -14,8 +14,8 @@ from r1lab.data import operations
 from r1lab.data.calls import rows_of
 from r1lab.errors import UserError
 from r1lab.models import prompts
+from r1lab.recipe.schema import TASKS_OWN, GrpoTrain
 from r1lab.rundir import directory, trackers
-from r1lab.schema import TASKS_OWN, GrpoTrain
 
 logger = logging.getLogger(__name__)
 

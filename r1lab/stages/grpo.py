@@ -9,7 +9,7 @@ from datasets import Dataset
 from transformers import TrainerCallback
 from trl import GRPOConfig
 
-from r1lab import batch, engines
+from r1lab import engines
 from r1lab.errors import UserError
 from r1lab.grading.grader import build as build_grader
 from r1lab.grpo.alarms import AlarmCallback, RolledBack, finish_rollback, restart
@@ -18,7 +18,8 @@ from r1lab.grpo.rewards import BatchRewards
 from r1lab.grpo.schedule import Scheduled
 from r1lab.grpo.trainer import GRPOTrainer
 from r1lab.models import loading, prompts
-from r1lab.schema import GrpoTrain
+from r1lab.recipe import batch
+from r1lab.recipe.schema import GrpoTrain
 from r1lab.stages.common import (
     Metrics,
     StopOnInterrupt,

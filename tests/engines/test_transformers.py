@@ -10,7 +10,7 @@ from r1lab.engines.transformers import TransformersEngine, without_generation_co
 from r1lab.errors import UserError
 from r1lab.models import loading
 from r1lab.models.loading import end_token_ids
-from r1lab.schema import Lora
+from r1lab.recipe.schema import Lora
 from tests.engines.conftest import END, PROMPTS
 
 LIMIT = 48

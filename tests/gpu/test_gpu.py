@@ -12,9 +12,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from trl import GRPOConfig
 
 from r1lab import engines
-from r1lab import recipe as recipes
 from r1lab.grpo.trainer import GRPOTrainer
 from r1lab.models import loading
+from r1lab.recipe import loading as recipes
 
 pytestmark = pytest.mark.gpu
 DEVICE = "cuda"

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from r1lab.grpo.chooser import Chooser
 from r1lab.grpo.sampling import Group, has_signal
 from r1lab.models import loading
-from r1lab.schema import Curriculum
+from r1lab.recipe.schema import Curriculum
 
 SCRIPT = Path(__file__).with_name("two_ranks.py")
 

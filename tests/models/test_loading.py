@@ -11,7 +11,7 @@ import pytest
 from r1lab.data import knights_knaves
 from r1lab.errors import UserError
 from r1lab.models import loading, saving
-from r1lab.schema import Lora
+from r1lab.recipe.schema import Lora
 
 EMBEDDED = sorted(p.name for p in loading.EMBEDDED.glob("*/"))
 

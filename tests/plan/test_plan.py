@@ -5,11 +5,11 @@ import json
 import pytest
 
 from r1lab import cli, plan
-from r1lab import recipe as recipes
 from r1lab.errors import UserError
 from r1lab.plan import gpus
 from r1lab.plan.changes import changed
 from r1lab.plan.gpus import GIB
+from r1lab.recipe import loading as recipes
 
 GRPO = {
     "stage": "grpo",

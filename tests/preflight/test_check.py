@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from r1lab import cli, recipe
+from r1lab import cli
 from r1lab.preflight import check, probe
 from r1lab.preflight.look import start_of
-from r1lab.yaml_source import packaged_recipes
+from r1lab.recipe import loading
+from r1lab.recipe.yaml_source import packaged_recipes
 
 RECIPES = sorted(packaged_recipes())
 
@@ -62,7 +63,7 @@ def test_nothing_is_left_behind(tmp_path):
 
 
 def test_the_model_that_a_stage_starts_from():
-    pipeline = recipe.load(["r1/tiny"])
+    pipeline = loading.load(["r1/tiny"])
     by_name = {stage.name: stage for stage in pipeline.stages}
     assert start_of("@rl2/model", by_name) == "embedded:tiny-qwen2"
     assert start_of("@llama-student/model", by_name) == "embedded:tiny-llama"

@@ -2,8 +2,8 @@
 
 import pytest
 
-from r1lab import recipe as recipes
 from r1lab.preflight.settings import batch_findings, billions, setting_findings
+from r1lab.recipe import loading as recipes
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from r1lab.models import loading
 from r1lab.preflight.findings import Seen
 from r1lab.preflight.look import _render, template_of
 from r1lab.preflight.turns import turn_findings
-from r1lab.schema import GrpoRecipe
+from r1lab.recipe.schema import GrpoRecipe
 
 FOLDER = Path(__file__).parent.parent / "chat_templates"
 KNOWN = {file.stem: file.read_text(encoding="utf-8") for file in sorted(FOLDER.glob("*.jinja"))}

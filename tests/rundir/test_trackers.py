@@ -7,7 +7,7 @@ import types
 
 import pytest
 
-from r1lab import recipe
+from r1lab.recipe import loading
 from r1lab.rundir import directory, trackers
 from r1lab.stages.common import Metrics, trl_config
 
@@ -25,7 +25,7 @@ def loaded(tmp_path, report_to):
         "stage: sft\nname: t\nmodel: {path: embedded:tiny-qwen2}\ndata: {builder: rows, path: x.jsonl}\n"
         f"train: {{report_to: {report_to}}}\n"
     )
-    return recipe.load([str(path)])
+    return loading.load([str(path)])
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from r1lab import recipe, summary
+from r1lab import summary
 from r1lab.data.knights_knaves import split_of
 from r1lab.engines import Completion
+from r1lab.recipe import loading
 from r1lab.records import Judge, answer_of, figures
 from r1lab.rundir import directory
 from r1lab.stages.common import build_rows
@@ -56,7 +57,7 @@ rollout: {engine: transformers}
 eval: {size: 4, num_samples: 1, max_completion_length: 8}
 """
     (tmp_path / "r.yaml").write_text(text)
-    assert eval_run(recipe.load([str(tmp_path / "r.yaml")]), tmp_path / "run") == 0
+    assert eval_run(loading.load([str(tmp_path / "r.yaml")]), tmp_path / "run") == 0
     told = "knights_knaves: 8 answers were not graded in time and count as wrong, so its figures are too low"
     assert told in capsys.readouterr().out
     result = directory.result(tmp_path / "run")
@@ -98,7 +99,7 @@ def test_a_training_without_tasks_is_evaluated_on_the_test_split(tmp_path):
         "stage: grpo\nmodel: {path: embedded:tiny-qwen2}\ndata: {builder: knights_knaves, people: 3, size: 30}\n"
         "rewards: [{name: knights_knaves}]\ntrain: {per_device_train_batch_size: 8}\neval: {every: 1, size: 12}\n"
     )
-    ((name, rows),) = eval_tasks(recipe.load([str(path)])).items()
+    ((name, rows),) = eval_tasks(loading.load([str(path)])).items()
     assert name == "knights_knaves" and len(rows) == 12
     assert {split_of(ast.literal_eval(row["statements"])) for row in rows} == {"test"}
 
@@ -111,7 +112,7 @@ def test_an_instruction_stands_below_questions_whose_template_names_no_form(tmp_
         f"prompt: {{template: {template}}}\nrewards: [{{name: accuracy}}]\n"
         "eval: {size: 3, tasks: [arithmetic, {name: boxed, builder: arithmetic, instruction: Use a box.}]}\n"
     )
-    tasks = eval_tasks(recipe.load([str(path)]))
+    tasks = eval_tasks(loading.load([str(path)]))
     assert all(not row["prompt"].endswith("Use a box.") for row in tasks["arithmetic"])
     assert all(row["prompt"].endswith("\n\nUse a box.") is told for row in tasks["boxed"])
     plain = [row["prompt"].removesuffix("\n\nUse a box.") for row in tasks["boxed"]]
@@ -133,7 +134,7 @@ def test_a_size_that_a_training_cannot_have_is_told_and_that_of_an_evaluation_is
         "rewards: [{name: accuracy}]\ntrain: {per_device_train_batch_size: 8}\n"
         f"eval: {{every: 1, size: 200, tasks: [{{builder: rows, path: {few}}}]}}\n"
     )
-    loaded = recipe.load([str(path)])
+    loaded = loading.load([str(path)])
     with caplog.at_level(logging.WARNING):
         assert len(eval_tasks(loaded)["rows"]) == 3 and not caplog.text
         assert len(build_rows(loaded.data, seed=0)) == 3

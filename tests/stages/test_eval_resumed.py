@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from r1lab import engines, recipe
+from r1lab import engines
 from r1lab.engines import transformers
+from r1lab.recipe import loading
 from r1lab.rundir import directory
 from r1lab.stages import eval as evaluation
 
@@ -31,7 +32,7 @@ def loaded(tmp_path, monkeypatch):
     (tmp_path / "e.yaml").write_text(TEXT, encoding="utf-8")
     monkeypatch.setattr(transformers, "BATCH", 6)
     monkeypatch.setattr(evaluation, "CHUNK", 6)
-    return recipe.load([str(tmp_path / "e.yaml")])
+    return loading.load([str(tmp_path / "e.yaml")])
 
 
 def test_it_ends_the_same_wherever_it_is_killed(loaded, tmp_path, monkeypatch):
@@ -138,7 +139,7 @@ def test_another_gold_answer_begins_the_evaluation_again(tmp_path, monkeypatch, 
     )
     text += f"eval: {{tasks: [{{name: mine, builder: rows, path: {tmp_path}/mine.jsonl}}], num_samples: 2}}\n"
     (tmp_path / "e.yaml").write_text(text, encoding="utf-8")
-    loaded = recipe.load([str(tmp_path / "e.yaml")])
+    loaded = loading.load([str(tmp_path / "e.yaml")])
     monkeypatch.setattr(transformers, "BATCH", 6)
     monkeypatch.setattr(evaluation, "CHUNK", 6)
     with killed_after(lambda row: row["index"] == 3):
@@ -155,6 +156,6 @@ def test_tasks_of_one_builder_keep_their_parts_apart(tmp_path):
     text = TEXT[: TEXT.index("eval:")].replace("data: {builder: knights_knaves, people: [2, 3]}\n", "")
     text += f"eval: {{tasks: [{', '.join(tasks)}], num_samples: 1, greedy: false}}\n"
     (tmp_path / "e.yaml").write_text(text, encoding="utf-8")
-    assert evaluation.run(recipe.load([str(tmp_path / "e.yaml")]), tmp_path / "run") == 0
+    assert evaluation.run(loading.load([str(tmp_path / "e.yaml")]), tmp_path / "run") == 0
     found = {name: scores["n_questions"] for name, scores in directory.result(tmp_path / "run")["tasks"].items()}
     assert found == {"easy": 6, "easy/2ppl": 3, "easy/3ppl": 3, "hard": 4, "hard/3ppl": 2, "hard/4ppl": 2}

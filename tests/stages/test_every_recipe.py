@@ -6,10 +6,11 @@ import sys
 
 import pytest
 
-from r1lab import pipeline, yaml_source
-from r1lab import recipe as recipes
+from r1lab import pipeline
+from r1lab.recipe import loading as recipes
+from r1lab.recipe import yaml_source
+from r1lab.recipe.schema import Pipeline
 from r1lab.rundir import directory
-from r1lab.schema import Pipeline
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 EVERY = sorted(yaml_source.packaged_recipes())

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from r1lab import recipe
 from r1lab.engines import transformers
+from r1lab.recipe import loading
+from r1lab.recipe.schema import Keep
 from r1lab.rundir import directory
-from r1lab.schema import Keep
 from r1lab.stages import sample as sampling
 from r1lab.stages.sample import keep
 
@@ -100,7 +100,7 @@ class Killed(BaseException):
 
 def test_samples_are_the_same_wherever_it_is_killed(tmp_path, monkeypatch):
     (tmp_path / "s.yaml").write_text(TEXT, encoding="utf-8")
-    loaded = recipe.load([str(tmp_path / "s.yaml")])
+    loaded = loading.load([str(tmp_path / "s.yaml")])
     monkeypatch.setattr(transformers, "BATCH", 6)  # three prompts
     assert sampling.run(loaded, tmp_path / "whole") == 0
     plain, calls = directory.append_jsonl, 0
@@ -125,7 +125,7 @@ def test_rows_that_changed_since_an_interruption_are_sampled_again(tmp_path, kil
     directory.write_jsonl(tmp_path / "rows.jsonl", [{"prompt": f"{i}?"} for i in range(4)])
     text = TEXT.replace("{builder: knights_knaves, people: [2], size: 7}", f"{{path: {tmp_path}/rows.jsonl}}")
     (tmp_path / "s.yaml").write_text(text, encoding="utf-8")
-    loaded = recipe.load([str(tmp_path / "s.yaml")])
+    loaded = loading.load([str(tmp_path / "s.yaml")])
     with killed_after(lambda row: row["row"] == 2):
         sampling.run(loaded, tmp_path / "run")
     directory.write_jsonl(tmp_path / "rows.jsonl", [{"prompt": f"{i}?"} for i in (0, 2, 3)])  # the second is left out

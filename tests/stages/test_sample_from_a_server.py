@@ -6,9 +6,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from r1lab import recipe
 from r1lab.engines import server as engine
 from r1lab.errors import UserError
+from r1lab.recipe import loading
 from r1lab.rundir import directory
 from r1lab.stages import sample
 
@@ -71,7 +71,7 @@ def loaded(tmp_path, monkeypatch):
             "rewards: [{name: exact_match}]\nkeep: {which: right}\n"
             f"rollout: {{engine: server, url: '{url}', num_generations: 1, max_concurrent: 4}}\n"
         )
-        return recipe.load([str(path)], inputs=True)
+        return loading.load([str(path)], inputs=True)
 
     return load
 
@@ -121,8 +121,8 @@ def test_a_grpo_stage_and_a_missing_address_are_refused(tmp_path):
     path = tmp_path / "r.yaml"
     path.write_text("stage: sample\nmodel: {path: x/y}\ndata: {builder: arithmetic}\nrollout: {engine: server}\n")
     with pytest.raises(UserError, match="rollout.engine: server: needs `rollout.url`"):
-        recipe.load([str(path)])
+        loading.load([str(path)])
     with pytest.raises(UserError, match="rollout.url: has no effect without rollout.engine: server"):
-        recipe.load([str(path), "rollout.engine=auto", "rollout.url=http://x/v1"])
+        loading.load([str(path), "rollout.engine=auto", "rollout.url=http://x/v1"])
     with pytest.raises(UserError, match="GRPO's rollouts need the policy's own weights"):
-        recipe.load([str(path), "stage=grpo", "rewards=[{name: exact_match}]", "rollout.url=http://x/v1"])
+        loading.load([str(path), "stage=grpo", "rewards=[{name: exact_match}]", "rollout.url=http://x/v1"])

@@ -27,8 +27,8 @@ def test_by_length_pads_little_and_does_not_sort_the_steps():
 
 def sft(tmp_path, tiny_model, rows, **train):
     """The trainer's examples for rows, and what was told."""
-    from r1lab import recipe
     from r1lab.models import loading
+    from r1lab.recipe import loading as recipe
     from r1lab.stages.sft import tokenized
 
     words = [f"train.{key}={value}" for key, value in train.items()]
@@ -95,8 +95,8 @@ def test_packed_rows_do_not_see_each_other(tiny_model):
 
 
 def test_tokens_lie_in_a_file_and_not_in_memory(tmp_path, tiny_model):
-    from r1lab import recipe
     from r1lab.models import loading
+    from r1lab.recipe import loading as recipe
     from r1lab.stages.sft import TOKENS, tokenized
 
     path = tmp_path / "r.yaml"
@@ -109,8 +109,8 @@ def test_tokens_lie_in_a_file_and_not_in_memory(tmp_path, tiny_model):
 
 
 def test_a_token_beyond_the_embedding_names_the_row(tmp_path, tiny_model):
-    from r1lab import recipe
     from r1lab.models import loading
+    from r1lab.recipe import loading as recipe
     from r1lab.stages.sft import tokenized
 
     path = tmp_path / "r.yaml"
@@ -133,8 +133,8 @@ def test_an_end_token_of_the_recipe_is_trained_on_and_saved(tmp_path, packing):
 
     from transformers import AutoTokenizer, GenerationConfig
 
-    from r1lab import recipe
     from r1lab.models import loading
+    from r1lab.recipe import loading as recipe
     from r1lab.rundir import directory
     from r1lab.stages.sft import TOKENS, run
 

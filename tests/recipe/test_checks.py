@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from r1lab import checks, recipe, trl_fields
 from r1lab.errors import UserError
+from r1lab.recipe import checks, loading, trl_fields
 
 GRPO = """\
 stage: grpo
@@ -35,7 +35,7 @@ def write(tmp_path, monkeypatch):
 
 def problems(*sources, **options):
     with pytest.raises(UserError) as caught:
-        recipe.load(list(sources), **options)
+        loading.load(list(sources), **options)
     assert caught.value.status == 2
     return caught.value.problems
 
@@ -55,10 +55,10 @@ def changed(old, new):
 
 @pytest.mark.slow
 def test_the_generated_fields_are_those_of_the_installed_trl():
-    from r1lab import trl_fields_make
+    from r1lab.recipe import trl_fields_make
 
     assert trl_fields_make.TARGET.read_text(encoding="utf-8") == trl_fields_make.generate(), (
-        "TRL has changed: python -m r1lab.trl_fields_make"
+        "TRL has changed: python -m r1lab.recipe.trl_fields_make"
     )
 
 
@@ -143,7 +143,7 @@ def test_settings_that_leave_out_steps_their_figures_or_the_optimizer_are_refuse
     ],
 )
 def test_a_batch_that_groups_fill_is_fine(write, words):
-    recipe.load([write(GRPO), *words])
+    loading.load([write(GRPO), *words])
 
 
 # Inputs
@@ -161,61 +161,61 @@ def of_data(lines):
 
 def test_rows_without_an_answer_are_named_by_file_and_row(write):
     rows = [{"prompt": "1+1?", "answer": "2"}, {"prompt": "1+2?"}, "\n", {"prompt": "1+3?", "answer": None}]
-    loaded = recipe.load([grpo_on(write, rows)])
-    assert of_data(recipe.check_inputs(loaded)) == [
+    loaded = loading.load([grpo_on(write, rows)])
+    assert of_data(loading.check_inputs(loaded)) == [
         "r.yaml:3: data.path: rows.jsonl:2: no `answer` in this row, for the reward knights_knaves",
         "r.yaml:3: data.path: rows.jsonl:4: no `answer` in this row, for the reward knights_knaves",
     ]
 
 
 def test_many_rows_without_an_answer_are_counted(write):
-    loaded = recipe.load([grpo_on(write, [{"prompt": "?", "answer": None}] * 20)])
-    lines = of_data(recipe.check_inputs(loaded))
+    loaded = loading.load([grpo_on(write, [{"prompt": "?", "answer": None}] * 20)])
+    lines = of_data(loading.check_inputs(loaded))
     assert len(lines) == 6 and lines[-1].endswith("rows.jsonl: 15 more of 20 rows have no `answer`")
 
 
 def test_rows_without_a_prompt_and_lines_that_are_no_rows_are_named(write):
-    loaded = recipe.load([grpo_on(write, [{"answer": "2"}, "{broken\n"])])
-    first, second = of_data(recipe.check_inputs(loaded))
+    loaded = loading.load([grpo_on(write, [{"answer": "2"}, "{broken\n"])])
+    first, second = of_data(loading.check_inputs(loaded))
     assert first.startswith("r.yaml:3: data.path: rows.jsonl: no column `prompt`; there are: answer: write")
     assert second.startswith("r.yaml:3: data.path: rows.jsonl:2: not JSON")
 
 
 def test_columns_of_the_users_file_are_checked_and_suggested(write):
     text = grpo_on(write, [{"question": "1+1?", "final": "2"}])
-    (line,) = of_data(recipe.check_inputs(recipe.load([text])))
+    (line,) = of_data(loading.check_inputs(loading.load([text])))
     assert line.endswith("write `columns: {prompt: question, answer: final}` beside `path`")
-    assert of_data(recipe.check_inputs(recipe.load([text, "data.columns={prompt: question, answer: final}"]))) == []
-    (line,) = of_data(recipe.check_inputs(recipe.load([text, "data.columns={prompt: question}"])))
+    assert of_data(loading.check_inputs(loading.load([text, "data.columns={prompt: question, answer: final}"]))) == []
+    (line,) = of_data(loading.check_inputs(loading.load([text, "data.columns={prompt: question}"])))
     assert "no column `answer`, for the reward knights_knaves; there are" in line
     assert line.endswith("write `columns: {answer: final}` beside `path`")
     with pytest.raises(UserError, match="data.columns.prompt: should be text or a list, not 3"):
-        recipe.load([text, "data.columns={prompt: 3}"])
+        loading.load([text, "data.columns={prompt: 3}"])
 
 
 def test_an_answer_is_asked_for_only_if_a_reward_wants_it(write):
     text = grpo_on(write, [{"prompt": "1+1?"}])
-    assert of_data(recipe.check_inputs(recipe.load([text, "rewards=[{name: format}]"]))) == []
+    assert of_data(loading.check_inputs(loading.load([text, "rewards=[{name: format}]"]))) == []
 
 
 def test_files_of_data_that_are_not_there_are_told(write):
     text = write(changed("builder: knights_knaves, people: [2, 3], size: 40", "path: none.jsonl"))
-    (line,) = of_data(recipe.check_inputs(recipe.load([text])))
+    (line,) = of_data(loading.check_inputs(loading.load([text])))
     assert line.startswith("r.yaml:3: data.path: none.jsonl: no such file")
-    loaded = recipe.load([text, "data={builder: rows, path: some-hub/name}"])
-    assert of_data(recipe.check_inputs(loaded)) == []
+    loaded = loading.load([text, "data={builder: rows, path: some-hub/name}"])
+    assert of_data(loading.check_inputs(loaded)) == []
 
 
 def test_a_builder_that_lacks_a_column_is_told(write):
     text = "stage: sft\nmodel: {path: hub/model}\ndata: {builder: knights_knaves}\n"
-    (line,) = recipe.check_inputs(recipe.load([write(text)]))
+    (line,) = loading.check_inputs(loading.load([write(text)]))
     assert line.startswith("r.yaml:3: data.builder: knights_knaves gives no `completion`, for an sft stage")
-    assert recipe.check_inputs(recipe.load([write(text), "data.solution=evaluation"])) == []
+    assert loading.check_inputs(loading.load([write(text), "data.solution=evaluation"])) == []
 
 
 def model_problem(write, path):
-    loaded = recipe.load([write(GRPO), f"model.path={path}"])
-    lines = recipe.check_inputs(loaded)
+    loaded = loading.load([write(GRPO), f"model.path={path}"])
+    lines = loading.check_inputs(loaded)
     assert all(line.startswith("command line: model.path: ") for line in lines)
     return " ".join(line.removeprefix("command line: model.path: ") for line in lines)
 
@@ -250,7 +250,7 @@ def test_an_unknown_embedded_model_is_told_with_one_like_it(write):
 
 def test_a_model_from_scratch_has_a_known_architecture(write):
     text = "stage: sft\nmodel: {path: 'scratch:tiny-qwen'}\ndata: {builder: knights_knaves, solution: evaluation}\n"
-    (line,) = recipe.check_inputs(recipe.load([write(text)]))
+    (line,) = loading.check_inputs(loading.load([write(text)]))
     assert "scratch:tiny-qwen: no such architecture (did you mean `tiny-qwen2`?)" in line
 
 
@@ -259,7 +259,7 @@ def test_references_are_not_looked_for_before_the_run(write):
         "stages:\n- {name: zero, stage: grpo, train: {}}\n- {name: after, stage: eval, model: {path: '@zero/model'}}\n"
     )
     shared = GRPO.replace("stage: grpo\n", "").partition("train:")[0].replace("embedded:tiny-qwen2", "hub/model")
-    assert recipe.check_inputs(recipe.load([write(shared + after)])) == []
+    assert loading.check_inputs(loading.load([write(shared + after)])) == []
 
 
 # What is r1lab's own in a grpo stage
@@ -298,7 +298,7 @@ def test_rewards_that_ask_a_model_need_one_before_anything_is_loaded(write):
 
 
 def test_biased_sampling_is_allowed_when_asked_for_twice(write):
-    loaded = recipe.load([write(GRPO), "rollout.top_p=0.9", "rollout.biased_sampling=true"])
+    loaded = loading.load([write(GRPO), "rollout.top_p=0.9", "rollout.biased_sampling=true"])
     assert loaded.rollout.top_p == 0.9
 
 
@@ -313,7 +313,7 @@ def test_weights_that_are_a_pickle_alone_are_refused_with_the_way_to_convert_the
 def test_an_sft_stage_that_should_evaluate_is_told_of_a_stage_that_does(write):
     text = "stage: sft\nmodel: {path: hub/model}\ndata: {builder: countdown, solution: true}\n"
     with pytest.raises(UserError, match="a stage of kind sft evaluates nothing: put a stage of kind eval after it"):
-        recipe.load([write(text), "train.eval_strategy=steps"])
+        loading.load([write(text), "train.eval_strategy=steps"])
 
 
 @pytest.mark.parametrize(
@@ -328,18 +328,18 @@ def test_an_sft_stage_that_should_evaluate_is_told_of_a_stage_that_does(write):
 def test_values_that_trl_refuses_late_or_trains_nothing_with_are_told_when_the_recipe_is_read(write, word, said):
     text = "stage: sft\nmodel: {path: hub/model}\ndata: {builder: countdown, solution: true}\n"
     with pytest.raises(UserError) as caught:
-        recipe.load([write(text), word])
+        loading.load([write(text), word])
     assert caught.value.problems == [line for line in caught.value.problems if said in line] != []
 
 
 def test_a_reference_needs_a_penalty(write):
     with pytest.raises(UserError, match="train.sync_ref_model: there is no reference without a KL penalty"):
-        recipe.load([write(GRPO), "train.sync_ref_model=true"])
+        loading.load([write(GRPO), "train.sync_ref_model=true"])
 
 
 def test_lora_has_no_reference_to_be_synchronized(write):
     with pytest.raises(UserError, match="train.sync_ref_model: the reference of LoRA is the base"):
-        recipe.load([write(GRPO), "model.lora={r: 4}", "train.sync_ref_model=true", "train.beta=0.1"])
+        loading.load([write(GRPO), "model.lora={r: 4}", "train.sync_ref_model=true", "train.beta=0.1"])
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ import logging
 import os
 from collections.abc import Iterator
 
-from r1lab import trl_fields
+from r1lab.recipe import trl_fields
+from r1lab.recipe.schema import STAGES, TASKS_OWN
+from r1lab.recipe.values import Problems, fields_at, schema_at
+from r1lab.recipe.yaml_source import COMMAND_LINE, Document, Keys
 from r1lab.rundir import directory
-from r1lab.schema import STAGES, TASKS_OWN
-from r1lab.values import Problems, fields_at, schema_at
-from r1lab.yaml_source import COMMAND_LINE, Document, Keys
 
 _log = logging.getLogger(__name__)
 _INSTEAD = {

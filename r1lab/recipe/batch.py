@@ -1,7 +1,7 @@
 """Whether a recipe's rows and settings make at least one step of training."""
 
-from r1lab import trl_fields
-from r1lab.values import Problems
+from r1lab.recipe import trl_fields
+from r1lab.recipe.values import Problems
 
 
 def groups(recipe) -> int:

@@ -1,10 +1,10 @@
-"""The schema of recipes: one model a stage, one a section. pydantic checks it; `r1lab.recipe` loads it."""
+"""The schema of recipes: one model a stage, one a section. pydantic checks it; `r1lab.recipe.loading` loads it."""
 
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, PrivateAttr, Tag, model_validator
 
-from r1lab.yaml_source import Document, Keys
+from r1lab.recipe.yaml_source import Document, Keys
 
 
 class Section(BaseModel):

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from r1lab import recipe as recipes
+from r1lab.recipe import loading as recipes
 
-ROOT = Path(__file__).parent.parent / "recipes"
+ROOT = Path(__file__).parents[2] / "recipes"
 
 # By recipe, then by key: what the source says. Lengths in tokens.
 GRPO = {

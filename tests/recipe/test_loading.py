@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from r1lab import recipe, yaml_source
 from r1lab.errors import UserError
+from r1lab.recipe import loading, yaml_source
 
 GRPO = """\
 stage: grpo
@@ -51,7 +51,7 @@ def write(tmp_path, monkeypatch):
 
 def problems(*sources, **options):
     with pytest.raises(UserError) as caught:
-        recipe.load(list(sources), **options)
+        loading.load(list(sources), **options)
     return caught.value.problems
 
 
@@ -69,7 +69,7 @@ def changed(old, new):
 
 
 def test_a_recipe_is_named_after_its_file_and_filled_with_defaults(write):
-    loaded = recipe.load([write(GRPO, "my-run.yaml")])
+    loaded = loading.load([write(GRPO, "my-run.yaml")])
     assert (loaded.name, loaded.stage, loaded.seed, loaded.rollout.num_generations) == ("my-run", "grpo", 0, 8)
     assert loaded.train == {"learning_rate": 1e-4, "per_device_train_batch_size": 16}
     assert loaded.rewards[0].model_extra == {"mode": "strict"}
@@ -78,7 +78,7 @@ def test_a_recipe_is_named_after_its_file_and_filled_with_defaults(write):
 
 
 def test_yaml_is_1_2(write):
-    loaded = recipe.load(
+    loaded = loading.load(
         [write(GRPO + "  save_strategy: no\n  weight_decay: 1e-6\n  run_name: 2026-01-01\n")], check=False
     )
     assert loaded.train["save_strategy"] == "no"
@@ -88,14 +88,14 @@ def test_yaml_is_1_2(write):
 
 def test_what_is_dumped_loads_as_the_same_recipe(write):
     for text in (GRPO, PIPELINE):
-        loaded = recipe.load([write(text)])
-        again = recipe.load([write(recipe.dumps(loaded), "again.yaml")])
-        assert recipe.resolved(again) == recipe.resolved(loaded)
+        loaded = loading.load([write(text)])
+        again = loading.load([write(loading.dumps(loaded), "again.yaml")])
+        assert loading.resolved(again) == loading.resolved(loaded)
 
 
 def test_sources_merge_from_left_to_right_maps_merge_and_lists_replace(write):
     overlay = "rewards: [{name: format}]\ntrain: {max_steps: 3}\ndata: {people: {2: 1, 3: 2}}\n"
-    loaded = recipe.load([write(GRPO), write(overlay, "overlay.yaml"), "train.max_steps=7", "name=other"])
+    loaded = loading.load([write(GRPO), write(overlay, "overlay.yaml"), "train.max_steps=7", "name=other"])
     assert loaded.train == {"learning_rate": 1e-4, "per_device_train_batch_size": 16, "max_steps": 7}
     assert [reward.name for reward in loaded.rewards] == ["format"]
     assert loaded.data.model_extra["people"] == {2: 1, 3: 2}
@@ -104,7 +104,7 @@ def test_sources_merge_from_left_to_right_maps_merge_and_lists_replace(write):
 
 def test_a_word_reaches_into_lists_and_maps_with_numbers_for_keys(write):
     text = changed("people: [2, 3]", "people: {2: 1, 3: 2}")
-    loaded = recipe.load(
+    loaded = loading.load(
         [write(text), "data.people.3=9", "rewards.0.weight=0.5", "eval.every=5", "eval.tasks=[arithmetic]"]
     )
     assert loaded.data.model_extra["people"] == {2: 1, 3: 9}
@@ -113,12 +113,12 @@ def test_a_word_reaches_into_lists_and_maps_with_numbers_for_keys(write):
 
 
 def test_a_value_of_a_word_may_replace_a_list_by_a_map(write):
-    assert recipe.load([write(GRPO), "data.people={2: 1}"]).data.model_extra["people"] == {2: 1}
+    assert loading.load([write(GRPO), "data.people={2: 1}"]).data.model_extra["people"] == {2: 1}
 
 
 def test_packaged_recipes_have_names():
     names = ("quickstart", "quickstart.yaml", "recipes/quickstart", "recipes/quickstart.yaml")
-    loaded = [recipe.resolved(recipe.load([name])) for name in names]
+    loaded = [loading.resolved(loading.load([name])) for name in names]
     assert all(one == loaded[0] for one in loaded) and loaded[0]["name"] == "quickstart"
 
 
@@ -127,14 +127,14 @@ def test_paths_with_a_dot_are_relative_to_the_file_they_stand_in(write, tmp_path
     write('{"prompt": "1+1?", "answer": "2"}\n', "sub/rows.jsonl")
     text = changed("name: knights_knaves, mode: strict", "name: ./mine.py:short")
     text = text.replace("builder: knights_knaves, people: [2, 3], size: 40", "path: ./rows.jsonl")
-    loaded = recipe.load([write(text, "sub/r.yaml")], check=True)
+    loaded = loading.load([write(text, "sub/r.yaml")], check=True)
     assert loaded.rewards[0].name == f"{tmp_path}/sub/mine.py:short"
     assert loaded.data.model_extra["path"] == f"{tmp_path}/sub/rows.jsonl"
-    assert recipe.load(["sub/r.yaml", "data.path=./here.jsonl"]).data.model_extra["path"] == f"{tmp_path}/here.jsonl"
+    assert loading.load(["sub/r.yaml", "data.path=./here.jsonl"]).data.model_extra["path"] == f"{tmp_path}/here.jsonl"
 
 
 def test_the_recipe_as_written_keeps_comments_and_what_was_merged(write):
-    text = recipe.written([write("# why\n" + GRPO), write("seed: 1\n", "overlay.yaml"), "seed=2"])
+    text = loading.written([write("# why\n" + GRPO), write("seed: 1\n", "overlay.yaml"), "seed=2"])
     assert text.startswith("# why\n" + GRPO)
     assert text.endswith(
         "# merged over it, from overlay.yaml:\n#   seed: 1\n\n# merged over it, from the command line: seed=2\n"
@@ -145,12 +145,12 @@ def test_the_recipe_as_written_keeps_comments_and_what_was_merged(write):
 
 
 def test_shared_sections_hold_for_stages_that_have_and_do_not_give_them(write):
-    loaded = recipe.load([write(PIPELINE)])
-    stages = dict(recipe.stage_recipes(loaded))
+    loaded = loading.load([write(PIPELINE)])
+    stages = dict(loading.stage_recipes(loaded))
     assert list(stages) == ["zero", "keep", "tuned", "after"]
     assert stages["zero"].rollout.num_generations == stages["keep"].rollout.num_generations == 4
     assert stages["after"].eval.size == 20 and stages["zero"].eval is None  # which says not how often
-    often = dict(recipe.stage_recipes(recipe.load([write(PIPELINE), "eval.every=5"])))
+    often = dict(loading.stage_recipes(loading.load([write(PIPELINE), "eval.every=5"])))
     assert often["zero"].eval.size == 20
     assert stages["tuned"].data.builder == "rows" and not hasattr(stages["tuned"], "rollout")
     assert [stage.seed for stage in stages.values()] == [5, 5, 5, 6]
@@ -158,25 +158,25 @@ def test_shared_sections_hold_for_stages_that_have_and_do_not_give_them(write):
 
 
 def test_a_resolved_stage_is_a_recipe_of_its_own(write):
-    for _, stage in recipe.stage_recipes(recipe.load([write(PIPELINE)])):
-        alone = recipe.resolved(stage)
+    for _, stage in loading.stage_recipes(loading.load([write(PIPELINE)])):
+        alone = loading.resolved(stage)
         for section in ("model", "data"):
             alone[section]["path" if "path" in alone[section] else "builder"] = (
                 alone[section].get("path", alone[section].get("builder")).replace("@", "/tmp/")
             )
         write(json.dumps(alone), "config.yaml")
-        assert recipe.resolved(recipe.load(["config.yaml"])) == alone
+        assert loading.resolved(loading.load(["config.yaml"])) == alone
 
 
 def test_a_word_addresses_a_stage_by_name_and_changes_one_value_of_a_shared_section(write):
-    loaded = recipe.load([write(PIPELINE), "stages.zero.rollout.temperature=0.9", "stages.after.seed=9"])
+    loaded = loading.load([write(PIPELINE), "stages.zero.rollout.temperature=0.9", "stages.after.seed=9"])
     zero, keep, _, after = loaded.stages
     assert (zero.rollout.temperature, zero.rollout.num_generations, keep.rollout.temperature) == (0.9, 4, 0.5)
     assert after.seed == 9
 
 
 def test_an_overlay_addresses_stages_by_name_too(write):
-    loaded = recipe.load([write(PIPELINE), write("stages: {zero: {train: {beta: 0.1}}}\n", "overlay.yaml")])
+    loaded = loading.load([write(PIPELINE), write("stages: {zero: {train: {beta: 0.1}}}\n", "overlay.yaml")])
     assert loaded.stages[0].train == {"max_steps": 2, "beta": 0.1}
 
 
@@ -360,7 +360,7 @@ def test_a_builder_says_what_it_needs_and_what_it_does_not_take(write):
 
 def test_an_eval_recipe_takes_its_data_from_its_first_task(write):
     text = "stage: eval\nmodel: {path: x}\nrewards: [{name: knights_knaves}]\n"
-    loaded = recipe.load([write(text + "eval: {tasks: [{name: two, builder: knights_knaves, people: 2}]}\n")])
+    loaded = loading.load([write(text + "eval: {tasks: [{name: two, builder: knights_knaves, people: 2}]}\n")])
     assert loaded.data.model_extra == {"people": 2} and loaded.data.split == "test"
     assert loaded.eval.tasks[0].name == "two"
     assert problem(write(text)).startswith("r.yaml:1: data: missing")
@@ -406,7 +406,7 @@ def test_no_recipe_ends_in_anything_but_a_recipe_or_lines_for_its_user(tmp_path_
     (folder / "base.yaml").write_text(base)
     (folder / "overlay.yaml").write_text(json.dumps(overlay))
     try:
-        recipe.load([str(folder / "base.yaml"), str(folder / "overlay.yaml")])
+        loading.load([str(folder / "base.yaml"), str(folder / "overlay.yaml")])
     except UserError as error:
         assert error.problems and all(line and "\n" not in line for line in error.problems)
 
@@ -461,7 +461,7 @@ def test_any_text_is_read_or_refused_in_lines(words):
 def test_the_home_folder_is_filled_in_wherever_a_path_stands(write, monkeypatch):
     monkeypatch.setenv("HOME", "/home/someone")
     text = changed('path: "embedded:tiny-qwen2"', "path: ~/models/x")
-    assert recipe.load([write(text)]).model.path == "/home/someone/models/x"
+    assert loading.load([write(text)]).model.path == "/home/someone/models/x"
     assert yaml_source.parse_assignment("data.path=~/rows.jsonl").data == {
         "data": {"path": "/home/someone/rows.jsonl"}
     }

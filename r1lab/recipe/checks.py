@@ -10,14 +10,15 @@ from collections.abc import Iterator
 
 from pydantic import BaseModel
 
-from r1lab import batch, lookup, trl_fields
+from r1lab import lookup
 from r1lab.errors import UserError
 from r1lab.lookup import did_you_mean
-from r1lab.references import REFERENCE
+from r1lab.recipe import batch, trl_fields
+from r1lab.recipe.references import REFERENCE
+from r1lab.recipe.schema import GrpoTrain
+from r1lab.recipe.values import Problems, either, not_a_choice, value_problems
+from r1lab.recipe.yaml_source import Keys
 from r1lab.rundir import trackers
-from r1lab.schema import GrpoTrain
-from r1lab.values import Problems, either, not_a_choice, value_problems
-from r1lab.yaml_source import Keys
 
 MAKES = {"sft": "model", "grpo": "model", "dpo": "model", "reward": "model", "sample": "samples"}
 

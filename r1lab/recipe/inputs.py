@@ -4,15 +4,15 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from r1lab import engines, lookup
-from r1lab.checks import part_parameters
 from r1lab.data.rows import Columns
 from r1lab.errors import UserError
 from r1lab.grading.grader import applies
 from r1lab.lookup import did_you_mean
 from r1lab.models import loading
 from r1lab.models.folders import folder_problems, quantized_by
-from r1lab.values import Problems
-from r1lab.yaml_source import Keys
+from r1lab.recipe.checks import part_parameters
+from r1lab.recipe.values import Problems
+from r1lab.recipe.yaml_source import Keys
 
 ASKS = {"judge": ("model", "base_url"), "reward_model": ("model",)}  # rewards that ask another model, and for what
 SHOWN = 5  # rows of one file that are named; more are counted

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from r1lab import recipe as recipes
+from r1lab.recipe import loading as recipes
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 RECIPES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "recipes").rglob("*.yaml"))
 
 

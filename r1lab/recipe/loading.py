@@ -16,15 +16,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from r1lab import checks, yaml_source
 from r1lab.errors import UserError
-from r1lab.idle import data_of, effective, without_idle
-from r1lab.inputs import input_problems
 from r1lab.lookup import did_you_mean
-from r1lab.schema import STAGES, Pipeline, Recipe, StageRecipe
-from r1lab.tiny import shrunk
-from r1lab.values import told
-from r1lab.yaml_source import Document, Keys
+from r1lab.recipe import checks, yaml_source
+from r1lab.recipe.idle import data_of, effective, without_idle
+from r1lab.recipe.inputs import input_problems
+from r1lab.recipe.schema import STAGES, Pipeline, Recipe, StageRecipe
+from r1lab.recipe.tiny import shrunk
+from r1lab.recipe.values import told
+from r1lab.recipe.yaml_source import Document, Keys
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def load(sources: list[str], *, check: bool = True, inputs: bool = False, tiny: 
         check: Also check the values that r1lab does not own: TRL's fields, the parameters of rewards and builders,
             references between stages, the batch.
         inputs: Also check files, as `check_inputs` does.
-        tiny: In small, see `r1lab.tiny`; `key=value` words are merged over that.
+        tiny: In small, see `r1lab.recipe.tiny`; `key=value` words are merged over that.
 
     Raises:
         UserError: All problems at once, each as `file:line: key: message`.

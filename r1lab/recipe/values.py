@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
 
 from r1lab.lookup import did_you_mean
-from r1lab.yaml_source import Keys
+from r1lab.recipe.yaml_source import Keys
 
 Problems = list[tuple[Keys, str]]
 

@@ -4,15 +4,15 @@ import copy
 
 import pytest
 
-from r1lab import recipe, tiny, yaml_source
-from r1lab.schema import Pipeline
+from r1lab.recipe import loading, tiny, yaml_source
+from r1lab.recipe.schema import Pipeline
 
 EVERY = sorted(yaml_source.packaged_recipes())
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_every_recipe_loads_in_small(name):
-    small = recipe.load([name], tiny=True, inputs=True)
+    small = loading.load([name], tiny=True, inputs=True)
     stages = small.stages if isinstance(small, Pipeline) else [small]
     assert small.name.endswith("-tiny")
     for stage in stages:
@@ -27,7 +27,7 @@ def test_every_recipe_loads_in_small(name):
 
 @pytest.mark.parametrize("name", EVERY)
 def test_what_a_recipe_is_made_of_stays(name):
-    whole, small = recipe.load([name]), recipe.load([name], tiny=True)
+    whole, small = loading.load([name]), loading.load([name], tiny=True)
     pairs = zip(whole.stages, small.stages) if isinstance(whole, Pipeline) else [(whole, small)]
     for before, after in pairs:
         assert (before.stage, before.seed) == (after.stage, after.seed)
@@ -46,9 +46,9 @@ def test_the_recipe_given_is_not_changed():
 
 
 def test_words_of_the_command_line_come_after():
-    small = recipe.load(["quickstart", "stages.zero.train.max_steps=3", "rollout.engine=vllm"], tiny=True)
+    small = loading.load(["quickstart", "stages.zero.train.max_steps=3", "rollout.engine=vllm"], tiny=True)
     assert small.stages[1].train["max_steps"] == 3
-    small = recipe.load(["stages.zero.train.max_steps=4", "quickstart"], tiny=True)
+    small = loading.load(["stages.zero.train.max_steps=4", "quickstart"], tiny=True)
     assert small.stages[1].train["max_steps"] == 4
 
 

@@ -7,10 +7,10 @@ import pytest
 from ruamel.yaml import YAML
 
 import r1lab
-from r1lab import recipe
 from r1lab.errors import UserError
-from r1lab.schema import STAGES
-from r1lab.values import fields_at, schema_at
+from r1lab.recipe import loading
+from r1lab.recipe.schema import STAGES
+from r1lab.recipe.values import fields_at, schema_at
 
 SECTIONS = sorted({name for schema in STAGES.values() for name in schema.model_fields} - {"name", "stage", "seed"})
 PLAIN = {
@@ -99,7 +99,7 @@ def problems_of(tmp_path, data: dict, *words: str) -> list[str]:
     with (tmp_path / "r.yaml").open("w") as file:
         YAML(typ="safe", pure=True).dump(data, file)
     try:
-        recipe.load([str(tmp_path / "r.yaml"), *words])
+        loading.load([str(tmp_path / "r.yaml"), *words])
     except UserError as error:
         return error.problems
     return []
@@ -129,7 +129,12 @@ def consumed(kind: str) -> set[tuple[str, str]]:
     while waiting:
         name = waiting.pop()
         file = root.joinpath(*name.split(".")).with_suffix(".py")
-        if name in seen or name in others or name in ("r1lab.schema", "r1lab.recipe") or not file.is_file():
+        if (
+            name in seen
+            or name in others
+            or name in ("r1lab.recipe.schema", "r1lab.recipe.loading")
+            or not file.is_file()
+        ):
             continue
         seen.add(name)
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -224,9 +229,9 @@ PIPELINE = {
 
 def test_a_shared_section_may_hold_what_only_some_stages_use(tmp_path):
     assert problems_of(tmp_path, PIPELINE) == []
-    loaded = recipe.load([str(tmp_path / "r.yaml"), "stages.after.rollout.top_k=5"])
+    loaded = loading.load([str(tmp_path / "r.yaml"), "stages.after.rollout.top_k=5"])
     assert loaded.stages[1].rollout.top_k == 5 and loaded.stages[0].rollout.temperature == 0.9
-    assert "temperature" not in recipe.resolved(loaded)["stages"][1]["rollout"]
+    assert "temperature" not in loading.resolved(loaded)["stages"][1]["rollout"]
     only = PIPELINE | {"stages": [{"name": "after", "stage": "eval"}]}
     found = problems_of(tmp_path, only)
     assert [line.split(": ")[1] for line in found] == [
@@ -245,29 +250,29 @@ def test_an_anchor_may_hold_what_only_some_of_its_stages_use(tmp_path):
         "  - name: after\n    stage: eval\n    rollout: *all\n"
     )
     (tmp_path / "r.yaml").write_text(text)
-    recipe.load([str(tmp_path / "r.yaml")])
+    loading.load([str(tmp_path / "r.yaml")])
     (tmp_path / "r.yaml").write_text(text.replace("stage: sample", "stage: eval"))
     with pytest.raises(UserError, match=r"r.yaml:8: stages.some.rollout.temperature: has no effect in a stage"):
-        recipe.load([str(tmp_path / "r.yaml")])
+        loading.load([str(tmp_path / "r.yaml")])
 
 
 def test_a_key_that_a_later_source_leaves_without_an_effect_is_dropped(tmp_path):
     data = PIPELINE | {"rollout": {"gpu_memory_utilization": 0.4, "engine": "vllm"}}
     assert problems_of(tmp_path, data, "rollout.engine=transformers") == []
-    assert recipe.load([str(tmp_path / "r.yaml"), "rollout.engine=transformers"]).stages[0].rollout.engine
+    assert loading.load([str(tmp_path / "r.yaml"), "rollout.engine=transformers"]).stages[0].rollout.engine
     (line,) = problems_of(tmp_path, data, "rollout.engine=transformers", "rollout.gpu_memory_utilization=0.5")
     assert line.startswith("command line: rollout.gpu_memory_utilization: has no effect with rollout.engine")
 
 
 def test_the_resolved_form_of_a_recipe_in_small_loads_as_it_is(tmp_path):
-    first = recipe.load(["r1/pipeline"], tiny=True)
-    (tmp_path / "config.yaml").write_text(recipe.dumps(first))
-    assert recipe.resolved(recipe.load([str(tmp_path / "config.yaml")])) == recipe.resolved(first)
+    first = loading.load(["r1/pipeline"], tiny=True)
+    (tmp_path / "config.yaml").write_text(loading.dumps(first))
+    assert loading.resolved(loading.load([str(tmp_path / "config.yaml")])) == loading.resolved(first)
 
 
 def test_the_share_of_the_gpu_is_that_of_a_stage_alone_or_of_one_beside_a_trainer(tmp_path):
     problems_of(tmp_path, PIPELINE)
-    zero, after = recipe.load([str(tmp_path / "r.yaml")]).stages
+    zero, after = loading.load([str(tmp_path / "r.yaml")]).stages
     assert (zero.rollout.gpu_memory_utilization, after.rollout.gpu_memory_utilization) == (0.3, 0.9)
 
 
@@ -276,10 +281,10 @@ def test_a_saved_recipe_may_hold_keys_without_an_effect_which_are_named_in_one_l
     for name in ("config.yaml", "r.yaml"):
         YAML(typ="safe", pure=True).dump(eval_recipe, tmp_path / name)
     with pytest.raises(UserError, match="rollout.temperature: has no effect"):
-        recipe.load([str(tmp_path / "config.yaml")])  # no run's
+        loading.load([str(tmp_path / "config.yaml")])  # no run's
     (tmp_path / "manifest.json").write_text("{}")
     (tmp_path / "recipe.yaml").write_text("")
-    assert "temperature" not in recipe.resolved(recipe.load([str(tmp_path / "config.yaml")]))["rollout"]
+    assert "temperature" not in loading.resolved(loading.load([str(tmp_path / "config.yaml")]))["rollout"]
     assert caplog.messages == [f"{tmp_path / 'config.yaml'}: ignored, as it has no effect: rollout.temperature"]
     with pytest.raises(UserError, match="rollout.temperature: has no effect"):
-        recipe.load([str(tmp_path / "r.yaml")])
+        loading.load([str(tmp_path / "r.yaml")])

@@ -2,9 +2,9 @@
 
 import pytest
 
-from r1lab import batch, recipe
 from r1lab.errors import UserError
 from r1lab.preflight import check
+from r1lab.recipe import batch, loading
 from r1lab.stages import grpo
 
 GRPO = """
@@ -24,7 +24,7 @@ def loaded(tmp_path, rows, size, *words):
     file.write_text("".join(f'{{"prompt": "{i} + 1?", "answer": "{i + 1}"}}\n' for i in range(rows)))
     path = tmp_path / "g.yaml"
     path.write_text(GRPO.replace("FILE", str(file)).replace("SIZE", size))
-    return recipe.load([str(path), *words])
+    return loading.load([str(path), *words])
 
 
 def said_by_check(recipe):

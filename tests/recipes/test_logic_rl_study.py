@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from r1lab import recipe as recipes
 from r1lab.data import knights_knaves
 from r1lab.data.perturbed import knights_knaves_perturbed
 from r1lab.errors import UserError
+from r1lab.recipe import loading as recipes
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PUZZLES = {"people": [3, 4], "size": 12}
 
 

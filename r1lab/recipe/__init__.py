@@ -1,0 +1,1 @@
+"""A recipe: YAML files and `key=value` settings to a checked recipe."""
