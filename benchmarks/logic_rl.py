@@ -9,9 +9,9 @@ import argparse
 import statistics
 from pathlib import Path
 
-from r1lab import reflection
 from r1lab.errors import UserError
-from r1lab.memorisation import limem
+from r1lab.evaluation import reflection
+from r1lab.evaluation.memorisation import limem
 from r1lab.recipe import loading as recipes
 from r1lab.rundir import directory
 

@@ -15,7 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from r1lab import reflection, report
+from r1lab import report
+from r1lab.evaluation import reflection
 from r1lab.rundir import directory
 
 STEPS, GROUP, WORDS, TIMES = 500, 40, 220, 5

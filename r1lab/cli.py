@@ -243,7 +243,7 @@ def run_verb(arguments: argparse.Namespace) -> int:
 
 def eval_verb(arguments: argparse.Namespace) -> int:
     """`r1lab eval`: the recipe that it stands for is written, checked and run as by `r1lab run`."""
-    from r1lab import evaluate
+    from r1lab.evaluation import protocols
     from r1lab.recipe.yaml_source import is_assignment
 
     words = [word for word in arguments.sources if is_assignment(word)]
@@ -256,8 +256,8 @@ def eval_verb(arguments: argparse.Namespace) -> int:
     settings = {"protocol": arguments.protocol, "grader": arguments.grader, "words": words}
     settings |= {"size": arguments.size, "samples": arguments.samples}
     tasks = [] if arguments.tasks is None else arguments.tasks.split(",")
-    arguments.sources, told = evaluate.sources(models, tasks=tasks, **settings)
-    arguments.name = arguments.name or evaluate.run_name(models, arguments.protocol)
+    arguments.sources, told = protocols.sources(models, tasks=tasks, **settings)
+    arguments.name = arguments.name or protocols.run_name(models, arguments.protocol)
     for line in told:
         print(line)
     return run_verb(arguments)

@@ -16,10 +16,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from r1lab import children, comparison, engines, summary
+from r1lab import children, engines, summary
 from r1lab.children import StopRequests
 from r1lab.display import StageDisplay
 from r1lab.errors import UserError
+from r1lab.evaluation import comparison
 from r1lab.recipe import launch, references
 from r1lab.recipe import loading as recipes
 from r1lab.rundir import directory

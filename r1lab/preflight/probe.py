@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from r1lab import stats
 from r1lab.errors import UserError
+from r1lab.evaluation import stats
 from r1lab.grading.grader import build
 from r1lab.preflight.findings import Finding, Seen
 

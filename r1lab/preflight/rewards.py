@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from r1lab import forms, lookup
+from r1lab import lookup
 from r1lab.errors import UserError
+from r1lab.evaluation import forms
 from r1lab.grading import grader as graders
 from r1lab.grading.grader import Grader
 from r1lab.preflight.exploits import AS_PUBLISHED, FORMS, exploits, right_turns

@@ -4,9 +4,9 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
-from r1lab import reflection
 from r1lab.display import PHASES, duration
 from r1lab.display import number as shown
+from r1lab.evaluation import reflection
 from r1lab.report import samples
 from r1lab.report.read import Run, Stage, clean, items, number, section
 from r1lab.report.samples import Completion
@@ -310,7 +310,7 @@ def reflections(completions: list[Completion]) -> list[Seen]:
 
 
 def place(text: str, word: str) -> int:
-    """Where a reflection word first stands in a text, as `r1lab.reflection` counts it."""
+    """Where a reflection word first stands in a text, as `r1lab.evaluation.reflection` counts it."""
     text = text.lower().replace("’", "'")
     found = re.search(rf"\b{re.escape(word)}\b", text)
     return found.start() if found else 0

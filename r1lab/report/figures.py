@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from r1lab import reflection
 from r1lab.display import number
+from r1lab.evaluation import reflection
 from r1lab.plots import running_mean
 from r1lab.report import read, samples
 from r1lab.report.samples import Completion

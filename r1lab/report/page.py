@@ -7,7 +7,8 @@ from functools import partial
 from html import escape
 from pathlib import Path
 
-from r1lab import __version__, reflection
+from r1lab import __version__
+from r1lab.evaluation import reflection
 from r1lab.report import about, content, figures, packed
 from r1lab.report.content import BETTER, WORSE, Table
 from r1lab.report.evaluations import evaluations_table

@@ -10,8 +10,8 @@ from pathlib import Path
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from r1lab import comparison
 from r1lab.errors import UserError
+from r1lab.evaluation import comparison
 from r1lab.lookup import did_you_mean
 
 STAGE_FOLDER = re.compile(r"\d{2,}-(.+)")

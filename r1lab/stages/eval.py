@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from r1lab import engines, forms, provenance, records
+from r1lab import engines
+from r1lab.evaluation import forms, provenance, records
 from r1lab.rundir import directory
 from r1lab.stages.common import as_data, asked, build_rows, load_engine, load_tokenizer, note, report_gold, warn
 

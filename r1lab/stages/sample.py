@@ -6,9 +6,9 @@ import time
 from collections.abc import Collection
 from pathlib import Path
 
-from r1lab import provenance
 from r1lab.engines import Completion
 from r1lab.errors import UserError
+from r1lab.evaluation import provenance
 from r1lab.grading.grader import build as build_grader
 from r1lab.rundir import directory
 from r1lab.stages.common import asked, build_rows, load_engine, load_tokenizer, note, report_gold, warn

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from r1lab.comparison import compare
+from r1lab.evaluation.comparison import compare
 from r1lab.rundir import directory
 
 SPEC = importlib.util.spec_from_file_location("chromium", Path(__file__).parent / "chromium.py")

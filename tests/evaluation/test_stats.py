@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from r1lab import stats
+from r1lab.evaluation import stats
 
 RIGHT_OR_WRONG = st.integers(0, 1)
 SCORES = st.integers(1, 6).flatmap(

@@ -1,9 +1,9 @@
-"""How often 95 % intervals hold the truth: python benchmarks/coverage.py [DATA_SETS]. Prints JSON, in percent.
+"""How often 95 % intervals hold the truth: python benchmarks/intervals.py [DATA_SETS]. Prints JSON, in percent.
 
 Each data set is an evaluation of n questions, m samples each; a question's chance is drawn from a beta distribution.
-Beside `r1lab.stats.mean_ci95` stand the plain percentile bootstrap, Student's t, and Wilson's interval with the number
-of samples that the spread between questions comes down to. One data set in 500 goes through `mean_ci95` itself too;
-all of them through the same resamples, drawn once, which takes minutes in place of days.
+Beside `r1lab.evaluation.stats.mean_ci95` stand the plain percentile bootstrap, Student's t, and Wilson's interval with
+the number of samples that the spread between questions comes down to. One data set in 500 goes through `mean_ci95`
+itself too; all of them through the same resamples, drawn once, which takes minutes in place of days.
 """
 
 import json
@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 
-from r1lab import stats
+from r1lab.evaluation import stats
 
 QUESTIONS, SAMPLES = (30, 100, 500), (1, 4, 16)
 CHANCES = {"even, 0.5": (1.0, 1.0), "easy or hard, 0.5": (0.5, 0.5), "mostly hard, 0.2": (0.5, 2.0),

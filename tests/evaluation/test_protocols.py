@@ -5,8 +5,9 @@ import shutil
 
 import pytest
 
-from r1lab import cli, evaluate
+from r1lab import cli
 from r1lab.errors import UserError
+from r1lab.evaluation import protocols
 from r1lab.recipe import loading
 from r1lab.rundir import directory
 
@@ -14,11 +15,11 @@ TINY = "embedded:tiny-qwen2"
 
 
 def made(*paths, tasks=(), protocol="greedy", **more):
-    sources, told = evaluate.sources(list(paths) or [TINY], tasks=list(tasks), protocol=protocol, **more)
+    sources, told = protocols.sources(list(paths) or [TINY], tasks=list(tasks), protocol=protocol, **more)
     return loading.load(sources), told
 
 
-@pytest.mark.parametrize("protocol", evaluate.PROTOCOLS)
+@pytest.mark.parametrize("protocol", protocols.PROTOCOLS)
 def test_each_protocol_makes_a_recipe_that_loads(protocol):
     loaded, _ = made(protocol=protocol)
     (stage,) = loaded.stages
@@ -193,4 +194,4 @@ def test_it_runs_compares_and_can_be_run_again_from_its_recipe(capsys, tmp_path,
 def test_the_prompt_of_an_old_run_is_read_without_what_has_no_effect(tmp_path):
     (tmp_path / "model").mkdir()
     directory.write_yaml(tmp_path / "config.yaml", {"prompt": {"template": "r1-zero", "system": "Be brief."}})
-    assert evaluate._prompt_of(str(tmp_path / "model"))[0] == {"template": "r1-zero"}
+    assert protocols._prompt_of(str(tmp_path / "model"))[0] == {"template": "r1-zero"}

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from r1lab import forms
 from r1lab.engines import Completion
-from r1lab.records import Judge
+from r1lab.evaluation import forms
+from r1lab.evaluation.records import Judge
 
 ROW = {"prompt": "3+4?", "answer": "7", "task": "sums"}
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from r1lab import stats
+from r1lab.evaluation import stats
 
 
 def limem(solved: Sequence[float], twin_solved: Sequence[float]) -> dict:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from r1lab.errors import UserError
-from r1lab.reflection import LOGIC_RL_WORDS, R1_WORDS, WORDS, by_step, counts, per_completion
+from r1lab.evaluation.reflection import LOGIC_RL_WORDS, R1_WORDS, WORDS, by_step, counts, per_completion
 from tests.work import calls
 
 

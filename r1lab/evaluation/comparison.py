@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from r1lab import stats
+from r1lab.evaluation import stats
 from r1lab.rundir import directory
 
 

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from r1lab import provenance
 from r1lab.errors import UserError
+from r1lab.evaluation import provenance
 from r1lab.models import loading
 
 

@@ -3,8 +3,8 @@
 import statistics
 from pathlib import Path
 
-from r1lab import forms, stats
 from r1lab.engines import Completion
+from r1lab.evaluation import forms, stats
 from r1lab.grading.answers import committed
 from r1lab.grading.grader import Grader, applies
 from r1lab.grading.grader import build as build_grader

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from r1lab import stats
-from r1lab.memorisation import limem
+from r1lab.evaluation import stats
+from r1lab.evaluation.memorisation import limem
 
 PAIRS = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=40)
 

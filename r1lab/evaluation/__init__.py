@@ -1,0 +1,1 @@
+"""Answers to figures: protocols, strict and lenient forms, statistics, comparisons and provenance."""
