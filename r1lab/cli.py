@@ -313,16 +313,16 @@ def doctor_verb(arguments: argparse.Namespace) -> int:
     """`r1lab doctor`: exit status 3 where something would break a run."""
     import json
 
-    from r1lab import doctor
+    from r1lab.doctor import examine
 
     color, width = _terminal()
     tell = (
-        None if arguments.json else lambda finding: print(doctor.text(finding, color=color, width=width), flush=True)
+        None if arguments.json else lambda finding: print(examine.text(finding, color=color, width=width), flush=True)
     )
-    findings = doctor.examine(fast=arguments.fast, runs_dir=Path(arguments.runs_dir), tell=tell)
+    findings = examine.examine(fast=arguments.fast, runs_dir=Path(arguments.runs_dir), tell=tell)
     errors, warnings = (sum(f.verdict == verdict for f in findings) for verdict in ("error", "warning"))
     if arguments.json:
-        print(json.dumps(doctor.report(findings), indent=2))
+        print(json.dumps(examine.report(findings), indent=2))
     else:
         print(f"\nlooked at {len(findings)} things: {warnings} to know of, {errors} to mend")
     return 3 if errors else 0

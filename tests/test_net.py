@@ -2,7 +2,8 @@
 
 import pytest
 
-from r1lab import doctor, net
+from r1lab import net
+from r1lab.doctor import examine
 from r1lab.errors import UserError
 from r1lab.preflight import look
 
@@ -25,7 +26,7 @@ def test_the_check_and_the_doctor_name_a_proxy_that_cannot_be_used(environment):
         UserError, match="^all_proxy: socks://127.0.0.1:7891/: a proxy of the kind socks:// cannot be used"
     ):
         look.hub_reachable()
-    why, _ = doctor.ask_hub()
+    why, _ = examine.ask_hub()
     assert why.startswith("all_proxy: socks://127.0.0.1:7891/") and "\n" not in why
 
 

