@@ -275,7 +275,7 @@ def _checked(arguments: argparse.Namespace) -> int:
 
 def check_verb(arguments: argparse.Namespace) -> int:
     """`r1lab check`: exit status 3 where something is wrong that a run would show only later."""
-    from r1lab.preflight import check
+    from r1lab.check import check
 
     color, _ = _terminal()
     more = {"tiny": arguments.tiny, "probe": arguments.probe, "quiet": arguments.quiet}

@@ -3,9 +3,9 @@
 import pytest
 
 from r1lab import net
+from r1lab.check import look
 from r1lab.doctor import examine
 from r1lab.errors import UserError
-from r1lab.preflight import look
 
 
 @pytest.fixture(autouse=True)

@@ -21,8 +21,8 @@ from r1lab import __version__
 from r1lab.doctor import machine, nvidia, packages
 from r1lab.doctor.trial import trial
 from r1lab.errors import UserError
+from r1lab.findings import COLORS, Finding
 from r1lab.net import client_settings
-from r1lab.preflight.findings import COLORS, Finding
 from r1lab.rundir import directory
 
 

@@ -18,8 +18,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from r1lab.findings import Finding
 from r1lab.models import loading
-from r1lab.preflight.findings import Finding
 
 GIB = 2**30
 SERVER, MASTER = 8000, 29500

@@ -6,7 +6,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from r1lab.preflight.findings import Finding
+from r1lab.findings import Finding
 
 FREE = 0.9
 """The share of a GPU's memory that should be free: what vLLM takes of an empty one where nothing else is said."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from r1lab.preflight.findings import Finding
+from r1lab.findings import Finding
 
 _ROOT = Path(__file__).resolve().parent.parent.parent
 CHECKOUT = _ROOT if (_ROOT / "Makefile").is_file() else None

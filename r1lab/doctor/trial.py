@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 from r1lab.doctor import machine
 from r1lab.doctor.packages import BESIDE_TORCH, version
-from r1lab.preflight.findings import Finding
+from r1lab.findings import Finding
 
 SECONDS = 300
 """For all of it. vLLM compiles at its first start, and a cold disk is slow."""

@@ -7,6 +7,7 @@
 from dataclasses import dataclass, replace
 from functools import partial
 
+from r1lab.check.look import start_of
 from r1lab.errors import UserError
 from r1lab.plan import gpus as devices
 from r1lab.plan.changes import Change, changed, changes
@@ -14,7 +15,6 @@ from r1lab.plan.gpus import Device, parse_memory
 from r1lab.plan.lengths import lengths
 from r1lab.plan.report import as_json, text
 from r1lab.plan.stages import StagePlan, plan_stage
-from r1lab.preflight.look import start_of
 from r1lab.recipe.loading import stage_recipes
 from r1lab.recipe.schema import Pipeline
 

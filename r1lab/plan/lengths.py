@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from r1lab import lookup
-from r1lab.preflight.findings import GENERATED
-from r1lab.preflight.look import look
+from r1lab.check.look import look
+from r1lab.findings import GENERATED
 from r1lab.recipe.references import REFERENCE
 
 CHARACTERS, TEMPLATE = 3, 128

@@ -117,7 +117,7 @@ def _read(path: str, revision: str | None, trust_remote_code: bool):
     """The config of a model."""
     from transformers import AutoConfig
 
-    from r1lab.preflight.look import hub_reachable, is_of_the_hub
+    from r1lab.check.look import hub_reachable, is_of_the_hub
 
     if loading.is_adapter(path):
         import json

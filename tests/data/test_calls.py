@@ -4,10 +4,10 @@ import json
 
 import pytest
 
+from r1lab.check import check
 from r1lab.data import calls
 from r1lab.data.calls import rows_of
 from r1lab.errors import UserError
-from r1lab.preflight import check
 
 BUILDERS = """
 import itertools

@@ -16,7 +16,7 @@ import pytest
 
 from r1lab.doctor import examine, machine, nvidia, packages
 from r1lab.doctor.trial import trial
-from r1lab.preflight.findings import Finding
+from r1lab.findings import Finding
 
 TOKEN = "hf_thisIsNoRealToken123"
 

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from r1lab.check.settings import setting_findings
 from r1lab.doctor import machine
 from r1lab.models import loading
 from r1lab.plan import gpus, stages
 from r1lab.plan.lengths import Lengths
-from r1lab.preflight.settings import setting_findings
 from r1lab.recipe import loading as recipes
 
 X86 = "processor\t: 0\nflags\t\t: fpu avx2 avx512f {}\nbugs\t\t:\n"

@@ -6,9 +6,9 @@ import shutil
 import pytest
 import torch
 
+from r1lab.check import check
 from r1lab.errors import UserError
 from r1lab.models import loading, saving
-from r1lab.preflight import check
 from r1lab.recipe import loading as recipes
 from r1lab.recipe.schema import Lora
 

@@ -24,7 +24,7 @@ GRPO = {
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch):
-    from r1lab.preflight import look
+    from r1lab.check import look
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     look.hub_reachable.cache_clear()

@@ -47,7 +47,7 @@ def test_linears_are_what_lora_adapts():
 
 
 def test_an_unknown_model_of_the_hub_says_what_to_type(monkeypatch):
-    from r1lab.preflight import look
+    from r1lab.check import look
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     look.hub_reachable.cache_clear()

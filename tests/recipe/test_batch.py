@@ -2,8 +2,8 @@
 
 import pytest
 
+from r1lab.check import check
 from r1lab.errors import UserError
-from r1lab.preflight import check
 from r1lab.recipe import batch, loading
 from r1lab.stages import grpo
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from r1lab.check.look import _render, template_of
+from r1lab.check.turns import turn_findings
+from r1lab.findings import Seen
 from r1lab.models import loading
-from r1lab.preflight.findings import Seen
-from r1lab.preflight.look import _render, template_of
-from r1lab.preflight.turns import turn_findings
 from r1lab.recipe.schema import GrpoRecipe
 
 FOLDER = Path(__file__).parent.parent / "chat_templates"

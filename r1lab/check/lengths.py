@@ -2,8 +2,8 @@
 
 from transformers import AutoConfig, PretrainedConfig
 
+from r1lab.findings import Finding, Seen
 from r1lab.models import loading, prompts
-from r1lab.preflight.findings import Finding, Seen
 
 
 def length_findings(seen: Seen, start: str, settings: dict) -> list[Finding]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from r1lab.errors import UserError
-from r1lab.preflight.findings import COLORS, Finding, Seen
+from r1lab.findings import COLORS, Finding, Seen
 from r1lab.recipe import loading as recipes
 from r1lab.recipe.schema import Pipeline, Recipe, StageRecipe
 
@@ -54,7 +54,7 @@ def check(
 
 def _look_at_all(stages: list[StageRecipe], scratch: Path, add, tiny: bool) -> list[Seen]:
     """Adds what is found of each stage; what was seen of each."""
-    from r1lab.preflight.look import hub_reachable, hub_settings, is_of_the_hub, look, start_of
+    from r1lab.check.look import hub_reachable, hub_settings, is_of_the_hub, look, start_of
 
     by_name = {stage.name: stage for stage in stages}
     starts = [start_of(stage.model.path, by_name) for stage in stages]
@@ -62,13 +62,13 @@ def _look_at_all(stages: list[StageRecipe], scratch: Path, add, tiny: bool) -> l
         hub_reachable()  # before transformers is imported, which reads the environment
     from transformers.utils import logging
 
-    from r1lab.preflight.building import building_findings
-    from r1lab.preflight.lengths import length_findings
-    from r1lab.preflight.prompts import prompt_findings
-    from r1lab.preflight.rewards import reward_findings
-    from r1lab.preflight.rows import row_findings
-    from r1lab.preflight.saved import saved_findings
-    from r1lab.preflight.settings import batch_findings, row_count_findings, setting_findings
+    from r1lab.check.building import building_findings
+    from r1lab.check.lengths import length_findings
+    from r1lab.check.prompts import prompt_findings
+    from r1lab.check.rewards import reward_findings
+    from r1lab.check.rows import row_findings
+    from r1lab.check.saved import saved_findings
+    from r1lab.check.settings import batch_findings, row_count_findings, setting_findings
 
     logging.set_verbosity_error()  # what it warns of is looked at here, and told in a line
     looks = [look(stage, by_name, scratch) for stage in stages]
@@ -87,7 +87,7 @@ def _look_at_all(stages: list[StageRecipe], scratch: Path, add, tiny: bool) -> l
 
 
 def _probe(looked: list[Seen], add) -> None:
-    from r1lab.preflight.probe import probe, probe_findings
+    from r1lab.check.probe import probe, probe_findings
 
     able = [s for s in looked if s.recipe.stage == "grpo" and s.rows and not s.recipe.model.path.startswith("@")]
     if not able:

@@ -1,6 +1,6 @@
 """Without a network a pipeline has one line about it, not one for each stage."""
 
-from r1lab.preflight import check, look
+from r1lab.check import check, look
 
 
 def test_a_hub_that_cannot_be_reached_is_one_line_for_all_stages(monkeypatch):

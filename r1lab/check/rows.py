@@ -4,7 +4,7 @@ from collections import Counter
 
 from r1lab import lookup
 from r1lab.data import operations
-from r1lab.preflight.findings import Finding, Seen
+from r1lab.findings import Finding, Seen
 from r1lab.recipe.schema import StageRecipe
 
 NEAR = 0.9  # the share of 5-word runs in common from which two rows count as the same

@@ -2,7 +2,7 @@
 
 import pytest
 
-from r1lab.preflight.settings import batch_findings, billions, setting_findings
+from r1lab.check.settings import batch_findings, billions, setting_findings
 from r1lab.recipe import loading as recipes
 
 

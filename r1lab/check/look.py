@@ -6,10 +6,10 @@ from pathlib import Path
 
 from r1lab import lookup
 from r1lab.errors import UserError
+from r1lab.findings import GENERATED, ROWS, Finding, Seen
 from r1lab.lookup import did_you_mean
 from r1lab.models import loading, prompts, smollm2
 from r1lab.net import client_settings
-from r1lab.preflight.findings import GENERATED, ROWS, Finding, Seen
 from r1lab.recipe.references import REFERENCE
 from r1lab.recipe.schema import StageRecipe
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from r1lab.errors import UserError
+from r1lab.findings import Finding
 from r1lab.lookup import did_you_mean
 from r1lab.models import folders, loading
-from r1lab.preflight.findings import Finding
 from r1lab.recipe.schema import StageRecipe
 from r1lab.recipe.yaml_source import Keys
 

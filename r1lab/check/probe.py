@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from r1lab.errors import UserError
 from r1lab.evaluation import stats
+from r1lab.findings import Finding, Seen
 from r1lab.grading.grader import build
-from r1lab.preflight.findings import Finding, Seen
 
 PROMPTS = 16
 FEW = 0.02  # the share of right answers below which most groups of a usual size hold none

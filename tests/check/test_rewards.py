@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from r1lab import lookup
+from r1lab.check import rewards
+from r1lab.check.exploits import exploits, golds, right_turns
 from r1lab.data import knights_knaves
 from r1lab.grading import grader as graders
-from r1lab.preflight import rewards
-from r1lab.preflight.exploits import exploits, golds, right_turns
 
 LOGIC_RL = Path(__file__).parents[3] / "shared" / "data" / "logic_rl_kk" / "instruct"
 

@@ -1,7 +1,7 @@
 """Whether a tokenizer fits its model: an end token, padding, and ids that the embedding has rows for."""
 
+from r1lab.findings import Finding, Seen
 from r1lab.models import loading
-from r1lab.preflight.findings import Finding, Seen
 
 _KEYS = ("model", "path")
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from r1lab.check import check
 from r1lab.models import loading
-from r1lab.preflight import check
 
 
 @pytest.fixture

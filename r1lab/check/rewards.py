@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from r1lab import lookup
+from r1lab.check.exploits import AS_PUBLISHED, FORMS, exploits, right_turns
 from r1lab.errors import UserError
 from r1lab.evaluation import forms
+from r1lab.findings import Finding, Seen
 from r1lab.grading import grader as graders
 from r1lab.grading.grader import Grader
-from r1lab.preflight.exploits import AS_PUBLISHED, FORMS, exploits, right_turns
-from r1lab.preflight.findings import Finding, Seen
 from r1lab.recipe.inputs import ASKS
 
 FOOLED = 16  # rows that exploits are tried on

@@ -3,8 +3,8 @@
 import re
 
 from r1lab.errors import UserError
+from r1lab.findings import Finding, Seen
 from r1lab.models import prompts
-from r1lab.preflight.findings import Finding, Seen
 
 MOST = 0.5  # the share of rows from which a fault in them is an error, not a warning
 _KEYS = ("prompt", "template")

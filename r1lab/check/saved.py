@@ -1,7 +1,7 @@
 """Whether the model that a training makes can be saved, as far as the files of the one it starts from tell."""
 
+from r1lab.findings import Finding, Seen
 from r1lab.models import loading, saving
-from r1lab.preflight.findings import Finding, Seen
 
 _TRAINS = ("sft", "grpo", "dpo", "reward")
 

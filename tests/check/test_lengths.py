@@ -2,7 +2,7 @@
 
 import json
 
-from r1lab.preflight.lengths import percentiles
+from r1lab.check.lengths import percentiles
 
 
 def write(rows):

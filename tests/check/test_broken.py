@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from r1lab.check import check, rewards
 from r1lab.models import loading
 from r1lab.models.loading import CHAT_TEMPLATE
-from r1lab.preflight import check, rewards
 
 BROKEN = Path(__file__).parent.parent / "broken"
 NAMES = sorted(path.stem for path in BROKEN.glob("*.yaml"))

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from r1lab import cli
-from r1lab.preflight import check, probe
-from r1lab.preflight.look import start_of
+from r1lab.check import check, probe
+from r1lab.check.look import start_of
 from r1lab.recipe import loading
 from r1lab.recipe.yaml_source import packaged_recipes
 

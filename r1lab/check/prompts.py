@@ -1,12 +1,12 @@
 """What a model is given to read, and what ends its turn."""
 
 from r1lab import lookup
+from r1lab.check.fit import fit_findings
+from r1lab.check.look import template_of
+from r1lab.check.turns import turn_findings
 from r1lab.errors import UserError
+from r1lab.findings import Finding, Seen
 from r1lab.models import loading, prompts
-from r1lab.preflight.findings import Finding, Seen
-from r1lab.preflight.fit import fit_findings
-from r1lab.preflight.look import template_of
-from r1lab.preflight.turns import turn_findings
 
 HEAD, TAIL = 160, 120  # characters of a prompt that are shown
 _GENERATES = ("grpo", "sample", "eval")

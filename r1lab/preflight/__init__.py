@@ -1,1 +1,0 @@
-"""What is known before a run: `r1lab check`."""
