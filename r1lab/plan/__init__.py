@@ -13,7 +13,7 @@ from r1lab.plan import gpus as devices
 from r1lab.plan.changes import Change, changed, changes
 from r1lab.plan.gpus import Device, parse_memory
 from r1lab.plan.lengths import lengths
-from r1lab.plan.report import as_json, text
+from r1lab.plan.printed import as_json, text
 from r1lab.plan.stages import StagePlan, plan_stage
 from r1lab.recipe.loading import stage_recipes
 from r1lab.recipe.schema import Pipeline
