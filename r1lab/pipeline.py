@@ -225,7 +225,7 @@ def _run_stages(
 
 def _write_cards(run_dir: Path, stages: list[Stage]) -> None:
     """The card of each model: last, since the evaluations of a model come after it."""
-    from r1lab import card
+    from r1lab.report import card
 
     for stage in stages:
         if (stage.path / "model").is_dir():

@@ -5,8 +5,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from r1lab import plots
 from r1lab.display import PHASES, by_step, duration, number
+from r1lab.report import learning_curve
 from r1lab.rundir import directory
 
 LABEL, VALUE = 14, 20  # widths of the columns of figures: three columns of figures end before column 80
@@ -232,9 +232,9 @@ def curve(run_dir: Path, stages: list[tuple[str, str, Path]], compare: list[dict
     A line joins an evaluation to the one that it is compared with, through those of the training between them.
     """
     step, segments = 0, []
-    at: dict[str, list[plots.Point]] = {}  # by eval stage
-    since: list[plots.Point] = []  # of trainings after the last eval stage
-    during: dict[str, list[plots.Point]] = {}  # the same, by the eval stage that follows
+    at: dict[str, list[learning_curve.Point]] = {}  # by eval stage
+    since: list[learning_curve.Point] = []  # of trainings after the last eval stage
+    during: dict[str, list[learning_curve.Point]] = {}  # the same, by the eval stage that follows
     for name, kind, path in stages:
         if kind == "eval":
             at[name], during[name], since = _points(step, directory.result(path)["tasks"]), since, []
@@ -243,20 +243,22 @@ def curve(run_dir: Path, stages: list[tuple[str, str, Path]], compare: list[dict
         rows = train_rows(path)
         evals = [row for row in directory.read_jsonl(path / "metrics.jsonl") if "tasks" in row]
         since += [point for row in by_step(evals) for point in _points(step + row["step"], row["tasks"])]
-        segments.append(plots.Segment(name, step, rows))
+        segments.append(learning_curve.Segment(name, step, rows))
         step += rows[-1]["step"] if rows else 0
     pairs = dict.fromkeys((row["before"], row["after"]) for row in compare)
     lines = [at[before] + during[after] + at[after] for before, after in pairs] + [since]
-    return plots.learning_curve(run_dir / "curve.png", segments, lines, title=run_dir.name) if segments else None
+    return (
+        learning_curve.learning_curve(run_dir / "curve.png", segments, lines, title=run_dir.name) if segments else None
+    )
 
 
-def _points(step: int, tasks: dict[str, dict]) -> list[plots.Point]:
+def _points(step: int, tasks: dict[str, dict]) -> list[learning_curve.Point]:
     found = []
     for task, scores in families({"tasks": tasks}).items():
         if scores.get("avg") is not None:
             low, high = scores.get("ci95") or (scores["avg"], scores["avg"])
             series = f"{task}, {scores['n_questions']} questions" if "n_questions" in scores else task
-            found.append(plots.Point(step, series, scores["avg"], low, high))
+            found.append(learning_curve.Point(step, series, scores["avg"], low, high))
     return found
 
 

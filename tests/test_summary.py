@@ -4,7 +4,8 @@ import io
 
 from rich.console import Console
 
-from r1lab import plots, summary
+from r1lab import summary
+from r1lab.report import learning_curve
 from r1lab.rundir import directory
 
 
@@ -15,7 +16,9 @@ def figures(avg):
 def pipeline(run, monkeypatch):
     """base-eval, zero (with an evaluation at step 2), zero-eval, control, control-eval; what `curve` hands on."""
     seen = []
-    monkeypatch.setattr(plots, "learning_curve", lambda path, segments, lines, title: seen.append((segments, lines)))
+    monkeypatch.setattr(
+        learning_curve, "learning_curve", lambda path, segments, lines, title: seen.append((segments, lines))
+    )
     stages = []
     for name, kind, value in [
         ("base-eval", "eval", 0.2), ("zero", "grpo", None), ("zero-eval", "eval", 0.5),

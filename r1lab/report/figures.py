@@ -10,8 +10,8 @@ import numpy as np
 
 from r1lab.display import number
 from r1lab.evaluation import reflection
-from r1lab.plots import running_mean
 from r1lab.report import read, samples
+from r1lab.report.learning_curve import running_mean
 from r1lab.report.samples import Completion
 
 # Okabe and Ito's colours, told apart by the colour-blind (jfly.uni-koeln.de/color); black is the page's text.

@@ -9,9 +9,9 @@ import sys
 import pytest
 from ruamel.yaml import YAML
 
-from r1lab import card, usage
 from r1lab.errors import UserError
 from r1lab.models import loading, prompts
+from r1lab.report import card, usage
 from r1lab.report.read import Stage
 from r1lab.rundir import directory
 
