@@ -18,10 +18,10 @@ from accelerate.utils import DistributedType, is_peft_model
 from trl.trainer import grpo_trainer
 
 from r1lab.engines.transformers import TransformersEngine, without_generation_config
-from r1lab.grpo import checkpoint, packed, sampling
+from r1lab.grpo import checkpoint, dynamic_sampling, packed
 from r1lab.grpo.advantages import advantages
 from r1lab.grpo.batches import by_group, by_tokens, importance_ratio, rows, trimmed
-from r1lab.grpo.chooser import Chooser
+from r1lab.grpo.curriculum import Chooser
 from r1lab.grpo.rewards import BatchRewards
 from r1lab.recipe.schema import Curriculum, DynamicSampling, GrpoTrain
 
@@ -188,8 +188,8 @@ class GRPOTrainer(trl.GRPOTrainer):
         metrics = self._metrics["train"]
         before = {name: len(values) for name, values in metrics.items()}
         if self.model.training and self.chooser is not None:
-            groups = sampling.choose(self, inputs)
-            inputs, self._generated, self._rewards = sampling.as_generated(groups, self.accelerator)
+            groups = dynamic_sampling.choose(self, inputs)
+            inputs, self._generated, self._rewards = dynamic_sampling.as_generated(groups, self.accelerator)
         correct = self.vllm_importance_sampling_correction
         if self.on_policy and self.model.training:
             self.vllm_importance_sampling_correction = False

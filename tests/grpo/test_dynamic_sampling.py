@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from r1lab.grpo.chooser import Chooser
-from r1lab.grpo.sampling import Group, has_signal
+from r1lab.grpo.curriculum import Chooser
+from r1lab.grpo.dynamic_sampling import Group, has_signal
 from r1lab.models import loading
 from r1lab.recipe.schema import Curriculum
 

@@ -9,7 +9,7 @@ from accelerate import PartialState
 from datasets import Dataset
 from trl import GRPOConfig
 
-from r1lab.grpo import sampling
+from r1lab.grpo import dynamic_sampling
 from r1lab.grpo.trainer import GRPOTrainer
 from r1lab.models import loading
 from r1lab.recipe.schema import Curriculum, DynamicSampling
@@ -46,14 +46,14 @@ def main(folder: Path, words: list[str]) -> None:
         curriculum=Curriculum(learnability=True) if "curriculum" in words else None,
         train_dataset=Dataset.from_dict({"prompt": [f"say {n}" for n in range(60)], "row": list(range(60))}),
     )  # fmt: skip
-    seen, plain = [], sampling.choose
+    seen, plain = [], dynamic_sampling.choose
 
     def choose(*args):
         groups = plain(*args)
         seen.append([group.inputs["row"] for group in groups])
         return groups
 
-    sampling.choose = choose
+    dynamic_sampling.choose = choose
     trainer.train()
     weights = torch.cat([p.detach().flatten() for p in trainer.accelerator.unwrap_model(trainer.model).parameters()])
     torch.save(weights, folder / f"weights_{state.num_processes}_{state.process_index}.pt")
