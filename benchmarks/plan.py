@@ -15,8 +15,8 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from r1lab import children
 from r1lab.recipe import loading as recipes
+from r1lab.run import children
 from r1lab.rundir import directory
 
 SAMPLED = 0.1  # seconds between two looks at the memory of a process tree

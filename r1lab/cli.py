@@ -228,7 +228,7 @@ def run_verb(arguments: argparse.Namespace) -> int:
     if not arguments.no_check and (status := _checked(arguments)):
         return status
 
-    from r1lab import pipeline
+    from r1lab.run import pipeline
 
     return pipeline.run(
         recipe,

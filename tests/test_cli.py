@@ -8,8 +8,9 @@ import time
 
 import pytest
 
-from r1lab import cli, listing, pipeline
+from r1lab import cli, listing
 from r1lab.recipe import yaml_source
+from r1lab.run import pipeline
 from r1lab.rundir import directory
 
 GRPO = """\

@@ -3,9 +3,9 @@
 import re
 from collections import Counter
 
-from r1lab.display import duration
 from r1lab.report.content import Table
 from r1lab.report.read import Run, clean, items, number, section
+from r1lab.run.display import duration
 
 
 def about(run: Run) -> Table:

@@ -17,8 +17,8 @@ from r1lab.recipe.references import REFERENCE
 from r1lab.report import read
 from r1lab.report.read import Run, Stage, clean, items, number, section
 from r1lab.report.usage import code, is_adapter, sampling_of
+from r1lab.run.summary import percent
 from r1lab.rundir import directory
-from r1lab.summary import percent
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _HOME = re.compile(r"(?:/home|/Users)/[^/\s'\"]+|/root\b")

@@ -4,13 +4,13 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
-from r1lab.display import PHASES, duration
-from r1lab.display import number as shown
 from r1lab.evaluation import reflection
 from r1lab.report import samples
 from r1lab.report.read import Run, Stage, clean, items, number, section
 from r1lab.report.samples import Completion
-from r1lab.summary import families, percent
+from r1lab.run.display import PHASES, duration
+from r1lab.run.display import number as shown
+from r1lab.run.summary import families, percent
 
 BETTER, WORSE, UNCLEAR = "▲", "▼", "≈"
 

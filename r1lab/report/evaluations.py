@@ -1,9 +1,9 @@
 """The evaluations of a run in full: accuracy in the form asked for and in any, greedy, by part, of several answers."""
 
-from r1lab.display import number as shown
 from r1lab.report.content import Table, interval
 from r1lab.report.read import Run, clean, number
-from r1lab.summary import families, percent
+from r1lab.run.display import number as shown
+from r1lab.run.summary import families, percent
 
 _LENGTHS = ("length_right", "length_wrong", "length_truncated")
 

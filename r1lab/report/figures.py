@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from r1lab.display import number
 from r1lab.evaluation import reflection
 from r1lab.report import read, samples
 from r1lab.report.learning_curve import running_mean
 from r1lab.report.samples import Completion
+from r1lab.run.display import number
 
 # Okabe and Ito's colours, told apart by the colour-blind (jfly.uni-koeln.de/color); black is the page's text.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")

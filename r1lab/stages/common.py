@@ -9,12 +9,13 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
-from r1lab import children, engines, lookup
+from r1lab import engines, lookup
 from r1lab.data import operations
 from r1lab.data.calls import rows_of
 from r1lab.errors import UserError
 from r1lab.models import prompts
 from r1lab.recipe.schema import TASKS_OWN, GrpoTrain
+from r1lab.run import children
 from r1lab.rundir import directory, trackers
 
 logger = logging.getLogger(__name__)

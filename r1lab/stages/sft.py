@@ -10,9 +10,9 @@ from datasets import Dataset, Features, Sequence, Value
 from datasets.arrow_writer import ArrowWriter
 from trl import SFTConfig, SFTTrainer
 
-from r1lab import summary
 from r1lab.errors import UserError
 from r1lab.models import loading, prompts
+from r1lab.run import summary
 from r1lab.stages.common import (
     Metrics,
     build_rows,

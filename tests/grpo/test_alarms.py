@@ -16,13 +16,13 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback
 from trl import GRPOConfig
 
-from r1lab.display import StageDisplay
 from r1lab.errors import UserError
 from r1lab.grpo.alarms import AlarmCallback, check, episodes, finish_rollback, last_good, read_rollback
 from r1lab.grpo.trainer import GRPOTrainer
 from r1lab.models import loading
 from r1lab.recipe import loading as recipe
 from r1lab.recipe.schema import Alarms
+from r1lab.run.display import StageDisplay
 from r1lab.rundir import directory
 
 RECIPE = """

@@ -2,9 +2,9 @@
 
 import pytest
 
-from r1lab import pipeline
 from r1lab.errors import UserError
 from r1lab.recipe import loading as recipes
+from r1lab.run import pipeline
 
 
 def test_a_training_on_several_gpus_is_refused_before_anything_is_written(tmp_path):

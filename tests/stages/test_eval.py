@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from r1lab import summary
 from r1lab.data.knights_knaves import split_of
 from r1lab.engines import Completion
 from r1lab.evaluation.records import Judge, answer_of, figures
 from r1lab.recipe import loading
+from r1lab.run import summary
 from r1lab.rundir import directory
 from r1lab.stages.common import build_rows
 from r1lab.stages.eval import eval_tasks, instructed

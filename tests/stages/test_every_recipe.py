@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from r1lab import pipeline
 from r1lab.recipe import loading as recipes
 from r1lab.recipe import yaml_source
 from r1lab.recipe.schema import Pipeline
+from r1lab.run import pipeline
 from r1lab.rundir import directory
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]

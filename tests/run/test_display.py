@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from r1lab import display, summary
-from r1lab.display import MetricsHistory, StageDisplay
+from r1lab.run import display, summary
+from r1lab.run.display import MetricsHistory, StageDisplay
 from r1lab.rundir import directory
 
 SPEC = importlib.util.spec_from_file_location("fake_stages", Path(__file__).parent / "fake_stages.py")
@@ -171,7 +171,7 @@ def test_sparklines_are_never_wider_than_asked(values):
 
 
 def pipeline_run(tmp_path):
-    from r1lab import pipeline
+    from r1lab.run import pipeline
 
     names = [("base", "eval"), ("zero", "grpo"), ("final", "eval")]
     stages = [

@@ -4,8 +4,8 @@ import io
 
 from rich.console import Console
 
-from r1lab import summary
 from r1lab.report import learning_curve
+from r1lab.run import summary
 from r1lab.rundir import directory
 
 

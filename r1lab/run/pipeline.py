@@ -16,13 +16,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from r1lab import children, engines, summary
-from r1lab.children import StopRequests
-from r1lab.display import StageDisplay
+from r1lab import engines
 from r1lab.errors import UserError
 from r1lab.evaluation import comparison
 from r1lab.recipe import launch, references
 from r1lab.recipe import loading as recipes
+from r1lab.run import children, summary
+from r1lab.run.children import StopRequests
+from r1lab.run.display import StageDisplay
 from r1lab.rundir import directory
 
 INTERRUPTED = 130

@@ -19,7 +19,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from r1lab.logs import last_line
+from r1lab.run.logs import last_line
 from r1lab.rundir import directory
 
 TRAINING = ("sft", "grpo", "dpo", "reward")

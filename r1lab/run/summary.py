@@ -5,8 +5,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from r1lab.display import PHASES, by_step, duration, number
 from r1lab.report import learning_curve
+from r1lab.run.display import PHASES, by_step, duration, number
 from r1lab.rundir import directory
 
 LABEL, VALUE = 14, 20  # widths of the columns of figures: three columns of figures end before column 80

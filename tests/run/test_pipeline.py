@@ -15,13 +15,14 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from r1lab import pipeline
 from r1lab.errors import UserError
 from r1lab.recipe import loading as recipes
 from r1lab.recipe import references
+from r1lab.run import pipeline
 from r1lab.rundir import directory
 
 TESTS = Path(__file__).parent
+ROOT = TESTS.parents[1]
 FAKE_STAGE = str(TESTS / "fake_stages.py")
 RECIPES = SimpleNamespace(
     resolved=lambda recipe: recipe,
@@ -31,7 +32,7 @@ RECIPES = SimpleNamespace(
 # The parent of the signal tests: a process that runs the recipe of its first argument.
 PARENT = f"""
 import json, sys
-sys.path[:0] = [{str(TESTS)!r}, {str(TESTS.parent)!r}]
+sys.path[:0] = [{str(TESTS)!r}, {str(ROOT)!r}]
 import importlib.util
 spec = importlib.util.spec_from_file_location("test_pipeline", {__file__!r})
 tests = importlib.util.module_from_spec(spec)
@@ -54,7 +55,7 @@ def fake_command(path):
 def fake_stages(monkeypatch):
     monkeypatch.setattr(pipeline, "recipes", RECIPES)
     monkeypatch.setattr(pipeline, "stage_command", fake_command)
-    monkeypatch.setenv("PYTHONPATH", str(TESTS.parent), prepend=os.pathsep)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
 
 
 def three_stages(**train):
