@@ -180,16 +180,16 @@ def train(*, sizes: dict, ends: float, record, **_) -> None:
 
 def training_figures(run: Path) -> dict:
     """What a run has to show, also one that did not come to its end."""
-    from r1lab.rundir import directory
+    from r1lab.rundir import storage
 
     found = {"stages": {path.parent.name: json.loads(path.read_text()) for path in sorted(run.glob("*/result.json"))}}
     for path in run.glob("*-zero/metrics.jsonl"):
         kept = ("step", "reward", "length", "truncated", "entropy", "importance_ratio", "seconds", "tokens_per_second")
-        steps = [row for row in directory.read_jsonl(path) if row["phase"] == "train"]
+        steps = [row for row in storage.read_jsonl(path) if row["phase"] == "train"]
         found["grpo"] = [{key: row[key] for key in kept if key in row} for row in steps]
     if (run / "result.json").is_file():
         found["compare"] = json.loads((run / "result.json").read_text())["compare"]
-        found["example"] = directory.read_jsonl(next(run.glob("*-after/samples/questions.jsonl")))[0]["completions"][0]
+        found["example"] = storage.read_jsonl(next(run.glob("*-after/samples/questions.jsonl")))[0]["completions"][0]
     return found
 
 

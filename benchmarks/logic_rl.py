@@ -13,7 +13,7 @@ from r1lab.errors import UserError
 from r1lab.evaluation import reflection
 from r1lab.evaluation.memorisation import limem
 from r1lab.recipe import loading as recipes
-from r1lab.rundir import directory
+from r1lab.rundir import directory, storage
 
 PEOPLE = range(2, 9)
 # arXiv:2502.14768, the table of accuracies: 100 puzzles a number of people, one answer each.
@@ -66,7 +66,7 @@ def memorisation(run: str) -> str:
 
 def words(run: str, rows: int = 10) -> str:
     """Reflection words a completion, and lengths in words, at some `rows` steps of a grpo stage."""
-    steps = reflection.by_step(run)
+    steps = reflection.words_by_step(run)
     shown = steps[:: max(1, len(steps) // rows)]
     said = [word for word in reflection.WORDS if any(step["words"][word] for step in steps)]
     lines = [_row(["step", *said, "length right", "length wrong"]), _row(["---"] * (len(said) + 3))]
@@ -78,7 +78,7 @@ def words(run: str, rows: int = 10) -> str:
 
 def _paired(path: Path, twin_path: Path) -> tuple[list[float], list[float]]:
     """The share of right samples of each puzzle that has a twin, and of the twin."""
-    from r1lab.stages.eval import eval_tasks
+    from r1lab.stages.rows import eval_tasks
 
     asked = {name: _shares(folder) for name, folder in (("original", path), ("twin", twin_path))}
     (twins,) = eval_tasks(recipes.load([str(twin_path / "config.yaml")])).values()
@@ -89,7 +89,7 @@ def _paired(path: Path, twin_path: Path) -> tuple[list[float], list[float]]:
 
 
 def _shares(path: Path) -> dict[str, float]:
-    questions = directory.read_jsonl(path / "samples" / "questions.jsonl")
+    questions = storage.read_jsonl(path / "samples" / "questions.jsonl")
     return {question["prompt"]: statistics.fmean(question["scores"]) for question in questions}
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from r1lab.recipe import loading as recipes
 from r1lab.run import children
-from r1lab.rundir import directory
+from r1lab.rundir import directory, manifest, storage
 
 SAMPLED = 0.1  # seconds between two looks at the memory of a process tree
 BOUND = 0.15  # how far a prediction may be off
@@ -79,9 +79,9 @@ def resolved(name: str, folder: Path):
     words = " ".join(["sun"] * (tokens if plain["stage"] == "grpo" else tokens - 16))  # a token a word, nearly
     row = {"prompt": f"Say: {words}"} if plain["stage"] == "grpo" else {"prompt": "Say:", "completion": words}
     data = folder / f"{name}.jsonl"
-    directory.write_jsonl(data, [row] * 64)
+    storage.write_jsonl(data, [row] * 64)
     file = folder / f"{name}.yaml"
-    directory.write_yaml(file, plain | {"data": {"builder": "rows", "path": str(data)}})
+    storage.write_yaml(file, plain | {"data": {"builder": "rows", "path": str(data)}})
     return recipes.load([str(file)])
 
 
@@ -169,17 +169,17 @@ def main() -> None:
         folder = Path(place)
         loaded = {name: resolved(name, folder) for name in arguments.only}
         if arguments.measured:
-            seen = {row.pop("name"): row for row in directory.read_jsonl(arguments.measured)}
+            seen = {row.pop("name"): row for row in storage.read_jsonl(arguments.measured)}
         else:
             seen = {}
             for name, recipe in loaded.items():
                 seen[name] = measured(recipe, folder, arguments.device)
                 if arguments.out:
-                    directory.append_jsonl(arguments.out, {"name": name} | seen[name])
+                    storage.append_jsonl(arguments.out, {"name": name} | seen[name])
         compares = {n: compared(seen[n], predicted(loaded[n], arguments.device)) for n in loaded if n in seen}
     figures = {
         "device": arguments.device,
-        "versions": directory.versions(),
+        "versions": manifest.versions(),
         "configurations": compares,
         "furthest": max(abs(figure["ratio"] - 1) for figure in compares.values()),
         "within_bound": sum(abs(figure["ratio"] - 1) <= BOUND for figure in compares.values()),

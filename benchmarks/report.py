@@ -17,7 +17,7 @@ from pathlib import Path
 
 from r1lab import report
 from r1lab.evaluation import reflection
-from r1lab.rundir import directory
+from r1lab.rundir import storage
 
 STEPS, GROUP, WORDS, TIMES = 500, 40, 220, 5
 LETTERS = "etaoinshrdlcum"
@@ -37,10 +37,10 @@ def make_run(path: Path, *, steps: int = STEPS, group: int = GROUP, words: int =
     weights = list(itertools.accumulate(1 / rank for rank in range(1, 5001)))
     path.mkdir()
     config = {"name": "long", "stage": "grpo", "rollout": {"max_completion_length": 2 * words}}
-    directory.write_yaml(path / "config.yaml", config)
+    storage.write_yaml(path / "config.yaml", config)
     for step in range(1, steps + 1):
         rows = [_completion(draw, vocabulary, weights, step, words) for _ in range(group)]
-        directory.write_jsonl(path / "samples" / f"step_{step:06d}.jsonl", rows)
+        storage.write_jsonl(path / "samples" / f"step_{step:06d}.jsonl", rows)
         keys = ("reward", "length", "truncated", "no_signal", "entropy", "kl", "importance_ratio", "loss", "grad_norm")
         row = {"phase": "train", "step": step, "total": steps} | {key: draw.random() for key in keys}
         row |= {
@@ -48,8 +48,8 @@ def make_run(path: Path, *, steps: int = STEPS, group: int = GROUP, words: int =
             "seconds": 1.0,
             "tokens_per_second": 1000,
         }
-        directory.append_jsonl(path / "metrics.jsonl", row)
-    directory.write_json_atomic(path / "result.json", {"stage": "grpo", "seconds": 1.0 * steps, "steps": steps})
+        storage.append_jsonl(path / "metrics.jsonl", row)
+    storage.write_json_atomic(path / "result.json", {"stage": "grpo", "seconds": 1.0 * steps, "steps": steps})
     return path
 
 

@@ -9,8 +9,8 @@ from r1lab.data.generate import choices, different
 from r1lab.data.instructions_tiny import TINY, draw_tiny
 from r1lab.data.knights_knaves import NAMES, complete
 from r1lab.errors import UserError
-from r1lab.lookup import did_you_mean
 from r1lab.rewards.constraints import unmet
+from r1lab.text import did_you_mean
 
 
 def instructions(

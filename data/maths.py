@@ -9,7 +9,7 @@ from r1lab.data.evaluation import evaluation_only, without_none
 from r1lab.data.rows import converted, draw, first_of, is_local
 from r1lab.errors import UserError
 from r1lab.grading.answers import last_boxed
-from r1lab.lookup import did_you_mean
+from r1lab.text import did_you_mean
 
 MATH, MATH_500 = "DigitalLearningGmbH/MATH-lighteval", "HuggingFaceH4/MATH-500"
 SUBJECTS = (

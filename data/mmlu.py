@@ -6,7 +6,7 @@ from r1lab.data.evaluation import evaluation_only
 from r1lab.data.gpqa import lettered
 from r1lab.data.rows import converted, draw, first_of
 from r1lab.errors import UserError
-from r1lab.lookup import did_you_mean
+from r1lab.text import did_you_mean
 
 HUB = "cais/mmlu"
 

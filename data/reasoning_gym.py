@@ -7,7 +7,7 @@ from typing import Literal
 
 from r1lab.data.generate import split_of
 from r1lab.errors import UserError
-from r1lab.lookup import did_you_mean
+from r1lab.text import did_you_mean
 
 _ROUNDS = 20  # of seeds, each of twice as many entries as are asked for
 

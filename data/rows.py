@@ -7,7 +7,7 @@ from pathlib import Path
 
 from r1lab.data import shapes
 from r1lab.errors import UserError
-from r1lab.lookup import did_you_mean
+from r1lab.text import did_you_mean
 
 _FILES = (".jsonl", ".json", ".parquet")
 _SPLITS = ("train", "test", "valid", "validation", "val", "dev")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from r1lab import __version__
 from r1lab.errors import UserError
-from r1lab.lookup import did_you_mean
+from r1lab.text import did_you_mean
 
 VERBS = ("run", "eval", "check", "plan", "report", "doctor", "show", "ls", "cp")
 TINY = "the same recipe in small: an embedded model, two steps a stage, no network"
@@ -294,7 +294,9 @@ def plan_verb(arguments: argparse.Namespace) -> int:
     planned = plan.plan(recipe, gpu=arguments.gpu, gpus=arguments.gpus, memory=memory)
     color, width = _terminal()
     text = (
-        json.dumps(plan.as_json(planned), indent=2) if arguments.json else plan.text(planned, width=width, color=color)
+        json.dumps(plan.as_json(planned), indent=2)
+        if arguments.json
+        else plan.as_text(planned, width=width, color=color)
     )
     print(text)
     return 0 if planned.fits else 3
@@ -317,7 +319,7 @@ def doctor_verb(arguments: argparse.Namespace) -> int:
 
     color, width = _terminal()
     tell = (
-        None if arguments.json else lambda finding: print(examine.text(finding, color=color, width=width), flush=True)
+        None if arguments.json else lambda finding: print(examine.page(finding, color=color, width=width), flush=True)
     )
     findings = examine.examine(fast=arguments.fast, runs_dir=Path(arguments.runs_dir), tell=tell)
     errors, warnings = (sum(f.verdict == verdict for f in findings) for verdict in ("error", "warning"))
@@ -363,7 +365,7 @@ def ls_verb(arguments: argparse.Namespace) -> int:
         raise UserError(f"r1lab ls: {arguments.what}: nothing of this name to list{hint}")
     color, width = _terminal()
     what = [arguments.what] if arguments.what else list(listing.SECTIONS)
-    print(listing.text(what, runs_dir=Path(arguments.runs_dir), color=color, width=width), end="")
+    print(listing.page(what, runs_dir=Path(arguments.runs_dir), color=color, width=width), end="")
     return 0
 
 

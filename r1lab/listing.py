@@ -14,7 +14,7 @@ SECTIONS = ("recipes", "rewards", "data", "runs")
 Row = tuple[str, ...]
 
 
-def text(what: list[str], *, runs_dir: Path, color: bool = False, width: int | None = None) -> str:
+def page(what: list[str], *, runs_dir: Path, color: bool = False, width: int | None = None) -> str:
     """The sections asked for, as columns.
 
     Args:
@@ -89,13 +89,13 @@ def runs(runs_dir: Path) -> list[Row]:
 
 def state(path: Path) -> str:
     """`running`, `finished`, `failed`, `interrupted`, or `unfinished` where a run left no word about its end."""
-    from r1lab.rundir import directory
+    from r1lab.rundir import directory, storage
 
     if _locked(path):
         return "running"
     if directory.result(path) is not None:
         return "finished"
-    ends = [row["status"] for row in directory.read_jsonl(path / "metrics.jsonl") if row.get("phase") == "stage"]
+    ends = [row["status"] for row in storage.read_jsonl(path / "metrics.jsonl") if row.get("phase") == "stage"]
     if ends and ends[-1]:
         return "interrupted" if ends[-1] == 130 else "failed"
     return "failed" if (path / "error.txt").is_file() else "unfinished"
@@ -117,7 +117,7 @@ def _locked(path: Path) -> bool:
 
 def headline(path: Path) -> str:
     """What a run came to, or how far it got."""
-    from r1lab.rundir import directory
+    from r1lab.rundir import directory, storage
 
     result = directory.result(path)
     if result is None:
@@ -132,7 +132,7 @@ def headline(path: Path) -> str:
         return _accuracy(tasks)
     if "kept" in result:
         return f"{result['kept']} of {result['sampled']} samples kept"
-    rows = [row for row in directory.read_jsonl(path / "metrics.jsonl") if row.get("phase") == "train"]
+    rows = [row for row in storage.read_jsonl(path / "metrics.jsonl") if row.get("phase") == "train"]
     last = rows[-1] if rows else {}
     measured = next((f", {key} {last[key]:.3g}" for key in ("reward", "loss") if last.get(key) is not None), "")
     return f"{result['steps']} steps{measured}" if "steps" in result else ""
@@ -147,12 +147,12 @@ def _accuracy(tasks: dict[str, dict]) -> str:
 
 def _progress(path: Path) -> str:
     """The stage that a run has come to, its step, and the last figure that it has measured."""
-    from r1lab.rundir import directory
+    from r1lab.rundir import directory, storage
 
     stages = sorted(path.glob("[0-9][0-9]-*/"))
     folder = stages[-1] if stages else path
     name = f"{folder.name[3:]} ({int(folder.name[:2])})" if stages else ""
-    rows = [row for row in directory.read_jsonl(folder / "metrics.jsonl") if "total" in row]
+    rows = [row for row in storage.read_jsonl(folder / "metrics.jsonl") if "total" in row]
     if not rows:
         return name
     done = rows[-1].get("done", rows[-1].get("step"))

@@ -6,7 +6,6 @@ A name is one of r1lab's own (`knights_knaves`), a dotted path (`my_package.rewa
 """
 
 import ast
-import difflib
 import importlib
 import importlib.util
 import inspect
@@ -16,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from r1lab.errors import UserError
+from r1lab.text import did_you_mean
 
 KINDS = {"rewards": "reward", "data": "builder"}
 _SUFFIX = {"rewards": "_reward", "data": ""}
@@ -103,16 +103,6 @@ def folder(kind: str) -> Path:
     """Where the rewards, builders (`data`) or packaged recipes lie: beside the package in a checkout, else in it."""
     package = Path(__file__).parent
     return package.parent / kind if (package.parent / "pyproject.toml").is_file() else package / kind
-
-
-def did_you_mean(word: object, choices: object, *, otherwise: str = "") -> str:
-    """` (did you mean X?)` for the choice that looks most like a word; `otherwise` where none does.
-
-    >>> did_you_mean("learning_rte", ["learning_rate", "beta"])
-    ' (did you mean `learning_rate`?)'
-    """
-    close = difflib.get_close_matches(str(word), [str(choice) for choice in choices], n=1, cutoff=0.6)
-    return f" (did you mean `{close[0]}`?)" if close else otherwise
 
 
 def _named(function: Callable) -> dict[str, inspect.Parameter]:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import secrets
 import sys
 import threading
@@ -13,6 +12,7 @@ from decimal import Decimal
 from typing import Literal
 
 from r1lab.errors import MachineError, UserError
+from r1lab.hardware import usable_cores
 from r1lab.rewards.code_blocks import extract
 from r1lab.rewards.code_results import printed, same
 from r1lab.rewards.score import Score
@@ -123,7 +123,7 @@ def code_reward(
     """
     if mode not in ("share", "all"):
         raise UserError(f"rewards: code: mode: {mode!r} is not share or all")
-    workers = (os.cpu_count() or 1) if workers is None else workers
+    workers = usable_cores() if workers is None else workers
     for name, value, kind, least in (
         ("timeout", timeout, int | float, 0.1),
         ("memory", memory, int, 64),

@@ -18,8 +18,8 @@ from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from r1lab.lookup import did_you_mean
 from r1lab.rewards.prose import RUN, WORD, paragraphs, plain, sentences, words
+from r1lab.text import did_you_mean
 
 BOUNDS = {"at_least": ">=", "at_most": "<=", "exactly": "=="}
 

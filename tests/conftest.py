@@ -26,11 +26,11 @@ def own_process_group():
 def tiny_model(tmp_path_factory):
     """The folder of a random Qwen2-architecture model of the embedded base's size, with its tokenizer."""
     from r1lab.data import knights_knaves
-    from r1lab.models import loading, prompts, saving
+    from r1lab.models import prompts, saving, scratch
 
     rows = knights_knaves(people=[2, 3], size=400, copies=5, solution="evaluation")
     texts = [f"{prompts.R1_ZERO}{row['prompt']} {row['completion']}" for row in rows]
-    model, tokenizer = loading.scratch("tiny-qwen2", texts)
+    model, tokenizer = scratch.scratch("tiny-qwen2", texts)
     folder = tmp_path_factory.mktemp("tiny-qwen2")
     saving.save(model, tokenizer, folder)
     return folder

@@ -11,7 +11,7 @@ import pytest
 from r1lab import cli, listing
 from r1lab.recipe import yaml_source
 from r1lab.run import pipeline
-from r1lab.rundir import directory
+from r1lab.rundir import directory, storage
 
 GRPO = """\
 stage: grpo
@@ -287,7 +287,7 @@ def test_ls_imports_nothing_heavy():
 
 @pytest.mark.parametrize("columns", [30, 200])
 def test_lines_are_cut_at_the_width_of_the_terminal(columns):
-    lines = listing.text(["data"], runs_dir=None, width=columns).splitlines()
+    lines = listing.page(["data"], runs_dir=None, width=columns).splitlines()
     assert all(len(line) <= columns for line in lines)
     assert any(line.endswith("…") for line in lines) == (columns == 30)
 
@@ -295,11 +295,11 @@ def test_lines_are_cut_at_the_width_of_the_terminal(columns):
 def make_run(here, name, *, result=None, rows=(), age=0):
     path = here / "runs" / name
     path.mkdir(parents=True)
-    directory.write_yaml(path / "config.yaml", {"stage": "eval"})
+    storage.write_yaml(path / "config.yaml", {"stage": "eval"})
     if rows:
-        directory.write_jsonl(path / "metrics.jsonl", list(rows))
+        storage.write_jsonl(path / "metrics.jsonl", list(rows))
     if result:
-        directory.write_json_atomic(path / "result.json", result)
+        storage.write_json_atomic(path / "result.json", result)
     for file in [*path.iterdir(), path]:
         os.utime(file, (time.time() - age,) * 2)
     return path
@@ -346,7 +346,7 @@ def test_a_run_that_is_held_is_running_and_one_that_cannot_be_read_does_not_hide
 def test_the_stages_of_a_pipeline_tell_how_far_it_got(here, capsys):
     path = make_run(here, "pipe")
     stage = path / "02-zero"
-    directory.append_jsonl(stage / "metrics.jsonl", {"phase": "train", "step": 3, "total": 60})
+    storage.append_jsonl(stage / "metrics.jsonl", {"phase": "train", "step": 3, "total": 60})
     assert "zero (2): 3 of 60" in listed(capsys)["pipe"]
 
 

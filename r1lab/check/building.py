@@ -9,12 +9,11 @@ from pathlib import Path
 
 from r1lab.errors import UserError
 from r1lab.findings import Finding
-from r1lab.lookup import did_you_mean
 from r1lab.models import folders, loading
+from r1lab.models.lora import lora_config
 from r1lab.recipe.schema import StageRecipe
 from r1lab.recipe.yaml_source import Keys
-
-_CONFIGS = {"sft": "SFTConfig", "grpo": "GRPOConfig", "dpo": "DPOConfig", "reward": "RewardConfig"}
+from r1lab.text import did_you_mean
 
 
 def building_findings(recipe: StageRecipe, start: str, settings: dict, scratch: Path) -> list[Finding]:
@@ -25,7 +24,7 @@ def building_findings(recipe: StageRecipe, start: str, settings: dict, scratch: 
         settings: How transformers loads that model's small files.
     """
     found: list[Finding] = []
-    if recipe.stage in _CONFIGS:
+    if recipe.trl:
         found += _trainer(recipe, scratch)
     attention, folder = recipe.model.attn_implementation, loading.local_folder(start)
     if (getattr(recipe.model, "lora", None) or attention or folder) and not start.startswith("scratch:"):
@@ -37,14 +36,14 @@ def _trainer(recipe: StageRecipe, scratch: Path) -> list[Finding]:
     import torch
     from transformers import Trainer, get_scheduler
 
-    from r1lab.stages.common import trl_config
+    from r1lab.stages.training import trl_config
 
     owned = {}
     if recipe.stage == "grpo":
         # The batch is checked elsewhere, for as many processes as the recipe has.
         owned = dict.fromkeys(("num_generations", "per_device_train_batch_size", "gradient_accumulation_steps"), 2)
         owned |= {"generation_batch_size": None, "steps_per_generation": None, "use_vllm": False}
-    config_class = getattr(importlib.import_module("trl"), _CONFIGS[recipe.stage])
+    config_class = getattr(importlib.import_module("trl"), recipe.trl)
     with _no_process_group():
         args, found = _tried(lambda: trl_config(config_class, recipe, scratch, **owned), ("train",))
     if args is None:
@@ -117,7 +116,7 @@ def _adapters(recipe: StageRecipe, model, lora) -> list[Finding]:
     for target in unknown if len(unknown) < len(targets) else ():  # where no layer matches, peft itself refuses
         hint = did_you_mean(target, sorted(linear), otherwise=f" (there are: {', '.join(sorted(linear))})")
         found.append(Finding("error", "settings", f"{target}: the model has no such layer{hint}", keys=keys))
-    adapted, more = _tried(lambda: get_peft_model(model, loading.lora_config(lora)), keys)
+    adapted, more = _tried(lambda: get_peft_model(model, lora_config(lora)), keys)
     head = adapted.get_output_embeddings() if adapted is not None else None
     if recipe.stage in ("sft", "grpo") and isinstance(head, BaseTunerLayer):
         what = "TRL takes no adapter on lm_head, since it computes the loss from the weights of that layer alone"

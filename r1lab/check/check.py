@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from r1lab.check.seen import Seen
 from r1lab.errors import UserError
-from r1lab.findings import COLORS, Finding, Seen
+from r1lab.findings import COLORS, Finding
 from r1lab.recipe import loading as recipes
 from r1lab.recipe.schema import Pipeline, Recipe, StageRecipe
 

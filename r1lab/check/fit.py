@@ -1,6 +1,7 @@
 """Whether a tokenizer fits its model: an end token, padding, and ids that the embedding has rows for."""
 
-from r1lab.findings import Finding, Seen
+from r1lab.check.seen import Seen
+from r1lab.findings import Finding
 from r1lab.models import loading
 
 _KEYS = ("model", "path")

@@ -2,7 +2,8 @@
 
 from transformers import AutoConfig, PretrainedConfig
 
-from r1lab.findings import Finding, Seen
+from r1lab.check.seen import Seen
+from r1lab.findings import Finding
 from r1lab.models import loading, prompts
 
 
@@ -21,7 +22,7 @@ def length_findings(seen: Seen, start: str, settings: dict) -> list[Finding]:
     if written:
         found.append(Finding("ok", "lengths", f"{what}: {percentiles(written)}"))
     context = _context(start, settings)
-    if seen.recipe.stage in ("grpo", "sample", "eval"):
+    if seen.recipe.generates:
         found += _generated(seen, asked, written, what, context)
     else:
         found += _trained(seen, asked, written, context)

@@ -5,13 +5,14 @@ from functools import lru_cache
 from pathlib import Path
 
 from r1lab import lookup
+from r1lab.check.seen import GENERATED, ROWS, Seen
 from r1lab.errors import UserError
-from r1lab.findings import GENERATED, ROWS, Finding, Seen
-from r1lab.lookup import did_you_mean
+from r1lab.findings import Finding
 from r1lab.models import loading, prompts, smollm2
 from r1lab.net import client_settings
 from r1lab.recipe.references import REFERENCE
 from r1lab.recipe.schema import StageRecipe
+from r1lab.text import did_you_mean
 
 _TOKENIZERS = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
 """Files of which any tokenizer has one."""
@@ -147,8 +148,7 @@ def _meant_here(path: str) -> str:
 
 def _data(recipe: StageRecipe) -> tuple[dict[str, list[dict]], list[Finding]]:
     """The rows of a stage, those of generators fewer, by the task of an evaluation, else by the builder."""
-    from r1lab.stages.common import build_rows
-    from r1lab.stages.eval import eval_tasks
+    from r1lab.stages.rows import build_rows, eval_tasks
 
     keys = ("data",)
     data, left_out = _without_later_rows(recipe.data)

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from r1lab.check.seen import Seen
 from r1lab.errors import UserError
 from r1lab.evaluation import stats
-from r1lab.findings import Finding, Seen
+from r1lab.findings import Finding
 from r1lab.grading.grader import build
 
 PROMPTS = 16

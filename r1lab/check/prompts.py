@@ -3,13 +3,13 @@
 from r1lab import lookup
 from r1lab.check.fit import fit_findings
 from r1lab.check.look import template_of
+from r1lab.check.seen import Seen
 from r1lab.check.turns import turn_findings
 from r1lab.errors import UserError
-from r1lab.findings import Finding, Seen
+from r1lab.findings import Finding
 from r1lab.models import loading, prompts
 
 HEAD, TAIL = 160, 120  # characters of a prompt that are shown
-_GENERATES = ("grpo", "sample", "eval")
 
 
 def prompt_findings(seen: Seen, start: str, settings: dict) -> list[Finding]:

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 from r1lab import lookup
 from r1lab.check.exploits import AS_PUBLISHED, FORMS, exploits, right_turns
+from r1lab.check.seen import Seen
 from r1lab.errors import UserError
 from r1lab.evaluation import forms
-from r1lab.findings import Finding, Seen
+from r1lab.findings import Finding
 from r1lab.grading import grader as graders
 from r1lab.grading.grader import Grader
 from r1lab.recipe.inputs import ASKS

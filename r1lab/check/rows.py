@@ -3,15 +3,15 @@
 from collections import Counter
 
 from r1lab import lookup
+from r1lab.check.seen import Seen
 from r1lab.data import operations
-from r1lab.findings import Finding, Seen
+from r1lab.findings import Finding
 from r1lab.recipe.schema import StageRecipe
 
 NEAR = 0.9  # the share of 5-word runs in common from which two rows count as the same
 MANY = 0.05  # the share of such rows that is worth a warning
 WIDE = 0.15  # half of a 95 % interval, from which a figure is not worth much
 _NGRAM = 13  # words in a row that two problems share: GPT-3's rule (arXiv:2005.14165, appendix C)
-_TRAINS = ("sft", "grpo", "dpo", "reward")
 
 
 def row_findings(seen: Seen, evaluations: list[Seen], *, tiny: bool = False) -> list[Finding]:
@@ -30,7 +30,7 @@ def row_findings(seen: Seen, evaluations: list[Seen], *, tiny: bool = False) -> 
     found = [Finding("ok", "data", f"{len(rows):,} rows looked at: {shares}{more}", keys=keys)]
     found += _tasks(seen, tasks)
     found += _few(seen) if seen.recipe.stage == "eval" and not tiny else []
-    if seen.recipe.stage in _TRAINS:
+    if seen.recipe.trl:
         found += _duplicates(seen)
         found += _contamination(seen, evaluations)
     return found
@@ -58,7 +58,7 @@ def _tasks(seen: Seen, tasks: Counter) -> list[Finding]:
 
 def _few(seen: Seen) -> list[Finding]:
     """Evaluations of so few questions, asked so few times, that their figure says little."""
-    from r1lab.stages.eval import samples_of
+    from r1lab.stages.rows import samples_of
 
     found = []
     for task, rows in seen.tasks.items():

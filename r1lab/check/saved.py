@@ -1,9 +1,8 @@
 """Whether the model that a training makes can be saved, as far as the files of the one it starts from tell."""
 
-from r1lab.findings import Finding, Seen
+from r1lab.check.seen import Seen
+from r1lab.findings import Finding
 from r1lab.models import loading, saving
-
-_TRAINS = ("sft", "grpo", "dpo", "reward")
 
 
 def saved_findings(seen: Seen, start: str, settings: dict) -> list[Finding]:
@@ -13,7 +12,7 @@ def saved_findings(seen: Seen, start: str, settings: dict) -> list[Finding]:
         start: The model that the stage starts from, `@STAGE/model` followed.
         settings: How transformers loads that model's small files.
     """
-    if seen.recipe.stage not in _TRAINS or start.startswith("scratch:") or seen.tokenizer is None:
+    if not seen.recipe.trl or start.startswith("scratch:") or seen.tokenizer is None:
         return []
     try:
         config = loading.load_generation_config(start, **settings)

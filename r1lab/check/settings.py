@@ -5,7 +5,8 @@ import re
 from pathlib import Path
 
 from r1lab import engines
-from r1lab.findings import GENERATED, Finding, Seen
+from r1lab.check.seen import GENERATED, Seen
+from r1lab.findings import Finding
 from r1lab.models import loading
 from r1lab.recipe import batch, checks, launch, trl_fields
 from r1lab.recipe.schema import StageRecipe

@@ -2,8 +2,9 @@
 
 import re
 
+from r1lab.check.seen import Seen
 from r1lab.errors import UserError
-from r1lab.findings import Finding, Seen
+from r1lab.findings import Finding
 from r1lab.models import prompts
 
 MOST = 0.5  # the share of rows from which a fault in them is an error, not a warning

@@ -23,7 +23,7 @@ from r1lab.doctor.trial import trial
 from r1lab.errors import UserError
 from r1lab.findings import COLORS, Finding
 from r1lab.net import client_settings
-from r1lab.rundir import directory
+from r1lab.rundir import manifest
 
 
 def examine(*, fast: bool, runs_dir: Path, tell: Callable[[Finding], None] | None = None) -> list[Finding]:
@@ -76,10 +76,10 @@ def _findings(fast: bool, runs_dir: Path) -> Iterator[Finding]:
         yield from trial(bool(cards and cuda))
 
 
-def text(finding: Finding, color: bool = False, width: int | None = None) -> str:
+def page(finding: Finding, color: bool = False, width: int | None = None) -> str:
     """A finding as one line, or where a terminal is narrower, as lines with the later ones set in.
 
-    >>> print(text(Finding("warning", "ports", "8000 is in use", "vllm serve MODEL --port 8001"), width=40))
+    >>> print(page(Finding("warning", "ports", "8000 is in use", "vllm serve MODEL --port 8001"), width=40))
     warning ports: 8000 is in use: vllm
             serve MODEL --port 8001
     """
@@ -100,8 +100,8 @@ def report(findings: list[Finding]) -> dict:
     ]
     return {
         "r1lab": __version__,
-        "versions": directory.versions(),
-        "platform": directory.hardware(),
+        "versions": manifest.versions(),
+        "platform": manifest.machine(),
         "findings": found,
     }
 

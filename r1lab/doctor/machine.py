@@ -15,17 +15,17 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
+from r1lab import hardware
 from r1lab.findings import Finding
+from r1lab.hardware import allowed_cores, busy, cgroup, cpu_quota, usable_cores
 from r1lab.models import loading
 
 GIB = 2**30
 SERVER, MASTER = 8000, 29500
 """Ports that are taken where none is named: by `vllm serve`, and by the processes of a training on several GPUs."""
 
-CGROUPS, OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 _SYS = Path("/proc/sys")
 
 
@@ -72,11 +72,7 @@ def threads(limit: int, gpus: int) -> Finding:
 
 def memory() -> Finding:
     """Memory in all and free, the control group's limit if lower."""
-    told = dict(re.findall(r"^(\w+): +(\d+) kB", _read("/proc/meminfo"), re.MULTILINE))
-    total = int(told["MemTotal"]) * 1024 if told else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limits = [int(text) for text in _cgroup("memory", "memory.max", "memory.limit_in_bytes") if text.isdigit()]
-    limit = min([total, *limits])
-    free = min(int(told.get("MemAvailable", told["MemTotal"])) * 1024 if told else total, limit)
+    limit, free, total = hardware.memory()
     seen = f"{free / GIB:.1f} of {limit / GIB:.1f} GiB free"
     if limit < total:
         seen += f" (the control group's limit; the machine has {total / GIB:.0f})"
@@ -119,7 +115,7 @@ def limits() -> Finding:
     space, _ = resource.getrlimit(resource.RLIMIT_AS)
     # Root is above RLIMIT_NPROC.
     counts = [processes] if processes != resource.RLIM_INFINITY and os.geteuid() else []
-    counts += [int(text) for text in _cgroup("pids", "pids.max", "pids.max") if text.isdigit()]
+    counts += [int(text) for text in cgroup("pids", "pids.max", "pids.max") if text.isdigit()]
     most = min(counts, default=None)
     if space != resource.RLIM_INFINITY:
         return Finding("warning", "limits", f"address space of {space / GIB:.0f} GiB at most", "ulimit -v unlimited")
@@ -273,8 +269,12 @@ def sandbox() -> Finding:
         ),
         "user/max_user_namespaces": ("0", "sudo sysctl user.max_user_namespaces=10000"),
     }
-    fixes = [fix for name, (off, fix) in switches.items() if _read(_SYS / name).strip() == off]
+    fixes = [fix for name, (off, fix) in switches.items() if _said(_SYS / name) == off]
     return Finding("warning", "sandbox", seen, fixes[0] if fixes else "docker run --security-opt seccomp=unconfined")
+
+
+def _said(path: Path) -> str:
+    return path.read_text().strip() if path.is_file() else ""
 
 
 def compiler(cuda: bool) -> Finding:
@@ -310,54 +310,3 @@ def clock(served: float | None) -> Finding:
     if time.time() < max(file.stat().st_mtime for file in Path(__file__).parent.glob("*.py")) - 3600:
         return Finding("warning", "clock", f"{now} is before r1lab was installed", "timedatectl set-ntp true")
     return Finding("ok", "clock", now + ("" if served is None else ", the Hub's too"))
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on, whatever its quota."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def allowed_cores() -> int:
-    """Cores that this process gets, by affinity and quota."""
-    return min(usable_cores(), max(1, round(cpu_quota() or usable_cores())))
-
-
-def busy() -> bool:
-    """Whether more processes want to run than there are cores for, over the last minute."""
-    return os.getloadavg()[0] > 1.5 * allowed_cores()
-
-
-def cpu_quota() -> float | None:
-    """Cores that the control group allows, None for no limit."""
-    quotas = []
-    for text in _cgroup("cpu", "cpu.max", "cpu.cfs_quota_us"):
-        quota, *period = text.split()
-        if quota.isdigit():  # neither max nor -1
-            quotas.append(int(quota) / (int(period[0]) if period else 100_000))  # of version 1: the kernel's default
-    return min(quotas, default=None)
-
-
-def _cgroup(controller: str, name: str, old_name: str) -> Iterator[str]:
-    """What a file says in each control group that this process is in, from its own to the root.
-
-    Args:
-        name: The file in version 2, `old_name` in version 1.
-    """
-    for line in _read(OWN_CGROUP).splitlines():
-        _, controllers, path = line.split(":", 2)
-        root, file = CGROUPS, name
-        if controllers:
-            if controller not in controllers.split(","):
-                continue
-            root, file = root / controller, old_name
-        folder = root / path.lstrip("/")
-        for place in (folder, *folder.parents):
-            if place.is_relative_to(root) and (text := _read(place / file)):
-                yield text.strip()
-
-
-def _read(path: str | Path) -> str:
-    try:
-        return Path(path).read_text()
-    except OSError:  # not Linux, or not shown in this container
-        return ""

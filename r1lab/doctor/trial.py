@@ -15,7 +15,7 @@ import time
 import traceback
 from collections.abc import Iterator
 
-from r1lab.doctor import machine
+from r1lab import hardware
 from r1lab.doctor.packages import BESIDE_TORCH, version
 from r1lab.findings import Finding
 
@@ -69,7 +69,7 @@ def trial(gpus: bool, *, seconds: float = SECONDS) -> Iterator[Finding]:
         said = ([line.strip() for line in log if line.strip()] or ["nothing was printed"])[-1][:200]
     if late.is_set():
         seen = f"not done in {seconds:.0f} s, it was to {doing} (last line: {said})"
-        if machine.busy():
+        if hardware.busy():
             yield Finding("warning", "vllm", f"{seen}; the machine is busy", "r1lab doctor, once it is not")
         else:
             yield Finding("error", "vllm", seen, AGAIN)

@@ -185,8 +185,8 @@ def load(
 
 def connect(url: str, model: str, *, max_concurrent: int = 32, requests_per_minute: int | None = None):
     """An engine that asks an OpenAI-compatible server, which is there and knows the model."""
-    from r1lab.engines.address import check
+    from r1lab.engines.address import models_served
     from r1lab.engines.server import ServerEngine
 
-    check(url, model)
+    models_served(url, model)
     return ServerEngine(url, model, max_concurrent=max_concurrent, requests_per_minute=requests_per_minute)

@@ -8,13 +8,13 @@ import httpx
 
 from r1lab.engines.replies import Failure, broken, models, refusal, shown
 from r1lab.errors import UserError
-from r1lab.lookup import did_you_mean
 from r1lab.net import client_settings, proxy_of
+from r1lab.text import did_you_mean
 
 WRONG_REQUEST = (301, 302, 307, 308, 401, 403, 404, 405)  # statuses that no other prompt would change
 
 
-def check(url: str, model: str, *, api_key_env: str = "OPENAI_API_KEY", wait: float = 0.0) -> list[str]:
+def models_served(url: str, model: str, *, api_key_env: str = "OPENAI_API_KEY", wait: float = 0.0) -> list[str]:
     """The models that a server lists, among them `model`; one request.
 
     Args:

@@ -9,7 +9,8 @@ from unittest.mock import patch
 import torch
 
 from r1lab.engines import Completion, Engine, check_room, seed_of
-from r1lab.models.loading import merged_weights, resolve, torch_dtype
+from r1lab.models.loading import resolve, torch_dtype
+from r1lab.models.lora import merged_weights
 
 # Read when vLLM is imported. One process: it starts faster, holds less memory, and lets weights be handed over.
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")

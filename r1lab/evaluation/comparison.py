@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from r1lab.evaluation import stats
-from r1lab.rundir import directory
+from r1lab.rundir import directory, storage
 
 
 def compare(before: str, after: str, folders: dict[str, Path]) -> list[dict]:
@@ -38,7 +38,7 @@ def _scores(path: Path) -> dict[tuple[str, str], dict[str, float]]:
     """For each task and measure, the score of each question, for the tasks that the stage's result lists."""
     tasks = directory.result(path)["tasks"]
     scores: dict[tuple[str, str], dict[str, float]] = {(t, m): {} for t in tasks for m in ("avg", "greedy")}
-    for row in directory.read_jsonl(path / "samples" / "questions.jsonl"):
+    for row in storage.read_jsonl(path / "samples" / "questions.jsonl"):
         question = row.get("key") or json.dumps([row.get("prompt"), row["index"]], sort_keys=True)
         for task in {row["task"], row.get("subtask", row["task"])} & tasks.keys():
             scores[task, "avg"][question] = sum(row["scores"]) / len(row["scores"])

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from r1lab import lookup
 from r1lab.errors import UserError
-from r1lab.lookup import did_you_mean
 from r1lab.models import loading
 from r1lab.models.prompts import TEMPLATES
 from r1lab.recipe import yaml_source
 from r1lab.recipe.idle import effective
-from r1lab.rundir import directory
+from r1lab.rundir import storage
+from r1lab.text import did_you_mean
 
 PROTOCOLS = {"r1": "eval/r1", "greedy": "eval/greedy", "logic-rl": "logic-rl/table"}
 """Recipes whose sections say how a model is asked, and whose tasks can be picked by name."""
@@ -178,7 +178,7 @@ def _prompt_of(path: str) -> tuple[dict | None, str]:
     config = (stage.parent if stage.name == "checkpoints" else stage) / "config.yaml"
     if not config.is_file():
         return None, ""
-    prompt = directory.read_yaml(config).get("prompt")
+    prompt = storage.read_yaml(config).get("prompt")
     if not isinstance(prompt, dict) or prompt.get("template", "chat") not in set(TEMPLATES) - {"chat"}:
         return None, ""
     prompt = effective("eval", {"prompt": prompt})["prompt"]

@@ -11,7 +11,7 @@ from pathlib import Path
 from r1lab import __version__, grading, lookup
 from r1lab.errors import UserError
 from r1lab.models import loading
-from r1lab.rundir import directory
+from r1lab.rundir import directory, storage
 
 GRADING_PACKAGES = ("math-verify", "latex2sympy2-extended", "sympy", "reasoning-gym")
 _FILES = ("*.json", "*.jinja", "*.safetensors", "*.bin", "*.model", "*.txt")
@@ -50,7 +50,7 @@ def fingerprint(path: str, revision: str | None = None, *, run_dir: Path | None 
     entry = known.get(str(folder.absolute()))
     if entry is None or entry["files"] != state:
         entry = {"files": state, "fingerprint": _sha256(files)}
-        directory.write_json_atomic(kept, known | {str(folder.absolute()): entry})
+        storage.write_json_atomic(kept, known | {str(folder.absolute()): entry})
     return entry["fingerprint"]
 
 

@@ -164,3 +164,9 @@ def _lengths(records: list[dict]) -> dict:
 
 def _rounded(value):
     return [round(v, 4) for v in value] if isinstance(value, list) else round(value, 4)
+
+
+def families(result: dict) -> dict[str, dict]:
+    """The tasks of an evaluation without their parts: `knights_knaves`, not `knights_knaves/2ppl`."""
+    tasks = result.get("tasks", {})
+    return {task: scores for task, scores in tasks.items() if "/" not in task or task.split("/")[0] not in tasks}

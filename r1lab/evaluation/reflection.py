@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from r1lab.errors import UserError
-from r1lab.rundir import directory
+from r1lab.rundir import directory, storage
 
 R1_WORDS = ("wait", "mistake", "however", "but", "retry", "error", "verify", "wrong", "evaluate", "check")
 """DeepSeek-R1 (arXiv:2501.12948v2, appendix C.2)."""
@@ -53,7 +53,7 @@ def per_completion(texts: Iterable[str]) -> dict[str, float]:
     return {word: sum(found[word] for found in each) / len(each) for word in WORDS}
 
 
-def by_step(run_dir: str | Path) -> list[dict]:
+def words_by_step(run_dir: str | Path) -> list[dict]:
     """Reflection words and lengths at each step of a grpo run, from its `samples/`.
 
     Returns:
@@ -69,7 +69,7 @@ def by_step(run_dir: str | Path) -> list[dict]:
         raise UserError(f"{run_dir}: no samples/step_*.jsonl in it: name the folder of a grpo stage")
     found = []
     for step, paths in steps.items():
-        records = [record for path in paths for record in directory.read_jsonl(path)]
+        records = [record for path in paths for record in storage.read_jsonl(path)]
         if records:
             row = {"step": step, "completions": len(records)}
             row["words"] = per_completion(record["completion"] for record in records)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from r1lab import lookup
 from r1lab.errors import MachineError, UserError
-from r1lab.rundir import directory
+from r1lab.rundir import storage
+from r1lab.text import did_you_mean
 
 MACHINE = f"error: {MachineError.__name__}: "  # the reason of a completion that could not be graded on this machine
 
@@ -87,7 +88,7 @@ class Graded:
             return
         name, i = self.fatal
         if not path.exists():
-            directory.write_jsonl(path, self.records(rows, step=0))
+            storage.write_jsonl(path, self.records(rows, step=0))
         error = self.reasons[name][i].removeprefix("error: ")
         if self.reasons[name][i].startswith(MACHINE):
             fix = "give this machine what it lacks, and go on with --resume"
@@ -229,7 +230,7 @@ def build(reward_specs: list[dict], base_dir=None, prefill: str = "") -> Grader:
         function = lookup.function("rewards", name, base_dir)
         takes = lookup.parameters(function)
         for key in parameters.keys() - takes.keys():  # **columns would swallow it
-            hint = lookup.did_you_mean(key, takes, otherwise=f"; it has {', '.join(takes) or 'none'}")
+            hint = did_you_mean(key, takes, otherwise=f"; it has {', '.join(takes) or 'none'}")
             raise UserError(f"rewards: {name}: {key}: unknown parameter{hint}")
         functions.append(partial(function, **parameters) if parameters else function)
         weights.append(weight)

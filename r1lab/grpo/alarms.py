@@ -1,6 +1,7 @@
 """Alarms: a run that has gone wrong says so, stops, or goes back to its last good checkpoint and learns more slowly.
 
-`check` is the core, on logged figures alone. `AlarmCallback` hands it the trainer's logs and does what a recipe says.
+`alarms_raised` is the core, on logged figures alone. `AlarmCallback` hands it the trainer's logs and does what a
+recipe says.
 """
 
 import json
@@ -16,7 +17,7 @@ from transformers import TrainerCallback
 
 from r1lab.errors import UserError
 from r1lab.recipe.schema import Alarm, Alarms, FigureAlarm
-from r1lab.rundir import directory
+from r1lab.rundir import storage
 
 # The figure of each alarm among the trainer's logs.
 LOGS = {
@@ -65,7 +66,7 @@ class Episode:
     message: str
 
 
-def check(history: list[dict], alarms: Alarms) -> list[Episode]:
+def alarms_raised(history: list[dict], alarms: Alarms) -> list[Episode]:
     """The alarms that fire at the newest row, the mildest action first.
 
     Args:
@@ -73,7 +74,7 @@ def check(history: list[dict], alarms: Alarms) -> list[Episode]:
         alarms: A recipe's section.
 
     >>> rows = [{"step": 1, "entropy": 0.5}, {"step": 2, "entropy": 0.01}, {"step": 3, "entropy": 0.01}]
-    >>> [(e.name, e.since) for e in check(rows, Alarms(entropy={"steps": 2}))]
+    >>> [(e.name, e.since) for e in alarms_raised(rows, Alarms(entropy={"steps": 2}))]
     [('entropy', 2)]
     """
     active = alarms.active()
@@ -137,7 +138,7 @@ class AlarmCallback(TrainerCallback):
         by_design = {"drift": None} if recipe.rollout.biased_sampling else {}
         self.alarms = recipe.alarms.model_copy(update=by_design)
         self.active = self.alarms.active()
-        rows = directory.read_jsonl(run_dir / "metrics.jsonl")
+        rows = storage.read_jsonl(run_dir / "metrics.jsonl")
         self.history = [_figures(row) for row in rows if row.get("phase") == "train"]
         self.left_out = False  # whether an update was, since the last log
         self.warned = {(row["alarm"], row["since"]) for row in rows if "alarm" in row}
@@ -174,7 +175,7 @@ class AlarmCallback(TrainerCallback):
             row.pop("grad_norm", None)  # infinite wherever the scaler tries a larger scale
         self.history.append(row)
         self._protect(args, state)
-        for episode in check(self.history, self.alarms):
+        for episode in alarms_raised(self.history, self.alarms):
             self._act(episode, args, state)
 
     def on_save(self, args, state, control, **kwargs):
@@ -206,14 +207,14 @@ class AlarmCallback(TrainerCallback):
         self._tell(state, f"{said}: back to {place}, with learning rate {args.learning_rate * factor:.3g}")
         if state.is_world_process_zero:
             after = {"alarms": [*before["alarms"], episode.name], "learning_rate_factor": factor}
-            directory.write_json_atomic(self.run_dir / ROLLBACK, after | {"to": _step(good) if good else 0})
+            storage.write_json_atomic(self.run_dir / ROLLBACK, after | {"to": _step(good) if good else 0})
         raise RolledBack
 
     def _tell(self, state, message: str, **more) -> None:
         if state.is_world_process_zero:
             print(f"warning: {message}", flush=True)
             row = {"phase": "warning", "time": time.time(), "message": message}
-            directory.append_jsonl(self.run_dir / "metrics.jsonl", row | more)
+            storage.append_jsonl(self.run_dir / "metrics.jsonl", row | more)
 
     def _way_on(self, episode: Episode, good: Path | None, args) -> str:
         """The last good checkpoint, and what to type to go on."""
@@ -281,7 +282,7 @@ def finish_rollback(run_dir: Path) -> None:
     for path in (run_dir / "checkpoints").glob("checkpoint-*"):
         if _step(path) > state["to"]:
             shutil.rmtree(path)
-    directory.write_json_atomic(run_dir / ROLLBACK, state | {"to": None})
+    storage.write_json_atomic(run_dir / ROLLBACK, state | {"to": None})
 
 
 def restart() -> None:

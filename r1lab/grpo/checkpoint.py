@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_model, save_model
 
-from r1lab.rundir import directory
+from r1lab.rundir import storage
 
 CHOOSER, REFERENCE, ROLLOUT = "chooser.json", "reference.safetensors", "rollout.rank{}.pt"
 
 
 @dataclass
-class Rollout:
+class SavedRollout:
     """What the steps that train on a generation batch share.
 
     Attributes:
@@ -34,7 +34,7 @@ def save(trainer, folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     if trainer.chooser is not None and trainer.args.should_save:
-        directory.write_json_atomic(folder / CHOOSER, trainer.chooser.state())
+        storage.write_json_atomic(folder / CHOOSER, trainer.chooser.state())
     if trainer.args.sync_ref_model and trainer.args.should_save:
         save_model(trainer.accelerator.unwrap_model(trainer.ref_model), folder / REFERENCE)
     if not trainer.rollout_is_due():
@@ -52,6 +52,6 @@ def load(trainer, folder: Path) -> None:
     if (path := folder / ROLLOUT.format(trainer.accelerator.process_index)).exists():
         state = torch.load(path, map_location=trainer.accelerator.device, weights_only=True)
         trainer._step, trainer._buffered_inputs = state["micro_step"], state["inputs"]
-        trainer.made = Rollout(**state["made"])
+        trainer.made = SavedRollout(**state["made"])
         if trainer.rewards is not None:
             trainer.rewards.figures.update(state["rewards"])

@@ -8,7 +8,7 @@ from transformers import TrainerCallback
 from trl.trainer.utils import pad
 
 from r1lab.errors import UserError
-from r1lab.rundir import directory
+from r1lab.rundir import storage
 
 LIMIT = 0.1
 """Nats a token: bfloat16 engines differ by about 0.01 on average, wrong weights by more than 1."""
@@ -29,7 +29,7 @@ class Parity(TrainerCallback):
             print(f"parity: {told} ({tokens} tokens)", flush=True)
             row = {"phase": "parity", "step": state.global_step, "time": time.time()}
             row |= {"mean": mean, "max": most, "tokens": tokens}
-            directory.append_jsonl(self.run_dir / "metrics.jsonl", row)
+            storage.append_jsonl(self.run_dir / "metrics.jsonl", row)
         if not mean <= LIMIT:
             raise UserError(
                 f"rollout.engine: vllm does not sample from the policy: {told}; try model.dtype: float32, or "

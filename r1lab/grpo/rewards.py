@@ -7,7 +7,7 @@ from pathlib import Path
 from accelerate.utils import gather_object
 
 from r1lab.grading.grader import Graded, Grader, is_own, merged
-from r1lab.rundir import directory
+from r1lab.rundir import storage
 
 
 class BatchRewards:
@@ -65,7 +65,7 @@ class BatchRewards:
         if step != self._step:
             self._step, self._rounds = step, []
         self._rounds.append((result, batch))
-        directory.write_jsonl(
+        storage.write_jsonl(
             path, [record for graded, some in self._rounds for record in graded.records(some, step=step)]
         )
         result.stop_if_failed(batch, path)

@@ -50,7 +50,7 @@ class GRPOTrainer(trl.GRPOTrainer):
         self.rewards, self.dynamic_sampling = rewards, dynamic_sampling
         self.chooser, self._generated, self._rewards = None, None, None
         self._spent: Counter[str] = Counter()
-        self.made = checkpoint.Rollout()  # the newest
+        self.made = checkpoint.SavedRollout()  # the newest
         if dynamic_sampling or curriculum:
             tasks = tasks or [None] * len(kwargs["train_dataset"])
             self.chooser = Chooser(tasks, seed=config.seed, curriculum=curriculum)
@@ -207,7 +207,7 @@ class GRPOTrainer(trl.GRPOTrainer):
         if self.model.training:
             tokens = int(self.accelerator.gather(batch["completion_mask"].sum()).sum())
             logged = {name: values[-1] for name, values in metrics.items() if len(values) > before.get(name, 0)}
-            self.made = checkpoint.Rollout(self.state.global_step, tokens, logged)
+            self.made = checkpoint.SavedRollout(self.state.global_step, tokens, logged)
         return batch
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

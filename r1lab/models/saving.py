@@ -6,8 +6,9 @@ import tempfile
 from pathlib import Path
 
 from r1lab.errors import UserError
-from r1lab.models.loading import load_model, merged
-from r1lab.rundir import directory
+from r1lab.models.loading import load_model
+from r1lab.models.lora import merged
+from r1lab.rundir import storage
 
 EXACT, ROUNDED = 1e-3, 0.1
 """Nats a token by which a saved model may differ from the one that was trained: in float32, and where a merged sum is
@@ -41,14 +42,14 @@ def make_readable(folder: Path) -> None:
     10,000, and give no error. `tokenizer_config.json` gets a class and a list of special tokens that both know.
     """
     if (config := folder / "config.json").is_file():
-        directory.write_json_atomic(config, _with_old_keys(_read(config)))
+        storage.write_json_atomic(config, _with_old_keys(_read(config)))
     file = folder / "tokenizer_config.json"
     settings = _read(file)
     if isinstance(settings.get("extra_special_tokens"), list):
         settings["additional_special_tokens"] = settings.pop("extra_special_tokens")
     if settings.get("tokenizer_class") == "TokenizersBackend":
         settings["tokenizer_class"] = "PreTrainedTokenizerFast"
-    directory.write_json_atomic(file, settings)
+    storage.write_json_atomic(file, settings)
 
 
 def _read(path: Path) -> dict:

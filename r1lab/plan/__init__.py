@@ -13,12 +13,12 @@ from r1lab.plan import gpus as devices
 from r1lab.plan.changes import Change, changed, changes
 from r1lab.plan.gpus import Device, parse_memory
 from r1lab.plan.lengths import lengths
-from r1lab.plan.printed import as_json, text
+from r1lab.plan.printed import as_json, as_text
 from r1lab.plan.stages import StagePlan, plan_stage
 from r1lab.recipe.loading import stage_recipes
 from r1lab.recipe.schema import Pipeline
 
-__all__ = ["Planned", "as_json", "parse_memory", "plan", "text"]
+__all__ = ["Planned", "as_json", "as_text", "parse_memory", "plan"]
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ def changed(recipe, settings: Settings):
 
 def _candidates(recipe, before: StagePlan) -> Iterator[tuple[Settings, str]]:
     """Settings to try, those first that cost least, each with what it costs besides time."""
-    if recipe.stage in ("sample", "eval"):
+    if not recipe.trl:
         yield from _engine(recipe, before)
         yield from _half_precision(recipe)
         yield from _generating_less(recipe)

@@ -1,12 +1,12 @@
 """The devices that a plan is for: GPUs from their makers' data sheets, or what is here."""
 
-import os
 import re
 from dataclasses import dataclass, replace
 
+from r1lab import hardware
 from r1lab.errors import UserError
-from r1lab.lookup import did_you_mean
 from r1lab.models.loading import cpu_emulates_bfloat16
+from r1lab.text import did_you_mean
 
 GIB = 2**30
 FLOPS_PER_CYCLE = 32
@@ -90,14 +90,7 @@ def here() -> Device:
 
 def cpu() -> Device:
     """This machine's cores and memory, no more of it than its control group allows."""
-    cores = len(os.sched_getaffinity(0))
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        with open("/sys/fs/cgroup/memory.max", encoding="ascii") as file:
-            limit = file.read().strip()
-        memory = min(memory, int(limit)) if limit != "max" else memory
-    except OSError:  # no such control group
-        pass
+    cores, memory = hardware.usable_cores(), hardware.memory().allowed
     name = f"this machine's {cores} CPU core{'s' * (cores > 1)}"
     # The clock is seldom told to a virtual machine; 2.5 GHz and 10 GB/s are assumed.
     speed = {"flops": cores * FLOPS_PER_CYCLE * 2.5e9, "bandwidth": 10e9}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from r1lab import lookup
 from r1lab.check.look import look
-from r1lab.findings import GENERATED
+from r1lab.check.seen import GENERATED
 from r1lab.recipe.references import REFERENCE
 
 CHARACTERS, TEMPLATE = 3, 128
@@ -57,7 +57,7 @@ def lengths(recipe, earlier: dict) -> Lengths:
         return Lengths(rows, guessed[0], guessed[1], guessed[1], told)
     limit = getattr(recipe, "train", {}).get("max_length")
     prompt = recipe.data.max_tokens or PROMPT
-    if recipe.stage in ("grpo", "sample", "eval"):
+    if recipe.generates:
         return Lengths(rows, prompt, prompt, prompt, f"prompts of {prompt:,} tokens, since none could be counted")
     whole = limit or recipe.data.max_tokens or COMPLETION
     return Lengths(rows, min(prompt, whole), whole, whole, f"rows of {whole:,} tokens, since none could be counted")
@@ -75,7 +75,7 @@ def _guessed(rows: list[dict], learned: tuple[str, ...]) -> tuple[int, int] | No
 def _whole(seen) -> list[int]:
     """Tokens of each row: its prompt, and what is learnt of it."""
     recipe = seen.recipe
-    if recipe.stage in ("grpo", "sample", "eval"):
+    if recipe.generates:
         return [len(ids) for ids in seen.prompt_ids]
     limit = recipe.train.get("max_length")
     whole = [len(ids["prompt_ids"]) + max(len(ids[f"{key}_ids"]) for key in recipe.learns) for ids in seen.examples]

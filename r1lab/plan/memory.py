@@ -65,7 +65,7 @@ class Precision:
 
 
 @dataclass(frozen=True)
-class Lora:
+class Adapters:
     """Adapters: their parameters, their rank times the layers that have them, and the bits of the base."""
 
     parameters: int
@@ -147,7 +147,7 @@ class Training:
     shape: Shape
     precision: Precision
     layout: Layout
-    lora: Lora | None = None
+    lora: Adapters | None = None
     sharding: Sharding = Sharding()
     states: float | None = None
     reference: bool = False

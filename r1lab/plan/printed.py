@@ -5,6 +5,7 @@ from dataclasses import asdict, fields
 from r1lab.plan.gpus import GIB
 from r1lab.plan.memory import Memory
 from r1lab.plan.stages import StagePlan, gib
+from r1lab.text import rough_duration
 
 TITLES = {"kv_cache": "KV cache"}
 MOMENTS = {
@@ -17,7 +18,7 @@ MOMENTS = {
 }
 
 
-def text(planned, *, width: int | None = None, color: bool = False) -> str:
+def as_text(planned, *, width: int | None = None, color: bool = False) -> str:
     """The tables of memory and of work, the verdict, and what to type where it does not fit.
 
     Args:
@@ -56,7 +57,7 @@ def _work(planned) -> list[list[str]]:
 
 
 def _row(name, kind, steps, tokens, flops, seconds, host, disk) -> list[str]:
-    known = [f"{steps:,}" if steps else "-", _count(tokens), f"{flops:.1e}" if flops else "?", duration(seconds)]
+    known = [f"{steps:,}" if steps else "-", _count(tokens), f"{flops:.1e}" if flops else "?", rough_duration(seconds)]
     return [name, kind, *known, *(f"{gib(size)} GiB" if size else "-" for size in (host, disk)), ""]
 
 
@@ -72,19 +73,6 @@ def _count(number: float | None) -> str:
         if number >= size:
             return f"{number / size:.1f}{letter}"
     return f"{number:.0f}"
-
-
-def duration(seconds: float | None) -> str:
-    """Time in the largest unit that leaves a figure before the point.
-
-    >>> duration(5400), duration(42), duration(None)
-    ('1.5 h', '42 s', '?')
-    """
-    if seconds is None:
-        return "?"
-    if seconds >= 3600:
-        return f"{seconds / 3600:,.1f} h" if seconds < 360_000 else f"{seconds / 3600:,.0f} h"
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{max(1, seconds):.0f} s"
 
 
 def _indented(rows: list[list[str]], title: str) -> list[str]:

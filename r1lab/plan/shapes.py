@@ -5,7 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from r1lab.errors import UserError
-from r1lab.models import loading
+from r1lab.models import loading, scratch
 
 QWEN, LLAMA = 151_936, 128_256  # vocabularies
 # Vocabulary, width, layers, heads, heads of keys and values, width of the MLP, whether head and embedding are one;
@@ -105,7 +105,7 @@ def find(path: str, *, revision: str | None = None, trust_remote_code: bool = Fa
         UserError: Its config is neither here nor in the table, and the Hub cannot be reached; or it is no decoder.
     """
     if path.startswith("scratch:"):
-        kind, sizes = loading.SCRATCH[path.removeprefix("scratch:")]
+        kind, sizes = scratch.SCRATCH[path.removeprefix("scratch:")]
         return shape(_config(kind, {**sizes, "tie_word_embeddings": True}))
     if path == "embedded:smollm2-135m":  # its folder is made at its first use; a plan makes none
         sizes = (49_152, 576, 30, 9, 3, 1536, True)

@@ -8,7 +8,7 @@ from r1lab import engines
 from r1lab.plan import cost, memory, shapes
 from r1lab.plan.gpus import GIB, Device
 from r1lab.plan.lengths import Lengths
-from r1lab.plan.memory import Lora, Memory, Precision, Sharding, Training
+from r1lab.plan.memory import Adapters, Memory, Precision, Sharding, Training
 from r1lab.recipe import trl_fields
 from r1lab.recipe.schema import GrpoTrain
 
@@ -30,7 +30,6 @@ BATCH = 64
 
 _STATES = {"adamw_bnb_8bit": 2, "adamw_8bit": 2, "paged_adamw_8bit": 2, "lion_8bit": 1, "adamw_torch_8bit": 2,
            "adamw_torch_4bit": 1, "adafactor": 0, "sgd": 0, "lomo": 0, "adalomo": 0}  # fmt: skip
-_FIELDS = {"grpo": trl_fields.GRPO, "sft": trl_fields.SFT, "dpo": trl_fields.DPO, "reward": trl_fields.REWARD}
 _DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -95,7 +94,7 @@ def plan_stage(name: str, recipe, *, device: Device, start: str, found: Lengths)
         assumed += (_without_bfloat16(recipe, device),)
     model = recipe.model
     shape = shapes.find(start, revision=model.revision, trust_remote_code=model.trust_remote_code)
-    if recipe.stage in ("sample", "eval"):
+    if not recipe.trl:
         made = _generates(name, recipe, device, shape, found)
     else:
         limit = recipe.train.get("max_length") or found.whole
@@ -119,7 +118,7 @@ def _without_bfloat16(recipe, device: Device) -> str:
 def setting(recipe, key: str, otherwise=None):
     """A value of a stage's `train` section, else TRL's default."""
     given = recipe.train.get(key)
-    default = _FIELDS[recipe.stage].get(key, (None, otherwise))[1]
+    default = trl_fields.FIELDS[recipe.trl].get(key, (None, otherwise))[1]
     return default if given is None else given
 
 
@@ -182,7 +181,7 @@ def _trains(name: str, recipe, device: Device, shape: shapes.Shape, found: Lengt
         phases, short, waiting = _rollouts(recipe, device, shape, work, phases, found, completions // devices)
         generated = cost.forward(shape, completions * written, found.prompt + written / 2)
     else:
-        each, generated = found.mean * (2 if recipe.stage in ("dpo", "reward") else 1), 0.0
+        each, generated = found.mean * (2 if "rejected" in recipe.learns else 1), 0.0
         if setting(recipe, "packing"):
             each = found.whole
         flops = cost.forward(shape, completions * each, found.mean / 2) * passes
@@ -203,7 +202,7 @@ def _trains(name: str, recipe, device: Device, shape: shapes.Shape, found: Lengt
 
 def _layout(recipe, device: Device, precision: Precision, found: Lengths, per: int, accumulation: int):
     """The largest micro-batch, and whether an update's rows come in more than one."""
-    if recipe.stage in ("dpo", "reward"):
+    if "rejected" in recipe.learns:
         layout = memory.padded(2 * per, found.whole, masked=True)
         return (replace(layout, scored=0) if recipe.stage == "reward" else layout), False
     if recipe.stage == "sft":
@@ -238,14 +237,14 @@ def steps_per_generation(recipe) -> int:
     return recipe.train.get("steps_per_generation") or setting(recipe, "gradient_accumulation_steps")
 
 
-def _lora(recipe, shape: shapes.Shape) -> Lora | None:
+def _lora(recipe, shape: shapes.Shape) -> Adapters | None:
     lora = getattr(recipe.model, "lora", None)
     if lora is None:
         return None
     wanted = [lora.target_modules] if isinstance(lora.target_modules, str) else lora.target_modules
     chosen = [layer for layer in shape.linears if wanted == ["all-linear"] or layer[0] in wanted]
     parameters = lora.r * sum(inputs + outputs for _, inputs, outputs in chosen)
-    return Lora(parameters, lora.r, len(chosen), lora.quantize, lora.merge)
+    return Adapters(parameters, lora.r, len(chosen), lora.quantize, lora.merge)
 
 
 def _sharding(recipe, devices: int) -> tuple[Sharding, bool]:
@@ -332,7 +331,7 @@ def _transformers(recipe, shape: shapes.Shape, size: int, found: Lengths) -> tup
     """What r1lab's own engine on `generate` holds beside the weights, and the rows that it writes at once."""
     written, n, _ = _asked(recipe)
     at_once = max(1, BATCH // n) * n
-    if recipe.stage in ("sample", "eval"):
+    if not recipe.trl:
         at_once = min(at_once, (found.rows or 1) * n)
     length = found.prompt + written
     return memory.generating(shape, rows=at_once, length=length, size=size), at_once

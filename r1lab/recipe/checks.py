@@ -12,15 +12,13 @@ from pydantic import BaseModel
 
 from r1lab import lookup
 from r1lab.errors import UserError
-from r1lab.lookup import did_you_mean
 from r1lab.recipe import batch, trl_fields
 from r1lab.recipe.references import REFERENCE
-from r1lab.recipe.schema import GrpoTrain
-from r1lab.recipe.values import Problems, either, not_a_choice, value_problems
+from r1lab.recipe.schema import STAGES, GrpoTrain
+from r1lab.recipe.values import Problems, not_a_choice, value_problems
 from r1lab.recipe.yaml_source import Keys
 from r1lab.rundir import trackers
-
-MAKES = {"sft": "model", "grpo": "model", "dpo": "model", "reward": "model", "sample": "samples"}
+from r1lab.text import did_you_mean, either
 
 ELSEWHERE = {
     "output_dir": "the run directory decides it: use --runs-dir and --name",
@@ -93,8 +91,6 @@ CHOICES = {
 # Transformers finds an unknown one only when it builds the trainer.
 _REPORTERS = (*trackers.NAMES, "none", "all", "azure_ml", "clearml", "codecarbon", "comet_ml", "dagshub", "dvclive",
               "flyte", "kubeflow", "mlflow", "neptune", "swanlab")  # fmt: skip
-_FIELDS = {"grpo": trl_fields.GRPO, "sft": trl_fields.SFT, "dpo": trl_fields.DPO, "reward": trl_fields.REWARD}
-_CONFIGS = {"grpo": "GRPOConfig", "sft": "SFTConfig", "dpo": "DPOConfig", "reward": "RewardConfig"}
 
 
 def stage_problems(recipe, broken: set[Keys]) -> Problems:
@@ -160,7 +156,7 @@ def engine_problems(recipe) -> Problems:
 
 def train_problems(recipe) -> Problems:
     """Each key of `train` against TRL's config class, each value against the type there."""
-    found, fields, config = [], _FIELDS[recipe.stage], _CONFIGS[recipe.stage]
+    found, fields, config = [], trl_fields.FIELDS[recipe.trl], recipe.trl
     for key, value in recipe.train.items():
         keys = ("train", key)
         if key in _EVALUATION and key in fields and recipe.stage != "grpo":
@@ -419,10 +415,10 @@ def _reference_problems(value: str, keys: Keys, earlier: dict[str, str], recipe)
     if name not in earlier:
         if any(stage.name == name for stage in recipe.stages):
             return [f"{value}: {name} does not come before this stage"]
-        able = [stage for stage, kind in earlier.items() if MAKES.get(kind) == wanted]
+        able = [stage for stage, kind in earlier.items() if STAGES[kind].makes == wanted]
         return [f"{value}: no such stage{did_you_mean(name, able)}"]
     kind = earlier[name]
-    if MAKES.get(kind) != wanted:
+    if STAGES[kind].makes != wanted:
         return [f"{value}: {name} is a stage of kind {kind}, which makes no {wanted}"]
     if wanted == "model" and (kind == "reward") != (keys[0] == "rewards"):
         scores = (

@@ -7,12 +7,12 @@ from r1lab import engines, lookup
 from r1lab.data.rows import Columns
 from r1lab.errors import UserError
 from r1lab.grading.grader import applies
-from r1lab.lookup import did_you_mean
-from r1lab.models import loading
+from r1lab.models import loading, scratch
 from r1lab.models.folders import folder_problems, quantized_by
 from r1lab.recipe.checks import part_parameters
 from r1lab.recipe.values import Problems
 from r1lab.recipe.yaml_source import Keys
+from r1lab.text import did_you_mean
 
 ASKS = {"judge": ("model", "base_url"), "reward_model": ("model",)}  # rewards that ask another model, and for what
 SHOWN = 5  # rows of one file that are named; more are counted
@@ -62,9 +62,9 @@ def model_problems(path: str) -> list[str]:
         return []
     if path.startswith("scratch:"):
         name = path.removeprefix("scratch:")
-        known = sorted(loading.SCRATCH)
+        known = sorted(scratch.SCRATCH)
         hint = did_you_mean(name, known, otherwise=f" (there are: {', '.join(known)})")
-        return [] if name in loading.SCRATCH else [f"{path}: no such architecture{hint}"]
+        return [] if name in scratch.SCRATCH else [f"{path}: no such architecture{hint}"]
     if path.startswith("embedded:"):
         return embedded_problems(path.removeprefix("embedded:"))
     folder = Path(path).expanduser()

@@ -17,7 +17,6 @@ from typing import Any
 from pydantic import ValidationError
 
 from r1lab.errors import UserError
-from r1lab.lookup import did_you_mean
 from r1lab.recipe import checks, yaml_source
 from r1lab.recipe.idle import data_of, effective, without_idle
 from r1lab.recipe.inputs import input_problems
@@ -25,6 +24,7 @@ from r1lab.recipe.schema import STAGES, Pipeline, Recipe, StageRecipe
 from r1lab.recipe.tiny import shrunk
 from r1lab.recipe.values import told
 from r1lab.recipe.yaml_source import Document, Keys
+from r1lab.text import did_you_mean
 
 logger = logging.getLogger(__name__)
 

@@ -16,12 +16,12 @@ def stages(config: dict) -> set[str]:
     return {match[1] for value in values if (match := REFERENCE.fullmatch(value))}
 
 
-def resolved(value: object, folders: dict[str, Path]) -> object:
+def with_folders(value: object, folders: dict[str, Path]) -> object:
     """A recipe with its references replaced by absolute paths into `folders`, those of the stages by name."""
     if isinstance(value, dict):
-        return {key: resolved(item, folders) for key, item in value.items()}
+        return {key: with_folders(item, folders) for key, item in value.items()}
     if isinstance(value, list):
-        return [resolved(item, folders) for item in value]
+        return [with_folders(item, folders) for item in value]
     reference = REFERENCE.fullmatch(value) if isinstance(value, str) else None
     if reference and reference[1] in folders:
         return str((folders[reference[1]] / reference[2]).resolve())

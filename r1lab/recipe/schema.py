@@ -306,10 +306,21 @@ class Launch(Section):
 class StageRecipe(Section):
     """What all stages have. `name` is the file's unless given.
 
-    `learns` names the columns of a row that a stage of this kind is trained on.
+    What a kind of stage is stands here and nowhere else: its class in this module, its module in `r1lab.stages`.
+
+    Attributes:
+        words: What the kind is called in prose.
+        trl: The TRL config that `train` is read as; empty for a kind that trains nothing.
+        learns: The columns of a row that it is trained on.
+        generates: Whether it writes completions.
+        makes: What a later stage may refer to, as in `@STAGE/model`; empty for nothing.
     """
 
+    words: ClassVar[str] = ""
+    trl: ClassVar[str] = ""
     learns: ClassVar[tuple[str, ...]] = ()
+    generates: ClassVar[bool] = False
+    makes: ClassVar[str] = ""
     name: str = Field(min_length=1)
     stage: str
     seed: int = Field(0, ge=0)
@@ -322,7 +333,10 @@ class StageRecipe(Section):
 class SftRecipe(StageRecipe):
     """Supervised fine-tuning on rows with a `completion`."""
 
+    words: ClassVar[str] = "supervised fine-tuning"
+    trl: ClassVar[str] = "SFTConfig"
     learns: ClassVar[tuple[str, ...]] = ("completion",)
+    makes: ClassVar[str] = "model"
     stage: Literal["sft"]
     model: TrainedModel
     data: Data
@@ -334,6 +348,10 @@ class SftRecipe(StageRecipe):
 class GrpoRecipe(StageRecipe):
     """Reinforcement learning by GRPO."""
 
+    words: ClassVar[str] = "reinforcement learning (GRPO)"
+    trl: ClassVar[str] = "GRPOConfig"
+    generates: ClassVar[bool] = True
+    makes: ClassVar[str] = "model"
     stage: Literal["grpo"]
     model: TrainedModel
     data: Data
@@ -374,6 +392,9 @@ class Keep(Section):
 class SampleRecipe(StageRecipe):
     """Sampling completions to learn from."""
 
+    words: ClassVar[str] = "sampling"
+    generates: ClassVar[bool] = True
+    makes: ClassVar[str] = "samples"
     stage: Literal["sample"]
     data: Data
     prompt: Prompt = Prompt()
@@ -385,6 +406,8 @@ class SampleRecipe(StageRecipe):
 class EvalRecipe(StageRecipe):
     """Evaluation of a model, on `eval.tasks` or else on `data`."""
 
+    words: ClassVar[str] = "evaluation"
+    generates: ClassVar[bool] = True
     stage: Literal["eval"]
     data: Data
     prompt: Prompt = Prompt()
@@ -396,7 +419,10 @@ class EvalRecipe(StageRecipe):
 class DpoRecipe(StageRecipe):
     """Direct preference optimisation (arXiv:2305.18290) on rows with `chosen` and `rejected`."""
 
+    words: ClassVar[str] = "direct preference optimization"
+    trl: ClassVar[str] = "DPOConfig"
     learns: ClassVar[tuple[str, ...]] = ("chosen", "rejected")
+    makes: ClassVar[str] = "model"
     stage: Literal["dpo"]
     model: TrainedModel
     data: Data
@@ -411,7 +437,10 @@ class RewardRecipe(StageRecipe):
     `scope` is what it reads of a turn: what follows the thinking, or all of it.
     """
 
+    words: ClassVar[str] = "training as a reward model"
+    trl: ClassVar[str] = "RewardConfig"
     learns: ClassVar[tuple[str, ...]] = ("chosen", "rejected")
+    makes: ClassVar[str] = "model"
     stage: Literal["reward"]
     data: Data
     scope: Literal["summary", "whole"] = "summary"
@@ -427,6 +456,12 @@ STAGES: dict[str, type[StageRecipe]] = {
     "dpo": DpoRecipe,
     "reward": RewardRecipe,
 }
+"""The kinds of stages. A new one is a class here and a module of its name in `r1lab.stages`."""
+
+
+def trains(kind: str) -> bool:
+    """Whether stages of a kind train a model."""
+    return kind in STAGES and bool(STAGES[kind].trl)
 
 
 class Pipeline(Section):

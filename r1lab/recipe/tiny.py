@@ -8,6 +8,7 @@ import copy
 from pathlib import Path
 
 from r1lab.lookup import folder, reward_names
+from r1lab.recipe.schema import STAGES, trains
 
 ROWS, QUESTIONS, TOKENS, SAMPLED = 16, 4, 32, 96  # tokens of a completion; those of a sample stage, to have right ones
 _ROLLOUT = {"engine": "transformers", "num_generations": 2, "max_completion_length": TOKENS}
@@ -48,9 +49,10 @@ def shrunk(recipe: dict) -> tuple[dict, list[str]]:
 
 def _stage(part: dict, left_out: list[str], shared: dict) -> None:
     """A stage, or the shared sections of a pipeline, in place. `shared` is as it was written."""
-    kind = part.get("stage")
+    kind = str(part.get("stage"))
+    generates = kind in STAGES and STAGES[kind].generates
     for section in ("rollout", "eval"):
-        if section not in part and section in shared and kind in ("grpo", "sample", "eval"):
+        if section not in part and section in shared and generates:
             part[section] = copy.deepcopy(shared[section])
     if kind == "sample":
         part.pop("eval", None)
@@ -60,14 +62,14 @@ def _stage(part: dict, left_out: list[str], shared: dict) -> None:
         _data(part["data"])
     if isinstance(part.get("rewards"), list):
         part["rewards"] = _rewards(part["rewards"], left_out)
-    if isinstance(part.get("rollout"), dict) or kind in ("grpo", "sample", "eval"):
+    if isinstance(part.get("rollout"), dict) or generates:
         rollout = {k: v for k, v in (part.get("rollout") or {}).items() if k not in _NOT_ROLLOUT} | _ROLLOUT
         if isinstance(rollout.get("dynamic_sampling"), dict):
             rollout["dynamic_sampling"]["max_rounds"] = 1
         if kind == "sample":
             rollout["max_completion_length"] = SAMPLED
         part["rollout"] = rollout
-    if kind in ("sft", "grpo", "dpo", "reward"):
+    if trains(kind):
         part["train"] = _train(part.get("train") or {}, kind)
     if isinstance(part.get("eval"), dict):
         _eval(part["eval"])

@@ -324,3 +324,10 @@ REWARD: dict[str, tuple[Any, Any]] = COMMON | {
     "activation_offloading": (bool, False),
     "pad_token": (str | None, None),
 }
+
+FIELDS: dict[str, dict[str, tuple[Any, Any]]] = {
+    "GRPOConfig": GRPO,
+    "SFTConfig": SFT,
+    "DPOConfig": DPO,
+    "RewardConfig": REWARD,
+}

@@ -30,6 +30,8 @@ def generate() -> str:
         own = {key: field for key, field in fields.items() if key not in common}
         body.append(_table(name, own, enums, start="COMMON | "))
     literals = [_literal(name, [member.value for member in members]) for name, members in sorted(enums.items())]
+    names = "".join(f'    "{config.__name__}": {name},\n' for name, config in configs.items())
+    body.append(f"FIELDS: dict[str, dict[str, tuple[Any, Any]]] = {{\n{names}}}\n")
     return HEAD.format(version=trl.__version__) + "\n" + "\n".join(literals) + "\n" + "\n".join(body)
 
 

@@ -7,16 +7,10 @@ from collections.abc import Iterable, Sequence
 
 from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
 
-from r1lab.lookup import did_you_mean
 from r1lab.recipe.yaml_source import Keys
+from r1lab.text import did_you_mean, either
 
 Problems = list[tuple[Keys, str]]
-
-
-def either(words: list) -> str:
-    """`4`, `4 or 8`, `2, 4 or 8`."""
-    *first, last = map(str, words)
-    return f"{', '.join(first)} or {last}" if first else last
 
 
 def value_problems(value: object, hint: object, keys: Keys) -> Problems:

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from r1lab.errors import UserError
-from r1lab.lookup import did_you_mean, folder
+from r1lab.lookup import folder
+from r1lab.text import did_you_mean
 
 COMMAND_LINE = "command line"
 MOST_VALUES = 100_000

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from r1lab.errors import UserError
 from r1lab.report import content, figures, groups, markdown, page, read, samples
-from r1lab.rundir import directory
+from r1lab.rundir import storage
 
 FORMATS = {"html": "report.html", "md": "report.md"}
 
@@ -48,7 +48,7 @@ def write(
         text = markdown.markdown(runs, completions, linked)
     else:
         text = page.html(runs, completions, curves)
-    directory.write_text_atomic(file, text)
+    storage.write_text_atomic(file, text)
     return [file, *(path for _, path, _ in pictures)]
 
 

@@ -4,8 +4,8 @@ import re
 from collections import Counter
 
 from r1lab.report.content import Table
-from r1lab.report.read import Run, clean, items, number, section
-from r1lab.run.display import duration
+from r1lab.report.read import Run, as_number, clean, items, section
+from r1lab.text import duration
 
 
 def about(run: Run) -> Table:
@@ -14,7 +14,7 @@ def about(run: Run) -> Table:
     git = section(manifest, "r1lab_git") or section(manifest, "git")
     command = manifest.get("command")
     gpus = items(hardware.get("gpus"))
-    seconds = number(run.result.get("seconds"))
+    seconds = as_number(run.result.get("seconds"))
     changed = f", with {len(clean(git.get('diff')).splitlines())} lines of changes" if git.get("diff") else ""
     seeds = section(manifest, "seeds")
     models = [section(stage.config, "model").get("path") for stage in run.stages]
@@ -63,7 +63,7 @@ def summary(run: Run) -> str:
     """A run in one line."""
     kinds = Counter(stage.kind for stage in run.stages)
     what = f"pipeline of {len(run.stages)} stages" if run.pipeline else next(iter(kinds))
-    seconds = number(run.result.get("seconds"))
+    seconds = as_number(run.result.get("seconds"))
     gpus = items(section(run.manifest, "hardware").get("gpus"))
     where = ", ".join(map(clean, gpus)) if gpus else _cores(section(run.manifest, "hardware"), "CPU core")
     parts = [

@@ -14,21 +14,16 @@ from r1lab.errors import UserError
 from r1lab.models import folders
 from r1lab.recipe import references
 from r1lab.recipe.references import REFERENCE
+from r1lab.recipe.schema import STAGES, trains
 from r1lab.report import read
-from r1lab.report.read import Run, Stage, clean, items, number, section
-from r1lab.report.usage import code, is_adapter, sampling_of
-from r1lab.run.summary import percent
-from r1lab.rundir import directory
+from r1lab.report.read import Run, Stage, as_number, clean, items, section
+from r1lab.report.usage import code, sampling_of, saved_as_adapter
+from r1lab.rundir import storage
+from r1lab.text import percent
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _HOME = re.compile(r"(?:/home|/Users)/[^/\s'\"]+|/root\b")
 _FOLDERS = re.compile(r"(?:~/|(?<![\w./:@<-])/[^/\s'\"<>]+/)(?:[^/\s'\"<>]+/)*")  # of a path, without its last name
-_KINDS = {
-    "sft": "supervised fine-tuning",
-    "grpo": "reinforcement learning (GRPO)",
-    "dpo": "direct preference optimisation",
-    "reward": "training as a reward model",
-}
 
 
 def write(run_dir: Path, *, stage: Path) -> Path:
@@ -44,11 +39,11 @@ def write(run_dir: Path, *, stage: Path) -> Path:
     folder = Path(stage) / "model"
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder: a card is written for a stage that has made a model")
-    directory.write_text_atomic(folder / "README.md", text(run_dir, stage=stage))
+    storage.write_text_atomic(folder / "README.md", page(run_dir, stage=stage))
     return folder / "README.md"
 
 
-def text(run_dir: Path, *, stage: Path) -> str:
+def page(run_dir: Path, *, stage: Path) -> str:
     """The card of a stage's `model/` as Markdown; `run_dir` and `stage` as for `write`."""
     run, place = _read(Path(run_dir)), Path(stage).resolve()
     this = next((s for s in run.stages if s.path.resolve() == place), None) or Stage(place.name, "?", place)
@@ -128,17 +123,23 @@ def _hub_id(base: str) -> str:
 
 def _front_matter(this: Stage, base: str) -> str:
     reward, lora = this.kind == "reward", bool(section(this.config, "model").get("lora"))
-    kind = ["reward-model" if reward else this.kind] if this.kind in _KINDS else []
+    kind = ["reward-model" if reward else this.kind] if trains(this.kind) else []
     lines = ["---", *([f"base_model: {_hub_id(base)}"] if _hub_id(base) else [])]
-    lines += [f"library_name: {'peft' if is_adapter(this) else 'transformers'}"]
+    lines += [f"library_name: {'peft' if saved_as_adapter(this) else 'transformers'}"]
     lines += [f"pipeline_tag: {'text-classification' if reward else 'text-generation'}"]
     return "\n".join([*lines, f"tags: [{', '.join(['r1lab', 'trl', *kind, *(['lora'] if lora else [])])}]", "---"])
 
 
 def _sentence(this: Stage, base: str) -> str:
-    kind = "A LoRA adapter" if is_adapter(this) else "A reward model" if this.kind == "reward" else "A language model"
+    kind = (
+        "A LoRA adapter"
+        if saved_as_adapter(this)
+        else "A reward model"
+        if this.kind == "reward"
+        else "A language model"
+    )
     source = f"[{base}](https://huggingface.co/{base})" if base and _hub_id(base) == base else _code(base or "?")
-    how = _KINDS.get(this.kind, "training of an unknown kind")
+    how = STAGES[this.kind].words if trains(this.kind) else "training of an unknown kind"
     source = f"random weights, {source}" if base.startswith("scratch:") else source if base else "an unknown base"
     return f"{kind}, made from {source} by {how} with r1lab. The licence of its base holds, and those of its data do."
 
@@ -163,7 +164,7 @@ def _came_from(origins: list[Stage]) -> str:
     rows = []
     for stage in origins:
         result, data = stage.result, section(stage.config, "data")
-        came = f"{clean(result.get('steps')) or '?'} steps" if stage.kind in _KINDS else "finished"
+        came = f"{clean(result.get('steps')) or '?'} steps" if trains(stage.kind) else "finished"
         came = f"{clean(result['kept'])} of {clean(result.get('sampled'))} kept" if "kept" in result else came
         given = [f"{key} {_short(value)}" for key, value in data.items() if key != "builder" and _is_set(value)]
         shown = _code(", ".join([clean(data.get("builder")) or "?", *given]))
@@ -178,8 +179,8 @@ def _evaluations(run: Run, evals: list[Stage]) -> str:
     for stage in evals:
         for task, scores in stage.tasks.items():
             for key, bounds in (("avg", "ci95"), ("greedy", "greedy_ci95")):
-                ci95 = [number(bound) for bound in items(scores.get(bounds))]
-                figure = percent(number(scores.get(key)), ci95 if len(ci95) == 2 and None not in ci95 else None)
+                ci95 = [as_number(bound) for bound in items(scores.get(bounds))]
+                figure = percent(as_number(scores.get(key)), ci95 if len(ci95) == 2 and None not in ci95 else None)
                 measure = f"avg@{clean(scores.get('n_samples'))}" if key == "avg" else key
                 if key in scores:
                     rows.append([_code(stage.name), _code(task), clean(scores.get("n_questions")), measure, figure])
@@ -258,7 +259,7 @@ def _limits(run: Run, this: Stage, origins: list[Stage], evals: list[Stage]) -> 
         lines.append("Intervals are over questions, of one run with one seed: another seed may differ by more.")
     if this.kind == "reward":
         lines.append("A reward model scores a turn and writes none; trained on for long, a policy finds its mistakes.")
-    if is_adapter(this):
+    if saved_as_adapter(this):
         lines.append("An adapter alone: it needs peft and the base that its `adapter_config.json` names.")
     return _list([*lines, *(f"Unknown: {_plain(problem)}" for problem in run.problems if "samples/" not in problem)])
 

@@ -5,12 +5,13 @@ from collections import Counter
 from dataclasses import dataclass
 
 from r1lab.evaluation import reflection
+from r1lab.evaluation.records import families
+from r1lab.recipe.schema import STAGES, trains
 from r1lab.report import samples
-from r1lab.report.read import Run, Stage, clean, items, number, section
-from r1lab.report.samples import Completion
-from r1lab.run.display import PHASES, duration
-from r1lab.run.display import number as shown
-from r1lab.run.summary import families, percent
+from r1lab.report.read import Run, Stage, as_number, clean, items, section
+from r1lab.report.samples import SampledCompletion
+from r1lab.text import duration, percent
+from r1lab.text import number as shown
 
 BETTER, WORSE, UNCLEAR = "▲", "▼", "≈"
 
@@ -40,7 +41,7 @@ def direction(change: dict) -> str:
     return BETTER if low > 0 else WORSE if high < 0 else UNCLEAR
 
 
-def verdict(run: Run, completions: dict[str, list[Completion]]) -> list[str]:
+def verdict(run: Run, completions: dict[str, list[SampledCompletion]]) -> list[str]:
     """What came of a run, in a few sentences, the first the most important; each begins with its direction."""
     lines = []
     changes = comparisons(run)
@@ -84,7 +85,7 @@ def _stands(stage: Stage) -> str:
 def _sentence(run: Run, row: dict) -> str:
     before, after = (_accuracy(run, row, side) for side in ("before", "after"))
     change = percent(row["diff"], row["ci95"], signed=True)
-    questions = f", paired over {row['n_questions']} questions" if number(row.get("n_questions")) else ""
+    questions = f", paired over {row['n_questions']} questions" if as_number(row.get("n_questions")) else ""
     return (
         f"{row['before']} {before} % right, {row['after']} {after} % right; "
         f"the difference is {change} points{questions}."
@@ -104,22 +105,22 @@ def _is_greedy(row: dict) -> bool:
 def interval(scores: dict, key: str = "ci95") -> list[float] | None:
     """The bounds of a figure, None where they are not told."""
     bounds = scores.get(key)
-    fine = isinstance(bounds, list) and len(bounds) == 2 and all(number(bound) is not None for bound in bounds)
+    fine = isinstance(bounds, list) and len(bounds) == 2 and all(as_number(bound) is not None for bound in bounds)
     return bounds if fine else None
 
 
-def _alone(stage: Stage, completions: list[Completion]) -> list[str]:
+def _alone(stage: Stage, completions: list[SampledCompletion]) -> list[str]:
     """What there is to say of a stage that is compared with none."""
     if stage.tasks:
         return [
-            f"{UNCLEAR} {stage.name}: {clean(task)} {percent(number(scores.get('avg')), interval(scores))} % right, "
-            "compared with nothing."
+            f"{UNCLEAR} {stage.name}: {clean(task)} {percent(as_number(scores.get('avg')), interval(scores))} % right,"
+            " compared with nothing."
             for task, scores in families({"tasks": stage.tasks}).items()
         ]
     evals = [row for row in stage.evals if families(row)]
     if len(evals) == 1:
         return [
-            f"{UNCLEAR} {clean(task)}, held out: {percent(number(scores.get('avg')), interval(scores))} % right at "
+            f"{UNCLEAR} {clean(task)}, held out: {percent(as_number(scores.get('avg')), interval(scores))} % right at "
             f"step {evals[0]['step']}, compared with nothing."
             for task, scores in families(evals[0]).items()
         ]
@@ -127,14 +128,14 @@ def _alone(stage: Stage, completions: list[Completion]) -> list[str]:
         lines = []
         for task, first in families(evals[0]).items():
             last = evals[-1]["tasks"].get(task, {})
-            told = [percent(number(scores.get("avg")), interval(scores)) for scores in (first, last)]
+            told = [percent(as_number(scores.get("avg")), interval(scores)) for scores in (first, last)]
             steps = f"step {evals[0]['step']}", f"step {evals[-1]['step']}"
             lines.append(
                 f"{UNCLEAR} {clean(task)}, held out: {told[0]} % right at {steps[0]}, {told[1]} % at {steps[1]}; "
                 "the intervals are of each alone, not of the difference."
             )
         return lines
-    steps = list(samples.by_step(completions).values())
+    steps = list(samples.completions_by_step(completions).values())
     fifth = max(1, len(steps) // 5)
     right = [samples.share_right([c for some in part for c in some]) for part in (steps[:fifth], steps[-fifth:])]
     if None in right or len(steps) < 2:
@@ -187,7 +188,7 @@ def accuracies(runs: list[Run]) -> dict[str, list[tuple[str, str, float, float, 
     for run in runs:
         for stage in run.stages:
             for task, scores in families({"tasks": stage.tasks}).items():
-                if (value := number(scores.get("avg"))) is not None:
+                if (value := as_number(scores.get("avg"))) is not None:
                     low, high = interval(scores) or (value, value)
                     found.setdefault(clean(task), []).append((stage.name, run.name, value, low, high))
     return found
@@ -200,14 +201,14 @@ def stages_table(run: Run) -> Table:
     """The stages of a pipeline: what each is, how long it took, what came of it."""
     rows = []
     for stage in run.stages:
-        seconds = stage.seconds or number(stage.result.get("seconds"))
+        seconds = stage.seconds or as_number(stage.result.get("seconds"))
         steps = str(stage.rows[-1]["step"]) if stage.rows else ""
         at = _stands(stage)
         state = "failed" if stage.error else f"not finished, {at}" if at else "-"
         state = "finished" if stage.result else "result.json damaged" if stage.damaged else state
         row = [stage.name, stage.kind, steps, duration(seconds) if seconds else "-", state, _outcome(stage)]
         rows.append(row)
-    total = number(run.result.get("seconds"))
+    total = as_number(run.result.get("seconds"))
     notes = [f"All of it took {duration(total)}."] if total else []
     notes += ["Arrows: first tenth → last tenth of the steps."] if any("→" in row[-1] for row in rows) else []
     return Table(["stage", "kind", "steps", "time", "state", "what came of it"], rows, " ".join(notes))
@@ -215,16 +216,16 @@ def stages_table(run: Run) -> Table:
 
 def _outcome(stage: Stage) -> str:
     parts = [
-        f"{clean(task)} {percent(number(scores.get('avg')), interval(scores))} %"
+        f"{clean(task)} {percent(as_number(scores.get('avg')), interval(scores))} %"
         for task, scores in families({"tasks": stage.tasks}).items()
     ]
     for key, digits in (("reward", 2), ("length", 0), ("loss", 3), ("accuracy", 3)):
-        values = [v for v in (number(row.get(key)) for row in stage.rows) if v is not None]
+        values = [v for v in (as_number(row.get(key)) for row in stage.rows) if v is not None]
         if values and not (key in ("loss", "accuracy") and stage.kind == "grpo"):
             tenth = max(1, len(values) // 10)
             first, last = sum(values[:tenth]) / tenth, sum(values[-tenth:]) / tenth
             parts.append(f"{key} {shown(first, digits)} → {shown(last, digits)}")
-    kept, sampled, right = (number(stage.result.get(key)) for key in ("kept", "sampled", "right"))
+    kept, sampled, right = (as_number(stage.result.get(key)) for key in ("kept", "sampled", "right"))
     if kept is not None and sampled is not None:
         parts.append(f"{kept:,.0f} of {sampled:,.0f} samples kept")
     if right is not None:
@@ -236,7 +237,7 @@ def times(run: Run) -> list[tuple[str, float, float]]:
     """Of each stage its seconds of work, and those of starting and ending its process."""
     found = []
     for stage in run.stages:
-        work = number(stage.result.get("seconds"))
+        work = as_number(stage.result.get("seconds"))
         if work is not None:
             found.append((stage.name, work, max(0.0, (stage.seconds or work) - work)))
     return found
@@ -245,7 +246,7 @@ def times(run: Run) -> list[tuple[str, float, float]]:
 # Alarms
 
 
-def alarms(run: Run, completions: dict[str, list[Completion]]) -> list[str]:
+def alarms(run: Run, completions: dict[str, list[SampledCompletion]]) -> list[str]:
     """What the run warned of, and what its completions and curves show that it did not know to warn of."""
     lines = []
     for stage in run.stages:
@@ -262,7 +263,7 @@ def alarms(run: Run, completions: dict[str, list[Completion]]) -> list[str]:
     return lines
 
 
-def signs_table(completions: dict[str, list[Completion]]) -> Table | None:
+def signs_table(completions: dict[str, list[SampledCompletion]]) -> Table | None:
     """How many completions of each stage show each sign; greedy answers, whose length is not told, do not count."""
     rows = []
     for stage, every in completions.items():
@@ -282,19 +283,19 @@ def signs_table(completions: dict[str, list[Completion]]) -> Table | None:
 
 
 @dataclass(frozen=True)
-class Seen:
+class SeenWord:
     """A reflection word of a stage: times a completion at first and at last, and the first completion with it."""
 
     word: str
     first: float
     last: float
     step: int
-    completion: Completion
+    completion: SampledCompletion
 
 
-def reflections(completions: list[Completion]) -> list[Seen]:
+def reflections(completions: list[SampledCompletion]) -> list[SeenWord]:
     """The reflection words of a GRPO stage, the most frequent first."""
-    steps = samples.by_step(completions)
+    steps = samples.completions_by_step(completions)
     means = {step: reflection.per_completion(c.text for c in some) for step, some in steps.items()}
     fifth = max(1, len(steps) // 5)
     found = []
@@ -305,7 +306,7 @@ def reflections(completions: list[Completion]) -> list[Seen]:
                 sum(means[s][word] for s in part) / fifth for part in (list(steps)[:fifth], list(steps)[-fifth:])
             )
             with_it = next(c for c in steps[have[0]] if reflection.counts(c.text)[word])
-            found.append(Seen(word, first, last, have[0], with_it))
+            found.append(SeenWord(word, first, last, have[0], with_it))
     return sorted(found, key=lambda seen: -max(seen.first, seen.last))
 
 
@@ -318,4 +319,4 @@ def place(text: str, word: str) -> int:
 
 def is_training(stage: Stage) -> bool:
     """Whether a stage has curves."""
-    return bool(stage.rows) and PHASES.get(stage.kind, "train") == "train"
+    return bool(stage.rows) and (trains(stage.kind) or stage.kind not in STAGES)

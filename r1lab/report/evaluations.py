@@ -1,9 +1,10 @@
 """The evaluations of a run in full: accuracy in the form asked for and in any, greedy, by part, of several answers."""
 
+from r1lab.evaluation.records import families
 from r1lab.report.content import Table, interval
-from r1lab.report.read import Run, clean, number
-from r1lab.run.display import number as shown
-from r1lab.run.summary import families, percent
+from r1lab.report.read import Run, as_number, clean
+from r1lab.text import number as shown
+from r1lab.text import percent
 
 _LENGTHS = ("length_right", "length_wrong", "length_truncated")
 
@@ -11,15 +12,15 @@ _LENGTHS = ("length_right", "length_wrong", "length_truncated")
 def evaluations_table(run: Run) -> Table | None:
     """A row for each task of each evaluation and each of its parts; None where none says more than its accuracy."""
     found = [(stage.name, task, scores) for stage in run.stages for task, scores in _tasks(stage.tasks).items()]
-    has_greedy = any(number(scores.get("greedy")) is not None for _, _, scores in found)
+    has_greedy = any(as_number(scores.get("greedy")) is not None for _, _, scores in found)
     rows = []
     for name, task, scores in found:
         keys = ("avg", *(["greedy"] if has_greedy else []), "strict", "lenient")
         right = [_percent(scores, key) for key in keys]
-        shares = [percent(number(scores.get(key))) for key in ("format", "truncated")]
-        several = [f"{clean(key)} {percent(number(value))}" for key, value in scores.items()
-                   if key.startswith(("pass@", "maj@")) and number(scores.get("n_samples")) != 1]  # fmt: skip
-        lengths = " / ".join(shown(number(scores.get(key)), 0) for key in _LENGTHS)
+        shares = [percent(as_number(scores.get(key))) for key in ("format", "truncated")]
+        several = [f"{clean(key)} {percent(as_number(value))}" for key, value in scores.items()
+                   if key.startswith(("pass@", "maj@")) and as_number(scores.get("n_samples")) != 1]  # fmt: skip
+        lengths = " / ".join(shown(as_number(scores.get(key)), 0) for key in _LENGTHS)
         rows.append([name, clean(task), *right, *shares, ", ".join(several), lengths])
     if not rows:
         return None
@@ -31,7 +32,7 @@ def evaluations_table(run: Run) -> Table | None:
         "in the stage's evaluation.json."
     )
     for name, task, scores in found:
-        if "/" not in task and (late := number(scores.get("timeouts"))):
+        if "/" not in task and (late := as_number(scores.get("timeouts"))):
             note += f" {name}, {clean(task)}: {late:.0f} answers were not graded in time, so the figures are too low."
     return Table(head, rows, note)
 
@@ -42,9 +43,9 @@ def _tasks(tasks: dict[str, dict]) -> dict[str, dict]:
     return {
         task: scores
         for task, scores in tasks.items()
-        if task not in whole or any(number(scores.get(key)) is not None for key in ("strict", "greedy"))
+        if task not in whole or any(as_number(scores.get(key)) is not None for key in ("strict", "greedy"))
     }
 
 
 def _percent(scores: dict, key: str) -> str:
-    return percent(number(scores.get(key)), interval(scores, "ci95" if key == "avg" else f"{key}_ci95"))
+    return percent(as_number(scores.get(key)), interval(scores, "ci95" if key == "avg" else f"{key}_ci95"))

@@ -11,8 +11,8 @@ import numpy as np
 from r1lab.evaluation import reflection
 from r1lab.report import read, samples
 from r1lab.report.learning_curve import running_mean
-from r1lab.report.samples import Completion
-from r1lab.run.display import number
+from r1lab.report.samples import SampledCompletion
+from r1lab.text import number
 
 # Okabe and Ito's colours, told apart by the colour-blind (jfly.uni-koeln.de/color); black is the page's text.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
@@ -73,7 +73,7 @@ def _told(line: Line) -> str:
     return f"{line.label}: {of}from {number(first)} to {number(last)}, steps {steps[0]} to {steps[-1]}"
 
 
-def charts(groups: dict[str, list[tuple[read.Stage, list[Completion]]]]) -> list[Chart]:
+def charts(groups: dict[str, list[tuple[read.Stage, list[SampledCompletion]]]]) -> list[Chart]:
     """The charts of a training stage.
 
     Args:
@@ -100,12 +100,12 @@ def charts(groups: dict[str, list[tuple[read.Stage, list[Completion]]]]) -> list
     return made
 
 
-def series(stage: read.Stage, completions: list[Completion]) -> dict[str, dict[str, dict[int, float]]]:
+def series(stage: read.Stage, completions: list[SampledCompletion]) -> dict[str, dict[str, dict[int, float]]]:
     """What a stage measured: by chart and line, the value at each step."""
     found: dict[str, dict[str, dict[int, float]]] = {}
 
     def add(key: str, label: str, step: int, value: object) -> None:
-        if (value := read.number(value)) is not None:
+        if (value := read.as_number(value)) is not None:
             found.setdefault(key, {}).setdefault(label, {})[step] = value
 
     for row in stage.rows:
@@ -116,8 +116,8 @@ def series(stage: read.Stage, completions: list[Completion]) -> dict[str, dict[s
             add("reward", "total", step, row.get("reward"))
         for key in TITLES.keys() - {"reward", "right", "words"}:
             add(key, {"length": "all", "seconds": "whole step"}.get(key, "mean"), step, row.get(key))
-        split = [read.number(row.get(f"seconds_{what}")) for what in ("generating", "grading")]
-        if None not in split and read.number(row.get("seconds")) is not None:
+        split = [read.as_number(row.get(f"seconds_{what}")) for what in ("generating", "grading")]
+        if None not in split and read.as_number(row.get("seconds")) is not None:
             for what, seconds in zip(
                 ("generation", "grading", "update and the rest"), (*split, row["seconds"] - sum(split))
             ):
@@ -126,7 +126,7 @@ def series(stage: read.Stage, completions: list[Completion]) -> dict[str, dict[s
         for task, scores in row["tasks"].items():
             if "/" not in task:
                 add("right", f"{read.clean(task)}, held out", row["step"], scores.get("avg"))
-    steps = samples.by_step(completions)
+    steps = samples.completions_by_step(completions)
     for step, some in steps.items():
         add("right", "in training", step, samples.share_right(some))
         kinds = {
@@ -143,7 +143,7 @@ def series(stage: read.Stage, completions: list[Completion]) -> dict[str, dict[s
     return found | _words(steps)
 
 
-def _words(steps: dict[int, list[Completion]]) -> dict[str, dict[str, dict[int, float]]]:
+def _words(steps: dict[int, list[SampledCompletion]]) -> dict[str, dict[str, dict[int, float]]]:
     means = {step: reflection.per_completion(c.text for c in some) for step, some in steps.items()}
     total = {word: sum(mean[word] for mean in means.values()) for word in reflection.WORDS}
     most = sorted((word for word in total if total[word]), key=lambda word: -total[word])[:WORDS]

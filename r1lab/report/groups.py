@@ -14,7 +14,7 @@ _FROM_STAGE = re.compile(r"(?:.*/\d{2,}-|@)([^/]+)/(model|samples)", re.DOTALL)
 
 
 @dataclass(frozen=True)
-class Group:
+class RunGroup:
     """Runs that differ in their seed alone."""
 
     label: str
@@ -32,7 +32,7 @@ def named(runs: list[Run]) -> list[Run]:
     return [replace(run, name=name) for run, name in zip(runs, unique)]
 
 
-def groups(runs: list[Run]) -> list[Group]:
+def groups(runs: list[Run]) -> list[RunGroup]:
     """The runs, with those together whose recipes are the same but for the seeds."""
     found: dict[str, list[Run]] = {}
     for run in runs:
@@ -40,7 +40,7 @@ def groups(runs: list[Run]) -> list[Group]:
         found.setdefault(key, []).append(run)
     labels = [_label(some) for some in found.values()]
     return [
-        Group(label if labels.count(label) == 1 else f"{some[0].name} and {len(some) - 1} more", some)
+        RunGroup(label if labels.count(label) == 1 else f"{some[0].name} and {len(some) - 1} more", some)
         for label, some in zip(labels, found.values())
     ]
 

@@ -7,12 +7,14 @@ from r1lab.report import about, content
 from r1lab.report.content import Table
 from r1lab.report.evaluations import evaluations_table
 from r1lab.report.read import Run
-from r1lab.report.samples import Completion
+from r1lab.report.samples import SampledCompletion
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|#~])")
 
 
-def markdown(runs: list[Run], completions: list[dict[str, list[Completion]]], pictures: list[tuple[str, Path]]) -> str:
+def markdown(
+    runs: list[Run], completions: list[dict[str, list[SampledCompletion]]], pictures: list[tuple[str, Path]]
+) -> str:
     """Verdict, stages, alarms and what was run; `pictures` are titles and paths as the file is to link them."""
     lines = [f"# {_plain(', '.join(run.name for run in runs))}", ""]
     for run, own in zip(runs, completions):

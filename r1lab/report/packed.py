@@ -5,14 +5,14 @@ import json
 import zlib
 from collections import Counter
 
-from r1lab.report.samples import SIGNS, Completion
+from r1lab.report.samples import SIGNS, SampledCompletion
 
 BLOCK = 200  # completions a block
 LONGEST = 20_000  # characters of a text that are kept
 HEADS = 100  # kinds of reasons that can be filtered by, the most frequent
 
 
-def pack(completions: dict[str, list[Completion]], room: int) -> tuple[str, list[str], int]:
+def pack(completions: dict[str, list[SampledCompletion]], room: int) -> tuple[str, list[str], int]:
     """An index and blocks of texts, each base64 of deflated JSON.
 
     Args:
@@ -41,7 +41,7 @@ def _spread(completions: list, share: float) -> list:
     return completions if share >= 1 else [completions[int(i / share)] for i in range(kept)]
 
 
-def _index(stages: list[str], rows: list[tuple[int, Completion]]) -> dict:
+def _index(stages: list[str], rows: list[tuple[int, SampledCompletion]]) -> dict:
     tables: dict[str, dict[str, int]] = {"tasks": {}, "prompts": {}, "answers": {}, "names": {}, "reasons": {}}
 
     def place(table: str, text: str) -> int:

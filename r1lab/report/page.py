@@ -12,13 +12,13 @@ from r1lab.evaluation import reflection
 from r1lab.report import about, content, figures, packed
 from r1lab.report.content import BETTER, WORSE, Table
 from r1lab.report.evaluations import evaluations_table
-from r1lab.report.groups import Group, groups
+from r1lab.report.groups import RunGroup, groups
 from r1lab.report.read import Run
-from r1lab.report.samples import Completion
+from r1lab.report.samples import SampledCompletion
 
 SIZE = int(14.5 * 2**20)  # bytes of a page at most; completions have what the rest of it leaves
 
-Completions = dict[str, list[Completion]]  # of a run, by stage
+Completions = dict[str, list[SampledCompletion]]  # of a run, by stage
 
 
 def html(runs: list[Run], completions: list[Completions], curves: list[tuple[str, list[figures.Chart]]]) -> str:
@@ -134,7 +134,7 @@ def _stages(runs: list[Run], salt: Iterator[int]) -> Iterator[str]:
             yield _figure(partial(figures.times, rows), f"Time by stage. {told}", salt, caption, "broad")
 
 
-def _curves(curves: list, grouped: list[Group], salt: Iterator[int]) -> Iterator[str]:
+def _curves(curves: list, grouped: list[RunGroup], salt: Iterator[int]) -> Iterator[str]:
     if any(len(group.runs) > 1 for group in grouped):
         yield '<p class="note">Lines are means over the seeds, bands reach from the lowest run to the highest.</p>'
     elif curves:
@@ -171,7 +171,7 @@ def _words(runs: list[Run], completions: list[Completions]) -> Iterator[str]:
         yield f"<p>{', '.join(without)}: none of {escape(', '.join(reflection.WORDS))}.</p>"
 
 
-def _around(seen: content.Seen, width: int = 180) -> str:
+def _around(seen: content.SeenWord, width: int = 180) -> str:
     """The part of a completion that holds the word, marked."""
     text = seen.completion.text
     at = content.place(text, seen.word)

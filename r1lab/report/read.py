@@ -12,7 +12,7 @@ from ruamel.yaml.error import YAMLError
 
 from r1lab.errors import UserError
 from r1lab.evaluation import comparison
-from r1lab.lookup import did_you_mean
+from r1lab.text import did_you_mean
 
 STAGE_FOLDER = re.compile(r"\d{2,}-(.+)")
 # Control characters have no picture in a page, and a null byte or half a surrogate no place in one.
@@ -97,7 +97,7 @@ def read(path: str | Path) -> Run:
     metrics = list(rows(path / "metrics.jsonl", problems))
     if folders or staged:
         seconds = {
-            clean(row.get("stage")): number(row.get("seconds")) for row in metrics if row.get("phase") == "stage"
+            clean(row.get("stage")): as_number(row.get("seconds")) for row in metrics if row.get("phase") == "stage"
         }
         # What folders are named after is the stage; stages that never began have no folder yet.
         names = [STAGE_FOLDER.fullmatch(folder.name)[1] for folder in folders]
@@ -201,7 +201,7 @@ def _is_comparison(row: object) -> bool:
         return False
     bounds = row.get("ci95")
     figures = [row.get("diff"), row.get("before_value"), row.get("after_value"), *items(bounds)]
-    return len(items(bounds)) == 2 and all(number(figure) is not None for figure in figures)
+    return len(items(bounds)) == 2 and all(as_number(figure) is not None for figure in figures)
 
 
 # Files
@@ -290,10 +290,10 @@ def clean(value: object) -> str:
     return str(value).translate(_CONTROL)
 
 
-def number(value: object) -> float | None:
+def as_number(value: object) -> float | None:
     """A finite number, else None.
 
-    >>> number(1), number(True), number("1"), number(float("nan"))
+    >>> number(1), number(True), number("1"), as_number(float("nan"))
     (1.0, None, None, None)
     """
     fine = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300

@@ -7,7 +7,7 @@ from itertools import islice, zip_longest
 from pathlib import Path
 
 from r1lab.grading.answers import committed
-from r1lab.report.read import Run, Stage, clean, items, number, rows, section
+from r1lab.report.read import Run, Stage, as_number, clean, items, rows, section
 from r1lab.rundir import directory
 
 READ_LIMIT = 200 * 2**20  # bytes of samples/ that are read of a run; of more, every so-manieth step is
@@ -36,7 +36,7 @@ _MARKS = re.compile(r"</?(?:think|answer)>|\\boxed")
 
 
 @dataclass(frozen=True, slots=True)
-class Completion:
+class SampledCompletion:
     """What a model wrote, and what came of it.
 
     Attributes:
@@ -72,7 +72,7 @@ class Completion:
         return len(self.text.split()) if self.tokens is None else self.tokens
 
 
-def read(run: Run, problems: list[str]) -> dict[str, list[Completion]]:
+def read(run: Run, problems: list[str]) -> dict[str, list[SampledCompletion]]:
     """The completions of each stage, with their signs; what is left out is told in `problems`."""
     files = {stage.name: _files(stage) for stage in run.stages}
     size = sum(file.stat().st_size for paths in files.values() for _, file in paths)
@@ -100,7 +100,7 @@ def _files(stage: Stage) -> list[tuple[int | None, Path]]:
     return whole + [(step, path) for step, paths in directory.samples_by_step(stage.path).items() for path in paths]
 
 
-def _completions(stage: Stage, path: Path, problems: list[str], every: int = 1) -> Iterator[Completion]:
+def _completions(stage: Stage, path: Path, problems: list[str], every: int = 1) -> Iterator[SampledCompletion]:
     for row in islice(rows(path, problems), None, None, every):
         step = row.get("step") if stage.kind == "grpo" and type(row.get("step")) is int else None
         limit = _limit(stage, step)
@@ -126,26 +126,26 @@ def _answers(row: dict) -> Iterator[dict]:
 
 
 def _scored(reward: str, score: object, why: object) -> dict:
-    right = None if number(score) is None else score >= 1
+    right = None if as_number(score) is None else score >= 1
     return {"rewards": {reward: score}, "reasons": {reward: why}, "reward": score, "right": right}
 
 
-def _completion(stage: Stage, step: int | None, row: dict, key: str, limit: int | None) -> Completion:
+def _completion(stage: Stage, step: int | None, row: dict, key: str, limit: int | None) -> SampledCompletion:
     right, tokens, cut, greedy = (row.get(name) for name in ("right", "tokens", "truncated", "greedy"))
-    tokens = int(tokens) if number(tokens) is not None else None
+    tokens = int(tokens) if as_number(tokens) is not None else None
     task = clean(row.get("task") if row.get("subtask") is None else row["subtask"])
-    return Completion(
+    return SampledCompletion(
         stage=stage.name,
         step=step,
         task=f"{task}, greedy" if greedy is True else task,
         prompt=clean(row.get("prompt")),
         text=clean(row[key]),
         answer=clean(row.get("answer")),
-        rewards={clean(name): number(value) for name, value in section(row, "rewards").items()}
+        rewards={clean(name): as_number(value) for name, value in section(row, "rewards").items()}
         if key != "rejected"
         else {},
         reasons={clean(name): clean(why) for name, why in section(row, "reasons").items() if why is not None},
-        reward=number(row.get("rejected_reward" if key == "rejected" else "reward")),
+        reward=as_number(row.get("rejected_reward" if key == "rejected" else "reward")),
         right=right if isinstance(right, bool) else None,
         tokens=tokens,
         cut=cut if isinstance(cut, bool) else tokens is not None and limit is not None and tokens >= limit,
@@ -163,7 +163,7 @@ def _limit(stage: Stage, step: int | None) -> int | None:
     return limit if type(limit) is int else None
 
 
-def _signs(completion: Completion) -> Iterator[str]:
+def _signs(completion: SampledCompletion) -> Iterator[str]:
     if _bare(completion.text):
         yield "bare"
     if repeated(completion.text) >= REPEATED:
@@ -199,22 +199,22 @@ def repeated(text: str) -> float:
     return 1 - len(set(grams)) / len(grams)
 
 
-def share_right(completions: list[Completion]) -> float | None:
+def share_right(completions: list[SampledCompletion]) -> float | None:
     """The share of those that are right among those of which it is known."""
     known = [c.right for c in completions if c.right is not None]
     return sum(known) / len(known) if known else None
 
 
-def by_step(completions: list[Completion]) -> dict[int, list[Completion]]:
+def completions_by_step(completions: list[SampledCompletion]) -> dict[int, list[SampledCompletion]]:
     """The completions of each step, in order."""
-    found: dict[int, list[Completion]] = {}
+    found: dict[int, list[SampledCompletion]] = {}
     for completion in completions:
         if completion.step is not None:
             found.setdefault(completion.step, []).append(completion)
     return dict(sorted(found.items()))
 
 
-def paid_for_form(completions: list[Completion]) -> dict[str, tuple[float, float, float, float]]:
+def paid_for_form(completions: list[SampledCompletion]) -> dict[str, tuple[float, float, float, float]]:
     """Rewards that rose while the share of right answers did not: what pays for form alone.
 
     Of the first and the last fifth of the steps: a reward rises by at least 0.1 of its range, and by four times as
@@ -223,7 +223,7 @@ def paid_for_form(completions: list[Completion]) -> dict[str, tuple[float, float
     Returns:
         By reward, its mean at first and at last, and the share of right answers at first and at last.
     """
-    steps = list(by_step(completions).values())
+    steps = list(completions_by_step(completions).values())
     fifth = max(1, len(steps) // 5)
     first, last = ([c for some in part for c in some] for part in (steps[:fifth], steps[-fifth:]))
     right = share_right(first), share_right(last)
@@ -241,16 +241,16 @@ def paid_for_form(completions: list[Completion]) -> dict[str, tuple[float, float
     return found
 
 
-def _with_form(completions: list[Completion]) -> list[Completion]:
+def _with_form(completions: list[SampledCompletion]) -> list[SampledCompletion]:
     """Marks what a reward for form paid in full in the last fifth of the steps, though it was not right."""
     names = paid_for_form(completions)
     if not names:
         return completions
-    steps = list(by_step(completions))
+    steps = list(completions_by_step(completions))
     late = set(steps[-max(1, len(steps) // 5) :])
     full = {name: max(c.rewards.get(name) or 0.0 for c in completions) for name in names}
 
-    def paid(c: Completion) -> bool:
+    def paid(c: SampledCompletion) -> bool:
         return c.step in late and c.right is False and any((c.rewards.get(n) or 0.0) >= full[n] for n in names)
 
     return [replace(c, signs=("form", *c.signs)) if paid(c) else c for c in completions]

@@ -5,15 +5,15 @@ import textwrap
 
 from r1lab.models import prompts
 from r1lab.report import read
-from r1lab.report.read import Stage, clean, number, section
+from r1lab.report.read import Stage, as_number, clean, section
 from r1lab.rundir import directory
 
 
 def code(this: Stage, evals: list[Stage]) -> str:
     """Code blocks that run in the card's folder as they are, with the prompt and the sampling of the evaluations."""
     asked = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_completion_length": 256}
-    asked |= {k: v for k, v in sampling_of((evals or [this])[0]).items() if k in asked and number(v) is not None}
-    limit, adapter, reward = asked.pop("max_completion_length"), is_adapter(this), this.kind == "reward"
+    asked |= {k: v for k, v in sampling_of((evals or [this])[0]).items() if k in asked and as_number(v) is not None}
+    limit, adapter, reward = asked.pop("max_completion_length"), saved_as_adapter(this), this.kind == "reward"
     template = clean(section(this.config, "prompt").get("template")) or "none"
     sampling = ", ".join(f"{key}={value}" for key, value in asked.items())
     drawn = f"do_sample=True, {sampling}" if asked["temperature"] else "do_sample=False"
@@ -98,7 +98,7 @@ def sampling_of(stage: Stage) -> dict:
     return {key: both[key] for key in keys if key in both}
 
 
-def is_adapter(this: Stage) -> bool:
+def saved_as_adapter(this: Stage) -> bool:
     """Whether `model/` holds a LoRA adapter alone."""
     folder = this.path / "model"
     return (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()

@@ -8,7 +8,6 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Self
 
@@ -19,16 +18,15 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from r1lab.recipe.schema import trains
 from r1lab.run.logs import last_line
-from r1lab.rundir import directory
+from r1lab.rundir import storage
+from r1lab.text import duration, number, sparkline
 
-TRAINING = ("sft", "grpo", "dpo", "reward")
-PHASES = dict.fromkeys(TRAINING, "train") | {"eval": "eval", "sample": "sample"}  # the phase that a stage is made of
 LINE_EVERY = 10.0  # seconds between lines in a log file, at first
 LATER_LINE_EVERY = 60.0  # and after the first ten minutes
 REDRAW_EVERY = 1.0  # seconds between two pictures of the panel
 _SPARK_ROWS = 1000  # a sparkline of more steps than this is drawn from every n-th of them
-_SPARKS = "▁▂▃▄▅▆▇█"
 
 
 @dataclass
@@ -63,7 +61,7 @@ class MetricsHistory:
     """
 
     def __init__(self, kind: str, started: float):
-        self.phase, self.started = PHASES[kind], started
+        self.phase, self.started = "train" if trains(kind) else kind, started
         self.history: list[dict] = []
         self.evals: list[dict] = []
         self.count = 0  # rows seen
@@ -108,7 +106,7 @@ class MetricsHistory:
         return state
 
 
-def by_step(rows: list[dict]) -> list[dict]:
+def rows_by_step(rows: list[dict]) -> list[dict]:
     """One row per step, in order: of a step that a resumed run writes again, the newer row counts."""
     ordered: list[dict] = []
     for row in rows:
@@ -142,45 +140,6 @@ def _time_left(first: dict, last: dict, total: int | None, now: float) -> float 
     else:
         return None
     return max(0.0, (total - _position(last)) * pace - (now - last["time"]))
-
-
-def duration(seconds: float) -> str:
-    """A time as a person says it.
-
-    >>> duration(7.4), duration(200), duration(3900)
-    ('7s', '3m20s', '1h05m')
-    """
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds}s"
-    if seconds < 3600:
-        return f"{seconds // 60}m{seconds % 60:02d}s"
-    return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
-
-
-def sparkline(values: list[float], width: int) -> str:
-    """Values as a row of small bars, the lowest to the highest, averaged into at most `width` of them.
-
-    >>> sparkline([0, 1, 2, 3, 4, 5, 6, 7], 8)
-    '▁▂▃▄▅▆▇█'
-    """
-    count = min(width, len(values))
-    if count < 2:
-        return ""
-    edges = [round(i * len(values) / count) for i in range(count + 1)]
-    means = [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
-    low, high = min(means), max(means)
-    scale = (len(_SPARKS) - 1) / (high - low) if high > low else 0
-    return "".join(_SPARKS[round((mean - low) * scale)] for mean in means)
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """A figure for a narrow column: `0.412`, `-1.25`, `8.1e-06`; a dash where there is none."""
-    if value is None:
-        return "-"
-    if value and abs(value) < 10**-digits:
-        return f"{value:.1e}"
-    return f"{value:.{digits}f}"
 
 
 def figures(state: Progress) -> list[tuple[str, str, str, str]]:
@@ -321,7 +280,7 @@ class StageDisplay:
             self._live.update(self.panel(), refresh=True)
 
     def _read(self) -> None:
-        rows, offset = directory.follow_jsonl(self.path / "metrics.jsonl", self._offset)
+        rows, offset = storage.follow_jsonl(self.path / "metrics.jsonl", self._offset)
         if offset < self._offset:
             self.metrics = MetricsHistory(self.kind, self.started)
         self.metrics.add([row for row in rows if row.get("phase") not in ("warning", "note")])
@@ -359,7 +318,7 @@ class StageDisplay:
             head.add_row(Text(state.doing or self.doing, "bold"), "", past)
             parts = [head, Text(self._last_log_line(), "dim", no_wrap=True, overflow="ellipsis")]
         else:
-            unit = "step " if PHASES[self.kind] == "train" else ""
+            unit = "step " if trains(self.kind) else ""
             bar = ProgressBar(total=state.total or 1, completed=state.position)
             left = f"{past}, {duration(state.left)} left" if state.left is not None else past
             head.add_row(Text(f"{unit}{state.position}/{state.total or '?'}", "bold"), bar, left)

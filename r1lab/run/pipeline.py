@@ -16,22 +16,22 @@ from pathlib import Path
 
 from rich.console import Console
 
-from r1lab import engines
+from r1lab import engines, interrupts
 from r1lab.errors import UserError
 from r1lab.evaluation import comparison
+from r1lab.interrupts import StopRequests
 from r1lab.recipe import launch, references
 from r1lab.recipe import loading as recipes
 from r1lab.run import children, summary
-from r1lab.run.children import StopRequests
 from r1lab.run.display import StageDisplay
-from r1lab.rundir import directory
+from r1lab.rundir import directory, manifest, storage
 
 INTERRUPTED = 130
 _POLL = 0.2  # seconds between two looks at the child and at its metrics
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageRun:
     """One stage of a run: its name, its folder, its recipe with references as written, and what it refers to."""
 
     name: str
@@ -80,17 +80,17 @@ def run(
     console = console or Console()
     config = recipes.resolved(recipe)
     run_dir = Path(runs_dir) / _checked_name(name or config["name"])
-    stages = plan(recipe, config, run_dir)
+    stages = stage_runs(recipe, config, run_dir)
     refused = [(stage.name, launch.problem(stage.config.get("launch", {}).get("gpus", 1))) for stage in stages]
     if problems := [f"{name}: launch.gpus: {why}" for name, why in refused if why]:
         raise UserError(problems)
-    directory.check(run_dir, resume=resume, overwrite=overwrite)
+    directory.refuse_used(run_dir, resume=resume, overwrite=overwrite)
     changed = changed_stages(run_dir, stages) if resume else {}
     run_dir.mkdir(parents=True, exist_ok=True)
-    with directory.locked(run_dir), children.stop_requests() as stop:
+    with directory.locked(run_dir), interrupts.stop_requests() as stop:
         console.on_broken_pipe = stop.hang_up  # rich would exit, and the stage die with its steps since a checkpoint
         directory.prepare(recipe_text, config, run_dir, resume=resume, overwrite=overwrite)
-        directory.write_manifest(run_dir, config)
+        manifest.write_manifest(run_dir, config)
         return _run_stages(console, run_dir, stages, config, stop, changed, together)
 
 
@@ -100,13 +100,13 @@ def _checked_name(name: str) -> str:
     return name
 
 
-def plan(recipe: object, config: dict, run_dir: Path) -> list[Stage]:
+def stage_runs(recipe: object, config: dict, run_dir: Path) -> list[StageRun]:
     """The stages of a recipe in order, each with its folder."""
     if "stages" not in config:
-        return [Stage(config["name"], run_dir, config)]
+        return [StageRun(config["name"], run_dir, config)]
     parts = recipes.stage_recipes(recipe)
     return [
-        Stage(
+        StageRun(
             name,
             run_dir / f"{number:02d}-{name}",
             recipes.resolved(part),
@@ -116,7 +116,7 @@ def plan(recipe: object, config: dict, run_dir: Path) -> list[Stage]:
     ]
 
 
-def changed_stages(run_dir: Path, stages: list[Stage]) -> dict[str, list[str]]:
+def changed_stages(run_dir: Path, stages: list[StageRun]) -> dict[str, list[str]]:
     """Stages of a pipeline that finished, or began, with another recipe, and the keys that changed; they run again.
 
     Raises:
@@ -126,7 +126,7 @@ def changed_stages(run_dir: Path, stages: list[Stage]) -> dict[str, list[str]]:
     ways = f"--overwrite starts all over, --name NEW keeps {run_dir} and starts another run"
     folders = {stage.path.name for stage in stages}
     root = run_dir / "config.yaml"
-    if root.is_file() and ("stages" in directory.read_yaml(root)) != bool(stages[0].place):
+    if root.is_file() and ("stages" in storage.read_yaml(root)) != bool(stages[0].place):
         raise UserError(f"{root}: stages: one recipe is a pipeline and the other is not: {ways}")
     others = [path for path in sorted(run_dir.glob("[0-9][0-9]-*")) if path.is_dir() and path.name not in folders]
     if others:
@@ -136,7 +136,7 @@ def changed_stages(run_dir: Path, stages: list[Stage]) -> dict[str, list[str]]:
         file = stage.path / "config.yaml"
         if not file.is_file() or not (stage.finished or has_begun(stage.path)):
             continue
-        before, now = recipes.reread(directory.read_yaml(file)), recipes.reread(stage.config)
+        before, now = recipes.reread(storage.read_yaml(file)), recipes.reread(stage.config)
         changed = references.changes(before, now, {s.name: s.path.name for s in stages})
         if changed and not stage.place:
             state = "finished" if stage.finished else "began"
@@ -146,7 +146,7 @@ def changed_stages(run_dir: Path, stages: list[Stage]) -> dict[str, list[str]]:
     return found
 
 
-def _dependents(stages: list[Stage], names: set[str]) -> list[str]:
+def _dependents(stages: list[StageRun], names: set[str]) -> list[str]:
     """The stages that build on others, directly or not."""
     found = set(names)
     for stage in stages:  # references point backwards only
@@ -172,7 +172,7 @@ def has_begun(path: Path) -> bool:
 def _run_stages(
     console: Console,
     run_dir: Path,
-    stages: list[Stage],
+    stages: list[StageRun],
     config: dict,
     stop: StopRequests,
     changed: dict[str, list[str]],
@@ -211,20 +211,20 @@ def _run_stages(
         status = run_stage(console, stage, folders, stop, child)
         if stage.path != run_dir:
             row = {"phase": "stage", "stage": stage.name, "status": status, "seconds": time.time() - started}
-            directory.append_jsonl(run_dir / "metrics.jsonl", row | {"time": time.time()})
+            storage.append_jsonl(run_dir / "metrics.jsonl", row | {"time": time.time()})
         if status:
             return status
     result = directory.result(run_dir)
     if "stages" in config and (result is None or anew):
         result = pipeline_result(run_dir, stages, config)
-        directory.write_json_atomic(run_dir / "result.json", result)
+        storage.write_json_atomic(run_dir / "result.json", result)
     _write_cards(run_dir, stages)
     console.print()
     summary.show(console, run_dir, [(stage.name, stage.kind, stage.path) for stage in stages], result)
     return 0
 
 
-def _write_cards(run_dir: Path, stages: list[Stage]) -> None:
+def _write_cards(run_dir: Path, stages: list[StageRun]) -> None:
     """The card of each model: last, since the evaluations of a model come after it."""
     from r1lab.report import card
 
@@ -233,18 +233,18 @@ def _write_cards(run_dir: Path, stages: list[Stage]) -> None:
             card.write(run_dir, stage=stage.path)
 
 
-def prepare_stage(stage: Stage, folders: dict[str, Path]) -> None:
+def prepare_stage(stage: StageRun, folders: dict[str, Path]) -> None:
     """Makes the folder of a stage ready for its process; what cannot be gone on from is dropped."""
     if not has_begun(stage.path):
         directory.drop_outputs(stage.path)
     stage.path.mkdir(exist_ok=True)
     (stage.path / "error.txt").unlink(missing_ok=True)
-    directory.write_yaml(stage.path / "config.yaml", references.resolved(stage.config, folders))
+    storage.write_yaml(stage.path / "config.yaml", references.with_folders(stage.config, folders))
 
 
 def run_stage(
     console: Console,
-    stage: Stage,
+    stage: StageRun,
     folders: dict[str, Path],
     stop: StopRequests,
     shared: subprocess.Popen | None = None,
@@ -324,12 +324,12 @@ def _pass_on(child: subprocess.Popen, stop: StopRequests, display: StageDisplay)
             display.say("stopping after this step and saving a checkpoint; Ctrl-C again stops at once")
 
 
-def _interrupted(stage: Stage) -> int:
+def _interrupted(stage: StageRun) -> int:
     _tell(f"{stage.name}: interrupted; to go on: {resume_command(stage)}")
     return INTERRUPTED
 
 
-def resume_command(stage: Stage) -> str:
+def resume_command(stage: StageRun) -> str:
     """What to type to go on: the command that was typed, with `--resume`."""
     typed = sys.argv[1:]
     if typed[:1] in (["run"], ["eval"]) and Path(sys.argv[0]).stem in ("r1lab", "__main__"):
@@ -359,9 +359,9 @@ def _doing(config: dict) -> str:
     return f"loading model, starting {engines.told(config['rollout']['engine'])}"
 
 
-def pipeline_result(run_dir: Path, stages: list[Stage], config: dict) -> dict:
+def pipeline_result(run_dir: Path, stages: list[StageRun], config: dict) -> dict:
     """The results of all stages, how long they took in all attempts, and what changed from before to after."""
-    attempts = directory.read_jsonl(run_dir / "metrics.jsonl")
+    attempts = storage.read_jsonl(run_dir / "metrics.jsonl")
     evals = [stage for stage in stages if stage.kind == "eval"]
     pairs = config.get("compare") or ([[evals[0].name, evals[-1].name]] if len(evals) > 1 else [])
     folders = {stage.name: stage.path for stage in stages}

@@ -5,26 +5,16 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from r1lab.evaluation.records import families
+from r1lab.recipe.schema import trains
 from r1lab.report import learning_curve
-from r1lab.run.display import PHASES, by_step, duration, number
-from r1lab.rundir import directory
+from r1lab.run.display import rows_by_step
+from r1lab.rundir import directory, storage
+from r1lab.text import duration, number, percent, shortened
 
 LABEL, VALUE = 14, 20  # widths of the columns of figures: three columns of figures end before column 80
 COMPLETIONS = 3
 _FORMS = ("strict", "lenient")  # accuracy in the form that the prompt asks for, and in any
-
-
-def percent(value: float | None, ci95: list[float] | None = None, *, signed: bool = False) -> str:
-    """A share as a percentage with its interval.
-
-    >>> percent(0.373, [0.321, 0.425]), percent(0.217, [0.15, 0.27], signed=True)
-    ('37.3 [32.1, 42.5]', '+21.7 [+15.0, +27.0]')
-    """
-    if value is None:
-        return "-"
-    sign = "+" if signed else ""
-    interval = f" [{100 * ci95[0]:{sign}.1f}, {100 * ci95[1]:{sign}.1f}]" if ci95 else ""
-    return f"{100 * value:{sign}.1f}{interval}"
 
 
 def stage_line(name: str, kind: str, path: Path, result: dict, seconds: float) -> str:
@@ -46,16 +36,10 @@ def stage_line(name: str, kind: str, path: Path, result: dict, seconds: float) -
     return "  ".join(parts)
 
 
-def families(result: dict) -> dict[str, dict]:
-    """The tasks of an evaluation without their parts: `knights_knaves`, not `knights_knaves/2ppl`."""
-    tasks = result.get("tasks", {})
-    return {task: scores for task, scores in tasks.items() if "/" not in task or task.split("/")[0] not in tasks}
-
-
 def train_rows(path: Path) -> list[dict]:
     """The training metrics of a stage, one row a step."""
-    rows = directory.read_jsonl(path / "metrics.jsonl")
-    return by_step([row for row in rows if row.get("phase") == "train" and row.get("step") is not None])
+    rows = storage.read_jsonl(path / "metrics.jsonl")
+    return rows_by_step([row for row in rows if row.get("phase") == "train" and row.get("step") is not None])
 
 
 def _change(rows: list[dict], key: str, digits: int = 2) -> str:
@@ -188,7 +172,7 @@ def completions(path: Path) -> list[tuple[int, list[dict]]]:
     """The first completions of the first and of the last step that a stage kept, each to another prompt: no choice."""
     steps, found = directory.samples_by_step(path), []
     for step in dict.fromkeys([*list(steps)[:1], *list(steps)[-1:]]):
-        kept = [row for file in steps[step] for row in directory.read_jsonl(file)]
+        kept = [row for file in steps[step] for row in storage.read_jsonl(file)]
         rows = {str(row["prompt"]): row for row in reversed(kept)}
         found.append((step, list(reversed(rows.values()))[:COMPLETIONS]))
     return found
@@ -214,18 +198,6 @@ def _verdict(row: dict) -> Text:
     return Text.assemble((f"reward {number(row.get('reward'), 2)}", style), "  ", (", ".join(parts), "dim"))
 
 
-def shortened(text: str, head: int, tail: int) -> str:
-    """A long text without its middle, on as few lines as it has sentences to show.
-
-    >>> shortened("a long story with an end", 6, 6)
-    'a long … an end'
-    """
-    text = " ".join(text.split())
-    if len(text) <= head + tail + 3:
-        return text
-    return f"{text[:head].rstrip()} … {text[len(text) - tail :].lstrip()}".strip()
-
-
 def curve(run_dir: Path, stages: list[tuple[str, str, Path]], compare: list[dict]) -> Path | None:
     """Draws `curve.png` from the metrics of all training stages and the evaluations before, between and after.
 
@@ -238,11 +210,11 @@ def curve(run_dir: Path, stages: list[tuple[str, str, Path]], compare: list[dict
     for name, kind, path in stages:
         if kind == "eval":
             at[name], during[name], since = _points(step, directory.result(path)["tasks"]), since, []
-        if PHASES[kind] != "train":
+        if not trains(kind):
             continue
         rows = train_rows(path)
-        evals = [row for row in directory.read_jsonl(path / "metrics.jsonl") if "tasks" in row]
-        since += [point for row in by_step(evals) for point in _points(step + row["step"], row["tasks"])]
+        evals = [row for row in storage.read_jsonl(path / "metrics.jsonl") if "tasks" in row]
+        since += [point for row in rows_by_step(evals) for point in _points(step + row["step"], row["tasks"])]
         segments.append(learning_curve.Segment(name, step, rows))
         step += rows[-1]["step"] if rows else 0
     pairs = dict.fromkeys((row["before"], row["after"]) for row in compare)
@@ -301,7 +273,7 @@ def show(console: Console, run_dir: Path, stages: list[tuple[str, str, Path]], r
 def _where(console: Console, run_dir: Path, stages: list, result: dict, picture: Path | None) -> None:
     lines = [("run", f"{run_dir}/  ({duration(result['seconds'])})" if "seconds" in result else f"{run_dir}/")]
     lines += [("curve", str(picture))] if picture else []
-    trained = [path for _, kind, path in stages if PHASES[kind] == "train" and kind != "reward"]
+    trained = [path for _, kind, path in stages if trains(kind) and kind != "reward"]
     if len(trained) == 1:
         lines.append(("model", f"{trained[0] / 'model'}/"))
     elif trained:

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from r1lab.rundir import directory
+from r1lab.rundir import directory, storage
 
 NAMES = ("tensorboard", "trackio", "wandb")
 PROJECT = "r1lab"  # unless WANDB_PROJECT or TRACKIO_PROJECT says otherwise
@@ -59,7 +59,7 @@ def start(name: str, run_dir: Path, config: dict, step: int = 0) -> Tracker:
     begun = name in runs
     identity = runs.setdefault(name, uuid.uuid4().hex)
     if not begun:
-        directory.write_json_atomic(file, runs)
+        storage.write_json_atomic(file, runs)
     if name == "tensorboard":
         from torch.utils.tensorboard import SummaryWriter
 

@@ -7,17 +7,11 @@ from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 
 from r1lab.errors import UserError
-from r1lab.models import loading, prompts
-from r1lab.stages.common import (
-    Metrics,
-    build_rows,
-    check_ids,
-    load_model,
-    load_tokenizer,
-    train_and_save,
-    trl_config,
-    warn,
-)
+from r1lab.models import prompts
+from r1lab.models.lora import lora_config
+from r1lab.stages.common import check_ids, load_model, load_tokenizer, warn
+from r1lab.stages.rows import build_rows
+from r1lab.stages.training import Metrics, train_and_save, trl_config
 
 
 class _Trainer(DPOTrainer):
@@ -41,7 +35,7 @@ def run(recipe, run_dir: Path) -> int:
         args=config,
         train_dataset=Dataset.from_list(examples),
         processing_class=tokenizer,
-        peft_config=loading.lora_config(recipe.model.lora),
+        peft_config=lora_config(recipe.model.lora),
         callbacks=[Metrics(recipe, run_dir, _row)],
     )
     return train_and_save(trainer, recipe, run_dir, tokenizer, started)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from r1lab import engines
-from r1lab.evaluation import forms, provenance, records
-from r1lab.rundir import directory
-from r1lab.stages.common import as_data, asked, build_rows, load_engine, load_tokenizer, note, report_gold, warn
+from r1lab.evaluation import provenance, records
+from r1lab.rundir import manifest, storage
+from r1lab.stages.common import asked, load_engine, load_tokenizer, note, report_gold, warn
+from r1lab.stages.rows import eval_tasks, samples_of
 
 CHUNK, SECONDS = 128, 10.0
 """Answers are graded and written down so many at a time, or after so many seconds: a kill costs no more."""
@@ -34,11 +35,11 @@ def run(recipe, run_dir: Path) -> int:
         note(run_dir, f"begun again from the first question: {changed} changed since it was interrupted")
         partial.unlink()
     run_dir.mkdir(parents=True, exist_ok=True)
-    directory.write_json_atomic(file, said)
+    storage.write_json_atomic(file, said)
     progress = progress_writer(run_dir, "eval", step=0)
     settings = {"progress": progress, "partial": partial, "seed": recipe.seed}
     result, questions = evaluate(engine, prepare(tasks, recipe, tokenizer, run_dir), recipe, run_dir, **settings)
-    directory.write_jsonl(run_dir / "samples" / "questions.jsonl", questions)
+    storage.write_jsonl(run_dir / "samples" / "questions.jsonl", questions)
     partial.unlink(missing_ok=True)
     for line in engine.notes:
         warn(run_dir, line)
@@ -50,7 +51,7 @@ def run(recipe, run_dir: Path) -> int:
             warn(run_dir, f"{name}: {found['timeouts']} answers were not graded in time and count as wrong, so its "
                  "figures are too low: set a longer deadline for the reward")  # fmt: skip
     seconds = round(time.time() - started, 1)
-    directory.write_json_atomic(run_dir / "result.json", {"stage": "eval", "seconds": seconds, "tasks": result})
+    storage.write_json_atomic(run_dir / "result.json", {"stage": "eval", "seconds": seconds, "tasks": result})
     return 0
 
 
@@ -93,7 +94,7 @@ def settings_of(recipe, run_dir: Path, tasks: dict[str, list[dict]], tokenizer) 
         "seed": recipe.seed,
         "rewards": rewards,
         "grader": provenance.grader_version(rewards),
-        "versions": directory.versions(),
+        "versions": manifest.versions(),
     }
 
 
@@ -109,53 +110,6 @@ def _changed(file: Path, now: dict) -> str:
     return ", ".join(key for key in now if before.get(key) != now[key])
 
 
-def task_name(task) -> str:
-    """What a task of `eval.tasks` is called in results."""
-    return task if isinstance(task, str) else task.name or task.builder
-
-
-def samples_of(recipe, name: str) -> int:
-    """How many answers a question of a task gets."""
-    own = [task for task in recipe.eval.tasks if not isinstance(task, str) and task_name(task) == name]
-    return (own[0].num_samples if own else None) or recipe.eval.num_samples
-
-
-def eval_tasks(recipe) -> dict[str, list[dict]]:
-    """The rows of each task, by its name. An eval recipe without `tasks` evaluates its own `data`.
-
-    `eval.size` says how many questions: `data.size` is that of the training, in a pipeline that shares its `data`.
-    """
-    size = recipe.eval.size
-    if not recipe.eval.tasks:
-        split = recipe.data.split if recipe.stage == "eval" else "test"  # never the rows that a grpo stage trains on
-        return {recipe.data.builder: build_rows(recipe.data, seed=recipe.seed, split=split, size=size)}
-    tasks = {}
-    for task in recipe.eval.tasks:
-        if isinstance(task, str):
-            data = recipe.data.model_copy(update={"size": None})
-            if task != recipe.data.builder:
-                data = type(recipe.data)(builder=task)
-            tasks[task] = build_rows(data, seed=recipe.seed, split="test", size=size)
-        else:
-            data = as_data(type(recipe.data), task)
-            rows = build_rows(data, seed=recipe.seed, split="test", size=data.size or size)
-            if task.instruction and recipe.prompt.template not in forms.TAGGED:
-                rows = [row | {"prompt": instructed(row["prompt"], task.instruction)} for row in rows]
-            tasks[task_name(task)] = rows
-    return tasks
-
-
-def instructed(prompt: str | list[dict], instruction: str) -> str | list[dict]:
-    """A question with an instruction below it; of chat messages, below the last.
-
-    >>> instructed("2+2?", "Answer in a box.")
-    '2+2?\\n\\nAnswer in a box.'
-    """
-    if isinstance(prompt, str):
-        return f"{prompt}\n\n{instruction}"
-    return [*prompt[:-1], prompt[-1] | {"content": instructed(prompt[-1]["content"], instruction)}]
-
-
 def progress_writer(run_dir: Path, phase: str, step: int):
     """Appends a row of progress to `metrics.jsonl` each time the engine finishes a chunk of prompts."""
     started = time.time()
@@ -164,13 +118,13 @@ def progress_writer(run_dir: Path, phase: str, step: int):
         now = time.time()
         row = {"phase": phase, "step": step, "done": done, "total": total, "time": now}
         rate = round(tokens / max(now - started, 1e-6))
-        directory.append_jsonl(run_dir / "metrics.jsonl", row | {"tokens_per_second": rate})
+        storage.append_jsonl(run_dir / "metrics.jsonl", row | {"tokens_per_second": rate})
 
     return progress
 
 
 @dataclass(frozen=True)
-class Task:
+class PreparedTask:
     """A task that is ready to be asked, as often as one likes.
 
     Attributes:
@@ -186,20 +140,20 @@ class Task:
     judge: records.Judge
 
 
-def prepare(tasks: dict[str, list[dict]], recipe, tokenizer, run_dir: Path) -> list[Task]:
+def prepare(tasks: dict[str, list[dict]], recipe, tokenizer, run_dir: Path) -> list[PreparedTask]:
     """Renders the prompts of all tasks, builds their graders, and warns once of gold answers that cannot score."""
     rewards, found = [reward.model_dump() for reward in recipe.rewards], []
     for name, rows in tasks.items():
         asks, prefills = asked(rows, recipe, tokenizer)
         judge = records.Judge(rewards, template=recipe.prompt.template, prefill=prefills[0])
         report_gold(judge.grader, rows, run_dir)
-        found.append(Task(name, rows, asks, judge))
+        found.append(PreparedTask(name, rows, asks, judge))
     return found
 
 
 def evaluate(
     engine,
-    tasks: list[Task],
+    tasks: list[PreparedTask],
     recipe,
     run_dir: Path,
     *,
@@ -235,11 +189,11 @@ def evaluate(
     return result, questions
 
 
-def _questions(engine, task: Task, recipe, run_dir: Path, progress, partial, seed):
+def _questions(engine, task: PreparedTask, recipe, run_dir: Path, progress, partial, seed):
     """The records of a task's questions, in their order."""
     name, rows = task.name, task.rows
     parts, rollout = records.parts_of(name, rows), recipe.rollout
-    there = [r for r in (directory.read_jsonl(partial) if partial else ()) if r["task"] == name]
+    there = [r for r in (storage.read_jsonl(partial) if partial else ()) if r["task"] == name]
     settings = {"max_tokens": recipe.eval.max_completion_length or rollout.max_completion_length}
     if engine.name == "server":  # which draws from a random state of its own; no question may go without an answer
         settings["max_failed"] = 0.0
@@ -256,7 +210,7 @@ def _questions(engine, task: Task, recipe, run_dir: Path, progress, partial, see
             for i, group in groups:
                 found[i] = to_record(i, group, [next(of_each) for _ in group])
                 if partial:
-                    directory.append_jsonl(partial, found[i])
+                    storage.append_jsonl(partial, found[i])
             tokens += sum(len(completion.token_ids) for completion in flat)
             if progress:
                 progress(len(found), len(rows), tokens)

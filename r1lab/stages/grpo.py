@@ -17,22 +17,14 @@ from r1lab.grpo.parity import Parity
 from r1lab.grpo.rewards import BatchRewards
 from r1lab.grpo.schedule import Scheduled
 from r1lab.grpo.trainer import GRPOTrainer
-from r1lab.models import loading, prompts
+from r1lab.models import prompts
+from r1lab.models.lora import lora_config, untie
 from r1lab.recipe import batch
 from r1lab.recipe.schema import GrpoTrain
-from r1lab.stages.common import (
-    Metrics,
-    StopOnInterrupt,
-    build_rows,
-    check_saveable,
-    finish,
-    load_model,
-    load_tokenizer,
-    report_gold,
-    resume_point,
-    trl_config,
-)
-from r1lab.stages.eval import eval_tasks, evaluate, prepare
+from r1lab.stages.common import load_model, load_tokenizer, report_gold
+from r1lab.stages.eval import evaluate, prepare
+from r1lab.stages.rows import build_rows, eval_tasks
+from r1lab.stages.training import Metrics, StopOnInterrupt, check_saveable, finish, resume_point, trl_config
 
 
 def run(recipe, run_dir: Path) -> int:
@@ -60,7 +52,7 @@ def run(recipe, run_dir: Path) -> int:
         train_dataset=Dataset.from_dict({"prompt": [text for text, _ in rendered], "row": list(range(len(rows)))}),
         processing_class=tokenizer,
         reward_funcs=rewards.functions,
-        peft_config=loading.lora_config(recipe.model.lora),
+        peft_config=lora_config(recipe.model.lora),
         callbacks=[metrics],
         own=own_settings(recipe),
         rewards=rewards,
@@ -79,7 +71,7 @@ def run(recipe, run_dir: Path) -> int:
     trainer.add_callback(AlarmCallback(recipe, run_dir))
     if recipe.alarms.loss and not trainer.use_vllm:
         trainer.generation_config.remove_invalid_values = True  # else sampling fails before a loss is seen
-    if trainer.use_vllm and recipe.model.lora and loading.untie(trainer.accelerator.unwrap_model(trainer.model)):
+    if trainer.use_vllm and recipe.model.lora and untie(trainer.accelerator.unwrap_model(trainer.model)):
         raise UserError(
             "model.lora.target_modules: an adapter on the embedding or the head, which share a weight in this model; "
             "vLLM cannot hold that: set rollout.engine: transformers, or leave that module out"

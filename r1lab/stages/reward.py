@@ -8,16 +8,10 @@ from trl import RewardConfig, RewardTrainer
 
 from r1lab.errors import UserError
 from r1lab.rewards.reward_model import encode, judged_text
-from r1lab.stages.common import (
-    Metrics,
-    build_rows,
-    load_model,
-    load_tokenizer,
-    train_and_save,
-    trl_config,
-    warn,
-)
+from r1lab.stages.common import load_model, load_tokenizer, warn
 from r1lab.stages.dpo import check_pairs
+from r1lab.stages.rows import build_rows
+from r1lab.stages.training import Metrics, train_and_save, trl_config
 
 
 def run(recipe, run_dir: Path) -> int:

@@ -10,8 +10,9 @@ from r1lab.engines import Completion
 from r1lab.errors import UserError
 from r1lab.evaluation import provenance
 from r1lab.grading.grader import build as build_grader
-from r1lab.rundir import directory
-from r1lab.stages.common import asked, build_rows, load_engine, load_tokenizer, note, report_gold, warn
+from r1lab.rundir import storage
+from r1lab.stages.common import asked, load_engine, load_tokenizer, note, report_gold, warn
+from r1lab.stages.rows import build_rows
 
 
 def run(recipe, run_dir: Path) -> int:
@@ -27,7 +28,7 @@ def run(recipe, run_dir: Path) -> int:
         report_gold(grader, rows, run_dir)
     texts, prefills = asked(rows, recipe, tokenizer)
     partial = run_dir / "samples" / "partial.jsonl"
-    origins, before = _origins(recipe, run_dir, texts), {row["row"]: row for row in directory.read_jsonl(partial)}
+    origins, before = _origins(recipe, run_dir, texts), {row["row"]: row for row in storage.read_jsonl(partial)}
     there = {i: row for i, row in before.items() if i < len(rows) and row.get("origin") == origins[i]}
     if len(there) < len(before):
         again = len(before) - len(there)
@@ -52,7 +53,7 @@ def run(recipe, run_dir: Path) -> int:
     if not kept:
         reasons = ", ".join(f"{count} {why}" for why, count in dropped.items() if count)
         raise UserError(f"keep: none of {len(samples)} samples is kept ({reasons}); see {partial}", status=1)
-    directory.write_jsonl(run_dir / "samples" / "samples.jsonl", kept)
+    storage.write_jsonl(run_dir / "samples" / "samples.jsonl", kept)
     result = {
         "stage": "sample",
         "seconds": round(time.time() - started, 1),
@@ -63,7 +64,7 @@ def run(recipe, run_dir: Path) -> int:
     if grader:
         result["right"] = round(sum(sample["right"] for sample in samples) / len(samples), 4)
     partial.unlink(missing_ok=True)
-    directory.write_json_atomic(run_dir / "result.json", result)
+    storage.write_json_atomic(run_dir / "result.json", result)
     return 0
 
 
@@ -98,13 +99,13 @@ def _sampled(
         groups[i] = group
         tokens += sum(len(c.token_ids) for c in group)
         row = {"row": i, "origin": origins[i], "completions": [dataclasses.asdict(c) for c in group]}
-        directory.append_jsonl(partial, row)
+        storage.append_jsonl(partial, row)
         done, now = len(there) + len(groups), time.time()
         if done == len(texts) or now - reported > 1:
             reported = now
             row = {"phase": "sample", "step": 0, "done": done, "total": len(texts), "time": now}
             row["tokens_per_second"] = round(tokens / max(now - started, 1e-6))
-            directory.append_jsonl(run_dir / "metrics.jsonl", row)
+            storage.append_jsonl(run_dir / "metrics.jsonl", row)
     for line in engine.notes:
         warn(run_dir, line)
     return groups

@@ -11,19 +11,12 @@ from datasets.arrow_writer import ArrowWriter
 from trl import SFTConfig, SFTTrainer
 
 from r1lab.errors import UserError
-from r1lab.models import loading, prompts
-from r1lab.run import summary
-from r1lab.stages.common import (
-    Metrics,
-    build_rows,
-    check_ids,
-    load_model,
-    load_tokenizer,
-    note,
-    train_and_save,
-    trl_config,
-    warn,
-)
+from r1lab.models import loading, prompts, scratch
+from r1lab.models.lora import lora_config
+from r1lab.stages.common import check_ids, load_model, load_tokenizer, note, warn
+from r1lab.stages.rows import build_rows
+from r1lab.stages.training import Metrics, train_and_save, trl_config
+from r1lab.text import shortened
 
 TOKENS = "tokens"
 """The folder of the run directory in which the tokens of all rows lie while a stage trains."""
@@ -59,7 +52,7 @@ def run(recipe, run_dir: Path) -> int:
         args=config,
         train_dataset=dataset.remove_columns("length"),
         processing_class=tokenizer,
-        peft_config=loading.lora_config(recipe.model.lora),
+        peft_config=lora_config(recipe.model.lora),
         callbacks=[Metrics(recipe, run_dir, _row())],
     )
     show_labels(trainer, tokenizer, run_dir)
@@ -149,7 +142,7 @@ def show_labels(trainer, tokenizer, run_dir: Path, *, shown: int = 3) -> None:
             warn(
                 run_dir, f"row {i + 1}: its end, {tokenizer.eos_token}, is not trained on: the model would never stop"
             )
-        note(run_dir, f"trains on {len(learned)} of {len(labels)} tokens: {summary.shortened(text, 60, 60)}")
+        note(run_dir, f"trains on {len(learned)} of {len(labels)} tokens: {shortened(text, 60, 60)}")
 
 
 def by_length(lengths: list[int], batch_size: int, *, seed: int, window: int = 16) -> list[int]:
@@ -178,7 +171,7 @@ def _model(recipe, rows: list[dict], tokenizer):
     if path.startswith("scratch:"):
         template = prompts.R1_ZERO if recipe.prompt.template == "r1-zero" else ""
         texts = [f"{template}{prompts.joined(row['prompt'])} {row['completion']}" for row in rows[:4000]]
-        model, tokenizer = loading.scratch(path.removeprefix("scratch:"), texts, seed=recipe.seed)
+        model, tokenizer = scratch.scratch(path.removeprefix("scratch:"), texts, seed=recipe.seed)
         return model, loading.with_end(tokenizer, recipe.train.get("eos_token"))
     return load_model(recipe), tokenizer
 

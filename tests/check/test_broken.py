@@ -8,7 +8,7 @@ import pytest
 
 from r1lab.check import check, rewards
 from r1lab.models import loading
-from r1lab.models.loading import CHAT_TEMPLATE
+from r1lab.models.scratch import CHAT_TEMPLATE
 
 BROKEN = Path(__file__).parent.parent / "broken"
 NAMES = sorted(path.stem for path in BROKEN.glob("*.yaml"))

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from r1lab.models.loading import CHAT_TEMPLATE
+from r1lab.models.scratch import CHAT_TEMPLATE
 
 CLOSED = CHAT_TEMPLATE.replace("assistant\n{% endif %}", "assistant\n<think>\n\n</think>\n\n{% endif %}")
 OPENED = CHAT_TEMPLATE.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")

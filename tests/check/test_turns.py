@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from r1lab.check.look import _render, template_of
+from r1lab.check.seen import Seen
 from r1lab.check.turns import turn_findings
-from r1lab.findings import Seen
 from r1lab.models import loading
 from r1lab.recipe.schema import GrpoRecipe
 

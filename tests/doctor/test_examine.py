@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from r1lab import hardware
 from r1lab.doctor import examine, machine, nvidia, packages
 from r1lab.doctor.trial import trial
 from r1lab.findings import Finding
@@ -219,15 +220,15 @@ def test_limits_of_control_groups_are_read_up_to_the_root(tmp_path, monkeypatch)
     (inner / "cpu.max").write_text("150000 100000\n")
     (inner.parent / "cpu.max").write_text("max 100000\n")
     (tmp_path / "own").write_text("0::/job/step\n")
-    monkeypatch.setattr(machine, "CGROUPS", tmp_path / "cgroup")
-    monkeypatch.setattr(machine, "OWN_CGROUP", tmp_path / "own")
-    assert machine.cpu_quota() == 1.5
+    monkeypatch.setattr(hardware, "CGROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(hardware, "OWN_CGROUP", tmp_path / "own")
+    assert hardware.cpu_quota() == 1.5
     assert "of 2.0 GiB free (the control group's limit" in machine.memory().seen
     old = tmp_path / "cgroup" / "cpu" / "job"
     old.mkdir(parents=True)
     (old / "cpu.cfs_quota_us").write_text("300000\n")
     (tmp_path / "own").write_text("4:cpu,cpuacct:/job\n")
-    assert machine.cpu_quota() == 3.0
+    assert hardware.cpu_quota() == 3.0
 
 
 def test_few_open_files_are_a_warning_that_says_what_to_type():
@@ -354,7 +355,7 @@ def test_vllm_writes_a_token(tmp_path):
 
 def test_a_line_is_cut_only_for_a_terminal():
     finding = Finding("warning", "ports", "8000 is in use by something else", "vllm serve MODEL --port 8001")
-    assert examine.text(finding) == ("warning ports: 8000 is in use by something else: vllm serve MODEL --port 8001")
-    lines = examine.text(finding, color=True, width=50).split("\n")
+    assert examine.page(finding) == ("warning ports: 8000 is in use by something else: vllm serve MODEL --port 8001")
+    lines = examine.page(finding, color=True, width=50).split("\n")
     assert len(lines) == 2 and lines[0].startswith("\033[33mwarning\033[0m ports:") and lines[1].startswith(" " * 8)
     assert all(len(re.sub(r"\033\[\d+m", "", line)) < 50 for line in lines)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from r1lab.engines.address import check
+from r1lab.engines.address import models_served
 from r1lab.errors import UserError
 from r1lab.models import loading
 
@@ -74,7 +74,7 @@ def serving(path: str, name: str, log):
     try:
         while child.poll() is None and time.monotonic() < deadline:
             try:
-                check(f"http://127.0.0.1:{port}/v1", name)
+                models_served(f"http://127.0.0.1:{port}/v1", name)
                 break
             except UserError:
                 time.sleep(1)

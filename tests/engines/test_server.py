@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from r1lab.engines.address import check
+from r1lab.engines.address import models_served
 from r1lab.engines.replies import Failure
 from r1lab.engines.server import ServerEngine
 from r1lab.errors import UserError
@@ -432,7 +432,7 @@ def test_this_machine_is_never_asked_through_a_proxy(proxies, name, proxy):
     with server(echo) as (url, _):
         proxies.setenv(name, proxy)
         for here in (url, url.replace("127.0.0.1", "localhost")):
-            assert check(here, "teacher") == ["teacher"]
+            assert models_served(here, "teacher") == ["teacher"]
             assert texts(engine(here).generate(["a"])) == [["a"]]
 
 
@@ -445,7 +445,7 @@ def test_this_machine_is_never_asked_through_a_proxy(proxies, name, proxy):
 )  # fmt: skip
 def test_a_proxy_that_cannot_be_used_is_named_in_a_line(proxies, name, proxy, said):
     proxies.setenv(name, proxy)
-    for ask in (lambda: check("http://judge.example/v1", "x"), lambda: engine("http://judge.example/v1")):
+    for ask in (lambda: models_served("http://judge.example/v1", "x"), lambda: engine("http://judge.example/v1")):
         with pytest.raises(UserError, match=f"^{said}.*unset {name}$") as ended:
             ask()
         assert "secret" not in str(ended.value) and "\n" not in str(ended.value)
@@ -454,7 +454,7 @@ def test_a_proxy_that_cannot_be_used_is_named_in_a_line(proxies, name, proxy, sa
 def test_a_proxy_that_is_down_is_named(proxies):
     proxies.setenv("http_proxy", f"http://me:secret@127.0.0.1:{free_port()}")
     with pytest.raises(UserError, match=r"through the proxy http://\*\*\*@127.0.0.1:\d+: .*no_proxy=judge.example"):
-        check("http://judge.example/v1", "teacher")
+        models_served("http://judge.example/v1", "teacher")
 
 
 @pytest.fixture(scope="module")
@@ -475,22 +475,22 @@ def test_a_certificate_that_is_not_trusted_is_told_in_a_line_and_can_be(certific
     with server(echo, tls=context) as (url, requests):
         said = f"^rollout.url: {url}: its certificate is not trusted: self-signed certificate.*; set SSL_CERT_FILE to"
         with pytest.raises(UserError, match=said):
-            check(url, "teacher", wait=30)  # which no waiting would change
+            models_served(url, "teacher", wait=30)  # which no waiting would change
         with pytest.raises(UserError, match=said):
             list(engine(url, max_concurrent=1).stream(["a"] * 50))
         assert requests == []
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate / "cert.pem"))
-        assert check(url, "teacher") == ["teacher"]
+        assert models_served(url, "teacher") == ["teacher"]
         assert texts(engine(url).generate(["a"])) == [["a"]]
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate / "missing.pem"))
     with pytest.raises(UserError, match="^SSL_CERT_FILE: .*missing.pem: no certificates can be read from it"):
-        check(url, "teacher")
+        models_served(url, "teacher")
 
 
 def test_https_where_only_http_is_spoken():
     with server(echo) as (url, _):
         with pytest.raises(UserError, match="it does not speak https there; write http:// in rollout.url"):
-            check(url.replace("http:", "https:"), "teacher")
+            models_served(url.replace("http:", "https:"), "teacher")
 
 
 @pytest.mark.parametrize(
@@ -530,39 +530,39 @@ def test_a_server_that_is_down(host, capsys):
     url = f"http://{host}:{port}/v1"
     expected = f"^rollout.url: {url}: Connection refused.*; start a server .*`vllm serve teacher --port {port}`"
     with pytest.raises(UserError, match=expected):
-        check(url, "teacher")
+        models_served(url, "teacher")
     with pytest.raises(UserError, match=expected):
         list(engine(url, retries=1).stream(["?"] * 3))
     with pytest.raises(UserError, match="not known|resolution|No address"):
-        check("http://no-such-host.invalid/v1", "teacher")
+        models_served("http://no-such-host.invalid/v1", "teacher")
 
 
 def test_check():
     with server(echo, models=lambda: ["teacher", "llama3:latest", "models/gemini-pro"]) as (url, _):
-        assert check(url, "teacher")[0] == "teacher"
-        check(url, "llama3"), check(url, "gemini-pro")
+        assert models_served(url, "teacher")[0] == "teacher"
+        models_served(url, "llama3"), models_served(url, "gemini-pro")
         with pytest.raises(UserError, match=r"no model techer \(did you mean `teacher`\?\); set .*: teacher, llama3"):
-            check(url, "techer")
+            models_served(url, "techer")
         with pytest.raises(UserError, match=f"HTTP 404: Not Found; write {url}$"):
-            check(url.removesuffix("/v1"), "teacher")
+            models_served(url.removesuffix("/v1"), "teacher")
     with server(echo, models=lambda: NOT_FOUND) as (url, _):
-        assert check(url, "teacher") == []  # not every server has a list
+        assert models_served(url, "teacher") == []  # not every server has a list
     with server(echo, models=lambda: []) as (url, _), pytest.raises(UserError, match="/models lists none"):
-        check(url, "teacher")
+        models_served(url, "teacher")
     for url in ("localhost:8000/v1", "http://", "ftp://host/v1", "http://host:port/v1"):
         with pytest.raises(UserError, match="is not like http://localhost:8000/v1"):
-            check(url, "teacher")
+            models_served(url, "teacher")
 
 
 def test_check_waits_for_a_server_that_starts(capsys):
     began = time.monotonic()
     with pytest.raises(UserError, match="Connection refused"):
-        check(f"http://127.0.0.1:{free_port()}/v1", "teacher", wait=1)
+        models_served(f"http://127.0.0.1:{free_port()}/v1", "teacher", wait=1)
     assert 0.9 < time.monotonic() - began < 5
     up_at = time.monotonic() + 1
     loading = (503, {"error": "loading"}, {})
     with server(echo, models=lambda: loading if time.monotonic() < up_at else ["teacher"]) as (url, _):
-        assert check(url, "teacher", wait=30) == ["teacher"]
+        assert models_served(url, "teacher", wait=30) == ["teacher"]
     told = capsys.readouterr().out
     assert re.search(r": Connection refused \(at most [01] s more\)", told)
     assert re.search(rf"{url}: HTTP 503: loading \(at most \d+ s more\)", told)

@@ -10,6 +10,7 @@ from r1lab.engines.transformers import TransformersEngine, without_generation_co
 from r1lab.errors import UserError
 from r1lab.models import loading
 from r1lab.models.loading import end_token_ids
+from r1lab.models.lora import lora_config
 from r1lab.recipe.schema import Lora
 from tests.engines.conftest import END, PROMPTS
 
@@ -149,7 +150,7 @@ def trainer(folder, output, **settings):
 
 @pytest.mark.parametrize("lora", [None, Lora(r=4)], ids=["full", "lora"])
 def test_rollouts_of_a_training_follow_the_same_rule(bent_model, tmp_path, lora):
-    made = trainer(bent_model, tmp_path, peft_config=loading.lora_config(lora))
+    made = trainer(bent_model, tmp_path, peft_config=lora_config(lora))
     made.model.eval()
     prompts = [prompt for prompt in PROMPTS[:2] for _ in range(2)]
     prompt_ids, completion_ids, *_ = made.rollout([{"row": 0}] * 4, prompts)

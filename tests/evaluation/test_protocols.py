@@ -9,7 +9,7 @@ from r1lab import cli
 from r1lab.errors import UserError
 from r1lab.evaluation import protocols
 from r1lab.recipe import loading
-from r1lab.rundir import directory
+from r1lab.rundir import directory, storage
 
 TINY = "embedded:tiny-qwen2"
 
@@ -106,7 +106,7 @@ def test_a_model_of_a_run_is_asked_as_it_was_trained(tmp_path):
     (stage / "model").mkdir(parents=True)
     (stage / "model" / "config.json").write_text('{"max_position_embeddings": 1024}')
     (stage / "model" / "model.safetensors").write_bytes(b"")
-    directory.write_yaml(stage / "config.yaml", {"prompt": {"template": "open-r1", "system": None}})
+    storage.write_yaml(stage / "config.yaml", {"prompt": {"template": "open-r1", "system": None}})
     loaded, told = made(str(stage / "model"), tasks=["countdown"])
     (made_stage,) = loaded.stages
     assert made_stage.name == "quickstart-zero" and made_stage.prompt.template == "open-r1"
@@ -193,5 +193,5 @@ def test_it_runs_compares_and_can_be_run_again_from_its_recipe(capsys, tmp_path,
 
 def test_the_prompt_of_an_old_run_is_read_without_what_has_no_effect(tmp_path):
     (tmp_path / "model").mkdir()
-    directory.write_yaml(tmp_path / "config.yaml", {"prompt": {"template": "r1-zero", "system": "Be brief."}})
+    storage.write_yaml(tmp_path / "config.yaml", {"prompt": {"template": "r1-zero", "system": "Be brief."}})
     assert protocols._prompt_of(str(tmp_path / "model"))[0] == {"template": "r1-zero"}

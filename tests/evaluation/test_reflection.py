@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from r1lab.errors import UserError
-from r1lab.evaluation.reflection import LOGIC_RL_WORDS, R1_WORDS, WORDS, by_step, counts, per_completion
+from r1lab.evaluation.reflection import LOGIC_RL_WORDS, R1_WORDS, WORDS, counts, per_completion, words_by_step
 from tests.work import calls
 
 
@@ -73,11 +73,11 @@ def test_by_step_reads_all_ranks_in_the_order_of_steps(tmp_path):
     write("step_000002.jsonl", ("but a b", True, {"tokens": 3}), ("wait", False, {"tokens": 1}))
     write("step_000002.rank1.jsonl", ("a b c d e", True, {"tokens": 9}))
     write("failed.jsonl", ("wait", True, {}))
-    first, second = by_step(tmp_path)
+    first, second = words_by_step(tmp_path)
     assert (first["step"], first["completions"], second["step"]) == (2, 3, 10)
     assert first["words"]["but"] == first["words"]["wait"] == pytest.approx(1 / 3)
     assert first["right"] == {"completions": 2, "characters": 8.0, "words": 4.0, "tokens": 6.0}
     assert first["wrong"] == {"completions": 1, "characters": 4.0, "words": 1.0, "tokens": 1.0}
     assert second["wrong"] is None and "tokens" not in second["right"]
     with pytest.raises(UserError, match=r"no samples/step_\*\.jsonl in it"):
-        by_step(tmp_path / "samples")
+        words_by_step(tmp_path / "samples")

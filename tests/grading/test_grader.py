@@ -6,7 +6,7 @@ import pytest
 
 from r1lab.errors import UserError
 from r1lab.grading import grader
-from r1lab.rundir import directory
+from r1lab.rundir import storage
 
 GOLD = "(1) Zoey is a knight\n(2) Luke is a knave"
 ROW = {"prompt": "Who?", "answer": GOLD, "task": "knights_knaves/2ppl"}
@@ -137,7 +137,7 @@ def test_a_failure_ends_the_run_and_names_the_completion_which_is_kept(own, tmp_
         f"rewards: broken: failed on 2 of 3 completions, first on line 2 of {path}: AttributeError: 'str' object has "
         "no attribute 'foo'; `on_error: zero` beside its name scores such rows 0 and goes on"
     )
-    record = directory.read_jsonl(path)[1]
+    record = storage.read_jsonl(path)[1]
     assert record["completion"] == "b" and record["reasons"]["broken"].startswith("error: AttributeError")
 
 

@@ -17,13 +17,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback
 from trl import GRPOConfig
 
 from r1lab.errors import UserError
-from r1lab.grpo.alarms import AlarmCallback, check, episodes, finish_rollback, last_good, read_rollback
+from r1lab.grpo.alarms import AlarmCallback, alarms_raised, episodes, finish_rollback, last_good, read_rollback
 from r1lab.grpo.trainer import GRPOTrainer
 from r1lab.models import loading
 from r1lab.recipe import loading as recipe
 from r1lab.recipe.schema import Alarms
 from r1lab.run.display import StageDisplay
-from r1lab.rundir import directory
+from r1lab.rundir import storage
 
 RECIPE = """
 stage: grpo
@@ -54,7 +54,7 @@ def rows(name, *values, every=1):
 
 
 def fired(history, **alarms):
-    return [(episode.name, episode.since) for episode in check(history, Alarms(**alarms))]
+    return [(episode.name, episode.since) for episode in alarms_raised(history, Alarms(**alarms))]
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_row_without_a_figure_neither_ends_an_episode_nor_lengthens_it():
 def test_steps_between_two_logs_count_from_the_last_good_one():
     (episode,) = episodes(rows("entropy", 0.5, 0.01, every=10), Alarms())
     assert (episode.since, episode.steps) == (11, 10)
-    assert check(rows("entropy", 0.5, 0.01, every=10), Alarms()) == [episode]
+    assert alarms_raised(rows("entropy", 0.5, 0.01, every=10), Alarms()) == [episode]
 
 
 @pytest.mark.parametrize("row", [{"loss": math.nan}, {"loss": math.inf}, {"loss": 0.0, "grad_norm": math.nan}])
@@ -147,7 +147,7 @@ def test_the_last_good_checkpoint_is_whole_and_older_than_what_the_first_bad_ste
 def test_a_rollback_cut_short_is_finished_and_remembered(tmp_path):
     for step in (2, 9, 10):
         checkpoint(tmp_path / "checkpoints", step)
-    directory.write_json_atomic(tmp_path / "rollback.json", {"alarms": ["kl"], "learning_rate_factor": 0.5, "to": 2})
+    storage.write_json_atomic(tmp_path / "rollback.json", {"alarms": ["kl"], "learning_rate_factor": 0.5, "to": 2})
     finish_rollback(tmp_path)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["checkpoint-2"]
     checkpoint(tmp_path / "checkpoints", 4)
@@ -158,11 +158,11 @@ def test_a_rollback_cut_short_is_finished_and_remembered(tmp_path):
 
 def test_a_warning_is_shown_once_though_metrics_are_written_anew(tmp_path):
     row = {"phase": "warning", "time": 5.0, "message": "alarm kl: too high"}
-    directory.write_jsonl(tmp_path / "metrics.jsonl", [{"phase": "train", "step": 1, "time": 5.0}] * 3 + [row])
+    storage.write_jsonl(tmp_path / "metrics.jsonl", [{"phase": "train", "step": 1, "time": 5.0}] * 3 + [row])
     console = Console(file=io.StringIO())
     display = StageDisplay(console, tmp_path, name="zero", kind="grpo", doing="", clock=lambda: 4.0)
     display.update()
-    directory.write_jsonl(tmp_path / "metrics.jsonl", [row])
+    storage.write_jsonl(tmp_path / "metrics.jsonl", [row])
     display.update()
     assert console.file.getvalue().count("too high") == 1
 
@@ -221,7 +221,7 @@ def test_an_update_that_is_not_finite_is_left_out_and_told_once(trained, tmp_pat
     before, after, later = (poison.weights[step] for step in (1, 2, 3))
     assert all(torch.equal(a, b) for a, b in zip(before, after))
     assert not all(torch.equal(a, b) for a, b in zip(after, later))  # and training went on
-    (row,) = directory.read_jsonl(tmp_path / "metrics.jsonl")
+    (row,) = storage.read_jsonl(tmp_path / "metrics.jsonl")
     assert (row["phase"], row["step"], row["alarm"], row["since"]) == ("warning", 2, "loss", 2)
 
 

@@ -15,13 +15,14 @@ from peft import PeftModel
 
 from r1lab.grpo.trainer import GRPOTrainer
 from r1lab.models import loading
+from r1lab.models.lora import lora_config
 from r1lab.recipe.schema import Lora
 from tests.grpo.test_step import B, agree, batch, loss_and_gradient, tokenizer, trainer  # noqa: F401
 
 
 def lora_trainer(cls, tokenizer, tmp_path, kind="qwen2", **settings):  # noqa: F811
     """A trainer of a tiny model with LoRA on all linear layers, its B matrices random instead of zero."""
-    made = trainer(partial(cls, peft_config=loading.lora_config(Lora(r=4))), tokenizer, tmp_path, kind, **settings)
+    made = trainer(partial(cls, peft_config=lora_config(Lora(r=4))), tokenizer, tmp_path, kind, **settings)
     torch.manual_seed(2)
     for name, parameter in made.model.named_parameters():
         assert parameter.requires_grad == ("lora_" in name)
@@ -91,7 +92,7 @@ def test_vllm_log_probabilities_follow_the_adapter(tiny_model, tmp_path):
         train_dataset=Dataset.from_dict({"prompt": PROMPTS, "row": [0, 1]}),
         processing_class=loading.load_tokenizer(str(tiny_model)),
         reward_funcs=lambda completions, **_: [0.0] * len(completions),
-        peft_config=loading.lora_config(Lora(r=4)),
+        peft_config=lora_config(Lora(r=4)),
     )
     assert gap(made, sampled(made)) < 1e-2
     torch.manual_seed(0)
@@ -188,7 +189,7 @@ def test_a_quantised_base_takes_grpo_steps_and_stays(tokenizer, tmp_path):  # no
         train_dataset=Dataset.from_dict({"prompt": ["Zoey is a knight.", "Luke said"], "row": [0, 1]}),
         processing_class=tokenizer,
         reward_funcs=lambda completions, **_: [float(len(set(c))) for c in completions],
-        peft_config=loading.lora_config(Lora(r=4)),
+        peft_config=lora_config(Lora(r=4)),
     )  # fmt: skip
     before = {name: parameter.clone() for name, parameter in made.model.named_parameters()}
     made.train()

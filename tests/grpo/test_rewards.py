@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 from r1lab.grading import grader
 from r1lab.grpo.rewards import BatchRewards
-from r1lab.rundir import directory
+from r1lab.rundir import storage
 
 ROWS = [{"prompt": f"{n}?", "answer": str(n), "task": "t"} for n in range(4)]
 SPECS = [{"name": "exact_match"}, {"name": "length"}]
@@ -33,7 +33,7 @@ def test_early_grading_changes_nothing(tmp_path):
     assert values == expected and len(set(values[0])) > 1 and len(set(values[1])) > 1
     assert early.newest == late.newest and early.figures == late.figures
     name = "samples/step_000001.jsonl"
-    assert directory.read_jsonl(tmp_path / "early" / name) == directory.read_jsonl(tmp_path / "late" / name)
+    assert storage.read_jsonl(tmp_path / "early" / name) == storage.read_jsonl(tmp_path / "late" / name)
 
 
 def test_samples_and_figures_hold_all_rounds_of_a_step(tmp_path):
@@ -42,7 +42,7 @@ def test_samples_and_figures_hold_all_rounds_of_a_step(tmp_path):
     for step, expected in ((0, 12), (1, 4)):
         columns = {"completions": decode(ids), "completion_ids": ids, "row": [2] * 4}
         rewards.functions[0](["?"] * 4, **columns, trainer_state=SimpleNamespace(global_step=step))
-        assert len(directory.read_jsonl(tmp_path / f"samples/step_{step + 1:06d}.jsonl")) == expected
+        assert len(storage.read_jsonl(tmp_path / f"samples/step_{step + 1:06d}.jsonl")) == expected
         assert sum(rewards.figures["exact_match"]["reasons"].values()) == expected
     assert rewards.newest.right == [True] * 4
 

@@ -9,7 +9,7 @@ from r1lab.errors import UserError
 from r1lab.grpo.parity import Parity
 from r1lab.grpo.trainer import GRPOTrainer
 from r1lab.models import loading
-from r1lab.rundir import directory
+from r1lab.rundir import storage
 
 vllm = pytest.importorskip("vllm")
 PROMPTS = ["User: who is a knight? Assistant:", "User: Zoey said that Luke is a knave. Assistant:"]
@@ -84,7 +84,7 @@ def test_the_parity_probe_passes_the_policys_engine_and_no_other(trainer, tmp_pa
     trainer._last_loaded_step = -1
     probe = Parity(trainer, PROMPTS, tmp_path)
     probe.on_train_begin(trainer.args, trainer.state, trainer.control)
-    (row,) = directory.read_jsonl(tmp_path / "metrics.jsonl")
+    (row,) = storage.read_jsonl(tmp_path / "metrics.jsonl")
     assert row["phase"] == "parity" and row["mean"] < 1e-3 and row["tokens"] > 8
     kept = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
     with torch.no_grad():

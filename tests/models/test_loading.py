@@ -11,6 +11,7 @@ import pytest
 from r1lab.data import knights_knaves
 from r1lab.errors import UserError
 from r1lab.models import loading, saving
+from r1lab.models.lora import lora_config, merged_weights
 from r1lab.recipe.schema import Lora
 
 EMBEDDED = sorted(p.name for p in loading.EMBEDDED.glob("*/"))
@@ -77,7 +78,7 @@ def adapted(name: str, dtype: str = "float32"):
     import torch
     from peft import get_peft_model
 
-    model = get_peft_model(loading.load_model(f"embedded:{name}", dtype=dtype), loading.lora_config(Lora(r=4)))
+    model = get_peft_model(loading.load_model(f"embedded:{name}", dtype=dtype), lora_config(Lora(r=4)))
     torch.manual_seed(1)
     for key, parameter in model.named_parameters():
         if "lora_B" in key:
@@ -130,7 +131,7 @@ def test_merged_weights_are_rounded_once_and_leave_a_bfloat16_base_alone():
     model = adapted("tiny-qwen2", "bfloat16")
     layer = model.get_base_model().model.layers[0].self_attn.q_proj
     base = layer.base_layer.weight.clone()
-    found = dict(loading.merged_weights(model))["model.layers.0.self_attn.q_proj.weight"]
+    found = dict(merged_weights(model))["model.layers.0.self_attn.q_proj.weight"]
     delta = layer.scaling["default"] * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
     assert found.dtype == torch.bfloat16 and torch.equal(found, (base.float() + delta.float()).bfloat16())
     assert torch.equal(layer.base_layer.weight, base)
@@ -142,9 +143,7 @@ def test_an_adapter_on_an_adapter_loads_both(tmp_path):
 
     tokenizer = loading.load_tokenizer("embedded:tiny-qwen2")
     saving.save(adapted("tiny-qwen2"), tokenizer, tmp_path / "first", merge=False)
-    model = get_peft_model(
-        loading.load_model(str(tmp_path / "first"), dtype="float32"), loading.lora_config(Lora(r=2))
-    )
+    model = get_peft_model(loading.load_model(str(tmp_path / "first"), dtype="float32"), lora_config(Lora(r=2)))
     for key, parameter in model.named_parameters():
         if "lora_B" in key:
             parameter.data.normal_(std=0.02)
@@ -180,7 +179,7 @@ def test_a_quantised_base_merges_to_the_plain_model_that_it_computes(tmp_path):
 
     model = loading.load_model("embedded:tiny-qwen2", dtype="float32", quantize="4bit")
     assert model.model.layers[0].mlp.up_proj.weight.dtype == torch.uint8
-    model = get_peft_model(model, loading.lora_config(Lora(r=4)))
+    model = get_peft_model(model, lora_config(Lora(r=4)))
     for key, parameter in model.named_parameters():
         assert parameter.requires_grad == ("lora_" in key)
         if "lora_B" in key:

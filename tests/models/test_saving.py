@@ -9,6 +9,7 @@ import torch
 from r1lab.check import check
 from r1lab.errors import UserError
 from r1lab.models import loading, saving
+from r1lab.models.lora import lora_config
 from r1lab.recipe import loading as recipes
 from r1lab.recipe.schema import Lora
 
@@ -107,7 +108,7 @@ def adapted(*targets):
     from peft import get_peft_model
 
     model = loading.load_model("embedded:tiny-qwen2")
-    model = get_peft_model(model, loading.lora_config(Lora(r=4, alpha=8, target_modules=list(targets))))
+    model = get_peft_model(model, lora_config(Lora(r=4, alpha=8, target_modules=list(targets))))
     torch.manual_seed(0)
     for name, parameter in model.named_parameters():
         if "lora_" in name:

@@ -40,10 +40,10 @@ def quickstart():
 
 def load(folder, **more):
     """A recipe of one stage, sections merged."""
-    from r1lab.rundir import directory
+    from r1lab.rundir import storage
 
     plain = {k: v | more.get(k, {}) if isinstance(v, dict) else more.get(k, v) for k, v in GRPO.items()}
-    directory.write_yaml(folder / "recipe.yaml", plain)
+    storage.write_yaml(folder / "recipe.yaml", plain)
     return recipes.load([str(folder / "recipe.yaml")])
 
 
@@ -92,10 +92,10 @@ def test_each_change_makes_it_fit(tmp_path):
 
 
 def test_changes_in_a_pipeline_name_the_stage(tmp_path):
-    from r1lab.rundir import directory
+    from r1lab.rundir import storage
 
     stage = {k: v for k, v in GRPO.items() if k != "name"} | {"name": "zero"}
-    directory.write_yaml(tmp_path / "recipe.yaml", {"name": "whole", "stages": [stage]})
+    storage.write_yaml(tmp_path / "recipe.yaml", {"name": "whole", "stages": [stage]})
     planned = plan.plan(recipes.load([str(tmp_path / "recipe.yaml")]), gpu="l40s")
     assert all(word.startswith("stages.zero.") for change in planned.changes["zero"] for word in change.words)
 
@@ -143,9 +143,9 @@ def test_an_epoch_has_as_many_steps_as_rows_ask_for(tmp_path):
 
 def test_text_for_a_file_has_no_colour_and_is_cut_for_a_terminal(quickstart):
     planned = quickstart
-    assert "\033" not in plan.text(planned, width=None, color=False)
-    assert "\033[32mfits" in plan.text(planned, width=None, color=True)
-    tables = plan.text(planned, width=60, color=False).partition("fits:")[0]
+    assert "\033" not in plan.as_text(planned, width=None, color=False)
+    assert "\033[32mfits" in plan.as_text(planned, width=None, color=True)
+    tables = plan.as_text(planned, width=60, color=False).partition("fits:")[0]
     assert max(map(len, tables.splitlines())) <= 60
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from r1lab.plan import memory
-from r1lab.plan.memory import Lora, Precision, Sharding, Training, padded
+from r1lab.plan.memory import Adapters, Precision, Sharding, Training, padded
 from r1lab.plan.shapes import shape
 
 SIZES = {
@@ -91,7 +91,7 @@ def test_activations_with_a_mask_count_it_and_each_querys_own_keys():
 def test_activations_of_lora():
     linears = shape(config()).linears
     parameters = 8 * sum(inputs + outputs for _, inputs, outputs in linears)
-    lora = Lora(parameters, rank=8, layers=len(linears))
+    lora = Adapters(parameters, rank=8, layers=len(linears))
     assert memory.activations(work(config(), lora=lora))[0] == pytest.approx(kept(config(), rank=8), rel=0.05)
 
 
@@ -127,8 +127,8 @@ def test_zero_spreads_sixteen_bytes(stage, each):
 
 def test_qlora_holds_the_base_in_four_bits():
     found = shape(config())
-    plain = Training(found, HALF, padded(1, 8, masked=False), lora=Lora(1000, 16, 21))
-    four = Training(found, HALF, padded(1, 8, masked=False), lora=Lora(1000, 16, 21, quantize="4bit"))
+    plain = Training(found, HALF, padded(1, 8, masked=False), lora=Adapters(1000, 16, 21))
+    four = Training(found, HALF, padded(1, 8, masked=False), lora=Adapters(1000, 16, 21, quantize="4bit"))
     linear = found.linear_parameters
     saved = memory.weights(plain) - memory.weights(four)
     assert saved == pytest.approx(linear * (2 - 4.127 / 8) - (found.parameters - linear) * 2 + 1000 * 2, abs=2)

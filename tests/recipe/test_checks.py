@@ -7,6 +7,7 @@ import pytest
 
 from r1lab.errors import UserError
 from r1lab.recipe import checks, loading, trl_fields
+from r1lab.recipe.schema import STAGES
 
 GRPO = """\
 stage: grpo
@@ -70,7 +71,7 @@ def test_the_choices_are_those_that_trl_knows():
         folder = Path(trl.__file__).parent / "trainer"
         source = (folder / f"{stage}_trainer.py").read_text() + (folder / f"{stage}_config.py").read_text()
         for field, choices in fields.items():
-            assert field in checks._FIELDS[stage]
+            assert field in trl_fields.FIELDS[STAGES[stage].trl]
             for choice in choices:
                 assert f'"{choice}"' in source or f"'{choice}'" in source, (field, choice)
 

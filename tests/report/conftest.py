@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from r1lab.evaluation.comparison import compare
-from r1lab.rundir import directory
+from r1lab.rundir import directory, storage
 
 SPEC = importlib.util.spec_from_file_location("chromium", Path(__file__).parent / "chromium.py")
 chromium = importlib.util.module_from_spec(SPEC)
@@ -32,21 +32,19 @@ def write_run(path: Path, *, seed: int = 0, steps: int = 12, group: int = 8, tex
     directory.prepare("stage: grpo  # <b>as written</b>\n", config, path, resume=False, overwrite=False)
     manifest = {"time": "2026-01-02T03:04:05+0000", "command": ["r1lab", "run", "tried"], "seeds": {"recipe": seed}}
     hardware = {"cpu": "a CPU", "cores": 2, "memory_gib": 8.0, "gpus": []}
-    directory.write_json_atomic(
-        path / "manifest.json", manifest | {"hardware": hardware, "versions": {"trl": "1.16.0"}}
-    )
+    storage.write_json_atomic(path / "manifest.json", manifest | {"hardware": hardware, "versions": {"trl": "1.16.0"}})
     folders = {name: path / f"{place:02d}-{name}" for place, name in enumerate(("base", "zero", "after"), 1)}
     for folder, stage in zip(folders.values(), config["stages"]):
         folder.mkdir()
-        directory.write_yaml(folder / "config.yaml", stage)
+        storage.write_yaml(folder / "config.yaml", stage)
     _evaluation(folders["base"], draw, 0.2)
     _training(folders["zero"], draw, steps, group, text)
     _evaluation(folders["after"], draw, 0.9)
     for name in folders:
         row = {"phase": "stage", "stage": name, "status": 0, "seconds": 12.5}
-        directory.append_jsonl(path / "metrics.jsonl", row)
+        storage.append_jsonl(path / "metrics.jsonl", row)
     result = {"stage": "pipeline", "seconds": 40.0, "compare": compare("base", "after", folders)}
-    directory.write_json_atomic(path / "result.json", result)
+    storage.write_json_atomic(path / "result.json", result)
     return path
 
 
@@ -56,13 +54,11 @@ def _evaluation(folder: Path, draw: random.Random, skill: float) -> None:
         scores = [int(draw.random() < skill) for _ in range(4)]
         row = {"task": "maths", "index": index, "prompt": f"What is {index} + 1?", "answer": str(index + 1)}
         rows.append(row | {"scores": scores, "truncated": [False] * 4, "lengths": [9] * 4, "completion": "It is 4."})
-    directory.write_jsonl(folder / "samples" / "questions.jsonl", rows)
-    directory.append_jsonl(
-        folder / "metrics.jsonl", {"phase": "eval", "step": 0, "done": 40, "total": 40, "time": 1.0}
-    )
+    storage.write_jsonl(folder / "samples" / "questions.jsonl", rows)
+    storage.append_jsonl(folder / "metrics.jsonl", {"phase": "eval", "step": 0, "done": 40, "total": 40, "time": 1.0})
     mean = sum(sum(row["scores"]) / 4 for row in rows) / 40
     tasks = {"maths": {"n_questions": 40, "avg": mean, "ci95": [mean - 0.05, mean + 0.05]}}
-    directory.write_json_atomic(folder / "result.json", {"stage": "eval", "seconds": 10.0, "tasks": tasks})
+    storage.write_json_atomic(folder / "result.json", {"stage": "eval", "seconds": 10.0, "tasks": tasks})
 
 
 def _training(folder: Path, draw: random.Random, steps: int, group: int, text) -> None:
@@ -75,18 +71,16 @@ def _training(folder: Path, draw: random.Random, steps: int, group: int, text) -
             row = {"step": step, "task": "maths", "prompt": f"What is {step % 5} + 1?", "answer": "4"}
             row |= {"completion": text(step, i), "rewards": rewards, "reasons": reasons, "reward": 1.0 + right}
             rows.append(row | {"right": right, "tokens": 10 + step})
-        directory.write_jsonl(folder / "samples" / f"step_{step:06d}.jsonl", rows)
+        storage.write_jsonl(folder / "samples" / f"step_{step:06d}.jsonl", rows)
         reward = sum(row["reward"] for row in rows) / group
         row = {"phase": "train", "step": step, "total": steps, "time": float(step), "reward": reward}
         row |= {"rewards": {"maths": reward - 1, "format": 1.0}, "length": 10.0 + step, "truncated": 0.0}
         row |= {"no_signal": 0.25, "entropy": 1 / step, "kl": 0.001 * step, "importance_ratio": 1.0, "seconds": 2.0}
         row |= {"seconds_generating": 1.2, "seconds_grading": 0.1}
-        directory.append_jsonl(
-            folder / "metrics.jsonl", row | {"tokens_per_second": 100, "loss": 0.1, "grad_norm": 0.5}
-        )
+        storage.append_jsonl(folder / "metrics.jsonl", row | {"tokens_per_second": 100, "loss": 0.1, "grad_norm": 0.5})
     warning = {"phase": "warning", "step": 9, "message": "alarm entropy: too low <i>", "alarm": "entropy", "since": 8}
-    directory.append_jsonl(folder / "metrics.jsonl", warning)
-    directory.write_json_atomic(folder / "result.json", {"stage": "grpo", "seconds": 11.0, "steps": steps})
+    storage.append_jsonl(folder / "metrics.jsonl", warning)
+    storage.write_json_atomic(folder / "result.json", {"stage": "grpo", "seconds": 11.0, "steps": steps})
 
 
 SCRIPT = "</script><script>document.title = 'hacked'</script><img src=x onerror=\"document.title='hacked'\">"

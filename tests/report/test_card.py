@@ -13,7 +13,7 @@ from r1lab.errors import UserError
 from r1lab.models import loading, prompts
 from r1lab.report import card, usage
 from r1lab.report.read import Stage
-from r1lab.rundir import directory
+from r1lab.rundir import directory, storage
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +35,13 @@ def blocks(text):
 
 def hand_made(folder, **stages):
     """A run directory of a pipeline: for each stage its config and, where it has finished, its result."""
-    directory.write_yaml(folder / "config.yaml", {"name": "run", "stages": [config for config, _ in stages.values()]})
+    storage.write_yaml(folder / "config.yaml", {"name": "run", "stages": [config for config, _ in stages.values()]})
     for index, (name, (config, result)) in enumerate(stages.items(), start=1):
         path = folder / f"{index:02d}-{name}"
         (path / "model").mkdir(parents=True)
-        directory.write_yaml(path / "config.yaml", config)
+        storage.write_yaml(path / "config.yaml", config)
         if result:
-            directory.write_json_atomic(path / "result.json", result)
+            storage.write_json_atomic(path / "result.json", result)
     return folder
 
 
@@ -70,7 +70,7 @@ def test_card_of_a_real_run(run_dir):
 
 @pytest.mark.slow
 def test_transformers_code_runs_as_it_is(run_dir):
-    text = card.text(run_dir, stage=run_dir / "02-zero")
+    text = card.page(run_dir, stage=run_dir / "02-zero")
     done = subprocess.run(
         [sys.executable, "-c", blocks(text)[0]], cwd=run_dir / "02-zero" / "model", capture_output=True, text=True
     )
@@ -86,7 +86,7 @@ def test_code_puts_a_question_as_training_did(tmp_path, tiny_model, template, sy
     tokenizer = loading.load_tokenizer(str(tiny_model))
     question = "Zoey said: 'Ava lies.'  Who \\ is a \"knight\"?" + " And who is not?" * 20
     (tmp_path / "samples").mkdir()
-    directory.write_jsonl(tmp_path / "samples" / "step_000001.jsonl", [{"prompt": question}])
+    storage.write_jsonl(tmp_path / "samples" / "step_000001.jsonl", [{"prompt": question}])
     config = {"model": {"path": "a/b"}, "prompt": {"template": template, "system": system}}
     code = blocks(usage.code(Stage("zero", "grpo", tmp_path, config), []))[0]
     names = {"tokenizer": tokenizer}
@@ -116,8 +116,8 @@ def test_line_of_stages_and_nothing_of_the_machine(tmp_path):
     # Stages of a run that was moved are found by the directory in its manifest; their own files hold the paths.
     (run / "config.yaml").unlink()
     command = ["/home/joe/.venv/bin/python", "/home/joe/.venv/bin/r1lab", "run", "/home/joe/my.yaml", "--resume"]
-    directory.write_json_atomic(run / "manifest.json", {"directory": away, "command": command})
-    text = card.text(run, stage=run / "03-zero")
+    storage.write_json_atomic(run / "manifest.json", {"directory": away, "command": command})
+    text = card.page(run, stage=run / "03-zero")
     assert front_matter(text)["base_model"] == "Qwen/Qwen2.5-0.5B"
     assert "| `zero` | grpo | `@cold/model` |" in text
     assert "path sums.jsonl" in text
@@ -137,8 +137,8 @@ def trained(folder, *tasks, step=20):
     run = hand_made(folder, zero=(config | {"eval": evaluation}, {"stage": "grpo", "steps": 30}))
     scores = {"avg": 0.5, "ci95": [0.4, 0.6], "n_questions": 9, "n_samples": 4}
     row = {"phase": "eval", "step": step, "total": 30, "tasks": dict.fromkeys(("hard", *tasks), scores)}
-    directory.append_jsonl(run / "01-zero" / "metrics.jsonl", row)
-    return card.text(run, stage=run / "01-zero")
+    storage.append_jsonl(run / "01-zero" / "metrics.jsonl", row)
+    return card.page(run, stage=run / "01-zero")
 
 
 def test_an_evaluation_that_the_training_made_itself(tmp_path):
@@ -162,10 +162,10 @@ def test_adapter_and_reward_model_say_what_they_are(tmp_path):
         judge=({"name": "judge", "stage": "reward", "model": {"path": "a/b"}}, {}),
     )
     (run / "01-adapter" / "model" / "adapter_config.json").write_text("{}")
-    adapter = card.text(run, stage=run / "01-adapter")
+    adapter = card.page(run, stage=run / "01-adapter")
     assert front_matter(adapter)["library_name"] == "peft"
     assert "lora_request" in blocks(adapter)[1]
-    judge = card.text(run, stage=run / "02-judge")
+    judge = card.page(run, stage=run / "02-judge")
     assert front_matter(judge)["pipeline_tag"] == "text-classification"
     assert "AutoModelForSequenceClassification" in judge
     for block in blocks(adapter) + blocks(judge):
@@ -177,7 +177,7 @@ def test_adapter_and_reward_model_say_what_they_are(tmp_path):
 def test_damaged_files_give_a_card(tmp_path, name, content):
     (tmp_path / "model").mkdir()
     config = {"name": "x", "stage": "grpo", "model": {"path": "a/b"}, "data": {"builder": "arithmetic"}}
-    directory.write_yaml(tmp_path / "config.yaml", config)
+    storage.write_yaml(tmp_path / "config.yaml", config)
     for other in ("manifest.json", "result.json", "model/config.json"):
         (tmp_path / other).write_text(json.dumps({"stage": "grpo", "steps": 3, "versions": {"torch": "2"}}))
     if content is None:

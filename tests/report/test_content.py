@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from r1lab.report import about, content, evaluations, figures, groups, packed, read, samples
-from r1lab.rundir import directory
+from r1lab.rundir import storage
 
 
 def test_a_difference_is_told_by_its_interval():
@@ -23,7 +23,7 @@ def test_a_pipeline_that_has_not_finished_is_compared_as_far_as_it_got(make_run,
     (path / "result.json").unlink()
     killed = read.read(path)
     assert killed.compare == finished.compare and killed.compare[0]["diff"] > 0.4
-    directory.write_text_atomic(path / "01-base" / "samples" / "questions.jsonl", '{"task": "maths", "scores": 1}\n')
+    storage.write_text_atomic(path / "01-base" / "samples" / "questions.jsonl", '{"task": "maths", "scores": 1}\n')
     damaged = read.read(path)
     assert damaged.compare == [] and any("cannot be compared" in problem for problem in damaged.problems)
 
@@ -122,7 +122,7 @@ def _say_everything(path):
 @pytest.mark.parametrize("value", ODD, ids=repr)
 def test_odd_values_in_the_recipe(make_run, tmp_path, value):
     path = make_run(tmp_path / "odd", steps=1, group=2)
-    config = directory.read_yaml(path / "config.yaml")
+    config = storage.read_yaml(path / "config.yaml")
     for key in ("seed", "compare", "rewards", "rollout", "train"):
         changed = config | {key: value} | {"stages": [stage | {key: value} for stage in config["stages"]]}
         (path / "config.yaml").write_text(json.dumps(changed))  # JSON is YAML
@@ -175,7 +175,7 @@ def test_an_evaluation_that_is_under_way(make_run, tmp_path):
     rows = (after / "samples" / "questions.jsonl").read_text().splitlines(keepends=True)
     (after / "samples" / "partial.jsonl").write_text("".join(rows[:8]) + rows[8][:40])
     (after / "samples" / "questions.jsonl").unlink()
-    directory.append_jsonl(after / "metrics.jsonl", {"phase": "eval", "step": 0, "done": 8, "total": 60})
+    storage.append_jsonl(after / "metrics.jsonl", {"phase": "eval", "step": 0, "done": 8, "total": 60})
     run = read.read(path)
     assert content.verdict(run, {})[-1] == "≈ after has not finished: it stands at 8 of 60 questions"
     assert content.stages_table(run).rows[-1][4] == "not finished, at 8 of 60 questions"

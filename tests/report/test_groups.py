@@ -6,7 +6,7 @@ import pytest
 
 from r1lab import report
 from r1lab.report import groups, read
-from r1lab.rundir import directory
+from r1lab.rundir import storage
 
 
 def test_seeds_make_a_group_and_settings_do_not(make_run, tmp_path):
@@ -45,10 +45,8 @@ def stage_of(folder, seed, rows):
     (folder / "02-zero").mkdir(parents=True)
     cold = {"name": "cold", "stage": "sft", "seed": seed, "data": {"size": rows}}
     zero = {"name": "zero", "stage": "grpo", "seed": seed, "model": {"path": f"{folder}/01-cold/model"}}
-    directory.write_yaml(folder / "02-zero" / "config.yaml", zero)
-    directory.write_yaml(
-        folder / "config.yaml", {"name": folder.name, "stages": [cold, {"name": "zero"}, {"a": rows}]}
-    )
+    storage.write_yaml(folder / "02-zero" / "config.yaml", zero)
+    storage.write_yaml(folder / "config.yaml", {"name": folder.name, "stages": [cold, {"name": "zero"}, {"a": rows}]})
     row = {"phase": "train", "step": 1, "total": 1, "reward": 0.5, "rewards": {"kk": 0.5}}
     (folder / "02-zero" / "metrics.jsonl").write_text(json.dumps(row) + "\n")
     return folder / "02-zero"

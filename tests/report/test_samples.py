@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 from r1lab.report import content, packed, page, read, samples
-from r1lab.report.samples import Completion
-from r1lab.rundir import directory
+from r1lab.report.samples import SampledCompletion
+from r1lab.rundir import storage
 
-PLAIN = Completion(
+PLAIN = SampledCompletion(
     stage="zero", step=1, task="maths", prompt="What is 2 + 2?", text="<think> Two and two make four. </think> 4",
     answer="4", rewards={"maths": 1.0, "format": 1.0}, reasons={"maths": "correct"}, reward=2.0, right=True,
     tokens=12, cut=False,
@@ -48,27 +48,27 @@ def test_what_is_cut(tmp_path):
     stage = read.Stage("zero", "grpo", tmp_path, config={"rollout": {"max_completion_length": 16}} | schedule)
     assert samples._limit(stage, 10) == 16 and samples._limit(stage, 11) == 32
     rows = [{"step": 1, "completion": "a", "tokens": n} for n in (15, 16)]
-    directory.write_jsonl(tmp_path / "samples" / "step_000001.jsonl", rows)
+    storage.write_jsonl(tmp_path / "samples" / "step_000001.jsonl", rows)
     found = samples._completions(stage, tmp_path / "samples" / "step_000001.jsonl", [])
     assert [c.cut for c in found] == [False, True]
 
 
 def test_pairs_and_questions(tmp_path):
     pair = {"prompt": "p", "chosen": "good", "rejected": "bad", "reward": 1.0, "rejected_reward": 0.5}
-    directory.write_jsonl(tmp_path / "pairs.jsonl", [pair])
+    storage.write_jsonl(tmp_path / "pairs.jsonl", [pair])
     stage = read.Stage("s", "sample", tmp_path)
     assert [(c.text, c.reward) for c in samples._completions(stage, tmp_path / "pairs.jsonl", [])] == [
         ("good", 1.0),
         ("bad", 0.5),
     ]
     question = {"completion": "4", "scores": [1, 0], "lengths": [3, 9], "truncated": [False, True], "subtask": "a/b"}
-    directory.write_jsonl(tmp_path / "questions.jsonl", [question])
+    storage.write_jsonl(tmp_path / "questions.jsonl", [question])
     (first,) = samples._completions(read.Stage("e", "eval", tmp_path), tmp_path / "questions.jsonl", [])
     assert (first.right, first.tokens, first.cut, first.task, first.step) == (True, 3, False, "a/b", None)
 
 
 def answers_of(folder, question, **config):
-    directory.write_jsonl(folder / "samples" / "questions.jsonl", [question])
+    storage.write_jsonl(folder / "samples" / "questions.jsonl", [question])
     stage = read.Stage("e", "eval", folder, config=config)
     return list(samples._completions(stage, folder / "samples" / "questions.jsonl", []))
 
@@ -144,7 +144,7 @@ def test_the_page_says_how_many_are_left_out(run):
 def test_of_large_samples_some_steps_are_read(run, monkeypatch):
     monkeypatch.setattr(samples, "READ_LIMIT", 20_000)
     problems = []
-    steps = samples.by_step(samples.read(read.read(run), problems)["zero"])
+    steps = samples.completions_by_step(samples.read(read.read(run), problems)["zero"])
     assert 1 < len(steps) < 12 and max(steps) == 12
     assert "tried: samples/ holds 0 MiB: one step in" in problems[0]
     assert len(samples.read(read.read(run), [])["base"]) < 40

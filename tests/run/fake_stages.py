@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from r1lab.rundir import directory
+from r1lab.rundir import storage
 
 COMPLETION = (
     "<think> Suppose Ada is a knight . Then what Ada said is true : Bob is a knave and Cid is a knight . Bob said "
@@ -37,10 +37,10 @@ def write_eval(path, skill, *, questions=200, seed=0):
         subtask = f"knights_knaves/{2 + index % 2}ppl"
         row = {"task": "knights_knaves", "subtask": subtask, "index": index, "prompt": f"puzzle {index}"}
         rows.append(row | {"scores": scores, "greedy": int(chance > 0.5)})
-    directory.write_jsonl(path / "samples" / "questions.jsonl", rows)
+    storage.write_jsonl(path / "samples" / "questions.jsonl", rows)
     tasks = {"knights_knaves": rows} | {f"knights_knaves/{n}ppl": rows[n - 2 :: 2] for n in (2, 3)}
     result = {"stage": "eval", "seconds": 21.5, "tasks": {task: _figures(part) for task, part in tasks.items()}}
-    directory.write_json_atomic(path / "result.json", result)
+    storage.write_json_atomic(path / "result.json", result)
 
 
 def _figures(rows):
@@ -94,7 +94,7 @@ def write_samples(path, step):
         for people in (2, 3, 4, 5)
         for right in (0.0, 1.0)
     ]
-    directory.write_jsonl(path / "samples" / f"step_{step:06d}.jsonl", rows)
+    storage.write_jsonl(path / "samples" / f"step_{step:06d}.jsonl", rows)
 
 
 def write_grpo(path, *, total=60, start=1000.0, finished=True):
@@ -109,16 +109,16 @@ def write_grpo(path, *, total=60, start=1000.0, finished=True):
             rows.append(
                 {"phase": "eval", "step": step, "total": total, "time": now, "tasks": {"knights_knaves": task}}
             )
-    directory.write_jsonl(path / "metrics.jsonl", rows)
+    storage.write_jsonl(path / "metrics.jsonl", rows)
     for step in (1, total):
         write_samples(path, step)
     if finished:
         result = {"stage": "grpo", "seconds": 3.1 * total, "steps": total, "model": "model"}
-        directory.write_json_atomic(path / "result.json", result)
+        storage.write_json_atomic(path / "result.json", result)
 
 
 def main(path):
-    config = directory.read_yaml(path / "config.yaml")
+    config = storage.read_yaml(path / "config.yaml")
     train = config.get("train", {})
     behaviour = train.get("behaviour")
     print("a fake stage starts")
@@ -136,7 +136,7 @@ def main(path):
     if behaviour == "stubborn":
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         helper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
-        directory.write_json_atomic(path / "pids.json", [os.getpid(), helper.pid])
+        storage.write_json_atomic(path / "pids.json", [os.getpid(), helper.pid])
         time.sleep(100)
     if config["stage"] == "eval":
         model = Path(config["model"]["path"])
@@ -153,7 +153,7 @@ def train_steps(path, *, max_steps, seconds=0.0, learning_rate=0.0):
     first = int(checkpoint.read_text()) + 1 if checkpoint.is_file() else 1
     for step in range(first, max_steps + 1):
         time.sleep(seconds)
-        directory.append_jsonl(path / "metrics.jsonl", grpo_row(step, max_steps, time=time.time()))
+        storage.append_jsonl(path / "metrics.jsonl", grpo_row(step, max_steps, time=time.time()))
         if asked:
             checkpoint.parent.mkdir(parents=True, exist_ok=True)
             checkpoint.write_text(str(step))
@@ -161,7 +161,7 @@ def train_steps(path, *, max_steps, seconds=0.0, learning_rate=0.0):
     (path / "model").mkdir(exist_ok=True)
     write_samples(path, 1)
     result = {"stage": "grpo", "seconds": 1.5, "steps": max_steps, "first": first, "model": "model"}
-    directory.write_json_atomic(path / "result.json", result)
+    storage.write_json_atomic(path / "result.json", result)
     return 0
 
 

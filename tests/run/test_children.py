@@ -6,7 +6,7 @@ import sys
 
 HANG_UP = """
 import os, signal, sys
-from r1lab.run.children import stop_requests
+from r1lab.interrupts import stop_requests
 {before}
 def descriptors():
     return sorted(os.listdir("/proc/self/fd"))

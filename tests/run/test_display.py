@@ -11,7 +11,8 @@ from rich.console import Console
 
 from r1lab.run import display, summary
 from r1lab.run.display import MetricsHistory, StageDisplay
-from r1lab.rundir import directory
+from r1lab.rundir import directory, storage
+from r1lab.text import sparkline
 
 SPEC = importlib.util.spec_from_file_location("fake_stages", Path(__file__).parent / "fake_stages.py")
 fake = importlib.util.module_from_spec(SPEC)
@@ -28,7 +29,7 @@ def text(of):
 
 def grpo_rows(tmp_path, count=None):
     fake.write_grpo(tmp_path, total=60, start=1000.0)
-    return directory.read_jsonl(tmp_path / "metrics.jsonl")[:count]
+    return storage.read_jsonl(tmp_path / "metrics.jsonl")[:count]
 
 
 def state(rows, *, kind="grpo", started=1000.0, now=1093.0):
@@ -94,7 +95,7 @@ def test_the_panel_is_drawn_at_most_once_per_second(tmp_path, monkeypatch):
     monkeypatch.setattr(StageDisplay, "panel", lambda self: drawn.append(now[0]) or panel(self))
     with StageDisplay(screen, tmp_path, name="zero", kind="grpo", doing="loading", clock=lambda: now[0]) as it:
         for row in rows[:30]:
-            directory.append_jsonl(tmp_path / "metrics.jsonl", row)
+            storage.append_jsonl(tmp_path / "metrics.jsonl", row)
             now[0] += 0.25
             it.update()
     assert 7 <= len(drawn) <= 10
@@ -111,7 +112,7 @@ def test_evaluation_stages_count_questions():
     "row", [{}, {"reward": None, "rewards": {"a": None}, "length": None}, {"loss": 1.0}, {"reward_errors": {"a": 2}}]
 )
 def test_figures_that_are_missing_do_not_matter(row, tmp_path):
-    directory.append_jsonl(tmp_path / "metrics.jsonl", {"phase": "train", "step": 1, "total": 2, "time": 1001.0} | row)
+    storage.append_jsonl(tmp_path / "metrics.jsonl", {"phase": "train", "step": 1, "total": 2, "time": 1001.0} | row)
     for terminal in (True, False):
         screen = console(force_terminal=terminal, color_system=None)
         with StageDisplay(screen, tmp_path, name="zero", kind="grpo", doing="loading", clock=lambda: 1000.0):
@@ -144,7 +145,7 @@ def test_a_log_file_gets_a_line_now_and_then(tmp_path):
             now[0] += 0.1
             it.update()
         for row in rows:
-            directory.append_jsonl(tmp_path / "metrics.jsonl", row | {"time": now[0]})
+            storage.append_jsonl(tmp_path / "metrics.jsonl", row | {"time": now[0]})
             for _ in range(31):
                 now[0] += 0.1
                 it.update()
@@ -167,7 +168,7 @@ def test_a_terminal_gets_a_panel_that_goes_away(tmp_path):
 
 @pytest.mark.parametrize("values", [[], [1.0], [2.0, 2.0, 2.0], [-1.0, 0.5, float(3)], list(range(1000))])
 def test_sparklines_are_never_wider_than_asked(values):
-    assert len(display.sparkline(values, 28)) <= 28
+    assert len(sparkline(values, 28)) <= 28
 
 
 def pipeline_run(tmp_path):
@@ -175,7 +176,8 @@ def pipeline_run(tmp_path):
 
     names = [("base", "eval"), ("zero", "grpo"), ("final", "eval")]
     stages = [
-        pipeline.Stage(name, tmp_path / f"{i:02d}-{name}", {"stage": kind}) for i, (name, kind) in enumerate(names, 1)
+        pipeline.StageRun(name, tmp_path / f"{i:02d}-{name}", {"stage": kind})
+        for i, (name, kind) in enumerate(names, 1)
     ]
     fake.write_eval(stages[0].path, 0.37)
     fake.write_grpo(stages[1].path)
@@ -207,7 +209,7 @@ def test_the_end_of_single_stages(tmp_path):
         assert ("0.618 → 0.859" in text(screen)) == (kind == "grpo")
         assert "difference" not in text(screen)
     (tmp_path / "sample").mkdir()
-    directory.write_json_atomic(tmp_path / "sample" / "result.json", {"stage": "sample", "seconds": 2.0, "kept": 1200})
+    storage.write_json_atomic(tmp_path / "sample" / "result.json", {"stage": "sample", "seconds": 2.0, "kept": 1200})
     screen = console()
     summary.show(screen, tmp_path / "sample", [("x", "sample", tmp_path / "sample")], {"seconds": 2.0})
     assert "1,200" in text(screen)
@@ -224,7 +226,7 @@ def test_a_finished_stage_is_told_in_a_line(tmp_path):
 
 def test_an_sft_curve_shows_the_loss(tmp_path):
     rows = [{"phase": "train", "step": n, "total": 40, "time": n, "loss": 2 / n} for n in range(1, 41)]
-    directory.write_jsonl(tmp_path / "metrics.jsonl", rows)
+    storage.write_jsonl(tmp_path / "metrics.jsonl", rows)
     assert summary.curve(tmp_path, [("cold", "sft", tmp_path)], []) == tmp_path / "curve.png"
     (tmp_path / "metrics.jsonl").unlink()
     assert summary.curve(tmp_path, [("cold", "sft", tmp_path)], []) is None
@@ -239,7 +241,7 @@ def test_completions_are_the_first_ones_of_different_prompts(tmp_path):
 
 def test_a_narrow_chat_prompt_is_shown_by_its_last_message(tmp_path):
     row = {"prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "2 + 2?"}], "completion": "4"}
-    directory.write_jsonl(tmp_path / "samples" / "step_000001.jsonl", [row | {"rewards": {"a": None}, "reward": None}])
+    storage.write_jsonl(tmp_path / "samples" / "step_000001.jsonl", [row | {"rewards": {"a": None}, "reward": None}])
     screen = console()
     summary.show_completions(screen, "zero", tmp_path)
     assert "> 2 + 2?" in text(screen) and "a -" in text(screen)

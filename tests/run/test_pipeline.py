@@ -19,7 +19,7 @@ from r1lab.errors import UserError
 from r1lab.recipe import loading as recipes
 from r1lab.recipe import references
 from r1lab.run import pipeline
-from r1lab.rundir import directory
+from r1lab.rundir import directory, storage
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parents[1]
@@ -124,9 +124,9 @@ def test_a_pipeline_runs_its_stages_and_compares_before_and_after(tmp_path):
 
 def test_references_become_paths_that_exist_in_the_config_of_the_stage(tmp_path):
     run(three_stages(), tmp_path)
-    config = directory.read_yaml(tmp_path / "quick" / "03-final" / "config.yaml")
+    config = storage.read_yaml(tmp_path / "quick" / "03-final" / "config.yaml")
     assert config["model"]["path"] == str(tmp_path / "quick" / "02-zero" / "model")
-    resolved = references.resolved(
+    resolved = references.with_folders(
         {"data": [{"path": "@zero/samples"}], "prompt": "ask @zero/model", "other": "@nobody/model"},
         {"zero": tmp_path / "02-zero"},
     )
@@ -157,15 +157,15 @@ def test_real_recipes_give_configs_that_load_again_and_resume_unchanged(tmp_path
     recipe = recipes.load(["quickstart", "stages.zero.train.max_steps=2", "rollout.engine=transformers"])
     config = recipes.resolved(recipe)
     run_dir = tmp_path / "quickstart"
-    stages = pipeline.plan(recipe, config, run_dir)
+    stages = pipeline.stage_runs(recipe, config, run_dir)
     directory.prepare("", config, run_dir, resume=False, overwrite=False)
     folders = {stage.name: stage.path for stage in stages}
     for stage in stages:
         stage.path.mkdir()
-        directory.write_yaml(stage.path / "config.yaml", references.resolved(stage.config, folders))
-        directory.write_json_atomic(stage.path / "result.json", {})
+        storage.write_yaml(stage.path / "config.yaml", references.with_folders(stage.config, folders))
+        storage.write_json_atomic(stage.path / "result.json", {})
         loaded = recipes.load([str(stage.path / "config.yaml")])
-        assert recipes.resolved(loaded) == directory.read_yaml(stage.path / "config.yaml")
+        assert recipes.resolved(loaded) == storage.read_yaml(stage.path / "config.yaml")
     assert recipes.resolved(recipes.load([str(run_dir / "config.yaml")])) == config
     assert pipeline.changed_stages(run_dir, stages) == {}
 
@@ -225,17 +225,17 @@ def test_a_run_of_an_earlier_version_resumes_unchanged_and_a_damaged_one_is_one_
          "data": {"builder": "arithmetic"}, "prompt": {"template": "r1-zero"}}
     ))  # fmt: skip
     recipe = recipes.load([str(tmp_path / "r.yaml")])
-    stages = pipeline.plan(recipe, recipes.resolved(recipe), tmp_path / "run")
+    stages = pipeline.stage_runs(recipe, recipes.resolved(recipe), tmp_path / "run")
     config = recipes.resolved(recipe)
     (tmp_path / "run" / "samples").mkdir(parents=True)
     (tmp_path / "run" / "samples" / "partial.jsonl").write_text("")
     config["rollout"]["temperature"], config["prompt"]["system"] = 0.3, "Be brief."
     del config["rollout"]["top_p"]
     file = tmp_path / "run" / "config.yaml"
-    directory.write_yaml(file, config)
+    storage.write_yaml(file, config)
     assert pipeline.changed_stages(tmp_path / "run", stages) == {}
     config["rollout"]["top_p"] = 0.5
-    directory.write_yaml(file, config)
+    storage.write_yaml(file, config)
     with pytest.raises(UserError, match=r"rollout.top_p: was 0.5, now 1.0, after the stage began: --overwrite"):
         pipeline.changed_stages(tmp_path / "run", stages)
     for text, why in (("a: 1\na: 2\n", ":2: not YAML"), ("a: [", ":1: not YAML|:2: not YAML"), ("", ": holds no")):
@@ -277,7 +277,7 @@ def test_a_rerun_that_fails_leaves_nothing_that_was_made_from_the_old_output(tmp
 def test_a_changed_recipe_of_a_stage_that_has_not_begun_is_taken(tmp_path):
     run(three_stages(behaviour="crash", learning_rate=0.1), tmp_path)
     assert run(three_stages(learning_rate=0.2), tmp_path, resume=True)[0] == 0
-    assert directory.read_yaml(tmp_path / "quick" / "02-zero" / "config.yaml")["train"]["learning_rate"] == 0.2
+    assert storage.read_yaml(tmp_path / "quick" / "02-zero" / "config.yaml")["train"]["learning_rate"] == 0.2
 
 
 def test_stages_that_changed_place_are_refused(tmp_path):
@@ -310,9 +310,9 @@ def test_what_was_made_from_a_stage_that_runs_again_runs_again(tmp_path):
 
 def test_half_done_output_without_a_checkpoint_is_dropped(tmp_path):
     run(single(behaviour="crash"), tmp_path)
-    directory.append_jsonl(tmp_path / "zero" / "metrics.jsonl", {"phase": "train", "step": 99})
+    storage.append_jsonl(tmp_path / "zero" / "metrics.jsonl", {"phase": "train", "step": 99})
     run(single(), tmp_path, resume=True)
-    assert [row["step"] for row in directory.read_jsonl(tmp_path / "zero" / "metrics.jsonl")] == [1, 2, 3]
+    assert [row["step"] for row in storage.read_jsonl(tmp_path / "zero" / "metrics.jsonl")] == [1, 2, 3]
 
 
 # Failing
@@ -348,7 +348,7 @@ def test_ctrl_c_ends_the_step_says_how_to_go_on_and_resume_goes_on(tmp_path):
     recipe = three_stages(max_steps=200, seconds=0.05)
     parent = start_parent(recipe, tmp_path)
     metrics = tmp_path / "quick" / "02-zero" / "metrics.jsonl"
-    wait_for(lambda: len(directory.read_jsonl(metrics)) >= 3)
+    wait_for(lambda: len(storage.read_jsonl(metrics)) >= 3)
     os.killpg(parent.pid, signal.SIGINT)  # as a terminal does: to the whole group, of which the stage is no part
     out, err = parent.communicate(timeout=20)
     assert parent.returncode == 130
@@ -396,7 +396,7 @@ def test_a_stage_does_not_outlive_its_killed_parent(tmp_path):
 
 def test_sigterm_stops_like_ctrl_c_and_a_running_directory_is_held(tmp_path):
     parent = start_parent(single(max_steps=400, seconds=0.05), tmp_path)
-    wait_for(lambda: directory.read_jsonl(tmp_path / "zero" / "metrics.jsonl"))
+    wait_for(lambda: storage.read_jsonl(tmp_path / "zero" / "metrics.jsonl"))
     for flags in ({"resume": True}, {"overwrite": True}):
         with pytest.raises(UserError, match="another r1lab is running"):
             run(single(max_steps=400, seconds=0.05), tmp_path, **flags)
@@ -418,7 +418,7 @@ def test_a_dropped_connection_saves_a_checkpoint(tmp_path):
     terminal, end = pty.openpty()
     parent = start_parent(single(max_steps=400, seconds=0.05), tmp_path, stdout=end, stderr=end)
     os.close(end)
-    wait_for(lambda: directory.read_jsonl(tmp_path / "zero" / "metrics.jsonl"))
+    wait_for(lambda: storage.read_jsonl(tmp_path / "zero" / "metrics.jsonl"))
     os.close(terminal)
     for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGHUP):
         parent.send_signal(number)
@@ -429,7 +429,7 @@ def test_a_dropped_connection_saves_a_checkpoint(tmp_path):
 
 def test_a_closed_pipe_saves_a_checkpoint(tmp_path):
     parent = start_parent(single(max_steps=4000, seconds=0.05), tmp_path)
-    wait_for(lambda: directory.read_jsonl(tmp_path / "zero" / "metrics.jsonl"))
+    wait_for(lambda: storage.read_jsonl(tmp_path / "zero" / "metrics.jsonl"))
     parent.stdout.close()
     parent.stderr.close()
     assert parent.wait(timeout=60) == 130
@@ -440,7 +440,7 @@ def test_nohup_is_respected(tmp_path):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         parent = start_parent(single(max_steps=20, seconds=0.05), tmp_path)
-        wait_for(lambda: directory.read_jsonl(tmp_path / "zero" / "metrics.jsonl"))
+        wait_for(lambda: storage.read_jsonl(tmp_path / "zero" / "metrics.jsonl"))
         parent.send_signal(signal.SIGHUP)
         parent.communicate(timeout=20)
     finally:
@@ -450,6 +450,6 @@ def test_nohup_is_respected(tmp_path):
 
 def test_the_command_to_resume_without_a_command_line_uses_the_config(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["pytest"])
-    stage = pipeline.Stage("zero", tmp_path / "quick" / "02-zero", {}, "stage 2 of 3")
+    stage = pipeline.StageRun("zero", tmp_path / "quick" / "02-zero", {}, "stage 2 of 3")
     config = tmp_path / "quick" / "config.yaml"
     assert pipeline.resume_command(stage).endswith(f"run {config} --runs-dir {tmp_path} --name quick --resume")

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from r1lab.report import learning_curve
 from r1lab.run import summary
-from r1lab.rundir import directory
+from r1lab.rundir import storage
 
 
 def figures(avg):
@@ -28,12 +28,12 @@ def pipeline(run, monkeypatch):
         path.mkdir()
         stages.append((name, kind, path))
         if kind == "eval":
-            directory.write_json_atomic(path / "result.json", {"stage": "eval", "tasks": figures(value)})
+            storage.write_json_atomic(path / "result.json", {"stage": "eval", "tasks": figures(value)})
             continue
         rows = [{"phase": "train", "step": step, "total": 4, "reward": 0.1} for step in range(1, 5)]
         if name == "zero":
             rows.insert(2, {"phase": "eval", "step": 2, "total": 4, "tasks": figures(0.4)})
-        directory.write_jsonl(path / "metrics.jsonl", rows)
+        storage.write_jsonl(path / "metrics.jsonl", rows)
     compare = [{"before": "base-eval", "after": after} for after in ("zero-eval", "control-eval") for _ in range(2)]
     summary.curve(run, stages, compare)
     return stages, *seen[0]
@@ -63,7 +63,7 @@ def test_completions_of_a_run_with_several_ranks(tmp_path):
     for step in (1, 12):
         for rank in ("", ".rank1"):
             row = {"prompt": f"question of rank {rank or 0}", "completion": f"answer at step {step}"}
-            directory.write_jsonl(tmp_path / "samples" / f"step_{step:06d}{rank}.jsonl", [row])
+            storage.write_jsonl(tmp_path / "samples" / f"step_{step:06d}{rank}.jsonl", [row])
     found = summary.completions(tmp_path)
     assert [(step, sorted(row["prompt"] for row in rows)) for step, rows in found] == [
         (step, ["question of rank .rank1", "question of rank 0"]) for step in (1, 12)

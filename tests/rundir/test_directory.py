@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from r1lab.errors import UserError
-from r1lab.rundir import directory
+from r1lab.rundir import directory, storage
+from r1lab.rundir import manifest as rundir_manifest
 
 CONFIG = {"stage": "grpo", "name": "zero", "seed": 3, "train": {"learning_rate": 1e-6, "eval_strategy": "no"}}
 
@@ -23,8 +24,8 @@ def prepared(path, **flags):
 def test_recipe_is_kept_as_written_and_config_reads_back_the_same(tmp_path):
     path = prepared(tmp_path / "runs" / "zero")
     assert (path / "recipe.yaml").read_text() == "stage: grpo  # as written\n"
-    assert directory.read_yaml(path / "config.yaml") == CONFIG
-    assert list(directory.read_yaml(path / "config.yaml")) == list(CONFIG)
+    assert storage.read_yaml(path / "config.yaml") == CONFIG
+    assert list(storage.read_yaml(path / "config.yaml")) == list(CONFIG)
     assert directory.result(path) is None
 
 
@@ -74,40 +75,40 @@ def test_overwrite_follows_no_links_out_of_the_directory(tmp_path):
 
 def test_rows_come_back_and_a_torn_last_line_is_left_out_then_dropped(tmp_path):
     path = tmp_path / "samples" / "metrics.jsonl"
-    directory.append_jsonl(path, {"step": 1, "text": "Köln\n"})
+    storage.append_jsonl(path, {"step": 1, "text": "Köln\n"})
     with path.open("a") as file:
         file.write('{"step": 2, "rew')
-    assert directory.read_jsonl(path) == [{"step": 1, "text": "Köln\n"}]
-    directory.append_jsonl(path, {"step": 2})
-    assert [row["step"] for row in directory.read_jsonl(path)] == [1, 2]
-    assert directory.read_jsonl(tmp_path / "none.jsonl") == []
+    assert storage.read_jsonl(path) == [{"step": 1, "text": "Köln\n"}]
+    storage.append_jsonl(path, {"step": 2})
+    assert [row["step"] for row in storage.read_jsonl(path)] == [1, 2]
+    assert storage.read_jsonl(tmp_path / "none.jsonl") == []
 
 
 def test_a_growing_file_is_followed_and_a_new_one_noticed(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    directory.append_jsonl(path, {"step": 1})
-    rows, offset = directory.follow_jsonl(path, 0)
+    storage.append_jsonl(path, {"step": 1})
+    rows, offset = storage.follow_jsonl(path, 0)
     assert [row["step"] for row in rows] == [1]
-    assert directory.follow_jsonl(path, offset) == ([], offset)
-    directory.append_jsonl(path, {"step": 2})
-    assert directory.follow_jsonl(path, offset)[0] == [{"step": 2}]
+    assert storage.follow_jsonl(path, offset) == ([], offset)
+    storage.append_jsonl(path, {"step": 2})
+    assert storage.follow_jsonl(path, offset)[0] == [{"step": 2}]
     path.write_text('{"s": 0}\n')
-    assert directory.follow_jsonl(path, offset)[0] == [{"s": 0}]
+    assert storage.follow_jsonl(path, offset)[0] == [{"s": 0}]
 
 
 def test_numbers_of_numpy_and_what_json_lacks_are_written_as_json(tmp_path):
     row = {"a": np.float32(0.5), "b": np.arange(2), "c": float("nan"), "d": [float("inf")], "e": tmp_path, 1: True}
-    directory.write_json_atomic(tmp_path / "r.json", row)
+    storage.write_json_atomic(tmp_path / "r.json", row)
     read = json.loads((tmp_path / "r.json").read_text(), parse_constant=lambda name: pytest.fail(name))
     assert read == {"a": 0.5, "b": [0, 1], "c": None, "d": [None], "e": str(tmp_path), "1": True}
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
-    directory.write_json_atomic(tmp_path / "result.json", {"ok": 1})
+    storage.write_json_atomic(tmp_path / "result.json", {"ok": 1})
     with pytest.raises(TypeError):
-        directory.write_json_atomic(tmp_path / "result.json", {"ok": object()})
+        storage.write_json_atomic(tmp_path / "result.json", {"ok": object()})
     with pytest.raises(Exception, match="cannot represent"):
-        directory.write_yaml(tmp_path / "result.json", {"ok": object()})
+        storage.write_yaml(tmp_path / "result.json", {"ok": object()})
     assert directory.result(tmp_path) == {"ok": 1}
     assert [child.name for child in tmp_path.iterdir()] == ["result.json"]
 
@@ -134,19 +135,19 @@ def test_manifest_says_what_ran_and_keeps_the_first_when_resumed(tmp_path, monke
     (repository / "new.py").write_text("")
     monkeypatch.chdir(repository)
     pipeline = {"seed": 1, "stages": [{"name": "base", "seed": 1}, {"name": "zero", "seed": 2}]}
-    manifest = directory.write_manifest(tmp_path, pipeline)
+    manifest = rundir_manifest.write_manifest(tmp_path, pipeline)
     assert manifest["seeds"] == {"recipe": 1, "base": 1, "zero": 2}
     assert len(manifest["git"]["commit"]) == 40
     assert "+b" in manifest["git"]["diff"] and manifest["git"]["untracked"] == ["new.py"]
     assert manifest["versions"]["python"].startswith("3.")
     assert manifest["hardware"]["cores"] >= 1 and manifest["hardware"]["memory_gib"] > 0
-    directory.write_manifest(tmp_path, pipeline | {"seed": 9})
+    rundir_manifest.write_manifest(tmp_path, pipeline | {"seed": 9})
     kept = json.loads((tmp_path / "manifest.json").read_text())
     assert kept["seeds"]["recipe"] == 1 and kept["resumed"][0]["seeds"]["recipe"] == 9
 
 
 def test_no_git_checkout_no_git_state(tmp_path):
-    assert directory.git_state(tmp_path) is None
+    assert rundir_manifest.git_state(tmp_path) is None
 
 
 def test_samples_by_step_is_in_the_order_of_the_steps_with_a_file_per_rank(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 from r1lab.recipe import loading
 from r1lab.rundir import directory, trackers
-from r1lab.stages.common import Metrics, trl_config
+from r1lab.stages.training import Metrics, trl_config
 
 
 def test_numbers_alone_are_sent_by_their_own_names():

@@ -4,7 +4,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from r1lab.rundir import directory
+from r1lab.rundir import storage
 
 
 class Killed(BaseException):
@@ -17,7 +17,7 @@ def killed_after(monkeypatch):
 
     @contextmanager
     def block(is_last):
-        plain = directory.append_jsonl
+        plain = storage.append_jsonl
 
         def append(path, row):
             plain(path, row)
@@ -25,7 +25,7 @@ def killed_after(monkeypatch):
                 raise Killed
 
         with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(directory, "append_jsonl", append)
+            patch.setattr(storage, "append_jsonl", append)
             yield
 
     return block

@@ -12,9 +12,8 @@ from r1lab.evaluation.records import Judge, answer_of, figures
 from r1lab.recipe import loading
 from r1lab.run import summary
 from r1lab.rundir import directory
-from r1lab.stages.common import build_rows
-from r1lab.stages.eval import eval_tasks, instructed
 from r1lab.stages.eval import run as eval_run
+from r1lab.stages.rows import build_rows, eval_tasks, instructed
 
 
 def record(scores, greedy, answers=None, task="kk/2ppl"):

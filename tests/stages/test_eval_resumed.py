@@ -7,8 +7,9 @@ import pytest
 from r1lab import engines
 from r1lab.engines import transformers
 from r1lab.recipe import loading
-from r1lab.rundir import directory
+from r1lab.rundir import directory, storage
 from r1lab.stages import eval as evaluation
+from r1lab.stages.rows import eval_tasks
 
 TEXT = """
 stage: eval
@@ -37,10 +38,10 @@ def loaded(tmp_path, monkeypatch):
 
 def test_it_ends_the_same_wherever_it_is_killed(loaded, tmp_path, monkeypatch):
     assert evaluation.run(loaded, tmp_path / "whole") == 0
-    whole = [directory.read_jsonl(tmp_path / "whole" / "samples" / "questions.jsonl")]
+    whole = [storage.read_jsonl(tmp_path / "whole" / "samples" / "questions.jsonl")]
     whole.append(directory.result(tmp_path / "whole")["tasks"])
     assert len(whole[0]) == 26 and not (tmp_path / "whole" / "samples" / "partial.jsonl").exists()
-    plain, calls = directory.append_jsonl, 0
+    plain, calls = storage.append_jsonl, 0
 
     def append(path, row):
         nonlocal calls
@@ -52,7 +53,7 @@ def test_it_ends_the_same_wherever_it_is_killed(loaded, tmp_path, monkeypatch):
                     file.write('{"half": ')
                 raise Killed
 
-    monkeypatch.setattr(directory, "append_jsonl", append)
+    monkeypatch.setattr(storage, "append_jsonl", append)
     killed = 0
     while True:
         try:
@@ -61,14 +62,14 @@ def test_it_ends_the_same_wherever_it_is_killed(loaded, tmp_path, monkeypatch):
         except Killed:
             killed += 1
     assert killed == 6
-    again = [directory.read_jsonl(tmp_path / "killed" / "samples" / "questions.jsonl")]
+    again = [storage.read_jsonl(tmp_path / "killed" / "samples" / "questions.jsonl")]
     again.append(directory.result(tmp_path / "killed")["tasks"])
     assert json.dumps(again) == json.dumps(whole)
 
 
 def test_the_same_seed_gives_the_same_records_and_another_others(loaded, tmp_path):
     engine = engines.load("embedded:tiny-qwen2", engine="transformers")
-    tasks = evaluation.prepare(evaluation.eval_tasks(loaded), loaded, engine.tokenizer, tmp_path)
+    tasks = evaluation.prepare(eval_tasks(loaded), loaded, engine.tokenizer, tmp_path)
 
     def completions(seed):
         _, records = evaluation.evaluate(engine, tasks, loaded, tmp_path, seed=seed)
@@ -81,7 +82,7 @@ def test_the_same_seed_gives_the_same_records_and_another_others(loaded, tmp_pat
 
 def test_evaluations_of_the_same_training_look_at_gold_answers_once(loaded, tmp_path, monkeypatch):
     engine = engines.load("embedded:tiny-qwen2", engine="transformers")
-    looked, rows = [], evaluation.eval_tasks(loaded)["knights_knaves"][:2]
+    looked, rows = [], eval_tasks(loaded)["knights_knaves"][:2]
     monkeypatch.setattr(evaluation, "report_gold", lambda *_: looked.append(1))
     tasks = evaluation.prepare({"knights_knaves": rows}, loaded, engine.tokenizer, tmp_path)
     for _ in range(2):
@@ -92,7 +93,7 @@ def test_evaluations_of_the_same_training_look_at_gold_answers_once(loaded, tmp_
 def test_progress_counts_all_questions_of_a_task(loaded, tmp_path):
     engine = engines.load("embedded:tiny-qwen2", engine="transformers")
     told = []
-    rows = {"knights_knaves": evaluation.eval_tasks(loaded)["knights_knaves"]}
+    rows = {"knights_knaves": eval_tasks(loaded)["knights_knaves"]}
     tasks = evaluation.prepare(rows, loaded, engine.tokenizer, tmp_path)
     evaluation.evaluate(engine, tasks, loaded, tmp_path, progress=lambda *x: told.append(x))
     sampled, greedy = told[:7], told[7:]
@@ -104,7 +105,7 @@ def test_progress_counts_all_questions_of_a_task(loaded, tmp_path):
 
 
 def test_it_begins_again_where_another_model_lies_in_the_folder_by_now(loaded, tmp_path, monkeypatch):
-    plain, calls = directory.append_jsonl, 0
+    plain, calls = storage.append_jsonl, 0
 
     def append(path, row):
         nonlocal calls
@@ -113,26 +114,26 @@ def test_it_begins_again_where_another_model_lies_in_the_folder_by_now(loaded, t
         if path.name == "partial.jsonl" and calls == 4:
             raise Killed
 
-    monkeypatch.setattr(directory, "append_jsonl", append)
+    monkeypatch.setattr(storage, "append_jsonl", append)
     with pytest.raises(Killed):
         evaluation.run(loaded, tmp_path)
     said = json.loads((tmp_path / "evaluation.json").read_text())
-    directory.write_json_atomic(
+    storage.write_json_atomic(
         tmp_path / "evaluation.json",
         said | {"model": said["model"] | {"fingerprint": "sha256:0", "path": "/elsewhere"}},
     )
     assert evaluation.run(loaded, tmp_path) == 0
-    told = [row["message"] for row in directory.read_jsonl(tmp_path / "metrics.jsonl") if row["phase"] == "note"]
+    told = [row["message"] for row in storage.read_jsonl(tmp_path / "metrics.jsonl") if row["phase"] == "note"]
     assert "begun again from the first question: model changed since it was interrupted" in told
     assert json.loads((tmp_path / "evaluation.json").read_text()) == said
     # A folder that was only moved is no other model.
-    directory.write_json_atomic(tmp_path / "evaluation.json", said | {"model": said["model"] | {"path": "/elsewhere"}})
+    storage.write_json_atomic(tmp_path / "evaluation.json", said | {"model": said["model"] | {"path": "/elsewhere"}})
     assert evaluation._changed(tmp_path / "evaluation.json", said) == ""
 
 
 def test_another_gold_answer_begins_the_evaluation_again(tmp_path, monkeypatch, killed_after):
     rows = [{"prompt": f"{i} + 1?", "answer": str(i + 1)} for i in range(6)]
-    directory.write_jsonl(tmp_path / "mine.jsonl", rows)
+    storage.write_jsonl(tmp_path / "mine.jsonl", rows)
     text = (
         TEXT[: TEXT.index("data:")]
         + "prompt: {template: r1-zero}\nrewards: [{name: exact_match}]\nrollout: {engine: transformers}\n"
@@ -144,9 +145,9 @@ def test_another_gold_answer_begins_the_evaluation_again(tmp_path, monkeypatch, 
     monkeypatch.setattr(evaluation, "CHUNK", 6)
     with killed_after(lambda row: row["index"] == 3):
         evaluation.run(loaded, tmp_path / "run")
-    directory.write_jsonl(tmp_path / "mine.jsonl", [row | {"answer": "0"} for row in rows])
+    storage.write_jsonl(tmp_path / "mine.jsonl", [row | {"answer": "0"} for row in rows])
     assert evaluation.run(loaded, tmp_path / "run") == 0
-    questions = directory.read_jsonl(tmp_path / "run" / "samples" / "questions.jsonl")
+    questions = storage.read_jsonl(tmp_path / "run" / "samples" / "questions.jsonl")
     assert [question["answer"] for question in questions] == ["0"] * 6
 
 

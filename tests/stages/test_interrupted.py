@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from r1lab.stages.common import StopOnInterrupt
+from r1lab.stages.training import StopOnInterrupt
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from r1lab.engines import transformers
 from r1lab.recipe import loading
 from r1lab.recipe.schema import Keep
-from r1lab.rundir import directory
+from r1lab.rundir import storage
 from r1lab.stages import sample as sampling
 from r1lab.stages.sample import keep
 
@@ -103,7 +103,7 @@ def test_samples_are_the_same_wherever_it_is_killed(tmp_path, monkeypatch):
     loaded = loading.load([str(tmp_path / "s.yaml")])
     monkeypatch.setattr(transformers, "BATCH", 6)  # three prompts
     assert sampling.run(loaded, tmp_path / "whole") == 0
-    plain, calls = directory.append_jsonl, 0
+    plain, calls = storage.append_jsonl, 0
 
     def append(path, row):
         nonlocal calls
@@ -112,26 +112,26 @@ def test_samples_are_the_same_wherever_it_is_killed(tmp_path, monkeypatch):
         if path.name == "partial.jsonl" and calls in (1, 3, 5):  # within chunks, and where one ends
             raise Killed
 
-    monkeypatch.setattr(directory, "append_jsonl", append)
+    monkeypatch.setattr(storage, "append_jsonl", append)
     for _ in range(3):
         with pytest.raises(Killed):
             sampling.run(loaded, tmp_path / "killed")
     assert sampling.run(loaded, tmp_path / "killed") == 0
     whole, killed = (tmp_path / name / "samples" / "samples.jsonl" for name in ("whole", "killed"))
-    assert len(directory.read_jsonl(whole)) == 14 and whole.read_bytes() == killed.read_bytes()
+    assert len(storage.read_jsonl(whole)) == 14 and whole.read_bytes() == killed.read_bytes()
 
 
 def test_rows_that_changed_since_an_interruption_are_sampled_again(tmp_path, killed_after):
-    directory.write_jsonl(tmp_path / "rows.jsonl", [{"prompt": f"{i}?"} for i in range(4)])
+    storage.write_jsonl(tmp_path / "rows.jsonl", [{"prompt": f"{i}?"} for i in range(4)])
     text = TEXT.replace("{builder: knights_knaves, people: [2], size: 7}", f"{{path: {tmp_path}/rows.jsonl}}")
     (tmp_path / "s.yaml").write_text(text, encoding="utf-8")
     loaded = loading.load([str(tmp_path / "s.yaml")])
     with killed_after(lambda row: row["row"] == 2):
         sampling.run(loaded, tmp_path / "run")
-    directory.write_jsonl(tmp_path / "rows.jsonl", [{"prompt": f"{i}?"} for i in (0, 2, 3)])  # the second is left out
+    storage.write_jsonl(tmp_path / "rows.jsonl", [{"prompt": f"{i}?"} for i in (0, 2, 3)])  # the second is left out
     assert sampling.run(loaded, tmp_path / "run") == 0
-    found = directory.read_jsonl(tmp_path / "run" / "samples" / "samples.jsonl")
+    found = storage.read_jsonl(tmp_path / "run" / "samples" / "samples.jsonl")
     assert [row["prompt"] for row in found] == ["0?", "0?", "2?", "2?", "3?", "3?"]
-    rows = directory.read_jsonl(tmp_path / "run" / "metrics.jsonl")
+    rows = storage.read_jsonl(tmp_path / "run" / "metrics.jsonl")
     (note,) = [row["message"] for row in rows if row["phase"] == "note"]
     assert note.startswith("2 rows are sampled again")

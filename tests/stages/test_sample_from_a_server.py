@@ -9,7 +9,7 @@ import pytest
 from r1lab.engines import server as engine
 from r1lab.errors import UserError
 from r1lab.recipe import loading
-from r1lab.rundir import directory
+from r1lab.rundir import storage
 from r1lab.stages import sample
 
 
@@ -62,7 +62,7 @@ def loaded(tmp_path, monkeypatch):
     """A sample stage's recipe for a server's address, without the waits of a retry."""
     monkeypatch.setattr(engine.ServerEngine.__init__, "__kwdefaults__",
                         engine.ServerEngine.__init__.__kwdefaults__ | {"retries": 1, "backoff": 0.01})  # fmt: skip
-    directory.write_jsonl(tmp_path / "rows.jsonl", ROWS)
+    storage.write_jsonl(tmp_path / "rows.jsonl", ROWS)
 
     def load(url, model="teacher"):
         path = tmp_path / "r.yaml"
@@ -79,7 +79,7 @@ def loaded(tmp_path, monkeypatch):
 def test_right_answers_are_kept_with_their_row(tmp_path, loaded):
     teacher = Teacher()
     assert sample.run(loaded(teacher.url), tmp_path) == 0
-    kept = directory.read_jsonl(tmp_path / "samples" / "samples.jsonl")
+    kept = storage.read_jsonl(tmp_path / "samples" / "samples.jsonl")
     assert [row["prompt"] for row in kept] == [row["prompt"] for row in ROWS]
     assert all(row["right"] and row["answer"] in row["completion"] for row in kept)
     assert not (tmp_path / "samples" / "partial.jsonl").exists()
@@ -91,7 +91,7 @@ def test_what_was_written_is_not_lost_and_only_the_rest_is_asked_again(tmp_path,
         sample.run(loaded(Teacher(good=15, bad=bad).url), tmp_path)
     (problem,) = caught.value.problems
     assert problem.startswith("rollout.url: ") and "\n" not in problem
-    partial = directory.read_jsonl(tmp_path / "samples" / "partial.jsonl")
+    partial = storage.read_jsonl(tmp_path / "samples" / "partial.jsonl")
     assert len(partial) == 15
     assert all("</answer>" in row["completions"][0]["text"] for row in partial)  # no half answer
 
@@ -99,7 +99,7 @@ def test_what_was_written_is_not_lost_and_only_the_rest_is_asked_again(tmp_path,
     assert sample.run(loaded(teacher.url), tmp_path) == 0
     done = {ROWS[row["row"]]["prompt"] for row in partial}
     assert sorted(teacher.asked) == sorted(row["prompt"] for row in ROWS if row["prompt"] not in done)
-    assert len(directory.read_jsonl(tmp_path / "samples" / "samples.jsonl")) == len(ROWS)
+    assert len(storage.read_jsonl(tmp_path / "samples" / "samples.jsonl")) == len(ROWS)
 
 
 def test_a_server_that_is_down_is_told_in_a_line(tmp_path, loaded):

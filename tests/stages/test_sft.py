@@ -135,7 +135,7 @@ def test_an_end_token_of_the_recipe_is_trained_on_and_saved(tmp_path, packing):
 
     from r1lab.models import loading
     from r1lab.recipe import loading as recipe
-    from r1lab.rundir import directory
+    from r1lab.rundir import storage
     from r1lab.stages.sft import TOKENS, run
 
     base = tmp_path / "base"
@@ -167,6 +167,6 @@ def test_an_end_token_of_the_recipe_is_trained_on_and_saved(tmp_path, packing):
     assert run(recipe.load([str(path)]), folder) == 0
     assert AutoTokenizer.from_pretrained(folder / "model").eos_token == "<|im_end|>"
     assert GenerationConfig.from_pretrained(folder / "model").eos_token_id[0] == 2
-    told = " ".join(row.get("message", "") for row in directory.read_jsonl(folder / "metrics.jsonl"))
+    told = " ".join(row.get("message", "") for row in storage.read_jsonl(folder / "metrics.jsonl"))
     assert "</answer><|im_end|>" in told.replace(" ", "") and "never stop" not in told
     assert not (folder / TOKENS).exists()

@@ -1,0 +1,127 @@
+"""Files of a run directory: written whole or not at all, and JSON lines that survive a kill."""
+
+import json
+import math
+import os
+from pathlib import Path
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from r1lab.errors import UserError
+
+_AGAIN = "put it right, or start again with --overwrite or another --name"
+
+
+def write_text_atomic(path: str | Path, text: str) -> None:
+    """Writes a file so that a reader, or a crash, sees the old text or the new one, never half of it."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json_atomic(path: str | Path, data: object) -> None:
+    """Writes JSON atomically; NaN and infinities, which JSON does not have, become null."""
+    write_text_atomic(path, json.dumps(_plain(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def append_jsonl(path: str | Path, row: dict) -> None:
+    """Appends one row, and drops the half row that a killed writer may have left at the end."""
+    path = Path(path)
+    line = json.dumps(_plain(row), ensure_ascii=False, allow_nan=False) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        if end and (file.seek(end - 1), file.read(1))[1] != b"\n":
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
+        file.write(line.encode())
+
+
+def write_jsonl(path: str | Path, rows: list[dict]) -> None:
+    """Writes a whole file of one JSON object a line, atomically; makes its folder if need be."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = (json.dumps(_plain(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    write_text_atomic(path, "".join(lines))
+
+
+def read_jsonl(path: str | Path) -> list[dict]:
+    """All rows of a file of one JSON object a line; none if there is no file; a torn last line is left out."""
+    return follow_jsonl(path, 0)[0]
+
+
+def follow_jsonl(path: str | Path, offset: int) -> tuple[list[dict], int]:
+    """The complete rows of a growing file from a byte offset on, and the offset to go on from."""
+    path = Path(path)
+    if not path.is_file():
+        return [], 0
+    with path.open("rb") as file:
+        file.seek(max(0, offset - 1))
+        if offset and file.read(1) != b"\n":  # The file was written anew.
+            file.seek(offset := 0)
+        data = file.read()
+    data = data[: data.rfind(b"\n") + 1]
+    return [json.loads(line) for line in data.splitlines() if line.strip()], offset + len(data)
+
+
+def write_yaml(path: str | Path, data: dict) -> None:
+    """Writes plain data as YAML 1.2, keys in their order, atomically."""
+    yaml = _yaml()
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yaml.dump(data, temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_yaml(path: str | Path) -> dict:
+    """Reads a YAML 1.2 file that holds a map, such as `config.yaml`, as plain data.
+
+    Raises:
+        UserError: It cannot be read, or holds something else.
+    """
+    try:
+        data = _yaml().load(Path(path))
+    except (YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{line}: not YAML that can be read: {_why(error)}: {_AGAIN}") from error
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: holds no recipe: {_AGAIN}")
+    return data
+
+
+def _why(error: Exception) -> str:
+    return " ".join(str(getattr(error, "problem", None) or error).split())[:160]
+
+
+def _yaml() -> YAML:
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False
+    yaml.width = 10_000
+    return yaml
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):  # numpy and torch, arrays and scalars, without importing either
+        return _plain(value.tolist())
+    return value

@@ -1,0 +1,138 @@
+"""The rows that a stage reads: built, put in shape, filtered and mixed as its recipe says."""
+
+from pathlib import Path
+
+from r1lab import lookup
+from r1lab.data import operations
+from r1lab.data.calls import rows_of
+from r1lab.errors import UserError
+from r1lab.evaluation import forms
+from r1lab.recipe.schema import TASKS_OWN
+from r1lab.rundir import storage
+from r1lab.stages.common import logger, note
+
+
+def build_rows(
+    data,
+    *,
+    seed: int,
+    split: str | None = None,
+    size: int | None = None,
+    run_dir: Path | None = None,
+    tokenizer=None,
+) -> list[dict]:
+    """The rows that a recipe's `data` section (or an eval task) asks for.
+
+    Args:
+        run_dir: Where what the operations of `data` left out is told: `data.jsonl` has a row for each that
+            decontamination took.
+        tokenizer: Counts the tokens for `max_tokens`.
+    """
+    parameters = dict(data.model_extra or {})
+    given = {
+        "split": split or data.split,
+        "size": size if size is not None else data.size,
+        "seed": data.seed if data.seed is not None else seed,
+    }
+    rows = rows_of(data.builder, parameters, given)
+    if not rows:
+        raise UserError(f"data: {data.builder} gave no rows for split {given['split']}")
+    if size is None and data.size and len(rows) < data.size:  # the size of an evaluation is a limit
+        where = parameters.get("path", data.builder)
+        logger.warning("%s: data.size: %d rows asked for, all %d are taken", where, data.size, len(rows))
+    return _operated(rows, data, seed, run_dir, tokenizer)
+
+
+def _operated(rows: list[dict], data, seed: int, run_dir: Path | None, tokenizer) -> list[dict]:
+    """The rows after the operations of a `data` section, each of which tells how many it left out."""
+
+    def tell(kept: list[dict], why: str) -> list[dict]:
+        if len(kept) < len(rows) and run_dir:
+            note(run_dir, f"data: {len(rows) - len(kept):,} of {len(rows):,} rows left out: {why}")
+        if not kept:
+            raise UserError(f"data: none of {len(rows):,} rows is left: {why}")
+        return kept
+
+    if data.deduplicate:
+        near = None if data.deduplicate is True else data.deduplicate
+        rows = tell(operations.deduplicate(rows, near=near), "the same as another (deduplicate)")
+    if data.decontaminate:
+        kept, report = operations.decontaminate(rows, _evaluation_sets(data, seed), n=data.decontaminate.n)
+        if run_dir and report:
+            storage.write_jsonl(run_dir / "data.jsonl", report)
+        rows = tell(kept, "shared with an evaluation set (decontaminate; listed in data.jsonl)")
+    if data.max_tokens and tokenizer is None:
+        raise UserError("data.max_tokens: counts a model's tokens, which an evaluation and a server do not: remove it")
+    if data.max_tokens:
+        kept, _ = operations.by_length(rows, lambda row: _tokens(row, tokenizer), max_tokens=data.max_tokens)
+        rows = tell(kept, f"longer than {data.max_tokens} tokens (max_tokens)")
+    if data.pass_rate:
+        samples = lookup.function("data", "rows")(path=data.pass_rate.path)
+        bounds = {"lowest": data.pass_rate.lowest, "highest": data.pass_rate.highest}
+        kept, _ = operations.by_pass_rate(rows, samples, **bounds)
+        rows = tell(kept, f"not sampled, or right in a share not within {list(bounds.values())} (pass_rate)")
+    return operations.ordered(rows, by=data.order) if data.order else rows
+
+
+def _evaluation_sets(data, seed: int) -> list[dict]:
+    tasks = data.decontaminate.against
+    sections = [type(data)(builder=task) if isinstance(task, str) else as_data(type(data), task) for task in tasks]
+    return [row for section in sections for row in build_rows(section, seed=seed, split="test")]
+
+
+def as_data(kind, task):
+    """An evaluation's task as a `data` section."""
+    return kind(**task.model_dump(exclude=set(TASKS_OWN), exclude_none=True))
+
+
+def _tokens(row: dict, tokenizer) -> int:
+    texts = [row["prompt"], row.get("completion") or ""]
+    plain = [t if isinstance(t, str) else "\n".join(message["content"] for message in t) for t in texts]
+    return sum(len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in plain)
+
+
+def task_name(task) -> str:
+    """What a task of `eval.tasks` is called in results."""
+    return task if isinstance(task, str) else task.name or task.builder
+
+
+def samples_of(recipe, name: str) -> int:
+    """How many answers a question of a task gets."""
+    own = [task for task in recipe.eval.tasks if not isinstance(task, str) and task_name(task) == name]
+    return (own[0].num_samples if own else None) or recipe.eval.num_samples
+
+
+def eval_tasks(recipe) -> dict[str, list[dict]]:
+    """The rows of each task, by its name. An eval recipe without `tasks` evaluates its own `data`.
+
+    `eval.size` says how many questions: `data.size` is that of the training, in a pipeline that shares its `data`.
+    """
+    size = recipe.eval.size
+    if not recipe.eval.tasks:
+        split = recipe.data.split if recipe.stage == "eval" else "test"  # never the rows that a grpo stage trains on
+        return {recipe.data.builder: build_rows(recipe.data, seed=recipe.seed, split=split, size=size)}
+    tasks = {}
+    for task in recipe.eval.tasks:
+        if isinstance(task, str):
+            data = recipe.data.model_copy(update={"size": None})
+            if task != recipe.data.builder:
+                data = type(recipe.data)(builder=task)
+            tasks[task] = build_rows(data, seed=recipe.seed, split="test", size=size)
+        else:
+            data = as_data(type(recipe.data), task)
+            rows = build_rows(data, seed=recipe.seed, split="test", size=data.size or size)
+            if task.instruction and recipe.prompt.template not in forms.TAGGED:
+                rows = [row | {"prompt": instructed(row["prompt"], task.instruction)} for row in rows]
+            tasks[task_name(task)] = rows
+    return tasks
+
+
+def instructed(prompt: str | list[dict], instruction: str) -> str | list[dict]:
+    """A question with an instruction below it; of chat messages, below the last.
+
+    >>> instructed("2+2?", "Answer in a box.")
+    '2+2?\\n\\nAnswer in a box.'
+    """
+    if isinstance(prompt, str):
+        return f"{prompt}\n\n{instruction}"
+    return [*prompt[:-1], prompt[-1] | {"content": instructed(prompt[-1]["content"], instruction)}]

@@ -1,0 +1,99 @@
+"""How figures, durations and words are written for people: one place for all that prints."""
+
+import difflib
+from itertools import pairwise
+
+_SPARKS = "▁▂▃▄▅▆▇█"
+
+
+def duration(seconds: float) -> str:
+    """A time as a person says it.
+
+    >>> duration(7.4), duration(200), duration(3900)
+    ('7s', '3m20s', '1h05m')
+    """
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds}s"
+    if seconds < 3600:
+        return f"{seconds // 60}m{seconds % 60:02d}s"
+    return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
+
+
+def sparkline(values: list[float], width: int) -> str:
+    """Values as a row of small bars, the lowest to the highest, averaged into at most `width` of them.
+
+    >>> sparkline([0, 1, 2, 3, 4, 5, 6, 7], 8)
+    '▁▂▃▄▅▆▇█'
+    """
+    count = min(width, len(values))
+    if count < 2:
+        return ""
+    edges = [round(i * len(values) / count) for i in range(count + 1)]
+    means = [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
+    low, high = min(means), max(means)
+    scale = (len(_SPARKS) - 1) / (high - low) if high > low else 0
+    return "".join(_SPARKS[round((mean - low) * scale)] for mean in means)
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A figure for a narrow column: `0.412`, `-1.25`, `8.1e-06`; a dash where there is none."""
+    if value is None:
+        return "-"
+    if value and abs(value) < 10**-digits:
+        return f"{value:.1e}"
+    return f"{value:.{digits}f}"
+
+
+def percent(value: float | None, ci95: list[float] | None = None, *, signed: bool = False) -> str:
+    """A share as a percentage with its interval.
+
+    >>> percent(0.373, [0.321, 0.425]), percent(0.217, [0.15, 0.27], signed=True)
+    ('37.3 [32.1, 42.5]', '+21.7 [+15.0, +27.0]')
+    """
+    if value is None:
+        return "-"
+    sign = "+" if signed else ""
+    interval = f" [{100 * ci95[0]:{sign}.1f}, {100 * ci95[1]:{sign}.1f}]" if ci95 else ""
+    return f"{100 * value:{sign}.1f}{interval}"
+
+
+def shortened(text: str, head: int, tail: int) -> str:
+    """A long text without its middle, on as few lines as it has sentences to show.
+
+    >>> shortened("a long story with an end", 6, 6)
+    'a long … an end'
+    """
+    text = " ".join(text.split())
+    if len(text) <= head + tail + 3:
+        return text
+    return f"{text[:head].rstrip()} … {text[len(text) - tail :].lstrip()}".strip()
+
+
+def did_you_mean(word: object, choices: object, *, otherwise: str = "") -> str:
+    """` (did you mean X?)` for the choice that looks most like a word; `otherwise` where none does.
+
+    >>> did_you_mean("learning_rte", ["learning_rate", "beta"])
+    ' (did you mean `learning_rate`?)'
+    """
+    close = difflib.get_close_matches(str(word), [str(choice) for choice in choices], n=1, cutoff=0.6)
+    return f" (did you mean `{close[0]}`?)" if close else otherwise
+
+
+def either(words: list) -> str:
+    """`4`, `4 or 8`, `2, 4 or 8`."""
+    *first, last = map(str, words)
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def rough_duration(seconds: float | None) -> str:
+    """Time in the largest unit that leaves a figure before the point.
+
+    >>> duration(5400), duration(42), rough_duration(None)
+    ('1.5 h', '42 s', '?')
+    """
+    if seconds is None:
+        return "?"
+    if seconds >= 3600:
+        return f"{seconds / 3600:,.1f} h" if seconds < 360_000 else f"{seconds / 3600:,.0f} h"
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{max(1, seconds):.0f} s"
