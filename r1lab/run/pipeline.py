@@ -146,13 +146,49 @@ def changed_stages(run_dir: Path, stages: list[StageRun]) -> dict[str, list[str]
     return found
 
 
-def _dependents(stages: list[StageRun], names: set[str]) -> list[str]:
-    """The stages that build on others, directly or not."""
-    found = set(names)
+@dataclass(frozen=True)
+class Decision:
+    """What becomes of a stage in this run.
+
+    Attributes:
+        skipped: It has finished, and nothing that it was made from has changed or runs again.
+        because: The first stage that it builds on, directly or not, and that runs in this run; empty for none.
+        stale: What it holds was made from something else than it would be made from now, and is dropped.
+    """
+
+    stage: StageRun
+    skipped: bool
+    because: str
+    stale: bool
+
+
+def decide(stages: list[StageRun], changed: dict[str, list[str]]) -> list[Decision]:
+    """What becomes of each stage, before any of them runs; `changed` is what `changed_stages` gives."""
+    found: list[Decision] = []
+    running: set[str] = set()
     for stage in stages:  # references point backwards only
-        if not found.isdisjoint(references.stages(stage.config)):
-            found.add(stage.name)
-    return [stage.name for stage in stages if stage.name in found - names]
+        builds_on = references.stages(stage.config)
+        because = next((d.stage.name for d in found if d.stage.name in running and d.stage.name in builds_on), "")
+        begun = stage.finished or has_begun(stage.path)
+        skipped = stage.finished and stage.name not in changed and not because
+        found.append(Decision(stage, skipped, because, begun and (stage.name in changed or bool(because))))
+        if not skipped:
+            running.add(stage.name)
+    return found
+
+
+def _announced(decisions: list[Decision], changed: dict[str, list[str]]) -> list[str]:
+    """A line for each stage that is skipped, and for each that runs again although it had begun."""
+    lines = []
+    for decision in decisions:
+        name = decision.stage.name
+        if decision.skipped:
+            lines.append(f"{name}  finished before, skipped")
+        elif name in changed:
+            lines.append(f"{name}  runs again: {changed[name][0]}{_more(changed[name])}")
+        elif decision.stale:
+            lines.append(f"{name}  runs again, as it builds on {decision.because}")
+    return lines
 
 
 def _more(changed: list[str]) -> str:
@@ -179,35 +215,25 @@ def _run_stages(
     together: bool,
 ) -> int:
     folders = {stage.name: stage.path for stage in stages}
+    decisions = decide(stages, changed)
+    for line in _announced(decisions, changed):
+        console.print(line, soft_wrap=True, highlight=False)
+    # All that is stale goes before the first stage runs: an interruption must not leave a stage's old output beside
+    # the new output of one that it builds on.
+    for decision in decisions:
+        if decision.stale:
+            directory.drop_outputs(decision.stage.path)
+    left = [decision.stage for decision in decisions if not decision.skipped]
     child = None
-    for name, keys in changed.items():
-        console.print(f"{name}  runs again: {keys[0]}{_more(keys)}", soft_wrap=True, highlight=False)
-    if after := _dependents(stages, set(changed)):
-        console.print(f"{', '.join(after)}  after it, as they build on it", soft_wrap=True, highlight=False)
-    anew = False
-    for stage in stages:
-        if stage.name in changed:
-            directory.drop_outputs(stage.path)
-        if stage.finished:
-            console.print(f"{stage.name}  finished before, skipped", soft_wrap=True, highlight=False)
-            continue
-        anew = True
-        # What was made from its earlier output is stale. Dropped now: an interruption could part the two.
-        for later in stages:
-            if later.name in _dependents(stages, {stage.name}) and (later.finished or has_begun(later.path)):
-                if later.name not in changed and stage.name not in changed:
-                    told = f"{later.name}  runs again, as {stage.name} does"
-                    console.print(told, soft_wrap=True, highlight=False)
-                directory.drop_outputs(later.path)
-        if stage.path != run_dir:
-            (run_dir / "result.json").unlink(missing_ok=True)
+    if left and left[0].path != run_dir:
+        (run_dir / "result.json").unlink(missing_ok=True)
+    if together and left:
+        for stage in left:
+            prepare_stage(stage, folders)
+        with (run_dir / "log.txt").open("ab") as output:
+            child = children.start(stage_command(*(stage.path for stage in left)), output)
+    for stage in left:
         started = time.time()
-        if together and child is None:
-            left = [later for later in stages[stages.index(stage) :] if not later.finished]
-            for later in left:
-                prepare_stage(later, folders)
-            with (run_dir / "log.txt").open("ab") as output:
-                child = children.start(stage_command(*(later.path for later in left)), output)
         status = run_stage(console, stage, folders, stop, child)
         if stage.path != run_dir:
             row = {"phase": "stage", "stage": stage.name, "status": status, "seconds": time.time() - started}
@@ -215,7 +241,7 @@ def _run_stages(
         if status:
             return status
     result = directory.result(run_dir)
-    if "stages" in config and (result is None or anew):
+    if "stages" in config and (result is None or left):
         result = pipeline_result(run_dir, stages, config)
         storage.write_json_atomic(run_dir / "result.json", result)
     _write_cards(run_dir, stages)

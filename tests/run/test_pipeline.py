@@ -263,7 +263,7 @@ def test_a_changed_stage_of_a_pipeline_runs_again_with_those_after_it_and_nothin
              if path.stat().st_mtime_ns != results[path.parent.name]}  # fmt: skip
     assert again == {"04-two", "05-last"}
     assert "two  runs again: train.learning_rate: was 0.1, now 0.2" in told
-    assert "last  after it, as they build on it" in told and told.count("finished before, skipped") == 3
+    assert "last  runs again, as it builds on two" in told and told.count("finished before, skipped") == 3
 
 
 def test_a_rerun_that_fails_leaves_nothing_that_was_made_from_the_old_output(tmp_path):
@@ -305,7 +305,7 @@ def test_what_was_made_from_a_stage_that_runs_again_runs_again(tmp_path):
     (tmp_path / "quick" / "02-zero" / "result.json").unlink()
     status, told = run(three_stages(), tmp_path, resume=True)
     assert status == 0
-    assert "base  finished before" in told and "final  runs again, as zero does" in told
+    assert "base  finished before" in told and "final  runs again, as it builds on zero" in told
 
 
 def test_half_done_output_without_a_checkpoint_is_dropped(tmp_path):
