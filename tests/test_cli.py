@@ -151,13 +151,14 @@ def test_a_used_run_directory_is_refused(here, capsys):
     assert files(here) == before
 
 
-def test_problems_of_the_text_the_values_and_the_files_are_told_at_once(here, capsys, ran):
+def test_problems_of_the_values_and_the_files_are_told_at_once_after_those_of_types(here, capsys, ran):
     text = GRPO.replace("some-org/some-model", "./none").replace("size: 40", "siez: 40")
     (here / "r.yaml").write_text(text + "seed: x\n")
+    assert [line.split(": ")[:2] for line in refused(capsys, "run", "r.yaml")] == [["r.yaml:6", "seed"]]
+    (here / "r.yaml").write_text(text)
     assert [line.split(": ")[:2] for line in refused(capsys, "run", "r.yaml")] == [
         ["r.yaml:2", "model.path"],
         ["r.yaml:3", "data.siez"],
-        ["r.yaml:6", "seed"],
     ]
 
 

@@ -93,27 +93,20 @@ _REPORTERS = (*trackers.NAMES, "none", "all", "azure_ml", "clearml", "codecarbon
               "flyte", "kubeflow", "mlflow", "neptune", "swanlab")  # fmt: skip
 
 
-def stage_problems(recipe, broken: set[Keys]) -> Problems:
-    """What is wrong with a stage's recipe, apart from what follows from the keys in `broken`, known to be wrong."""
-
-    def usable(*keys: str | int) -> bool:
-        return not any(keys[: len(key)] == key for key in broken)
-
+def stage_problems(recipe) -> Problems:
+    """What is wrong with a stage's recipe whose every key has the right type."""
     found: Problems = []
-    if "train" in type(recipe).model_fields and usable("train"):
+    if recipe.trl:
         found += train_problems(recipe)
-    if recipe.stage == "grpo" and not found and usable("rollout", "num_generations") and usable("launch", "gpus"):
-        found += batch_problems(recipe)
     if recipe.stage == "grpo":
-        found += grpo_problems(recipe, usable)
+        found = found or batch_problems(recipe)
+        found += grpo_problems(recipe)
     for index, reward in enumerate(getattr(recipe, "rewards", [])):
-        if usable("rewards", index, "name"):
-            found += call_problems("rewards", reward.name, reward.model_extra, ("rewards", index))
-    if usable("data", "builder"):
-        found += call_problems("data", recipe.data.builder, recipe.data.model_extra, ("data",), recipe.data)
-        found += task_problems(recipe) if getattr(recipe, "eval", None) else []
-        against = recipe.data.decontaminate.against if recipe.data.decontaminate else []
-        found += _tasks_problems(against, ("data", "decontaminate", "against"), recipe)
+        found += call_problems("rewards", reward.name, reward.model_extra, ("rewards", index))
+    found += call_problems("data", recipe.data.builder, recipe.data.model_extra, ("data",), recipe.data)
+    found += task_problems(recipe) if getattr(recipe, "eval", None) else []
+    against = recipe.data.decontaminate.against if recipe.data.decontaminate else []
+    found += _tasks_problems(against, ("data", "decontaminate", "against"), recipe)
     path = recipe.model.path
     if path.startswith("scratch:") and recipe.stage != "sft":
         found.append((("model", "path"), f"{path}: only an sft stage can start from random weights"))
@@ -121,9 +114,9 @@ def stage_problems(recipe, broken: set[Keys]) -> Problems:
         found += [
             (keys, f"{value}: only a stage of a pipeline can refer to another") for keys, value in references(recipe)
         ]
-    if recipe.stage == "sample" and usable("rewards") and usable("keep"):
+    if recipe.stage == "sample":
         found += keep_problems(recipe)
-    if usable("rollout") and getattr(recipe, "rollout", None):
+    if getattr(recipe, "rollout", None):
         found += engine_problems(recipe)
     return found
 
@@ -197,11 +190,11 @@ def _sync_problems(recipe) -> Problems:
     return []
 
 
-def grpo_problems(recipe, usable) -> Problems:
+def grpo_problems(recipe) -> Problems:
     """What biases the gradient, and settings of a grpo stage that contradict each other."""
     found: Problems = []
-    train, rollout = (recipe.train if usable("train") else {}), recipe.rollout
-    if usable("rollout") and not rollout.biased_sampling:
+    train, rollout = recipe.train, recipe.rollout
+    if not rollout.biased_sampling:
         cut = [("rollout", "top_p", rollout.top_p < 1, "1.0"), ("rollout", "top_k", rollout.top_k > 0, "0")]
         cut.append(("train", "min_p", bool(train.get("min_p")), "0.0"))
         for section, key, wrong, off in cut:
@@ -218,21 +211,16 @@ def grpo_problems(recipe, usable) -> Problems:
         and train.get("multi_objective_aggregation", "sum_then_normalize") != "sum_then_normalize"
     ):
         found.append((("train", "advantage"), "is of summed rewards: remove multi_objective_aggregation"))
-    if (
-        usable("curriculum")
-        and recipe.curriculum
-        and recipe.curriculum.min_pass_rate > recipe.curriculum.max_pass_rate
-    ):
+    if recipe.curriculum and recipe.curriculum.min_pass_rate > recipe.curriculum.max_pass_rate:
         found.append((("curriculum", "min_pass_rate"), "is above max_pass_rate: no row would be left"))
-    lora = recipe.model.lora if usable("model") else None
-    if lora and lora.quantize == "8bit" and usable("rollout") and rollout.engine != "transformers":
+    lora = recipe.model.lora
+    if lora and lora.quantize == "8bit" and rollout.engine != "transformers":
         found.append((("model", "lora", "quantize"), "8bit does not go with vLLM: set rollout.engine: transformers"))
-    if usable("schedule") and usable("rewards"):
-        names = lookup.reward_names([reward.name for reward in recipe.rewards])
-        for name in recipe.schedule.rewards:
-            if name not in names:
-                hint = did_you_mean(name, names, otherwise=f"; there are: {', '.join(names)}")
-                found.append((("schedule", "rewards", name), f"no such reward{hint}"))
+    names = lookup.reward_names([reward.name for reward in recipe.rewards])
+    for name in recipe.schedule.rewards:
+        if name not in names:
+            hint = did_you_mean(name, names, otherwise=f"; there are: {', '.join(names)}")
+            found.append((("schedule", "rewards", name), f"no such reward{hint}"))
     return found
 
 

@@ -12,7 +12,6 @@ import io
 import logging
 import re
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -36,8 +35,6 @@ EXAMPLES = {
     "data": "data: {builder: knights_knaves, people: [3, 4, 5], size: 4000}",
     "rewards": "rewards: [{name: knights_knaves}]",
 }
-# In place of a required section that is wrong; no check looks at what it says.
-_STAND_INS = {"model": {"path": "-"}, "data": {}, "rewards": [{"name": "-"}]}
 _STAGE_NAME = re.compile(r"[a-z0-9_-]+")
 
 
@@ -48,11 +45,12 @@ def load(sources: list[str], *, check: bool = True, inputs: bool = False, tiny: 
         sources: Paths or names of packaged recipes (`quickstart`, `tiny/qwen2-base`), and `key=value` words.
         check: Also check the values that r1lab does not own: TRL's fields, the parameters of rewards and builders,
             references between stages, the batch.
-        inputs: Also check files, as `check_inputs` does.
+        inputs: Also check model folders and the rows of files.
         tiny: In small, see `r1lab.recipe.tiny`; `key=value` words are merged over that.
 
     Raises:
-        UserError: All problems at once, each as `file:line: key: message`.
+        UserError: All problems at once, each as `file:line: key: message`. Of a stage with an unknown key or a value
+            of the wrong type only these are told; what else is wrong with it comes when it is loaded again.
 
     >>> load(["quickstart", "stages.zero.train.max_steps=10"]).stages[1].train["max_steps"]
     10
@@ -65,7 +63,7 @@ def load(sources: list[str], *, check: bool = True, inputs: bool = False, tiny: 
     build = _pipeline if "stages" in document.data else _single
     recipe, stages, found = build(document)
     if check or inputs:
-        found += _found_by_checks(stages, found, inputs=inputs)
+        found += _found_by_checks(stages, inputs=inputs)
     problems += [document.problem(keys, message) for keys, message in found]
     if problems:
         raise UserError(sorted(dict.fromkeys(problems), key=_place))
@@ -85,27 +83,13 @@ def _place(problem: str) -> tuple[bool, str, int]:
     return (False, match[1], int(match[2])) if match else (True, "", 0)
 
 
-def check_inputs(recipe: Recipe) -> list[str]:
-    """What can be known before a run without torch: names, parameters, the batch, model folders, the rows of files.
-
-    Returns:
-        A line for each problem, as `load` tells them; none if all is well.
-    """
-    stages = recipe.stages if isinstance(recipe, Pipeline) else [recipe]
-    found = _found_by_checks(stages, [], inputs=True)
-    return list(dict.fromkeys(recipe._document.problem(keys, message) for keys, message in found))
-
-
-def _found_by_checks(stages: list[StageRecipe], found: list[tuple[Keys, str]], *, inputs: bool):
-    """What the checks find, apart from what follows from the problems found before."""
+def _found_by_checks(stages: list[StageRecipe], *, inputs: bool) -> list[tuple[Keys, str]]:
+    """What the checks of values find in stages whose keys and types are right."""
     more = []
     for stage in stages:
-        own = {keys[len(stage._keys) :] for keys, _ in found if keys[: len(stage._keys)] == stage._keys}
-        own |= {(section,) for section in stage._lacking}
-        problems = checks.stage_problems(stage, own)
+        problems = checks.stage_problems(stage)
         if inputs:
-            sections = {keys[0] for keys in own if keys} | {keys[0] for keys, _ in problems}
-            problems += input_problems(stage, sections)
+            problems += input_problems(stage, {keys[0] for keys, _ in problems})
         more += [((*stage._keys, *keys), message) for keys, message in problems]
     return more
 
@@ -197,15 +181,15 @@ def _text(source: str) -> str:
 
 def _single(document: Document) -> tuple[StageRecipe | None, list[StageRecipe], list[tuple[Keys, str]]]:
     (data,), idle = _used(document, [((), document.data)])
-    stage, whole, found = _stage(document, data, ())
-    return (stage if whole and not idle else None), [stage] if stage else [], idle + found
+    stage, found = _stage(document, data, ())
+    return (None if idle else stage), [stage] if stage else [], idle + found
 
 
 def _pipeline(document: Document) -> tuple[Pipeline | None, list[StageRecipe], list[tuple[Keys, str]]]:
     """A pipeline, if all of it is well; those stages that could be read; and what is wrong."""
     data = document.data
     found = _problems_at_the_top(data)
-    parts, all_whole = [], True
+    parts = []
     entries = data["stages"] if isinstance(data["stages"], list) else []
     if not entries:
         found.append((("stages",), "should be a list of stages, each with a name and a stage"))
@@ -219,11 +203,10 @@ def _pipeline(document: Document) -> tuple[Pipeline | None, list[StageRecipe], l
     cleaned, idle = _used(document, given)
     found += idle
     for (keys, _), entry in zip(given, cleaned):
-        stage, whole, more = _stage(document, entry, keys)
+        stage, more = _stage(document, entry, keys)
         parts += [stage] if stage else []
-        all_whole &= whole
         found += more
-    if found or not all_whole:
+    if found:
         return None, parts, found
     try:
         # The stages are put in as they are, which keeps where they were written.
@@ -277,15 +260,15 @@ def _used(document: Document, given: list[tuple[Keys, dict]]) -> tuple[list[dict
     return [by_keys.get(keys, data) for keys, data in given], found
 
 
-def _stage(document: Document, data: dict, keys: Keys) -> tuple[StageRecipe | None, bool, list[tuple[Keys, str]]]:
-    """A stage, read without its wrong keys if it can be; whether it is whole; and what is wrong."""
+def _stage(document: Document, data: dict, keys: Keys) -> tuple[StageRecipe | None, list[tuple[Keys, str]]]:
+    """A stage, None where a key or a type in it is wrong; and what is wrong."""
     found: list[tuple[Keys, str]] = []
     kinds, kind = ", ".join(STAGES), _kind(data)
     if data.get("stage") is None:
         several = "" if keys else "; or `stages` for several"
-        return None, False, [(keys, f"`stage` is missing: one of {kinds}{several}")]
+        return None, [(keys, f"`stage` is missing: one of {kinds}{several}")]
     if kind not in STAGES:
-        return None, False, [((*keys, "stage"), f"{kind!r} is no stage{did_you_mean(kind, STAGES)}: one of {kinds}")]
+        return None, [((*keys, "stage"), f"{kind!r} is no stage{did_you_mean(kind, STAGES)}: one of {kinds}")]
     if keys and not (isinstance(data.get("name"), str) and _STAGE_NAME.fullmatch(data["name"])):
         message = "a stage of a pipeline needs a name of lower-case letters, digits, - and _"
         found.append(((*keys, "name") if "name" in data else keys, message))
@@ -295,14 +278,12 @@ def _stage(document: Document, data: dict, keys: Keys) -> tuple[StageRecipe | No
     if kind == "eval":
         data = _with_data_of_the_task(document, data, keys)
     try:
-        stage, whole = STAGES[kind].model_validate(data), not found
+        stage = STAGES[kind].model_validate(data)
     except ValidationError as error:
         wrong = told(error, data, stage=kind, examples=EXAMPLES, model=STAGES[kind], others=STAGES.values())
-        found += [((*keys, *below), message) for below, message in wrong]
-        stage, whole = _mended(STAGES[kind], data, [below for below, _ in wrong]), False
-    if stage:
-        stage._document, stage._keys = document, keys
-    return stage, whole, found
+        return None, found + [((*keys, *below), message) for below, message in wrong]
+    stage._document, stage._keys = document, keys
+    return stage, found
 
 
 def _with_data_of_the_task(document: Document, data: dict, keys: Keys) -> dict:
@@ -315,26 +296,3 @@ def _with_data_of_the_task(document: Document, data: dict, keys: Keys) -> dict:
         document.shown.pop((*keys, "data"), None)
         document.shown[(*keys, "data", *at)] = (*keys, "eval", "tasks", 0)
     return {**data, "data": {"split": "test", **given}} if isinstance(given, dict) else data
-
-
-def _mended(kind: type[StageRecipe], data: dict, wrong: list[Keys]) -> StageRecipe | None:
-    """The stage without its wrong keys, and without the sections that miss some then, so that the rest is checked."""
-    data = copy.deepcopy({key: value for key, value in data.items() if key in kind.model_fields})
-    for keys in sorted(wrong, key=len, reverse=True):
-        holder: Any = data
-        for key in keys[:-1]:
-            holder = holder[key] if isinstance(holder, list) else holder.get(key, {})
-        if keys and isinstance(holder, dict):
-            holder.pop(keys[-1], None)
-    try:
-        return kind.model_validate(data)
-    except ValidationError as error:
-        lacking = {problem["loc"][0] for problem in error.errors()}
-    data = {key: value for key, value in data.items() if key not in lacking}
-    data |= {key: value for key, value in _STAND_INS.items() if key in lacking}
-    try:
-        stage = kind.model_validate(data)
-    except ValidationError:
-        return None
-    stage._lacking = lacking
-    return stage

@@ -327,7 +327,6 @@ class StageRecipe(Section):
     model: Model
     _document: Document = PrivateAttr(default_factory=lambda: Document(None))
     _keys: Keys = PrivateAttr(default=())
-    _lacking: set[str] = PrivateAttr(default_factory=set)  # sections with a stand-in, where the recipe is not whole
 
 
 class SftRecipe(StageRecipe):

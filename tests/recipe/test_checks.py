@@ -21,6 +21,12 @@ train:
 """
 
 
+def check_inputs(recipe) -> list[str]:
+    """What is wrong with the files of a recipe that has been loaded."""
+    found = loading._found_by_checks(getattr(recipe, "stages", [recipe]), inputs=True)
+    return list(dict.fromkeys(recipe._document.problem(keys, message) for keys, message in found))
+
+
 @pytest.fixture
 def write(tmp_path, monkeypatch):
     """Writes a file into the current folder, which is empty, and gives its name."""
@@ -163,7 +169,7 @@ def of_data(lines):
 def test_rows_without_an_answer_are_named_by_file_and_row(write):
     rows = [{"prompt": "1+1?", "answer": "2"}, {"prompt": "1+2?"}, "\n", {"prompt": "1+3?", "answer": None}]
     loaded = loading.load([grpo_on(write, rows)])
-    assert of_data(loading.check_inputs(loaded)) == [
+    assert of_data(check_inputs(loaded)) == [
         "r.yaml:3: data.path: rows.jsonl:2: no `answer` in this row, for the reward knights_knaves",
         "r.yaml:3: data.path: rows.jsonl:4: no `answer` in this row, for the reward knights_knaves",
     ]
@@ -171,23 +177,23 @@ def test_rows_without_an_answer_are_named_by_file_and_row(write):
 
 def test_many_rows_without_an_answer_are_counted(write):
     loaded = loading.load([grpo_on(write, [{"prompt": "?", "answer": None}] * 20)])
-    lines = of_data(loading.check_inputs(loaded))
+    lines = of_data(check_inputs(loaded))
     assert len(lines) == 6 and lines[-1].endswith("rows.jsonl: 15 more of 20 rows have no `answer`")
 
 
 def test_rows_without_a_prompt_and_lines_that_are_no_rows_are_named(write):
     loaded = loading.load([grpo_on(write, [{"answer": "2"}, "{broken\n"])])
-    first, second = of_data(loading.check_inputs(loaded))
+    first, second = of_data(check_inputs(loaded))
     assert first.startswith("r.yaml:3: data.path: rows.jsonl: no column `prompt`; there are: answer: write")
     assert second.startswith("r.yaml:3: data.path: rows.jsonl:2: not JSON")
 
 
 def test_columns_of_the_users_file_are_checked_and_suggested(write):
     text = grpo_on(write, [{"question": "1+1?", "final": "2"}])
-    (line,) = of_data(loading.check_inputs(loading.load([text])))
+    (line,) = of_data(check_inputs(loading.load([text])))
     assert line.endswith("write `columns: {prompt: question, answer: final}` beside `path`")
-    assert of_data(loading.check_inputs(loading.load([text, "data.columns={prompt: question, answer: final}"]))) == []
-    (line,) = of_data(loading.check_inputs(loading.load([text, "data.columns={prompt: question}"])))
+    assert of_data(check_inputs(loading.load([text, "data.columns={prompt: question, answer: final}"]))) == []
+    (line,) = of_data(check_inputs(loading.load([text, "data.columns={prompt: question}"])))
     assert "no column `answer`, for the reward knights_knaves; there are" in line
     assert line.endswith("write `columns: {answer: final}` beside `path`")
     with pytest.raises(UserError, match="data.columns.prompt: should be text or a list, not 3"):
@@ -196,27 +202,27 @@ def test_columns_of_the_users_file_are_checked_and_suggested(write):
 
 def test_an_answer_is_asked_for_only_if_a_reward_wants_it(write):
     text = grpo_on(write, [{"prompt": "1+1?"}])
-    assert of_data(loading.check_inputs(loading.load([text, "rewards=[{name: format}]"]))) == []
+    assert of_data(check_inputs(loading.load([text, "rewards=[{name: format}]"]))) == []
 
 
 def test_files_of_data_that_are_not_there_are_told(write):
     text = write(changed("builder: knights_knaves, people: [2, 3], size: 40", "path: none.jsonl"))
-    (line,) = of_data(loading.check_inputs(loading.load([text])))
+    (line,) = of_data(check_inputs(loading.load([text])))
     assert line.startswith("r.yaml:3: data.path: none.jsonl: no such file")
     loaded = loading.load([text, "data={builder: rows, path: some-hub/name}"])
-    assert of_data(loading.check_inputs(loaded)) == []
+    assert of_data(check_inputs(loaded)) == []
 
 
 def test_a_builder_that_lacks_a_column_is_told(write):
     text = "stage: sft\nmodel: {path: hub/model}\ndata: {builder: knights_knaves}\n"
-    (line,) = loading.check_inputs(loading.load([write(text)]))
+    (line,) = check_inputs(loading.load([write(text)]))
     assert line.startswith("r.yaml:3: data.builder: knights_knaves gives no `completion`, for an sft stage")
-    assert loading.check_inputs(loading.load([write(text), "data.solution=evaluation"])) == []
+    assert check_inputs(loading.load([write(text), "data.solution=evaluation"])) == []
 
 
 def model_problem(write, path):
     loaded = loading.load([write(GRPO), f"model.path={path}"])
-    lines = loading.check_inputs(loaded)
+    lines = check_inputs(loaded)
     assert all(line.startswith("command line: model.path: ") for line in lines)
     return " ".join(line.removeprefix("command line: model.path: ") for line in lines)
 
@@ -251,7 +257,7 @@ def test_an_unknown_embedded_model_is_told_with_one_like_it(write):
 
 def test_a_model_from_scratch_has_a_known_architecture(write):
     text = "stage: sft\nmodel: {path: 'scratch:tiny-qwen'}\ndata: {builder: knights_knaves, solution: evaluation}\n"
-    (line,) = loading.check_inputs(loading.load([write(text)]))
+    (line,) = check_inputs(loading.load([write(text)]))
     assert "scratch:tiny-qwen: no such architecture (did you mean `tiny-qwen2`?)" in line
 
 
@@ -260,7 +266,7 @@ def test_references_are_not_looked_for_before_the_run(write):
         "stages:\n- {name: zero, stage: grpo, train: {}}\n- {name: after, stage: eval, model: {path: '@zero/model'}}\n"
     )
     shared = GRPO.replace("stage: grpo\n", "").partition("train:")[0].replace("embedded:tiny-qwen2", "hub/model")
-    assert loading.check_inputs(loading.load([write(shared + after)])) == []
+    assert check_inputs(loading.load([write(shared + after)])) == []
 
 
 # What is r1lab's own in a grpo stage

@@ -285,7 +285,7 @@ def test_a_missing_section_is_told_with_an_example(write, section):
     assert line.startswith(f"r.yaml:1: {section}: missing: a stage of kind grpo needs it, as in `{section}: ")
 
 
-def test_every_problem_is_told_at_once_and_none_twice(write):
+def test_every_problem_is_told_in_two_rounds_and_none_twice(write):
     text = """\
 stage: grpo
 seed: -1
@@ -302,12 +302,18 @@ eval: {every: 0, tasks: [knights_knaves, {builder: rows}]}
         ["r.yaml:2", "seed"],
         ["r.yaml:3", "seed"],
         ["r.yaml:4", "data.size"],
-        ["r.yaml:4", "data.builder"],
         ["r.yaml:5", "rewards.1.name"],
         ["r.yaml:6", "rollout.engine"],
+        ["r.yaml:8", "eval.every"],
+    ]
+    right = {"seed: -1\n": "model: {path: m}\n", "size: x": "size: 9", "{wight: 1}": "{name: format}", "vlm": "vllm"}
+    for old, new in (right | {"every: 0": "every: 1"}).items():
+        text = text.replace(old, new)
+    assert [line.split(": ")[:2] for line in problems(write(text))] == [
+        ["r.yaml:4", "data.builder"],
+        ["r.yaml:5", "rewards.0.name"],
         ["r.yaml:7", "train.learning_rte"],
         ["r.yaml:7", "train.max_steps"],
-        ["r.yaml:8", "eval.every"],
         ["r.yaml:8", "eval.tasks.1.builder"],
     ]
 
