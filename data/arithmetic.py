@@ -58,7 +58,7 @@ def arithmetic(
             row["completion"] = complete(" ".join(steps), str(value))
         return canonical, row
 
-    hint = "raise digits or terms, or lower size"
+    hint = "raise digits or terms, or lower size (eval.size in an evaluation)"
     return different(draw, name="arithmetic", split=split, size=size, hint=hint)
 
 

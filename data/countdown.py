@@ -68,7 +68,7 @@ def countdown(
             row["completion"] = complete(" ".join(steps), expression)
         return (tuple(sorted(have)), target), row
 
-    hint = "raise highest, or the span of targets, or lower size"
+    hint = "raise highest, or the span of targets, or lower size (eval.size in an evaluation)"
     return different(draw, name="countdown", split=split, size=size, hint=hint)
 
 

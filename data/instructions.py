@@ -89,5 +89,5 @@ def instructions(
         topic = "" if tiny else text.topic_of(prompt)
         return (topic, tuple(sorted(json.dumps(constraint, sort_keys=True) for constraint in asked))), row
 
-    hint = "name more kinds, allow more constraints, or lower size"
+    hint = "name more kinds, allow more constraints, or lower size (eval.size in an evaluation)"
     return different(draw, name="instructions", split=split, size=size, hint=hint)

@@ -136,8 +136,8 @@ def generate(n: int, count: int, *, split: str, rng: random.Random, copies: int 
         if dry > PATIENCE:
             raise UserError(
                 f"knights_knaves: {n} people, {split}: {count} puzzles asked for, but the grammar gives only {found}"
-                f" with copies: {copies}; lower size, give {n} people a smaller share (people:"
-                f" {{{n}: 1, {n + 1}: 9}}), or raise copies (same statements, other names and wordings)"
+                f" with copies: {copies}; lower size (eval.size in an evaluation), give {n} people a smaller share"
+                f" (people: {{{n}: 1, {n + 1}: 9}}), or raise copies (same statements, other names and wordings)"
             )
         dry += 1
         statements, worlds = [], full

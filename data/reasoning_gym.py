@@ -62,7 +62,7 @@ def reasoning_gym(
                 }
     raise UserError(
         f"reasoning_gym: {dataset}: {split}: {size} questions asked for, but only {len(rows)} were found; "
-        "lower size, or make the data set's configuration wider"
+        "lower size (eval.size in an evaluation), or make the data set's configuration wider"
     )
 
 

@@ -275,7 +275,9 @@ def _of_split(folder: Path, split: str) -> list[Path]:
 def _file(path: Path) -> Iterator[tuple[str, object]]:
     """Each row of a file with its place; for a line that is not JSON, the error in its stead."""
     if not path.is_file():
-        raise UserError(f"{path}: no such file or folder")
+        beside = [other.stem for other in path.parent.glob(f"*{path.suffix}")] if path.suffix else []
+        hint = did_you_mean(path.stem, beside).replace("`?", f"{path.suffix}`?")
+        raise UserError(f"{path}: no such file or folder{hint}")
     if path.suffix not in _FILES:
         raise UserError(f"{path}: not a file of rows: {', '.join(_FILES)}")
     if path.suffix == ".parquet":

@@ -220,15 +220,16 @@ def _stray(word: str, arguments: argparse.Namespace) -> str:
 def run_verb(arguments: argparse.Namespace) -> int:
     """`r1lab run`: nothing is written before all of the recipe has been found in order."""
     from r1lab.recipe import loading as recipes
+    from r1lab.run import pipeline
 
     runs_dir = Path(arguments.runs_dir)
     if runs_dir.exists() and not runs_dir.is_dir():
         raise UserError(f"--runs-dir {runs_dir}: is a file: name a folder")
+    if arguments.name is not None:
+        pipeline.checked_name(arguments.name)
     recipe = recipes.load(_with_a_recipe(arguments), inputs=True, tiny=arguments.tiny)
     if not arguments.no_check and (status := _checked(arguments)):
         return status
-
-    from r1lab.run import pipeline
 
     return pipeline.run(
         recipe,

@@ -151,6 +151,11 @@ def test_a_used_run_directory_is_refused(here, capsys):
     assert files(here) == before
 
 
+def test_a_name_that_is_no_folders_name_is_refused_before_anything_is_read(here, capsys, ran):
+    (line,) = refused(capsys, "run", "no-such-recipe.yaml", "--name", "a/b")
+    assert line.startswith("--name a/b: ")
+
+
 def test_problems_of_the_values_and_the_files_are_told_at_once_after_those_of_types(here, capsys, ran):
     text = GRPO.replace("some-org/some-model", "./none").replace("size: 40", "siez: 40")
     (here / "r.yaml").write_text(text + "seed: x\n")

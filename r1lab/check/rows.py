@@ -24,7 +24,7 @@ def row_findings(seen: Seen, evaluations: list[Seen], *, tiny: bool = False) -> 
     rows, keys = seen.data, ("data",)
     if not rows:
         return []
-    tasks = Counter(str(row.get("task")) for row in rows)
+    tasks = Counter(str(row.get("task") or "no task") for row in rows)
     shares = ", ".join(f"{task} {count / len(rows):.0%}" for task, count in tasks.most_common(6))
     more = f" and {len(tasks) - 6} more" if len(tasks) > 6 else ""
     found = [Finding("ok", "data", f"{len(rows):,} rows looked at: {shares}{more}", keys=keys)]

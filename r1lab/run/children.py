@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import BinaryIO
 
 from r1lab.run.logs import exception, last_line
 
+DISK_FULL = 2**20  # free bytes below which a stage that failed is taken to have failed for it
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
@@ -59,6 +61,8 @@ def failure(status: int, error_file: Path, log: Path, log_from: int) -> list[str
     """
     if error_file.is_file() and (lines := [line for line in error_file.read_text().splitlines() if line.strip()]):
         return lines
+    if shutil.disk_usage(log.parent).free < DISK_FULL:  # then nothing says so, as the log has no room for it either
+        return [f"the disk that holds {log.parent} is full: free some space, then go on with --resume"]
     last = last_line(log, log_from)
     if status < 0:
         cause = ", perhaps for lack of memory" if status == -signal.SIGKILL else ""

@@ -79,7 +79,7 @@ def run(
     """
     console = console or Console()
     config = recipes.resolved(recipe)
-    run_dir = Path(runs_dir) / _checked_name(name or config["name"])
+    run_dir = Path(runs_dir) / checked_name(name or config["name"])
     stages = stage_runs(recipe, config, run_dir)
     refused = [(stage.name, launch.problem(stage.config.get("launch", {}).get("gpus", 1))) for stage in stages]
     if problems := [f"{name}: launch.gpus: {why}" for name, why in refused if why]:
@@ -94,7 +94,12 @@ def run(
         return _run_stages(console, run_dir, stages, config, stop, changed, together)
 
 
-def _checked_name(name: str) -> str:
+def checked_name(name: str) -> str:
+    """A run's name as it is given.
+
+    Raises:
+        UserError: It is not the name of one folder.
+    """
     if not name or name in (".", "..") or "/" in name or name.startswith("-"):
         raise UserError(f"--name {name}: a run's name is the name of one folder: letters, digits, - and _ will do")
     return name

@@ -186,3 +186,9 @@ def test_a_key_that_stands_twice_in_a_row_is_an_error(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"prompt": "?", "answer": "1"}\n{"prompt": "?", "answer": "1", "answer": "2"}\n')
     assert problems(path) == [f"{path}:2: the key `answer` stands 2 times in one object: keep one"]
+
+
+def test_a_misspelled_file_is_named_with_the_one_beside_it(tmp_path):
+    (tmp_path / "train.jsonl").write_text('{"prompt": "1 + 1", "answer": "2"}\n')
+    (line,) = problems(tmp_path / "trian.jsonl")
+    assert line.endswith("trian.jsonl: no such file or folder (did you mean `train.jsonl`?)")

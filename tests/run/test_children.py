@@ -1,26 +1,19 @@
-"""Requests to stop, as a process in the terminal takes them."""
+"""Why a stage failed, in one line."""
 
-import os
-import subprocess
-import sys
+from collections import namedtuple
 
-HANG_UP = """
-import os, signal, sys
-from r1lab.interrupts import stop_requests
-{before}
-def descriptors():
-    return sorted(os.listdir("/proc/self/fd"))
-with stop_requests() as requests:
-    had = descriptors()
-    for _ in range(3):
-        os.kill(os.getpid(), signal.SIGHUP)
-    print("is dropped")
-    sys.exit(0 if requests.count == 1 and descriptors() == had else 1)
-"""
+from r1lab.run import children
 
 
-def test_a_hangup_leaves_no_descriptor_behind_and_needs_no_stream():
-    for before in ("", "sys.stdout = None", "sys.stdout.close()\nsys.stdout = sys.stderr"):
-        command = [sys.executable, "-c", HANG_UP.format(before=before)]
-        ended = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
-        assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+def test_a_full_disk_is_named_where_the_log_had_no_room_to_say_so(tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")(10**9, 10**9, 0)
+    monkeypatch.setattr(children.shutil, "disk_usage", lambda path: usage)
+    (line,) = children.failure(1, tmp_path / "error.txt", tmp_path / "log.txt", 0)
+    assert line.startswith(f"the disk that holds {tmp_path} is full: ")
+
+
+def test_what_a_stage_says_itself_comes_before_anything_else(tmp_path):
+    (tmp_path / "error.txt").write_text("data.path: gone.jsonl: no such file\n")
+    assert children.failure(2, tmp_path / "error.txt", tmp_path / "log.txt", 0) == [
+        "data.path: gone.jsonl: no such file"
+    ]
