@@ -10,7 +10,6 @@ import inspect
 import json
 import operator
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from functools import lru_cache
@@ -18,6 +17,7 @@ from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
+from r1lab.grading.scripts import SCRIPTS
 from r1lab.rewards.prose import RUN, WORD, paragraphs, plain, sentences, words
 from r1lab.text import did_you_mean
 
@@ -32,18 +32,9 @@ _HIGHLIGHT = re.compile(r"\*{1,2}([^\s*][^*\n]*)\*{1,2}")
 _TITLE = re.compile(r"<<([^<>\n]+)>>")
 _COMMAS = re.compile("[,،、﹑]")
 _SEPARATOR = "******"
-_SCRIPTS = {
-    "arabic": ("ARABIC",),
-    "chinese": ("CJK",),
-    "cyrillic": ("CYRILLIC",),
-    "devanagari": ("DEVANAGARI",),
-    "greek": ("GREEK",),
-    "hangul": ("HANGUL",),
-    "hebrew": ("HEBREW",),
-    "japanese": ("CJK", "HIRAGANA", "KATAKANA"),
-    "latin": ("LATIN",),
-    "thai": ("THAI",),
-}
+_IN_SCRIPT = {name: re.compile(f"[{letters}]") for name, letters in SCRIPTS.items() if name not in ("han", "kana")}
+_IN_SCRIPT["chinese"] = re.compile(f"[{SCRIPTS['han']}]")
+_IN_SCRIPT["japanese"] = re.compile(f"[{SCRIPTS['han']}{SCRIPTS['kana']}]")
 
 
 def unmet(text: str, constraint: dict, functions: dict[str, Callable] | None = None) -> str | None:
@@ -289,14 +280,11 @@ def no_commas(text: str) -> str | None:
 
 def script(text: str, name: str, share: float = 0.9) -> str | None:
     """At least this share of the letters is of one script, and there is one."""
-    if name not in _SCRIPTS:
-        raise ValueError(
-            f"constraints: script: {name}: unknown{did_you_mean(name, _SCRIPTS, otherwise=_among(_SCRIPTS))}"
-        )
+    if name not in _IN_SCRIPT:
+        hint = did_you_mean(name, _IN_SCRIPT, otherwise=_among(_IN_SCRIPT))
+        raise ValueError(f"constraints: script: {name}: unknown{hint}")
     letters = Counter(c for c in plain(text) if c.isalpha())
-    of_script = sum(
-        count for letter, count in letters.items() if unicodedata.name(letter, "").startswith(_SCRIPTS[name])
-    )
+    of_script = sum(count for letter, count in letters.items() if _IN_SCRIPT[name].match(letter))
     found = of_script / max(1, letters.total())
     return None if letters and found >= share else f"{found:.0%} {name}"
 

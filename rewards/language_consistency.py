@@ -6,18 +6,9 @@ import unicodedata
 
 from r1lab.errors import UserError
 from r1lab.grading.answers import thinking
+from r1lab.grading.scripts import SCRIPTS
 from r1lab.rewards.score import Score
 
-_LATIN = "a-zA-ZªºÀ-ÖØ-öø-ɏḀ-ỿ"
-_GREEK = "Ͱ-Ͼἀ-῾"
-_SCRIPTS = {
-    "latin": _LATIN,
-    "greek": _GREEK,
-    "cyrillic": "Ѐ-ԯ",
-    "arabic": "ؠ-ي\u066e-\u06d3\u06d5-\u06ff\u0750-\u077f\u08a0-\u08ff",
-    "hebrew": "א-ת",
-    "hangul": "\u1100-\u11ff\u3131-\u318e\uac00-\ud7a3",
-}
 LANGUAGES = dict.fromkeys(("en", "de", "es", "fr", "it", "nl", "pt"), "latin")
 LANGUAGES |= {"ru": "cyrillic", "uk": "cyrillic", "el": "greek", "ar": "arabic", "fa": "arabic", "he": "hebrew"}
 LANGUAGES |= {"ko": "hangul", "zh": "han", "ja": "kana"}
@@ -27,7 +18,7 @@ _FORMAL = re.compile(
     r"```(?:[^`]|`(?!``))*+```|`[^`\n]*+`|\$\$[^$]*+\$\$|\$[^$\n]*+\$|\\\((?:[^\\]|\\(?![()]))*+\\\)"
     r"|\\\[(?:[^\\]|\\(?![\[\]]))*+\\\]|\\(?:begin|end)\{[^{}\n]*\}|\\[a-zA-Z]+"
 )
-_FORMAL_LETTERS = re.compile(f"[{_LATIN}{_GREEK}]+")
+_FORMAL_LETTERS = re.compile(f"[{SCRIPTS['latin']}{SCRIPTS['greek']}]+")
 # What is written in Latin letters in plain text of every language, beside single letters: functions and units, points
 # and segments (AB, ABCDE), chemical formulas (NaCl), and products of variables beside a digit or a sign (2ab, xy = 6).
 _LATIN_RUN = re.compile(r"([\d)=+*/^<>≤≥×·−-] ?)?([a-zA-Z]{2,})(?= ?([\d(=+*/^<>≤≥×·−-])?)")
@@ -44,8 +35,7 @@ _NAMES = frozenset(
 _MARKS = re.compile(
     "[\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u0640\u064b-\u065f\u0670\u06d6-\u06dc\u200b-\u200f\u2060]+"
 )
-_HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U000323af々]")
-_KANA = re.compile("[\u3041-\u3096\u30a1-\u30faー]")
+_HAN, _KANA = (re.compile(f"[{SCRIPTS[name]}]") for name in ("han", "kana"))
 _WORD = re.compile(r"[^\W\d_]{2,}")
 
 
@@ -95,8 +85,8 @@ def _score(turn: str, language: str) -> Score:
     total = len(words) + (han + kana) / 2
     if not total:
         return Score(0.0, "no_words")
-    if script in _SCRIPTS:
-        in_script = re.compile(f"[{_SCRIPTS[script]}]+")
+    if script not in ("han", "kana"):
+        in_script = re.compile(f"[{SCRIPTS[script]}]+")
         said = sum(in_script.fullmatch(word) is not None for word in words)
     else:
         japanese = kana * 10 >= han + kana

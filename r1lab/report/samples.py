@@ -7,6 +7,7 @@ from itertools import islice, zip_longest
 from pathlib import Path
 
 from r1lab.grading.answers import committed
+from r1lab.grading.scripts import SCRIPTS
 from r1lab.report.read import Run, Stage, as_number, clean, items, rows, section
 from r1lab.rundir import directory
 
@@ -22,16 +23,7 @@ SIGNS = {
 }
 
 # Latin and Greek stand in formulas of every language.
-_SCRIPTS = {
-    "Cyrillic": re.compile("[\u0400-\u052f]"),
-    "Hebrew": re.compile("[\u05d0-\u05ea]"),
-    "Arabic": re.compile("[\u0620-\u06d3]"),
-    "Devanagari": re.compile("[\u0900-\u097f]"),
-    "Thai": re.compile("[\u0e00-\u0e7f]"),
-    "Hangul": re.compile("[\u1100-\u11ff\uac00-\ud7a3]"),
-    "Han": re.compile("[\u3400-\u4dbf\u4e00-\u9fff]"),
-    "kana": re.compile("[\u3041-\u30fa]"),
-}
+_FOREIGN = [re.compile(f"[{letters}]") for name, letters in SCRIPTS.items() if name not in ("latin", "greek")]
 _MARKS = re.compile(r"</?(?:think|answer)>|\\boxed")
 
 
@@ -169,7 +161,7 @@ def _signs(completion: SampledCompletion) -> Iterator[str]:
     if repeated(completion.text) >= REPEATED:
         yield "repeats"
     if not completion.text.isascii():
-        foreign = (s for s in _SCRIPTS.values() if len(s.findall(completion.text)) > 1)
+        foreign = (s for s in _FOREIGN if len(s.findall(completion.text)) > 1)
         if any(not script.search(completion.prompt) for script in foreign):
             yield "scripts"
     if completion.cut:
