@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 from r1lab import __version__
@@ -51,14 +52,20 @@ def parser() -> Parser:
     main.add_argument("--version", action="version", version=f"r1lab {__version__}")
     verbs = main.add_subparsers(dest="verb", metavar="VERB", parser_class=Parser)
 
-    run = verbs.add_parser("run", help="run a recipe", description=SOURCES, parents=[common, runs], **settings)
-    run.add_argument("sources", nargs="+", metavar="SOURCES", help="recipes and key=value words")
+    def recipe_verb(name: str, about: str, function: Callable, *parents: Parser) -> Parser:
+        """A verb that takes recipes, overlays and `key=value` words."""
+        told = SOURCES if name == "run" else SOURCES.replace("r1lab run", f"r1lab {name}").replace(" --name short", "")
+        verb = verbs.add_parser(name, help=about, description=told, parents=[common, *parents], **settings)
+        verb.add_argument("sources", nargs="+", metavar="SOURCES", help="recipes and key=value words")
+        verb.add_argument("--tiny", action="store_true", help=TINY)
+        verb.set_defaults(function=function)
+        return verb
+
+    run = recipe_verb("run", "run a recipe", run_verb, runs)
     run.add_argument("--name", help="the run's name, its folder under runs (default: the recipe's name)")
     run.add_argument("--resume", action="store_true", help="go on with the run that the folder holds")
     run.add_argument("--overwrite", action="store_true", help="delete the run that the folder holds, and start again")
-    run.add_argument("--tiny", action="store_true", help=TINY)
     run.add_argument("--no-check", action="store_true", help="do not check it first, as `r1lab check` does")
-    run.set_defaults(function=run_verb)
 
     evaluate = verbs.add_parser(
         "eval", help="evaluate models on tasks", description=EVALUATE, parents=[common, runs], **settings
@@ -77,33 +84,16 @@ def parser() -> Parser:
     evaluate.add_argument("--no-check", action="store_true", help="do not check it first, as `r1lab check` does")
     evaluate.set_defaults(function=eval_verb, tiny=False)
 
-    check = verbs.add_parser(
-        "check",
-        help="say what would go wrong with a recipe, before it runs",
-        description=SOURCES.replace("r1lab run", "r1lab check").replace(" --name short", ""),
-        parents=[common],
-        **settings,
-    )
-    check.add_argument("sources", nargs="+", metavar="SOURCES", help="recipes and key=value words")
-    check.add_argument("--tiny", action="store_true", help=TINY)
+    check = recipe_verb("check", "say what would go wrong with a recipe, before it runs", check_verb)
     check.add_argument("--probe", action="store_true", help="sample the model itself on 16 prompts: can RL start?")
+    check.add_argument("--files-were-read", action="store_true", help=argparse.SUPPRESS)  # by `r1lab run`, just now
     check.add_argument("--quiet", action="store_true", help="print warnings and errors only")
-    check.set_defaults(function=check_verb)
 
-    plan = verbs.add_parser(
-        "plan",
-        help="say whether a recipe fits, what it takes and how long",
-        description=SOURCES.replace("r1lab run", "r1lab plan").replace(" --name short", ""),
-        parents=[common],
-        **settings,
-    )
-    plan.add_argument("sources", nargs="+", metavar="SOURCES", help="recipes and key=value words")
-    plan.add_argument("--tiny", action="store_true", help=TINY)
+    plan = recipe_verb("plan", "say whether a recipe fits, what it takes and how long", plan_verb)
     plan.add_argument("--gpu", metavar="NAME", help="the GPU to plan for, as in h100 (default: what is here)")
     plan.add_argument("--gpus", metavar="N", type=int, help="how many of them (default: launch.gpus)")
     plan.add_argument("--memory", metavar="SIZE", help="the memory of each in place of the GPU's own, as in 24GiB")
     plan.add_argument("--json", action="store_true", help="print it as JSON")
-    plan.set_defaults(function=plan_verb)
 
     report = verbs.add_parser(
         "report", help="show runs as one page: what was run, what came of it, curves, completions", parents=[common],
@@ -126,16 +116,7 @@ def parser() -> Parser:
     doctor.add_argument("--json", action="store_true", help="print it as JSON, for a bug report")
     doctor.set_defaults(function=doctor_verb)
 
-    show = verbs.add_parser(
-        "show",
-        help="print a recipe with all defaults of its sections filled in",
-        description=SOURCES.replace("r1lab run", "r1lab show").replace(" --name short", ""),
-        parents=[common],
-        **settings,
-    )
-    show.add_argument("sources", nargs="+", metavar="SOURCES", help="recipes and key=value words")
-    show.add_argument("--tiny", action="store_true", help=TINY)
-    show.set_defaults(function=show_verb)
+    recipe_verb("show", "print a recipe with all defaults of its sections filled in", show_verb)
 
     ls = verbs.add_parser("ls", help="list recipes, rewards, data builders, runs", parents=[common, runs], **settings)
     ls.add_argument("what", nargs="?", metavar="WHAT", help="recipes, rewards, data or runs (default: all)")
@@ -266,7 +247,7 @@ def eval_verb(arguments: argparse.Namespace) -> int:
 
 def _checked(arguments: argparse.Namespace) -> int:
     """Checks a recipe before it runs, in a process of its own: what it imports is not needed while stages run."""
-    command = [sys.executable, "-P", "-m", "r1lab", "check", "--quiet", *arguments.sources]
+    command = [sys.executable, "-P", "-m", "r1lab", "check", "--quiet", "--files-were-read", *arguments.sources]
     sys.stdout.flush()
     status = subprocess.run(command + ["--tiny"] * arguments.tiny).returncode
     if status == 3:
@@ -280,6 +261,7 @@ def check_verb(arguments: argparse.Namespace) -> int:
 
     color, _ = _terminal()
     more = {"tiny": arguments.tiny, "probe": arguments.probe, "quiet": arguments.quiet}
+    more["inputs"] = not arguments.files_were_read
     return check.run(_with_a_recipe(arguments), color=color, **more)
 
 

@@ -120,15 +120,22 @@ def lines(sources: list[str], *, tiny: bool = False, probe: bool = False) -> lis
 
 
 def run(
-    sources: list[str], *, tiny: bool = False, probe: bool = False, quiet: bool = False, color: bool = False
+    sources: list[str],
+    *,
+    tiny: bool = False,
+    probe: bool = False,
+    quiet: bool = False,
+    color: bool = False,
+    inputs: bool = True,
 ) -> int:
     """`r1lab check`: prints what is found, stage by stage; returns the exit status, 3 where there is an error.
 
     Args:
         quiet: Print warnings and errors only, and one line for the rest.
+        inputs: Read model folders and files of rows as `recipes.load` does; who has done so just now need not again.
     """
     started = time.monotonic()
-    recipe = recipes.load(sources, inputs=True, tiny=tiny)
+    recipe = recipes.load(sources, inputs=inputs, tiny=tiny)
     printed: set[str] = set()
     counts: Counter[str] = Counter()
     heads: list[str] = []

@@ -141,7 +141,9 @@ def _rewards(rewards: list, left_out: list[str]) -> list:
 
 
 def _train(train: dict, kind: str) -> dict:
-    small = {key: value for key, value in train.items() if key not in _NOT_TRAIN} | _TRAIN
+    small = {
+        key: value for key, value in train.items() if key not in _NOT_TRAIN and not key.startswith("vllm_")
+    } | _TRAIN
     if "ref_model_sync_steps" in small:
         small["ref_model_sync_steps"] = 1
     if kind == "grpo" and train.get("generation_batch_size"):
