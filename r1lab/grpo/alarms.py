@@ -16,7 +16,7 @@ from pathlib import Path
 from transformers import TrainerCallback
 
 from r1lab.errors import UserError
-from r1lab.recipe.schema import Alarm, Alarms, FigureAlarm
+from r1lab.recipe.sections import Alarm, Alarms, FigureAlarm
 from r1lab.rundir import storage
 
 # The figure of each alarm among the trainer's logs.

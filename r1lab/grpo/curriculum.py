@@ -3,7 +3,7 @@
 import heapq
 import random
 
-from r1lab.recipe.schema import Curriculum
+from r1lab.recipe.sections import Curriculum
 
 
 class Chooser:

@@ -3,7 +3,7 @@
 from transformers import TrainerCallback
 
 from r1lab.errors import UserError
-from r1lab.recipe.schema import Schedule
+from r1lab.recipe.sections import Schedule
 
 
 def value_at(steps: dict[int, float], step: int) -> float | None:

@@ -1,6 +1,6 @@
 """TRL's GRPOTrainer with a step that does less work: no padding, a group's prompt once, no rows without signal.
 
-Rewards, losses, logging and sharding stay TRL's; each part can be switched off (`r1lab.recipe.schema.GrpoTrain`).
+Rewards, losses, logging and sharding stay TRL's; each part can be switched off (`r1lab.recipe.sections.GrpoTrain`).
 """
 
 import math
@@ -23,7 +23,7 @@ from r1lab.grpo.advantages import advantages
 from r1lab.grpo.batches import by_group, by_tokens, importance_ratio, rows, trimmed
 from r1lab.grpo.curriculum import Chooser
 from r1lab.grpo.rewards import BatchRewards
-from r1lab.recipe.schema import Curriculum, DynamicSampling, GrpoTrain
+from r1lab.recipe.sections import Curriculum, DynamicSampling, GrpoTrain
 
 
 class GRPOTrainer(trl.GRPOTrainer):

@@ -10,7 +10,7 @@ from r1lab.plan.gpus import GIB, Device
 from r1lab.plan.lengths import Lengths
 from r1lab.plan.memory import Adapters, Memory, Precision, Sharding, Training
 from r1lab.recipe import trl_fields
-from r1lab.recipe.schema import GrpoTrain
+from r1lab.recipe.sections import GrpoTrain
 
 PROCESS, VLLM = 0.53, 0.17
 """GiB of a stage's process on a CPU before there is a model, and what vLLM's import adds, which TRL's GRPO needs

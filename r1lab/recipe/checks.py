@@ -14,7 +14,8 @@ from r1lab import lookup
 from r1lab.errors import UserError
 from r1lab.recipe import batch, trl_fields
 from r1lab.recipe.references import REFERENCE
-from r1lab.recipe.schema import STAGES, GrpoTrain
+from r1lab.recipe.schema import STAGES
+from r1lab.recipe.sections import GrpoTrain
 from r1lab.recipe.values import Problems, not_a_choice, value_problems
 from r1lab.recipe.yaml_source import Keys
 from r1lab.rundir import trackers

@@ -11,7 +11,8 @@ import os
 from collections.abc import Iterator
 
 from r1lab.recipe import trl_fields
-from r1lab.recipe.schema import STAGES, TASKS_OWN
+from r1lab.recipe.schema import STAGES
+from r1lab.recipe.sections import TASKS_OWN
 from r1lab.recipe.values import Problems, fields_at, schema_at
 from r1lab.recipe.yaml_source import COMMAND_LINE, Document, Keys
 from r1lab.rundir import directory

@@ -20,7 +20,7 @@ from r1lab.grpo.trainer import GRPOTrainer
 from r1lab.models import prompts
 from r1lab.models.lora import lora_config, untie
 from r1lab.recipe import batch
-from r1lab.recipe.schema import GrpoTrain
+from r1lab.recipe.sections import GrpoTrain
 from r1lab.stages.common import load_model, load_tokenizer, report_gold
 from r1lab.stages.eval import evaluate, prepare
 from r1lab.stages.rows import build_rows, eval_tasks

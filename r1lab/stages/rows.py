@@ -7,7 +7,7 @@ from r1lab.data import operations
 from r1lab.data.calls import rows_of
 from r1lab.errors import UserError
 from r1lab.evaluation import forms
-from r1lab.recipe.schema import TASKS_OWN
+from r1lab.recipe.sections import TASKS_OWN
 from r1lab.rundir import storage
 from r1lab.stages.common import logger, note
 

@@ -116,7 +116,7 @@ def keep(samples: list[dict], settings, *, seed: int) -> tuple[list[dict], dict[
 
     Args:
         samples: Graded, all those of a prompt in a row.
-        settings: `which`, `at_least`, `per_prompt` and `deduplicate`, see `r1lab.recipe.schema.Keep`.
+        settings: `which`, `at_least`, `per_prompt` and `deduplicate`, see `r1lab.recipe.sections.Keep`.
 
     Returns:
         `(kept, dropped)`. Pairs are rows with `chosen` and `rejected` in place of `completion`.

@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 
 from r1lab import interrupts
 from r1lab.errors import UserError
-from r1lab.recipe.schema import GrpoTrain
+from r1lab.recipe.sections import GrpoTrain
 from r1lab.rundir import directory, storage, trackers
 from r1lab.stages.common import warn
 

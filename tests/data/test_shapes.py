@@ -182,7 +182,7 @@ def test_traces_read_s1k_and_thinking_apart(tmp_path):
 
 
 def test_rows_of_a_users_builder_are_put_into_shape_and_named(tmp_path, monkeypatch):
-    from r1lab.recipe.schema import Data
+    from r1lab.recipe.sections import Data
     from r1lab.stages.rows import build_rows
 
     monkeypatch.chdir(tmp_path)

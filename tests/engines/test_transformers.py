@@ -11,7 +11,7 @@ from r1lab.errors import UserError
 from r1lab.models import loading
 from r1lab.models.loading import end_token_ids
 from r1lab.models.lora import lora_config
-from r1lab.recipe.schema import Lora
+from r1lab.recipe.sections import Lora
 from tests.engines.conftest import END, PROMPTS
 
 LIMIT = 48

@@ -16,7 +16,7 @@ from peft import PeftModel
 from r1lab.grpo.trainer import GRPOTrainer
 from r1lab.models import loading
 from r1lab.models.lora import lora_config
-from r1lab.recipe.schema import Lora
+from r1lab.recipe.sections import Lora
 from tests.grpo.test_step import B, agree, batch, loss_and_gradient, tokenizer, trainer  # noqa: F401
 
 

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from trl import GRPOConfig
 
 from r1lab.grpo.trainer import GRPOTrainer
-from r1lab.recipe.schema import GrpoTrain
+from r1lab.recipe.sections import GrpoTrain
 from tests.grpo.test_step import TINY, B, C, G, float64, tokenizer  # noqa: F401
 
 LOW, HIGH, BETA = 0.2, 0.28, 0.04

@@ -12,7 +12,7 @@ from trl import GRPOConfig
 from r1lab.grpo import dynamic_sampling
 from r1lab.grpo.trainer import GRPOTrainer
 from r1lab.models import loading
-from r1lab.recipe.schema import Curriculum, DynamicSampling
+from r1lab.recipe.sections import Curriculum, DynamicSampling
 
 GROUPS, SIZE, STEPS = 4, 4, 3
 

@@ -12,7 +12,7 @@ from r1lab.data import knights_knaves
 from r1lab.errors import UserError
 from r1lab.models import loading, saving
 from r1lab.models.lora import lora_config, merged_weights
-from r1lab.recipe.schema import Lora
+from r1lab.recipe.sections import Lora
 
 EMBEDDED = sorted(p.name for p in loading.EMBEDDED.glob("*/"))
 

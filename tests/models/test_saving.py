@@ -11,7 +11,7 @@ from r1lab.errors import UserError
 from r1lab.models import loading, saving
 from r1lab.models.lora import lora_config
 from r1lab.recipe import loading as recipes
-from r1lab.recipe.schema import Lora
+from r1lab.recipe.sections import Lora
 
 SFT = """
 stage: sft

@@ -132,7 +132,7 @@ def consumed(kind: str) -> set[tuple[str, str]]:
         if (
             name in seen
             or name in others
-            or name in ("r1lab.recipe.schema", "r1lab.recipe.loading")
+            or name in ("r1lab.recipe.schema", "r1lab.recipe.sections", "r1lab.recipe.loading")
             or not file.is_file()
         ):
             continue

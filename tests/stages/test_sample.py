@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from r1lab.engines import transformers
 from r1lab.recipe import loading
-from r1lab.recipe.schema import Keep
+from r1lab.recipe.sections import Keep
 from r1lab.rundir import storage
 from r1lab.stages import sample as sampling
 from r1lab.stages.sample import keep
