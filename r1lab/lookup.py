@@ -12,6 +12,7 @@ import inspect
 import sys
 import zlib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 from r1lab.errors import UserError
@@ -36,18 +37,25 @@ def function(kind: str, name: str, base_dir: str | Path | None = None) -> Callab
     >>> function("data", "knights_knaves").__name__
     'knights_knaves'
     """
+    if "." in name:
+        return external(name, base_dir)
+    if name not in names(kind):
+        raise UserError(_unknown(kind, name))
+    return _callable(name, importlib.import_module(f"r1lab.{kind}"), name + _SUFFIX[kind])
+
+
+def external(name: str, base_dir: str | Path | None = None) -> Callable:
+    """The function of a user's file (`./mine.py:function`) or package (`package.module.function`). See `function`."""
     if name.endswith(".py"):
         raise UserError(f"{name}: of which function? As in {name}:score")
     if ".py:" in name:
         file, _, attribute = name.rpartition(":")
-        module = _load_file((Path(base_dir or ".") / Path(file).expanduser()).resolve())
-    elif "." in name:
-        path, _, attribute = name.rpartition(".")
-        module = _import(path, name)
-    else:
-        if name not in names(kind):
-            raise UserError(_unknown(kind, name))
-        module, attribute = importlib.import_module(f"r1lab.{kind}"), name + _SUFFIX[kind]
+        return _callable(name, _load_file((Path(base_dir or ".") / Path(file).expanduser()).resolve()), attribute)
+    path, _, attribute = name.rpartition(".")
+    return _callable(name, _import(path, name), attribute)
+
+
+def _callable(name: str, module, attribute: str) -> Callable:
     found = getattr(module, attribute, None)
     if not callable(found):
         have = [key for key, value in vars(module).items() if inspect.isfunction(value) and not key.startswith("_")]
@@ -122,6 +130,7 @@ def _unknown(kind: str, name: str) -> str:
     return f"{name}: no such {what}{hint}; `r1lab ls {kind}` lists them, ./file.py:function names your own"
 
 
+@cache
 def _exported(kind: str) -> dict[str, Path]:
     """The functions in `__all__` of `r1lab.rewards` or `r1lab.data`, each with the file it is imported from."""
     init = folder(kind) / "__init__.py"

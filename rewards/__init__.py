@@ -8,6 +8,7 @@ from r1lab.rewards.choice import choice_reward
 from r1lab.rewards.code import code_reward
 from r1lab.rewards.countdown import countdown_reward
 from r1lab.rewards.exact_match import exact_match_reward
+from r1lab.rewards.facts import Facts, reward
 from r1lab.rewards.format import format_reward
 from r1lab.rewards.instruction import instruction_reward
 from r1lab.rewards.judge import judge_reward
@@ -22,6 +23,7 @@ from r1lab.rewards.score import Score
 from r1lab.rewards.tag_count import tag_count_reward
 
 __all__ = [
+    "Facts",
     "Score",
     "accuracy_reward",
     "choice_reward",
@@ -38,6 +40,7 @@ __all__ = [
     "reasoning_gym_reward",
     "reasoning_steps_reward",
     "repetition_reward",
+    "reward",
     "reward_model_reward",
     "soft_overlong_reward",
     "tag_count_reward",

@@ -2,11 +2,13 @@
 
 from r1lab.errors import UserError
 from r1lab.grading import pool
+from r1lab.rewards.facts import reward
 from r1lab.rewards.score import Score, Scores
 
 TASK = "r1lab.grading.maths:grade"
 
 
+@reward(looks_for="answer")
 def accuracy_reward(completions, *, answer, deadline: float = 5.0, **columns) -> list[float | None]:
     r"""1 where the last answer that a turn commits to equals the gold, else 0. By math-verify, in worker processes.
 

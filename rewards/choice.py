@@ -5,6 +5,7 @@ import unicodedata
 
 from r1lab.errors import UserError
 from r1lab.grading.answers import committed, plain
+from r1lab.rewards.facts import reward
 from r1lab.rewards.score import Score
 
 _TEXT = re.compile(r"\\(?:text|math)(?:bf|it|rm|tt|sf|normal)?\s*\{([^{}]*)\}")
@@ -45,6 +46,7 @@ _ANOTHER = re.compile(
 )
 
 
+@reward(looks_for="answer")
 def choice_reward(completions, *, answer, choices: list | None = None, **columns) -> list[float | None]:
     """1 for a turn whose last committed answer is the right letter, else 0.
 

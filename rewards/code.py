@@ -15,6 +15,7 @@ from r1lab.errors import MachineError, UserError
 from r1lab.hardware import usable_cores
 from r1lab.rewards.code_blocks import extract
 from r1lab.rewards.code_results import printed, same
+from r1lab.rewards.facts import reward
 from r1lab.rewards.score import Score
 
 _OUTPUT = 2**20  # bytes that a program may always print
@@ -59,6 +60,7 @@ print("\\n" + request["token"] + dumps(function(*request["args"])), file=stdout,
 """
 
 
+@reward(looks_for="work", runs_programs=True)
 def code_reward(
     completions,
     *,

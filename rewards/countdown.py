@@ -8,6 +8,7 @@ from fractions import Fraction
 
 from r1lab.errors import UserError
 from r1lab.grading.answers import answer_block, last_boxed, plain
+from r1lab.rewards.facts import reward
 from r1lab.rewards.score import Score
 
 _OPERATIONS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
@@ -37,6 +38,7 @@ _ARITHMETIC = re.compile(r"[0-9+\-*/()\s]+")
 _LONGEST = 300  # of an expression, in characters: deeper ones would exhaust the stack
 
 
+@reward(looks_for="answer", in_tags=True)
 def countdown_reward(
     completions, *, numbers, target, use_all: bool = False, format_score: float = 0.0, **columns
 ) -> list[float | None]:

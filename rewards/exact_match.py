@@ -6,6 +6,7 @@ import unicodedata
 from r1lab.errors import UserError
 from r1lab.grading.answers import answer_block, final_text, plain
 from r1lab.grading.boxes import boxes, last_answer
+from r1lab.rewards.facts import reward
 from r1lab.rewards.score import Score
 
 # Marks that nobody sees: joiners, directions, soft hyphens.
@@ -17,6 +18,7 @@ _WORD_END = re.compile(r"[^\W\d_]{2}[\"'”’»]?$")
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "„": "“"}
 
 
+@reward(looks_for="answer")
 def exact_match_reward(
     completions, *, answer, ignore_case: bool = True, ignore_punctuation: bool = True, **columns
 ) -> list[float | None]:

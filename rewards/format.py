@@ -4,6 +4,7 @@ import re
 from typing import Literal
 
 from r1lab.errors import UserError
+from r1lab.rewards.facts import reward
 from r1lab.rewards.score import Score
 
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
@@ -58,6 +59,7 @@ def substance(text: str) -> set[str]:
     return set(re.findall(r"\w+", text.lower().replace("_", " "))) - _FILLER
 
 
+@reward(looks_for="form")
 def format_reward(completions, *, mode: Literal["strict", "soft"] = "strict", **columns) -> list[float]:
     """1 for a turn that thinks and then answers, each once and in its tags, else 0.
 

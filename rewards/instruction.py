@@ -6,10 +6,12 @@ from r1lab.errors import UserError
 from r1lab.grading.answers import answer_block, final_text
 from r1lab.rewards import ifeval_checks
 from r1lab.rewards.constraints import unmet
+from r1lab.rewards.facts import reward
 from r1lab.rewards.prose import words
 from r1lab.rewards.score import Score
 
 
+@reward(looks_for="work")
 def instruction_reward(
     completions, *, constraints, mode: Literal["share", "all", "official"] = "share", **columns
 ) -> list[float | None]:

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Literal
 
 from r1lab.errors import UserError
+from r1lab.rewards.facts import reward
 from r1lab.rewards.reward_model import judged_text
 from r1lab.rewards.score import Score
 
@@ -32,6 +33,7 @@ _TAIL = 4000  # characters of a reply in which its score is looked for, from the
 _WRONG_REQUEST = (401, 403, 404)
 
 
+@reward(looks_for="work", asks="server", needs=("model", "base_url"))
 def judge_reward(
     completions,
     *,

@@ -7,6 +7,7 @@ from typing import Literal
 
 from r1lab.errors import UserError
 from r1lab.grading.answers import answer_block
+from r1lab.rewards.facts import reward
 from r1lab.rewards.format import TAGS, blocks, substance
 from r1lab.rewards.knights_knaves_claims import claims
 from r1lab.rewards.score import Score
@@ -28,6 +29,13 @@ _NUMBER = r"(?:[(\[]\s*#?(?:\d+|[a-z])\s*[)\]][\s:.]*|#?\d+\s*[).:\]-]\s*|[a-z]\
 _IS = r"(?:\s+is\s*:?\s*|\s*(?::|=>?|-{1,2}>?|[–—→⇒])\s*)"
 
 
+@reward(
+    looks_for="answer",
+    in_tags=True,
+    in_lines=True,
+    lenient={"mode": "lenient"},
+    as_published=("logic_rl",),
+)
 def knights_knaves_reward(
     completions, *, answer, mode: Literal["strict", "lenient", "logic_rl"] = "strict", **columns
 ) -> list[float | None]:

@@ -7,6 +7,7 @@ import unicodedata
 from r1lab.errors import UserError
 from r1lab.grading.answers import thinking
 from r1lab.grading.scripts import SCRIPTS
+from r1lab.rewards.facts import reward
 from r1lab.rewards.score import Score
 
 LANGUAGES = dict.fromkeys(("en", "de", "es", "fr", "it", "nl", "pt"), "latin")
@@ -39,6 +40,7 @@ _HAN, _KANA = (re.compile(f"[{SCRIPTS[name]}]") for name in ("han", "kana"))
 _WORD = re.compile(r"[^\W\d_]{2,}")
 
 
+@reward(looks_for="manner")
 def language_consistency_reward(completions, *, language: str | list[str] = None, **columns) -> list[float | None]:
     """The share of the thinking's words that are in one language.
 

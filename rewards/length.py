@@ -4,9 +4,11 @@ import math
 from collections import defaultdict
 
 from r1lab.errors import UserError
+from r1lab.rewards.facts import reward
 from r1lab.rewards.score import Score
 
 
+@reward(looks_for="manner", shortens=True)
 def length_reward(completions, *, prompts, completion_ids, right, **columns) -> list[float]:
     """Shorter is better within a group: 0.5 for its shortest completion, -0.5 for its longest, if they are right.
 
@@ -38,6 +40,7 @@ def length_reward(completions, *, prompts, completion_ids, right, **columns) -> 
     return scores
 
 
+@reward(looks_for="manner", limit="max_len")
 def cosine_length_reward(
     completions,
     *,
@@ -85,6 +88,7 @@ def cosine_length_reward(
     return scores
 
 
+@reward(looks_for="manner", limit="max_completion_length")
 def soft_overlong_reward(
     completions, *, completion_ids, max_completion_length: int = None, cache: int = None, **columns
 ) -> list[float]:

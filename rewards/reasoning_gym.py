@@ -6,11 +6,13 @@ import json
 from r1lab.errors import UserError
 from r1lab.grading import pool
 from r1lab.grading.answers import answer_block, final_text
+from r1lab.rewards.facts import reward
 from r1lab.rewards.score import Score
 
 TASK = "r1lab.rewards.reasoning_gym_task:grade"
 
 
+@reward(looks_for="answer")
 def reasoning_gym_reward(completions, *, answer, metadata, deadline: float = 5.0, **columns) -> list[float | None]:
     """What Reasoning Gym's own `score_answer` gives to an answer, for the data set that the row comes from.
 

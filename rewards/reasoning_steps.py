@@ -4,12 +4,14 @@ import re
 
 from r1lab.errors import UserError
 from r1lab.grading.answers import thinking
+from r1lab.rewards.facts import reward
 from r1lab.rewards.format import substance
 from r1lab.rewards.score import Score
 
 _STEP = re.compile(r"\bStep \d+:|^[ \t]*(?:\d+\.(?!\d)|[-*][ \t])|\b(?:First|Second|Next|Finally),", re.MULTILINE)
 
 
+@reward(looks_for="manner")
 def reasoning_steps_reward(completions, *, steps: int = 3, **columns) -> list[float]:
     """The share of a number of steps that the thinking shows, at most 1.
 

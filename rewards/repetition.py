@@ -3,9 +3,11 @@
 import math
 
 from r1lab.errors import UserError
+from r1lab.rewards.facts import reward
 from r1lab.rewards.score import Score
 
 
+@reward(looks_for="manner")
 def repetition_reward(
     completions, *, completion_ids, ngram_size: int = 3, max_penalty: float = -1.0, **columns
 ) -> list[float]:

@@ -7,9 +7,11 @@ from typing import Literal
 from r1lab.errors import UserError
 from r1lab.grading.answers import final_text
 from r1lab.models import loading
+from r1lab.rewards.facts import reward
 from r1lab.rewards.score import Score
 
 
+@reward(looks_for="work", asks="model", needs=("model",))
 def reward_model_reward(
     completions,
     *,

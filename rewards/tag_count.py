@@ -1,12 +1,14 @@
 """How many of the four tags are there, once and in their place: a gentle way to the format."""
 
 from r1lab.errors import UserError
+from r1lab.rewards.facts import reward
 from r1lab.rewards.format import TAGS, substance
 from r1lab.rewards.score import Score
 
 _WITH_NEWLINES = ("<think>\n", "\n</think>\n", "\n<answer>\n", "\n</answer>")
 
 
+@reward(looks_for="form")
 def tag_count_reward(completions, *, newlines: bool = False, **columns) -> list[float]:
     """A quarter for each of the four tags that is there exactly once, in order and around something.
 

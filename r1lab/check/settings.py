@@ -4,12 +4,13 @@ import importlib.util
 import re
 from pathlib import Path
 
-from r1lab import engines
+from r1lab import engines, lookup
 from r1lab.check.seen import GENERATED, Seen
 from r1lab.findings import Finding
 from r1lab.models import loading
 from r1lab.recipe import batch, checks, launch, trl_fields
 from r1lab.recipe.schema import StageRecipe
+from r1lab.rewards.facts import facts_of
 
 PROCESSES = (1, 2, 4, 8)
 
@@ -246,14 +247,15 @@ def _ratios(recipe: StageRecipe) -> list[Finding]:
 
 def _lengths(recipe: StageRecipe, tiny: bool) -> list[Finding]:
     """Rewards for short answers before there are any."""
-    found = []
+    found, names = [], lookup.reward_names([reward.name for reward in recipe.rewards])
     for index, reward in enumerate(recipe.rewards):
-        if reward.name == "length" and "length" not in recipe.schedule.rewards and reward.weight > 0:
-            what = "length: from the first step on it slows down learning (Kimi k1.5, arXiv:2501.12599, 2.3.3)"
-            fix = "let it begin later: schedule.rewards: {length: {0: 0.0, 100: 1.0}}"
+        known, name = facts_of(reward.name), names[index]
+        if known and known.shortens and name not in recipe.schedule.rewards and reward.weight > 0:
+            what = f"{name}: from the first step on it slows down learning (Kimi k1.5, arXiv:2501.12599, 2.3.3)"
+            fix = f"let it begin later: schedule.rewards: {{{name}: {{0: 0.0, 100: 1.0}}}}"
             found.append(Finding("warning", "settings", what, fix, ("rewards", index)))
-        if reward.name in ("soft_overlong", "cosine_length") and not tiny:
-            limit = reward.model_extra.get("max_completion_length", reward.model_extra.get("max_len"))
+        if known and known.limit and not tiny:
+            limit = reward.model_extra.get(known.limit)
             most = recipe.rollout.max_completion_length
             if isinstance(limit, int) and limit != most and not recipe.schedule.max_completion_length:
                 what = f"{reward.name}: is set for completions of {limit:,} tokens, and rollouts end at {most:,}"

@@ -15,7 +15,7 @@ class Judge:
 
     Args:
         rewards: The recipe's `rewards`.
-        template: The prompt's template, which says in what form it asks for an answer.
+        template: The prompt's wording (`r1lab.models.prompts.wording`), which asks for an answer in some form.
         prefill: What the prompt holds of the assistant's turn.
     """
 
@@ -44,7 +44,7 @@ class Judge:
             judged = {"right": right, "valid": valid, "strict": right and valid, "lenient": right, "reason": named}
             judged["graded_by"] = reward
             found.append(judged | ({"answer": answer_of(turn)} if forms.votes(reward) else {}))
-        again = [i for i, judged in enumerate(found) if not judged["right"] and deciding[i] in forms.ANSWERS]
+        again = [i for i, judged in enumerate(found) if not judged["right"] and forms.looks_for_answer(deciding[i])]
         if self.loose and again:
             turns = [forms.loosened(graded.completions[i], reward=deciding[i]) for i in again]
             loose = self.loose.grade(turns, [rows[i] for i in again], [completions[i].token_ids for i in again])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from r1lab.lookup import folder, reward_names
 from r1lab.recipe.schema import STAGES, trains
+from r1lab.rewards.facts import facts_of
 
 ROWS, QUESTIONS, TOKENS, SAMPLED = 16, 4, 32, 96  # tokens of a completion; those of a sample stage, to have right ones
 _ROLLOUT = {"engine": "transformers", "num_generations": 2, "max_completion_length": TOKENS}
@@ -26,7 +27,9 @@ _NOT_TRAIN = (
     "max_length", "deepspeed", "fsdp", "fsdp_config", "use_liger_kernel", "optim", "tf32", "fp16", "torch_compile",
     "warmup_steps", "warmup_ratio", "dataloader_num_workers", "vllm_enable_sleep_mode", "vllm_tensor_parallel_size",
 )  # fmt: skip
-_NOT_ROLLOUT = ("url", "max_concurrent", "requests_per_minute", "max_model_length", "gpu_memory_utilization")
+_NOT_ROLLOUT = (
+    "url", "max_concurrent", "requests_per_minute", "max_model_length", "gpu_memory_utilization", "options",
+)  # fmt: skip
 
 
 def shrunk(recipe: dict) -> tuple[dict, list[str]]:
@@ -133,8 +136,10 @@ def _rewards(rewards: list, left_out: list[str]) -> list:
     for reward in rewards:
         name = reward.get("name") if isinstance(reward, dict) else None
         model = str(reward.get("model", "")) if isinstance(reward, dict) else ""
-        if name == "judge" or (name == "reward_model" and not model.startswith("@")):
-            left_out.append(f"rewards: {name} is left out: it asks a {'server' if name == 'judge' else 'large model'}")
+        known = facts_of(name) if isinstance(name, str) else None
+        if known and known.asks and not (known.asks == "model" and model.startswith("@")):
+            what = "server" if known.asks == "server" else "large model"
+            left_out.append(f"rewards: {name} is left out: it asks a {what}")
         else:
             kept.append(reward)
     return kept or [{"name": "format"}]
