@@ -1,6 +1,16 @@
-"""How a completion's reward becomes its advantage; TRL's own kinds are set by `scale_rewards`."""
+"""How a completion's reward becomes its advantage; TRL's own kinds are set by `scale_rewards`.
+
+A function of your own, `train.advantage: ./mine.py:function`, takes the rewards of all groups of a batch, a tensor
+(groups, completions of a group), NaN where no reward applies, and returns advantages of the same shape:
+
+    def best_of_group(rewards):
+        return (rewards == rewards.nan_to_num(-1e9).amax(dim=1, keepdim=True)).float() - 1 / rewards.shape[1]
+"""
 
 import torch
+
+from r1lab import lookup
+from r1lab.recipe.sections import ADVANTAGES
 
 
 def advantages(rewards: torch.Tensor, size: int, kind: str) -> torch.Tensor:
@@ -12,7 +22,7 @@ def advantages(rewards: torch.Tensor, size: int, kind: str) -> torch.Tensor:
         kind: `grpo`: over the group's mean, by its standard deviation (DeepSeekMath, arXiv:2402.03300, section 4.1.2).
             `dr_grpo`: over the mean alone (arXiv:2503.20783, section 3.2). `rloo`: over the mean of the others
             (arXiv:2402.14740, equation 8). `reinforce_pp_baseline`: over the group's mean, then normalised over the
-            whole batch (REINFORCE++, arXiv:2501.03262, section 3.2).
+            whole batch (REINFORCE++, arXiv:2501.03262, section 3.2). Any other kind names a function of the user's.
 
     Returns:
         (N,), 0 where there is no reward.
@@ -23,6 +33,8 @@ def advantages(rewards: torch.Tensor, size: int, kind: str) -> torch.Tensor:
     tensor([ 0.5000, -0.5000,  0.0000,  0.0000])
     """
     groups = rewards.view(-1, size)
+    if kind not in ADVANTAGES:
+        return lookup.external(kind)(groups).reshape(-1).to(rewards.dtype).nan_to_num(nan=0.0)
     known = ~groups.isnan()
     count = known.sum(dim=1, keepdim=True)
     found = groups - groups.nanmean(dim=1, keepdim=True)

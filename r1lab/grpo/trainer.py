@@ -18,11 +18,12 @@ from accelerate.utils import DistributedType, is_peft_model
 from trl.trainer import grpo_trainer
 
 from r1lab.engines.transformers import TransformersEngine, without_generation_config
-from r1lab.grpo import checkpoint, dynamic_sampling, packed
+from r1lab.grpo import checkpoint, dynamic_sampling, losses, packed
 from r1lab.grpo.advantages import advantages
 from r1lab.grpo.batches import by_group, by_tokens, importance_ratio, rows, trimmed
 from r1lab.grpo.curriculum import Chooser
 from r1lab.grpo.rewards import BatchRewards
+from r1lab.recipe import trial
 from r1lab.recipe.sections import Curriculum, DynamicSampling, GrpoTrain
 
 
@@ -34,6 +35,7 @@ class GRPOTrainer(trl.GRPOTrainer):
         rewards: The grader behind `reward_funcs`, for grading early and for knowing what is right.
         dynamic_sampling, curriculum: A recipe's sections of these names.
         tasks: Of the rows of `train_dataset`, for the curriculum.
+        options: Laid over the engine's own arguments.
     """
 
     def __init__(
@@ -44,10 +46,11 @@ class GRPOTrainer(trl.GRPOTrainer):
         dynamic_sampling: DynamicSampling | None = None,
         curriculum: Curriculum | None = None,
         tasks: list[str | None] | None = None,
+        options: dict | None = None,
         **kwargs,
     ):
         config = kwargs["args"]
-        self.rewards, self.dynamic_sampling = rewards, dynamic_sampling
+        self.rewards, self.dynamic_sampling, self.options = rewards, dynamic_sampling, options or {}
         self.chooser, self._generated, self._rewards = None, None, None
         self._spent: Counter[str] = Counter()
         self.made = checkpoint.SavedRollout()  # the newest
@@ -63,14 +66,18 @@ class GRPOTrainer(trl.GRPOTrainer):
             if own.skip_text and not given.get("stop"):
                 config.generation_kwargs = {"detokenize": False, **given}
 
-            with patch.object(grpo_trainer, "VLLMGeneration", SyncedVLLM):
+            with patch.object(grpo_trainer, "VLLMGeneration", partial(SyncedVLLM, options=self.options)):
                 super().__init__(*args, **kwargs)
         else:
+            config.generation_kwargs = (config.generation_kwargs or {}) | self.options or None
             super().__init__(*args, **kwargs)
         # A loss that is a sum over rows can be computed in any parts; these terms look at a micro-batch as a whole.
         self.by_rows = not self._entropy_bonus_enabled and self.top_entropy_quantile == 1 and not self.aux_loss_enabled
         # Rows of no advantage have no gradient, unless the reference model pulls at them.
-        self.skips_no_signal = own.skip_no_signal and self.by_rows and self.beta == 0
+        self.own_loss = trial.loss(own.loss) if own.loss else None  # which may pull at them as well
+        self.skips_no_signal = own.skip_no_signal and self.by_rows and self.beta == 0 and self.own_loss is None
+        if self.own_loss is not None:
+            self.epsilon_low = self.epsilon_high = math.inf  # see `losses.as_advantages`
         # One update a rollout: the policy of the training pass is still the one that the engine sampled from.
         self.on_policy = own.reuse_logps and config.gradient_accumulation_steps % self._rollout_micro_steps == 0
         # Layers whose weights are gathered for each pass need the same number of passes on every rank.
@@ -296,11 +303,7 @@ class GRPOTrainer(trl.GRPOTrainer):
         if not wanted or "importance_sampling_ratio" in inputs:
             return self._trls_loss(model, inputs)
         mask = inputs["completion_mask"]
-        ids, masks = (torch.cat([inputs[f"prompt_{x}"], inputs[f"completion_{x}"]], dim=1) for x in ("ids", "mask"))
-        aux = {"compute_aux_loss": True} if self.aux_loss_enabled else {}
-        self._computed = self._get_per_token_logps_and_entropies(
-            model, ids, masks, mask.size(1), compute_entropy=True, **aux
-        )
+        self._compute_logps(model, inputs)
         old = self._computed[0].detach()
         difference = ((old - inputs["sampling_per_token_logps"]) * mask).nan_to_num(nan=0.0)
         low, high = self.vllm_importance_sampling_clip_min, self.vllm_importance_sampling_clip_max
@@ -308,8 +311,20 @@ class GRPOTrainer(trl.GRPOTrainer):
         self._log_sampling(difference.abs()[mask.bool()], ratio[mask.bool()] if ratio.size(1) > 1 else ratio.flatten())
         return self._trls_loss(model, inputs | {"importance_sampling_ratio": ratio})
 
+    def _compute_logps(self, model, inputs) -> None:
+        """Log-probabilities and entropies of the completions, for `_get_per_token_logps_and_entropies` to hand out."""
+        ids, masks = (torch.cat([inputs[f"prompt_{x}"], inputs[f"completion_{x}"]], dim=1) for x in ("ids", "mask"))
+        aux = {"compute_aux_loss": True} if self.aux_loss_enabled else {}
+        self._computed = self._get_per_token_logps_and_entropies(
+            model, ids, masks, inputs["completion_mask"].size(1), compute_entropy=True, **aux
+        )
+
     def _trls_loss(self, model, inputs):
         """TRL's; ranks may have unequally many rows, of which its metrics gather a figure each, skipping NaN."""
+        if self.own_loss is not None:
+            if self._computed is None:
+                self._compute_logps(model, inputs)
+            inputs = losses.as_advantages(self.own_loss, inputs, self._computed[0], self.importance_sampling_level)
         gather, pad = self.accelerator.gather, partial(self.accelerator.pad_across_processes, pad_index=math.nan)
         with patch.object(self.accelerator, "gather", lambda x: gather(pad(x) if x.dim() else x)):
             return super()._compute_loss(model, inputs)
@@ -372,4 +387,5 @@ class GRPOTrainer(trl.GRPOTrainer):
                 self._last_loaded_step = self.state.global_step
                 yield VLLMEngine(self.vllm_generation.llm)
         else:
-            yield TransformersEngine(self.accelerator.unwrap_model(self.model), self.processing_class)
+            model = self.accelerator.unwrap_model(self.model)
+            yield TransformersEngine(model, self.processing_class, options=self.options)

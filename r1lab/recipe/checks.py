@@ -6,16 +6,15 @@ Each check returns `(keys, message)` pairs, the keys below those of the stage.
 import inspect
 import math
 import typing
-from collections.abc import Iterator
 
 from pydantic import BaseModel
 
 from r1lab import lookup
 from r1lab.errors import UserError
 from r1lab.recipe import batch, trl_fields
-from r1lab.recipe.references import REFERENCE
-from r1lab.recipe.schema import STAGES
-from r1lab.recipe.sections import GrpoTrain
+from r1lab.recipe.prompt import prompt_problems
+from r1lab.recipe.references import references
+from r1lab.recipe.sections import ADVANTAGES, GrpoTrain
 from r1lab.recipe.values import Problems, not_a_choice, value_problems
 from r1lab.recipe.yaml_source import Keys
 from r1lab.rundir import trackers
@@ -119,6 +118,8 @@ def stage_problems(recipe) -> Problems:
         found += keep_problems(recipe)
     if getattr(recipe, "rollout", None):
         found += engine_problems(recipe)
+    if usable("prompt") and getattr(recipe, "prompt", None):
+        found += prompt_problems(recipe, usable("rollout"))
     return found
 
 
@@ -159,6 +160,7 @@ def train_problems(recipe) -> Problems:
             found.append((keys, f"not set here: {ELSEWHERE[key]}"))
         elif recipe.stage == "grpo" and key in GrpoTrain.model_fields:
             found += value_problems(value, GrpoTrain.model_fields[key].rebuild_annotation(), keys)
+            found += _function_problems(key, value, keys) if not found else []
         elif key not in fields:
             settable = [name for name in fields if name not in ELSEWHERE]
             settable += GrpoTrain.model_fields if recipe.stage == "grpo" else ()
@@ -176,6 +178,16 @@ def train_problems(recipe) -> Problems:
         elif key in LEAST and value is not None and value < LEAST[key]:
             found.append((keys, f"{value}: should be at least {LEAST[key]}"))
     return found or batch.no_steps(recipe.train) + _sync_problems(recipe)
+
+
+def _function_problems(key: str, value: object, keys: Keys) -> Problems:
+    """Whether an advantage is one of r1lab's or a function, and a loss a function; `inputs` looks for the function."""
+    kinds = {"advantage": ADVANTAGES, "loss": ()}.get(key)
+    if kinds is None or value is None or value in kinds or "." in value:
+        return []
+    own = "; ./mine.py:function names your own"
+    what = not_a_choice(value, kinds) if kinds else f"{value}: is no function"
+    return [(keys, f"{what}{own}")]
 
 
 def _sync_problems(recipe) -> Problems:
@@ -205,6 +217,7 @@ def grpo_problems(recipe) -> Problems:
                 found.append(((section, key), f"{what}: {ways}"))
     if "logging_nan_inf_filter" in train:
         found.append((("train", "logging_nan_inf_filter"), "not set here: see `alarms.loss`"))
+    found += _loss_problems(train)
     if train.get("advantage") and "scale_rewards" in train:
         found.append((("train", "advantage"), "decides what TRL's scale_rewards does: remove one of them"))
     if (
@@ -222,6 +235,20 @@ def grpo_problems(recipe) -> Problems:
         if name not in names:
             hint = did_you_mean(name, names, otherwise=f"; there are: {', '.join(names)}")
             found.append((("schedule", "rewards", name), f"no such reward{hint}"))
+    return found
+
+
+def _loss_problems(train: dict) -> Problems:
+    """Settings that a loss of one's own leaves without an effect, or that would change its formula."""
+    if not train.get("loss"):
+        return []
+    found: Problems = []
+    if (kind := train.get("loss_type", "dapo")) in ("cispo", "sapo", "vespo"):
+        averages = "set loss_type to grpo, bnpo, dr_grpo, dapo or luspo, which say how tokens are averaged"
+        found.append((("train", "loss_type"), f"{kind} is a formula, which train.loss stands in place of: {averages}"))
+    for key in ("epsilon", "epsilon_high", "delta", "off_policy_mask_threshold"):
+        if train.get(key):
+            found.append((("train", key), "belongs to TRL's formula, which train.loss stands in place of: remove it"))
     return found
 
 
@@ -352,66 +379,3 @@ def _hints(function) -> dict:
         return typing.get_type_hints(function)
     except (NameError, TypeError):
         return {}
-
-
-def pipeline_problems(recipe) -> Problems:
-    """Whether stages have names of their own, refer to earlier ones only, and `compare` names evaluations."""
-    found: Problems = []
-    earlier: dict[str, str] = {}
-    for index, stage in enumerate(recipe.stages):
-        keys = ("stages", index)
-        if stage.name in earlier:
-            found.append(((*keys, "name"), f"{stage.name}: another stage has this name"))
-        for below, value in references(stage):
-            found += [((*keys, *below), m) for m in _reference_problems(value, below, earlier, recipe)]
-        earlier[stage.name] = stage.stage
-    evals = [stage.name for stage in recipe.stages if stage.stage == "eval"]
-    for index, pair in enumerate(recipe.compare or []):
-        if len(pair) != 2 or pair[0] == pair[1]:
-            found.append((("compare", index), "should be a pair of two eval stages, [before, after]"))
-        for name in pair:
-            if name not in evals:
-                there = f"; there are: {', '.join(evals)}" if evals else "; there is none"
-                hint = did_you_mean(name, evals, otherwise=there)
-                found.append((("compare", index), f"{name}: no such eval stage{hint}"))
-    return found
-
-
-def references(stage) -> Iterator[tuple[Keys, str]]:
-    """The values of a stage that refer to another one, or look as if they should."""
-    if stage.model.path.startswith("@"):
-        yield ("model", "path"), stage.model.path
-    sections = stage.model_dump(include={"data", "eval", "rewards"})
-    for keys, value in _leaves(sections, ()):
-        if isinstance(value, str) and value.startswith("@") and keys[-1] in ("path", "model"):
-            yield keys, value
-
-
-def _leaves(value: object, keys: Keys) -> Iterator[tuple[Keys, object]]:
-    if isinstance(value, dict | list):
-        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _leaves(item, (*keys, key))
-    else:
-        yield keys, value
-
-
-def _reference_problems(value: str, keys: Keys, earlier: dict[str, str], recipe) -> list[str]:
-    wanted = "model" if "model" in (keys[0], keys[-1]) else "samples"
-    match = REFERENCE.fullmatch(value)
-    if not match or match[2] != wanted:
-        return [f"{value}: should be @STAGE/{wanted}, STAGE being the name of an earlier stage"]
-    name = match[1]
-    if name not in earlier:
-        if any(stage.name == name for stage in recipe.stages):
-            return [f"{value}: {name} does not come before this stage"]
-        able = [stage for stage, kind in earlier.items() if STAGES[kind].makes == wanted]
-        return [f"{value}: no such stage{did_you_mean(name, able)}"]
-    kind = earlier[name]
-    if STAGES[kind].makes != wanted:
-        return [f"{value}: {name} is a stage of kind {kind}, which makes no {wanted}"]
-    if wanted == "model" and (kind == "reward") != (keys[0] == "rewards"):
-        scores = (
-            "scores and does not write" if kind == "reward" else "writes and does not score: a reward stage's does"
-        )
-        return [f"{value}: {name} is a stage of kind {kind}, whose model {scores}"]
-    return []

@@ -1,20 +1,26 @@
-"""Checks of a recipe that touch files, but not torch: model folders, data files and their rows."""
+"""Checks of a recipe that touch files: model folders, data files and their rows, functions of the user's own.
+
+torch is imported for an advantage or a loss of the user's own alone.
+"""
 
 from importlib.util import find_spec
 from pathlib import Path
 
 from r1lab import engines, lookup
 from r1lab.data.rows import Columns
+from r1lab.engines import options as engine_options
 from r1lab.errors import UserError
 from r1lab.grading.grader import applies
 from r1lab.models import loading, scratch
 from r1lab.models.folders import folder_problems, quantized_by
+from r1lab.recipe import trial
 from r1lab.recipe.checks import part_parameters
+from r1lab.recipe.sections import ADVANTAGES
 from r1lab.recipe.values import Problems
 from r1lab.recipe.yaml_source import Keys
+from r1lab.rewards.facts import facts_of
 from r1lab.text import did_you_mean
 
-ASKS = {"judge": ("model", "base_url"), "reward_model": ("model",)}  # rewards that ask another model, and for what
 SHOWN = 5  # rows of one file that are named; more are counted
 
 
@@ -33,8 +39,17 @@ def input_problems(recipe, skip: set[str]) -> Problems:
             ways = "set rollout.engine: transformers, or model.lora.merge: true where it was trained"
             found.append((("model", "path"), f"is a LoRA adapter, and vLLM starts from whole models: {ways}"))
         found += [] if found else [(("model", "path"), message) for message in _quantized(recipe, rollout)]
+    if rollout:
+        wrong = engine_options.problems(rollout.engine, rollout.options)
+        found += [(("rollout", "options", option), message) for option, message in wrong]
+    if "train" not in skip and recipe.stage == "grpo":
+        for key in ("advantage", "loss"):
+            name = recipe.train.get(key)
+            if name and name not in ADVANTAGES and (wrong := trial.problem(key, name)):
+                found.append((("train", key), wrong))
     for index, reward in enumerate([] if "rewards" in skip else getattr(recipe, "rewards", [])):
-        for key in ASKS.get(reward.name, ()):
+        known = facts_of(reward.name)
+        for key in known.needs if known else ():
             if not reward.model_extra.get(key):
                 found.append((("rewards", index), f"{reward.name} needs the parameter `{key}`"))
     wanted = {} if "rewards" in skip else wanted_columns(recipe)

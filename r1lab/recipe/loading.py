@@ -18,6 +18,8 @@ from pydantic import ValidationError
 from r1lab.errors import UserError
 from r1lab.recipe import checks, yaml_source
 from r1lab.recipe.idle import data_of, effective, without_idle
+from r1lab.recipe import checks, references, yaml_source
+from r1lab.recipe.idle import data_of, without_idle
 from r1lab.recipe.inputs import input_problems
 from r1lab.recipe.schema import STAGES, Pipeline, Recipe, StageRecipe
 from r1lab.recipe.tiny import shrunk
@@ -214,7 +216,7 @@ def _pipeline(document: Document) -> tuple[Pipeline | None, list[StageRecipe], l
     except ValidationError as error:
         return None, parts, found + told(error, data)
     pipeline._document = document
-    return pipeline, parts, checks.pipeline_problems(pipeline)
+    return pipeline, parts, references.pipeline_problems(pipeline)
 
 
 def _problems_at_the_top(data: dict) -> list[tuple[Keys, str]]:

@@ -1,7 +1,13 @@
 """What a stage takes from an earlier one: `@STAGE/model` and `@STAGE/samples` in the recipe of a pipeline."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
+
+from r1lab.recipe.schema import STAGES
+from r1lab.recipe.values import Problems
+from r1lab.recipe.yaml_source import Keys
+from r1lab.text import did_you_mean
 
 REFERENCE = re.compile(r"@([a-z0-9_-]+)/(model|samples)")
 
@@ -65,3 +71,66 @@ def _flat(value: object, prefix: str = "") -> dict[str, object]:
     for key, item in items:
         flat |= _flat(item, f"{prefix}.{key}" if prefix else str(key))
     return flat
+
+
+def pipeline_problems(recipe) -> Problems:
+    """Whether stages have names of their own, refer to earlier ones only, and `compare` names evaluations."""
+    found: Problems = []
+    earlier: dict[str, str] = {}
+    for index, stage in enumerate(recipe.stages):
+        keys = ("stages", index)
+        if stage.name in earlier:
+            found.append(((*keys, "name"), f"{stage.name}: another stage has this name"))
+        for below, value in references(stage):
+            found += [((*keys, *below), m) for m in _reference_problems(value, below, earlier, recipe)]
+        earlier[stage.name] = stage.stage
+    evals = [stage.name for stage in recipe.stages if stage.stage == "eval"]
+    for index, pair in enumerate(recipe.compare or []):
+        if len(pair) != 2 or pair[0] == pair[1]:
+            found.append((("compare", index), "should be a pair of two eval stages, [before, after]"))
+        for name in pair:
+            if name not in evals:
+                there = f"; there are: {', '.join(evals)}" if evals else "; there is none"
+                hint = did_you_mean(name, evals, otherwise=there)
+                found.append((("compare", index), f"{name}: no such eval stage{hint}"))
+    return found
+
+
+def references(stage) -> Iterator[tuple[Keys, str]]:
+    """The values of a stage that refer to another one, or look as if they should."""
+    if stage.model.path.startswith("@"):
+        yield ("model", "path"), stage.model.path
+    sections = stage.model_dump(include={"data", "eval", "rewards"})
+    for keys, value in _leaves(sections, ()):
+        if isinstance(value, str) and value.startswith("@") and keys[-1] in ("path", "model"):
+            yield keys, value
+
+
+def _leaves(value: object, keys: Keys) -> Iterator[tuple[Keys, object]]:
+    if isinstance(value, dict | list):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _leaves(item, (*keys, key))
+    else:
+        yield keys, value
+
+
+def _reference_problems(value: str, keys: Keys, earlier: dict[str, str], recipe) -> list[str]:
+    wanted = "model" if "model" in (keys[0], keys[-1]) else "samples"
+    match = REFERENCE.fullmatch(value)
+    if not match or match[2] != wanted:
+        return [f"{value}: should be @STAGE/{wanted}, STAGE being the name of an earlier stage"]
+    name = match[1]
+    if name not in earlier:
+        if any(stage.name == name for stage in recipe.stages):
+            return [f"{value}: {name} does not come before this stage"]
+        able = [stage for stage, kind in earlier.items() if STAGES[kind].makes == wanted]
+        return [f"{value}: no such stage{did_you_mean(name, able)}"]
+    kind = earlier[name]
+    if STAGES[kind].makes != wanted:
+        return [f"{value}: {name} is a stage of kind {kind}, which makes no {wanted}"]
+    if wanted == "model" and (kind == "reward") != (keys[0] == "rewards"):
+        scores = (
+            "scores and does not write" if kind == "reward" else "writes and does not score: a reward stage's does"
+        )
+        return [f"{value}: {name} is a stage of kind {kind}, whose model {scores}"]
+    return []

@@ -84,10 +84,17 @@ class Data(Section):
 
 
 class Prompt(Section):
-    """How a question is put to the model: a name in `models.prompts.TEMPLATES`, and a system prompt in its place."""
+    """How a question is put to the model.
 
-    template: Literal["none", "chat", "r1-zero", "logic-rl", "open-r1"] = "none"
+    `template` is a name in `r1lab.models.prompts.TEMPLATES`, or a chat template of your own, `./mine.jinja`; `text` a
+    plain text of your own in its place, with `{question}` where the question belongs. `system` is a system prompt in
+    place of the template's, `prefill` what the assistant's turn begins with.
+    """
+
+    template: str = "none"
     system: str | None = None
+    text: str | None = None
+    prefill: str | None = None
 
 
 class Reward(Section):
@@ -116,7 +123,11 @@ class DynamicSampling(Section):
 
 
 class Rollout(Section):
-    """How completions are generated, in every stage that generates. Lengths in tokens."""
+    """How completions are generated, in every stage that generates. Lengths in tokens.
+
+    `options` are laid over the engine's own arguments: vLLM's EngineArgs, those of transformers' `generate`, or the
+    body of each request to a server.
+    """
 
     engine: Literal["auto", "vllm", "transformers", "server"] = "auto"
     max_completion_length: int = Field(256, ge=1)
@@ -124,6 +135,7 @@ class Rollout(Section):
     top_k: int = Field(0, ge=0)
     max_model_length: int | None = Field(None, ge=1)
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
+    options: dict[str, Any] = {}
 
 
 class EvalRollout(Rollout):
@@ -157,16 +169,23 @@ class GrpoRollout(Rollout):
     biased_sampling: bool = False
 
 
+ADVANTAGES = ("grpo", "dr_grpo", "rloo", "reinforce_pp_baseline")
+"""The kinds of advantages that r1lab has, beside TRL's."""
+
+
 class GrpoTrain(Section):
     """What is r1lab's own under `train` of a grpo stage, beside TRL's fields: how a step is computed.
 
-    `advantage` is a kind in `r1lab.grpo.advantages`; without it, TRL's `scale_rewards` decides. The rest changes
-    neither the loss nor its gradient: each switch is there to be measured, and to be ruled out.
+    `advantage` is one of `ADVANTAGES` or a function of your own, `./mine.py:function` (`r1lab.grpo.advantages`);
+    without it, TRL's `scale_rewards` decides. `loss` is a function of your own in place of TRL's formula
+    (`r1lab.grpo.losses`). The rest changes neither the loss nor its gradient: each switch is there to be measured, and
+    to be ruled out.
     `max_tokens_per_microbatch` counts a group's prompt once; by default it is what `per_device_train_batch_size`
     rows of the longest prompt and completion would have.
     """
 
-    advantage: Literal["grpo", "dr_grpo", "rloo", "reinforce_pp_baseline"] | None = None
+    advantage: str | None = None
+    loss: str | None = None
     max_tokens_per_microbatch: int | None = Field(None, ge=1)
     pack: bool = True
     share_prompts: bool = True

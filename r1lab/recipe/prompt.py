@@ -1,0 +1,32 @@
+"""Whether the section `prompt` of a stage can put a question to a model."""
+
+from r1lab.errors import UserError
+from r1lab.models import prompts
+from r1lab.recipe.values import Problems, not_a_choice
+
+
+def prompt_problems(recipe, usable: bool) -> Problems:
+    """Whether a prompt's template is known, or a file that renders a question, and its text has a place for one.
+
+    Args:
+        usable: Whether the section `rollout`, if there is one, can be read.
+    """
+    prompt, keys = recipe.prompt, ("prompt", "template")
+    server = usable and getattr(recipe, "rollout", None) and recipe.rollout.engine == "server"
+    if prompt.text is not None and "{question}" not in prompt.text:
+        return [(("prompt", "text"), "has no place for the question: write {question} where it belongs")]
+    if prompt.text is not None and prompt.template != "none":
+        return [(("prompt", "text"), "stands in place of a template: remove prompt.template, or prompt.text")]
+    if prompts.is_file(prompt.template):
+        if server:
+            return [(keys, f"{prompt.template}: a server applies its own chat template: set prompt.template: chat")]
+        try:
+            prompts.read_template(prompt.template)
+        except UserError as error:
+            return [(keys, problem.removeprefix("prompt.template: ")) for problem in error.problems]
+    elif prompt.template not in prompts.TEMPLATES:
+        own = "; ./mine.jinja names your own, and prompt.text is one of plain text"
+        return [(keys, not_a_choice(prompt.template, list(prompts.TEMPLATES)) + own)]
+    if prompt.prefill and server and not prompts.is_plain(**prompt.model_dump()):
+        return [(("prompt", "prefill"), "a server begins the assistant's turn itself: remove it, or set prompt.text")]
+    return []
