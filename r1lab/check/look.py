@@ -235,7 +235,7 @@ def _asked_of_server(seen: Seen) -> list[Finding]:
     """What of the prompts has no place in a template that is plain text; the server renders the others."""
     try:
         for row in seen.rows:
-            prompts.messages(row["prompt"], template=seen.recipe.prompt.template, system=seen.recipe.prompt.system)
+            prompts.messages(row["prompt"], **seen.recipe.prompt.model_dump())
     except UserError as error:
         return [_refusal(problem) for problem in error.problems]
     return []
@@ -245,7 +245,7 @@ def template_of(seen: Seen) -> dict:
     """The arguments of `prompts.render` for a stage; a reward model always reads its own chat template."""
     if seen.recipe.stage == "reward":
         return {"template": "chat" if seen.tokenizer.chat_template else "none"}
-    return {"template": seen.recipe.prompt.template, "system": seen.recipe.prompt.system}
+    return seen.recipe.prompt.model_dump()
 
 
 def _refusal(problem: str) -> Finding:

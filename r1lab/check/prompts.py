@@ -1,6 +1,5 @@
 """What a model is given to read, and what ends its turn."""
 
-from r1lab import lookup
 from r1lab.check.fit import fit_findings
 from r1lab.check.look import template_of
 from r1lab.check.seen import Seen
@@ -8,6 +7,7 @@ from r1lab.check.turns import turn_findings
 from r1lab.errors import UserError
 from r1lab.findings import Finding
 from r1lab.models import loading, prompts
+from r1lab.rewards.facts import facts_of
 
 HEAD, TAIL = 160, 120  # characters of a prompt that are shown
 
@@ -27,7 +27,7 @@ def prompt_findings(seen: Seen, start: str, settings: dict) -> list[Finding]:
     template = template_of(seen)
     found += _shown(seen) if recipe.stage != "reward" else []
     found += [*_read_back(seen), *_begins_once(seen), *turn_findings(seen, template)]
-    if recipe.stage != "reward" and template["template"] not in prompts.PLAIN:
+    if recipe.stage != "reward" and not prompts.is_plain(**template):
         found += [*_system(seen), *_thinking(seen)]
     found += _ends(seen, start, settings) if recipe.stage != "reward" else []
     found += _learned(seen) if recipe.stage == "sft" else []
@@ -59,19 +59,21 @@ def _short(text: str) -> str:
 
 def _shown(seen: Seen) -> list[Finding]:
     """The first prompt as it is sent, and as it would be with, or without, the model's chat template."""
-    tokenizer, template = seen.tokenizer, seen.recipe.prompt.template
-    keys = ("prompt", "template")
+    tokenizer, prompt = seen.tokenizer, seen.recipe.prompt
+    template, plain = prompt.template, prompts.is_plain(**prompt.model_dump())
+    keys = ("prompt", "template") if prompt.text is None else ("prompt", "text")
     shown = _short(visible(seen.prompt_ids[0], tokenizer))
-    found = [Finding("ok", "prompt", f"sent, with template {template}: {shown}", keys=keys)]
+    name = f"template {template}" if prompt.text is None else "prompt.text"
+    found = [Finding("ok", "prompt", f"sent, with {name}: {shown}", keys=keys)]
     row = seen.rows[0]["prompt"]
-    if template in prompts.PLAIN and tokenizer.chat_template:
+    if plain and tokenizer.chat_template:
         listed = [{"role": "user", "content": row}] if isinstance(row, str) else row
         try:
             ids = tokenizer(prompts.chat_text(listed, tokenizer), add_special_tokens=False)["input_ids"]
             found.append(Finding("ok", "prompt", f"not used, the chat template: {_short(visible(ids, tokenizer))}"))
         except UserError:  # it refuses what this recipe does not ask of it
             pass
-    elif template not in prompts.PLAIN:
+    elif not plain:
         ids = tokenizer(row if isinstance(row, str) else row[-1]["content"], add_special_tokens=False)["input_ids"]
         found.append(Finding("ok", "prompt", f"without the chat template: {_short(visible(ids, tokenizer))}"))
     chats = tokenizer.chat_template and prompts.turn_end(tokenizer) == tokenizer.eos_token_id
@@ -146,7 +148,7 @@ def _thinking(seen: Seen) -> list[Finding]:
     """Whether the chat template opens or closes the thinking, or takes it out of what is learnt."""
     found, keys = [], ("prompt", "template")
     text, prefill = seen.rendered[0]
-    wanted = any(lookup.reward_names([r.name])[0] in ("format", "tag_count") for r in _rewards(seen))
+    wanted = any(known.looks_for == "form" for r in _rewards(seen) if (known := facts_of(r.name)))
     if prefill:
         found.append(Finding("ok", "prompt", f"the prompt opens {prefill.strip()} itself; rewards see it put back"))
     elif text.rstrip().endswith("</think>"):
@@ -175,7 +177,8 @@ def _ends(seen: Seen, start: str, settings: dict) -> list[Finding]:
     if others and tokenizer.eos_token_id not in others and not recipe.learns:  # training adds it to those
         what = f"its generation_config.json stops at {_either(map(name, others))}, its tokenizer ends turns with "
         found.append(Finding("warning", "prompt", f"{what}{tokenizer.eos_token}", fix, keys))
-    ends = prompts.turn_end(tokenizer) if recipe.prompt.template not in prompts.PLAIN else None
+    plain = prompts.is_plain(**recipe.prompt.model_dump())
+    ends = None if plain else prompts.turn_end(tokenizer, recipe.prompt.template)
     if ends is None:
         return found
     if recipe.learns and ends != tokenizer.eos_token_id:

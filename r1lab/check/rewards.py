@@ -11,21 +11,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from r1lab import lookup
-from r1lab.check.exploits import AS_PUBLISHED, FORMS, exploits, right_turns
+from r1lab.check.exploits import FORMS, exploits, right_turns
 from r1lab.check.seen import Seen
 from r1lab.errors import UserError
 from r1lab.evaluation import forms
 from r1lab.findings import Finding
 from r1lab.grading import grader as graders
 from r1lab.grading.grader import Grader
-from r1lab.recipe.inputs import ASKS
+from r1lab.models.prompts import wording
+from r1lab.rewards.facts import facts, facts_of
 
 FOOLED = 16  # rows that exploits are tried on
 PROGRAMS = 4  # rows that are looked at where a reward runs programs, a process each
 DEADLINE = 20.0  # CPU seconds for a batch of at most ROWS completions, and for one alone
 CAP = 120.0  # the same by the wall clock, for what sleeps
 SOME = 0.1  # the share of rows from which an answer that may be right by chance counts
-_SHAPES = ("format", "tag_count")
 
 
 def reward_findings(seen: Seen) -> list[Finding]:
@@ -33,14 +33,15 @@ def reward_findings(seen: Seen) -> list[Finding]:
     prefill = seen.rendered[0][1] if seen.rendered else ""
     specs, found = [], []
     for index, reward in enumerate(seen.recipe.rewards):
-        if reward.name in ASKS:  # a server, or a model that may not be there yet
-            what = f"{reward.name}: asks a {'server' if reward.name == 'judge' else 'model'}, which was not done"
+        known = facts_of(reward.name)
+        if known and known.asks:  # a server, or a model that may not be there yet
+            what = f"{reward.name}: asks a {known.asks}, which was not done"
             found.append(Finding("ok", "rewards", what, keys=("rewards", index)))
         else:
             specs.append((index, reward.model_dump(exclude_none=True)))
     if not specs:
         return found
-    if any(spec["name"] == "code" for _, spec in specs):
+    if any(known.runs_programs for _, spec in specs if (known := facts_of(spec["name"]))):
         seen = dataclasses.replace(seen, rows=seen.rows[:: max(1, len(seen.rows) // PROGRAMS)][:PROGRAMS])
     try:
         grader = graders.build([spec for _, spec in specs], prefill=prefill)
@@ -200,7 +201,8 @@ def _marks(seen: Seen, grader: Grader, places, best: dict[int, _Turn], tried: di
         told = f"{min(given):.3g}" if min(given) == max(given) else f"{min(given):.3g} to {max(given):.3g}"
         wrong = [i for i in mine if not _right(mine[i].values[name])]
         if not _reads_gold(function):
-            if max(given) <= 0 and seen.recipe.rewards[place].name in _SHAPES:
+            known = facts(function)
+            if max(given) <= 0 and known and known.looks_for == "form":
                 why = next(iter(mine.values())).reasons[name]
                 found.append(Finding("error", "rewards", f"{name}: gives a well-formed turn {told} ({why})", "", keys))
             else:
@@ -225,7 +227,7 @@ def _marks(seen: Seen, grader: Grader, places, best: dict[int, _Turn], tried: di
 def _asked_for(seen: Seen, name: str, place: int, form: str, tried: dict[str, list[_Turn]]) -> list[Finding]:
     """Whether the form that the prompt asks for is one that the reward reads."""
     tagged = [turn.values[name] for of, turns in tried.items() if "<answer>" in of for turn in turns]
-    asks = seen.recipe.prompt.template in forms.TAGGED
+    asks = forms.tagged(wording(**seen.recipe.prompt.model_dump()))
     if not asks or any(_right(value) for value in tagged) or set(tagged) == {None}:
         return []
     what = f"{name}: reads a right answer as {form} only, and the prompt asks for <answer> … </answer>"
@@ -281,7 +283,7 @@ def _fooled(seen: Seen, grader: Grader, places: list[int], best: dict[int, _Turn
         count = Counter(e.name for i, e in tried if i in totals)
         kinds = {e.name: e for _, e in tried}
         fooled = [e for e in scored if kinds[e].surely or scored[e] > SOME * count[e]]
-        published = _mode(function) in AS_PUBLISHED
+        published = _mode(function) in (known.as_published if (known := facts(function)) else ())
         for holds in (False, True):
             some = [kind for kind in fooled if kinds[kind].holds_gold == holds]
             if some:

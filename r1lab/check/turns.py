@@ -19,20 +19,21 @@ def turn_findings(seen: Seen, template: dict) -> list[Finding]:
     Args:
         template: The arguments of `prompts.render`.
     """
-    if template["template"] == "none":
+    own = template.get("text") is not None
+    if template["template"] == "none" and not own:
         return _closed(seen)
     try:
         found = _lost(seen, template)
         if any(finding.verdict == "error" for finding in found):
             return found
-        return found + _rendered_already(seen, template) + _opens(seen, template)
+        return found + _rendered_already(seen, template) + (_closed(seen) if own else _opens(seen, template))
     except UserError:  # what a chat template refuses of a row is reported where the row is rendered
         return []
 
 
 def _listed(prompt: str | list[dict], template: dict) -> list[dict]:
     """The messages of a prompt, with the system prompt that its template adds."""
-    if template["template"] == "r1-zero":
+    if prompts.is_plain(**template):
         return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     return prompts.messages(prompt, **template)
 
@@ -48,9 +49,16 @@ def _marked(listed: list[dict]) -> list[dict]:
 
 
 def _text(seen: Seen, listed: list[dict], template: dict, *, open_turn: bool = True) -> str:
-    if template["template"] == "r1-zero":
-        return prompts.plain(listed, template="r1-zero")
-    return prompts.chat_text(listed, seen.tokenizer, open_turn=open_turn)
+    if prompts.is_plain(**template):
+        return prompts.plain(listed, template=template["template"], text=template.get("text"))
+    return prompts.chat_text(listed, seen.tokenizer, template=template["template"], open_turn=open_turn)
+
+
+def _who(template: dict) -> str:
+    """What writes a prompt, for messages."""
+    if template.get("text") is not None:
+        return "prompt.text"
+    return "the template" if prompts.is_file(template["template"]) else "the model's chat template"
 
 
 def _lost(seen: Seen, template: dict) -> list[Finding]:
@@ -74,12 +82,14 @@ def _lost(seen: Seen, template: dict) -> list[Finding]:
             kept = begin in text or end in text
             what = "writes twice" if count else "changes" if kept else "leaves out"
             name = "the system prompt" if message["role"] == "system" else f"a message of the {message['role']}"
-            sentence = f"the model's chat template {what} {name}"
+            sentence = f"{_who(template)} {what} {name}"
             if what == "leaves out" and message["role"] == "system":
-                sentence = "the model's chat template leaves the system prompt out"
+                sentence = f"{_who(template)} leaves the system prompt out"
             faults.setdefault(sentence, []).append(message["content"])
     for sentence, texts in faults.items():
         fix = "say it in the question instead" if "system" in sentence else "name a model whose template keeps it"
+        if "model" not in _who(template):
+            fix = "write each message once, where it belongs"
         where = ("prompt", "system") if "system" in sentence else _KEYS
         count = f" ({len(texts)} in {len(seen.rows)} prompts)" if "system" not in sentence else ""
         return [Finding("error", "prompt", f"{sentence}: {texts[0][:60]!r}{count}", fix, where)]
@@ -100,7 +110,7 @@ def _opens(seen: Seen, template: dict) -> list[Finding]:
 
     Some templates (Mistral's) have no generation prompt of their own: what ends the user's turn begins the next one.
     """
-    if template["template"] == "r1-zero":
+    if prompts.is_plain(**template):
         return []
     row = seen.rows[0]
     listed = _marked(_listed(row["prompt"], template))
@@ -131,7 +141,7 @@ def _rendered_already(seen: Seen, template: dict) -> list[Finding]:
     tokenizer = seen.tokenizer
     opening = _unprefilled(_tail(seen, template, seen.rows[0])).strip()
     tokens = {tokenizer.convert_ids_to_tokens(i) for i in prompts.special_ids(tokenizer)} | set(_OTHERS)
-    if template["template"] != "r1-zero":
+    if not prompts.is_plain(**template):
         written = _text(seen, _marked([{"role": "user", "content": "?"}]), template)
         added = {token.content for token in tokenizer.added_tokens_decoder.values()}
         tokens |= {token for token in added if token in written} - {"<think>", "</think>"}

@@ -6,21 +6,29 @@ right wherever it was said.
 """
 
 from r1lab.grading.answers import answer_block, committed, final_text
+from r1lab.models import prompts
+from r1lab.rewards.facts import facts_of
 from r1lab.rewards.format import blocks
-
-TAGGED = ("r1-zero", "logic-rl", "open-r1")
-"""Prompt templates that ask for `<think>` and `<answer>`."""
 
 MARKS = ("answer_tag", "boxed", "hashes", "phrase")
 """How an answer may be marked where the prompt names no form: bold text and a bare last line are guesses."""
 
-ANSWERS = ("accuracy", "choice", "countdown", "exact_match", "knights_knaves", "reasoning_gym")
-"""Rewards that look for one answer in a turn, so that it matters where they look. A program or a request does not."""
+
+def tagged(template: str) -> bool:
+    """Whether a prompt asks for `<think>` and `<answer>`: its template does, or the words of the recipe's own."""
+    words = prompts.PLAIN.get(template) or prompts.SYSTEM.get(template) or template
+    return "<think>" in words and "<answer>" in words
+
+
+def looks_for_answer(reward: str) -> bool:
+    """Whether a reward looks for one answer in a turn, so that it matters where. A program or a request does not."""
+    known = facts_of(reward)
+    return known is not None and known.looks_for == "answer"
 
 
 def votes(reward: str) -> bool:
     """Whether turns that this reward grades have an answer to vote with in maj@n, as those of a user's own may."""
-    return reward in ANSWERS or "." in reward
+    return looks_for_answer(reward) or ("." in reward and facts_of(reward) is None)
 
 
 def well_formed(turn: str, *, template: str, reward: str) -> bool:
@@ -28,7 +36,7 @@ def well_formed(turn: str, *, template: str, reward: str) -> bool:
 
     Args:
         turn: The assistant's turn, with a prefilled `<think>` put back.
-        template: The prompt's, a name in `r1lab.models.prompts.TEMPLATES`.
+        template: The prompt's: a name in `r1lab.models.prompts.TEMPLATES`, or words of the recipe's own.
         reward: The reward that says whether the turn is right.
 
     >>> well_formed("<think> 3 + 4 </think> <answer> 7 </answer>", template="r1-zero", reward="accuracy")
@@ -38,11 +46,12 @@ def well_formed(turn: str, *, template: str, reward: str) -> bool:
     >>> well_formed(r"It is \boxed{7}.", template="chat", reward="accuracy")
     True
     """
-    if template in TAGGED:
+    if tagged(template):
         return not isinstance(blocks(turn), str)
-    if reward in ("countdown", "knights_knaves"):
+    known = facts_of(reward)
+    if known and known.in_tags:
         return answer_block(turn) is not None
-    if reward in ANSWERS:
+    if looks_for_answer(reward):
         found = committed(turn)
         return found is not None and found[1] in MARKS
     return bool((final_text(turn) or "").strip())
@@ -55,7 +64,8 @@ def loosened(turn: str, *, reward: str) -> str:
     ' So the answer is 7.\\n<answer>7</answer>'
     """
     text = turn.replace("<think>", "").replace("</think>", "")
-    if reward == "knights_knaves" or answer_block(text):  # who is what may stand in several lines
+    known = facts_of(reward)
+    if (known and known.in_lines) or answer_block(text):
         return text
     found = committed(text)
     return f"{text}\n<answer>{found[0]}</answer>" if found else text
@@ -67,8 +77,4 @@ def lenient(rewards: list[dict]) -> list[dict]:
     >>> lenient([{"name": "knights_knaves", "mode": "logic_rl"}, {"name": "format"}])
     [{'name': 'knights_knaves', 'mode': 'lenient'}]
     """
-    found = [dict(reward) for reward in rewards if reward["name"] in ANSWERS]
-    for reward in found:
-        if reward["name"] == "knights_knaves":
-            reward["mode"] = "lenient"
-    return found
+    return [reward | facts_of(reward["name"]).lenient for reward in rewards if looks_for_answer(reward["name"])]

@@ -155,7 +155,8 @@ def _stages(paths: list[str], protocol: dict, words: list[str]) -> tuple[list[di
         prompt, why = (None, "") if given else _prompt_of(path)
         if prompt:
             stage["prompt"] = prompt
-            told.setdefault(f"prompt template {prompt['template']}, {why}", []).append(name)
+            what = "text" if prompt.get("text") is not None else f"template {prompt['template']}"
+            told.setdefault(f"prompt {what}, {why}", []).append(name)
         stages.append(stage)
     ways = "prompt.template=chat takes the model's own"
     return stages, [f"{', '.join(some)}: {what}; {ways}" for what, some in told.items()]
@@ -179,7 +180,9 @@ def _prompt_of(path: str) -> tuple[dict | None, str]:
     if not config.is_file():
         return None, ""
     prompt = storage.read_yaml(config).get("prompt")
-    if not isinstance(prompt, dict) or prompt.get("template", "chat") not in set(TEMPLATES) - {"chat"}:
+    template = prompt.get("template", "chat") if isinstance(prompt, dict) else "chat"
+    own = isinstance(prompt, dict) and (prompt.get("text") is not None or Path(template).suffix == ".jinja")
+    if not own and template not in set(TEMPLATES) - {"chat"}:
         return None, ""
     prompt = effective("eval", {"prompt": prompt})["prompt"]
     return prompt, f"as in {config.parent.name}/config.yaml"

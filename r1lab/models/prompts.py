@@ -1,6 +1,7 @@
 """Prompt templates, the think prefill, and what SFT supervises."""
 
 from functools import lru_cache
+from pathlib import Path
 
 from r1lab.errors import UserError
 
@@ -41,20 +42,71 @@ TEMPLATES = {
 SYSTEM = {"logic-rl": LOGIC_RL, "open-r1": OPEN_R1}
 """The system prompts of templates that have one."""
 
-PLAIN = ("none", "r1-zero")
-"""Templates that are plain text: the model's chat template has no part in them."""
+PLAIN = {"none": "{question}", "r1-zero": R1_ZERO}
+"""Templates that are plain text: the model's chat template has no part in them, nor in a text of the recipe's own."""
 
 _SPEAKERS = {"user": "User", "assistant": "Assistant"}
 _OPENED = "<think>"
 
 
-def render(prompt: str | list[dict], tokenizer, *, template: str = "none", system: str | None = None):
+def is_file(template: str) -> bool:
+    """Whether a template is a file of the user's own and not a name in `TEMPLATES`."""
+    return template.endswith(".jinja")
+
+
+def is_plain(*, template: str = "none", text: str | None = None, **_) -> bool:
+    """Whether a prompt is plain text, in which no chat template has a part."""
+    return text is not None or template in PLAIN
+
+
+def wording(*, template: str = "none", text: str | None = None, **_) -> str:
+    """The words of a prompt that the recipe has itself, or else the name of its template."""
+    return text if text is not None else read_template(template) if is_file(template) else template
+
+
+def read_template(path: str) -> str:
+    """A chat template of the user's own.
+
+    It is written as those of transformers are, in jinja, and given `messages`, `add_generation_prompt`, the
+    tokenizer's special tokens (`bos_token`, ...), and `question`: the text of the last message of the user.
+
+    Raises:
+        UserError: There is no such file, it is not jinja, or it says nothing of the question.
+    """
+    import jinja2
+    from jinja2 import meta
+
+    try:
+        source = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"prompt.template: {path}: {error.strerror}: write it, or name another one") from error
+    try:
+        parsed = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(source)  # as transformers does
+    except jinja2.TemplateSyntaxError as error:
+        raise UserError(f"prompt.template: {path}:{error.lineno}: {error.message}: correct the template") from error
+    if not meta.find_undeclared_variables(parsed) & {"messages", "question"}:
+        what = f"prompt.template: {path}: says nothing of the question"
+        raise UserError(f"{what}: write {{{{ question }}}} where it belongs, or go through `messages`")
+    return source
+
+
+def render(
+    prompt: str | list[dict],
+    tokenizer,
+    *,
+    template: str = "none",
+    system: str | None = None,
+    text: str | None = None,
+    prefill: str | None = None,
+):
     """The text that the model continues, and what of the assistant's turn it already holds.
 
     Args:
         prompt: The question, or chat messages (whose last message is the user's), each with a text as its `content`.
-        template: A name in `TEMPLATES`.
+        template: A name in `TEMPLATES`, or a file of your own (`read_template`).
         system: A system prompt of your own in place of the template's.
+        text: A plain text of your own in place of a template, with `{question}` where the question belongs.
+        prefill: What the assistant's turn begins with.
 
     Returns:
         `(text, prefill)`: `text` ends where the model starts to write; `prefill` is the end of `text` that belongs to
@@ -64,36 +116,54 @@ def render(prompt: str | list[dict], tokenizer, *, template: str = "none", syste
     Raises:
         UserError: The template has no place for one of the messages, or the model's chat template refuses them.
     """
-    if template in PLAIN:
-        text = _start(tokenizer) + plain(prompt, template=template, system=system)
-        return text, _prefill(text)
-    if not tokenizer.chat_template:
-        what = f"prompt.template: {template}: the model has no chat template ({type(tokenizer).__name__})"
-        raise UserError(f"{what}: set prompt.template: r1-zero")
-    text = chat_text(messages(prompt, template=template, system=system), tokenizer)
-    if template == "logic-rl" and not _prefill(text):  # some templates (R1-Distill) prefill the tag themselves
-        text += _OPENED
-    return text, _prefill(text)
+    if is_plain(template=template, text=text):
+        made = _start(tokenizer) + plain(prompt, template=template, system=system, text=text)
+    else:
+        if not tokenizer.chat_template and not is_file(template):
+            what = f"prompt.template: {template}: the model has no chat template ({type(tokenizer).__name__})"
+            raise UserError(f"{what}: set prompt.template: r1-zero")
+        made = chat_text(messages(prompt, template=template, system=system), tokenizer, template=template)
+        if template == "logic-rl" and not opened(made):  # some templates (R1-Distill) prefill the tag themselves
+            made += _OPENED
+    return _with_prefill(made, prefill) if prefill else (made, opened(made))
 
 
-def chat_text(listed: list[dict], tokenizer, *, open_turn: bool = True) -> str:
+def _with_prefill(text: str, prefill: str) -> tuple[str, str]:
+    """A prompt that ends with what the recipe prefills, once, and what it prefills."""
+    if not text.endswith(prefill):
+        already = opened(text) if prefill.startswith(_OPENED) else ""
+        text = text.removesuffix(already) + prefill
+    return text, prefill
+
+
+def chat_text(listed: list[dict], tokenizer, *, template: str = "chat", open_turn: bool = True) -> str:
     """Messages in the model's own chat template, with what begins the assistant's turn unless `open_turn` is false.
+
+    Args:
+        template: A file of the user's own stands in place of the model's.
 
     Raises:
         UserError: The chat template refuses the messages.
     """
+    own = {}
+    if is_file(template):
+        said = [message["content"] for message in listed if message["role"] == "user"]
+        own = {"chat_template": read_template(template), "question": said[-1] if said else ""}
     try:
-        return tokenizer.apply_chat_template(listed, tokenize=False, add_generation_prompt=open_turn)
+        return tokenizer.apply_chat_template(listed, tokenize=False, add_generation_prompt=open_turn, **own)
     except Exception as error:  # a chat template is a program of its author's, which may raise anything
         why = " ".join(str(error).split())[:160]
+        if own:
+            what = f"prompt.template: {template}: does not render a prompt: {type(error).__name__}: {why}"
+            raise UserError(f"{what}: correct the template") from error
         fix = "set prompt.template: r1-zero, or name another model"
         if "system" in why.lower():
             fix = "set prompt.template: r1-zero, or leave prompt.system out and say it in the question"
         raise UserError(f"prompt.template: the model's chat template refuses a prompt: {why}: {fix}") from error
 
 
-def plain(prompt: str | list[dict], *, template: str, system: str | None = None) -> str:
-    """A prompt in one of the templates that are plain text.
+def plain(prompt: str | list[dict], *, template: str, system: str | None = None, text: str | None = None) -> str:
+    """A prompt in one of the templates that are plain text, or in the recipe's own `text`.
 
     Raises:
         UserError: The template has no place for the system prompt or for one of the messages.
@@ -102,21 +172,28 @@ def plain(prompt: str | list[dict], *, template: str, system: str | None = None)
     >>> plain([{"role": role, "content": text} for role, text in said], template="r1-zero")[-57:]
     '</answer>. User: 2+2? Assistant: 4 User: Sure? Assistant:'
     """
+    if system and text is not None:
+        raise UserError("prompt.system: prompt.text has no place for a system prompt: write it into the text")
     if system:
         raise UserError(f"prompt.system: template {template} has no place for a system prompt: set template: chat")
-    if template == "none":
-        if isinstance(prompt, str):
-            return prompt
+    pattern = PLAIN[template] if text is None else text
+    if isinstance(prompt, str):
+        return pattern.replace("{question}", prompt)
+    if text is None and template == "none":
         raise UserError("prompt.template: none takes a prompt that is text, not messages: set prompt.template: chat")
-    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-    if odd := [turn["role"] for turn in turns if turn["role"] not in _SPEAKERS]:
+    if text is not None or template != "r1-zero":
+        if [turn["role"] for turn in prompt] == ["user"]:
+            return pattern.replace("{question}", prompt[0]["content"])
+        where = f"template: {template}" if text is None else "text:"
+        raise UserError(f"prompt.{where} has place for one question, not messages: set prompt.template: chat")
+    if odd := [turn["role"] for turn in prompt if turn["role"] not in _SPEAKERS]:
         what = f"prompt.template: r1-zero has no place for a message with the role {odd[0]}"
         raise UserError(f"{what}: set prompt.template: chat, or leave the message out of the data")
-    said = " ".join(f"{_SPEAKERS[turn['role']]}: {turn['content']}" for turn in turns)
+    said = " ".join(f"{_SPEAKERS[turn['role']]}: {turn['content']}" for turn in prompt)
     return R1_ZERO.replace("User: {question}", said)
 
 
-def _prefill(text: str) -> str:
+def opened(text: str) -> str:
     """The end of a prompt that opens the thinking."""
     return text[text.rindex(_OPENED) :] if text.rstrip().endswith(_OPENED) else ""
 
@@ -134,10 +211,19 @@ def _start(tokenizer) -> str:
     return tokenizer.bos_token if bos is not None and ids and ids[0] == bos else ""
 
 
-def messages(prompt: str | list[dict], *, template: str = "none", system: str | None = None) -> str | list[dict]:
+def messages(
+    prompt: str | list[dict],
+    *,
+    template: str = "none",
+    system: str | None = None,
+    text: str | None = None,
+    prefill: str | None = None,
+) -> str | list[dict]:
     """What a server is asked, which applies a chat template itself: messages, or text for templates that are text."""
-    if template == "r1-zero" or (template == "none" and isinstance(prompt, str)):
-        return plain(prompt, template=template, system=system)
+    in_text = is_plain(template=template, text=text)
+    if in_text and (isinstance(prompt, str) or text is not None or template != "none"):
+        made = plain(prompt, template=template, system=system, text=text)
+        return _with_prefill(made, prefill)[0] if prefill else made
     listed = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
     if template == "logic-rl" and not listed[-1]["content"].endswith("\n"):
         listed[-1] = listed[-1] | {"content": f"{listed[-1]['content']}\n"}  # as its data has it
@@ -147,8 +233,11 @@ def messages(prompt: str | list[dict], *, template: str = "none", system: str | 
     return listed
 
 
-def written(completion: str | list[dict], prefill: str, template: str) -> str:
+def written(completion: str | list[dict], prefill: str, template: str, pattern: str | None = None) -> str:
     r"""A completion as the model has to write it after its prompt: what is prefilled is not written twice.
+
+    Args:
+        pattern: The recipe's own text. After one that ends in a word or a mark, as r1-zero's does, comes a space.
 
     >>> written("<think>\nTwo and two.\n</think>\n\n4", "<think>\n", "chat")
     'Two and two.\n</think>\n\n4'
@@ -161,7 +250,9 @@ def written(completion: str | list[dict], prefill: str, template: str) -> str:
             rest = text.lstrip().removeprefix(_OPENED)
             return rest.lstrip() if prefill != _OPENED else rest
         return text
-    return " " + text.lstrip() if template == "r1-zero" else text
+    pattern = PLAIN.get(template, " ") if pattern is None else pattern
+    spaced = not (pattern[-1:].isspace() or pattern.endswith("{question}"))
+    return " " + text.lstrip() if spaced else text
 
 
 def text_of(completion: str | list[dict]) -> str:
@@ -169,18 +260,20 @@ def text_of(completion: str | list[dict]) -> str:
     return completion if isinstance(completion, str) else completion[-1]["content"]
 
 
-def turn_end(tokenizer) -> int | None:
+def turn_end(tokenizer, template: str = "chat") -> int | None:
     """The token that ends the assistant's turn in the chat template, None where it writes none."""
-    return _turn_end(tokenizer, str(tokenizer.chat_template))
+    return _turn_end(tokenizer, template, str(tokenizer.chat_template))
 
 
 @lru_cache(maxsize=8)
-def _turn_end(tokenizer, chat_template: str) -> int | None:
+def _turn_end(tokenizer, template: str, chat_template: str) -> int | None:
     content = "r1lab"
     listed = [{"role": "user", "content": "?"}, {"role": "assistant", "content": content}]
     try:
-        text = chat_text(listed, tokenizer, open_turn=False)
+        text = chat_text(listed, tokenizer, template=template, open_turn=False)
     except UserError:  # `render` reports it
+        return None
+    if content not in text:
         return None
     ids = tokenizer(text[text.rfind(content) + len(content) :], add_special_tokens=False)["input_ids"]
     special = special_ids(tokenizer)
@@ -208,15 +301,18 @@ def without_end(text: str, tokenizer) -> str:
 
 
 def example(
-    row: dict, tokenizer, *, template: str = "none", system: str | None = None, keys: tuple[str, ...] = ("completion",)
+    row: dict, tokenizer, *, keys: tuple[str, ...] = ("completion",), template: str = "none", **prompt
 ) -> dict[str, list[int]]:
     """The tokens of a row: `prompt_ids`, and for each of its completions under `keys` its tokens, `completion_ids`.
 
     A completion ends with the tokenizer's end token, once.
+
+    Args:
+        prompt: The other arguments of `render`.
     """
-    text, prefill = render(row["prompt"], tokenizer, template=template, system=system)
+    text, prefill = render(row["prompt"], tokenizer, template=template, **prompt)
     ids = {"prompt_ids": tokenizer(text, add_special_tokens=False)["input_ids"]}
     for key in keys:
-        completion = without_end(written(row[key], prefill, template), tokenizer)
+        completion = without_end(written(row[key], prefill, template, prompt.get("text")), tokenizer)
         ids[f"{key}_ids"] = tokenizer(completion, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
     return ids

@@ -97,7 +97,10 @@ def _by_other_keys(kind: str, data: dict) -> Iterator[Idle]:
         yield ("data", "max_tokens"), f"has no effect: {who} counts no tokens of the rows", decider
     if engine == "vllm" and kind in ("eval", "sample"):
         yield ("model", "attn_implementation"), f"{with_engine}, which has its own", by_engine
-    if template in (None, "none", "r1-zero") and not server:
+    if given("prompt", "text") is not None:
+        why = "has no effect with prompt.text: write it into the text"
+        yield ("prompt", "system"), why, ("prompt", "text")
+    elif template in (None, "none", "r1-zero") and not server:
         why = f"has no effect with prompt.template: {template or 'none'}: set prompt.template: chat"
         yield ("prompt", "system"), why, ("prompt", "template")
     which = data.get("keep") if isinstance(data.get("keep"), str) else given("keep", "which")

@@ -3,6 +3,7 @@
 import json
 import textwrap
 
+from r1lab.errors import UserError
 from r1lab.models import prompts
 from r1lab.report import read
 from r1lab.report.read import Stage, as_number, clean, section
@@ -17,7 +18,9 @@ def code(this: Stage, evals: list[Stage]) -> str:
     template = clean(section(this.config, "prompt").get("template")) or "none"
     sampling = ", ".join(f"{key}={value}" for key, value in asked.items())
     drawn = f"do_sample=True, {sampling}" if asked["temperature"] else "do_sample=False"
-    special = not reward and template in ("none", "r1-zero")  # a chat template has written them already
+    text = section(this.config, "prompt").get("text")
+    plain = prompts.is_plain(template=template, text=text)
+    special = not reward and plain  # a chat template has written them already
     trust = ", trust_remote_code=True" if section(this.config, "model").get("trust_remote_code") is True else ""
     auto = f"AutoModelFor{'SequenceClassification' if reward else 'CausalLM'}"
     folder, prompt = 'folder = "."  # where this card lies, or the id on the Hub', _prompt(this, evals, template)
@@ -66,20 +69,39 @@ def _prompt(this: Stage, evals: list[Stage], template: str) -> list[str]:
     rows = [next(read.rows(path, []), {}) for path in files]
     question = next((clean(row["prompt"]) for row in rows if isinstance(row.get("prompt"), str)), "What is 17 + 25?")
     code, scored = [f"question = {_literal(question)}"], this.kind == "reward"
-    if template == "none" and not scored:
-        return [*code, "prompt = question"]
-    if template == "r1-zero" and not scored:
-        return [*code, f"template = {_literal(prompts.R1_ZERO)}", 'prompt = template.replace("{question}", question)']
-    system = clean(section(this.config, "prompt").get("system")) or None
+    given = section(this.config, "prompt")
+    text, prefill = clean(given.get("text")) or None, clean(given.get("prefill")) or None
+    begun = [f"prefill = {_literal(prefill)}", "prompt = prompt.removesuffix(prefill) + prefill"] if prefill else []
+    begun = begun if not scored else []
+    if template == "none" and text is None and not scored:
+        return [*code, "prompt = question", *begun]
+    if prompts.is_plain(template=template, text=text) and not scored:
+        pattern = _literal(text or prompts.PLAIN[template])
+        return [*code, f"template = {pattern}", 'prompt = template.replace("{question}", question)', *begun]
+    system = clean(given.get("system")) or None
     *before, last = prompts.messages([{"role": "user", "content": ""}], template=template, system=system)
     code += [f"system = {_literal(message['content'])}" for message in before]
     turns = ['{"role": "system", "content": system}'] if before else []
     turns += ['{"role": "user", "content": question' + (' + "\\n"' if last["content"] else "") + "}"]
     turns += ['{"role": "assistant", "content": "It is 42."}'] if scored else []
     code += [f"messages = [{', '.join(turns)}]"]
-    code += [f"prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt={not scored})"]
-    code += ['prompt += "" if prompt.rstrip().endswith("<think>") else "<think>"'] if template == "logic-rl" else []
-    return code
+    own = prompts.is_file(template) and not scored
+    if own:
+        code += [f"template = {_own_template(template)}"]
+    more = ", chat_template=template, question=question" if own else ""
+    asked = f"messages, tokenize=False, add_generation_prompt={not scored}{more}"
+    code += [f"prompt = tokenizer.apply_chat_template({asked})"]
+    if template == "logic-rl" and not begun:
+        code += ['prompt += "" if prompt.rstrip().endswith("<think>") else "<think>"']
+    return [*code, *begun]
+
+
+def _own_template(path: str) -> str:
+    """A chat template of the user's own as Python source; code that reads it from where it lay if it is gone."""
+    try:
+        return _literal(prompts.read_template(path))
+    except UserError:
+        return f"open({json.dumps(path)}).read()"
 
 
 def _literal(text: str) -> str:

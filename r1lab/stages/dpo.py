@@ -69,7 +69,7 @@ def _that_differ(rows: list[dict], run_dir: Path) -> list[dict]:
 
 def _examples(recipe, rows: list[dict], tokenizer, model, run_dir: Path) -> list[dict]:
     """`prompt_ids`, `chosen_ids` and `rejected_ids` of each row that is not longer than `train.max_length`."""
-    template = {"template": recipe.prompt.template, "system": recipe.prompt.system}
+    template = recipe.prompt.model_dump()
     keys, limit = ("chosen", "rejected"), recipe.train.get("max_length")
     examples = [prompts.example(row, tokenizer, **template, keys=keys) for row in rows]
     for number, example in enumerate(examples, 1):

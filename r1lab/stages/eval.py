@@ -9,6 +9,7 @@ from pathlib import Path
 
 from r1lab import engines
 from r1lab.evaluation import provenance, records
+from r1lab.models.prompts import wording
 from r1lab.rundir import manifest, storage
 from r1lab.stages.common import asked, load_engine, load_tokenizer, note, report_gold, warn
 from r1lab.stages.rows import eval_tasks, samples_of
@@ -145,7 +146,7 @@ def prepare(tasks: dict[str, list[dict]], recipe, tokenizer, run_dir: Path) -> l
     rewards, found = [reward.model_dump() for reward in recipe.rewards], []
     for name, rows in tasks.items():
         asks, prefills = asked(rows, recipe, tokenizer)
-        judge = records.Judge(rewards, template=recipe.prompt.template, prefill=prefills[0])
+        judge = records.Judge(rewards, template=wording(**recipe.prompt.model_dump()), prefill=prefills[0])
         report_gold(judge.grader, rows, run_dir)
         found.append(PreparedTask(name, rows, asks, judge))
     return found

@@ -7,6 +7,7 @@ from r1lab.data import operations
 from r1lab.data.calls import rows_of
 from r1lab.errors import UserError
 from r1lab.evaluation import forms
+from r1lab.models.prompts import wording
 from r1lab.recipe.sections import TASKS_OWN
 from r1lab.rundir import storage
 from r1lab.stages.common import logger, note
@@ -121,7 +122,7 @@ def eval_tasks(recipe) -> dict[str, list[dict]]:
         else:
             data = as_data(type(recipe.data), task)
             rows = build_rows(data, seed=recipe.seed, split="test", size=data.size or size)
-            if task.instruction and recipe.prompt.template not in forms.TAGGED:
+            if task.instruction and not forms.tagged(wording(**recipe.prompt.model_dump())):
                 rows = [row | {"prompt": instructed(row["prompt"], task.instruction)} for row in rows]
             tasks[task_name(task)] = rows
     return tasks

@@ -94,7 +94,7 @@ def examples(recipe, rows: list[dict], tokenizer, run_dir: Path, model) -> Itera
     A row longer than `train.max_length` is left out: cut, it would teach to think without an end. It is cut where
     `train.truncation_mode` asks for that.
     """
-    template = {"template": recipe.prompt.template, "system": recipe.prompt.system}
+    template = recipe.prompt.model_dump()
     limit, mode = recipe.train.get("max_length"), recipe.train.get("truncation_mode")
     whole = recipe.train.get("completion_only_loss") is False
     long = 0
@@ -169,8 +169,11 @@ def by_length(lengths: list[int], batch_size: int, *, seed: int, window: int = 1
 def _model(recipe, rows: list[dict], tokenizer):
     path = recipe.model.path
     if path.startswith("scratch:"):
-        template = prompts.R1_ZERO if recipe.prompt.template == "r1-zero" else ""
-        texts = [f"{template}{prompts.joined(row['prompt'])} {row['completion']}" for row in rows[:4000]]
+        template = recipe.prompt.text or prompts.PLAIN.get(recipe.prompt.template, "")
+        texts = [
+            f"{template}{recipe.prompt.prefill or ''}{prompts.joined(row['prompt'])} {row['completion']}"
+            for row in rows[:4000]
+        ]
         model, tokenizer = scratch.scratch(path.removeprefix("scratch:"), texts, seed=recipe.seed)
         return model, loading.with_end(tokenizer, recipe.train.get("eos_token"))
     return load_model(recipe), tokenizer

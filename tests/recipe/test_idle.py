@@ -153,7 +153,7 @@ ALIASES = {
     "curriculum": {"self", "settings"},
     "eval": {"evaluation"},
 }
-WHOLE = {"alarms", "rewards", "train", "launch"}
+WHOLE = {"alarms", "rewards", "train", "launch", "prompt"}
 
 
 @pytest.mark.parametrize("kind", STAGES)
