@@ -146,6 +146,7 @@ def load(
     revision: str | None = None,
     attn_implementation: str | None = None,
     trust_remote_code: bool = False,
+    options: dict | None = None,
 ) -> Engine:
     """An engine for a model.
 
@@ -153,6 +154,7 @@ def load(
         max_model_length: The most tokens of a prompt and its completion together. Default: what the model reads.
         gpu_memory_utilization: vLLM's share of a GPU's memory.
         attn_implementation: transformers' attention kernel; vLLM has its own.
+        options: Laid over the engine's own arguments; see `r1lab.engines.options`.
     """
     require(engine)
     if choose(engine) == "vllm":
@@ -166,6 +168,7 @@ def load(
             seed=seed,
             revision=revision,
             trust_remote_code=trust_remote_code,
+            options=options,
         )
         return VLLMEngine(llm)
     import torch
@@ -180,13 +183,22 @@ def load(
         model.to("cuda" if torch.cuda.is_available() else "cpu"),
         load_tokenizer(path, **settings),
         max_length=max_model_length,
+        options=options,
     )
 
 
-def connect(url: str, model: str, *, max_concurrent: int = 32, requests_per_minute: int | None = None):
-    """An engine that asks an OpenAI-compatible server, which is there and knows the model."""
+def connect(
+    url: str,
+    model: str,
+    *,
+    max_concurrent: int = 32,
+    requests_per_minute: int | None = None,
+    options: dict | None = None,
+):
+    """An engine that asks an OpenAI-compatible server, which is there and knows the model; `options` for each body."""
     from r1lab.engines.address import models_served
     from r1lab.engines.server import ServerEngine
 
     models_served(url, model)
-    return ServerEngine(url, model, max_concurrent=max_concurrent, requests_per_minute=requests_per_minute)
+    settings = {"max_concurrent": max_concurrent, "requests_per_minute": requests_per_minute}
+    return ServerEngine(url, model, **settings, extra_body=options)

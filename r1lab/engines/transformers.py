@@ -37,12 +37,22 @@ class TransformersEngine(Engine):
     Args:
         max_length: The most tokens of a prompt and its completion together, as vLLM's `max_model_len`. Default: what
             the model reads, beyond which it writes nonsense or fails.
+        options: Further arguments of `generate`, over r1lab's.
     """
 
     name = "transformers"
 
-    def __init__(self, model, tokenizer, *, batch_size: int | None = None, max_length: int | None = None):
+    def __init__(
+        self,
+        model,
+        tokenizer,
+        *,
+        batch_size: int | None = None,
+        max_length: int | None = None,
+        options: dict | None = None,
+    ):
         self.model = model
+        self.options = options or {}
         self.tokenizer = tokenizer
         self.batch_size = batch_size or BATCH
         self.max_length = max_length or _reads(model.config.get_text_config())
@@ -87,12 +97,15 @@ class TransformersEngine(Engine):
                 out = self.model.generate(
                     **batch,
                     generation_config=GenerationConfig(
-                        max_new_tokens=max(limits),
-                        num_return_sequences=n,
-                        pad_token_id=self.tokenizer.pad_token_id,
-                        eos_token_id=ends or None,
-                        disable_compile=True,
-                        **sampling,
+                        **{
+                            "max_new_tokens": max(limits),
+                            "num_return_sequences": n,
+                            "pad_token_id": self.tokenizer.pad_token_id,
+                            "eos_token_id": ends or None,
+                            "disable_compile": True,
+                            **sampling,
+                            **self.options,
+                        }
                     ),
                 )
         finally:

@@ -40,22 +40,24 @@ def start(
     seed: int = 0,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    options: dict | None = None,
 ) -> LLM:
-    """A vLLM instance in this process."""
-    return LLM(
-        model=resolve(path),
-        dtype=torch_dtype(dtype),
-        max_model_len=max_model_length,
-        gpu_memory_utilization=gpu_memory_utilization,
-        seed=seed,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-        logprobs_mode="processed_logprobs",
-        enable_prefix_caching=True,
+    """A vLLM instance in this process; `options` are arguments of vLLM's own that are laid over these."""
+    arguments = {
+        "model": resolve(path),
+        "dtype": torch_dtype(dtype),
+        "max_model_len": max_model_length,
+        "gpu_memory_utilization": gpu_memory_utilization,
+        "seed": seed,
+        "revision": revision,
+        "trust_remote_code": trust_remote_code,
+        "logprobs_mode": "processed_logprobs",
+        "enable_prefix_caching": True,
         # On a CPU vLLM 0.31 cannot draw by seed for a prompt that it reads in chunks ("CPU Generator does not use
         # offset"). None is vLLM's own default.
-        enable_chunked_prefill=None if torch.cuda.is_available() else False,
-    )
+        "enable_chunked_prefill": None if torch.cuda.is_available() else False,
+    }
+    return LLM(**(arguments | (options or {})))
 
 
 class VLLMEngine(Engine):
@@ -151,6 +153,10 @@ class SyncedVLLM(vllm_generation.VLLMGeneration):
     loads, and repacks. To be removed when TRL syncs by `reload_weights` itself.
     """
 
+    def __init__(self, *args, options: dict | None = None, **kwargs):
+        self.options = options or {}  # over the arguments of vLLM
+        super().__init__(*args, **kwargs)
+
     def _init_vllm(self):
         with patch.object(vllm_generation, "LLM", self._start):
             super()._init_vllm()
@@ -161,7 +167,7 @@ class SyncedVLLM(vllm_generation.VLLMGeneration):
         # bytes at each sync: the merged weights are whole.
         quantized = getattr(self.model.config, "quantization_config", None) is not None
         dtype = self.model.config.dtype if quantized else self.model.dtype  # QLoRA's norms are float32
-        return LLM(**(settings | {"quantization": None, "dtype": dtype, "enable_prefix_caching": True}))
+        return LLM(**(settings | {"quantization": None, "dtype": dtype, "enable_prefix_caching": True} | self.options))
 
     def _iter_named_params(self):
         """TRL's, but a LoRA model is merged on the way: TRL merges in place, which wears a bfloat16 base off."""

@@ -69,9 +69,11 @@ def load_model(recipe, *, scores: bool = False):
 
 def asked(rows: list[dict], recipe, tokenizer) -> tuple[list, list[str]]:
     """What an engine is asked for each row, and what of the assistant's turn that holds already."""
-    template = {"template": recipe.prompt.template, "system": recipe.prompt.system}
+    template = recipe.prompt.model_dump()
     if recipe.rollout.engine == "server":  # which applies the model's chat template itself
-        return [prompts.messages(row["prompt"], **template) for row in rows], [""] * len(rows)
+        asked_for = [prompts.messages(row["prompt"], **template) for row in rows]
+        texts = [asked if isinstance(asked, str) else "" for asked in asked_for]
+        return asked_for, [recipe.prompt.prefill or prompts.opened(text) for text in texts]
     rendered = [prompts.render(row["prompt"], tokenizer, **template) for row in rows]
     return [text for text, _ in rendered], [prefill for _, prefill in rendered]
 
@@ -84,6 +86,7 @@ def load_engine(recipe):
             recipe.model.path,
             max_concurrent=recipe.rollout.max_concurrent,
             requests_per_minute=recipe.rollout.requests_per_minute,
+            options=recipe.rollout.options,
         )
     return engines.load(
         recipe.model.path,
@@ -95,4 +98,5 @@ def load_engine(recipe):
         revision=recipe.model.revision,
         attn_implementation=recipe.model.attn_implementation,
         trust_remote_code=recipe.model.trust_remote_code,
+        options=recipe.rollout.options,
     )

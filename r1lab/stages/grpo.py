@@ -35,7 +35,7 @@ def run(recipe, run_dir: Path) -> int:
     rows = build_rows(recipe.data, seed=recipe.seed, run_dir=run_dir, tokenizer=tokenizer)
     if problem := batch.too_few_rows(recipe, len(rows)):
         raise UserError(f"data: {problem[0]}: {problem[1]}")
-    template = {"template": recipe.prompt.template, "system": recipe.prompt.system}
+    template = recipe.prompt.model_dump()
     rendered = [prompts.render(row["prompt"], tokenizer, **template) for row in rows]
     grader = build_grader([r.model_dump() for r in recipe.rewards], prefill=rendered[0][1])
     report_gold(grader, rows, run_dir)
@@ -59,6 +59,7 @@ def run(recipe, run_dir: Path) -> int:
         dynamic_sampling=recipe.rollout.dynamic_sampling,
         curriculum=recipe.curriculum,
         tasks=[row.get("task") for row in rows],
+        options=recipe.rollout.options,
     )
     trainer.add_callback(Scheduled(trainer, recipe.schedule, grader.names))
     if trainer.use_vllm and recipe.rollout.top_p == 1 and recipe.rollout.top_k == 0:
