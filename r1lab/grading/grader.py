@@ -268,8 +268,17 @@ def _scores(name: str, function: Callable, turns: list[str], rows: list[dict], c
             except UserError:
                 raise
             except (Exception, SystemExit) as error:
-                scores.append((None, f"error: {type(error).__name__}: {error}"))
+                scores.append((None, f"error: {type(error).__name__}: {error}{_meant(error)}"))
         return scores
+
+
+def _meant(error: BaseException) -> str:
+    """What to type where a reward reads a completion as chat messages, as TRL's conversational rewards do."""
+    of_messages = isinstance(error, TypeError) and str(error).startswith("string indices must be integers")
+    of_messages |= isinstance(error, AttributeError) and str(error).startswith("'str' object has no attribute 'get'")
+    if not of_messages:
+        return ""
+    return ': completions are strings here, not chat messages: write `completion` for `completion[0]["content"]`'
 
 
 def _call(name: str, function: Callable, turns: list[str], columns: dict[str, list]) -> list[tuple]:

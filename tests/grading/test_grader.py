@@ -273,3 +273,14 @@ def test_records_hold_every_reward_with_its_reason():
 def test_a_grader_goes_to_another_process():
     built = pickle.loads(pickle.dumps(grader.build([{"name": "knights_knaves", "mode": "strict"}], prefill="<think>")))
     assert built.grade([TURN.removeprefix("<think>")], [ROW]).right == [True]
+
+
+def test_a_reward_that_reads_completions_as_chat_messages_is_told_that_they_are_strings(tmp_path):
+    (tmp_path / "trls.py").write_text(
+        "def score(completions, **_):\n    return [float(len(c[0]['content'])) for c in completions]\n"
+        "def other(completions, **_):\n    return [c[0].get('content') for c in completions]\n"
+    )
+    for name in ("score", "other"):
+        graded = grader.build([{"name": f"{tmp_path}/trls.py:{name}"}]).grade(["7", "8"], [{"prompt": "?"}] * 2)
+        (reason,) = set(graded.reasons[name])
+        assert "completions are strings here, not chat messages: write `completion`" in reason
