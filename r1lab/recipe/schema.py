@@ -3,9 +3,9 @@
 pydantic checks them; `r1lab.recipe.loading` loads them.
 """
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, PrivateAttr
+from pydantic import BeforeValidator, Field, PrivateAttr, SerializeAsAny
 
 from r1lab.recipe.sections import (
     Alarms,
@@ -31,9 +31,10 @@ from r1lab.recipe.yaml_source import Document, Keys
 class StageRecipe(Section):
     """What all stages have. `name` is the file's unless given.
 
-    What a kind of stage is stands here and nowhere else: its class in this module, its module in `r1lab.stages`.
+    What a kind of stage is stands on its class and nowhere else.
 
     Attributes:
+        module: The module whose `run(recipe, run_dir)` runs it.
         words: What the kind is called in prose.
         trl: The TRL config that `train` is read as; empty for a kind that trains nothing.
         learns: The columns of a row that it is trained on.
@@ -41,6 +42,7 @@ class StageRecipe(Section):
         makes: What a later stage may refer to, as in `@STAGE/model`; empty for nothing.
     """
 
+    module: ClassVar[str] = ""
     words: ClassVar[str] = ""
     trl: ClassVar[str] = ""
     learns: ClassVar[tuple[str, ...]] = ()
@@ -57,6 +59,7 @@ class StageRecipe(Section):
 class SftRecipe(StageRecipe):
     """Supervised fine-tuning on rows with a `completion`."""
 
+    module: ClassVar[str] = "r1lab.stages.sft"
     words: ClassVar[str] = "supervised fine-tuning"
     trl: ClassVar[str] = "SFTConfig"
     learns: ClassVar[tuple[str, ...]] = ("completion",)
@@ -72,6 +75,7 @@ class SftRecipe(StageRecipe):
 class GrpoRecipe(StageRecipe):
     """Reinforcement learning by GRPO."""
 
+    module: ClassVar[str] = "r1lab.stages.grpo"
     words: ClassVar[str] = "reinforcement learning (GRPO)"
     trl: ClassVar[str] = "GRPOConfig"
     generates: ClassVar[bool] = True
@@ -93,6 +97,7 @@ class GrpoRecipe(StageRecipe):
 class SampleRecipe(StageRecipe):
     """Sampling completions to learn from."""
 
+    module: ClassVar[str] = "r1lab.stages.sample"
     words: ClassVar[str] = "sampling"
     generates: ClassVar[bool] = True
     makes: ClassVar[str] = "samples"
@@ -107,6 +112,7 @@ class SampleRecipe(StageRecipe):
 class EvalRecipe(StageRecipe):
     """Evaluation of a model, on `eval.tasks` or else on `data`."""
 
+    module: ClassVar[str] = "r1lab.stages.eval"
     words: ClassVar[str] = "evaluation"
     generates: ClassVar[bool] = True
     stage: Literal["eval"]
@@ -120,6 +126,7 @@ class EvalRecipe(StageRecipe):
 class DpoRecipe(StageRecipe):
     """Direct preference optimisation (arXiv:2305.18290) on rows with `chosen` and `rejected`."""
 
+    module: ClassVar[str] = "r1lab.stages.dpo"
     words: ClassVar[str] = "direct preference optimization"
     trl: ClassVar[str] = "DPOConfig"
     learns: ClassVar[tuple[str, ...]] = ("chosen", "rejected")
@@ -138,6 +145,7 @@ class RewardRecipe(StageRecipe):
     `scope` is what it reads of a turn: what follows the thinking, or all of it.
     """
 
+    module: ClassVar[str] = "r1lab.stages.reward"
     words: ClassVar[str] = "training as a reward model"
     trl: ClassVar[str] = "RewardConfig"
     learns: ClassVar[tuple[str, ...]] = ("chosen", "rejected")
@@ -157,7 +165,7 @@ STAGES: dict[str, type[StageRecipe]] = {
     "dpo": DpoRecipe,
     "reward": RewardRecipe,
 }
-"""The kinds of stages. A new one is a class here and a module of its name in `r1lab.stages`."""
+"""The kinds of stages. A new one is a class here, which may lie outside of r1lab, as may its module."""
 
 
 def trains(kind: str) -> bool:
@@ -165,12 +173,21 @@ def trains(kind: str) -> bool:
     return kind in STAGES and bool(STAGES[kind].trl)
 
 
+def _of_its_kind(stage: Any) -> Any:
+    """A stage that is given as plain data, read as what its kind says."""
+    if not isinstance(stage, dict):
+        return stage
+    if stage.get("stage") not in STAGES:
+        raise ValueError(f"a stage of a kind among {', '.join(STAGES)}")
+    return STAGES[stage["stage"]].model_validate(stage)
+
+
 class Pipeline(Section):
     """Stages in their order. `compare` pairs names of eval stages, before and after; by default the first and last."""
 
     name: str = Field(min_length=1)
     seed: int = Field(0, ge=0)
-    stages: list[SftRecipe | GrpoRecipe | SampleRecipe | EvalRecipe | DpoRecipe | RewardRecipe] = Field(min_length=1)
+    stages: list[Annotated[SerializeAsAny[StageRecipe], BeforeValidator(_of_its_kind)]] = Field(min_length=1)
     compare: list[list[str]] | None = None
     _document: Document = PrivateAttr(default_factory=lambda: Document(None))
 

@@ -20,7 +20,7 @@ def main(run_dir: Path) -> int:
 
     try:
         recipe = recipes.load([str(run_dir / "config.yaml")])
-        stage = importlib.import_module(f"r1lab.stages.{recipe.stage}")
+        stage = importlib.import_module(recipe.module)
         return stage.run(recipe, run_dir) or 0
     except UserError as error:
         (run_dir / "error.txt").write_text("\n".join(error.problems) + "\n")
