@@ -125,15 +125,21 @@ def render(
         made = chat_text(messages(prompt, template=template, system=system), tokenizer, template=template)
         if template == "logic-rl" and not opened(made):  # some templates (R1-Distill) prefill the tag themselves
             made += _OPENED
-    return _with_prefill(made, prefill) if prefill else (made, opened(made))
+    return with_prefill(made, prefill)
 
 
-def _with_prefill(text: str, prefill: str) -> tuple[str, str]:
-    """A prompt that ends with what the recipe prefills, once, and what it prefills."""
-    if not text.endswith(prefill):
-        already = opened(text) if prefill.startswith(_OPENED) else ""
-        text = text.removesuffix(already) + prefill
-    return text, prefill
+def with_prefill(text: str, prefill: str | None) -> tuple[str, str]:
+    """A prompt with what the recipe prefills at its end, and all that the assistant's turn begins with there.
+
+    >>> with_prefill("Assistant: <think>\\n", "<think>"), with_prefill("Assistant: <think>", " Well,")
+    (('Assistant: <think>', '<think>'), ('Assistant: <think> Well,', '<think> Well,'))
+    """
+    begun = opened(text)
+    if prefill is None:
+        return text, begun
+    if prefill.startswith(_OPENED):  # which stands in place of the template's own
+        text, begun = text.removesuffix(begun), ""
+    return text + prefill, begun + prefill
 
 
 def chat_text(listed: list[dict], tokenizer, *, template: str = "chat", open_turn: bool = True) -> str:
@@ -212,18 +218,15 @@ def _start(tokenizer) -> str:
 
 
 def messages(
-    prompt: str | list[dict],
-    *,
-    template: str = "none",
-    system: str | None = None,
-    text: str | None = None,
-    prefill: str | None = None,
+    prompt: str | list[dict], *, template: str = "none", system: str | None = None, text: str | None = None, **_
 ) -> str | list[dict]:
-    """What a server is asked, which applies a chat template itself: messages, or text for templates that are text."""
+    """What a server is asked, which applies a chat template itself: messages, or text for templates that are text.
+
+    What a recipe prefills is left to `with_prefill`.
+    """
     in_text = is_plain(template=template, text=text)
     if in_text and (isinstance(prompt, str) or text is not None or template != "none"):
-        made = plain(prompt, template=template, system=system, text=text)
-        return _with_prefill(made, prefill)[0] if prefill else made
+        return plain(prompt, template=template, system=system, text=text)
     listed = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
     if template == "logic-rl" and not listed[-1]["content"].endswith("\n"):
         listed[-1] = listed[-1] | {"content": f"{listed[-1]['content']}\n"}  # as its data has it

@@ -71,8 +71,10 @@ def _prompt(this: Stage, evals: list[Stage], template: str) -> list[str]:
     code, scored = [f"question = {_literal(question)}"], this.kind == "reward"
     given = section(this.config, "prompt")
     text, prefill = clean(given.get("text")) or None, clean(given.get("prefill")) or None
-    begun = [f"prefill = {_literal(prefill)}", "prompt = prompt.removesuffix(prefill) + prefill"] if prefill else []
-    begun = begun if not scored else []
+    begun = [f"prompt += {_literal(prefill)}"] if prefill and not scored else []
+    if begun and prefill.startswith("<think>"):  # in place of the template's own
+        begun = ['opened = prompt.rstrip().endswith("<think>")',
+                 f'prompt = prompt[: prompt.rindex("<think>") if opened else None] + {_literal(prefill)}']  # fmt: skip
     if template == "none" and text is None and not scored:
         return [*code, "prompt = question", *begun]
     if prompts.is_plain(template=template, text=text) and not scored:

@@ -71,10 +71,10 @@ def asked(rows: list[dict], recipe, tokenizer) -> tuple[list, list[str]]:
     """What an engine is asked for each row, and what of the assistant's turn that holds already."""
     template = recipe.prompt.model_dump()
     if recipe.rollout.engine == "server":  # which applies the model's chat template itself
-        asked_for = [prompts.messages(row["prompt"], **template) for row in rows]
-        texts = [asked if isinstance(asked, str) else "" for asked in asked_for]
-        return asked_for, [recipe.prompt.prefill or prompts.opened(text) for text in texts]
-    rendered = [prompts.render(row["prompt"], tokenizer, **template) for row in rows]
+        given = [prompts.messages(row["prompt"], **template) for row in rows]
+        rendered = [prompts.with_prefill(p, recipe.prompt.prefill) if isinstance(p, str) else (p, "") for p in given]
+    else:
+        rendered = [prompts.render(row["prompt"], tokenizer, **template) for row in rows]
     return [text for text, _ in rendered], [prefill for _, prefill in rendered]
 
 

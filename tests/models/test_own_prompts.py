@@ -3,6 +3,7 @@
 import ast
 import copy
 import json
+import re
 
 import pytest
 
@@ -44,9 +45,9 @@ def test_a_text_of_ones_own_that_says_what_r1_zero_says_is_r1_zero():
 @pytest.mark.parametrize("prefill", ["<think>", "<think>\n", "Let me see. "])
 def test_what_is_prefilled_ends_the_prompt_once_and_is_put_back(prompt, prefill):
     text, given = prompts.render("2+2?", TOKENIZER, **prompt, prefill=prefill)
-    assert given == prefill and text.endswith(prefill) and text.count(prefill) == 1
-    assert prefill.startswith("Let") or text.count("<think>") <= (2 if "logic-rl" in prompt.values() else 1)
-    row = {"prompt": "2+2?", "completion": f"{prefill}two and two"}
+    turn = re.split("assistant\n|A: ", text)[-1]
+    assert given == turn == ("<think>" if "logic-rl" in prompt.values() and "Let" in prefill else "") + prefill
+    row = {"prompt": "2+2?", "completion": f"{given}two and two"}
     learnt = TOKENIZER.decode(prompts.example(row, TOKENIZER, **prompt, prefill=prefill)["completion_ids"][:-1])
     assert learnt.strip() == "two and two"
 
@@ -130,14 +131,16 @@ def test_the_rule_for_a_prompt_holds_for_ones_own(jinja):
     assert verdict == "error" and message.startswith("the template leaves out a message of the user")
 
 
-@pytest.mark.parametrize("own", [{"text": "Q: {question}\nA:", "prefill": " 1"}, {"template": OPEN, "prefill": "1"}])
+@pytest.mark.parametrize(
+    "own", [{"text": "Q: {question}\nA:", "prefill": " 1"}, {"template": OPEN, "prefill": "<think>\n"}]
+)
 def test_the_card_asks_as_training_did(tmp_path, jinja, own):
     prompt = own | ({"template": jinja(own["template"])} if "template" in own else {})
     (tmp_path / "samples").mkdir()
     (tmp_path / "samples" / "step_000001.jsonl").write_text(json.dumps({"prompt": "2+2?", "completion": "4"}) + "\n")
     code = usage.code(Stage("zero", "grpo", tmp_path, {"prompt": prompt}), []).split("```python\n")[1].split("```")[0]
     lines = [node for node in ast.parse(code).body if not isinstance(node, ast.ImportFrom | ast.Import)]
-    wanted = ("question", "template", "messages", "prompt", "prefill")
+    wanted = ("question", "template", "messages", "prompt", "opened")
     kept = [n for n in lines if getattr(getattr(n, "targets", [getattr(n, "target", None)])[0], "id", "") in wanted]
     names = {"tokenizer": TOKENIZER}
     exec(compile(ast.Module(kept, []), "card", "exec"), names)
