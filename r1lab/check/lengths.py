@@ -24,7 +24,7 @@ def length_findings(seen: Seen, start: str, settings: dict) -> list[Finding]:
     context = _context(start, settings)
     if seen.recipe.generates:
         found += _generated(seen, asked, written, what, context)
-    else:
+    elif seen.recipe.trl:
         found += _trained(seen, asked, written, context)
     return found
 

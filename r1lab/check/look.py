@@ -242,8 +242,8 @@ def _asked_of_server(seen: Seen) -> list[Finding]:
 
 
 def template_of(seen: Seen) -> dict:
-    """The arguments of `prompts.render` for a stage; a reward model always reads its own chat template."""
-    if seen.recipe.stage == "reward":
+    """The arguments of `prompts.render` for a stage; one without a section `prompt` has the model's own."""
+    if not hasattr(seen.recipe, "prompt"):
         return {"template": "chat" if seen.tokenizer.chat_template else "none"}
     return seen.recipe.prompt.model_dump()
 

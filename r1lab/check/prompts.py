@@ -25,11 +25,12 @@ def prompt_findings(seen: Seen, start: str, settings: dict) -> list[Finding]:
     if not seen.rendered:
         return found
     template = template_of(seen)
-    found += _shown(seen) if recipe.stage != "reward" else []
+    asks = hasattr(recipe, "prompt")
+    found += _shown(seen) if asks else []
     found += [*_read_back(seen), *_begins_once(seen), *turn_findings(seen, template)]
-    if recipe.stage != "reward" and not prompts.is_plain(**template):
+    if asks and not prompts.is_plain(**template):
         found += [*_system(seen), *_thinking(seen)]
-    found += _ends(seen, start, settings) if recipe.stage != "reward" else []
+    found += _ends(seen, start, settings) if asks else []
     found += _learned(seen) if recipe.stage == "sft" else []
     return found
 

@@ -87,7 +87,7 @@ def plan_stage(name: str, recipe, *, device: Device, start: str, found: Lengths)
         UserError: The shape of its model cannot be had.
     """
     assumed = (found.assumed,) if found.assumed else ()
-    if getattr(recipe, "rollout", None) and recipe.rollout.engine == "server":
+    if not recipe.trl and (not recipe.generates or recipe.rollout.engine == "server"):
         process = {"generate": _with_process(recipe, device, Memory())}
         return StagePlan(name, recipe.stage, process, device.memory, None, None, None, None, 0, assumed)
     if not device.bfloat16:

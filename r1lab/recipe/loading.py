@@ -21,7 +21,7 @@ from r1lab.recipe.idle import data_of, effective, without_idle
 from r1lab.recipe import checks, references, yaml_source
 from r1lab.recipe.idle import data_of, without_idle
 from r1lab.recipe.inputs import input_problems
-from r1lab.recipe.schema import STAGES, Pipeline, Recipe, StageRecipe
+from r1lab.recipe.schema import STAGES, Pipeline, Recipe, StageRecipe, find_kinds
 from r1lab.recipe.tiny import shrunk
 from r1lab.recipe.values import told
 from r1lab.recipe.yaml_source import Document, Keys
@@ -60,6 +60,7 @@ def load(sources: list[str], *, check: bool = True, inputs: bool = False, tiny: 
     files = [source for source in sources if not yaml_source.is_assignment(source)]
     name = Path(files[0]).stem if files else "run"
     document = yaml_source.read(sources, (lambda data: _in_small({"name": name} | data)) if tiny else None)
+    find_kinds(document.data)
     problems = list(document.problems)
     document.data.setdefault("name", name)
     build = _pipeline if "stages" in document.data else _single
@@ -73,6 +74,7 @@ def load(sources: list[str], *, check: bool = True, inputs: bool = False, tiny: 
 
 
 def _in_small(data: dict) -> dict:
+    find_kinds(data)
     small, left_out = shrunk(data)
     for line in left_out:
         logger.warning("--tiny: %s", line)

@@ -3,10 +3,12 @@
 pydantic checks them; `r1lab.recipe.loading` loads them.
 """
 
+from importlib import metadata
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, PrivateAttr, SerializeAsAny
 
+from r1lab.errors import UserError
 from r1lab.recipe.sections import (
     Alarms,
     Curriculum,
@@ -165,7 +167,25 @@ STAGES: dict[str, type[StageRecipe]] = {
     "dpo": DpoRecipe,
     "reward": RewardRecipe,
 }
-"""The kinds of stages. A new one is a class here, which may lie outside of r1lab, as may its module."""
+"""The kinds of stages. A new one is a class here; one from elsewhere is found by `find_kinds`."""
+
+
+def find_kinds(data: dict) -> None:
+    """Adds to `STAGES` the kinds that a recipe names and an installed package has, as its entry point `r1lab.stages`.
+
+    Raises:
+        UserError: The package does not load.
+    """
+    stages = data.get("stages")
+    parts = [data, *(stages if isinstance(stages, list) else [])]
+    named = {part["stage"] for part in parts if isinstance(part, dict) and isinstance(part.get("stage"), str)}
+    for point in metadata.entry_points(group="r1lab.stages") if named - STAGES.keys() else ():
+        if point.name in named:
+            try:
+                STAGES[point.name] = point.load()
+            except Exception as error:  # a package may raise anything
+                why = " ".join(f"{type(error).__name__}: {error}".split())
+                raise UserError(f"stage: {point.name}: {point.value} does not load: {why}: correct it") from error
 
 
 def trains(kind: str) -> bool:

@@ -185,7 +185,8 @@ def _evaluations(run: Run, evals: list[Stage]) -> str:
                 if key in scores:
                     rows.append([_code(stage.name), _code(task), clean(scores.get("n_questions")), measure, figure])
         sampling = [f"{key} {_short(value)}" for key, value in sampling_of(stage).items()]
-        template = f"template {section(stage.config, 'prompt').get('template')}"
+        prompt = section(stage.config, "prompt")
+        template = "prompt.text" if prompt.get("text") else f"template {Path(clean(prompt.get('template'))).name}"
         tasks = f"tasks {_short(section(stage.config, 'eval').get('tasks'))}"
         asked.append(f"{_code(stage.name)}: {_code(', '.join([*sampling, template, tasks]))}")
     parts = [_table(["evaluation", "task", "questions", "measure", "right, % [95 % interval]"], rows), _list(asked)]

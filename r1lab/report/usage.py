@@ -2,6 +2,7 @@
 
 import json
 import textwrap
+from pathlib import Path
 
 from r1lab.errors import UserError
 from r1lab.models import prompts
@@ -99,11 +100,11 @@ def _prompt(this: Stage, evals: list[Stage], template: str) -> list[str]:
 
 
 def _own_template(path: str) -> str:
-    """A chat template of the user's own as Python source; code that reads it from where it lay if it is gone."""
+    """A chat template of the user's own as Python source; where it is gone, code that reads a file of its name."""
     try:
         return _literal(prompts.read_template(path))
     except UserError:
-        return f"open({json.dumps(path)}).read()"
+        return f"open({json.dumps(Path(path).name)}).read()"
 
 
 def _literal(text: str) -> str:

@@ -1,14 +1,14 @@
 """What can be added without touching the package: everything that a recipe names, and a kind of stage."""
 
 import json
+import os
 import subprocess
 import sys
-from typing import ClassVar, Literal
 
 import pytest
 
+from r1lab.errors import UserError
 from r1lab.recipe import loading, schema
-from r1lab.recipe.sections import Data
 from r1lab.rundir import storage
 from r1lab.stages import __main__ as stages
 
@@ -21,8 +21,9 @@ def sums(*, split, size=8, seed=0, most=9):
     return [{"prompt": f"{n} + 1", "answer": str(n + 1), "task": "sums"} for n in numbers]
 
 @reward(looks_for="answer")
-def begins(completions, *, answer, **columns):
-    return [Score(len(turn) % 3 / 2, "length") for turn in completions]
+def last(completions, *, answer, **columns):
+    right = [turn.rstrip().endswith(f"<answer> {gold} </answer>") for turn, gold in zip(completions, answer)]
+    return [Score(1.0 if is_right else len(turn) % 2 / 2, "said") for turn, is_right in zip(completions, right)]
 
 def above_the_mean(rewards):
     return (rewards > rewards.mean(dim=1, keepdim=True)).float() - 0.5
@@ -34,9 +35,9 @@ JINJA = "{% for message in messages %}{{ message.content }} = {% endfor %}"
 RECIPE = """
 stage: grpo
 model: {path: embedded:tiny-qwen2}
-data: {builder: "./mine.py:sums", size: 8, most: 7}
+data: {builder: "./mine.py:sums", size: 7, most: 7}
 prompt: {template: ./mine.jinja, prefill: "<think>"}
-rewards: [{name: "./mine.py:begins"}]
+rewards: [{name: "./mine.py:last"}]
 rollout:
   engine: transformers
   num_generations: 4
@@ -65,25 +66,27 @@ def test_a_reward_a_builder_a_template_an_advantage_a_loss_and_engine_options(tm
     train = [row for row in rows if row["phase"] == "train"]
     assert [row["step"] for row in train] == [1, 2] and all(row["loss"] == row["loss"] for row in train)
     (first, *_) = storage.read_jsonl(run / "samples" / "step_000001.jsonl")
-    assert first["completion"].startswith("<think>") and first["task"] == "sums" and "begins" in first["rewards"]
+    assert first["completion"].startswith("<think>") and first["task"] == "sums" and "last" in first["rewards"]
     assert (run / "model" / "config.json").is_file()
 
 
-class CountRecipe(schema.StageRecipe):
-    """Counts the rows of its data."""
+PACKAGE = """
+from typing import ClassVar, Literal
 
+from r1lab.recipe.schema import StageRecipe
+from r1lab.recipe.sections import Data
+
+class CountRecipe(StageRecipe):
     module: ClassVar[str] = "counting"
     words: ClassVar[str] = "counting"
     stage: Literal["count"]
     data: Data
     by: int = 1
 
-
-COUNTING = """
-from r1lab.rundir import storage
-from r1lab.stages.rows import build_rows
-
 def run(recipe, run_dir):
+    from r1lab.rundir import storage
+    from r1lab.stages.rows import build_rows
+
     rows = build_rows(recipe.data, seed=recipe.seed)
     storage.write_json_atomic(run_dir / "result.json", {"rows": len(rows) * recipe.by})
 """
@@ -91,9 +94,33 @@ def run(recipe, run_dir):
 
 @pytest.fixture
 def counting(tmp_path, monkeypatch):
-    monkeypatch.setitem(schema.STAGES, "count", CountRecipe)
+    """An installed package with a kind of stage, as pip would leave it."""
+    (tmp_path / "counting.py").write_text(PACKAGE)
+    info = tmp_path / "counting-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: counting\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[r1lab.stages]\ncount = counting:CountRecipe\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    (tmp_path / "counting.py").write_text(COUNTING)
+    yield
+    schema.STAGES.pop("count", None)
+    sys.modules.pop("counting", None)
+
+
+def test_a_kind_of_stage_is_run_by_the_command(tmp_path, counting):
+    recipe = "{stage: count, model: {path: embedded:tiny-qwen2}, data: {builder: arithmetic, size: 7}, by: 2}"
+    (tmp_path / "r.yaml").write_text(recipe)
+    command = [sys.executable, "-m", "r1lab", "run", "r.yaml", "--runs-dir", "runs"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr + done.stdout[-3000:]
+    assert json.loads((tmp_path / "runs" / "r" / "result.json").read_text())["rows"] == 14
+
+
+def test_a_kind_whose_package_does_not_load_is_one_line(tmp_path, counting):
+    (tmp_path / "counting.py").write_text("import no_such_package")
+    (tmp_path / "r.yaml").write_text("{stage: count, model: {path: embedded:tiny-qwen2}}")
+    with pytest.raises(UserError, match="stage: count: counting:CountRecipe does not load: ModuleNotFoundError"):
+        loading.load([str(tmp_path / "r.yaml")])
 
 
 def test_a_kind_of_stage(tmp_path, counting):
