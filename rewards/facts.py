@@ -11,6 +11,9 @@ from typing import Literal
 
 from r1lab import lookup
 from r1lab.errors import UserError
+from r1lab.text import either
+
+KINDS = ("answer", "form", "work", "manner")
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Facts:
         limit: The parameter that should equal `rollout.max_completion_length`.
     """
 
-    looks_for: Literal["answer", "form", "work", "manner"]
+    looks_for: Literal[KINDS]
     in_tags: bool = False
     in_lines: bool = False
     lenient: dict = field(default_factory=dict)
@@ -54,6 +57,9 @@ def reward(*, looks_for: str, **more) -> Callable[[Callable], Callable]:
     >>> facts(brevity).looks_for
     'manner'
     """
+
+    if looks_for not in KINDS:
+        raise ValueError(f"looks_for: {looks_for!r}: should be {either(KINDS)}")
 
     def with_facts(function: Callable) -> Callable:
         function.facts = Facts(looks_for, **more)

@@ -39,7 +39,7 @@ def changes(old: dict, new: dict, folders: dict[str, str]) -> list[str]:
 
     A reference such as `@base/model` equals any path to that folder: a run directory may be moved.
 
-    >>> changes({"train": {"beta": 0.1}}, {"train": {"beta": 0.2}}, {})
+    >>> changes({"train": {"beta": 0.1}}, {"train": {"beta": 0.2}, "rollout": {"options": {}}}, {})
     ['train.beta: was 0.1, now 0.2']
     """
     before, after = _flat(old), _flat(new)
@@ -50,9 +50,12 @@ def changes(old: dict, new: dict, folders: dict[str, str]) -> list[str]:
         if reference and reference[1] in folders and isinstance(was, str):
             if Path(was).parts[-2:] == (folders[reference[1]], reference[2]):
                 continue
-        if was != now:
+        if was != now and not (was in _NOTHING and now in _NOTHING):  # a key that an earlier version did not have
             changed.append(f"{key}: was {_short(was)}, now {_short(now)}")
     return changed
+
+
+_NOTHING = (None, {}, [])
 
 
 def _short(value: object) -> str:

@@ -7,6 +7,7 @@ import pytest
 
 from r1lab import lookup
 from r1lab.engines import Completion
+from r1lab.errors import UserError
 from r1lab.evaluation import forms
 from r1lab.evaluation.records import Judge
 from r1lab.recipe import loading
@@ -61,6 +62,19 @@ def test_a_reward_of_ones_own_that_asks_a_server_is_left_out_in_small_and_names_
     assert [reward.name for reward in small.rewards] == ["exact_match"]
     (line,) = loading.check_inputs(loading.load([str(tmp_path / "r.yaml")]))
     assert line.endswith("score needs the parameter `url`")
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [('looks_for="anser"', "should be answer, form, work or manner"), ('looks_for="work", ask="server"', "'ask'")],
+)
+def test_a_fact_that_there_is_not_is_one_line(tmp_path, facts, said):
+    (tmp_path / "mine.py").write_text(
+        f"from r1lab.rewards import reward\n@reward({facts})\ndef f(completions): pass\n"
+    )
+    with pytest.raises(UserError, match="mine.py: does not load: ") as error:
+        lookup.function("rewards", f"{tmp_path}/mine.py:f")
+    assert said in str(error.value) and "\n" not in str(error.value)
 
 
 def test_facts_are_read_without_torch():
