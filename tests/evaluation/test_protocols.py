@@ -111,6 +111,12 @@ def test_a_model_of_a_run_is_asked_as_it_was_trained(tmp_path):
     (made_stage,) = loaded.stages
     assert made_stage.name == "quickstart-zero" and made_stage.prompt.template == "open-r1"
     assert "as in 02-zero/config.yaml" in told[0]
+    (stage / "mine.jinja").write_text("{{ question }}")
+    for prompt in ({"text": 'Say "it":\n{question} #\n', "prefill": " "}, {"template": str(stage / "mine.jinja")}):
+        storage.write_yaml(stage / "config.yaml", {"prompt": {"template": "none"} | prompt})
+        (asked,) = made(str(stage / "model"), tasks=["countdown"])[0].stages
+        assert prompt.items() <= asked.prompt.model_dump().items()
+    storage.write_yaml(stage / "config.yaml", {"prompt": {"template": "open-r1", "system": None}})
     (asked,) = made(str(stage / "model"), protocol="logic-rl")[0].stages
     assert asked.prompt.template == "logic-rl"  # which the protocol fixes
     shutil.copytree(stage / "model", stage / "checkpoints" / "checkpoint-40")
