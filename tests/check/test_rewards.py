@@ -215,3 +215,11 @@ def test_what_a_reward_gives_in_place_of_values_is_reported(found, grpo, name, v
     mine = [{"name": "knights_knaves"}, {"name": f"./strange.py:{name}"}]
     data = {"builder": "knights_knaves", "people": [2], "size": 8}
     assert any(said in line for line in found(grpo(rewards=mine, data=data), verdict))
+
+
+def test_a_reward_of_trls_for_conversations_is_told_what_a_completion_is(found, grpo, tmp_path):
+    (tmp_path / "trls.py").write_text(
+        "def score(completions, **_):\n    return [float(len(c[0]['content'])) for c in completions]\n"
+    )
+    (line,) = found(grpo(rewards=[{"name": "knights_knaves"}, {"name": "./trls.py:score"}]), "error")
+    assert "score: fails on a right answer: TypeError" in line and "completions are strings here" in line

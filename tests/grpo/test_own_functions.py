@@ -127,3 +127,17 @@ def test_names_and_settings_that_contradict_each_other(tmp_path, train, said):
     with pytest.raises(UserError) as error:
         loading.load([str(tmp_path / "r.yaml")])
     assert [said in line for line in error.value.problems] == [True]
+
+
+def test_the_engines_importance_correction_holds_for_a_loss_of_ones_own(tokenizer, tmp_path, mine):  # noqa: F811
+    noise = 0.3 * torch.randn(16, 14, generator=torch.Generator().manual_seed(2))
+    inputs = batch(len(tokenizer)) | {"sampling_per_token_logps": -6.6 + noise}
+    found = []
+    for own in ({"loss": mine("clipped")}, {}):
+        made = trainer(GRPOTrainer, tokenizer, tmp_path, "qwen2", own, loss_type="dapo")
+        made.use_vllm = True  # of which the step sees nothing but the log-probabilities
+        found.append(loss_and_gradient(made, inputs))
+        assert made._metrics["train"]["sampling/importance_sampling_ratio/mean"]
+    agree(*found)
+    plain = trainer(GRPOTrainer, tokenizer, tmp_path, "qwen2", {"loss": mine("clipped")}, loss_type="dapo")
+    assert abs(loss_and_gradient(plain, inputs)[0] - found[0][0]) > 1e-4
