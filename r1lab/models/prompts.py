@@ -73,13 +73,20 @@ def read_template(path: str) -> str:
     Raises:
         UserError: There is no such file, it is not jinja, or it says nothing of the question.
     """
+    try:
+        found = Path(path).stat()
+        return _read_template(path, (found.st_mtime_ns, found.st_size))
+    except OSError as error:
+        raise UserError(f"prompt.template: {path}: {error.strerror}: write it, or name another one") from error
+
+
+@lru_cache(maxsize=8)
+def _read_template(path: str, version: tuple[int, int]) -> str:
+    """The template in a file as it is now: it is asked for with each prompt."""
     import jinja2
     from jinja2 import meta
 
-    try:
-        source = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"prompt.template: {path}: {error.strerror}: write it, or name another one") from error
+    source = Path(path).read_text(encoding="utf-8")
     try:
         parsed = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(source)  # as transformers does
     except jinja2.TemplateSyntaxError as error:

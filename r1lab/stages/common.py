@@ -72,6 +72,10 @@ def asked(rows: list[dict], recipe, tokenizer) -> tuple[list, list[str]]:
     template = recipe.prompt.model_dump()
     if recipe.rollout.engine == "server":  # which applies the model's chat template itself
         given = [prompts.messages(row["prompt"], **template) for row in rows]
+        if recipe.prompt.prefill and not all(isinstance(p, str) for p in given):
+            raise UserError(
+                "prompt.prefill: a server begins the assistant's turn itself: remove it, or set prompt.text"
+            )
         rendered = [prompts.with_prefill(p, recipe.prompt.prefill) if isinstance(p, str) else (p, "") for p in given]
     else:
         rendered = [prompts.render(row["prompt"], tokenizer, **template) for row in rows]
