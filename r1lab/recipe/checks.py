@@ -118,8 +118,8 @@ def stage_problems(recipe) -> Problems:
         found += keep_problems(recipe)
     if getattr(recipe, "rollout", None):
         found += engine_problems(recipe)
-    if usable("prompt") and getattr(recipe, "prompt", None):
-        found += prompt_problems(recipe, usable("rollout"))
+    if getattr(recipe, "prompt", None):
+        found += prompt_problems(recipe)
     return found
 
 

@@ -16,10 +16,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from r1lab.errors import UserError
-from r1lab.recipe import checks, yaml_source
-from r1lab.recipe.idle import data_of, effective, without_idle
 from r1lab.recipe import checks, references, yaml_source
-from r1lab.recipe.idle import data_of, without_idle
+from r1lab.recipe.idle import data_of, effective, without_idle
 from r1lab.recipe.inputs import input_problems
 from r1lab.recipe.schema import STAGES, Pipeline, Recipe, StageRecipe, find_kinds
 from r1lab.recipe.tiny import shrunk

@@ -5,14 +5,10 @@ from r1lab.models import prompts
 from r1lab.recipe.values import Problems, not_a_choice
 
 
-def prompt_problems(recipe, usable: bool) -> Problems:
-    """Whether a prompt's template is known, or a file that renders a question, and its text has a place for one.
-
-    Args:
-        usable: Whether the section `rollout`, if there is one, can be read.
-    """
+def prompt_problems(recipe) -> Problems:
+    """Whether a prompt's template is known, or a file that renders a question, and its text has a place for one."""
     prompt, keys = recipe.prompt, ("prompt", "template")
-    server = usable and getattr(recipe, "rollout", None) and recipe.rollout.engine == "server"
+    server = getattr(recipe, "rollout", None) and recipe.rollout.engine == "server"
     if prompt.text is not None and "{question}" not in prompt.text:
         return [(("prompt", "text"), "has no place for the question: write {question} where it belongs")]
     if prompt.text is not None and prompt.template != "none":
