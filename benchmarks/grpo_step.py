@@ -37,7 +37,7 @@ def child(args) -> dict:
     from r1lab.models import loading, prompts
 
     class Plain(trl.GRPOTrainer):
-        _tokenize_prompts = GRPOTrainer._tokenize_prompts
+        _tokenize_prompts, rendered = GRPOTrainer._tokenize_prompts, True
 
     if args.engine == "vllm":
         from r1lab.engines.vllm import SyncedVLLM
@@ -77,7 +77,7 @@ def child(args) -> dict:
         disable_tqdm=True,
         seed=0,
     )
-    trainer = (partial(GRPOTrainer, rewards=rewards) if args.child == "r1lab" else Plain)(
+    trainer = (partial(GRPOTrainer, rewards=rewards, rendered=True) if args.child == "r1lab" else Plain)(
         model=model,
         args=config,
         processing_class=tokenizer,

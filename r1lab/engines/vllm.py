@@ -1,10 +1,11 @@
 """vLLM in process; under TRL's trainer with weights that follow the policy."""
 
 import os
-from collections.abc import Collection, Iterator
+import types
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
-from unittest.mock import patch
 
 import torch
 
@@ -145,21 +146,56 @@ def load_weights(llm: LLM, named_parameters) -> None:
     llm.reset_prefix_cache()
 
 
+def with_names(function: Callable, **names) -> Callable:
+    """A copy of a function in which some names of its module stand for something else; the module stays as it is.
+
+    For a function of another package that makes an object and cannot be told of which class.
+
+    Raises:
+        AttributeError: If the function does not use one of the names.
+    """
+    if missing := set(names) - set(function.__code__.co_names):
+        raise AttributeError(f"{function.__module__}.{function.__qualname__} does not use {', '.join(missing)}")
+    copy = types.FunctionType(
+        function.__code__,
+        {**function.__globals__, **names},
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    copy.__kwdefaults__ = function.__kwdefaults__
+    return copy
+
+
 class SyncedVLLM(vllm_generation.VLLMGeneration):
     """TRL's colocated vLLM, with a weight sync that also works where vLLM repacks its weights after loading.
 
     vLLM's CPU linear layers replace their parameters after loading, so TRL 1.16's direct `model.load_weights` fails
     there ("'Parameter' object has no attribute 'weight_loader'"). vLLM's own `reload_weights` restores the layers,
     loads, and repacks. To be removed when TRL syncs by `reload_weights` itself.
+
+    Args:
+        skip_text: The tokens are wanted, not vLLM's own text of each of them; a stop string needs that text.
+        options: Laid over the arguments of vLLM.
     """
 
-    def __init__(self, *args, options: dict | None = None, **kwargs):
-        self.options = options or {}  # over the arguments of vLLM
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        *args,
+        generation_kwargs: dict | None = None,
+        skip_text: bool = False,
+        options: dict | None = None,
+        **kwargs,
+    ):
+        given = generation_kwargs or {}
+        if skip_text and not given.get("stop"):
+            given = {"detokenize": False, **given}
+        self.options = options or {}
+        self._finished: Callable[[str, list[int]], None] | None = None
+        super().__init__(*args, generation_kwargs=given, **kwargs)
 
     def _init_vllm(self):
-        with patch.object(vllm_generation, "LLM", self._start):
-            super()._init_vllm()
+        with_names(vllm_generation.VLLMGeneration._init_vllm, LLM=self._start)(self)
 
     def _start(self, **settings) -> LLM:
         # TRL leaves the dtype to the checkpoint's config; the policy may have been loaded in another one, and
@@ -167,7 +203,18 @@ class SyncedVLLM(vllm_generation.VLLMGeneration):
         # bytes at each sync: the merged weights are whole.
         quantized = getattr(self.model.config, "quantization_config", None) is not None
         dtype = self.model.config.dtype if quantized else self.model.dtype  # QLoRA's norms are float32
-        return LLM(**(settings | {"quantization": None, "dtype": dtype, "enable_prefix_caching": True} | self.options))
+        llm = LLM(**(settings | {"quantization": None, "dtype": dtype, "enable_prefix_caching": True} | self.options))
+        llm.llm_engine.step = partial(self._step, llm.llm_engine.step)
+        return llm
+
+    def _step(self, step: Callable[[], list]) -> list:
+        """vLLM's step, after which `watched` hears what it has finished."""
+        outputs = step()
+        if self._finished is not None:
+            for output in outputs:
+                if output.finished:
+                    self._finished(output.request_id, output.outputs[0].token_ids)
+        return outputs
 
     def _iter_named_params(self):
         """TRL's, but a LoRA model is merged on the way: TRL merges in place, which wears a bfloat16 base off."""
@@ -205,17 +252,12 @@ class SyncedVLLM(vllm_generation.VLLMGeneration):
         if self.mode != "colocate" or self.tensor_parallel_size > 1:
             yield
             return
-        engine, first = self.llm.llm_engine, self.llm.request_counter.counter
-
-        def step(plain=engine.step):
-            outputs = plain()
-            for output in outputs:
-                if output.finished:
-                    finished(int(output.request_id) - first, output.outputs[0].token_ids)
-            return outputs
-
-        with patch.object(engine, "step", step):
+        first = self.llm.request_counter.counter
+        self._finished = lambda request, token_ids: finished(int(request) - first, token_ids)
+        try:
             yield
+        finally:
+            self._finished = None
 
     def sync_weights(self):
         if self.mode != "colocate":

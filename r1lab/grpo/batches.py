@@ -12,6 +12,7 @@ BY_TOKEN = (
     "ref_per_token_logps",
     "sampling_per_token_logps",
     "importance_sampling_ratio",
+    "tool_mask",
 )
 
 
@@ -106,3 +107,85 @@ def trimmed(inputs: dict) -> dict:
     width = inputs["completion_mask"].size(1)
     cut = [key for key in BY_TOKEN if key in inputs and inputs[key].size(1) == width]  # ratios may be one a sequence
     return inputs | {key: inputs[key][:, :longest] for key in cut}
+
+
+def loss_mask(batch: dict) -> torch.Tensor:
+    """(B, C), the tokens that the loss is over: those of the completions but for what tools have answered."""
+    return batch["completion_mask"] * batch.get("tool_mask", 1)
+
+
+def micro_steps(trainer, batch: dict) -> list[list[dict | None]]:
+    """The micro-batches of each of the steps that TRL takes over a generation batch.
+
+    Args:
+        trainer: The trainer, whose settings decide.
+        batch: What its `_generate_and_score_completions` returns.
+    """
+    steps, size = trainer.args.steps_per_generation, trainer.num_generations
+    lengths = batch["completion_mask"].sum(dim=1).tolist()
+    rng = random.Random(trainer.state.global_step)
+    # An update may see several micro-steps, whose rows may then be exchanged, but not rows of another update.
+    together = math.gcd(steps, trainer.args.gradient_accumulation_steps)
+    order = by_group(lengths, size, steps // together, rng=rng, sort=trainer.own.sort_by_length)
+    if not trainer.by_rows:
+        return [[rows(batch, part)] for part in torch.tensor(order).chunk(steps)]
+    scored = loss_mask(batch).sum(dim=1)
+    useful = torch.ones(len(lengths), dtype=torch.bool)
+    if trainer.skips_no_signal:
+        useful = (batch["advantages"] * (scored > 0)).cpu() != 0
+    scored, prompts = scored.tolist(), batch["prompt_mask"].sum(dim=1).tolist()
+    found = []
+    for update in torch.tensor(order).chunk(steps // together):
+        kept = update[useful[update]].tolist()
+        # As many tokens as TRL's micro-batch would hold, padding included, unless the recipe says how many.
+        budget = trainer.args.per_device_train_batch_size * (max(prompts) + max(lengths))
+        parts = by_tokens(kept, lengths, prompts, size, trainer.own.max_tokens_per_microbatch or budget)
+        # bnpo's mean over the tokens of a micro-batch is here one over the tokens of the update's share.
+        tokens = sum(scored[row] for row in update.tolist())
+        made = [
+            rows(batch, torch.tensor(part, device=batch["advantages"].device))
+            | {"share": _share(trainer, part, scored, tokens, together)}
+            for part in parts
+        ]
+        found += _dealt(trainer.accelerator, made, together, batch)
+    return found
+
+
+def _share(trainer, part: list[int], scored: list[int], tokens: int, steps: int) -> float:
+    """What a micro-batch's loss, a mean over its rows or tokens, counts beside one of TRL's micro-batches."""
+    if trainer.loss_type in ("dapo", "cispo", "vespo"):
+        return 1.0  # a sum over a number of tokens that stands fixed
+    if trainer.loss_type == "bnpo":
+        return sum(scored[row] for row in part) / max(1, tokens) * steps
+    return len(part) / trainer.args.per_device_train_batch_size
+
+
+def _dealt(accelerator, parts: list[dict], steps: int, batch: dict) -> list[list[dict | None]]:
+    """Micro-batches dealt to micro-steps, equally many on all ranks.
+
+    Where a rank has none left, None stands for one; of several ranks each takes a row that counts nothing, since
+    TRL's loss gathers its metrics, and sharded layers their weights, on all ranks at once.
+    """
+    filler = None
+    if accelerator.num_processes > 1:
+        shortest = int(batch["completion_mask"].sum(dim=1).clamp(min=1).argmin())
+        filler = rows(batch, torch.tensor([shortest], device=batch["advantages"].device)) | {"share": 0.0}
+    most = max(steps, int(accelerator.gather(torch.tensor(len(parts), device=accelerator.device)).max()))
+    padded = [*parts, *[filler] * (most - len(parts))]
+    return [padded[i::steps] for i in range(steps)]
+
+
+class Uneven:
+    """An accelerator whose ranks may gather unequally many figures: NaN stands for those that a rank lacks."""
+
+    def __init__(self, accelerator):
+        self._accelerator = accelerator
+
+    def __getattr__(self, name: str):
+        return getattr(self._accelerator, name)
+
+    def gather(self, tensor: torch.Tensor) -> torch.Tensor:
+        """All ranks' figures, one rank after another."""
+        if tensor.dim():
+            tensor = self._accelerator.pad_across_processes(tensor, pad_index=math.nan)
+        return self._accelerator.gather(tensor)

@@ -316,6 +316,8 @@ def install(model, *, temperature: float = 1.0, cast_head: bool = False, try_it:
     original = config._attn_implementation.removeprefix(PREFIX)
     kinds = set(getattr(config, "layer_types", None) or ())
     scales = ("logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
+    if config is not model.config:
+        return f"{type(model).__name__} is multimodal"
     if not model._supports_attention_backend:
         return f"{type(model).__name__} does not take another attention"
     if kinds - {"full_attention", "sliding_attention"}:
@@ -357,30 +359,35 @@ def install(model, *, temperature: float = 1.0, cast_head: bool = False, try_it:
             )
 
     model.forward = types.MethodType(forward, model)
-    if try_it and (gap := _gap(model, temperature)) > TOLERANCE[model.dtype]:
+    if try_it and (why := _misfit(model, temperature)):
         config._attn_implementation, model.forward = original, fused
-        return f"{type(model).__name__} gives log-probabilities that differ by {gap:.2g} nats in packed rows"
+        return f"{type(model).__name__} {why}"
     return None
 
 
 @torch.no_grad()
-def _gap(model, temperature: float) -> float:
-    """How far log-probabilities of a packed row are from those of padded rows, in nats, at most."""
-    device, vocabulary = model.device, model.config.get_text_config().vocab_size
-    g = torch.Generator().manual_seed(0)
+def _misfit(model, temperature: float) -> str | None:
+    """Why packed rows do not fit a model: a small one fails, or its log-probabilities are not those of padded rows."""
+    device, vocabulary, g = model.device, model.config.get_text_config().vocab_size, torch.Generator().manual_seed(0)
     prompts = torch.randint(vocabulary, (2, 6), generator=g).repeat_interleave(2, dim=0).to(device)
     completions = torch.randint(vocabulary, (4, 9), generator=g).to(device)
     mask = (torch.arange(9) < torch.tensor([[9], [4], [1], [8]])).long().to(device)
     prompt_mask = torch.ones_like(prompts)
     prompt_mask[2:, :2] = 0
-    was_training = model.training
-    model.eval()
-    ours, _ = logps(model, pack(prompts, prompt_mask, completions, mask), temperature=temperature)
     ids, masks = torch.cat([prompts, completions], dim=1), torch.cat([prompt_mask, mask], dim=1)
     labels = torch.cat([torch.full_like(prompts, -100), completions.masked_fill(mask == 0, -100)], dim=1)
-    plain = model(input_ids=ids, attention_mask=masks, labels=labels, fused_lm_head=True).log_probs[:, -9:]
-    model.train(was_training)
-    return (ours - plain).abs().max().item()
+    was_training = model.training
+    model.eval()
+    try:
+        ours, _ = logps(model, pack(prompts, prompt_mask, completions, mask), temperature=temperature)
+        plain = model(input_ids=ids, attention_mask=masks, labels=labels, fused_lm_head=True).log_probs[:, -9:]
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:  # of a forward not known here
+        return f"fails on packed rows: {str(error).partition(chr(10))[0]}"
+    finally:
+        model.train(was_training)
+    gap = (ours - plain).abs().max().item()
+    fits = gap <= TOLERANCE[model.dtype]
+    return None if fits else f"gives log-probabilities that differ by {gap:.2g} nats in packed rows"
 
 
 def logps(model, row: Packed, *, temperature: float = 1.0, chunked: bool = True) -> tuple[torch.Tensor, torch.Tensor]:

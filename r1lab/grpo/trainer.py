@@ -3,24 +3,23 @@
 Rewards, losses, logging and sharding stay TRL's; each part can be switched off (`r1lab.recipe.sections.GrpoTrain`).
 """
 
+import inspect
 import math
-import random
 import time
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from unittest.mock import patch
 
 import torch
 import trl
 from accelerate.utils import DistributedType, is_peft_model
-from trl.trainer import grpo_trainer
+from datasets import IterableDataset
 
 from r1lab.engines.transformers import TransformersEngine, without_generation_config
-from r1lab.grpo import checkpoint, dynamic_sampling, losses, packed
+from r1lab.errors import UserError
+from r1lab.grpo import batches, checkpoint, dynamic_sampling, losses, packed
 from r1lab.grpo.advantages import advantages
-from r1lab.grpo.batches import by_group, by_tokens, importance_ratio, rows, trimmed
 from r1lab.grpo.curriculum import Chooser
 from r1lab.grpo.rewards import BatchRewards
 from r1lab.recipe import trial
@@ -28,14 +27,43 @@ from r1lab.recipe.sections import Curriculum, DynamicSampling, GrpoTrain
 
 
 class GRPOTrainer(trl.GRPOTrainer):
-    """TRL's trainer on prompts that `r1lab.models.prompts.render` has already turned into text.
+    """Takes the place of `trl.GRPOTrainer`: the same arguments, the same loss and gradient, in less time.
+
+    Where packed rows cannot serve (multimodal models, an attention or a kind of adapter that they do not fit), it
+    computes as TRL does, and a line says why. Which rows an update trains on, where several share a rollout, is drawn
+    otherwise than in TRL.
+
+    A step goes through these methods, in this order; those with a * are here, the others are TRL's alone.
+
+        training_step
+            * _prepare_inputs                          for each micro-step; where a rollout is due:
+                * _generate_and_score_completions
+                    dynamic_sampling.choose            with dynamic sampling or a curriculum, once a round:
+                        * rollout, * graded
+                    * _generate                        what `choose` has generated, else:
+                        * rollout
+                            _generate
+                                * _tokenize_prompts
+                                _generate_single_turn
+                    * _get_per_token_logps_and_entropies    old and reference log-probabilities, where needed
+                    * _calculate_rewards               what `choose` has graded, else:
+                        * graded
+                * _micro_steps                         the rows of the rollout as micro-batches
+            * compute_loss                             of a micro-step
+                * _part_loss                           of each of its micro-batches
+                    * _compute_loss
+                        * _trls_loss                   TRL's `_compute_loss`
+                            * _get_per_token_logps_and_entropies
 
     Args:
+        args, kwargs: All of `trl.GRPOTrainer`.
         own: What is r1lab's own in a recipe's `train` section; the rest of it is TRL's config, as `args`.
         rewards: The grader behind `reward_funcs`, for grading early and for knowing what is right.
-        dynamic_sampling, curriculum: A recipe's sections of these names.
+        dynamic_sampling, curriculum: A recipe's sections of these names; `train_dataset` then has a column `row`.
         tasks: Of the rows of `train_dataset`, for the curriculum.
         options: Laid over the engine's own arguments.
+        rendered: Prompts are texts as `r1lab.models.prompts.render` makes them, with their special tokens, and
+            `generate` takes nothing from the model's generation config but where to stop.
     """
 
     def __init__(
@@ -46,31 +74,29 @@ class GRPOTrainer(trl.GRPOTrainer):
         dynamic_sampling: DynamicSampling | None = None,
         curriculum: Curriculum | None = None,
         tasks: list[str | None] | None = None,
+        rendered: bool = False,
         options: dict | None = None,
         **kwargs,
     ):
-        config = kwargs["args"]
-        self.rewards, self.dynamic_sampling, self.options = rewards, dynamic_sampling, options or {}
-        self.chooser, self._generated, self._rewards = None, None, None
+        self.own = own = own or GrpoTrain()
+        self.rewards, self.dynamic_sampling, self.rendered = rewards, dynamic_sampling, rendered
+        self.options = options or {}
+        self.chooser, self._generated, self._rewards, self._computed = None, None, None, None
         self._spent: Counter[str] = Counter()
         self.made = checkpoint.SavedRollout()  # the newest
-        if dynamic_sampling or curriculum:
-            tasks = tasks or [None] * len(kwargs["train_dataset"])
-            self.chooser = Chooser(tasks, seed=config.seed, curriculum=curriculum)
-        self.own = own = own or GrpoTrain()
-        if config.use_vllm:
-            from r1lab.engines.vllm import SyncedVLLM
+        config = inspect.signature(trl.GRPOTrainer).bind(*args, **kwargs).arguments.get("args")
+        if config is not None and config.use_vllm:
+            from r1lab.engines.vllm import SyncedVLLM, with_names
 
-            # The tokens are wanted, not vLLM's own text of each of them; a stop string needs that text.
-            given = config.generation_kwargs or {}
-            if own.skip_text and not given.get("stop"):
-                config.generation_kwargs = {"detokenize": False, **given}
-
-            with patch.object(grpo_trainer, "VLLMGeneration", partial(SyncedVLLM, options=self.options)):
-                super().__init__(*args, **kwargs)
+            # TRL has no argument for it: its constructor runs with another class under this name.
+            engine = partial(SyncedVLLM, skip_text=own.skip_text, options=self.options)
+            with_names(trl.GRPOTrainer.__init__, VLLMGeneration=engine)(self, *args, **kwargs)
         else:
-            config.generation_kwargs = (config.generation_kwargs or {}) | self.options or None
+            if self.options and config is not None:
+                config.generation_kwargs = (config.generation_kwargs or {}) | self.options
             super().__init__(*args, **kwargs)
+        if dynamic_sampling or curriculum:
+            self.chooser = self._made_chooser(tasks, curriculum)
         # A loss that is a sum over rows can be computed in any parts; these terms look at a micro-batch as a whole.
         self.by_rows = not self._entropy_bonus_enabled and self.top_entropy_quantile == 1 and not self.aux_loss_enabled
         # Rows of no advantage have no gradient, unless the reference model pulls at them.
@@ -79,44 +105,62 @@ class GRPOTrainer(trl.GRPOTrainer):
         if self.own_loss is not None:
             self.epsilon_low = self.epsilon_high = math.inf  # see `losses.as_advantages`
         # One update a rollout: the policy of the training pass is still the one that the engine sampled from.
-        self.on_policy = own.reuse_logps and config.gradient_accumulation_steps % self._rollout_micro_steps == 0
+        per_rollout = self.args.gradient_accumulation_steps % self._rollout_micro_steps == 0
+        self.on_policy = own.reuse_logps and not self._is_vlm and per_rollout
         # Layers whose weights are gathered for each pass need the same number of passes on every rank.
         self.sharded = self.is_fsdp_enabled or (
             self.is_deepspeed_enabled and self.accelerator.deepspeed_plugin.zero_stage == 3
         )
-        self._computed = None
         self.packs = own.pack and self._can_pack()
+
+    def _made_chooser(self, tasks: list[str | None] | None, curriculum: Curriculum | None) -> Chooser:
+        """What decides which prompts a step takes."""
+        if self.tools or self._is_vlm or self.rollout_func or isinstance(self.train_dataset, IterableDataset):
+            raise UserError(
+                "dynamic_sampling, curriculum: they choose rows of a data set with a length, for a model that writes "
+                "text: leave out tools, images, rollout_func and iterable data sets"
+            )
+        tasks = tasks or [None] * len(self.train_dataset)
+        return Chooser(tasks, seed=self.args.seed, curriculum=curriculum)
 
     def _can_pack(self) -> bool:
         """Whether the models run packed rows; if not, says why in a line."""
-        why = (
-            "the mixture-of-experts loss counts each prompt as often as it is used" if self.aux_loss_enabled else None
-        )
+        why = None
+        if self._is_vlm:
+            why = "prompts may have images"
+        elif self.aux_loss_enabled:
+            why = "the mixture-of-experts loss counts each prompt as often as it is used"
         for model in (self.model, self.ref_model):
             if model is not None and why is None:
                 model = self.accelerator.unwrap_model(model)
-                base = model.get_base_model() if is_peft_model(model) else model
+                if is_peft_model(model) and model.active_peft_config.is_prompt_learning:
+                    why = f"{model.active_peft_config.peft_type.value} puts tokens of its own before each prompt"
+                    break
                 why = packed.install(
-                    base,
+                    model.get_base_model() if is_peft_model(model) else model,
                     temperature=self.temperature,
                     cast_head=self.args.cast_lm_head_to_fp32,
                     try_it=not self.sharded,
                 )
-        if why:
-            print(f"each completion is computed with its own prompt and padding: {why}", flush=True)
+        if why and self.accelerator.is_main_process:
+            print(f"each completion is computed with its own prompt and padding, as TRL does: {why}", flush=True)
         return why is None
 
-    def _tokenize_prompts(self, prompts):
+    def _tokenize_prompts(self, prompts: list):
+        if not self.rendered:
+            return super()._tokenize_prompts(prompts)
         # The chat template has written the special tokens already; TRL would add a second beginning-of-text.
         return self.processing_class(text=prompts, add_special_tokens=False)["input_ids"], None, {}
 
     def _prepare_inputs(self, generation_batch):
         """TRL's, but each micro-step gets a list of micro-batches: groups together, like lengths, a token budget."""
-        if not self.model.training:
+        if not self.model.training or self._is_vlm:
             return super()._prepare_inputs(generation_batch)
         micro_steps = self.args.steps_per_generation
         if self.rollout_is_due():
             batch = self._generate_and_score_completions(generation_batch)
+            if not self.rendered:
+                torch.randperm(len(generation_batch))  # as TRL does here, so that a seed writes the same completions
             self._buffered_inputs = self._micro_steps(batch)
         self._spent["tokens"] += self.made.tokens / micro_steps
         return self._buffered_inputs[self._step % micro_steps]
@@ -134,59 +178,9 @@ class GRPOTrainer(trl.GRPOTrainer):
         """The step, counted from 0, of the rollout that the next micro-step trains on."""
         return self.state.global_step if self.rollout_is_due() else self.made.step
 
-    def _micro_steps(self, batch: dict) -> list[list[dict]]:
+    def _micro_steps(self, batch: dict) -> list[list[dict | None]]:
         """The micro-batches of each of the steps that TRL takes over a generation batch."""
-        steps = self.args.steps_per_generation
-        lengths = batch["completion_mask"].sum(dim=1).tolist()
-        rng = random.Random(self.state.global_step)
-        # An update may see several micro-steps, whose rows may then be exchanged, but not rows of another update.
-        together = math.gcd(steps, self.args.gradient_accumulation_steps)
-        order = by_group(lengths, self.num_generations, steps // together, rng=rng, sort=self.own.sort_by_length)
-        if not self.by_rows:
-            return [[rows(batch, part)] for part in torch.tensor(order).chunk(steps)]
-        useful = torch.ones(len(lengths), dtype=torch.bool)
-        if self.skips_no_signal:
-            useful = (batch["advantages"] * batch["completion_mask"].any(dim=1)).cpu() != 0
-        prompts = batch["prompt_mask"].sum(dim=1).tolist()
-        found = []
-        for update in torch.tensor(order).chunk(steps // together):
-            kept = update[useful[update]].tolist()
-            # As many tokens as TRL's micro-batch would hold, padding included, unless the recipe says how many.
-            size = self.args.per_device_train_batch_size
-            budget = self.own.max_tokens_per_microbatch or size * (max(prompts) + max(lengths))
-            parts = by_tokens(kept, lengths, prompts, self.num_generations, budget)
-            # bnpo's mean over the tokens of a micro-batch is here one over the tokens of the update's share.
-            tokens = sum(lengths[row] for row in update.tolist())
-            made = [
-                rows(batch, torch.tensor(part, device=batch["advantages"].device))
-                | {"share": self._share(part, lengths, tokens, together)}
-                for part in parts
-            ]
-            found += self._dealt(made, together, batch)
-        return found
-
-    def _share(self, part: list[int], lengths: list[int], tokens: int, micro_steps: int) -> float:
-        """What a micro-batch's loss, a mean over its rows or tokens, counts beside one of TRL's micro-batches."""
-        if self.loss_type in ("dapo", "cispo", "vespo"):
-            return 1.0  # a sum over a number of tokens that stands fixed
-        if self.loss_type == "bnpo":
-            return sum(lengths[row] for row in part) / max(1, tokens) * micro_steps
-        return len(part) / self.args.per_device_train_batch_size
-
-    def _dealt(self, parts: list[dict], steps: int, batch: dict) -> list[list[dict | None]]:
-        """Micro-batches dealt to micro-steps, equally many on all ranks.
-
-        Where a rank has none left, None stands for one; of several ranks each takes a row that counts nothing, since
-        TRL's loss gathers its metrics, and sharded layers their weights, on all ranks at once.
-        """
-        filler = None
-        if self.accelerator.num_processes > 1:
-            shortest = int(batch["completion_mask"].sum(dim=1).clamp(min=1).argmin())
-            filler = rows(batch, torch.tensor([shortest], device=batch["advantages"].device)) | {"share": 0.0}
-        count = torch.tensor(len(parts), device=self.accelerator.device)
-        most = max(steps, int(self.accelerator.gather(count).max()))
-        padded = [*parts, *[filler] * (most - len(parts))]
-        return [padded[i::steps] for i in range(steps)]
+        return batches.micro_steps(self, batch)
 
     def _generate_and_score_completions(self, inputs):
         """TRL's, on the prompts that are chosen, and without the pass for the old log-probabilities where the
@@ -245,7 +239,8 @@ class GRPOTrainer(trl.GRPOTrainer):
     def rollout(self, inputs: list[dict], prompts: list[str]):
         """What TRL's `_generate` returns; where it may, groups are graded as they are complete."""
         if not self.use_vllm:  # TRL sets what a recipe can set, and transformers would take the rest from the model
-            with self._timed("generating"), without_generation_config(self.accelerator.unwrap_model(self.model)):
+            model = self.accelerator.unwrap_model(self.model)
+            with self._timed("generating"), without_generation_config(model) if self.rendered else nullcontext():
                 return super()._generate(prompts)
         early = self.own.grade_early and self.model.training
         if not early or self.rewards is None or not self.rewards.any_thread:
@@ -298,17 +293,20 @@ class GRPOTrainer(trl.GRPOTrainer):
 
     def _compute_loss(self, model, inputs):
         """TRL's loss, with completions cut to the longest, and the importance ratio from the pass itself."""
-        inputs = trimmed(inputs)
+        if self._is_vlm:
+            return super()._compute_loss(model, inputs)
+        inputs = batches.trimmed(inputs)
         wanted = self.use_vllm and self.vllm_importance_sampling_correction
         if not wanted or "importance_sampling_ratio" in inputs:
             return self._trls_loss(model, inputs)
-        mask = inputs["completion_mask"]
+        mask = batches.loss_mask(inputs)
         self._compute_logps(model, inputs)
-        old = self._computed[0].detach()
-        difference = ((old - inputs["sampling_per_token_logps"]) * mask).nan_to_num(nan=0.0)
+        difference = (self._computed[0].detach() - inputs["sampling_per_token_logps"]) * mask
         low, high = self.vllm_importance_sampling_clip_min, self.vllm_importance_sampling_clip_max
-        ratio = importance_ratio(difference, self.vllm_importance_sampling_mode, low, high)
-        self._log_sampling(difference.abs()[mask.bool()], ratio[mask.bool()] if ratio.size(1) > 1 else ratio.flatten())
+        # A token that the engine could not score (NaN) is not corrected, and no evidence of a drift.
+        ratio = batches.importance_ratio(difference.nan_to_num(nan=0.0), self.vllm_importance_sampling_mode, low, high)
+        known = mask.bool() & ~difference.isnan()
+        self._log_sampling(difference.abs()[known], ratio[mask.bool()] if ratio.size(1) > 1 else ratio.flatten())
         return self._trls_loss(model, inputs | {"importance_sampling_ratio": ratio})
 
     def _compute_logps(self, model, inputs) -> None:
@@ -325,15 +323,17 @@ class GRPOTrainer(trl.GRPOTrainer):
             if self._computed is None:
                 self._compute_logps(model, inputs)
             inputs = losses.as_advantages(self.own_loss, inputs, self._computed[0], self.importance_sampling_level)
-        gather, pad = self.accelerator.gather, partial(self.accelerator.pad_across_processes, pad_index=math.nan)
-        with patch.object(self.accelerator, "gather", lambda x: gather(pad(x) if x.dim() else x)):
+        accelerator, self.accelerator = self.accelerator, batches.Uneven(self.accelerator)
+        try:
             return super()._compute_loss(model, inputs)
+        finally:
+            self.accelerator = accelerator
 
     def _log_sampling(self, difference: torch.Tensor, ratio: torch.Tensor) -> None:
         """How far the engine's log-probabilities are from the policy's, under TRL's names."""
         metrics, gather = self._metrics["train"], self.accelerator.gather
-        if difference.numel() == 0:  # as TRL where all is masked
-            difference = ratio = torch.zeros(1, device=self.accelerator.device)
+        # As TRL where nothing is left.
+        difference, ratio = (x if x.numel() else x.new_zeros(1) for x in (difference, ratio))
         for name, value in (("mean", difference.mean()), ("max", difference.max())):
             both = gather(value)
             figure = both.max() if name == "max" else both.mean()
@@ -348,10 +348,19 @@ class GRPOTrainer(trl.GRPOTrainer):
         if self._computed is not None:  # by `_compute_loss`, which needed them first
             computed, self._computed = self._computed, None
             return computed
-        if not self.packs:
-            return super()._get_per_token_logps_and_entropies(
+        aux_loss = None
+        if self.packs:
+            logps, entropies = self._packed_logps(model, input_ids, attention_mask, logits_to_keep, batch_size)
+        else:
+            logps, entropies, aux_loss = super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, batch_size, **kwargs
             )
+        if entropies is not None and not self._entropy_bonus_enabled:  # for the log, and for TRL's mask
+            entropies = entropies.detach()
+        return logps, entropies, aux_loss
+
+    def _packed_logps(self, model, input_ids, attention_mask, logits_to_keep: int, batch_size: int | None):
+        """Log-probabilities and entropies, both (B, `logits_to_keep`), from packed rows of `batch_size` sequences."""
         prompt, completion = slice(-logits_to_keep), slice(-logits_to_keep, None)
         found = []
         for part in torch.arange(len(input_ids)).split(batch_size or len(input_ids)):
@@ -363,9 +372,9 @@ class GRPOTrainer(trl.GRPOTrainer):
                 mask[:, completion],
                 share=self.own.share_prompts,
             )
-            found.append(packed.logps(model, row, temperature=self.temperature, chunked=self.own.chunk_logps))
-        logps, entropies = (torch.cat(column) for column in zip(*found))
-        return logps, entropies, None
+            with self.accelerator.autocast():  # the reference model is not wrapped in it
+                found.append(packed.logps(model, row, temperature=self.temperature, chunked=self.own.chunk_logps))
+        return tuple(torch.cat(column) for column in zip(*found))
 
     def _save_checkpoint(self, model, trial):
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"

@@ -60,6 +60,7 @@ def run(recipe, run_dir: Path) -> int:
         curriculum=recipe.curriculum,
         tasks=[row.get("task") for row in rows],
         options=recipe.rollout.options,
+        rendered=True,
     )
     trainer.add_callback(Scheduled(trainer, recipe.schedule, grader.names))
     if trainer.use_vllm and recipe.rollout.top_p == 1 and recipe.rollout.top_k == 0:

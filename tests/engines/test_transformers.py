@@ -144,6 +144,7 @@ def trainer(folder, output, **settings):
         train_dataset=Dataset.from_dict({"prompt": PROMPTS, "row": [0, 1, 2]}),
         processing_class=loading.load_tokenizer(str(folder)),
         reward_funcs=lambda completions, **_: [0.0] * len(completions),
+        rendered=True,
         **settings,
     )
 
