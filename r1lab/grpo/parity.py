@@ -1,5 +1,6 @@
 """Whether the engine samples from the policy: its log-probabilities beside the trainer's, before the first step."""
 
+import math
 import time
 from pathlib import Path
 
@@ -67,5 +68,13 @@ def difference(trainer, texts: list[str], *, max_tokens: int = 32) -> tuple[floa
         ours, *_ = trainer._get_per_token_logps_and_entropies(
             trainer.model_wrapped, whole, torch.cat(masks, dim=1), masks[1].size(1)
         )
-    gaps = (ours - padded(theirs, 0.0, "right")).abs()[masks[1].bool()]
-    return gaps.mean().item(), gaps.max().item(), gaps.numel()
+    found = gaps(ours, padded(theirs, 0.0, "right"), masks[1])
+    if not len(found):
+        return math.nan, math.nan, 0
+    return found.mean().item(), found.max().item(), len(found)
+
+
+def gaps(ours: torch.Tensor, theirs: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """How far log-probabilities are apart, of each token of the mask that the engine could score (else it is NaN)."""
+    difference = (ours - theirs).abs()[mask.bool()]
+    return difference[~difference.isnan()]

@@ -18,7 +18,7 @@ from datasets import IterableDataset
 
 from r1lab.engines.transformers import TransformersEngine, without_generation_config
 from r1lab.errors import UserError
-from r1lab.grpo import batches, checkpoint, dynamic_sampling, losses, packed
+from r1lab.grpo import batches, checkpoint, dynamic_sampling, losses, packed, parity
 from r1lab.grpo.advantages import advantages
 from r1lab.grpo.curriculum import Chooser
 from r1lab.grpo.rewards import BatchRewards
@@ -301,12 +301,13 @@ class GRPOTrainer(trl.GRPOTrainer):
             return self._trls_loss(model, inputs)
         mask = batches.loss_mask(inputs)
         self._compute_logps(model, inputs)
-        difference = (self._computed[0].detach() - inputs["sampling_per_token_logps"]) * mask
-        low, high = self.vllm_importance_sampling_clip_min, self.vllm_importance_sampling_clip_max
+        policy, engine = self._computed[0].detach(), inputs["sampling_per_token_logps"]
         # A token that the engine could not score (NaN) is not corrected, and no evidence of a drift.
-        ratio = batches.importance_ratio(difference.nan_to_num(nan=0.0), self.vllm_importance_sampling_mode, low, high)
-        known = mask.bool() & ~difference.isnan()
-        self._log_sampling(difference.abs()[known], ratio[mask.bool()] if ratio.size(1) > 1 else ratio.flatten())
+        difference = ((policy - engine) * mask).nan_to_num(nan=0.0)
+        low, high = self.vllm_importance_sampling_clip_min, self.vllm_importance_sampling_clip_max
+        ratio = batches.importance_ratio(difference, self.vllm_importance_sampling_mode, low, high)
+        gaps = parity.gaps(policy, engine, mask)
+        self._log_sampling(gaps, ratio[mask.bool()] if ratio.size(1) > 1 else ratio.flatten())
         return self._trls_loss(model, inputs | {"importance_sampling_ratio": ratio})
 
     def _compute_logps(self, model, inputs) -> None:

@@ -1,18 +1,26 @@
 """r1lab's trainer in the place of TRL's: it takes the same, and trains to the same loss and weights."""
 
+import io
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 import trl
-from datasets import Dataset, IterableDataset
+from datasets import Dataset, Image, IterableDataset
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    Qwen2ForCausalLM,
     TrainerCallback,
 )
 from trl import GRPOConfig
@@ -22,7 +30,7 @@ from r1lab.models import loading
 
 TINY = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 512,
+    "num_key_value_heads": 2, "max_position_embeddings": 4096,
 }  # fmt: skip
 SAYINGS = ["Zoey said that Luke is a knave", "who is a knight", "Luke said so", "Ann is a knight and Luke is not"]
 TEXTS = Dataset.from_dict({"prompt": SAYINGS, "wanted": [3, 5, 7, 9]})
@@ -316,3 +324,81 @@ def test_tokens_that_a_tool_has_written_are_read_and_not_trained(folder, config)
         {"loss_type": "dr_grpo", "mask_truncated_completions": True},
     ):
         same(folder, reward, config(**settings), TEXTS, rollout_func=rollout)
+
+
+def test_tools_are_called_in_the_middle_of_a_rollout(folder, config, monkeypatch):
+    """Two of four completions ask for the tool, one of them wrongly; then all are done."""
+    template = (Path(trl.__file__).parent / "chat_templates" / "qwen3.jinja").read_text()
+
+    def times(a: int, b: int) -> int:
+        """Multiplies two numbers.
+
+        Args:
+            a: The first.
+            b: The second.
+
+        Returns:
+            The product.
+        """
+        return a * b
+
+    def fresh():
+        tokenizer = loading.load_tokenizer(folder)
+        tokenizer.chat_template = template
+        return tokenizer
+
+    tokenizer = fresh()
+
+    def generate(self, input_ids, **_):
+        call = '<tool_call>\n{"name": "times", "arguments": {"a": 3, "%s": 4}}\n</tool_call><|im_end|>'
+        texts = [call % "b", call % "c", "no tool for this<|im_end|>", "none<|im_end|>"]
+        texts = texts if len(input_ids) == 4 else ["twelve it is<|im_end|>", "who knows<|im_end|>"]
+        ids = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")["input_ids"]
+        return torch.cat([input_ids, ids], dim=1)
+
+    def reward(completions, **_):
+        assert completions[0][1] == {"role": "tool", "name": "times", "content": "12"}
+        return [float(len(messages)) for messages in completions]
+
+    monkeypatch.setattr(Qwen2ForCausalLM, "generate", generate)
+    settings = config(max_completion_length=200)
+    made = same(folder, reward, settings, MESSAGES, processing_class=fresh, tools=[times])
+    assert made.state.log_history[0]["tools/call_frequency"] == 0.5
+    assert made.state.log_history[0]["tools/failure_frequency"] == 0.5
+
+
+def test_images_are_computed_as_in_trl(folder, config, capsys):
+    image = pytest.importorskip("PIL.Image")
+    tokenizer = loading.load_tokenizer(folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    template = (
+        "{% for m in messages %}{% for c in m['content'] %}{% if c['type'] == 'image' %}<image>"
+        "{% else %}{{ c['text'] }}{% endif %}{% endfor %}{% endfor %}"
+    )
+    side = {"height": 16, "width": 16}
+    processor = LlavaProcessor(
+        CLIPImageProcessorPil(size=side, crop_size=side), tokenizer, patch_size=8, chat_template=template,
+        vision_feature_select_strategy="default", num_additional_image_tokens=1,
+    )  # fmt: skip
+    data = MESSAGES.add_column("image", [{"path": None, "bytes": _png(image, shade)} for shade in range(4)])
+    data = data.cast_column("image", Image())
+
+    def fresh():
+        seen = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
+        torch.manual_seed(0)
+        return LlavaForConditionalGeneration(
+            LlavaConfig(
+                vision_config=CLIPVisionConfig(image_size=16, patch_size=8, projection_dim=32, **seen),
+                text_config=AutoConfig.for_model("qwen2", vocab_size=len(tokenizer), initializer_range=0.2, **TINY),
+                image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+            )
+        )
+
+    made = same(fresh, said, config(num_iterations=2), data, processing_class=processor)
+    assert not made.packs and "as TRL does: prompts may have images" in capsys.readouterr().out
+
+
+def _png(image, shade: int) -> bytes:
+    file = io.BytesIO()
+    image.new("RGB", (16, 16), (60 * shade, 0, 0)).save(file, "png")
+    return file.getvalue()
