@@ -123,21 +123,24 @@ def main(args: argparse.Namespace) -> list[float]:
         turns = [prefill + text for prefill, text in zip(prefills, written)]
         rewards = torch.tensor(knights_knaves_reward(turns, answer=answers), dtype=torch.float32)
         batch["advantage"] = advantages(rewards, args.group)
-        # 3. What the old policy and the reference give to these tokens stays fixed while the policy moves.
+        # 3. What the old policy and the reference give to these tokens stays fixed while the policy moves. With one
+        #    update, the policy that is trained is still the old one: every ratio is 1, and nothing is clipped.
         parts = torch.arange(len(rewards)).split(args.rows)  # of the batch, as many rows as memory allows
+        fixed = {"old": policy if args.updates > 1 else None, "reference": reference}
         with torch.no_grad():
-            for name, model in (("old", policy), ("reference", reference)):
+            for name, model in fixed.items():
                 if model is not None:
-                    at = args.temperature
                     pieces = [{key: value[part] for key, value in batch.items()} for part in parts]
-                    batch[name] = torch.cat([token_logps(model, piece, temperature=at) for piece in pieces])
-        # 4. One or more updates on these completions. With one, every ratio is 1 and nothing is clipped.
+                    found = [token_logps(model, piece, temperature=args.temperature) for piece in pieces]
+                    batch[name] = torch.cat(found)
+        # 4. One or more updates on these completions.
         for _ in range(args.updates):
             for part in parts:
                 piece = {key: value[part] for key, value in batch.items()}
                 logps = token_logps(policy, piece, temperature=args.temperature)
+                old = piece.get("old", logps.detach())
                 settings = {"reference": piece.get("reference"), "epsilon": args.epsilon, "beta": args.beta}
-                loss = grpo_loss(logps, piece["old"], piece["advantage"], piece["completion_mask"], **settings)
+                loss = grpo_loss(logps, old, piece["advantage"], piece["completion_mask"], **settings)
                 (loss * len(part) / len(rewards)).backward()
             torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
             optimizer.step()
@@ -154,7 +157,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description="GRPO as one loop")
     made.add_argument("--model", default="embedded:tiny-qwen2", help="a folder, a Hub id or embedded:NAME")
     for name, default in {
-        "steps": 60, "prompts": 8, "group": 8, "rows": 16, "updates": 1, "max-tokens": 256, "temperature": 1.0,
+        "steps": 40, "prompts": 8, "group": 8, "rows": 16, "updates": 1, "max-tokens": 128, "temperature": 1.0,
         "learning-rate": 2.5e-4, "epsilon": 0.2, "beta": 0.0, "seed": 0,
     }.items():  # fmt: skip
         made.add_argument(f"--{name}", type=type(default), default=default, help=f"default {default}")

@@ -154,3 +154,49 @@ def test_without_sleep_mode_weights_are_synced_once_per_step(monkeypatch):
         trainer.state.global_step = 1
         with GRPOTrainer.engine(trainer):
             assert calls == ["load weights"] * 2
+
+
+def test_completions_are_heard_of_as_soon_as_they_are_finished(monkeypatch):
+    from r1lab.engines import vllm
+
+    def output(request: str, finished: bool):
+        return SimpleNamespace(request_id=request, finished=finished, outputs=[SimpleNamespace(token_ids=[7, 8])])
+
+    steps = iter([[output("12", True), output("10", False)], [output("10", True)], [output("13", True)]])
+    engine = SimpleNamespace(step=lambda: next(steps))
+    monkeypatch.setattr(vllm, "LLM", lambda **settings: SimpleNamespace(llm_engine=engine, settings=settings))
+    generation = object.__new__(vllm.SyncedVLLM)
+    generation.mode, generation.tensor_parallel_size, generation._finished = "colocate", 1, None
+    generation.model = SimpleNamespace(config=SimpleNamespace(), dtype="float32")
+    generation.llm = generation._start(quantization="bitsandbytes")
+    assert generation.llm.settings == {"quantization": None, "dtype": "float32", "enable_prefix_caching": True}
+    generation.llm.request_counter = SimpleNamespace(counter=10)
+    heard = []
+    with generation.watched(lambda i, token_ids: heard.append((i, token_ids))):
+        engine.step()
+        assert heard == [(2, [7, 8])]
+        engine.step()
+    assert len(engine.step()) == 1 and heard == [(2, [7, 8]), (0, [7, 8])]
+
+
+def test_a_function_sees_other_names_and_its_module_keeps_its_own():
+    from trl.generation import vllm_generation
+
+    from r1lab.engines.vllm import with_names
+
+    made = []
+
+    class Stub(vllm_generation.VLLMGeneration):
+        def _init_vllm(self):
+            with_names(vllm_generation.VLLMGeneration._init_vllm, LLM=lambda **settings: made.append(settings))(self)
+
+    before = vllm_generation.LLM
+    accelerator = SimpleNamespace(
+        num_processes=1, process_index=0, local_process_index=0, wait_for_everyone=lambda: None,
+        state=SimpleNamespace(deepspeed_plugin=None, fsdp_plugin=None), distributed_type="NO",
+    )  # fmt: skip
+    model = SimpleNamespace(name_or_path="here", named_modules=lambda: [])
+    Stub(model, accelerator, None, max_model_length=64)
+    assert made[0]["model"] == "here" and made[0]["max_model_len"] == 64 and vllm_generation.LLM is before
+    with pytest.raises(AttributeError, match="VLLMGeneration._init_vllm does not use Engine"):
+        with_names(vllm_generation.VLLMGeneration._init_vllm, Engine=None)

@@ -26,7 +26,9 @@ from transformers import (
 from trl import GRPOConfig
 
 import r1lab
+from r1lab.errors import UserError
 from r1lab.models import loading
+from r1lab.recipe.schema import DynamicSampling
 
 TINY = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -235,6 +237,13 @@ def test_an_iterable_data_set(folder, config):
         yield from ({"prompt": text} for text in SAYINGS)
 
     same(folder, distinct, config(), IterableDataset.from_generator(rows), eval_dataset=TEXTS)
+
+
+def test_what_chooses_prompts_is_refused_where_it_cannot(folder, config):
+    data = IterableDataset.from_generator(lambda: iter([{"prompt": "a", "row": 0}]))
+    with pytest.raises(UserError, match="leave out tools, images, rollout_func and iterable data sets") as error:
+        r1lab.GRPOTrainer(folder, distinct, config(), data, dynamic_sampling=DynamicSampling())
+    assert len(str(error.value).splitlines()) == 1
 
 
 def test_an_adapter_from_its_config_and_a_model_that_has_one(folder, config):
