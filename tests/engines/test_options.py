@@ -1,12 +1,14 @@
 """`rollout.options`: laid over the engine's arguments; unknown ones and those with a key of their own are refused."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 
 from r1lab import engines
 from r1lab.engines import options
 from r1lab.engines.transformers import TransformersEngine
+from r1lab.errors import UserError
 from r1lab.models import loading
 from r1lab.recipe import loading as recipes
 
@@ -16,7 +18,11 @@ def problems(tmp_path, rollout: str, kind: str = "sample") -> list[str]:
         f"{{stage: {kind}, model: {{path: embedded:tiny-qwen2}}, data: {{builder: arithmetic}}, "
         f"rewards: [{{name: exact_match}}], rollout: {{{rollout}}}}}"
     )
-    return recipes.check_inputs(recipes.load([str(tmp_path / "r.yaml")]))
+    try:
+        recipes.load([str(tmp_path / "r.yaml")], inputs=True)
+    except UserError as error:
+        return error.problems
+    return []
 
 
 @pytest.mark.parametrize(
@@ -71,7 +77,12 @@ def test_a_server_gets_them_in_the_body(monkeypatch):
 def test_vllm_gets_them(monkeypatch):
     vllm = pytest.importorskip("r1lab.engines.vllm")
     given = {}
-    monkeypatch.setattr(vllm, "LLM", lambda **arguments: given.update(arguments))
+
+    def started(**arguments):
+        given.update(arguments)
+        return SimpleNamespace(llm_engine=SimpleNamespace(step=list))
+
+    monkeypatch.setattr(vllm, "LLM", started)
     vllm.start(str(loading.EMBEDDED / "tiny-qwen2"), options={"max_num_seqs": 4, "enable_prefix_caching": False})
     assert given["max_num_seqs"] == 4 and given["enable_prefix_caching"] is False
     synced = object.__new__(vllm.SyncedVLLM)

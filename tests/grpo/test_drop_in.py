@@ -28,7 +28,7 @@ from trl import GRPOConfig
 import r1lab
 from r1lab.errors import UserError
 from r1lab.models import loading
-from r1lab.recipe.schema import DynamicSampling
+from r1lab.recipe.sections import DynamicSampling
 
 TINY = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,

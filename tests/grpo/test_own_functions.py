@@ -103,7 +103,9 @@ def test_what_is_wrong_with_a_function_is_said_before_the_run_in_one_line(tmp_pa
         "rewards: [{name: exact_match}],"
         f' train: {{{key}: "./mine.py:{name}", max_steps: 2}}}}'
     )
-    (line,) = loading.check_inputs(loading.load([str(tmp_path / "r.yaml")]))
+    with pytest.raises(UserError) as error:
+        loading.load([str(tmp_path / "r.yaml")], inputs=True)
+    (line,) = error.value.problems
     assert line.startswith(f"{tmp_path}/r.yaml:1: train.{key}: ") and re.search(said, line) and "\n" not in line
     with pytest.raises(UserError):
         getattr(trial, key)(mine(name))

@@ -60,7 +60,9 @@ def test_a_reward_of_ones_own_that_asks_a_server_is_left_out_in_small_and_names_
     )
     small = loading.load([str(tmp_path / "r.yaml")], tiny=True)
     assert [reward.name for reward in small.rewards] == ["exact_match"]
-    (line,) = loading.check_inputs(loading.load([str(tmp_path / "r.yaml")]))
+    with pytest.raises(UserError) as error:
+        loading.load([str(tmp_path / "r.yaml")], inputs=True)
+    (line,) = error.value.problems
     assert line.endswith("score needs the parameter `url`")
 
 
