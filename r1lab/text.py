@@ -89,7 +89,7 @@ def either(words: list) -> str:
 def rough_duration(seconds: float | None) -> str:
     """Time in the largest unit that leaves a figure before the point.
 
-    >>> duration(5400), duration(42), rough_duration(None)
+    >>> rough_duration(5400), rough_duration(42), rough_duration(None)
     ('1.5 h', '42 s', '?')
     """
     if seconds is None:

@@ -293,7 +293,7 @@ def clean(value: object) -> str:
 def as_number(value: object) -> float | None:
     """A finite number, else None.
 
-    >>> number(1), number(True), number("1"), as_number(float("nan"))
+    >>> as_number(1), as_number(True), as_number("1"), as_number(float("nan"))
     (1.0, None, None, None)
     """
     fine = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
