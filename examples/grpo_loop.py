@@ -157,7 +157,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description="GRPO as one loop")
     made.add_argument("--model", default="embedded:tiny-qwen2", help="a folder, a Hub id or embedded:NAME")
     for name, default in {
-        "steps": 40, "prompts": 8, "group": 8, "rows": 16, "updates": 1, "max-tokens": 128, "temperature": 1.0,
+        "steps": 40, "prompts": 8, "group": 8, "rows": 16, "updates": 1, "max-tokens": 192, "temperature": 1.0,
         "learning-rate": 2.5e-4, "epsilon": 0.2, "beta": 0.0, "seed": 0,
     }.items():  # fmt: skip
         made.add_argument(f"--{name}", type=type(default), default=default, help=f"default {default}")
