@@ -15,7 +15,6 @@ from r1lab.plan.gpus import Device, parse_memory
 from r1lab.plan.lengths import lengths
 from r1lab.plan.printed import as_json, as_text
 from r1lab.plan.stages import StagePlan, plan_stage
-from r1lab.recipe.loading import stage_recipes
 from r1lab.recipe.schema import Pipeline
 
 __all__ = ["Planned", "as_json", "as_text", "parse_memory", "plan"]
@@ -79,7 +78,7 @@ def plan(recipe, *, gpu: str | None = None, gpus: int | None = None, memory: int
     device = devices.find(gpu) if gpu else devices.here()
     device = replace(device, memory=memory) if memory else device
     pipeline = isinstance(recipe, Pipeline)
-    named = stage_recipes(recipe) if pipeline else [(recipe.name, recipe)]
+    named = [(stage.name, stage) for stage in recipe.stages] if pipeline else [(recipe.name, recipe)]
     if gpus:
         named = [(n, changed(s, {"launch.gpus": gpus}) if hasattr(s, "launch") else s) for n, s in named]
     found, ways = [], {}

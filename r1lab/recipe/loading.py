@@ -152,15 +152,6 @@ def dumps(recipe: Recipe) -> str:
     return stream.getvalue()
 
 
-def stage_recipes(recipe: Pipeline) -> list[tuple[str, StageRecipe]]:
-    """The stages of a pipeline by name, each a recipe of its own with the shared sections in it.
-
-    >>> [name for name, _ in stage_recipes(load(["quickstart"]))]
-    ['base', 'zero', 'after']
-    """
-    return [(stage.name, stage) for stage in recipe.stages]
-
-
 def written(sources: list[str]) -> str:
     """The text of a recipe as it was written, with what was merged over it as comments below."""
     first, *rest = sources

@@ -80,7 +80,7 @@ def run(
     console = console or Console()
     config = recipes.resolved(recipe)
     run_dir = Path(runs_dir) / checked_name(name or config["name"])
-    stages = stage_runs(recipe, config, run_dir)
+    stages = stage_runs(config, run_dir)
     refused = [(stage.name, launch.problem(stage.config.get("launch", {}).get("gpus", 1))) for stage in stages]
     if problems := [f"{name}: launch.gpus: {why}" for name, why in refused if why]:
         raise UserError(problems)
@@ -105,19 +105,14 @@ def checked_name(name: str) -> str:
     return name
 
 
-def stage_runs(recipe: object, config: dict, run_dir: Path) -> list[StageRun]:
-    """The stages of a recipe in order, each with its folder."""
+def stage_runs(config: dict, run_dir: Path) -> list[StageRun]:
+    """The stages of a resolved recipe in order, each with its folder."""
     if "stages" not in config:
         return [StageRun(config["name"], run_dir, config)]
-    parts = recipes.stage_recipes(recipe)
+    parts = config["stages"]
     return [
-        StageRun(
-            name,
-            run_dir / f"{number:02d}-{name}",
-            recipes.resolved(part),
-            f"stage {number} of {len(parts)}",
-        )
-        for number, (name, part) in enumerate(parts, start=1)
+        StageRun(part["name"], run_dir / f"{number:02d}-{part['name']}", part, f"stage {number} of {len(parts)}")
+        for number, part in enumerate(parts, start=1)
     ]
 
 

@@ -146,11 +146,11 @@ def test_the_recipe_as_written_keeps_comments_and_what_was_merged(write):
 
 def test_shared_sections_hold_for_stages_that_have_and_do_not_give_them(write):
     loaded = loading.load([write(PIPELINE)])
-    stages = dict(loading.stage_recipes(loaded))
+    stages = {stage.name: stage for stage in loaded.stages}
     assert list(stages) == ["zero", "keep", "tuned", "after"]
     assert stages["zero"].rollout.num_generations == stages["keep"].rollout.num_generations == 4
     assert stages["after"].eval.size == 20 and stages["zero"].eval is None  # which says not how often
-    often = dict(loading.stage_recipes(loading.load([write(PIPELINE), "eval.every=5"])))
+    often = {stage.name: stage for stage in loading.load([write(PIPELINE), "eval.every=5"]).stages}
     assert often["zero"].eval.size == 20
     assert stages["tuned"].data.builder == "rows" and not hasattr(stages["tuned"], "rollout")
     assert [stage.seed for stage in stages.values()] == [5, 5, 5, 6]
@@ -158,7 +158,7 @@ def test_shared_sections_hold_for_stages_that_have_and_do_not_give_them(write):
 
 
 def test_a_resolved_stage_is_a_recipe_of_its_own(write):
-    for _, stage in loading.stage_recipes(loading.load([write(PIPELINE)])):
+    for stage in loading.load([write(PIPELINE)]).stages:
         alone = loading.resolved(stage)
         for section in ("model", "data"):
             alone[section]["path" if "path" in alone[section] else "builder"] = (

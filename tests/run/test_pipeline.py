@@ -27,7 +27,6 @@ FAKE_STAGE = str(TESTS / "fake_stages.py")
 RECIPES = SimpleNamespace(
     resolved=lambda recipe: recipe,
     reread=lambda config: config,
-    stage_recipes=lambda recipe: [(stage["name"], stage) for stage in recipe["stages"]],
 )
 # The parent of the signal tests: a process that runs the recipe of its first argument.
 PARENT = f"""
@@ -157,7 +156,7 @@ def test_real_recipes_give_configs_that_load_again_and_resume_unchanged(tmp_path
     recipe = recipes.load(["quickstart", "stages.zero.train.max_steps=2", "rollout.engine=transformers"])
     config = recipes.resolved(recipe)
     run_dir = tmp_path / "quickstart"
-    stages = pipeline.stage_runs(recipe, config, run_dir)
+    stages = pipeline.stage_runs(config, run_dir)
     directory.prepare("", config, run_dir, resume=False, overwrite=False)
     folders = {stage.name: stage.path for stage in stages}
     for stage in stages:
@@ -225,7 +224,7 @@ def test_a_run_of_an_earlier_version_resumes_unchanged_and_a_damaged_one_is_one_
          "data": {"builder": "arithmetic"}, "prompt": {"template": "r1-zero"}}
     ))  # fmt: skip
     recipe = recipes.load([str(tmp_path / "r.yaml")])
-    stages = pipeline.stage_runs(recipe, recipes.resolved(recipe), tmp_path / "run")
+    stages = pipeline.stage_runs(recipes.resolved(recipe), tmp_path / "run")
     config = recipes.resolved(recipe)
     (tmp_path / "run" / "samples").mkdir(parents=True)
     (tmp_path / "run" / "samples" / "partial.jsonl").write_text("")

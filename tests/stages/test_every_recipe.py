@@ -32,7 +32,7 @@ def runs(tmp_path_factory):
         recipe = recipes.load([name], tiny=True, inputs=True)
         run_dir = root / name.replace("/", "-")
         run_dir.mkdir()
-        stages = pipeline.stage_runs(recipe, recipes.resolved(recipe), run_dir)
+        stages = pipeline.stage_runs(recipes.resolved(recipe), run_dir)
         folders = {stage.name: stage.path for stage in stages}
         for stage in stages:
             pipeline.prepare_stage(stage, folders)
