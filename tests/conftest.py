@@ -8,18 +8,26 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 _PROCESS_GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_GIVEN = {name: os.environ.get(name) for name in _PROCESS_GROUP}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def own_process_group():
-    """TRL and accelerate describe a process group in the environment, which later modules must not inherit."""
-    before = {name: os.environ.get(name) for name in _PROCESS_GROUP}
-    yield
-    for name, value in before.items():
+def _as_given() -> None:
+    for name, value in _GIVEN.items():
         if value is None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
+
+
+@pytest.fixture(autouse=True)
+def own_process_group():
+    """TRL and accelerate describe a process group in the environment, which what a test starts must not inherit.
+
+    A trainer of a whole module does so too, before its first test: hence the first line.
+    """
+    _as_given()
+    yield
+    _as_given()
 
 
 @pytest.fixture(scope="session")
