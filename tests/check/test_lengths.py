@@ -18,7 +18,7 @@ def test_percentiles_of_one_and_of_many():
 
 def test_a_limit_below_the_worked_solutions(found, grpo):
     data = write(
-        {"prompt": f"{n}?", "answer": str(n), "solution": "one step after another " * (50 if n % 2 else 1)}
+        {"prompt": f"{n}?", "answer": str(n + 500), "solution": "one step after another " * (50 if n % 2 else 1)}
         for n in range(40)
     )
     rewards = [{"name": "exact_match"}]
