@@ -2,14 +2,14 @@
 #   R1LAB_DEVICE=cpu|cuda   which pinned set to install (default: what the machine has)
 #   PYTHON=python3.12       which Python makes .venv (default: python3)
 #   OUT=FOLDER              where `make gpu` writes (default: runs/gpu)
-#   WORKERS=N               how many processes `make test` runs the tests in (default: 1)
+#   WORKERS=N               how many processes `make test` runs the tests in (default: 2)
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help install smollm2 demo r1 gpu test lint format clean
 
 PYTHON ?= python3
-WORKERS ?= 1
+WORKERS ?= 2
 # A file at a time, since its tests share fixtures; in the order of tests/conftest.py.
 BESIDE := $(if $(filter 1,$(WORKERS)),,-n $(WORKERS) --dist loadfile --no-loadscope-reorder)
 VENV := .venv
