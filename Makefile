@@ -61,7 +61,7 @@ lint: install ## ruff alone
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 
-format: install ## let ruff mend what it can
+format: install ## let ruff fix what it can
 	@$(VENV)/bin/ruff check --fix .
 	@$(VENV)/bin/ruff format .
 
