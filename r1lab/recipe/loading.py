@@ -46,11 +46,11 @@ def load(sources: list[str], *, check: bool = True, inputs: bool = False, tiny: 
         check: Also check the values that r1lab does not own: TRL's fields, the parameters of rewards and builders,
             references between stages, the batch.
         inputs: Also check model folders and the rows of files.
-        tiny: In small, see `r1lab.recipe.tiny`; `key=value` words are merged over that.
+        tiny: Scaled down, see `r1lab.recipe.tiny`; `key=value` words are merged over that.
 
     Raises:
         UserError: All problems at once, each as `file:line: key: message`. Of a stage with an unknown key or a value
-            of the wrong type only these are told; what else is wrong with it comes when it is loaded again.
+            of the wrong type only these are reported; the next load reports what else is wrong with it.
 
     >>> load(["quickstart", "stages.zero.train.max_steps=10"]).stages[1].train["max_steps"]
     10

@@ -19,7 +19,7 @@ DIFF_LIMIT = 1_000_000  # characters of `git diff` kept in a manifest
 def write_manifest(path: str | Path, resolved: dict) -> dict:
     """Writes `manifest.json`: what ran, on what, with which versions and seeds.
 
-    When a run is taken up again the first manifest stays, and the new one is added to its list `resumed`.
+    When a run resumes, the first manifest stays, and the new one is added to its list `resumed`.
 
     Args:
         path: The run directory.

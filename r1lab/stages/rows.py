@@ -25,7 +25,7 @@ def build_rows(
     """The rows that a recipe's `data` section (or an eval task) asks for.
 
     Args:
-        run_dir: Where what the operations of `data` left out is told: `data.jsonl` has a row for each that
+        run_dir: Where the operations of `data` report what they left out: `data.jsonl` has a row for each that
             decontamination took.
         tokenizer: Counts the tokens for `max_tokens`.
     """
