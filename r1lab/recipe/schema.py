@@ -3,6 +3,9 @@
 pydantic checks them; `r1lab.recipe.loading` loads them.
 """
 
+# A kind of stage narrows `stage` and `model` of StageRecipe, which a type checker takes for attributes to be assigned.
+# pyright: reportIncompatibleVariableOverride=false
+
 from importlib import metadata
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -52,7 +55,7 @@ class StageRecipe(Section):
     makes: ClassVar[str] = ""
     name: str = Field(min_length=1)
     stage: str
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     model: Model
     _document: Document = PrivateAttr(default_factory=lambda: Document(None))
     _keys: Keys = PrivateAttr(default=())
@@ -206,7 +209,7 @@ class Pipeline(Section):
     """Stages in their order. `compare` pairs names of eval stages, before and after; by default the first and last."""
 
     name: str = Field(min_length=1)
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     stages: list[Annotated[SerializeAsAny[StageRecipe], BeforeValidator(_of_its_kind)]] = Field(min_length=1)
     compare: list[list[str]] | None = None
     _document: Document = PrivateAttr(default_factory=lambda: Document(None))

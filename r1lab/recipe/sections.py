@@ -18,9 +18,9 @@ class Lora(Section):
     is the model with the adapter merged, or the adapter alone.
     """
 
-    r: int = Field(16, ge=1)
-    alpha: int = Field(32, ge=1)
-    dropout: float = Field(0.0, ge=0, lt=1)
+    r: int = Field(default=16, ge=1)
+    alpha: int = Field(default=32, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     target_modules: str | list[str] = "all-linear"
     quantize: Literal["4bit", "8bit"] | None = None
     merge: bool = True
@@ -49,7 +49,7 @@ class Decontaminate(Section):
     """
 
     against: list["TaskOrName"] = Field(min_length=1)
-    n: int = Field(8, ge=1)
+    n: int = Field(default=8, ge=1)
 
 
 class PassRate(Section):
@@ -59,8 +59,8 @@ class PassRate(Section):
     """
 
     path: str
-    lowest: float = Field(0.0, ge=0, le=1)
-    highest: float = Field(1.0, ge=0, le=1)
+    lowest: float = Field(default=0.0, ge=0, le=1)
+    highest: float = Field(default=1.0, ge=0, le=1)
 
 
 class Data(Section):
@@ -74,11 +74,11 @@ class Data(Section):
     model_config = ConfigDict(extra="allow", strict=True)
     builder: str = "rows"
     split: Literal["train", "test"] = "train"
-    size: int | None = Field(None, ge=1)
+    size: int | None = Field(default=None, ge=1)
     seed: int | None = None
     deduplicate: bool | float = False
     decontaminate: Decontaminate | None = None
-    max_tokens: int | None = Field(None, ge=1)
+    max_tokens: int | None = Field(default=None, ge=1)
     pass_rate: PassRate | None = None
     order: Literal["people", "level", "pass_rate", "length"] | None = None
 
@@ -107,7 +107,7 @@ class Reward(Section):
     model_config = ConfigDict(extra="allow", strict=True)
     name: str
     weight: float = 1.0
-    tasks: list[str] | None = Field(None, min_length=1)
+    tasks: list[str] | None = Field(default=None, min_length=1)
     on_error: Literal["fail", "zero"] = "fail"
 
 
@@ -119,7 +119,7 @@ class DynamicSampling(Section):
     """
 
     metric: Literal["right", "reward"] = "right"
-    max_rounds: int = Field(3, ge=1)
+    max_rounds: int = Field(default=3, ge=1)
 
 
 class Rollout(Section):
@@ -130,11 +130,11 @@ class Rollout(Section):
     """
 
     engine: Literal["auto", "vllm", "transformers", "server"] = "auto"
-    max_completion_length: int = Field(256, ge=1)
-    top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=0)
-    max_model_length: int | None = Field(None, ge=1)
-    gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
+    max_completion_length: int = Field(default=256, ge=1)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0)
+    max_model_length: int | None = Field(default=None, ge=1)
+    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
     options: dict[str, Any] = {}
 
 
@@ -145,15 +145,15 @@ class EvalRollout(Rollout):
     """
 
     url: str | None = None
-    max_concurrent: int = Field(32, ge=1)
-    requests_per_minute: int | None = Field(None, ge=1)
+    max_concurrent: int = Field(default=32, ge=1)
+    requests_per_minute: int | None = Field(default=None, ge=1)
 
 
 class SampleRollout(EvalRollout):
     """How a sample stage generates `num_generations` completions of each prompt."""
 
-    num_generations: int = Field(8, ge=1)
-    temperature: float = Field(1.0, ge=0)
+    num_generations: int = Field(default=8, ge=1)
+    temperature: float = Field(default=1.0, ge=0)
 
 
 class GrpoRollout(Rollout):
@@ -162,9 +162,9 @@ class GrpoRollout(Rollout):
     `biased_sampling` allows what biases the gradient: `top_p`, `top_k`, `min_p`.
     """
 
-    gpu_memory_utilization: float = Field(0.3, gt=0, le=1)
-    num_generations: int = Field(8, ge=1)
-    temperature: float = Field(1.0, ge=0)
+    gpu_memory_utilization: float = Field(default=0.3, gt=0, le=1)
+    num_generations: int = Field(default=8, ge=1)
+    temperature: float = Field(default=1.0, ge=0)
     dynamic_sampling: DynamicSampling | None = None
     biased_sampling: bool = False
 
@@ -186,7 +186,7 @@ class GrpoTrain(Section):
 
     advantage: str | None = None
     loss: str | None = None
-    max_tokens_per_microbatch: int | None = Field(None, ge=1)
+    max_tokens_per_microbatch: int | None = Field(default=None, ge=1)
     pack: bool = True
     share_prompts: bool = True
     skip_no_signal: bool = True
@@ -204,9 +204,9 @@ class Curriculum(Section):
     rows are drawn by p (1 - p), those never tried by the mean of their task.
     """
 
-    min_pass_rate: float = Field(0.0, ge=0, le=1)
-    max_pass_rate: float = Field(1.0, ge=0, le=1)
-    retry_after: int = Field(100, ge=1)
+    min_pass_rate: float = Field(default=0.0, ge=0, le=1)
+    max_pass_rate: float = Field(default=1.0, ge=0, le=1)
+    retry_after: int = Field(default=100, ge=1)
     learnability: bool = False
 
 
@@ -233,7 +233,7 @@ class FigureAlarm(Alarm):
 
     below: float | None = None
     above: float | None = None
-    steps: int = Field(1, ge=1)
+    steps: int = Field(default=1, ge=1)
 
 
 class Alarms(Section):
@@ -252,8 +252,8 @@ class Alarms(Section):
     no_signal: FigureAlarm | None = FigureAlarm(above=0.95, steps=10)
     drift: FigureAlarm | None = FigureAlarm(above=0.2, steps=3, do="stop")
     loss: Alarm | None = Alarm(do="stop")
-    first: int = Field(10, ge=1)
-    learning_rate_factor: float = Field(0.5, gt=0, le=1)
+    first: int = Field(default=10, ge=1)
+    learning_rate_factor: float = Field(default=0.5, gt=0, le=1)
 
     @model_validator(mode="before")
     @classmethod
@@ -280,9 +280,9 @@ class Task(Section):
     model_config = ConfigDict(extra="allow", strict=True)
     name: str | None = None
     builder: str
-    size: int | None = Field(None, ge=1)
+    size: int | None = Field(default=None, ge=1)
     seed: int | None = None
-    num_samples: int | None = Field(None, ge=1)
+    num_samples: int | None = Field(default=None, ge=1)
     instruction: str | None = None
 
 
@@ -301,23 +301,23 @@ class Eval(Section):
     """What is evaluated: `size` questions per task, each with `num_samples` answers and a greedy one."""
 
     tasks: list[TaskOrName] = []
-    size: int = Field(200, ge=1)
-    num_samples: int = Field(4, ge=1)
-    temperature: float = Field(1.0, ge=0)
+    size: int = Field(default=200, ge=1)
+    num_samples: int = Field(default=4, ge=1)
+    temperature: float = Field(default=1.0, ge=0)
     greedy: bool = True
-    max_completion_length: int | None = Field(None, ge=1)
+    max_completion_length: int | None = Field(default=None, ge=1)
 
 
 class GrpoEval(Eval):
     """An evaluation of the policy `every` so many steps."""
 
-    every: int | None = Field(None, ge=1)
+    every: int | None = Field(default=None, ge=1)
 
 
 class Launch(Section):
     """On what a training runs."""
 
-    gpus: int = Field(1, ge=1)
+    gpus: int = Field(default=1, ge=1)
 
 
 class Keep(Section):
@@ -331,7 +331,7 @@ class Keep(Section):
 
     which: Literal["all", "right", "best", "pairs"] = "all"
     at_least: dict[str, float] = {}
-    per_prompt: int | None = Field(None, ge=1)
+    per_prompt: int | None = Field(default=None, ge=1)
     deduplicate: bool = True
 
     @model_validator(mode="before")
