@@ -1,4 +1,4 @@
-"""After an installation: the parts that break most often are imported once, and what breaks is told in one line."""
+"""After an installation: imports the packages that break most often, and reports a problem in one line."""
 
 import importlib
 import sys
@@ -19,7 +19,7 @@ def problem(device: str) -> str | None:
 
 
 def torch_advice(device: str) -> str:
-    """What to type when torch is of the wrong build."""
+    """What to type if torch is the wrong build."""
     if device == "cuda":
         return "Run .venv/bin/python -m pip uninstall -y torch, then: make install"
     return (
