@@ -5,6 +5,8 @@ from typing import Literal
 
 from r1lab.recipe.yaml_source import Keys
 
+Verdict = Literal["ok", "warning", "error"]
+
 COLORS = {"ok": "32", "warning": "33", "error": "1;31"}
 """The terminal's color codes of verdicts."""
 
@@ -21,7 +23,7 @@ class Finding:
         unreached: What could not be looked at because the Hub cannot be reached.
     """
 
-    verdict: Literal["ok", "warning", "error"]
+    verdict: Verdict
     check: str
     seen: str
     fix: str = ""

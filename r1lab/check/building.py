@@ -4,16 +4,23 @@ import contextlib
 import importlib
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from r1lab.errors import UserError
 from r1lab.findings import Finding
 from r1lab.models import folders, loading
 from r1lab.models.lora import lora_config
 from r1lab.recipe.schema import StageRecipe
+from r1lab.recipe.sections import Lora
 from r1lab.recipe.yaml_source import Keys
 from r1lab.text import did_you_mean
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+T = TypeVar("T")
 
 
 def building_findings(recipe: StageRecipe, start: str, settings: dict, scratch: Path) -> list[Finding]:
@@ -48,9 +55,10 @@ def _trainer(recipe: StageRecipe, scratch: Path) -> list[Finding]:
         args, found = _tried(lambda: trl_config(config_class, recipe, scratch, **owned), ("train",))
     if args is None:
         return found
+    train: dict[str, Any] = getattr(recipe, "train", {})
     _, more = _tried(lambda: Trainer.get_optimizer_cls_and_kwargs(args), ("train", "optim"))
     found += more
-    if recipe.train.get("fsdp") and not torch.cuda.is_available():
+    if train.get("fsdp") and not torch.cuda.is_available():
         what = "FSDP shards a model over GPUs, of which this machine has none"
         found.append(
             Finding("error", "settings", what, "remove it, or run it where there are GPUs", ("train", "fsdp"))
@@ -61,7 +69,7 @@ def _trainer(recipe: StageRecipe, scratch: Path) -> list[Finding]:
         "num_training_steps": 100,
         "scheduler_specific_kwargs": args.lr_scheduler_kwargs,
     }
-    _, more = _tried(lambda: get_scheduler(args.lr_scheduler_type, optimizer, **schedule), _scheduler(recipe))
+    _, more = _tried(lambda: get_scheduler(args.lr_scheduler_type, optimizer, **schedule), _scheduler(train))
     return found + more
 
 
@@ -76,8 +84,8 @@ def _no_process_group() -> Iterator[None]:
         os.environ.update(held)
 
 
-def _scheduler(recipe: StageRecipe) -> Keys:
-    return ("train", "lr_scheduler_kwargs" if "lr_scheduler_kwargs" in recipe.train else "lr_scheduler_type")
+def _scheduler(train: dict[str, Any]) -> Keys:
+    return ("train", "lr_scheduler_kwargs" if "lr_scheduler_kwargs" in train else "lr_scheduler_type")
 
 
 def _model(recipe: StageRecipe, start: str, settings: dict, folder: Path | None) -> list[Finding]:
@@ -97,13 +105,13 @@ def _model(recipe: StageRecipe, start: str, settings: dict, folder: Path | None)
         )
         if model is not None and folder:
             found += _weights(model, folder)
-        lora = getattr(recipe.model, "lora", None)
+        lora: Lora | None = getattr(recipe.model, "lora", None)
         if model is None or lora is None:
             return found
         return found + _adapters(recipe, model, lora)
 
 
-def _adapters(recipe: StageRecipe, model, lora) -> list[Finding]:
+def _adapters(recipe: StageRecipe, model: "PreTrainedModel", lora: Lora) -> list[Finding]:
     """Whether the model has the layers that are to get adapters, and the trainer takes adapters there."""
     from peft import get_peft_model
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -124,7 +132,7 @@ def _adapters(recipe: StageRecipe, model, lora) -> list[Finding]:
     return found + more
 
 
-def _weights(model, folder: Path) -> list[Finding]:
+def _weights(model: "PreTrainedModel", folder: Path) -> list[Finding]:
     """Whether config.json describes the weights beside it: shapes by name, and the number of layers.
 
     Other names say nothing: transformers renames and joins some weights when it loads them.
@@ -144,12 +152,12 @@ def _weights(model, folder: Path) -> list[Finding]:
     return [Finding("error", "settings", what, "copy the config.json that belongs to them", ("model", "path"))]
 
 
-def _layers(names) -> int:
+def _layers(names: Iterable[str]) -> int:
     found = [int(match[1]) for name in names if (match := re.search(r"\blayers\.(\d+)\.", name))]
     return max(found, default=-1) + 1
 
 
-def _tried(build: Callable[[], object], keys: Keys) -> tuple[object, list[Finding]]:
+def _tried(build: Callable[[], T], keys: Keys) -> tuple[T | None, list[Finding]]:
     """What is built, or the error that its library raises for what was set."""
     try:
         return build(), []

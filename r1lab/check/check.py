@@ -10,9 +10,10 @@ from r1lab.check.seen import Seen
 from r1lab.errors import UserError
 from r1lab.findings import COLORS, Finding
 from r1lab.recipe import loading as recipes
-from r1lab.recipe.schema import Pipeline, Recipe, StageRecipe
+from r1lab.recipe.schema import GrpoRecipe, Pipeline, Recipe, StageRecipe
 
 Tell = Callable[[StageRecipe, Finding], None]
+Add = Callable[[StageRecipe, list[Finding]], None]
 
 
 def check(
@@ -53,7 +54,7 @@ def check(
     return found
 
 
-def _look_at_all(stages: list[StageRecipe], scratch: Path, add, tiny: bool) -> list[Seen]:
+def _look_at_all(stages: list[StageRecipe], scratch: Path, add: Add, tiny: bool) -> list[Seen]:
     """Adds what is found of each stage; what was seen of each."""
     from r1lab.check.look import hub_reachable, hub_settings, is_of_the_hub, look, start_of
 
@@ -82,19 +83,19 @@ def _look_at_all(stages: list[StageRecipe], scratch: Path, add, tiny: bool) -> l
         add(stage, prompt_findings(seen, start, settings) + saved_findings(seen, start, settings))
         add(stage, [] if tiny else length_findings(seen, start, settings))
         add(stage, row_findings(seen, evaluations, tiny=tiny))
-        if getattr(stage, "rewards", None) and seen.rows:
+        if seen.rewards and seen.rows:
             add(stage, reward_findings(seen))
     return looked
 
 
-def _probe(looked: list[Seen], add) -> None:
+def _probe(looked: list[Seen], add: Add) -> None:
     from r1lab.check.probe import probe, probe_findings
 
-    able = [s for s in looked if s.recipe.stage == "grpo" and s.rows and not s.recipe.model.path.startswith("@")]
-    if not able:
-        add(looked[0].recipe, [Finding("warning", "probe", "no grpo stage starts from a model that is there already")])
-        return
-    add(able[0].recipe, probe_findings(probe(able[0])))
+    for seen in looked:
+        recipe = seen.recipe
+        if isinstance(recipe, GrpoRecipe) and seen.rows and not recipe.model.path.startswith("@"):
+            return add(recipe, probe_findings(probe(recipe, seen)))
+    add(looked[0].recipe, [Finding("warning", "probe", "no grpo stage starts from a model that is there already")])
 
 
 def line(stage: StageRecipe, finding: Finding) -> str:

@@ -1,33 +1,38 @@
 """Whether a tokenizer fits its model: an end token, padding, and ids that the embedding has rows for."""
 
+from typing import TYPE_CHECKING, cast
+
 from r1lab.check.seen import Seen
 from r1lab.findings import Finding
 from r1lab.models import loading
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 _KEYS = ("model", "path")
 
 
-def fit_findings(seen: Seen, start: str, settings: dict) -> list[Finding]:
+def fit_findings(seen: Seen, tokenizer: "PreTrainedTokenizerBase", start: str, settings: dict) -> list[Finding]:
     """Whether generation can end, rows can be padded, and each token has a row in the model's embedding.
 
     Args:
         start: The model that the stage starts from, `@STAGE/model` followed.
         settings: How transformers loads that model's small files.
     """
-    tokenizer = seen.tokenizer
     if tokenizer.eos_token_id is None:
         what = "its tokenizer has no end token, so nothing would end a completion"
         fix = "set eos_token in its tokenizer_config.json"
         fix += ", or train.eos_token" if seen.recipe.stage == "sft" else ""
         return [Finding("error", "prompt", what, fix, _KEYS)]
-    pad = getattr(seen.recipe, "train", {}).get("pad_token")
+    pad = seen.train.get("pad_token")
     if pad is not None and pad not in tokenizer.get_vocab():
         what = f"{pad!r} is no token of the model's tokenizer, which pads with {tokenizer.pad_token}"
         return [Finding("error", "prompt", what, "leave it out", ("train", "pad_token"))]
     vocabulary = _vocabulary(start, settings)
     if vocabulary is None:
         return []
-    used = {tokenizer.eos_token_id, tokenizer.pad_token_id}
+    # transformers computes both by __getattr__, whose type is that of all special tokens and lists of them.
+    used = {cast(int, tokenizer.eos_token_id), cast(int, tokenizer.pad_token_id)}
     used |= {i for example in seen.examples for ids in example.values() for i in ids}
     used |= {i for ids in seen.prompt_ids for i in ids}
     beyond = sorted(i for i in used if i >= vocabulary)

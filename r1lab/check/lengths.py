@@ -1,10 +1,12 @@
 """How long prompts and known answers are, beside every limit that would cut them."""
 
-from transformers import AutoConfig, PretrainedConfig
+from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
 
 from r1lab.check.seen import Seen
-from r1lab.findings import Finding
+from r1lab.findings import Finding, Verdict
 from r1lab.models import loading, prompts
+from r1lab.recipe.schema import EvalRecipe
+from r1lab.recipe.sections import Rollout, Schedule
 
 
 def length_findings(seen: Seen, start: str, settings: dict) -> list[Finding]:
@@ -14,16 +16,16 @@ def length_findings(seen: Seen, start: str, settings: dict) -> list[Finding]:
         start: The model that the stage starts from, `@STAGE/model` followed.
         settings: How transformers loads that model's small files.
     """
-    if not seen.prompt_ids:
+    if seen.tokenizer is None or not seen.prompt_ids:
         return []
     asked = [len(ids) for ids in seen.prompt_ids]
-    written, what = _written(seen)
+    written, what = _written(seen, seen.tokenizer)
     found = [Finding("ok", "lengths", f"prompts: {percentiles(asked)}")]
     if written:
         found.append(Finding("ok", "lengths", f"{what}: {percentiles(written)}"))
     context = _context(start, settings)
-    if seen.recipe.generates:
-        found += _generated(seen, asked, written, what, context)
+    if seen.rollout:
+        found += _generated(seen, seen.rollout, asked, written, what, context)
     elif seen.recipe.trl:
         found += _trained(seen, asked, written, context)
     return found
@@ -40,7 +42,7 @@ def percentiles(lengths: list[int]) -> str:
     return f"median {median:,}, 95 % up to {ordered[min(n - 1, int(0.95 * n))]:,}, longest {ordered[-1]:,} tokens"
 
 
-def _written(seen: Seen) -> tuple[list[int], str]:
+def _written(seen: Seen, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], str]:
     """Tokens of what each row says a full answer is: its completions, its solution, or its answer alone."""
     columns = seen.recipe.learns
     if seen.examples:
@@ -48,11 +50,11 @@ def _written(seen: Seen) -> tuple[list[int], str]:
         return longest, " and ".join(columns)
     if all(row.get("completion") for row in seen.rows):
         texts = [prompts.text_of(row["completion"]) for row in seen.rows]
-        return [len(ids) + 1 for ids in seen.tokenizer(texts, add_special_tokens=False)["input_ids"]], "completion"
+        return [len(ids) + 1 for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]], "completion"
     for column, what in (("solution", "worked solutions"), ("answer", "gold answers")):
         texts = [row[column] for row in seen.rows if isinstance(row.get(column), str) and row[column]]
         if len(texts) > len(seen.rows) / 2:
-            return [len(ids) for ids in seen.tokenizer(texts, add_special_tokens=False)["input_ids"]], what
+            return [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]], what
     return [], ""
 
 
@@ -67,14 +69,16 @@ def _context(start: str, settings: dict) -> int | None:
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
-def _generated(seen: Seen, asked: list[int], written: list[int], what: str, context: int | None) -> list[Finding]:
+def _generated(
+    seen: Seen, rollout: Rollout, asked: list[int], written: list[int], what: str, context: int | None
+) -> list[Finding]:
     """Of a stage that generates: completions against their limit, prompts with completions against the contexts."""
     recipe, found = seen.recipe, []
-    limit, keys = recipe.rollout.max_completion_length, ("rollout", "max_completion_length")
-    schedule = getattr(recipe, "schedule", None)
+    limit, keys = rollout.max_completion_length, ("rollout", "max_completion_length")
+    schedule: Schedule | None = getattr(recipe, "schedule", None)
     if schedule and schedule.max_completion_length:
         limit, keys = max(schedule.max_completion_length.values()), ("schedule", "max_completion_length")
-    if recipe.stage == "eval" and recipe.eval.max_completion_length:
+    if isinstance(recipe, EvalRecipe) and recipe.eval.max_completion_length:
         limit, keys = recipe.eval.max_completion_length, ("eval", "max_completion_length")
     if written:
         long = sum(length > limit for length in written) / len(written)
@@ -84,11 +88,11 @@ def _generated(seen: Seen, asked: list[int], written: list[int], what: str, cont
             found.append(Finding("warning", "lengths", seen_text, f"set at least {near}", keys))
     longest = max(asked) + limit
 
-    def verdict(reads: int) -> str:
+    def verdict(reads: int) -> Verdict:
         """A grpo stage makes its engine as large as its longest row; others cut completions at the engine's end."""
         return "error" if recipe.stage == "grpo" or max(asked) >= reads else "warning"
 
-    engine = recipe.rollout.max_model_length
+    engine = rollout.max_model_length
     if engine and longest > engine:
         cut = sum(n + limit > engine for n in asked) / len(asked)
         what = f"{engine}: too short for {cut:.0%} of the prompts with a completion of {limit}"
@@ -108,11 +112,11 @@ def _trained(seen: Seen, asked: list[int], written: list[int], context: int | No
     if not written:
         return []
     whole = [a + w for a, w in zip(asked, written)]
-    limit, keys = seen.recipe.train.get("max_length"), ("train", "max_length")
+    limit, keys = seen.train.get("max_length"), ("train", "max_length")
     found = [Finding("ok", "lengths", f"prompt and completion: {percentiles(whole)}")]
     long = sum(limit is not None and n > limit for n in whole) / len(whole)
     if long:
-        cut = seen.recipe.train.get("truncation_mode")
+        cut = seen.train.get("truncation_mode")
         done = "cut" if cut else "left out"
         what = f"{limit}: {long:.0%} of the rows are longer and would be {done}"
         verdict = "error" if long == 1 and not cut else "warning"  # nothing is left to train on

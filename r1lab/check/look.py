@@ -3,6 +3,7 @@
 import os
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from r1lab import lookup
 from r1lab.check.seen import GENERATED, ROWS, Seen
@@ -12,7 +13,11 @@ from r1lab.models import loading, prompts, smollm2
 from r1lab.net import client_settings
 from r1lab.recipe.references import REFERENCE
 from r1lab.recipe.schema import StageRecipe
+from r1lab.recipe.sections import Data
 from r1lab.text import did_you_mean
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _TOKENIZERS = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
 """Files of which any tokenizer has one."""
@@ -26,7 +31,8 @@ def look(recipe: StageRecipe, earlier: dict[str, StageRecipe], scratch: Path) ->
         scratch: A folder for what the Hub gives.
     """
     seen, found = Seen(recipe), []
-    if getattr(recipe, "rollout", None) and recipe.rollout.engine == "server":
+    by_server = seen.rollout is not None and seen.rollout.engine == "server"
+    if by_server:
         found.append(Finding("ok", "prompt", "the server puts the prompt into the model's chat template"))
     else:
         tokenizer, more = _tokenizer(recipe, earlier, scratch)
@@ -36,8 +42,8 @@ def look(recipe: StageRecipe, earlier: dict[str, StageRecipe], scratch: Path) ->
     found += more
     seen.rows = seen.data[:: max(1, -(-len(seen.data) // ROWS))]
     if seen.tokenizer and seen.rows:
-        found += _render(seen)
-    elif getattr(recipe, "rollout", None) and recipe.rollout.engine == "server":
+        found += _render(seen, seen.tokenizer)
+    elif by_server:
         found += _asked_of_server(seen)
     return seen, found
 
@@ -94,19 +100,21 @@ def hub_settings(path: str, scratch: Path) -> dict:
     return {"cache_dir": str(scratch)}
 
 
-def _tokenizer(recipe: StageRecipe, earlier: dict[str, StageRecipe], scratch: Path):
+def _tokenizer(
+    recipe: StageRecipe, earlier: dict[str, StageRecipe], scratch: Path
+) -> tuple["PreTrainedTokenizerBase | None", list[Finding]]:
     path, keys = start_of(recipe.model.path, earlier), ("model", "path")
     if path.startswith("scratch:"):
         return None, [Finding("ok", "prompt", f"{path}: its tokenizer is made by the run, from the rows", keys=keys)]
     if path == "embedded:smollm2-135m" and not smollm2.converted().is_dir():
         return None, [Finding("ok", "prompt", f"{path}: is converted at its first use, so it was not read", keys=keys)]
     folder = loading.local_folder(path)
-    if problem := folder and _unknown(folder, recipe.model.trust_remote_code):
+    model, end = recipe.model, _eos_token(recipe, earlier)
+    if folder and (problem := _unknown(folder, model.trust_remote_code)):
         return None, [Finding("error", "prompt", f"{path}: {problem[0]}", problem[1], keys)]
-    more = {"revision": recipe.model.revision, "trust_remote_code": recipe.model.trust_remote_code}
-    more["eos_token"] = _eos_token(recipe, earlier)
+    settings = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
     try:
-        return loading.load_tokenizer(path, **more, **hub_settings(path, scratch)), []
+        return loading.load_tokenizer(path, eos_token=end, **settings, **hub_settings(path, scratch)), []
     except UserError as error:
         return None, [_refusal(problem) for problem in error.problems]
     except Exception as error:  # tokenizers raises nothing narrower for a file that it cannot read
@@ -174,7 +182,7 @@ def _data(recipe: StageRecipe) -> tuple[dict[str, list[dict]], list[Finding]]:
         return {}, found + [Finding("error", "data", problem, keys=keys) for problem in problems]
 
 
-def _size(data) -> int | None:
+def _size(data: Data) -> int | None:
     """As many rows as the run will have, of a builder that makes them no more than are needed to look at."""
     takes = lookup.parameters(lookup.function("data", data.builder))
     if "size" not in takes or any(_is_here(path) for path in _paths(data)):
@@ -182,12 +190,11 @@ def _size(data) -> int | None:
     return min(data.size or GENERATED, GENERATED)
 
 
-def _without_later_rows(data):
+def _without_later_rows(data: Data) -> tuple[Data | None, list[str]]:
     """A data section without what only the run makes, None where nothing is left, and the paths left out."""
-    extra = data.model_extra
+    extra = data.model_extra or {}
     if data.builder != "mix":
-        path = extra.get("path")
-        return (None, [path]) if _is_made(path) else (data, [])
+        return (None, [extra["path"]]) if _is_made(extra.get("path")) else (data, [])
     parts = [part for part in extra["parts"] if not _is_made(part.get("path"))]
     left_out = [part["path"] for part in extra["parts"] if _is_made(part.get("path"))]
     return (data.model_copy(update={"parts": parts}) if parts else None), left_out
@@ -197,9 +204,10 @@ def _is_made(path: object) -> bool:
     return isinstance(path, str) and path.startswith("@")
 
 
-def _paths(data) -> list[str]:
+def _paths(data: Data) -> list[str]:
     """Where the rows of a data section, or of its parts, lie; none for what is generated."""
-    parts = data.model_extra["parts"] if data.builder == "mix" else [{"builder": data.builder, **data.model_extra}]
+    extra = data.model_extra or {}
+    parts = extra["parts"] if data.builder == "mix" else [{"builder": data.builder, **extra}]
     found = []
     for part in parts:
         takes = lookup.parameters(lookup.function("data", part.get("builder", "rows")))
@@ -215,10 +223,10 @@ def _is_here(path: str) -> bool:
     return is_local(path)
 
 
-def _render(seen: Seen) -> list[Finding]:
+def _render(seen: Seen, tokenizer: "PreTrainedTokenizerBase") -> list[Finding]:
     """Fills in the prompts and completions as the model reads them; what a template refuses is an error."""
-    tokenizer, columns = seen.tokenizer, seen.recipe.learns
-    rows, template = seen.rows, template_of(seen)
+    columns = seen.recipe.learns
+    rows, template = seen.rows, template_of(seen, tokenizer)
     if template == {"template": "none"}:  # a reward model without a chat template reads messages as their texts
         rows = [row | {"prompt": prompts.joined(row["prompt"])} for row in rows]
     try:
@@ -233,19 +241,20 @@ def _render(seen: Seen) -> list[Finding]:
 
 def _asked_of_server(seen: Seen) -> list[Finding]:
     """What of the prompts has no place in a template that is plain text; the server renders the others."""
+    template = seen.prompt.model_dump() if seen.prompt else {}
     try:
         for row in seen.rows:
-            prompts.messages(row["prompt"], **seen.recipe.prompt.model_dump())
+            prompts.messages(row["prompt"], **template)
     except UserError as error:
         return [_refusal(problem) for problem in error.problems]
     return []
 
 
-def template_of(seen: Seen) -> dict:
+def template_of(seen: Seen, tokenizer: "PreTrainedTokenizerBase") -> dict:
     """The arguments of `prompts.render` for a stage; one without a section `prompt` has the model's own."""
-    if not hasattr(seen.recipe, "prompt"):
-        return {"template": "chat" if seen.tokenizer.chat_template else "none"}
-    return seen.recipe.prompt.model_dump()
+    if seen.prompt is None:
+        return {"template": "chat" if tokenizer.chat_template else "none"}
+    return seen.prompt.model_dump()
 
 
 def _refusal(problem: str) -> Finding:

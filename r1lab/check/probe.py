@@ -12,6 +12,7 @@ from r1lab.errors import UserError
 from r1lab.evaluation import stats
 from r1lab.findings import Finding
 from r1lab.grading.grader import build
+from r1lab.recipe.schema import GrpoRecipe
 
 PROMPTS = 16
 FEW = 0.02  # the share of right answers below which most groups of a usual size hold none
@@ -36,11 +37,10 @@ class Probed:
     tokens: float
 
 
-def probe(seen: Seen) -> Probed:
+def probe(recipe: GrpoRecipe, seen: Seen) -> Probed:
     """Samples a group of completions for each of `PROMPTS` prompts of a grpo stage, as the stage would."""
     from r1lab.stages.common import asked
 
-    recipe = seen.recipe
     rows = seen.rows[:: max(1, len(seen.rows) // PROMPTS)][:PROMPTS]
     group = recipe.rollout.num_generations
     texts, prefills = asked(rows, recipe, seen.tokenizer)
@@ -61,7 +61,7 @@ def probe(seen: Seen) -> Probed:
     )
 
 
-def _sampled(recipe, texts: list[str]) -> list[list]:
+def _sampled(recipe: GrpoRecipe, texts: list[str]) -> list[list]:
     from r1lab.stages.common import load_engine
 
     rollout = recipe.rollout

@@ -1,5 +1,7 @@
 """What a model is given to read, and what ends its turn."""
 
+from typing import TYPE_CHECKING, cast
+
 from r1lab.check.fit import fit_findings
 from r1lab.check.look import template_of
 from r1lab.check.seen import Seen
@@ -7,7 +9,11 @@ from r1lab.check.turns import turn_findings
 from r1lab.errors import UserError
 from r1lab.findings import Finding
 from r1lab.models import loading, prompts
+from r1lab.recipe.sections import Prompt
 from r1lab.rewards.facts import facts_of
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 HEAD, TAIL = 160, 120  # characters of a prompt that are shown
 
@@ -19,23 +25,23 @@ def prompt_findings(seen: Seen, start: str, settings: dict) -> list[Finding]:
         start: The model that the stage starts from, `@STAGE/model` followed.
         settings: How transformers loads that model's small files.
     """
-    if seen.tokenizer is None:
+    tokenizer, prompt = seen.tokenizer, seen.prompt
+    if tokenizer is None:
         return []
-    found, recipe = fit_findings(seen, start, settings), seen.recipe
+    found = fit_findings(seen, tokenizer, start, settings)
     if not seen.rendered:
         return found
-    template = template_of(seen)
-    asks = hasattr(recipe, "prompt")
-    found += _shown(seen) if asks else []
-    found += [*_read_back(seen), *_begins_once(seen), *turn_findings(seen, template)]
-    if asks and not prompts.is_plain(**template):
-        found += [*_system(seen), *_thinking(seen)]
-    found += _ends(seen, start, settings) if asks else []
-    found += _learned(seen) if recipe.stage == "sft" else []
+    template = template_of(seen, tokenizer)
+    found += _shown(seen, tokenizer, prompt) if prompt else []
+    found += _read_back(seen, tokenizer) + _begins_once(seen, tokenizer) + turn_findings(seen, tokenizer, template)
+    if prompt and not prompts.is_plain(**template):
+        found += [*_system(seen, prompt), *_thinking(seen)]
+    found += _ends(seen, tokenizer, prompt, start, settings) if prompt else []
+    found += _learned(seen, tokenizer) if seen.recipe.stage == "sft" else []
     return found
 
 
-def visible(ids: list[int], tokenizer) -> str:
+def visible(ids: list[int], tokenizer: "PreTrainedTokenizerBase") -> str:
     """Tokens as text on one line, special ones in ⟦ ⟧.
 
     >>> from r1lab.models.loading import load_tokenizer
@@ -48,19 +54,22 @@ def visible(ids: list[int], tokenizer) -> str:
         if token is not None and token not in special:
             plain.append(token)
             continue
-        text += tokenizer.decode(plain)
+        text += _decoded(plain, tokenizer)
         plain = []
-        text += f"⟦{tokenizer.decode([token])}⟧" if token is not None else ""
+        text += f"⟦{_decoded([token], tokenizer)}⟧" if token is not None else ""
     return text.replace("\n", "⏎")
+
+
+def _decoded(ids: list[int], tokenizer: "PreTrainedTokenizerBase") -> str:
+    return cast(str, tokenizer.decode(ids))  # its type leaves open whether it is given one list of tokens or several
 
 
 def _short(text: str) -> str:
     return text if len(text) <= HEAD + TAIL + 20 else f"{text[:HEAD]} […{len(text) - HEAD - TAIL}…] {text[-TAIL:]}"
 
 
-def _shown(seen: Seen) -> list[Finding]:
+def _shown(seen: Seen, tokenizer: "PreTrainedTokenizerBase", prompt: Prompt) -> list[Finding]:
     """The first prompt as it is sent, and as it would be with, or without, the model's chat template."""
-    tokenizer, prompt = seen.tokenizer, seen.recipe.prompt
     template, plain = prompt.template, prompts.is_plain(**prompt.model_dump())
     keys = ("prompt", "template") if prompt.text is None else ("prompt", "text")
     shown = _short(visible(seen.prompt_ids[0], tokenizer))
@@ -87,9 +96,9 @@ def _shown(seen: Seen) -> list[Finding]:
     return found
 
 
-def _read_back(seen: Seen) -> list[Finding]:
+def _read_back(seen: Seen, tokenizer: "PreTrainedTokenizerBase") -> list[Finding]:
     """Whether prompts come out of the tokenizer as they went in: word-level tokenizers lose spaces, or words."""
-    tokenizer, unknown = seen.tokenizer, seen.tokenizer.unk_token_id
+    unknown = tokenizer.unk_token_id
     if unknown in (tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id):
         unknown = None  # a byte-level tokenizer knows everything, and names some token all the same
     lost = [i for i, ids in enumerate(seen.prompt_ids) if unknown is not None and unknown in ids]
@@ -99,7 +108,7 @@ def _read_back(seen: Seen) -> list[Finding]:
         what = f"{len(lost)} of {len(seen.rows)} prompts hold what the tokenizer does not know, such as {word!r}"
         return [Finding("error", "prompt", what, "name a model that has read such text", ("model", "path"))]
     for (text, _), ids in zip(seen.rendered, seen.prompt_ids):
-        back = tokenizer.decode(ids)
+        back = _decoded(ids, tokenizer)
         if "".join(back.split()) != "".join(text.split()):
             at = next((i for i, (a, b) in enumerate(zip(text, back)) if a != b), min(len(text), len(back)))
             seen_text = f"the tokenizer gives back {back[max(0, at - 10) : at + 20]!r}"
@@ -118,18 +127,17 @@ def _read_back(seen: Seen) -> list[Finding]:
     return []
 
 
-def _begins_once(seen: Seen) -> list[Finding]:
-    bos = seen.tokenizer.bos_token_id
+def _begins_once(seen: Seen, tokenizer: "PreTrainedTokenizerBase") -> list[Finding]:
+    bos = tokenizer.bos_token_id
     twice = sum(bos is not None and ids[:2] == [bos, bos] for ids in seen.prompt_ids)
     if not twice:
         return []
-    what = f"{twice} of {len(seen.rows)} prompts begin with {seen.tokenizer.bos_token} twice"
+    what = f"{twice} of {len(seen.rows)} prompts begin with {tokenizer.bos_token} twice"
     return [Finding("warning", "prompt", what, "take it out of the data's prompts", ("prompt", "template"))]
 
 
-def _system(seen: Seen) -> list[Finding]:
+def _system(seen: Seen, prompt: Prompt) -> list[Finding]:
     """Which system prompt stands in the text: `turn_findings` reports one that is left out."""
-    prompt = seen.recipe.prompt
     given = prompt.system or prompts.SYSTEM.get(prompt.template)
     own = sum(
         isinstance(row["prompt"], list) and any(message["role"] == "system" for message in row["prompt"])
@@ -149,7 +157,7 @@ def _thinking(seen: Seen) -> list[Finding]:
     """Whether the chat template opens or closes the thinking, or takes it out of what is learnt."""
     found, keys = [], ("prompt", "template")
     text, prefill = seen.rendered[0]
-    wanted = any(known.looks_for == "form" for r in _rewards(seen) if (known := facts_of(r.name)))
+    wanted = any(known.looks_for == "form" for r in seen.rewards if (known := facts_of(r.name)))
     if prefill:
         found.append(Finding("ok", "prompt", f"the prompt opens {prefill.strip()} itself; rewards see it put back"))
     elif text.rstrip().endswith("</think>"):
@@ -159,13 +167,11 @@ def _thinking(seen: Seen) -> list[Finding]:
     return found
 
 
-def _rewards(seen: Seen) -> list:
-    return getattr(seen.recipe, "rewards", [])
-
-
-def _ends(seen: Seen, start: str, settings: dict) -> list[Finding]:
+def _ends(
+    seen: Seen, tokenizer: "PreTrainedTokenizerBase", prompt: Prompt, start: str, settings: dict
+) -> list[Finding]:
     """Whether what ends a turn in the chat template is what is trained on as its end and stops the generation."""
-    tokenizer, found, recipe = seen.tokenizer, [], seen.recipe
+    found, recipe = [], seen.recipe
     if tokenizer.eos_token_id is None:
         return []
     name = tokenizer.convert_ids_to_tokens
@@ -178,8 +184,8 @@ def _ends(seen: Seen, start: str, settings: dict) -> list[Finding]:
     if others and tokenizer.eos_token_id not in others and not recipe.learns:  # training adds it to those
         what = f"its generation_config.json stops at {_either(map(name, others))}, its tokenizer ends turns with "
         found.append(Finding("warning", "prompt", f"{what}{tokenizer.eos_token}", fix, keys))
-    plain = prompts.is_plain(**recipe.prompt.model_dump())
-    ends = None if plain else prompts.turn_end(tokenizer, recipe.prompt.template)
+    plain = prompts.is_plain(**prompt.model_dump())
+    ends = None if plain else prompts.turn_end(tokenizer, prompt.template)
     if ends is None:
         return found
     if recipe.learns and ends != tokenizer.eos_token_id:
@@ -198,7 +204,7 @@ def _ends(seen: Seen, start: str, settings: dict) -> list[Finding]:
     return found
 
 
-def _generation_config(start: str, settings: dict):
+def _generation_config(start: str, settings: dict) -> "GenerationConfig | None":
     """The generation config that a model is loaded with, None where it cannot be read here."""
     try:
         return loading.load_generation_config(start, **settings)
@@ -210,9 +216,9 @@ def _either(words) -> str:
     return " or ".join(map(str, words))
 
 
-def _learned(seen: Seen) -> list[Finding]:
+def _learned(seen: Seen, tokenizer: "PreTrainedTokenizerBase") -> list[Finding]:
     """What a row of SFT teaches: the thinking, and the end of the turn."""
-    tokenizer, keys = seen.tokenizer, ("model", "path")
+    keys = ("model", "path")
     if not seen.examples:
         return []
     examples = [example["completion_ids"] for example in seen.examples[:32]]

@@ -6,20 +6,24 @@ import statistics
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from r1lab import lookup
-from r1lab.check.exploits import FORMS, exploits, right_turns
+from r1lab.check.exploits import FORMS, Exploit, exploits, right_turns
 from r1lab.check.seen import Seen
 from r1lab.errors import UserError
 from r1lab.evaluation import forms
 from r1lab.findings import Finding
 from r1lab.grading import grader as graders
-from r1lab.grading.grader import Grader
+from r1lab.grading.grader import Graded, Grader
 from r1lab.models.prompts import wording
 from r1lab.rewards.facts import facts, facts_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 FOOLED = 16  # rows that exploits are tried on
 PROGRAMS = 4  # rows that are looked at where a reward runs programs, a process each
@@ -32,7 +36,7 @@ def reward_findings(seen: Seen) -> list[Finding]:
     """What each reward of a stage gives to right answers, through the tokenizer and back, and to exploits."""
     prefill = seen.rendered[0][1] if seen.rendered else ""
     specs, found = [], []
-    for index, reward in enumerate(seen.recipe.rewards):
+    for index, reward in enumerate(seen.rewards):
         known = facts_of(reward.name)
         if known and known.asks:  # a server, or a model that may not be there yet
             what = f"{reward.name}: asks a {known.asks}, which was not done"
@@ -45,10 +49,11 @@ def reward_findings(seen: Seen) -> list[Finding]:
         seen = dataclasses.replace(seen, rows=seen.rows[:: max(1, len(seen.rows) // PROGRAMS)][:PROGRAMS])
     try:
         grader = graders.build([spec for _, spec in specs], prefill=prefill)
-        with deadline(DEADLINE if any(map(_of_the_user, grader.functions)) else 0):  # r1lab's own have theirs
-            return found + _found(seen, grader, [index for index, _ in specs])
-    except _TooLong:
-        return found + [_slow(seen, grader)]
+        try:
+            with deadline(DEADLINE if any(map(_of_the_user, grader.functions)) else 0):  # r1lab's own have theirs
+                return found + _found(seen, grader, [index for index, _ in specs])
+        except _TooLong:
+            return found + [_slow(seen, grader)]
     except UserError as error:
         return found + [_of_a_reward(problem, seen) for problem in error.problems]
 
@@ -123,7 +128,7 @@ def _slow(seen: Seen, grader: Grader) -> Finding:
 def _of_a_reward(problem: str, seen: Seen) -> Finding:
     """A line of the grader's as a finding, beside the reward that it names."""
     text = problem.removeprefix("rewards: ")
-    names = [reward.name for reward in seen.recipe.rewards]
+    names = [reward.name for reward in seen.rewards]
     index = next((i for i, name in enumerate(names) if text.startswith(name)), None)
     keys = ("rewards",) if index is None else ("rewards", index)
     fix = "leave such rows out, or correct their answer" if "cannot grade" in text else ""
@@ -165,7 +170,8 @@ def _gold(seen: Seen, grader: Grader, places: list[int]) -> tuple[dict[int, _Tur
         found.extend(_failures(graded, places, "a right answer"))
         made = []
         for k, i in enumerate(numbers):
-            values, reasons = ({name: of[name][k] for name in of} for of in (graded.values, graded.reasons))
+            values = {name: of[k] for name, of in graded.values.items()}
+            reasons = {name: of[k] for name, of in graded.reasons.items()}
             made.append(_Turn(form, texts[k], graded.totals[k], graded.right[k], values, reasons))
             if i not in best or (made[-1].right, made[-1].total) > (best[i].right, best[i].total):
                 best[i] = made[-1]
@@ -181,11 +187,13 @@ def _gold(seen: Seen, grader: Grader, places: list[int]) -> tuple[dict[int, _Tur
     if not found:
         found += _marks(seen, grader, places, best, tried)
     if not any(finding.verdict == "error" for finding in found) and seen.tokenizer is not None:
-        found += _through_the_tokenizer(seen, grader, best)
+        found += _through_the_tokenizer(seen, seen.tokenizer, grader, best)
     return best, list(dict.fromkeys(found))
 
 
-def _marks(seen: Seen, grader: Grader, places, best: dict[int, _Turn], tried: dict[str, list[_Turn]]) -> list[Finding]:
+def _marks(
+    seen: Seen, grader: Grader, places: list[int], best: dict[int, _Turn], tried: dict[str, list[_Turn]]
+) -> list[Finding]:
     """Whether right answers get their marks, and in which form."""
     found = []
     for name, function, place in zip(grader.names, grader.functions, places):
@@ -197,7 +205,7 @@ def _marks(seen: Seen, grader: Grader, places, best: dict[int, _Turn], tried: di
             mine = {i: turn for i, turn in mine.items() if i not in late}
         if not mine:
             continue
-        given = [turn.values[name] for turn in mine.values()]
+        given = [value for turn in mine.values() if (value := turn.values[name]) is not None]
         told = f"{min(given):.3g}" if min(given) == max(given) else f"{min(given):.3g} to {max(given):.3g}"
         wrong = [i for i in mine if not _right(mine[i].values[name])]
         if not _reads_gold(function):
@@ -227,18 +235,20 @@ def _marks(seen: Seen, grader: Grader, places, best: dict[int, _Turn], tried: di
 def _asked_for(seen: Seen, name: str, place: int, form: str, tried: dict[str, list[_Turn]]) -> list[Finding]:
     """Whether the form that the prompt asks for is one that the reward reads."""
     tagged = [turn.values[name] for of, turns in tried.items() if "<answer>" in of for turn in turns]
-    asks = forms.tagged(wording(**seen.recipe.prompt.model_dump()))
+    asks = seen.prompt is not None and forms.tagged(wording(**seen.prompt.model_dump()))
     if not asks or any(_right(value) for value in tagged) or set(tagged) == {None}:
         return []
     what = f"{name}: reads a right answer as {form} only, and the prompt asks for <answer> … </answer>"
     return [Finding("error", "rewards", what, "name a reward that reads both, as accuracy", ("rewards", place))]
 
 
-def _through_the_tokenizer(seen: Seen, grader: Grader, best: dict[int, _Turn]) -> list[Finding]:
+def _through_the_tokenizer(
+    seen: Seen, tokenizer: "PreTrainedTokenizerBase", grader: Grader, best: dict[int, _Turn]
+) -> list[Finding]:
     """Whether a right turn keeps its marks when it comes out of the tokenizer, as every completion does."""
     rows, texts = [seen.rows[i] for i in best], [turn.text for turn in best.values()]
     ids = _ids(seen, texts)
-    back = seen.tokenizer.batch_decode(ids, skip_special_tokens=True)
+    back = tokenizer.batch_decode(ids, skip_special_tokens=True)
     graded = grader.grade(back, rows, ids)
     lost = [k for k, turn in enumerate(best.values()) if back[k] != texts[k] and graded.totals[k] < turn.total - 1e-6]
     if not lost:
@@ -271,7 +281,7 @@ def _fooled(seen: Seen, grader: Grader, places: list[int], best: dict[int, _Turn
             found.append(
                 Finding("warning", "rewards", what, "it can teach nothing if it never differs", ("rewards", place))
             )
-        rows = [row for row in seen.rows if graders.applies(seen.recipe.rewards[place].tasks, row.get("task"))]
+        rows = [row for row in seen.rows if graders.applies(seen.rewards[place].tasks, row.get("task"))]
         if not given and rows and _of_the_user(function):
             what = f"{name}: gives None to everything, so it counts nothing on any of {len(rows)} rows"
             found.append(
@@ -301,7 +311,7 @@ def _fooled(seen: Seen, grader: Grader, places: list[int], best: dict[int, _Turn
     return found + ([] if any(f.verdict == "error" for f in found) else _totals(tried, graded, totals))
 
 
-def _totals(tried, graded, totals: dict[int, float]) -> list[Finding]:
+def _totals(tried: list[tuple[int, Exploit]], graded: Graded, totals: dict[int, float]) -> list[Finding]:
     """Exploits whose rewards together are as much as a right answer's."""
     above = Counter(
         e.name for k, (i, e) in enumerate(tried) if i in totals and e.surely and graded.totals[k] >= totals[i]
@@ -315,7 +325,7 @@ def _totals(tried, graded, totals: dict[int, float]) -> list[Finding]:
     return [Finding("error", "rewards", what, "change the weights: being right must pay most", ("rewards",))]
 
 
-def _failures(graded, places: list[int], what: str, names: list[str] | None = None) -> list[Finding]:
+def _failures(graded: Graded, places: list[int], what: str, names: list[str] | None = None) -> list[Finding]:
     """Rewards that raise, or give what is no number."""
     found = []
     for name, place in zip(graded.values, places):
@@ -339,18 +349,18 @@ def _right(value: float | None) -> bool:
     return value is not None and value >= 1
 
 
-def _whole(function):
+def _whole(function: Callable) -> Callable:
     return getattr(function, "func", function)
 
 
-def _mode(function) -> object:
+def _mode(function: Callable) -> object:
     return getattr(function, "keywords", {}).get("mode")
 
 
-def _of_the_user(function) -> bool:
+def _of_the_user(function: Callable) -> bool:
     return not graders.is_own(function)
 
 
-def _reads_gold(function) -> bool:
+def _reads_gold(function: Callable) -> bool:
     """Whether a reward tells right from wrong: it reads the gold of the rows."""
     return bool({"answer", "target", "tests"} & set(lookup.columns(_whole(function))))

@@ -6,7 +6,7 @@ from r1lab import lookup
 from r1lab.check.seen import Seen
 from r1lab.data import operations
 from r1lab.findings import Finding
-from r1lab.recipe.schema import StageRecipe
+from r1lab.recipe.schema import EvalRecipe, StageRecipe
 
 NEAR = 0.9  # the share of 5-word runs in common from which two rows count as the same
 MANY = 0.05  # the share of such rows that is worth a warning
@@ -29,7 +29,7 @@ def row_findings(seen: Seen, evaluations: list[Seen], *, tiny: bool = False) -> 
     more = f" and {len(tasks) - 6} more" if len(tasks) > 6 else ""
     found = [Finding("ok", "data", f"{len(rows):,} rows looked at: {shares}{more}", keys=keys)]
     found += _tasks(seen, tasks)
-    found += _few(seen) if seen.recipe.stage == "eval" and not tiny else []
+    found += _few(seen, seen.recipe) if isinstance(seen.recipe, EvalRecipe) and not tiny else []
     if seen.recipe.trl:
         found += _duplicates(seen)
         found += _contamination(seen, evaluations)
@@ -38,7 +38,7 @@ def row_findings(seen: Seen, evaluations: list[Seen], *, tiny: bool = False) -> 
 
 def _tasks(seen: Seen, tasks: Counter) -> list[Finding]:
     """Rewards for tasks that no row has, and rows that no reward is for."""
-    found, rewards = [], getattr(seen.recipe, "rewards", [])
+    found, rewards = [], seen.rewards
     from r1lab.grading.grader import applies
 
     for index, reward in enumerate(rewards):
@@ -56,19 +56,19 @@ def _tasks(seen: Seen, tasks: Counter) -> list[Finding]:
     return found
 
 
-def _few(seen: Seen) -> list[Finding]:
+def _few(seen: Seen, recipe: EvalRecipe) -> list[Finding]:
     """Evaluations of so few questions, asked so few times, that their figure says little."""
     from r1lab.stages.rows import samples_of
 
     found = []
     for task, rows in seen.tasks.items():
-        questions, samples = len(rows), samples_of(seen.recipe, task)
+        questions, samples = len(rows), samples_of(recipe, task)
         # Answers to one question differ less than answers to two: this is what many samples come down to.
         half = 1.96 * (0.25 / questions * max(1 / samples, 0.5)) ** 0.5
         if half > WIDE:
             what = f"{questions} questions of {task}, {samples} sample{'s' * (samples != 1)} each:"
             what += f" a figure of 50 % is good to ± {100 * half:.0f} points"
-            more = samples == 1 and seen.recipe.eval.temperature > 0
+            more = samples == 1 and recipe.eval.temperature > 0
             fix = "set eval.num_samples: 16, and more questions" if more else "ask more questions"
             found.append(Finding("warning", "data", what, fix, ("eval",)))
     return found

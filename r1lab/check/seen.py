@@ -1,8 +1,13 @@
 """What a check of a recipe looks at: one stage with its tokenizer and a sample of its rows."""
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from r1lab.recipe.schema import StageRecipe
+from r1lab.recipe.sections import Prompt, Reward, Rollout
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 ROWS = 256
 """Rows of a stage's data that are looked at one by one."""
@@ -26,10 +31,30 @@ class Seen:
     """
 
     recipe: StageRecipe
-    tokenizer: object | None = None
+    tokenizer: "PreTrainedTokenizerBase | None" = None
     rows: list[dict] = field(default_factory=list)
     tasks: dict[str, list[dict]] = field(default_factory=dict)
     data: list[dict] = field(default_factory=list)
     rendered: list[tuple[str, str]] = field(default_factory=list)
     prompt_ids: list[list[int]] = field(default_factory=list)
     examples: list[dict[str, list[int]]] = field(default_factory=list)
+
+    @property
+    def prompt(self) -> Prompt | None:
+        """The recipe's section `prompt`; None in a kind of stage without one."""
+        return getattr(self.recipe, "prompt", None)
+
+    @property
+    def rewards(self) -> list[Reward]:
+        """The recipe's rewards; none in a kind of stage that grades nothing."""
+        return getattr(self.recipe, "rewards", [])
+
+    @property
+    def rollout(self) -> Rollout | None:
+        """The recipe's section `rollout`; None in a kind of stage that generates nothing."""
+        return getattr(self.recipe, "rollout", None)
+
+    @property
+    def train(self) -> dict[str, Any]:
+        """The recipe's section `train`; empty in a kind of stage that trains nothing."""
+        return getattr(self.recipe, "train", {})

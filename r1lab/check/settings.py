@@ -3,13 +3,15 @@
 import importlib.util
 import re
 from pathlib import Path
+from typing import Any
 
 from r1lab import engines, lookup
 from r1lab.check.seen import GENERATED, Seen
 from r1lab.findings import Finding
 from r1lab.models import loading
 from r1lab.recipe import batch, checks, launch, trl_fields
-from r1lab.recipe.schema import StageRecipe
+from r1lab.recipe.schema import EvalRecipe, GrpoRecipe, SampleRecipe, SftRecipe, StageRecipe
+from r1lab.recipe.sections import Eval, Launch, Lora, Model, Rollout
 from r1lab.rewards.facts import facts_of
 
 PROCESSES = (1, 2, 4, 8)
@@ -29,13 +31,14 @@ _TRACKERS = ("wandb", "trackio", "tensorboard", "mlflow", "swanlab")
 
 def batch_findings(recipe: StageRecipe) -> list[Finding]:
     """Whether it can be launched; groups of a step on 1, 2, 4 and 8 processes, what to set where they divide none."""
+    launched: Launch | None = getattr(recipe, "launch", None)
+    if launched is None:
+        return []
     found = []
-    if not hasattr(recipe, "launch"):
-        return found
-    if refused := launch.problem(recipe.launch.gpus):
+    if refused := launch.problem(launched.gpus):
         seen, _, fix = refused.partition(": set ")
         found.append(Finding("error", "batch", seen, f"set {fix}", ("launch", "gpus")))
-    if recipe.stage != "grpo":
+    if not isinstance(recipe, GrpoRecipe):
         return found
     fields, group = trl_fields.GRPO, recipe.rollout.num_generations
     size = recipe.train.get("per_device_train_batch_size", fields["per_device_train_batch_size"][1])
@@ -57,12 +60,12 @@ def batch_findings(recipe: StageRecipe) -> list[Finding]:
 
 def row_count_findings(seen: Seen) -> list[Finding]:
     """Whether a grpo stage has a row for each group of a generation batch, as far as its rows could be had."""
-    if seen.recipe.stage != "grpo" or not seen.data:
+    recipe, count = seen.recipe, len(seen.data)
+    if not isinstance(recipe, GrpoRecipe) or not count:
         return []
-    count = len(seen.data)
     if count >= GENERATED:  # a generator may have been asked for no more
-        count = max(count, seen.recipe.data.size or batch.groups(seen.recipe))
-    problem = batch.too_few_rows(seen.recipe, count)
+        count = max(count, recipe.data.size or batch.groups(recipe))
+    problem = batch.too_few_rows(recipe, count)
     return [Finding("error", "batch", *problem, ("data",))] if problem else []
 
 
@@ -72,26 +75,30 @@ def setting_findings(recipe: StageRecipe, *, tiny: bool = False) -> list[Finding
     Args:
         tiny: The recipe is one in small: its settings are another model's.
     """
-    found = _not_installed(recipe) + _bfloat16(recipe)
-    if hasattr(recipe, "rewards"):
+    rollout: Rollout | None = getattr(recipe, "rollout", None)
+    train: dict[str, Any] = getattr(recipe, "train", {})
+    server = rollout is not None and rollout.engine == "server"
+    found = _not_installed(recipe.model, train) + ([] if server else _bfloat16(recipe.model, train))
+    if isinstance(recipe, GrpoRecipe):
         found += _weights(recipe)
-    if getattr(recipe, "rollout", None):
+    if isinstance(recipe, GrpoRecipe | SampleRecipe | EvalRecipe):
         found += _sampling(recipe)
-        if lacking := engines.missing(recipe.rollout.engine):
-            found.append(Finding("error", "settings", *lacking, ("rollout", "engine")))
-    if recipe.stage == "grpo":
+    if rollout and (lacking := engines.missing(rollout.engine)):
+        found.append(Finding("error", "settings", *lacking, ("rollout", "engine")))
+    if isinstance(recipe, GrpoRecipe):
         found += _ratios(recipe) + _lengths(recipe, tiny) + _sleep(recipe)
-    if hasattr(recipe, "train") and not tiny:
-        found += _learning_rate(recipe) + _steps(recipe)
-        found += _kl(recipe) if recipe.stage == "grpo" else []
+    if not tiny:
+        found += _learning_rate(recipe) if isinstance(recipe, SftRecipe | GrpoRecipe) else []
+        found += _steps(train)
+        found += _kl(recipe) if isinstance(recipe, GrpoRecipe) else []
     base = recipe.model.path.startswith("scratch:")  # which is to learn the language of questions as well
-    if recipe.stage == "sft" and recipe.train.get("completion_only_loss") is False and not base:
+    if isinstance(recipe, SftRecipe) and recipe.train.get("completion_only_loss") is False and not base:
         what = "the questions are learnt too, which no published recipe for reasoning does"
         found.append(Finding("warning", "settings", what, "set true", ("train", "completion_only_loss")))
     return found
 
 
-def _sleep(recipe: StageRecipe) -> list[Finding]:
+def _sleep(recipe: GrpoRecipe) -> list[Finding]:
     """vLLM's sleep mode where vLLM refuses it, after the model has been loaded."""
     import torch
 
@@ -102,18 +109,17 @@ def _sleep(recipe: StageRecipe) -> list[Finding]:
     return [Finding("error", "settings", what, "remove it", ("train", "vllm_enable_sleep_mode"))]
 
 
-def _bfloat16(recipe: StageRecipe) -> list[Finding]:
+def _bfloat16(model: Model, train: dict[str, Any]) -> list[Finding]:
     """bfloat16 where this machine only emulates it."""
-    server = getattr(recipe, "rollout", None) and recipe.rollout.engine == "server"
-    if server or not loading.emulates_bfloat16():
+    if not loading.emulates_bfloat16():
         return []
     what, found = "this machine only emulates bfloat16, which takes many times as long as float32", []
-    if recipe.model.dtype == "bfloat16":
+    if model.dtype == "bfloat16":
         fix = "set auto, which is float32 here"
         found.append(Finding("warning", "settings", what, fix, ("model", "dtype")))
-    if getattr(recipe, "train", {}).get("bf16"):
+    if train.get("bf16"):
         found.append(Finding("warning", "settings", what, "set false", ("train", "bf16")))
-    if not found and recipe.model.dtype == "auto":
+    if not found and model.dtype == "auto":
         seen = "auto is float32 here: this machine only emulates bfloat16"
         found.append(Finding("ok", "settings", seen, keys=("model", "dtype")))
     return found
@@ -137,7 +143,7 @@ def billions(path: str) -> float | None:
     return float(match[1]) / (1 if match[2] == "b" else 1000) if match else None
 
 
-def _learning_rate(recipe: StageRecipe) -> list[Finding]:
+def _learning_rate(recipe: SftRecipe | GrpoRecipe) -> list[Finding]:
     """Whether the learning rate is far from what was published for models of this size."""
     kind, size = recipe.stage, billions(recipe.model.path)
     if kind not in PUBLISHED or size is None or recipe.train.get("learning_rate") == 0:
@@ -164,7 +170,7 @@ def _sized(size: float) -> str:
     return f"{size:g}B" if size >= 0.5 else f"{size * 1000:.0f}M"
 
 
-def _kl(recipe: StageRecipe) -> list[Finding]:
+def _kl(recipe: GrpoRecipe) -> list[Finding]:
     """A KL penalty that keeps a small model where it is."""
     beta, size = recipe.train.get("beta", trl_fields.GRPO["beta"][1]), billions(recipe.model.path)
     if beta <= 0.01:
@@ -175,9 +181,9 @@ def _kl(recipe: StageRecipe) -> list[Finding]:
     return [Finding("warning", "settings", what, "set 0.001 or 0.0", ("train", "beta"))]
 
 
-def _steps(recipe: StageRecipe) -> list[Finding]:
+def _steps(train: dict[str, Any]) -> list[Finding]:
     """A warm-up that never ends, and long runs without a checkpoint."""
-    train, found = recipe.train, []
+    found: list[Finding] = []
     steps, warmup = train.get("max_steps", -1), train.get("warmup_steps") or 0
     if steps > 0 and warmup >= max(steps, 1):
         what = f"{warmup} of {steps} steps: the learning rate never gets to its value"
@@ -190,12 +196,12 @@ def _steps(recipe: StageRecipe) -> list[Finding]:
     return found
 
 
-def _sampling(recipe: StageRecipe) -> list[Finding]:
+def _sampling(recipe: GrpoRecipe | SampleRecipe | EvalRecipe) -> list[Finding]:
     """What is drawn: groups that are all the same, text that falls apart, a trainer that has no room."""
     rollout, found = recipe.rollout, []
-    evaluation = getattr(recipe, "eval", None)
-    section = "eval" if recipe.stage == "eval" else "rollout"
-    keys, temperature = (section, "temperature"), getattr(recipe, section).temperature
+    evaluation: Eval | None = getattr(recipe, "eval", None)
+    drawn, section = (recipe.eval, "eval") if isinstance(recipe, EvalRecipe) else (recipe.rollout, "rollout")
+    keys, temperature = (section, "temperature"), drawn.temperature
     if recipe.stage == "grpo" and temperature == 0:
         what = "0: all completions of a group are the same, so no group has a signal"
         found.append(Finding("error", "settings", what, "set 1.0", keys))
@@ -205,22 +211,26 @@ def _sampling(recipe: StageRecipe) -> list[Finding]:
     elif temperature > 1.3:
         what = f"{temperature:g}: long text falls apart; published runs have 0.6 to 1.0"
         found.append(Finding("warning", "settings", what, "set 1.0", keys))
-    if recipe.stage == "sample" and temperature == 0 and rollout.num_generations > 1:
-        what = f"0: the {rollout.num_generations} samples of a prompt are all the same"
+    if isinstance(recipe, SampleRecipe) and temperature == 0 and recipe.rollout.num_generations > 1:
+        what = f"0: the {recipe.rollout.num_generations} samples of a prompt are all the same"
         found.append(Finding("error", "settings", what, "set 1.0, or num_generations: 1", keys))
     if recipe.stage == "grpo" and rollout.gpu_memory_utilization > 0.9 and rollout.engine in ("auto", "vllm"):
         what = f"{rollout.gpu_memory_utilization:g}: leaves nothing of the GPU to the trainer beside vLLM"
         found.append(Finding("warning", "settings", what, "set 0.3 to 0.6", ("rollout", "gpu_memory_utilization")))
-    tasks = evaluation.tasks if evaluation else []
-    own = [getattr(task, "num_samples", None) or evaluation.num_samples for task in tasks]
-    if evaluation and evaluation.temperature == 0 and (most := max(own or [evaluation.num_samples])) > 1:
+    if evaluation and evaluation.temperature == 0 and (most := _most_samples(evaluation)) > 1:
         what = f"0: the {most} samples of a question are all the same, which engines refuse"
         fix = "set num_samples: 1, or a temperature of 0.6"
         found.append(Finding("error", "settings", what, fix, ("eval", "temperature")))
     return found
 
 
-def _ratios(recipe: StageRecipe) -> list[Finding]:
+def _most_samples(evaluation: Eval) -> int:
+    """The most answers that a question of an evaluation gets."""
+    own = [getattr(task, "num_samples", None) or evaluation.num_samples for task in evaluation.tasks]
+    return max(own or [evaluation.num_samples])
+
+
+def _ratios(recipe: GrpoRecipe) -> list[Finding]:
     """What weighs tokens wrongly: sequence-level importance weights, and a part of the distribution drawn."""
     train, rollout, found = recipe.train, recipe.rollout, []
     mode = train.get("vllm_importance_sampling_mode", "token_truncate")
@@ -245,7 +255,7 @@ def _ratios(recipe: StageRecipe) -> list[Finding]:
     return found
 
 
-def _lengths(recipe: StageRecipe, tiny: bool) -> list[Finding]:
+def _lengths(recipe: GrpoRecipe, tiny: bool) -> list[Finding]:
     """Rewards for short answers before there are any."""
     found, names = [], lookup.reward_names([reward.name for reward in recipe.rewards])
     for index, reward in enumerate(recipe.rewards):
@@ -255,7 +265,7 @@ def _lengths(recipe: StageRecipe, tiny: bool) -> list[Finding]:
             fix = f"let it begin later: schedule.rewards: {{{name}: {{0: 0.0, 100: 1.0}}}}"
             found.append(Finding("warning", "settings", what, fix, ("rewards", index)))
         if known and known.limit and not tiny:
-            limit = reward.model_extra.get(known.limit)
+            limit = (reward.model_extra or {}).get(known.limit)
             most = recipe.rollout.max_completion_length
             if isinstance(limit, int) and limit != most and not recipe.schedule.max_completion_length:
                 what = f"{reward.name}: is set for completions of {limit:,} tokens, and rollouts end at {most:,}"
@@ -263,10 +273,9 @@ def _lengths(recipe: StageRecipe, tiny: bool) -> list[Finding]:
     return found
 
 
-def _weights(recipe: StageRecipe) -> list[Finding]:
+def _weights(recipe: GrpoRecipe) -> list[Finding]:
     """Weights that leave nothing to learn from."""
-    scheduled = getattr(recipe, "schedule", None)
-    if recipe.stage != "grpo" or (scheduled and scheduled.rewards):
+    if recipe.schedule.rewards:
         return []
     if all(reward.weight == 0 for reward in recipe.rewards):
         what = "all weights are 0: every reward is 0, and nothing can be learnt"
@@ -277,18 +286,17 @@ def _weights(recipe: StageRecipe) -> list[Finding]:
     return []
 
 
-def _not_installed(recipe: StageRecipe) -> list[Finding]:
+def _not_installed(model: Model, train: dict[str, Any]) -> list[Finding]:
     """Packages that settings ask for and that are not here."""
-    train, wanted = getattr(recipe, "train", {}), []
-    wanted += [(("train", key), package) for key, package in _NEEDS.items() if train.get(key)]
+    wanted = [(("train", key), package) for key, package in _NEEDS.items() if train.get(key)]
     trackers = train.get("report_to") or []
     for tracker in [trackers] if isinstance(trackers, str) else trackers:
         wanted += [(("train", "report_to"), tracker)] if tracker in _TRACKERS else []
-    lora = getattr(recipe.model, "lora", None)
+    lora: Lora | None = getattr(model, "lora", None)
     if lora and lora.quantize or "8bit" in str(train.get("optim", "")):
         keys = ("model", "lora", "quantize") if lora else ("train", "optim")
         wanted.append((keys, "bitsandbytes"))
-    if recipe.model.attn_implementation == "flash_attention_2":
+    if model.attn_implementation == "flash_attention_2":
         wanted.append((("model", "attn_implementation"), "flash_attn"))
     return [
         Finding("error", "settings", f"{package.replace('_', '-')} is not installed",

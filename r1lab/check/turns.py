@@ -1,11 +1,15 @@
 """The rule for a prompt: each message stands in it once, and it ends in an open turn of the assistant."""
 
 import re
+from typing import TYPE_CHECKING, cast
 
 from r1lab.check.seen import Seen
 from r1lab.errors import UserError
 from r1lab.findings import Finding
-from r1lab.models import prompts
+from r1lab.models import loading, prompts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 MOST = 0.5  # the share of rows from which a fault in them is an error, not a warning
 _KEYS = ("prompt", "template")
@@ -13,7 +17,7 @@ _OTHERS = ("<|im_start|>", "<|start_header_id|>", "[/INST]", "<start_of_turn>", 
 """What begins a turn in widely used chat templates: text that holds one was rendered for some model already."""
 
 
-def turn_findings(seen: Seen, template: dict) -> list[Finding]:
+def turn_findings(seen: Seen, tokenizer: "PreTrainedTokenizerBase", template: dict) -> list[Finding]:
     """Whether each message of a row stands once in its prompt, and whether the prompt opens the assistant's turn.
 
     Args:
@@ -21,21 +25,21 @@ def turn_findings(seen: Seen, template: dict) -> list[Finding]:
     """
     own = template.get("text") is not None
     if template["template"] == "none" and not own:
-        return _closed(seen)
+        return _closed(seen, tokenizer)
     try:
-        found = _lost(seen, template)
+        found = _lost(seen, tokenizer, template)
         if any(finding.verdict == "error" for finding in found):
             return found
-        return found + _rendered_already(seen, template) + (_closed(seen) if own else _opens(seen, template))
+        found += _rendered_already(seen, tokenizer, template)
+        return found + (_closed(seen, tokenizer) if own else _opens(seen, tokenizer, template))
     except UserError:  # what a chat template refuses of a row is reported where the row is rendered
         return []
 
 
 def _listed(prompt: str | list[dict], template: dict) -> list[dict]:
     """The messages of a prompt, with the system prompt that its template adds."""
-    if prompts.is_plain(**template):
-        return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-    return prompts.messages(prompt, **template)
+    listed = prompt if prompts.is_plain(**template) else prompts.messages(prompt, **template)
+    return [{"role": "user", "content": listed}] if isinstance(listed, str) else listed
 
 
 def _marks(number: int) -> tuple[str, str]:
@@ -48,10 +52,10 @@ def _marked(listed: list[dict]) -> list[dict]:
     return [message | {"content": f"{begin}{message['content']}{end}"} for message, begin, end in pairs]
 
 
-def _text(seen: Seen, listed: list[dict], template: dict, *, open_turn: bool = True) -> str:
+def _text(tokenizer: "PreTrainedTokenizerBase", listed: list[dict], template: dict, *, open_turn: bool = True) -> str:
     if prompts.is_plain(**template):
         return prompts.plain(listed, template=template["template"], text=template.get("text"))
-    return prompts.chat_text(listed, seen.tokenizer, template=template["template"], open_turn=open_turn)
+    return prompts.chat_text(listed, tokenizer, template=template["template"], open_turn=open_turn)
 
 
 def _who(template: dict) -> str:
@@ -61,13 +65,13 @@ def _who(template: dict) -> str:
     return "the template" if prompts.is_file(template["template"]) else "the model's chat template"
 
 
-def _lost(seen: Seen, template: dict) -> list[Finding]:
+def _lost(seen: Seen, tokenizer: "PreTrainedTokenizerBase", template: dict) -> list[Finding]:
     """Messages that are left out, changed or written twice: the first kind found, and in how many prompts."""
     faults: dict[str, list[str]] = {}
     shortened = 0
     for row in seen.rows:
         listed = _listed(row["prompt"], template)
-        text = _text(seen, _marked(listed), template)
+        text = _text(tokenizer, _marked(listed), template)
         if not text.strip():
             return [Finding("error", "prompt", "the model's chat template is empty: it writes nothing of a prompt",
                             "set prompt.template: r1-zero, or name another model", _KEYS)]  # fmt: skip
@@ -99,13 +103,13 @@ def _lost(seen: Seen, template: dict) -> list[Finding]:
     return []
 
 
-def _tail(seen: Seen, template: dict, row: dict) -> str:
+def _tail(tokenizer: "PreTrainedTokenizerBase", template: dict, row: dict) -> str:
     """What follows the last message in a prompt."""
     listed = _marked(_listed(row["prompt"], template))
-    return _text(seen, listed, template).rpartition(_marks(len(listed) - 1)[1])[2]
+    return _text(tokenizer, listed, template).rpartition(_marks(len(listed) - 1)[1])[2]
 
 
-def _opens(seen: Seen, template: dict) -> list[Finding]:
+def _opens(seen: Seen, tokenizer: "PreTrainedTokenizerBase", template: dict) -> list[Finding]:
     """Whether a prompt ends with what stands before the assistant's text in a whole conversation.
 
     Some templates (Mistral's) have no generation prompt of their own: what ends the user's turn begins the next one.
@@ -115,15 +119,15 @@ def _opens(seen: Seen, template: dict) -> list[Finding]:
     row = seen.rows[0]
     listed = _marked(_listed(row["prompt"], template))
     last, answer = _marks(len(listed) - 1)[1], _marks(len(listed))[0]
-    if _text(seen, listed, template) != _text(seen, listed, template, open_turn=False):
+    if _text(tokenizer, listed, template) != _text(tokenizer, listed, template, open_turn=False):
         return []
     try:
-        whole = _text(seen, _marked([*_listed(row["prompt"], template), {"role": "assistant", "content": "?"}]),
+        whole = _text(tokenizer, _marked([*_listed(row["prompt"], template), {"role": "assistant", "content": "?"}]),
                       template, open_turn=False)  # fmt: skip
     except UserError:  # a template may refuse other conversations than those of this recipe
         return []
     between = whole.rpartition(last)[2].partition(answer)[0]
-    tail = _tail(seen, template, row)
+    tail = _tail(tokenizer, template, row)
     if _unprefilled(tail) == _unprefilled(between):
         return []
     what = f"the prompt opens no assistant turn: the chat template ends it with {tail.strip()!r}"
@@ -136,13 +140,12 @@ def _unprefilled(text: str) -> str:
     return re.sub(r"<think>\s*(</think>)?\s*$", "", text).rstrip()
 
 
-def _rendered_already(seen: Seen, template: dict) -> list[Finding]:
+def _rendered_already(seen: Seen, tokenizer: "PreTrainedTokenizerBase", template: dict) -> list[Finding]:
     """Prompts that hold what the template is about to write."""
-    tokenizer = seen.tokenizer
-    opening = _unprefilled(_tail(seen, template, seen.rows[0])).strip()
-    tokens = {tokenizer.convert_ids_to_tokens(i) for i in prompts.special_ids(tokenizer)} | set(_OTHERS)
+    opening = _unprefilled(_tail(tokenizer, template, seen.rows[0])).strip()
+    tokens = {_name(i, tokenizer) for i in prompts.special_ids(tokenizer)} | set(_OTHERS)
     if not prompts.is_plain(**template):
-        written = _text(seen, _marked([{"role": "user", "content": "?"}]), template)
+        written = _text(tokenizer, _marked([{"role": "user", "content": "?"}]), template)
         added = {token.content for token in tokenizer.added_tokens_decoder.values()}
         tokens |= {token for token in added if token in written} - {"<think>", "</think>"}
     faults = []
@@ -166,11 +169,15 @@ def _rendered_already(seen: Seen, template: dict) -> list[Finding]:
     return [Finding(verdict, "prompt", f"{what}: a template was applied to them already", fix, _KEYS)]
 
 
-def _closed(seen: Seen) -> list[Finding]:
+def _name(token: int, tokenizer: "PreTrainedTokenizerBase") -> str:
+    # Its type leaves open whether it is given one token or several.
+    return cast(str, tokenizer.convert_ids_to_tokens(token))
+
+
+def _closed(seen: Seen, tokenizer: "PreTrainedTokenizerBase") -> list[Finding]:
     """Prompts without a template that end with the end of a turn, so that nobody's turn is open."""
-    tokenizer = seen.tokenizer
-    ids = (tokenizer.eos_token_id, prompts.turn_end(tokenizer))
-    ends = tuple(tokenizer.convert_ids_to_tokens(token) for token in ids if token is not None)
+    ids = (*loading.end_token_ids(tokenizer), prompts.turn_end(tokenizer))
+    ends = tuple(_name(token, tokenizer) for token in ids if token is not None)
     closed = [text for text, _ in seen.rendered if ends and text.rstrip().endswith(ends)]
     if not closed:
         return []

@@ -116,7 +116,7 @@ def built_for_cuda() -> list[str]:
     """Those of `BESIDE_TORCH` that do not suit a torch for the CPU: on Linux x86_64 PyPI has them for CUDA."""
     if torch_cuda() or not version("torch") or (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         return []
-    return [name for name in BESIDE_TORCH if version(name) and "+cpu" not in version(name)]
+    return [name for name in BESIDE_TORCH if (there := version(name)) and "+cpu" not in there]
 
 
 def torch_cuda() -> str | None:

@@ -33,8 +33,8 @@ def told(prompts: list, chat_template: str | None, template: str = "chat", **pro
         rewards=[{"name": "exact_match"}],
     )
     seen = Seen(stage, tokenizer=tokenizer, rows=[{"prompt": prompt} for prompt in prompts])
-    found = _render(seen)
-    found += turn_findings(seen, template_of(seen)) if seen.rendered else []
+    found = _render(seen, tokenizer)
+    found += turn_findings(seen, tokenizer, template_of(seen, tokenizer)) if seen.rendered else []
     return [(finding.verdict, finding.message) for finding in found]
 
 

@@ -112,8 +112,8 @@ def found(prompt: dict, question: str | list = "2+2?") -> list[tuple[str, str]]:
         rewards=[{"name": "exact_match"}],
     )  # fmt: skip
     seen = Seen(stage, tokenizer=TOKENIZER, rows=[{"prompt": question}])
-    told = _render(seen)
-    told += turn_findings(seen, template_of(seen)) if seen.rendered else []
+    told = _render(seen, TOKENIZER)
+    told += turn_findings(seen, TOKENIZER, template_of(seen, TOKENIZER)) if seen.rendered else []
     return [(finding.verdict, finding.message) for finding in told]
 
 
