@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install smollm2 demo r1 gpu test lint format clean
+.PHONY: help install smollm2 demo r1 gpu test coverage lint format clean
 
 PYTHON ?= python3
 WORKERS ?= 2
@@ -56,6 +56,12 @@ gpu: ## test an NVIDIA GPU in ten minutes, offline, and compare speed and memory
 
 test: install lint ## run ruff and the whole test suite
 	@$(if $(PARALLEL),OMP_NUM_THREADS=1) $(VENV)/bin/python -m pytest $(PARALLEL)
+
+coverage: install ## run the test suite and report its coverage of the package; fails below 85 %
+	@rm -rf .coverage
+	@$(if $(PARALLEL),OMP_NUM_THREADS=1) $(VENV)/bin/python -m pytest $(PARALLEL) --cov --cov-report= $(TESTS)
+	@$(VENV)/bin/python -m coverage html -q -d .coverage/html
+	@$(VENV)/bin/python -m coverage report --fail-under=85
 
 lint: install ## run ruff only
 	@$(VENV)/bin/ruff check .
