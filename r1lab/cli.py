@@ -119,7 +119,8 @@ def parser() -> Parser:
     recipe_verb("show", "print a recipe with all defaults of its sections filled in", show_verb)
 
     ls = verbs.add_parser("ls", help="list recipes, rewards, data builders, runs", parents=[common, runs], **settings)
-    ls.add_argument("what", nargs="?", metavar="WHAT", help="recipes, rewards, data or runs (default: all)")
+    ls.add_argument("what", nargs="?", metavar="WHAT", help="recipes, rewards, data, runs (default: all), or keys")
+    ls.add_argument("name", nargs="?", metavar="NAME", help="one of them: print its parameters and an example")
     ls.set_defaults(function=ls_verb)
 
     cp = verbs.add_parser("cp", help="copy a recipe out, to edit it", parents=[common], **settings)
@@ -202,6 +203,7 @@ def run_verb(arguments: argparse.Namespace) -> int:
     """`r1lab run`: nothing is written before all of the recipe has been found in order."""
     from r1lab.recipe import loading as recipes
     from r1lab.run import pipeline
+    from r1lab.rundir import directory
 
     runs_dir = Path(arguments.runs_dir)
     if runs_dir.exists() and not runs_dir.is_dir():
@@ -209,6 +211,10 @@ def run_verb(arguments: argparse.Namespace) -> int:
     if arguments.name is not None:
         pipeline.checked_name(arguments.name)
     recipe = recipes.load(_with_a_recipe(arguments), inputs=True, tiny=arguments.tiny)
+    run_dir = runs_dir / pipeline.checked_name(arguments.name or recipe.name)
+    directory.refuse_used(
+        run_dir, resume=arguments.resume, overwrite=arguments.overwrite
+    )  # before the minutes of a check
     if not arguments.no_check and (status := _checked(arguments)):
         return status
 
@@ -247,6 +253,7 @@ def eval_verb(arguments: argparse.Namespace) -> int:
 
 def _checked(arguments: argparse.Namespace) -> int:
     """Checks a recipe before it runs, in a process of its own: what it imports is not needed while stages run."""
+    print("checking the recipe (--no-check skips this)")
     command = [sys.executable, "-P", "-m", "r1lab", "check", "--quiet", "--files-were-read", *arguments.sources]
     sys.stdout.flush()
     status = subprocess.run(command + ["--tiny"] * arguments.tiny).returncode
@@ -342,10 +349,13 @@ def ls_verb(arguments: argparse.Namespace) -> int:
     """`r1lab ls`."""
     from r1lab import listing
 
-    if arguments.what not in (None, *listing.SECTIONS):
-        there = f"; there are: {', '.join(listing.SECTIONS)}"
-        hint = did_you_mean(arguments.what, listing.SECTIONS, otherwise=there)
+    there = (*listing.SECTIONS, "keys")
+    if arguments.what not in (None, *there):
+        hint = did_you_mean(arguments.what, there, otherwise=f"; there are: {', '.join(there)}")
         raise UserError(f"r1lab ls: {arguments.what}: nothing of this name to list{hint}")
+    if arguments.name or arguments.what == "keys":
+        print(listing.reference(arguments.what, arguments.name or ""), end="")
+        return 0
     color, width = _terminal()
     what = [arguments.what] if arguments.what else list(listing.SECTIONS)
     print(listing.page(what, runs_dir=Path(arguments.runs_dir), color=color, width=width), end="")

@@ -1,13 +1,20 @@
-"""What `r1lab ls` prints: recipes, rewards, builders and runs, each in one line. Nothing is imported to read them."""
+"""What `r1lab ls` prints: recipes, rewards, builders and runs, one line each, and the reference of a single one.
+
+The lists import nothing; the reference of a function or of a recipe's keys imports what it describes.
+"""
 
 import fcntl
+import inspect
 import os
 import re
 import time
 from pathlib import Path
+from typing import Any
 
 from r1lab import lookup
+from r1lab.errors import UserError
 from r1lab.recipe import yaml_source
+from r1lab.text import did_you_mean
 
 SECTIONS = ("recipes", "rewards", "data", "runs")
 
@@ -34,6 +41,132 @@ def page(what: list[str], *, runs_dir: Path, color: bool = False, width: int | N
             lines = [head, *(f"  {line}" for line in lines)]
         parts.append("\n".join(lines) + "\n")
     return "\n".join(parts)
+
+
+def reference(section: str, name: str) -> str:
+    """The reference of one reward, builder, recipe, or kind of stage with its keys (`section` is `"keys"`).
+
+    Raises:
+        UserError: There is nothing of that name.
+    """
+    if section == "keys":
+        return _keys(name)
+    if section == "recipes":
+        source = yaml_source.find(name).read_text(encoding="utf-8")
+        head = re.match(r"\s*((?:#.*\n)*)", source)
+        lines = [line.lstrip("#").strip() for line in head[1].splitlines()] if head else []
+        return (
+            "\n".join([*lines, "", f"r1lab show {name} prints it with all defaults, r1lab cp {name} copies it."])
+            + "\n"
+        )
+    if section == "runs":
+        raise UserError(f"r1lab ls runs: {name}: one word too many; `r1lab report runs/{name}` shows one run")
+    return _function(section, name)
+
+
+def _function(section: str, name: str) -> str:
+    """A reward or builder: what it does, its parameters with their defaults, and how a recipe names it."""
+    function = lookup.function(section, name)
+    parameters = lookup.parameters(function)
+    rows = [(key, _default(p.default), _annotation(p.annotation)) for key, p in parameters.items()]
+    given = "".join(f", {key}: ..." for key, p in parameters.items() if p.default is p.empty)
+    parts = [
+        f"{name}: {function.__module__}.{function.__name__}",
+        "",
+        inspect.getdoc(function) or "(no docstring)",
+        "",
+    ]
+    if rows:
+        parts += ["Parameters in a recipe (name, default, type):", "", *(f"  {line}" for line in columns(rows)), ""]
+    if section == "rewards":
+        needed = lookup.columns(function)
+        parts += [f"Columns that a row needs: {', '.join(needed)}", ""] if needed else []
+        example = f"rewards:\n  - {{name: {name}{given}}}"
+    else:
+        example = f"data: {{builder: {name}{given}}}"
+    return "\n".join([*parts, example]) + "\n"
+
+
+def _keys(name: str) -> str:
+    """The keys of a kind of stage (`grpo`), of a section of it (`grpo.rollout`), or all kinds (empty)."""
+    from r1lab.recipe import schema, sections, trl_fields
+
+    kind, *path = name.split(".")
+    if not kind:
+        lines = columns(
+            [(key, (inspect.getdoc(stage) or "").partition("\n")[0]) for key, stage in schema.STAGES.items()]
+        )
+        return "\n".join([*lines, "", "`r1lab ls keys KIND` prints the keys of one."]) + "\n"
+    if kind not in schema.STAGES:
+        owner = next((key for key, stage in schema.STAGES.items() if kind in stage.model_fields), None)
+        if owner:
+            raise UserError(f"r1lab ls keys: {name}: of which kind of stage? As in `r1lab ls keys {owner}.{name}`")
+        hint = did_you_mean(kind, schema.STAGES, otherwise=f"; there are: {', '.join(schema.STAGES)}")
+        raise UserError(f"r1lab ls keys: {kind}: no kind of stage has this name{hint}")
+    model: Any = schema.STAGES[kind]
+    if path == ["train"] and model.trl:
+        own = _fields(sections.GrpoTrain) if kind == "grpo" else []
+        fields = sorted(trl_fields.FIELDS[model.trl].items())
+        rows = own + [(key, _default(default), _annotation(type_)) for key, (type_, default) in fields]
+        about = f"The fields of TRL's {model.trl}" + (", after those of r1lab's own:" if own else ":")
+        return "\n".join([about, "", *columns(rows)]) + "\n"
+    for place, key in enumerate(path, 1):
+        if key not in model.model_fields:
+            hint = did_you_mean(key, model.model_fields, otherwise=f"; there are: {', '.join(model.model_fields)}")
+            raise UserError(f"r1lab ls keys: {name}: {'.'.join([kind, *path[: place - 1]])} has no key {key}{hint}")
+        field = model.model_fields[key]
+        model = _section(field.annotation)
+        if model is None:
+            if place < len(path):
+                raise UserError(f"r1lab ls keys: {name}: {'.'.join([kind, *path[:place]])} has no keys of its own")
+            return f"{name}: {_annotation(field.annotation)}, default: {_model_default(field)}\n"
+    return "\n".join([inspect.getdoc(model) or "", "", *columns(_fields(model))]) + "\n"
+
+
+def _fields(model: Any) -> list[Row]:
+    """Key, default and type of each field of a pydantic model."""
+    return [(key, _model_default(field), _annotation(field.annotation)) for key, field in model.model_fields.items()]
+
+
+def _section(annotation: Any) -> Any:
+    """The section class in an annotation such as `Curriculum | None` or `list[Reward]`; None for a plain value."""
+    from typing import get_args
+
+    if hasattr(annotation, "model_fields"):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _section(part))), None)
+
+
+def _annotation(annotation: Any) -> str:
+    """A type as a person reads it.
+
+    >>> _annotation(dict[str, int]), _annotation(int | None), _annotation(inspect.Parameter.empty)
+    ('dict[str, int]', 'int | None', '')
+    """
+    if annotation is inspect.Parameter.empty:
+        return ""
+    text = annotation.__name__ if isinstance(annotation, type) and "[" not in str(annotation) else str(annotation)
+    text = re.sub(r"\b(?:[A-Za-z_]\w*\.)+(?=\w)", "", text).replace("NoneType", "None")
+    text = re.sub(r"Literal\[([^]]*)\]", lambda choices: choices[1].replace(", ", " | "), text)
+    return re.sub(r"^Optional\[(.*)\]$", r"\1 | None", text)
+
+
+def _default(default: Any) -> str:
+    """A default as YAML writes it.
+
+    >>> _default(True), _default(1.0), _default(None), _default("auto")
+    ('true', '1.0', 'null', 'auto')
+    """
+    if default is inspect.Parameter.empty:
+        return "(required)"
+    return "null" if default is None else str(default).lower() if isinstance(default, bool) else str(default)
+
+
+def _model_default(field: Any) -> str:
+    if field.is_required():
+        return "(required)"
+    default = field.get_default(call_default_factory=True)
+    return "(its keys)" if hasattr(type(default), "model_fields") else _default(default)
 
 
 def columns(rows: list[Row], *, color: bool = False, width: int | None = None) -> list[str]:

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from r1lab import cli, listing
+from r1lab import cli, listing, lookup
 from r1lab.recipe import yaml_source
 from r1lab.run import pipeline
 from r1lab.rundir import directory, storage
@@ -282,6 +282,47 @@ def test_ls_lists_recipes_rewards_and_builders_with_a_line_each(capsys):
     assert any(line.startswith("quickstart") and "pipeline" in line and "R1-Zero" in line for line in lines)
     assert cli.main(["ls", "rewards"]) == 0
     assert any(line.startswith("knights_knaves  ") for line in capsys.readouterr().out.splitlines())
+
+
+@pytest.mark.parametrize("section", ["rewards", "data"])
+def test_ls_prints_the_reference_of_every_reward_and_builder(section, capsys):
+    for name in lookup.names(section):
+        assert cli.main(["ls", section, name]) == 0
+        out = capsys.readouterr().out
+        function = lookup.function(section, name)
+        assert out.startswith(f"{name}: ") and (function.__doc__ or "").splitlines()[0] in out
+        listed = [line.split()[0] for line in out.splitlines() if line.startswith("  ") and "  " in line.strip()]
+        assert set(lookup.parameters(function)) <= set(listed), name
+
+
+def test_the_example_of_a_reference_is_a_recipe_section(capsys):
+    assert cli.main(["ls", "data", "rows"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "data: {builder: rows, path: ...}"
+    assert cli.main(["ls", "rewards", "length"]) == 0
+    assert capsys.readouterr().out.splitlines()[-2:] == ["rewards:", "  - {name: length}"]
+
+
+def test_ls_prints_the_keys_of_a_recipe(capsys):
+    def printed(*name):
+        assert cli.main(["ls", "keys", *name]) == 0
+        return capsys.readouterr().out
+
+    assert printed().startswith("sft ")
+    assert "rollout" in printed("grpo")
+    assert ["temperature", "1.0", "float"] in [line.split() for line in printed("grpo.rollout").splitlines()]
+    assert "max_rounds" in printed("grpo.rollout.dynamic_sampling")
+    assert printed("eval.seed") == "eval.seed: int, default: 0\n"
+    train = printed("grpo.train")
+    assert "share_prompts" in train and "learning_rate" in train
+    assert "share_prompts" not in printed("sft.train")
+
+
+def test_ls_says_which_reference_there_is(capsys):
+    assert "(did you mean `length`?)" in refused(capsys, "ls", "rewards", "lenght")[0]
+    assert "As in `r1lab ls keys grpo.rollout`" in refused(capsys, "ls", "keys", "rollout")[0]
+    assert "(did you mean `rollout`?)" in refused(capsys, "ls", "keys", "grpo.rolout")[0]
+    assert "has no keys of its own" in refused(capsys, "ls", "keys", "grpo.seed.value")[0]
+    assert "`r1lab report runs/mine`" in refused(capsys, "ls", "runs", "mine")[0]
 
 
 def test_ls_imports_nothing_heavy():

@@ -39,9 +39,14 @@ def _scores(path: Path) -> dict[tuple[str, str], dict[str, float]]:
     tasks = directory.result(path)["tasks"]
     scores: dict[tuple[str, str], dict[str, float]] = {(t, m): {} for t in tasks for m in ("avg", "greedy")}
     for row in storage.read_jsonl(path / "samples" / "questions.jsonl"):
-        question = row.get("key") or json.dumps([row.get("prompt"), row["index"]], sort_keys=True)
+        question = question_key(row)
         for task in {row["task"], row.get("subtask", row["task"])} & tasks.keys():
             scores[task, "avg"][question] = sum(row["scores"]) / len(row["scores"])
             if row.get("greedy") is not None:
                 scores[task, "greedy"][question] = row["greedy"]
     return scores
+
+
+def question_key(row: dict) -> str:
+    """What makes the question of a row of `questions.jsonl` the same question in two evaluations."""
+    return row.get("key") or json.dumps([row.get("prompt"), row["index"]], sort_keys=True)

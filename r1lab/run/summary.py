@@ -5,6 +5,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from r1lab.errors import UserError
+from r1lab.evaluation import comparison
 from r1lab.evaluation.records import families
 from r1lab.recipe.schema import trains
 from r1lab.report import learning_curve
@@ -82,18 +84,18 @@ def accuracy_table(columns: list[tuple[str, dict]], compare: list[dict]) -> Text
             for key in _FORMS:
                 _row(table, key, [_accuracy(scores, key, f"{key}_ci95") for scores in results])
         if any(scores.get("format", 1) < 1 for scores in results):
-            _row(table, "in form", [percent(scores.get("format")) for scores in results])
+            _row(table, "format ok", [percent(scores.get("format")) for scores in results])
         if any(scores.get("truncated") for scores in results):
-            _row(table, "cut off", [percent(scores.get("truncated")) for scores in results])
+            _row(table, "truncated", [percent(scores.get("truncated")) for scores in results])
         if any(scores.get("timeouts") for scores in results):
             _row(table, "timed out", [str(scores.get("timeouts", 0)) if scores else "-" for scores in results])
             table.append("  what timed out counts as wrong: the figures are too low\n", "yellow")
         if any("length" in scores for scores in results):
             _row(table, "length", [number(scores.get("length"), 0) + " tokens" for scores in results])
-        if any("length_right" in scores for scores in results):
-            kinds = ("length_right", "length_wrong", "length_truncated")
-            cells = [" / ".join(number(scores.get(kind), 0) for kind in kinds) for scores in results]
-            _row(table, "r / w / cut", cells)
+        for kind in ("correct", "wrong", "truncated"):
+            lengths = [scores.get("length_right" if kind == "correct" else f"length_{kind}") for scores in results]
+            if any(length is not None for length in lengths):
+                _row(table, f"  {kind}", [number(length, 0) for length in lengths])
     paired = "; differences paired by question" if changes else ""
     table.append(f"percent, 95 % intervals over questions{paired}", "dim")
     return table
@@ -110,12 +112,12 @@ def stages_tables(evals: list[tuple[str, dict]], compare: list[dict]) -> list[Te
         table = Text()
         table.append(task, "bold cyan")
         table.append(f" · {counts} questions\n", "dim")
-        heads = f"{'':{width}}{f'avg@{samples}' if samples else 'avg':{VALUE}}{'greedy':>6}{'tokens':>8}{'cut off':>9}"
-        table.append(f"{heads}  difference\n", "bold")
+        heads = f"{'':{width}}{f'avg@{samples}' if samples else 'avg':{VALUE}}{'greedy':>6}{'tokens':>8}"
+        table.append(f"{heads}{'truncated':>11}  difference\n", "bold")
         for name, scores in rows:
             greedy, cut = percent(scores.get("greedy")), percent(scores.get("truncated"))
             figures = (
-                f"{_accuracy(scores, 'avg', 'ci95'):{VALUE}}{greedy:>6}{number(scores.get('length'), 0):>8}{cut:>9}"
+                f"{_accuracy(scores, 'avg', 'ci95'):{VALUE}}{greedy:>6}{number(scores.get('length'), 0):>8}{cut:>11}"
             )
             table.append(f"{name:{width}}{figures}")
             against = [r for r in compare if r["after"] == name and r["task"] == task and r["metric"] == "avg"]
@@ -178,13 +180,43 @@ def completions(path: Path) -> list[tuple[int, list[dict]]]:
     return found
 
 
+def show_question(console: Console, before: tuple[str, Path], after: tuple[str, Path]) -> None:
+    """Prints one question that the first evaluation got wrong and the second correct, with both answers.
+
+    The first sampled answer to each question counts. Of the questions that changed, the one with the shortest answers
+    is shown; how many changed in each direction is printed with it.
+    """
+    rows = [
+        {comparison.question_key(row): row for row in storage.read_jsonl(path / "samples" / "questions.jsonl")}
+        for _, path in (before, after)
+    ]
+    shared = [(rows[0][key], rows[1][key]) for key in rows[0] if key in rows[1]]
+    shared = [pair for pair in shared if all(row.get("completions") and row.get("scores") for row in pair)]
+    gained = [pair for pair in shared if pair[0]["scores"][0] < 1 <= pair[1]["scores"][0]]
+    lost = [pair for pair in shared if pair[1]["scores"][0] < 1 <= pair[0]["scores"][0]]
+    if not gained:
+        return
+    pair = min(gained, key=lambda pair: sum(len(row["completions"][0]) for row in pair))
+    console.rule(Text("one question before and after"), align="left", style="dim")
+    console.print(Text(shortened(_question(pair[0]["prompt"]), 0, 600), "cyan"))
+    for (name, _), row in zip((before, after), pair):
+        verdict, color = ("correct", "green") if row["scores"][0] >= 1 else ("wrong", "red")
+        console.print(Text.assemble("\n", (f"{name}: {verdict}", color)))
+        console.print(Text(shortened(row["completions"][0].strip(), 600, 200)))
+    counts = f"{len(gained)} went from wrong to correct, {len(lost)} from correct to wrong"
+    console.print(Text(f"\nfirst answers to {len(shared)} questions: {counts}\n", "dim"))
+
+
+def _question(prompt: str | list[dict]) -> str:
+    return prompt if isinstance(prompt, str) else prompt[-1]["content"]
+
+
 def show_completions(console: Console, name: str, path: Path) -> None:
     """Prints sample completions, early and late."""
     for step, rows in completions(path):
         console.rule(Text(f"{name}: completions at step {step}"), align="left", style="dim")
         for row in rows:
-            prompt = row["prompt"] if isinstance(row["prompt"], str) else row["prompt"][-1]["content"]
-            console.print(Text.assemble(("> ", "bold cyan"), (shortened(prompt, 0, 200), "cyan")))
+            console.print(Text.assemble(("> ", "bold cyan"), (shortened(_question(row["prompt"]), 0, 200), "cyan")))
             console.print(Text(shortened(row["completion"], 260, 180)))
             console.print(Text.assemble(("= ", "bold"), _verdict(row), "\n"))
 
@@ -248,6 +280,10 @@ def show(console: Console, run_dir: Path, stages: list[tuple[str, str, Path]], r
     for name, kind, path in stages:
         if kind == "grpo":
             show_completions(console, name, path)
+    folders = {name: path for name, _, path in stages}
+    if compare:
+        before, after = compare[0]["before"], compare[0]["after"]
+        show_question(console, (before, folders[before]), (after, folders[after]))
     console.rule(Text(f"{run_dir.name}: result"), align="left", style="dim")
     results = {name: directory.result(path) for name, _, path in stages}
     evals = [(name, results[name]) for name, kind, _ in stages if kind == "eval"]
@@ -271,6 +307,7 @@ def show(console: Console, run_dir: Path, stages: list[tuple[str, str, Path]], r
 
 
 def _where(console: Console, run_dir: Path, stages: list, result: dict, picture: Path | None) -> None:
+    """What lies where, and what to type next."""
     lines = [("run", f"{run_dir}/  ({duration(result['seconds'])})" if "seconds" in result else f"{run_dir}/")]
     lines += [("curve", str(picture))] if picture else []
     trained = [path for _, kind, path in stages if trains(kind) and kind != "reward"]
@@ -278,5 +315,27 @@ def _where(console: Console, run_dir: Path, stages: list, result: dict, picture:
         lines.append(("model", f"{trained[0] / 'model'}/"))
     elif trained:
         lines.append(("models", f"{run_dir}/STAGE/model/, STAGE one of {', '.join(path.name for path in trained)}"))
+    lines.append(("report", _report(run_dir)))
+    lines.append(("next", _next(run_dir, stages, trained)))
     for label, place in lines:
         console.print(Text.assemble((f"{label:<7}", "bold"), place), soft_wrap=True)
+
+
+def _report(run_dir: Path) -> str:
+    """Writes the report of a run. Its path, or why there is none: a run that finished does not fail for its report."""
+    from r1lab import report
+
+    try:
+        return str(report.write([run_dir])[0])
+    except (OSError, UserError) as error:
+        return f"not written: {error}; to write it: r1lab report {run_dir}"
+
+
+def _next(run_dir: Path, stages: list, trained: list[Path]) -> str:
+    """The command that a person is likely to type next."""
+    if not trained:
+        return f"r1lab report {run_dir} OTHER_RUN, to compare them"
+    model = trained[-1] / "model"
+    if any(kind == "eval" for _, kind, _ in stages):
+        return f"r1lab eval {model} --protocol {run_dir}/recipe.yaml --samples 16, for a narrower interval"
+    return f"r1lab eval {model} --protocol greedy, to evaluate it"

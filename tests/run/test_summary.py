@@ -68,3 +68,49 @@ def test_completions_of_a_run_with_several_ranks(tmp_path):
     assert [(step, sorted(row["prompt"] for row in rows)) for step, rows in found] == [
         (step, ["question of rank .rank1", "question of rank 0"]) for step in (1, 12)
     ]
+
+
+def evaluated(path, answers):
+    """An eval stage with one sampled answer to each question; an answer of `right` is scored 1."""
+    rows = [
+        {
+            "task": "kk",
+            "index": i,
+            "prompt": f"question {i}",
+            "completions": [text],
+            "scores": [float(text == "right")],
+        }
+        for i, text in enumerate(answers)
+    ]
+    storage.write_jsonl(path / "samples" / "questions.jsonl", rows)
+    return path.name, path
+
+
+def printed(show, *arguments):
+    written = io.StringIO()
+    show(Console(file=written, width=100), *arguments)
+    return written.getvalue()
+
+
+def test_the_same_question_before_and_after(tmp_path):
+    base = evaluated(tmp_path / "base", ["a long wrong answer", "right", "wrong", "right"])
+    after = evaluated(tmp_path / "after", ["right", "wrong", "right", "right"])
+    page = printed(summary.show_question, base, after)
+    assert "question 2" in page and "question 0" not in page, "the one with the shortest answers"
+    assert "base: wrong\nwrong\n" in page and "after: correct\nright\n" in page
+    assert "first answers to 4 questions: 2 went from wrong to correct, 1 from correct to wrong" in page
+    assert printed(summary.show_question, after, after) == "", "no question changed"
+
+
+def test_a_run_ends_with_its_report_and_the_next_command(tmp_path):
+    storage.write_yaml(tmp_path / "config.yaml", {"stage": "eval", "name": "mine"})
+    page = printed(summary._where, tmp_path, [("mine", "eval", tmp_path)], {}, None)
+    assert f"report {tmp_path}/report.html\n" in page and (tmp_path / "report.html").is_file()
+    assert f"next   r1lab report {tmp_path} OTHER_RUN" in page
+
+
+def test_a_report_that_cannot_be_written_does_not_fail_the_run(tmp_path):
+    (tmp_path / "report.html").mkdir()
+    storage.write_yaml(tmp_path / "config.yaml", {"stage": "eval", "name": "mine"})
+    page = printed(summary._where, tmp_path, [("mine", "eval", tmp_path)], {}, None)
+    assert "report not written: " in page and f"to write it: r1lab report {tmp_path}" in page
