@@ -1,4 +1,4 @@
-"""How long the command takes to answer: python benchmarks/cli_startup.py [RUNS]. Prints JSON, medians in seconds."""
+"""How long the command takes to respond: python benchmarks/cli_startup.py [RUNS]. Prints JSON, medians in seconds."""
 
 import json
 import os
@@ -21,32 +21,32 @@ TARGETS = {"r1lab --help": 0.3, "r1lab ls": 0.3, "r1lab show recipes/quickstart.
 
 
 def seconds(command: list[str]) -> float:
-    """The time of one call, from its start to its end."""
+    """The wall time of one call."""
     started = time.perf_counter()
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - started
 
 
 def measure(runs: int) -> dict:
-    """The median over some calls of each command, after one that is not counted."""
-    figures = {}
+    """The median over `runs` calls of each command, after one warm-up call that is not counted."""
+    medians = {}
     for name, command in COMMANDS.items():
         if not Path(command[0]).exists():
             continue
         seconds(command)
-        figures[name] = round(statistics.median(seconds(command) for _ in range(runs)), 3)
-    return figures
+        medians[name] = round(statistics.median(seconds(command) for _ in range(runs)), 3)
+    return medians
 
 
 if __name__ == "__main__":
     runs = int(sys.argv[1]) if len(sys.argv) > 1 else 9
-    figures = measure(runs)
+    medians = measure(runs)
     print(
         json.dumps(
             {
-                "seconds": figures,
+                "seconds": medians,
                 "targets": TARGETS,
-                "met": all(figures[name] <= target for name, target in TARGETS.items()),
+                "met": all(medians[name] <= target for name, target in TARGETS.items()),
                 "runs": runs,
                 "python": platform.python_version(),
                 "cores": os.cpu_count(),

@@ -1,7 +1,7 @@
-"""One model, the same questions, two engines: python benchmarks/engines.py
+"""Whether two engines give one model the same scores on the same questions: python benchmarks/engines.py
 
-Evaluates with vLLM and with transformers' `generate`, at temperature 0.6 and greedily, and sets the intervals side by
-side. Prints JSON; exit status 1 where they do not overlap.
+Evaluates with vLLM and with transformers' `generate`, at temperature 0.6 and greedily, and compares the intervals.
+Prints JSON; the exit status is 1 if they do not overlap.
 """
 
 import argparse
@@ -16,7 +16,7 @@ ENGINES = ("vllm", "transformers")
 
 
 def main() -> None:
-    """Prints the figures of both engines."""
+    """Prints the scores of both engines."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="embedded:tiny-qwen2")
     parser.add_argument("--size", type=int, default=500)
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def evaluate(engine: str, folder: Path, arguments: argparse.Namespace) -> dict:
-    """The figures of one engine."""
+    """The scores of one engine."""
     command = [sys.executable, "-m", "r1lab", "eval", arguments.model, "--tasks", "knights_knaves", "--no-check"]
     task = f"{{{TASK}, size: {arguments.size}}}"
     command += [f"eval.tasks=[{task}]", f"eval.num_samples={arguments.samples}", "--name", engine]
@@ -46,14 +46,14 @@ def evaluate(engine: str, folder: Path, arguments: argparse.Namespace) -> dict:
     subprocess.run(command, check=True, stdout=sys.stderr)
     (stage,) = (folder / engine).glob("01-*")
     result = json.loads((stage / "result.json").read_text())
-    figures = result["tasks"]["knights_knaves"]
-    return {key: figures[key] for key in ("avg", "ci95", "greedy", "greedy_ci95", "length", "truncated")} | {
+    scores = result["tasks"]["knights_knaves"]
+    return {key: scores[key] for key in ("avg", "ci95", "greedy", "greedy_ci95", "length", "truncated")} | {
         "seconds": result["seconds"]
     }
 
 
 def questions(run: Path) -> list[dict]:
-    """The records of the one stage."""
+    """The records of the only stage."""
     (file,) = run.glob("01-*/samples/questions.jsonl")
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 

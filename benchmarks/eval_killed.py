@@ -1,7 +1,7 @@
-"""Whether an evaluation that is killed again and again ends as one that is not: python benchmarks/eval_killed.py
+"""Whether an evaluation that is killed repeatedly has the same result as one that is not: benchmarks/eval_killed.py
 
-Runs `r1lab eval` once undisturbed, then kills another one (SIGKILL, its whole process group) at random moments,
-resuming each time, and compares the files byte by byte. Prints JSON.
+Runs `r1lab eval` once undisturbed. Then it kills a second evaluation (SIGKILL to its whole process group) at random
+moments, resumes it each time, and compares the files byte by byte. Prints JSON.
 """
 
 import argparse
@@ -20,12 +20,12 @@ FILES = ("01-tiny-qwen2/samples/questions.jsonl",)
 
 
 def main() -> None:
-    """Prints what came of it; exit status 1 where the files differ, or where it ended before all kills."""
+    """Prints the result; the exit status is 1 if the files differ, or if the evaluation ended before all kills."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--engine", default="vllm", choices=["vllm", "transformers"])
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--size", type=int, help="questions (default: 600 for vllm, 120 for transformers)")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random moments")
     arguments = parser.parse_args()
     arguments.size = arguments.size or (600 if arguments.engine == "vllm" else 120)
     with tempfile.TemporaryDirectory() as folder:
@@ -35,9 +35,9 @@ def main() -> None:
 
 
 def compare(folder: Path, arguments: argparse.Namespace) -> dict:
-    """Runs both, and says where and when the second was killed."""
+    """Runs both evaluations, and returns when the second was killed and whether the results are the same."""
     started = time.time()
-    child, first = start(folder, "whole", arguments), None  # seconds until it wrote something down
+    child, first = start(folder, "whole", arguments), None  # seconds until the first record
     while child.poll() is None:
         time.sleep(0.2)
         first = first or (time.time() - started if records(folder / "runs" / "whole") else None)
@@ -46,7 +46,7 @@ def compare(folder: Path, arguments: argparse.Namespace) -> dict:
     draw, kills = random.Random(arguments.seed), []
     while len(kills) < arguments.kills:
         child = start(folder, "killed", arguments, *(["--resume"] if kills else []))
-        # Before the first record or soon after it, so that work is left for all kills.
+        # Before the first record or soon after it, so that enough work is left for all kills.
         moment = draw.uniform(0.4 * first, first + 0.12 * (took - first))
         try:
             status = child.wait(moment)
@@ -57,7 +57,7 @@ def compare(folder: Path, arguments: argparse.Namespace) -> dict:
             kills.append({"seconds": round(moment, 1), "records": records(folder / "runs" / "killed")})
             continue
         assert status == 0, (folder / "killed.log").read_text()
-        break  # it ended before so many kills: no success
+        break  # it ended before all kills: the benchmark fails
     assert start(folder, "killed", arguments, "--resume").wait() == 0, (folder / "killed.log").read_text()
     same = all(
         (folder / "runs" / "whole" / file).read_bytes() == (folder / "runs" / "killed" / file).read_bytes()
@@ -74,7 +74,7 @@ def compare(folder: Path, arguments: argparse.Namespace) -> dict:
 
 
 def start(folder: Path, name: str, arguments: argparse.Namespace, *more: str) -> subprocess.Popen:
-    """`r1lab eval` in a process group of its own."""
+    """`r1lab eval` in its own process group."""
     command = [sys.executable, "-m", "r1lab", "eval", "embedded:tiny-qwen2", "--tasks", "knights_knaves", "--no-check"]
     command += ["eval.num_samples=16", "--name", name, "--runs-dir", str(folder / "runs")]
     task = f"{{{TASK}, size: {arguments.size}}}"
@@ -89,7 +89,7 @@ def start(folder: Path, name: str, arguments: argparse.Namespace, *more: str) ->
 
 
 def kill_orphans(folder: Path) -> None:
-    """Kills what a killed `r1lab` left behind: its stage, which has a process group of its own."""
+    """Kills what a killed `r1lab` leaves behind: its stage, which has its own process group."""
     for process in Path("/proc").glob("[0-9]*"):
         try:
             words = (process / "cmdline").read_bytes().decode().split("\0")
@@ -100,13 +100,13 @@ def kill_orphans(folder: Path) -> None:
 
 
 def records(run: Path) -> int:
-    """How many questions were written down when it was killed."""
+    """How many questions had a record when the evaluation was killed."""
     partial = run / "01-tiny-qwen2" / "samples" / "partial.jsonl"
     return partial.read_bytes().count(b"\n") if partial.exists() else 0
 
 
 def result(run: Path) -> dict:
-    """The figures of the one model."""
+    """The scores of the only model."""
     return json.loads((run / "01-tiny-qwen2" / "result.json").read_text())["tasks"]
 
 

@@ -1,9 +1,10 @@
-r"""Golds of MATH, GSM8K and MATH-500 as models write them: `python -m benchmarks.golds [--size 40]`. Prints JSON.
+r"""Gold answers of MATH, GSM8K and MATH-500 as models write them: `python -m benchmarks.golds --data FOLDER`.
 
-Each gold stands in twenty turns, each a form in which models give an answer; `accuracy` and plain math-verify (its
-parser on the gold as it is, and on the gold in dollars) grade every one, and the same turns with a digit of the answer
-changed, which must be refused. `missed` lists the golds in whose turns math-verify is right and `accuracy` is not,
-`accepted` the golds whose changed turns `accuracy` takes.
+Each gold answer is written in twenty responses, in forms in which models give an answer. `accuracy` and plain
+math-verify (its parser on the gold answer as it is, and in dollar signs) grade all of them, and `accuracy` also grades
+the same responses with a digit of the answer changed, which it must reject. In the output, `turns` are responses,
+`missed` lists the gold answers whose responses math-verify accepts and `accuracy` does not, and `accepted` the gold
+answers whose changed responses `accuracy` accepts. Prints JSON.
 """
 
 import argparse
@@ -58,7 +59,7 @@ def _decorated(gold: str) -> str:
 
 
 def golds(data: Path, name: str, size: int, seed: int) -> list[str]:
-    """Distinct gold answers of a set, drawn at random."""
+    """Distinct gold answers of a data set, sampled at random."""
     path = data / SETS[name]
     text = path.read_text(encoding="utf-8")
     rows = json.loads(text) if path.suffix == ".json" else [json.loads(line) for line in text.splitlines()]
@@ -68,7 +69,7 @@ def golds(data: Path, name: str, size: int, seed: int) -> list[str]:
 
 
 def changed(gold: str) -> str | None:
-    """A gold with its last digit made another one; None where it has none."""
+    """A gold answer with its last digit changed; None if it has no digit."""
     place = next((i for i in range(len(gold) - 1, -1, -1) if gold[i] in "0123456789"), None)
     return None if place is None else gold[:place] + str((int(gold[place]) + 3) % 10) + gold[place + 1 :]
 
@@ -82,10 +83,12 @@ def math_verify(turn: str, gold: str, wrapped: bool) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
-    parser.add_argument("--size", type=int, default=40, help="golds of each set")
+    parser.add_argument("--data", type=Path, required=True, help=f"a folder with {', '.join(SETS.values())}")
+    parser.add_argument("--size", type=int, default=40, help="gold answers per data set")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--deadline", type=float, default=60.0, help="seconds for one grading, for a busy machine")
+    parser.add_argument(
+        "--deadline", type=float, default=60.0, help="seconds for one verdict; large, for busy machines"
+    )
     args = parser.parse_args()
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
     started, report = time.monotonic(), {"golds": 0, "sets": {}, "forms": {}, "missed": {}, "accepted": {}}

@@ -1,11 +1,12 @@
-"""What one NVIDIA GPU shows in ten minutes, without a network: `make gpu OUT=FOLDER`, or `python -m benchmarks.gpu`.
+"""Tests one NVIDIA GPU in ten minutes, without a network: `make gpu OUT=FOLDER`, or `python -m benchmarks.gpu`.
 
-Five steps, each in a process of its own with a time limit: `device` (the card, the versions, how fast it copies and
-multiplies), `tests` (`pytest -m gpu`), `memory` (peak memory of a step with a vocabulary of 152k, beside TRL's),
-`grpo_step` (the benchmark of that name) and `train` (`recipes/gpu/knights-knaves.yaml`). What is missing, such as vLLM
-or SmolLM2's package, is told, and the rest runs. FOLDER gets `STEP.json` as each step goes, `summary.json`, `log.txt`.
+Five steps, each in its own process with a time limit: `device` (the card, the versions, how fast it copies and
+multiplies), `tests` (`pytest -m gpu`), `memory` (peak memory of a step with a vocabulary of 152k, for both trainers),
+`grpo_step` (the benchmark of that name) and `train` (`recipes/gpu/knights-knaves.yaml`). If something is missing, such
+as vLLM or SmolLM2's package, it is reported and the rest runs. FOLDER gets `STEP.json` while each step runs,
+`summary.json` and `log.txt`.
 
-Exit status: 0 all steps done, 1 some were not, 3 there is no CUDA device. `--device cpu` tries every line in small.
+Exit status: 0 all steps done, 1 some were not, 3 there is no CUDA device. `--device cpu` scales every step down.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = "recipes/gpu/knights-knaves.yaml"
-STOPPING = 10  # seconds before a step's end at which what it runs is asked to stop
+STOPPING = 10  # seconds before a step's end at which its commands are interrupted
 TINY, SMOLLM2 = "embedded:tiny-qwen2", "embedded:smollm2-135m"
 SIZES = {
     "cuda": {
@@ -50,7 +51,7 @@ SIZES = {
 
 
 def device(*, sizes: dict, record, **_) -> None:
-    """The card, the versions, and the card's own rates, for scale."""
+    """The card, the versions, and the card's copy and multiplication rates, as a scale."""
     import torch
 
     where = "cuda" if torch.cuda.is_available() else "cpu"
@@ -72,7 +73,7 @@ def device(*, sizes: dict, record, **_) -> None:
     for name in ("torch", "transformers", "accelerate", "datasets", "peft", "trl", "vllm"):
         try:
             found[name] = importlib.import_module(name).__version__
-        except (ImportError, OSError, RuntimeError) as error:  # not there, or a build that does not load here
+        except (ImportError, OSError, RuntimeError) as error:  # not installed, or a build that cannot be loaded here
             found[name] = f"missing: {first_line(error)}"
         record(versions=found)
     missing = [name for name, version in found.items() if version.startswith("missing")]
@@ -81,7 +82,7 @@ def device(*, sizes: dict, record, **_) -> None:
 
 
 def driver() -> str | None:
-    """The version of NVIDIA's driver, where its tool is on the path."""
+    """The version of NVIDIA's driver, or None if nvidia-smi is not on the path."""
     if not shutil.which("nvidia-smi"):
         return None
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
@@ -89,7 +90,7 @@ def driver() -> str | None:
 
 
 def seconds_of(work, *, repeats: int = 20) -> float:
-    """The median seconds of a piece of work on the default device, after three that warm it up."""
+    """The median seconds of a piece of work on the default device, after three warm-up repeats."""
     import torch
 
     taken = []
@@ -103,8 +104,8 @@ def seconds_of(work, *, repeats: int = 20) -> float:
 
 
 def tests(*, record, **_) -> None:
-    """The tests that need a GPU, with what was skipped and why."""
-    # Only files that have one: importing the whole suite would take a good part of the minutes.
+    """The tests that need a GPU, with the skipped ones and the reasons."""
+    # Only files with a GPU test: importing the whole suite would take a large part of the time limit.
     files = [path for path in (ROOT / "tests").rglob("test_*.py") if "mark.gpu" in path.read_text()]
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
@@ -124,7 +125,7 @@ def tests(*, record, **_) -> None:
 
 
 def memory(*, sizes: dict, ends: float, record, **_) -> None:
-    """Peak memory of a step's loss and gradient, r1lab's trainer beside TRL's."""
+    """Peak memory of a step's loss and gradient, for r1lab's trainer and for TRL's."""
     says, problems = [], []
     for who in ("r1lab", "trl"):
         command = [sys.executable, "-m", "benchmarks.grpo_memory", "--trainer", who, *sizes["memory"].split()]
@@ -140,7 +141,7 @@ def memory(*, sizes: dict, ends: float, record, **_) -> None:
 
 
 def grpo_step(*, sizes: dict, ends: float, record, **_) -> None:
-    """The GRPO step beside TRL's, in bfloat16 on a GPU."""
+    """The GRPO step compared with TRL's, in bfloat16 on a GPU."""
     says, problems = [], []
     for model in base_models():
         for engine in usable_engines(ends):
@@ -167,7 +168,7 @@ def train(*, sizes: dict, ends: float, record, **_) -> None:
             command += [f"stages.cold.model.path={model}", *sizes["train"], "--runs-dir", folder, "--name", "train"]
             done = finished(command, ends=ends)
             run = Path(folder) / "train"
-            found = training_figures(run)
+            found = training_results(run)
             record(**{name: found})
             if done.returncode == 0:
                 record(says=f"{name}: {differences(found['compare'])}")
@@ -178,8 +179,8 @@ def train(*, sizes: dict, ends: float, record, **_) -> None:
     stop_at(problems)
 
 
-def training_figures(run: Path) -> dict:
-    """What a run has to show, also one that did not come to its end."""
+def training_results(run: Path) -> dict:
+    """The results of a run, including one that did not finish."""
     from r1lab.rundir import storage
 
     found = {"stages": {path.parent.name: json.loads(path.read_text()) for path in sorted(run.glob("*/result.json"))}}
@@ -194,7 +195,7 @@ def training_figures(run: Path) -> dict:
 
 
 def differences(compare: list[dict]) -> str:
-    """What changed on the whole task, in one line."""
+    """The change on the whole task, in one line."""
     return "; ".join(
         f"{row['metric']} {row['before_value']:.1%} to {row['after_value']:.1%}, "
         f"{row['diff']:+.1%} [{row['ci95'][0]:+.1%}, {row['ci95'][1]:+.1%}]"
@@ -204,7 +205,7 @@ def differences(compare: list[dict]) -> str:
 
 
 def base_models() -> list[str]:
-    """The real small model where its package is there, and the tiny one. On a CPU the tiny one alone."""
+    """SmolLM2 if its package is installed, and the tiny model. On a CPU only the tiny model."""
     import torch
 
     from r1lab.errors import UserError
@@ -221,7 +222,7 @@ def base_models() -> list[str]:
 
 
 def usable_engines(ends: float) -> Iterator[str]:
-    """vLLM where it imports; then transformers, for where vLLM does not start, while there is time left."""
+    """vLLM if it can be imported; then transformers, in case vLLM does not start, if there is time left."""
     if subprocess.run([sys.executable, "-c", "import vllm"]).returncode == 0:
         yield "vllm"
     if time.time() < ends - STOPPING:
@@ -229,23 +230,23 @@ def usable_engines(ends: float) -> Iterator[str]:
 
 
 def finished(command: list[str], *, ends: float, **kwargs) -> subprocess.CompletedProcess:
-    """Run a command to its end, or ask it to stop shortly before the step's."""
+    """Runs a command to its end, or interrupts it shortly before the step ends."""
     process = subprocess.Popen(command, cwd=ROOT, text=True, **kwargs)
     try:
         output, _ = process.communicate(timeout=max(0, ends - STOPPING - time.time()))
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGINT)
-        output, _ = process.communicate()  # or this process, with all that it started, is killed at the step's end
+        output, _ = process.communicate()  # at the step's end, this process and all its children are killed
     return subprocess.CompletedProcess(command, process.returncode, output)
 
 
 def ending(done: subprocess.CompletedProcess, ends: float) -> str:
-    """How a command ended that did not do what it should."""
+    """How a failed command ended."""
     return "ran out of time" if time.time() > ends - STOPPING else f"ended with status {done.returncode}"
 
 
 def stop_at(problems: list[str]) -> None:
-    """End a step that has something to tell of what went wrong."""
+    """Ends the step with a message if there were problems."""
     if problems:
         sys.exit("; ".join(problems))
 
@@ -255,13 +256,13 @@ def first_line(error: Exception) -> str:
 
 
 STEPS = {device: 45, tests: 100, memory: 60, grpo_step: 150, train: 230}
-"""Seconds that each may take: less than ten minutes in all."""
+"""The time limit of each step in seconds: less than ten minutes in total."""
 
 
-def update(path: Path, **figures) -> dict:
-    """Add figures to a JSON file, so that a kill leaves either the old ones or the new ones."""
+def update(path: Path, **values) -> dict:
+    """Adds values to a JSON file atomically: a kill leaves either the old file or the new one."""
     known = json.loads(path.read_text()) if path.is_file() else {}
-    known |= figures
+    known |= values
     part = path.with_suffix(".part")
     part.write_text(json.dumps(known, indent=1) + "\n")
     part.replace(path)
@@ -269,7 +270,7 @@ def update(path: Path, **figures) -> dict:
 
 
 def run_step(name: str, limit: int, *, out: Path, device: str) -> dict:
-    """One step in a process group of its own, killed at its limit; what it had recorded by then stays."""
+    """Runs a step in its own process group and kills it at its limit; what it has recorded by then stays."""
     path, started = out / f"{name}.json", time.time()
     path.unlink(missing_ok=True)
     update(path, status="running", limit_seconds=limit)
@@ -299,7 +300,7 @@ def run_step(name: str, limit: int, *, out: Path, device: str) -> dict:
 
 
 def has_cuda() -> bool:
-    """Whether torch is there and sees a CUDA device, asked in another process: this one leaves the card alone."""
+    """Whether torch is installed and sees a CUDA device; checked in another process, to keep this one off the card."""
     program = "import sys, torch; sys.exit(not torch.cuda.is_available())"
     return subprocess.run([sys.executable, "-c", program], stderr=subprocess.DEVNULL).returncode == 0
 
@@ -311,7 +312,9 @@ def main() -> int:
     parser.add_argument(
         "--steps", nargs="+", choices=names, default=list(names), metavar="STEP", help=", ".join(names)
     )
-    parser.add_argument("--device", choices=SIZES, default="cuda", help="cpu: every line in small, to try it")
+    parser.add_argument(
+        "--device", choices=SIZES, default="cuda", help="cpu: run every step at small scale, to try the script"
+    )
     parser.add_argument("--child", choices=names, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     out, device = arguments.out.resolve(), arguments.device
@@ -325,22 +328,25 @@ def main() -> int:
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     if device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the step that runs is killed too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the running step is killed too
     out.mkdir(parents=True, exist_ok=True)
     for name in ("log.txt", "summary.json"):
         (out / name).unlink(missing_ok=True)
     steps, lacking = arguments.steps, device == "cuda" and not has_cuda()
     if lacking:
-        print(f"{sys.executable} sees no CUDA device: the step device alone runs, to say what there is", flush=True)
+        print(
+            f"{sys.executable} sees no CUDA device: only the step `device` runs, to report what is installed",
+            flush=True,
+        )
         steps, device = ["device"], "cpu"
     statuses = []
     for name in steps:
         update(out / "summary.json", **{name: {"status": "running"}})
         found = run_step(name, STEPS[names[name]], out=out, device=device)
         statuses.append(found["status"])
-        told = {key: found[key] for key in ("status", "seconds", "says", "missing", "error") if found.get(key)}
-        update(out / "summary.json", **{name: told})
-        tail = " · ".join(str(told[key]) for key in ("says", "error") if key in told)
+        brief = {key: found[key] for key in ("status", "seconds", "says", "missing", "error") if found.get(key)}
+        update(out / "summary.json", **{name: brief})
+        tail = " · ".join(str(brief[key]) for key in ("says", "error") if key in brief)
         print(f"{name:10} {found['status']:10} {found['seconds']:6.1f} s  {tail}", flush=True)
     print(f"{out / 'summary.json'}")
     return 3 if lacking else int(any(status != "done" for status in statuses))

@@ -1,8 +1,9 @@
 """Peak memory of a GRPO step's loss and gradient, with a large vocabulary: `python -m benchmarks.grpo_memory`.
 
-A random Qwen2 model, random completions of equal length, one trainer a process: run it with `--trainer r1lab` and with
-`--trainer trl`. Two passes, of which the second is timed. Prints a line of JSON: the memory that the weights take, the
-peak (on a CPU that of the whole process), seconds, and `out_of_memory` where the card was too small.
+Uses a random Qwen2 model, random completions of equal length, and one trainer per process: run it with
+`--trainer r1lab` and with `--trainer trl`. It makes two passes and times the second. Prints one line of JSON: the
+memory of the weights, the peak (on a CPU that of the whole process), seconds, and `out_of_memory` if the card was too
+small.
 """
 
 import argparse
@@ -21,9 +22,9 @@ def measure(
 
     Args:
         trainer: `r1lab` or `trl`.
-        rows: Completions.
-        prompt, completion: Tokens of each.
-        vocabulary, width, layers: Of the model, in bfloat16 on a GPU and in float32 on a CPU.
+        rows: The number of completions.
+        prompt, completion: Tokens per prompt and per completion.
+        vocabulary, width, layers: Sizes of the model, which is in bfloat16 on a GPU and in float32 on a CPU.
     """
     import torch
     import trl
@@ -60,7 +61,7 @@ def measure(
 
 
 def random_model(*, vocabulary: int, width: int, layers: int, dtype):
-    """A Qwen2 model with heads of 64, on the GPU where there is one."""
+    """A random Qwen2 model with heads of size 64, on the GPU if there is one."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -71,7 +72,7 @@ def random_model(*, vocabulary: int, width: int, layers: int, dtype):
 
 
 def make(trainer, *, model, tokenizer, rows: int, completion: int, bf16: bool):
-    """A trainer that is about to take a step."""
+    """A trainer that is ready to take a step."""
     from datasets import Dataset
     from trl import GRPOConfig
 
@@ -99,7 +100,7 @@ def make(trainer, *, model, tokenizer, rows: int, completion: int, bf16: bool):
 
 
 def batch(*, rows: int, prompt: int, completion: int, vocabulary: int, device) -> dict:
-    """What TRL hands to the loss: `rows` random completions, in groups that share a prompt."""
+    """The inputs that TRL passes to the loss: `rows` random completions, in groups that share a prompt."""
     import torch
 
     group = min(GROUP, rows)
@@ -122,11 +123,11 @@ def gib(size: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trainer", choices=("r1lab", "trl"), default="r1lab")
-    parser.add_argument("--rows", type=int, default=16, help="completions")
-    parser.add_argument("--prompt", type=int, default=128, help="tokens of the prompt")
-    parser.add_argument("--completion", type=int, default=896, help="tokens of each completion")
-    parser.add_argument("--vocabulary", type=int, default=151_936, help="Qwen2.5's by default")
-    parser.add_argument("--width", type=int, default=896, help="Qwen2.5-0.5B's by default")
+    parser.add_argument("--rows", type=int, default=16, help="number of completions")
+    parser.add_argument("--prompt", type=int, default=128, help="tokens per prompt")
+    parser.add_argument("--completion", type=int, default=896, help="tokens per completion")
+    parser.add_argument("--vocabulary", type=int, default=151_936, help="size of the vocabulary (default: Qwen2.5's)")
+    parser.add_argument("--width", type=int, default=896, help="hidden size (default: Qwen2.5-0.5B's)")
     parser.add_argument("--layers", type=int, default=4)
     arguments = vars(parser.parse_args())
     print(json.dumps({"settings": arguments} | measure(**arguments)))

@@ -1,10 +1,10 @@
-"""A GRPO step of TRL's trainer and of r1lab's, side by side: `python -m benchmarks.grpo_step`. Prints JSON.
+"""Compares a GRPO step of TRL's trainer with one of r1lab's: `python -m benchmarks.grpo_step`. Prints JSON.
 
-Each trainer runs in processes of its own, in turn, on the same prompts, seeds and settings, with the same engine for
+The trainers run in turn, each in its own processes, on the same prompts, seeds and settings, with the same engine for
 both: vLLM (TRL's with r1lab's weight sync, without which it does not run on a CPU) or transformers. After the warm-up,
 the seconds of a step are split into generating, grading, syncing weights and training. `ideal_seconds` is the time of
-the matrix products that training cannot leave out: each completion token and each distinct prompt token once, forward
-and backward, at the rate of a large product on this machine; `of_ideal` is how many times that training takes.
+the matrix products that training cannot avoid: each completion token and each distinct prompt token once, forward and
+backward, at the rate of a large product on this machine. `of_ideal` is the training time as a multiple of it.
 
     python -m benchmarks.grpo_step                       # embedded model, puzzles of 3 people
     python -m benchmarks.grpo_step --smollm2             # SmolLM2-135M, 200-token prompts, 64-token completions
@@ -23,7 +23,7 @@ from pathlib import Path
 
 
 def child(args) -> dict:
-    """Time one trainer's steps in this process."""
+    """Times one trainer's steps in this process."""
     import torch
     import trl
     from datasets import Dataset
@@ -48,7 +48,7 @@ def child(args) -> dict:
     rows = knights_knaves(people=3, names=16, sayings=1, copies=20, size=max(64, args.batch), seed=1)
     template = "r1-zero" if "tiny" in args.model else "chat"
     texts = [prompts.render(row["prompt"], tokenizer, template=template)[0] for row in rows]
-    if args.prompt_tokens:  # the last tokens of the text, said as often as it takes
+    if args.prompt_tokens:  # the last tokens of the text, repeated until it is long enough
         texts = [tokenizer.decode((ids * 9)[-args.prompt_tokens :]) for ids in tokenizer(texts)["input_ids"]]
     longest = max(len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"])
     folder = Path(tempfile.mkdtemp())
@@ -107,7 +107,7 @@ def child(args) -> dict:
 
 
 def timed(owner, name: str, spent: dict, key: str) -> None:
-    """Count the seconds of a method under a key."""
+    """Adds the seconds of a method to `spent` under a key."""
     method = getattr(owner, name)
 
     def wrapped(*args, **kwargs):
@@ -121,7 +121,7 @@ def timed(owner, name: str, spent: dict, key: str) -> None:
 
 
 def now() -> float:
-    """Seconds, when the device has done what it was given."""
+    """The time in seconds, once the device has finished its work."""
     import torch
 
     if torch.cuda.is_available():
@@ -130,7 +130,7 @@ def now() -> float:
 
 
 def clock(spent: dict, steps: list):
-    """A callback that notes the seconds of each step, in all and by part."""
+    """A callback that records the seconds of each step, in total and by part."""
     from transformers import TrainerCallback
 
     class Clock(TrainerCallback):
@@ -145,7 +145,7 @@ def clock(spent: dict, steps: list):
 
 
 def count(trainer, written: list) -> None:
-    """Note the completion tokens and the distinct prompt tokens of each generation."""
+    """Records the completion tokens and the distinct prompt tokens of each generation."""
     method = trainer._generate_and_score_completions
 
     def wrapped(inputs):
@@ -158,7 +158,7 @@ def count(trainer, written: list) -> None:
 
 
 def peak_memory() -> int:
-    """The most memory of this process so far, in bytes: on a GPU what torch held there, else what was resident."""
+    """The peak memory of this process so far in bytes: torch's on a GPU, otherwise the resident memory."""
     import resource
 
     import torch
@@ -169,7 +169,7 @@ def peak_memory() -> int:
 
 
 def matrix_rate(dtype) -> float:
-    """Floating-point operations a second of a large matrix product here."""
+    """Floating-point operations per second of a large matrix product on this machine."""
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -184,7 +184,7 @@ def matrix_rate(dtype) -> float:
 
 
 def summary(result: dict, batch: int) -> dict:
-    """Medians over the steps, and the ideal beside them."""
+    """Medians over the steps, and the ideal time for comparison."""
     median = {key: statistics.median(step[key] for step in result["steps"]) for key in result["steps"][0]}
     tokens = result["completion_tokens"] + result["prompt_tokens"]
     ideal = 6 * result["parameters"] * tokens / result["flops_per_second"]
@@ -204,19 +204,21 @@ def main() -> None:
     parser.add_argument("--model", default="embedded:tiny-qwen2")
     parser.add_argument("--engine", choices=("vllm", "transformers"), default="vllm")
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--batch", type=int, nargs="+", default=[128], help="completions a step")
+    parser.add_argument("--batch", type=int, nargs="+", default=[128], help="completions per step")
     parser.add_argument("--micro", type=int, default=16, help="per_device_train_batch_size")
-    parser.add_argument("--tokens", type=int, default=448, help="the longest completion")
-    parser.add_argument("--min-tokens", type=int, default=0, help="the shortest completion")
-    parser.add_argument("--prompt-tokens", type=int, help="of every prompt (default: as the puzzles are)")
+    parser.add_argument("--tokens", type=int, default=448, help="maximum tokens per completion")
+    parser.add_argument("--min-tokens", type=int, default=0, help="minimum tokens per completion")
+    parser.add_argument("--prompt-tokens", type=int, help="tokens per prompt (default: the length of the puzzles)")
     parser.add_argument("--reward", default="knights_knaves")
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--warmup", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=1, help="times that both run, in turn")
-    parser.add_argument("--smollm2", action="store_true", help="SmolLM2-135M, as the second line above says")
-    parser.add_argument("--only", choices=("trl", "r1lab"), help="one trainer, no ratio")
+    parser.add_argument("--rounds", type=int, default=1, help="how often both trainers run, in turn")
+    parser.add_argument(
+        "--smollm2", action="store_true", help="SmolLM2-135M: 64 completions of 64 tokens, prompts of 200 tokens"
+    )
+    parser.add_argument("--only", choices=("trl", "r1lab"), help="run one trainer only, without a ratio")
     parser.add_argument("--child", choices=("trl", "r1lab"), help=argparse.SUPPRESS)
-    # A reward that tells all completions apart, so that no group is left out; SmolLM2 solves no puzzle.
+    # SmolLM2 solves no puzzle. This reward differs between completions, so that no group is skipped.
     smollm2 = {"model": "embedded:smollm2-135m", "batch": [64], "tokens": 64, "min_tokens": 64, "prompt_tokens": 200}
     if "--smollm2" in sys.argv:
         parser.set_defaults(**smollm2, reward="repetition", steps=3, warmup=1)
@@ -244,7 +246,7 @@ def main() -> None:
 
 
 def run(who: str, batch: int, words: list[str]) -> dict:
-    """One trainer in a process of its own."""
+    """Runs one trainer in its own process."""
     command = [sys.executable, "-m", "benchmarks.grpo_step", *words, "--child", who, "--batch", str(batch)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:

@@ -1,9 +1,10 @@
-"""How often 95 % intervals hold the truth: python benchmarks/intervals.py [DATA_SETS]. Prints JSON, in percent.
+"""How often 95 % intervals contain the truth: python benchmarks/intervals.py [DATA_SETS]. Prints JSON, in percent.
 
-Each data set is an evaluation of n questions, m samples each; a question's chance is drawn from a beta distribution.
-Beside `r1lab.evaluation.stats.mean_ci95` stand the plain percentile bootstrap, Student's t, and Wilson's interval with
-the number of samples that the spread between questions comes down to. One data set in 500 goes through `mean_ci95`
-itself too; all of them through the same resamples, drawn once, which takes minutes in place of days.
+Each data set is an evaluation of n questions with m samples each. The probability that a question is answered
+correctly is drawn from a beta distribution. `r1lab.evaluation.stats.mean_ci95` is compared with the plain percentile
+bootstrap, Student's t, and Wilson's interval with an effective number of samples, computed from the spread between
+questions. All data sets share the same resamples, drawn once, which takes minutes instead of days; one data set in 500
+also goes through `mean_ci95` itself, to check that the two agree.
 """
 
 import json
@@ -22,38 +23,40 @@ RESAMPLES, ROWS = 2000, 500
 
 
 def intervals(means: np.ndarray, samples: int, weights: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The bounds of each method, one a data set, from the means of (data sets, questions)."""
+    """The bounds of each method, one pair per data set, from the means of shape (data sets, questions)."""
     _, n = means.shape
-    centre, spread = means.mean(1), means.std(1, ddof=1)
+    center, spread = means.mean(1), means.std(1, ddof=1)
     resampled = np.sort(means.astype(np.float32) @ weights.T, axis=1)
     plain = np.quantile(resampled, (0.025, 0.975), axis=1)
     tail = stats.expanded_tail(n)
     expanded = np.quantile(resampled, (tail, 1 - tail), axis=1)
-    wilson = _wilson(centre, np.full(len(means), float(n)), stats.Z)
+    wilson = _wilson(center, np.full(len(means), float(n)), stats.Z)
     with np.errstate(divide="ignore", invalid="ignore"):
-        alone = np.where(spread > 0, centre * (1 - centre) * n / spread**2, n)  # samples that would spread as much
+        alone = np.where(
+            spread > 0, center * (1 - center) * n / spread**2, n
+        )  # the number of samples with the same spread
     half = stats.t_quantile(n - 1) * spread / np.sqrt(n)
     alike = np.max([(means == k / samples).sum(1) for k in range(samples + 1)], axis=0)
     few, unseen = n - alike < stats.FEW, stats.Z**2 / (n + stats.Z**2)
-    low = np.where(few, np.minimum(expanded[0], centre - unseen * centre), expanded[0])
-    high = np.where(few, np.maximum(expanded[1], centre + unseen * (1 - centre)), expanded[1])
+    low = np.where(few, np.minimum(expanded[0], center - unseen * center), expanded[0])
+    high = np.where(few, np.maximum(expanded[1], center + unseen * (1 - center)), expanded[1])
     ours = wilson if samples == 1 else (low, high)
     return {
         "mean_ci95": ours,
         "percentile": tuple(plain),
-        "student": (centre - half, centre + half),
-        "wilson, effective": _wilson(centre, np.clip(alone, n / 2, n * samples), stats.t_quantile(n - 1)),
+        "student": (center - half, center + half),
+        "wilson, effective": _wilson(center, np.clip(alone, n / 2, n * samples), stats.t_quantile(n - 1)),
     }
 
 
 def _wilson(share: np.ndarray, count: np.ndarray, z: float) -> tuple[np.ndarray, np.ndarray]:
-    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    center = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z * np.sqrt(share * (1 - share) / count + z * z / (4 * count**2)) / (1 + z * z / count)
-    return centre - half, centre + half
+    return center - half, center + half
 
 
 def main() -> None:
-    """Prints the coverage of each method, and the largest distance of `mean_ci95` itself from what stands for it."""
+    """Prints the coverage of each method, and the largest distance of `mean_ci95` from its batched version."""
     data_sets = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
     generator, rows, apart, started = np.random.default_rng(0), [], 0.0, time.time()
     for name, (a, b) in CHANCES.items():

@@ -1,4 +1,4 @@
-"""Puzzles a second on one core, by number of people: `python benchmarks/knights_knaves.py`. Prints JSON."""
+"""Puzzles per second on one core, by number of people: `python benchmarks/knights_knaves.py`. Prints JSON."""
 
 import json
 import random
@@ -8,7 +8,7 @@ from r1lab.data.knights_knaves import generate
 
 
 def rate(n: int, seconds: float = 3.0) -> float:
-    """Puzzles of `n` people a second, each with one solution, assigned to a split by canonical form."""
+    """Puzzles of `n` people per second, each with one solution, assigned to a split by canonical form."""
     started, made = time.perf_counter(), 0
     for _ in generate(n, 10**9, split="train", rng=random.Random(0)):
         made += 1

@@ -1,4 +1,4 @@
-"""Logic-RL's figures from runs of recipes/logic-rl, as Markdown: see docs/studies/logic-rl.md.
+"""Prints Logic-RL's tables from runs of recipes/logic-rl, as Markdown: see docs/studies/logic-rl.md.
 
 python benchmarks/logic_rl.py table runs/logic-rl-table [MORE ...]
 python benchmarks/logic_rl.py memorisation runs/logic-rl-memorisation
@@ -16,7 +16,7 @@ from r1lab.recipe import loading as recipes
 from r1lab.rundir import directory, storage
 
 PEOPLE = range(2, 9)
-# arXiv:2502.14768, the table of accuracies: 100 puzzles a number of people, one answer each.
+# arXiv:2502.14768, the table of accuracies: 100 puzzles per number of people, one answer each.
 PUBLISHED = {
     "o3-mini-high": (0.99, 0.98, 0.97, 0.95, 0.94, 0.89, 0.83),
     "o1-2024-12-17": (0.83, 0.51, 0.38, 0.38, 0.35, 0.30, 0.20),
@@ -32,7 +32,7 @@ PUBLISHED = {
 
 
 def table(runs: list[str]) -> str:
-    """The published table, and below it each evaluation of the runs that has tasks named `2ppl`, `3ppl`, ..."""
+    """The published table, followed by each evaluation of the runs with tasks named `2ppl`, `3ppl`, ..."""
     lines = [_row(["model", *map(str, PEOPLE), "mean"]), _row(["---"] * (len(PEOPLE) + 2))]
     for name, shares in PUBLISHED.items():
         cells = [f"{100 * share:.0f}" for share in (*shares, statistics.fmean(shares))]
@@ -40,11 +40,11 @@ def table(runs: list[str]) -> str:
     for run in runs:
         found = {name: result["tasks"] for name, result in _results(run).items() if "tasks" in result}
         for name, tasks in found.items():
-            figures = [tasks.get(f"{n}ppl") for n in PEOPLE]
-            if any(figures):
-                means = [f["avg"] for f in figures if f]
+            scores = [tasks.get(f"{n}ppl") for n in PEOPLE]
+            if any(scores):
+                means = [score["avg"] for score in scores if score]
                 mean = f"{100 * statistics.fmean(means):.1f}" if len(means) == len(PEOPLE) else ""
-                lines.append(_row([name, *map(_share, figures), mean]))
+                lines.append(_row([name, *map(_share, scores), mean]))
     return "\n".join(lines)
 
 
@@ -65,7 +65,7 @@ def memorisation(run: str) -> str:
 
 
 def words(run: str, rows: int = 10) -> str:
-    """Reflection words a completion, and lengths in words, at some `rows` steps of a grpo stage."""
+    """Reflection words per completion, and lengths in words, at about `rows` steps of a grpo stage."""
     steps = reflection.words_by_step(run)
     shown = steps[:: max(1, len(steps) // rows)]
     said = [word for word in reflection.WORDS if any(step["words"][word] for step in steps)]
@@ -77,15 +77,15 @@ def words(run: str, rows: int = 10) -> str:
 
 
 def _paired(path: Path, twin_path: Path) -> tuple[list[float], list[float]]:
-    """The share of right samples of each puzzle that has a twin, and of the twin."""
+    """The share of correct samples of each puzzle that has a twin, and of the twin."""
     from r1lab.stages.rows import eval_tasks
 
-    asked = {name: _shares(folder) for name, folder in (("original", path), ("twin", twin_path))}
+    shares = {name: _shares(folder) for name, folder in (("original", path), ("twin", twin_path))}
     (twins,) = eval_tasks(recipes.load([str(twin_path / "config.yaml")])).values()
-    pairs = [(row["original"], row["prompt"]) for row in twins if row["original"] in asked["original"]]
+    pairs = [(row["original"], row["prompt"]) for row in twins if row["original"] in shares["original"]]
     if not pairs:
-        raise UserError(f"{twin_path}: none of its puzzles is the twin of one of {path}")
-    return [asked["original"][puzzle] for puzzle, _ in pairs], [asked["twin"][twin] for _, twin in pairs]
+        raise UserError(f"{twin_path}: none of its puzzles is the twin of a puzzle in {path}")
+    return [shares["original"][puzzle] for puzzle, _ in pairs], [shares["twin"][twin] for _, twin in pairs]
 
 
 def _shares(path: Path) -> dict[str, float]:
@@ -96,16 +96,16 @@ def _shares(path: Path) -> dict[str, float]:
 def _results(run: str) -> dict[str, dict]:
     result = directory.result(run)
     if result is None:
-        raise UserError(f"{run}: no result.json in it: the run has not finished")
+        raise UserError(f"{run}: there is no result.json: the run has not finished")
     name = Path(run).name
     return {f"{name}/{stage}": found for stage, found in result.get("stages", {}).items()} or {name: result}
 
 
-def _share(figures: dict | None) -> str:
-    if figures is None:
+def _share(scores: dict | None) -> str:
+    if scores is None:
         return ""
-    low, high = figures["ci95"]
-    return f"{100 * figures['avg']:.0f} [{100 * low:.0f}, {100 * high:.0f}]"
+    low, high = scores["ci95"]
+    return f"{100 * scores['avg']:.0f} [{100 * low:.0f}, {100 * high:.0f}]"
 
 
 def _row(cells: list[str]) -> str:

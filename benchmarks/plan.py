@@ -1,10 +1,10 @@
-"""How far `r1lab plan` is from what stages really take: `python -m benchmarks.plan [--only NAME...] [--out FILE]`.
+"""How accurate `r1lab plan` is about memory: `python -m benchmarks.plan [--only NAME...] [--out FILE]`.
 
-Each configuration is a real stage in a process of its own, `python -m r1lab.stages`, with its children. On a CPU the
-peak is that of their resident memory, shared pages counted once (the sum of Pss, or the main process's high-water mark
-where that is more); with `--device cuda` it is `torch.cuda.max_memory_allocated`, for which the stage runs under a
-wrapper that prints it at the end. Prints JSON: for each configuration the predicted and the measured peak in GiB and
-their ratio. `--measured FILE` plans again beside the measurements of an earlier `--out FILE`.
+Each configuration is a real stage in its own process, `python -m r1lab.stages`, with its children. On a CPU the peak
+is that of their resident memory, with shared pages counted once (the sum of Pss, or the main process's high-water mark
+if that is higher). With `--device cuda` it is `torch.cuda.max_memory_allocated`, which a wrapper around the stage
+prints at the end. Prints JSON: for each configuration the predicted and the measured peak in GiB, and their ratio.
+`--measured FILE` compares a new plan with the measurements of an earlier `--out FILE`.
 """
 
 import argparse
@@ -19,8 +19,8 @@ from r1lab.recipe import loading as recipes
 from r1lab.run import children
 from r1lab.rundir import directory, manifest, storage
 
-SAMPLED = 0.1  # seconds between two looks at the memory of a process tree
-BOUND = 0.15  # how far a prediction may be off
+SAMPLED = 0.1  # seconds between two readings of the memory of a process tree
+BOUND = 0.15  # the maximum relative error of a prediction
 CUDA = (
     "import sys, pathlib, torch; from r1lab.stages.__main__ import main; "
     "status = main(pathlib.Path(sys.argv[1])); "
@@ -42,7 +42,7 @@ def sft(model: str, *, rows: int, tokens: int, lora: bool = False, **train) -> d
 
 
 def grpo(model: str, *, rows: int, completion: int, engine: str, group: int = 4, lora: bool = False, **train) -> dict:
-    """A GRPO stage whose rows all count, with or without signal."""
+    """A GRPO stage that computes all rows, with or without signal."""
     return {
         "stage": "grpo",
         "model": {"path": model} | ({"lora": {"r": 16}} if lora else {}),
@@ -106,15 +106,15 @@ def measured(recipe, folder: Path, device: str) -> dict:
         finally:
             children.kill(child)
     if child.returncode:
-        told = [path for path in (run_dir / "error.txt", run_dir / "log.txt", output) if path.is_file()]
-        raise RuntimeError(f"{recipe.name}: {told[0].read_text(errors='replace')[-2000:]}")
+        logs = [path for path in (run_dir / "error.txt", run_dir / "log.txt", output) if path.is_file()]
+        raise RuntimeError(f"{recipe.name}: {logs[0].read_text(errors='replace')[-2000:]}")
     if device == "cuda":
         peak = int(output.read_text().rpartition("peak ")[2].split()[0])
     return {"peak": peak, "seconds": round(time.monotonic() - started, 1)}
 
 
 def resident(pid: int) -> int:
-    """Bytes that a process and its descendants hold now, or that it alone held at most."""
+    """Bytes that a process and its descendants hold now, or the peak of the process alone if that is higher."""
     import psutil
 
     try:
@@ -125,12 +125,12 @@ def resident(pid: int) -> int:
         if not family:
             return most
         return max(most, sum(proportional(one.pid) for one in (process, *family)))
-    except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError, IndexError):  # it has just ended
+    except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError, IndexError):  # the process has just ended
         return 0
 
 
 def proportional(pid: int) -> int:
-    """A process's Pss in bytes, 0 where it has ended."""
+    """A process's Pss in bytes, or 0 if it has ended."""
     try:
         text = Path(f"/proc/{pid}/smaps_rollup").read_text()
     except (FileNotFoundError, ProcessLookupError, PermissionError):
@@ -139,7 +139,7 @@ def proportional(pid: int) -> int:
 
 
 def predicted(recipe, device: str):
-    """What `r1lab plan` says of a stage; on a GPU without the process itself, which torch does not count."""
+    """The peak that `r1lab plan` predicts; on a GPU without the process's overhead, which torch does not count."""
     from r1lab import plan
 
     (stage,) = plan.plan(recipe).stages
@@ -148,7 +148,7 @@ def predicted(recipe, device: str):
 
 
 def compared(seen: dict, planned: dict) -> dict:
-    """The two peaks in GiB, and the predicted one as a share of the measured."""
+    """The two peaks in GiB, and the ratio of the predicted to the measured one."""
     gib = {
         key: round(value / 2**30, 3)
         for key, value in (("predicted", planned["predicted"]), ("measured", seen["peak"]))
@@ -158,12 +158,14 @@ def compared(seen: dict, planned: dict) -> dict:
 
 
 def main() -> None:
-    """Measures, plans, prints."""
+    """Measures, plans and prints the comparison."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=CONFIGURATIONS, default=list(CONFIGURATIONS), metavar="NAME")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--out", type=Path, help="where measurements go, one a line")
-    parser.add_argument("--measured", type=Path, help="measurements of an earlier --out, instead of running")
+    parser.add_argument("--out", type=Path, help="file for the measurements, one per line")
+    parser.add_argument(
+        "--measured", type=Path, help="use the measurements of an earlier --out instead of running the stages"
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -177,14 +179,14 @@ def main() -> None:
                 if arguments.out:
                     storage.append_jsonl(arguments.out, {"name": name} | seen[name])
         compares = {n: compared(seen[n], predicted(loaded[n], arguments.device)) for n in loaded if n in seen}
-    figures = {
+    report = {
         "device": arguments.device,
         "versions": manifest.versions(),
         "configurations": compares,
-        "furthest": max(abs(figure["ratio"] - 1) for figure in compares.values()),
-        "within_bound": sum(abs(figure["ratio"] - 1) <= BOUND for figure in compares.values()),
+        "furthest": max(abs(row["ratio"] - 1) for row in compares.values()),
+        "within_bound": sum(abs(row["ratio"] - 1) <= BOUND for row in compares.values()),
     }
-    print(json.dumps(figures, indent=2))
+    print(json.dumps(report, indent=2))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Verdicts on a busy machine: `python -m benchmarks.pool_load [--loops 8]`. Prints JSON.
 
-Grades 600 ordinary and 20 hostile answers on two cores, once on the machine as it is and once beside eight busy loops
-on the same cores, compares every verdict, and counts the worker processes that are alive at a time.
+Grades 600 ordinary and 20 hostile answers on two cores, once on the machine as it is and once with eight busy loops on
+the same cores. Compares every verdict, and counts the worker processes that are alive at the same time.
 """
 
 import argparse
@@ -32,7 +32,7 @@ HOSTILE = [
 
 
 def items() -> list[tuple[str, str]]:
-    """Answers with their golds: every second ordinary one is right, and the hostile ones stand among them."""
+    """Answers with their gold answers: every second ordinary one is correct, with the hostile ones in between."""
     made = []
     for i in range(ORDINARY):
         a, b = i % 97 + 1, i % 89 + 2
@@ -47,7 +47,7 @@ def items() -> list[tuple[str, str]]:
 
 
 def graded() -> dict:
-    """The outcomes of a new pool, its seconds, and the most worker processes that were alive at a time."""
+    """The outcomes of a new pool, its seconds, and the maximum number of worker processes alive at the same time."""
     graders = pool.Pool("r1lab.grading.maths:grade")
     graders.map(items()[:8])
     most, done = 0, threading.Event()
@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--loops", type=int, default=8)
     loops_wanted = parser.parse_args().loops
     idle = graded()
-    loop = f"import os\nwhile os.getppid() == {os.getpid()}: pass"  # ends with this process, also when it is killed
+    loop = f"import os\nwhile os.getppid() == {os.getpid()}: pass"  # ends with this process, even if that is killed
     loops = [subprocess.Popen([sys.executable, "-c", loop]) for _ in range(loops_wanted)]
     try:
         busy = graded()

@@ -1,9 +1,9 @@
-"""The quickstart on several seeds: held-out accuracy before and after, time, and peak memory. Prints JSON.
+"""Runs the quickstart on several seeds: held-out accuracy before and after, time, and peak memory. Prints JSON.
 
     python benchmarks/quickstart.py --seeds 0 1 2 --runs-dir runs/benchmark
 
-Each seed is a whole `r1lab run quickstart seed=N` in processes of its own. Memory is the largest sum of the resident
-memory of the run's processes, read twice a second.
+Each seed is a complete `r1lab run quickstart seed=N` in its own processes. Memory is the largest sum of the resident
+memory of the run's processes, read twice per second.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import psutil
 
 
 def run(seed: int, runs_dir: str, overrides: list[str]) -> dict:
-    """One seed: the rows of `compare`, seconds, and peak memory in GiB."""
+    """Runs one seed: the rows of `compare`, seconds, and peak memory in GiB."""
     name = f"quickstart-seed{seed}"
     command = [sys.executable, "-m", "r1lab", "run", "quickstart", f"seed={seed}", *overrides]
     command += ["--name", name, "--runs-dir", runs_dir, "--overwrite"]
@@ -40,7 +40,7 @@ def run(seed: int, runs_dir: str, overrides: list[str]) -> dict:
 
 
 def passes(row: dict) -> bool:
-    """Whether a difference is what the quickstart promises: above 0 for sure, and 15 points for sampled accuracy."""
+    """Whether a difference is what the quickstart promises: an interval above 0, and 15 points in sampled accuracy."""
     return row["ci95"][0] > 0 and (row["metric"] != "avg" or row["diff"] >= 0.15)
 
 
@@ -50,7 +50,7 @@ def resident(pid: int) -> int:
     try:
         for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
             total += process.memory_info().rss
-    except psutil.NoSuchProcess:  # one ended while being read
+    except psutil.NoSuchProcess:  # a process ended while it was read
         pass
     return total
 

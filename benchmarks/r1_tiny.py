@@ -1,7 +1,7 @@
 """What runs of r1/tiny gained, stage by stage: python benchmarks/r1_tiny.py runs/A runs/B ... Prints Markdown.
 
-One row an evaluation, one column a run: the accuracy, and the difference from the stage it started from, paired by
-question, with its 95 % interval. Then what each run took.
+One row per evaluation, one column per run: the accuracy, and the difference from the stage that it started from,
+paired by question, with its 95 % interval. The last table has the minutes of each run.
 """
 
 import sys

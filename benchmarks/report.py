@@ -1,8 +1,8 @@
-"""How soon a report can be read: python benchmarks/report.py [RUN...] [--pictures FOLDER]. Prints JSON.
+"""How fast a report opens: python benchmarks/report.py [RUN...] [--pictures FOLDER]. Prints JSON.
 
-Without RUN it makes one of 500 steps and 20,000 completions of some 1,500 characters each, of words drawn as often as
-Zipf's law has them in a language, without any grammar. Needs Chromium and the package websockets. With --pictures it
-also writes what the page looks like on a desktop and on a phone.
+Without RUN it creates a run of 500 steps and 20,000 completions of about 1,500 characters each, made of random words
+with the frequencies of Zipf's law. It needs Chromium and the package websockets. With --pictures it also writes
+screenshots of the page on a desktop and on a phone.
 """
 
 import argparse
@@ -30,7 +30,7 @@ SPEC.loader.exec_module(chromium)
 
 
 def make_run(path: Path, *, steps: int = STEPS, group: int = GROUP, words: int = WORDS) -> Path:
-    """A GRPO run with completions of random words of a vocabulary of 5,000, the word of rank r with weight 1/r."""
+    """A GRPO run with completions of random words from a vocabulary of 5,000; the word of rank r has weight 1/r."""
     draw = random.Random(0)
     vocabulary = ["".join(draw.choices(LETTERS, k=draw.randint(2, 10))) for _ in range(5000)]
     vocabulary[::500] = [*reflection.WORDS[:10]]
@@ -63,12 +63,12 @@ def _completion(draw: random.Random, vocabulary: list[str], weights: list[float]
 
 
 def measure(runs: list[Path], folder: Path, pictures: Path | None) -> dict:
-    """Writes a report and opens it some times.
+    """Writes a report and opens it several times.
 
     Returns:
-        Seconds to write it, its size in MiB, seconds to open it until completions are shown (median, largest, and of
-        processor time of all of Chromium, which counts nothing else that the machine does), and what it complained of
-        and asked for.
+        The seconds to write it, its size in MiB, the seconds until it shows completions (median, maximum, and CPU time
+        of all of Chromium, which does not depend on other work on the machine), and the page's console errors and
+        network requests.
     """
     started = time.perf_counter()
     file, *_ = report.write(runs, out=folder / "report.html")
@@ -79,8 +79,8 @@ def measure(runs: list[Path], folder: Path, pictures: Path | None) -> dict:
         for _ in range(TIMES + 1):
             seconds.append(tab.open(file))
             marks.append(_busy())
-        seconds, marks = seconds[1:], marks[1:]  # the first fills Chromium's own caches
-        figures = {
+        seconds, marks = seconds[1:], marks[1:]  # the first one fills Chromium's caches
+        measured = {
             "write_seconds": round(wrote, 1),
             "mib": round(file.stat().st_size / 2**20, 2),
             "completions": tab.js("index.stage.length"),
@@ -92,11 +92,11 @@ def measure(runs: list[Path], folder: Path, pictures: Path | None) -> dict:
         }
         if pictures:
             _pictures(tab, pictures)
-    return figures
+    return measured
 
 
 def _busy() -> float:
-    """Processor seconds that this process's children have used."""
+    """CPU seconds that this process's children have used."""
     import psutil
 
     times = [child.cpu_times() for child in psutil.Process().children(recursive=True)]
@@ -114,7 +114,7 @@ def _pictures(tab, folder: Path) -> None:
 
 
 def main() -> None:
-    """Measures the runs that are named, or one that is made."""
+    """Measures the given runs, or one that it creates."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="*", type=Path)
     parser.add_argument("--pictures", type=Path)

@@ -1,7 +1,7 @@
-"""Verdicts a second: `python -m benchmarks.rewards [--completions 10000]`. Prints JSON.
+"""Verdicts per second: `python -m benchmarks.rewards [--completions 10000]`. Prints JSON.
 
-Each reward on ordinary completions, in this process as a run calls it; and the pool beside plain math-verify on one
-core, on the same answers, in turn.
+Measures each reward on ordinary completions, in this process, as a run calls it. Compares the pool with plain
+math-verify on one core, on the same answers, in turn.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from r1lab.grading import grader, pool
 
 
 def rows_and_turns(n: int) -> tuple[list[dict], list[str]]:
-    """Puzzle and maths rows with what every reward asks for, and an answer to each, every second one wrong."""
+    """Puzzle and math rows with the columns that the rewards need, and a response to each, every second one wrong."""
     rows, turns = [], []
     puzzles = itertools.cycle(knights_knaves(people=3, size=200, solution="evaluation"))
     for i, puzzle in zip(range(n), puzzles):
@@ -47,7 +47,7 @@ SETTINGS = {"cosine_length": {"max_len": 512}, "soft_overlong": {"max_completion
 
 
 def rate(name: str, rows: list[dict], turns: list[str]) -> float:
-    """Verdicts a second of one reward."""
+    """Verdicts per second of one reward."""
     spec = {"name": name, **SETTINGS.get(name, {})}
     if name == "knights_knaves":
         turns, rows = [row["puzzle"] for row in rows], [row | {"answer": row["gold_puzzle"]} for row in rows]
@@ -60,7 +60,7 @@ def rate(name: str, rows: list[dict], turns: list[str]) -> float:
     specs = [{"name": "format"}, spec] if name in ("length", "cosine_length") else [spec]
     built = grader.build(specs)
     ids = [list(range(100 + i % 50)) for i in range(len(turns))]
-    built.grade(turns[:64], rows[:64], ids[:64])  # imports, and the pool's start
+    built.grade(turns[:64], rows[:64], ids[:64])  # imports, and starts the pool
     started = time.perf_counter()
     graded = built.grade(turns, rows, ids)
     assert graded.fatal is None, graded.reasons
@@ -68,7 +68,7 @@ def rate(name: str, rows: list[dict], turns: list[str]) -> float:
 
 
 def plain_math_verify(answers: list[str], golds: list[str]) -> float:
-    """Verdicts a second of math-verify called directly, in this process."""
+    """Verdicts per second of math-verify called directly, in this process."""
     from math_verify import parse, verify
 
     verify(parse("$1$"), parse("$1$"))
@@ -79,7 +79,7 @@ def plain_math_verify(answers: list[str], golds: list[str]) -> float:
 
 
 def direct(answer: str, gold: str) -> bool:
-    """What the pool's workers do here: math-verify and nothing else, without its timeouts, which the pool has."""
+    """The work of the pool's workers here: math-verify alone, without its timeouts, which the pool replaces."""
     import logging
 
     from math_verify import parse, verify
@@ -100,7 +100,7 @@ def main() -> None:
     workers = pool.Pool("benchmarks.rewards:direct")
     workers.map(list(zip(answers[:64], golds[:64])))
     rounds = []
-    for _ in range(3):  # in turn, so that what else the machine does hits both
+    for _ in range(3):  # in turn, so that other work on the machine affects both
         plain = plain_math_verify(answers[:some], golds[:some])
         started = time.perf_counter()
         workers.map(list(zip(answers[:some], golds[:some])))

@@ -1,9 +1,9 @@
 """Host memory of an SFT stage's tokens: `python -m benchmarks.sft_memory [--rows N] [--tokens T] [--lists]`.
 
-Rows of random words become what the trainer reads, in a process of its own, without a model: as r1lab does it, in an
-Arrow file that is mapped into memory, or with `--lists` as Python lists that are copied to Arrow, as it did before.
-Prints a line of JSON: the peak of the resident memory in GiB beyond what texts and imports take, tokens, seconds, and
-the bytes of host memory per token.
+Turns rows of random words into the trainer's data set, without a model: as r1lab does it, in an Arrow file that is
+mapped into memory, or with `--lists` as Python lists that are copied to Arrow, as it did before. Prints one line of
+JSON: the peak of the resident memory in GiB without that of texts and imports, tokens, seconds, and the bytes of host
+memory per token.
 """
 
 import argparse
@@ -24,12 +24,12 @@ RECIPE = {
 
 
 def measure(*, rows: int, tokens: int, lists: bool) -> dict:
-    """Peak memory and seconds of turning rows into the trainer's data set.
+    """Measures the peak memory and the seconds of turning rows into the trainer's data set.
 
     Args:
-        rows: How many.
-        tokens: About how many a completion has.
-        lists: Hold the tokens as Python lists first.
+        rows: The number of rows.
+        tokens: The approximate number of tokens per completion.
+        lists: Whether to hold the tokens as Python lists first.
     """
     from datasets import Dataset
 
