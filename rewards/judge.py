@@ -162,10 +162,11 @@ def _messages(rubric: str, prompt: str | list[dict], text: str, reference: objec
 
 def _replies(asked: list[list[dict]], engine, max_tokens: int) -> list[float | str]:
     """For each request the judge's score, 0 to 10, or why there is none."""
+    from r1lab.engines import Sampling
     from r1lab.engines.replies import Failure
 
     replies: list[float | str] = [""] * len(asked)
-    for i, answer in engine.stream(asked, max_tokens=max_tokens, temperature=0.0, max_failed=None):
+    for i, answer in engine.answers(asked, Sampling(max_tokens=max_tokens, temperature=0.0)):
         if isinstance(answer, Failure):
             if answer.status in _WRONG_REQUEST:
                 where = f"rewards: judge: {engine.url}: {answer}"
@@ -188,4 +189,4 @@ def _engine(base_url: str, model: str, api_key_env: str, key: str | None, **sett
     """
     from r1lab.engines.server import ServerEngine
 
-    return ServerEngine(base_url, model, api_key_env=api_key_env, **settings)
+    return ServerEngine(base_url, model, api_key_env=api_key_env, max_failed=None, **settings)

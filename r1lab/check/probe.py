@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from r1lab import engines
 from r1lab.check.seen import Seen
 from r1lab.errors import UserError
 from r1lab.evaluation import stats
@@ -39,13 +40,13 @@ class Probed:
 
 def probe(recipe: GrpoRecipe, seen: Seen) -> Probed:
     """Samples a group of completions for each of `PROMPTS` prompts of a grpo stage, as the stage would."""
-    from r1lab.stages.common import asked
+    from r1lab.stages.common import asked, load_engine, sampling_of
 
     rows = seen.rows[:: max(1, len(seen.rows) // PROMPTS)][:PROMPTS]
     group = recipe.rollout.num_generations
     texts, prefills = asked(rows, recipe, seen.tokenizer)
     with quiet():
-        sampled = _sampled(recipe, texts)
+        sampled = engines.generate(load_engine(recipe), texts, sampling_of(recipe))
     flat = [completion for completions in sampled for completion in completions]
     repeated = [row for row in rows for _ in range(group)]
     grader = build([r.model_dump() for r in recipe.rewards], prefill=prefills[0])
@@ -58,20 +59,6 @@ def probe(recipe: GrpoRecipe, seen: Seen) -> Probed:
         parsed=sum(map(_parsed, zip(*graded.reasons.values()), zip(*graded.values.values()))) / len(flat),
         truncated=sum(c.truncated for c in flat) / len(flat),
         tokens=sum(len(c.token_ids) for c in flat) / len(flat),
-    )
-
-
-def _sampled(recipe: GrpoRecipe, texts: list[str]) -> list[list]:
-    from r1lab.stages.common import load_engine
-
-    rollout = recipe.rollout
-    return load_engine(recipe).generate(
-        texts,
-        n=rollout.num_generations,
-        max_tokens=rollout.max_completion_length,
-        temperature=rollout.temperature,
-        top_p=rollout.top_p,
-        top_k=rollout.top_k,
     )
 
 

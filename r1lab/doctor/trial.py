@@ -137,7 +137,7 @@ def _steps(have: dict) -> Iterator[tuple]:
     settings = {"engine": "vllm", "max_model_length": 64, "gpu_memory_utilization": 0.1}
     yield VLLM[0], lambda: engines.load("embedded:tiny-qwen2", **settings)
     if VLLM[0] in have:
-        yield VLLM[1], lambda: have[VLLM[0]].generate(["A"], max_tokens=1)
+        yield VLLM[1], lambda: engines.generate(have[VLLM[0]], ["A"], engines.Sampling(max_tokens=1))
 
 
 if __name__ == "__main__":

@@ -1,18 +1,19 @@
 """Text generation behind one interface: vLLM in process, transformers' `generate`, or an OpenAI-compatible server.
 
-An engine generates `n` completions for each prompt. `stream` yields them as they are complete, `generate` returns them
-all. Whatever the engine, the text is the same: sampling follows the arguments alone, never the model's own generation
-config, of which only the end tokens count (`r1lab.models.loading.end_token_ids`).
+An `Engine` generates completions for each prompt, drawn as a `Sampling` says. Its `stream` yields them as they are
+complete; `generate` returns those of all prompts. Whatever the engine, the text is the same: sampling follows the
+`Sampling` alone, never the model's own generation config, of which only the end tokens count
+(`r1lab.models.loading.end_token_ids`).
 """
 
 import importlib.util
 import os
 import shlex
 import shutil
-import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from r1lab.errors import UserError
 
@@ -34,44 +35,75 @@ class Completion:
     logprobs: list[float] = field(default_factory=list)
 
 
-Progress = Callable[[int, int, int], None]
-"""Called with the prompts done, all prompts, and the tokens written so far."""
+Prompt = str | list[dict]
+"""A rendered text, which every engine continues, or chat messages, which only a server takes and renders itself."""
 
 
-class Engine:
-    """What the engines in this process share.
+@dataclass(frozen=True)
+class Sampling:
+    """How completions are drawn; the same for every engine.
 
     Attributes:
-        notes: What a reader of the completions has to know of how they came about.
+        n: Completions for each prompt.
+        max_tokens: The most tokens of a completion.
+        temperature: What logits are divided by before the draw; 0 is greedy decoding.
+        top_p: Draw only from the most probable tokens that together have this probability; 1 is all of them.
+        top_k: Draw only from so many of the most probable tokens; 0 is all of them.
+        seed: What is drawn for a prompt depends on this and on the prompt's place in the list, and not on what is
+            done already; None leaves it to the random state. A server is not sent it: it draws from a random state of
+            its own.
+        logprobs: Whether to return the log-probabilities of the tokens, which only vLLM in process does.
     """
 
-    notes: list[str] = []
+    n: int = 1
+    max_tokens: int = 256
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+    logprobs: bool = False
 
-    def stream(self, prompts: list[str], **sampling) -> Iterator[tuple[int, list[Completion]]]:
+
+class Engine(Protocol):
+    """What generates completions."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What a reader of the completions has to know of how they came about."""
+        ...
+
+    def stream(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, done: Collection[int] = frozenset()
+    ) -> Iterator[tuple[int, list[Completion]]]:
         """Each prompt's completions as soon as they are complete.
 
         Args:
-            sampling: `n`, `max_tokens`, `temperature` (0 is greedy decoding), `top_p` and `top_k`;
-                `seed`: what is drawn for a prompt depends on this and on the prompt's place in the list, and not on
-                what is `done`; without it the random state decides;
-                `done`: places of prompts that need no completions.
+            done: Places of prompts that need no completions.
 
         Yields:
             `(i, completions)` of `prompts[i]`, in any order.
         """
-        raise NotImplementedError
+        ...
 
-    def generate(self, prompts: list[str], *, progress: Progress | None = None, **sampling) -> list[list[Completion]]:
-        """The completions of all prompts, in their order. See `stream`; `progress` is called once per second."""
-        groups: list[list[Completion]] = [[]] * len(prompts)
-        tokens, reported = 0, time.monotonic()
-        for done, (i, group) in enumerate(self.stream(prompts, **sampling), 1):
-            groups[i] = group
-            tokens += sum(len(completion.token_ids) for completion in group)
-            if progress and (done == len(prompts) or time.monotonic() - reported > 1):
-                reported = time.monotonic()
-                progress(done, len(prompts), tokens)
-        return groups
+
+def generate(engine: Engine, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
+    """The completions of all prompts, in their order."""
+    groups: list[list[Completion]] = [[]] * len(prompts)
+    for i, group in engine.stream(prompts, sampling):
+        groups[i] = group
+    return groups
+
+
+def rendered(prompts: Sequence[Prompt]) -> list[str]:
+    """The prompts of an engine in this process, which continues texts.
+
+    Raises:
+        TypeError: One is a list of chat messages.
+    """
+    texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+    if len(texts) < len(prompts):
+        raise TypeError("chat messages are for a server: render them with r1lab.models.prompts.render")
+    return texts
 
 
 def seed_of(seed: int, place: int) -> int:
@@ -193,12 +225,24 @@ def connect(
     *,
     max_concurrent: int = 32,
     requests_per_minute: int | None = None,
+    max_failed: float = 0.0,
     options: dict | None = None,
-):
-    """An engine that asks an OpenAI-compatible server, which is there and knows the model; `options` for each body."""
+) -> Engine:
+    """An engine that asks an OpenAI-compatible server, which is there and knows the model.
+
+    Args:
+        max_failed: The share of the prompts that may go without completions.
+        options: More fields for the body of each request.
+    """
     from r1lab.engines.address import models_served
     from r1lab.engines.server import ServerEngine
 
     models_served(url, model)
-    settings = {"max_concurrent": max_concurrent, "requests_per_minute": requests_per_minute}
-    return ServerEngine(url, model, **settings, extra_body=options)
+    return ServerEngine(
+        url,
+        model,
+        max_concurrent=max_concurrent,
+        requests_per_minute=requests_per_minute,
+        max_failed=max_failed,
+        extra_body=options,
+    )

@@ -43,7 +43,7 @@ class Failure(Exception):
         self.status, self.again, self.after, self.split, self.advice = status, again, after, split, advice
 
 
-def completions(body: bytes, n: int, max_tokens: int) -> tuple[list[Completion], int, bool]:
+def completions(body: bytes, n: int, max_tokens: int) -> tuple[list[Completion], bool]:
     """The `n` completions of an answer.
 
     What a reasoning model thought (`reasoning_content` or `reasoning`, or parts of that kind) is put back before the
@@ -54,15 +54,14 @@ def completions(body: bytes, n: int, max_tokens: int) -> tuple[list[Completion],
         max_tokens: The limit that was asked for: where a server gives no finish reason, it decides.
 
     Returns:
-        `(completions, tokens, opened)`: how many tokens the server counts in them (0 where it does not), and whether
-        an opening tag was put back.
+        `(completions, opened)`: and whether an opening tag was put back.
 
     Raises:
         Failure: It is not an answer, or one of its choices is not whole.
 
     >>> message = {"reasoning_content": "2 + 2", "content": "4"}
     >>> reply = {"choices": [{"message": message, "finish_reason": "stop"}]}
-    >>> (completion,), count, opened = completions(json.dumps(reply).encode(), 1, 99)
+    >>> (completion,), opened = completions(json.dumps(reply).encode(), 1, 99)
     >>> completion.text
     '<think>\\n2 + 2\\n</think>\\n\\n4'
     """
@@ -77,19 +76,18 @@ def completions(body: bytes, n: int, max_tokens: int) -> tuple[list[Completion],
     if len(choices) < n:
         raise Failure(f"an answer of {len(choices)} choices for n: {n}", again=False, split=True)
     usage = reply.get("usage")
-    count = usage.get("completion_tokens") if isinstance(usage, dict) else 0
-    counted = isinstance(count, int) and not isinstance(count, bool) and count > 0
+    count = usage.get("completion_tokens") if isinstance(usage, dict) else None
     group, opened = [], False
     for choice in choices[:n]:
         choice = choice if isinstance(choice, dict) else {}
         finish = choice.get("finish_reason")
-        if not finish and counted and n == 1:
+        if not finish and n == 1 and type(count) is int and count > 0:
             finish = "length" if count >= max_tokens else "stop"
         text, put_back = _text(choice)
         ids = choice.get("token_ids")
         group.append(Completion(text, ids if isinstance(ids, list) else [], truncated=_is_truncated(finish)))
         opened |= put_back
-    return group, count if counted else sum(len(completion.token_ids) for completion in group), opened
+    return group, opened
 
 
 def _is_truncated(finish: object) -> bool:

@@ -12,18 +12,16 @@ import random
 import re
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Generator, Iterator, Sequence
+from contextlib import closing
 
 import httpx
 
-from r1lab.engines import Completion, Progress
+from r1lab.engines import Completion, Prompt, Sampling
 from r1lab.engines.address import WRONG_REQUEST, advice, checked, get_models, headers_of, key_of
 from r1lab.engines.replies import Failure, broken, completions, models, refusal, shown
 from r1lab.errors import UserError
 from r1lab.net import client_settings
-
-Prompt = str | list[dict]
-"""A rendered text, which the server continues, or chat messages, which it renders itself."""
 
 HOPELESS = 10  # prompts that fail one after the other: the server is down, or nothing that it is asked suits it
 _UNSUPPORTED = re.compile(
@@ -35,7 +33,7 @@ _jitter = random.Random()  # not the global generator, which is seeded and other
 
 
 class ServerEngine:
-    """`generate` on an OpenAI-compatible server.
+    """Generation on an OpenAI-compatible server: an `r1lab.engines.Engine`.
 
     Args:
         url: The server, up to and with `/v1`.
@@ -48,10 +46,9 @@ class ServerEngine:
         backoff: Seconds before the first retry; each further one waits twice as long, at most a minute, or as long
             as the server asks.
         timeout: Seconds for a whole answer.
+        max_failed: The share of the prompts of a call that may fail; None for any number of them.
         extra_body: More fields for each request, as in `{"chat_template_kwargs": {"enable_thinking": True}}`.
     """
-
-    name = "server"
 
     def __init__(
         self,
@@ -64,6 +61,7 @@ class ServerEngine:
         retries: int = 5,
         backoff: float = 1.0,
         timeout: float = 600.0,
+        max_failed: float | None = 0.0,
         extra_body: dict | None = None,
     ):
         self.url, self.model, self.api_key_env = checked(url), model, api_key_env
@@ -71,8 +69,7 @@ class ServerEngine:
         client_settings(self.url)  # raises where they cannot work, before anything is asked
         self.max_concurrent, self.interval = max_concurrent, 60 / requests_per_minute if requests_per_minute else 0.0
         self.retries, self.backoff, self.timeout = retries, backoff, timeout
-        self.extra_body = extra_body or {}
-        self.tokens = 0  # as the server counts them
+        self.max_failed, self.extra_body = max_failed, extra_body or {}
         self.left_out: set[str] = set()  # fields that the server refuses
         self.notes: list[str] = []
         self.one_by_one = False  # it does not do `n` > 1
@@ -81,51 +78,22 @@ class ServerEngine:
         self._next_slot = 0.0
         self._told: dict[str, float] = {}
 
-    def generate(
-        self,
-        prompts: list[Prompt],
-        *,
-        n: int = 1,
-        max_tokens: int = 256,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        top_k: int = 0,
-        progress: Progress | None = None,
-    ) -> list[list[Completion]]:
-        """`n` completions a prompt. Temperature 0 is greedy decoding. See `stream`.
-
-        Raises:
-            UserError: A prompt failed, retries and all: `stream` is for those who can do without some.
-        """
-        groups: list[list[Completion]] = [[]] * len(prompts)
-        first, told = self.tokens, time.monotonic()
-        sampling = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k}
-        for done, (i, group) in enumerate(self.stream(prompts, n=n, **sampling, max_failed=0.0), 1):
-            groups[i] = group
-            if progress and (done == len(prompts) or time.monotonic() - told > 1):
-                told = time.monotonic()
-                progress(done, len(prompts), self.tokens - first)
-        return groups
-
     def stream(
-        self,
-        prompts: list[Prompt],
-        *,
-        n: int = 1,
-        max_tokens: int = 256,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        top_k: int = 0,
-        done: Collection[int] = frozenset(),
-        max_failed: float | None = 1.0,
-    ) -> Iterator[tuple[int, list[Completion] | Failure]]:
-        """Each prompt's completions as they arrive, so that they can be written down one by one.
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, done: Collection[int] = frozenset()
+    ) -> Iterator[tuple[int, list[Completion]]]:
+        """`answers` without the failures, of which there are none without a `max_failed`."""
+        with closing(self.answers(prompts, sampling, done=done)) as answers:
+            yield from ((i, answer) for i, answer in answers if not isinstance(answer, Failure))
+
+    def answers(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, done: Collection[int] = frozenset()
+    ) -> Generator[tuple[int, list[Completion] | Failure], None, None]:
+        """Each prompt's completions, or why there are none, as they arrive, to be written down one by one.
 
         Requests go on while the caller is busy, and end when it closes the generator or is interrupted.
 
         Args:
             done: Places of prompts that are not asked.
-            max_failed: The share of the prompts that may fail; None if the caller handles any number of failures.
 
         Yields:
             `(i, completions)` of `prompts[i]`, or `(i, failure)`, in the order in which they come. `token_ids` is
@@ -136,16 +104,16 @@ class ServerEngine:
                 refuses the key, or knows neither the address nor the model. What had arrived has been yielded. Never
                 with `max_failed=None`.
         """
-        sampling = {
-            "max_tokens": max_tokens,
-            "temperature": temperature,
-            "top_p": top_p,
-            "top_k": top_k or -1,  # 0 is an error for SGLang; -1 means all tokens everywhere
+        sent = {
+            "max_tokens": sampling.max_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "top_k": sampling.top_k or -1,  # 0 is an error for SGLang; -1 means all tokens everywhere
         }
         arrived: queue.SimpleQueue = queue.SimpleQueue()
         loop = asyncio.new_event_loop()
         asked = [(i, prompt) for i, prompt in enumerate(prompts) if i not in done]
-        work = loop.create_task(self._answer_all(asked, n, sampling, arrived.put))
+        work = loop.create_task(self._answer_all(asked, sampling.n, sent, arrived.put))
         work.add_done_callback(lambda _: arrived.put(None))
         thread = threading.Thread(
             target=lambda: loop.run_until_complete(asyncio.wait([work])), name="server engine", daemon=True
@@ -160,12 +128,12 @@ class ServerEngine:
                     good, in_a_row = good + 1, 0
                 elif hopeless:
                     continue
-                elif max_failed is not None:
+                elif self.max_failed is not None:
                     failed += 1
                     if answer.again or not good:  # else it was the prompt, say one that is too long
                         in_a_row += 1
                     if (
-                        failed > max_failed * len(asked)
+                        failed > self.max_failed * len(asked)
                         or in_a_row >= HOPELESS
                         or failed == len(asked)
                         or (not good and (answer.advice or answer.status in WRONG_REQUEST))
@@ -254,11 +222,10 @@ class ServerEngine:
             body = {"model": self.model, **asked, "n": n, **optional, **self.extra_body, **fixed}
             response = await self._post(client, path, body)
             if response.is_success:
-                group, count, opened = completions(response.content, n, sampling["max_tokens"])
+                group, opened = completions(response.content, n, sampling["max_tokens"])
                 self._learn(limit, dropped, sampling)
                 if opened:
                     self._note("its chat template opens the thinking: <think> was put back where answers lack it")
-                self.tokens += count
                 return group
             refused = [name for name in optional if re.search(rf"\b{name}\b", response.text)]
             if response.status_code not in (400, 422):

@@ -1,13 +1,13 @@
 """transformers' `generate` as an engine: slower than vLLM, but it runs wherever a model loads."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from accelerate.utils import is_peft_model
 from transformers import GenerationConfig
 
-from r1lab.engines import Completion, Engine, check_room, seed_of
+from r1lab.engines import Completion, Prompt, Sampling, check_room, rendered, seed_of
 from r1lab.models.loading import end_token_ids
 
 BATCH = 64  # sequences generated at once
@@ -31,8 +31,8 @@ def without_generation_config(model):
         base.generation_config = kept
 
 
-class TransformersEngine(Engine):
-    """`generate` on a transformers model that is in memory.
+class TransformersEngine:
+    """`generate` on a transformers model that is in memory: an `r1lab.engines.Engine`.
 
     Args:
         max_length: The most tokens of a prompt and its completion together, as vLLM's `max_model_len`. Default: what
@@ -40,7 +40,7 @@ class TransformersEngine(Engine):
         options: Further arguments of `generate`, over r1lab's.
     """
 
-    name = "transformers"
+    notes: Sequence[str] = ()
 
     def __init__(
         self,
@@ -58,37 +58,27 @@ class TransformersEngine(Engine):
         self.max_length = max_length or _reads(model.config.get_text_config())
 
     def stream(
-        self,
-        prompts: list[str],
-        *,
-        n: int = 1,
-        max_tokens: int = 256,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        top_k: int = 0,
-        seed: int | None = None,
-        done: Collection[int] = frozenset(),
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, done: Collection[int] = frozenset()
     ) -> Iterator[tuple[int, list[Completion]]]:
-        """See `r1lab.engines.Engine`. A batch consists of the same prompts whatever is done, and has one seed."""
-        sampling = {"do_sample": temperature > 0}
-        if temperature > 0:
-            sampling |= {"temperature": temperature, "top_p": top_p, "top_k": top_k}
-        step = max(1, self.batch_size // n)
-        for first in range(0, len(prompts), step):
-            places = range(first, min(first + step, len(prompts)))
+        """See `Engine`. A batch consists of the same prompts whatever is done, and has one seed."""
+        texts = rendered(prompts)
+        step = max(1, self.batch_size // sampling.n)
+        for first in range(0, len(texts), step):
+            places = range(first, min(first + step, len(texts)))
             if all(i in done for i in places):
                 continue
-            if seed is not None:
-                torch.manual_seed(seed_of(seed, first))
-            groups = self._batch(prompts[first : first + step], n, max_tokens, **sampling)
+            if sampling.seed is not None:
+                torch.manual_seed(seed_of(sampling.seed, first))
+            groups = self._batch(texts[first : first + step], sampling)
             yield from ((i, group) for i, group in zip(places, groups) if i not in done)
 
     @torch.inference_mode()
-    def _batch(self, prompts: list[str], n: int, max_tokens: int, **sampling) -> list[list[Completion]]:
+    def _batch(self, prompts: list[str], sampling: Sampling) -> list[list[Completion]]:
         batch = self.tokenizer(
             prompts, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt"
         ).to(self.model.device)
-        limits = self._limits(batch["attention_mask"].sum(dim=1).tolist(), max_tokens)
+        limits = self._limits(batch["attention_mask"].sum(dim=1).tolist(), sampling.max_tokens)
+        drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
         was_training = self.model.training
         self.model.eval()
         try:
@@ -99,11 +89,12 @@ class TransformersEngine(Engine):
                     generation_config=GenerationConfig(
                         **{
                             "max_new_tokens": max(limits),
-                            "num_return_sequences": n,
+                            "num_return_sequences": sampling.n,
                             "pad_token_id": self.tokenizer.pad_token_id,
                             "eos_token_id": ends or None,
                             "disable_compile": True,
-                            **sampling,
+                            "do_sample": sampling.temperature > 0,
+                            **(drawn if sampling.temperature > 0 else {}),
                             **self.options,
                         }
                     ),
@@ -111,6 +102,7 @@ class TransformersEngine(Engine):
         finally:
             self.model.train(was_training)
         written = out[:, batch["input_ids"].shape[1] :].tolist()
+        n = sampling.n
         completions = [self._completion(ids[: limits[i // n]], set(ends)) for i, ids in enumerate(written)]
         return [completions[i : i + n] for i in range(0, len(completions), n)]
 

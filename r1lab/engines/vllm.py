@@ -2,14 +2,14 @@
 
 import os
 import types
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 
 import torch
 
-from r1lab.engines import Completion, Engine, check_room, seed_of
+from r1lab.engines import Completion, Prompt, Sampling, check_room, rendered, seed_of
 from r1lab.models.loading import resolve, torch_dtype
 from r1lab.models.lora import merged_weights
 
@@ -61,49 +61,36 @@ def start(
     return LLM(**(arguments | (options or {})))
 
 
-class VLLMEngine(Engine):
-    """Generation on a vLLM instance."""
+class VLLMEngine:
+    """Generation on a vLLM instance: an `r1lab.engines.Engine`."""
 
-    name = "vllm"
+    notes: Sequence[str] = ()
 
     def __init__(self, llm: LLM):
         self.llm = llm
         self.tokenizer = llm.get_tokenizer()
 
     def stream(
-        self,
-        prompts: list[str],
-        *,
-        n: int = 1,
-        max_tokens: int = 256,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        top_k: int = 0,
-        seed: int | None = None,
-        done: Collection[int] = frozenset(),
-        logprobs: bool = False,
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, done: Collection[int] = frozenset()
     ) -> Iterator[tuple[int, list[Completion]]]:
-        """See `r1lab.engines.Engine`. Each prompt has a seed of its own, so that vLLM batches continuously: as soon
-        as one prompt is complete, another one takes its place.
-
-        Args:
-            logprobs: Whether to return the log-probabilities of the tokens.
-        """
-        engine, waiting, running = self.llm.llm_engine, (i for i in range(len(prompts)) if i not in done), {}
+        """See `Engine`. Each prompt has a seed of its own, so that vLLM batches continuously: as soon as one prompt is
+        complete, another one takes its place."""
+        texts, engine = rendered(prompts), self.llm.llm_engine
+        waiting, running = (i for i in range(len(texts)) if i not in done), {}
         try:
             while True:
-                for i in islice(waiting, max(1, WINDOW // n) - len(running)):
-                    ids = self.tokenizer(prompts[i], add_special_tokens=False)["input_ids"]
+                for i in islice(waiting, max(1, WINDOW // sampling.n) - len(running)):
+                    ids = self.tokenizer(texts[i], add_special_tokens=False)["input_ids"]
                     check_room(len(ids), self.llm.model_config.max_model_len)
                     params = SamplingParams(
-                        n=n,
-                        max_tokens=max_tokens,
-                        temperature=temperature,
-                        top_p=top_p,
-                        top_k=top_k,
-                        seed=None if seed is None else seed_of(seed, i),
-                        logprobs=0 if logprobs else None,
-                        flat_logprobs=logprobs,
+                        n=sampling.n,
+                        max_tokens=sampling.max_tokens,
+                        temperature=sampling.temperature,
+                        top_p=sampling.top_p,
+                        top_k=sampling.top_k,
+                        seed=None if sampling.seed is None else seed_of(sampling.seed, i),
+                        logprobs=0 if sampling.logprobs else None,
+                        flat_logprobs=sampling.logprobs,
                         detokenize=False,  # `_completion` decodes the text once
                         output_kind=RequestOutputKind.FINAL_ONLY,
                     )

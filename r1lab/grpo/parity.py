@@ -8,6 +8,7 @@ import torch
 from transformers import TrainerCallback
 from trl.trainer.utils import pad
 
+from r1lab.engines import Sampling, generate
 from r1lab.errors import UserError
 from r1lab.rundir import storage
 
@@ -47,9 +48,9 @@ def difference(trainer, texts: list[str], *, max_tokens: int = 32) -> tuple[floa
         texts: Prompts as they are put to the model; four completions of each are sampled.
     """
     max_tokens = min(max_tokens, trainer.max_completion_length)
-    settings = {"n": 4, "max_tokens": max_tokens, "temperature": trainer.temperature}
+    sampling = Sampling(n=4, max_tokens=max_tokens, temperature=trainer.temperature, logprobs=True)
     with trainer.engine() as engine:
-        groups = engine.generate(texts, logprobs=True, **settings)
+        groups = generate(engine, texts, sampling)
     ids = trainer.processing_class(texts, add_special_tokens=False)["input_ids"]
     device, filler = trainer.accelerator.device, trainer.processing_class.pad_token_id
     prompts = [torch.tensor(ids[i], device=device) for i, group in enumerate(groups) for _ in group]

@@ -7,6 +7,7 @@ import inspect
 import math
 import time
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ import trl
 from accelerate.utils import DistributedType, is_peft_model
 from datasets import IterableDataset
 
+from r1lab.engines import Engine
 from r1lab.engines.transformers import TransformersEngine, without_generation_config
 from r1lab.errors import UserError
 from r1lab.grpo import batches, checkpoint, dynamic_sampling, losses, packed, parity
@@ -388,7 +390,7 @@ class GRPOTrainer(trl.GRPOTrainer):
             checkpoint.load(self, Path(folder))
 
     @contextmanager
-    def engine(self):
+    def engine(self) -> Iterator[Engine]:
         """Yields the engine that generates the rollouts, with the current weights."""
         if self.use_vllm:
             from r1lab.engines.vllm import VLLMEngine

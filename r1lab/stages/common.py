@@ -7,6 +7,7 @@ from pathlib import Path
 from r1lab import engines
 from r1lab.errors import UserError
 from r1lab.models import prompts
+from r1lab.recipe.schema import GrpoRecipe, SampleRecipe
 from r1lab.rundir import storage
 
 logger = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ def load_model(recipe, *, scores: bool = False):
     )
 
 
-def asked(rows: list[dict], recipe, tokenizer) -> tuple[list, list[str]]:
+def asked(rows: list[dict], recipe, tokenizer) -> tuple[list[engines.Prompt], list[str]]:
     """What an engine is asked for each row, and what of the assistant's turn that holds already."""
     template = recipe.prompt.model_dump()
     if recipe.rollout.engine == "server":  # which applies the model's chat template itself
@@ -82,14 +83,32 @@ def asked(rows: list[dict], recipe, tokenizer) -> tuple[list, list[str]]:
     return [text for text, _ in rendered], [prefill for _, prefill in rendered]
 
 
-def load_engine(recipe):
-    """The engine that a recipe's `model` and `rollout` sections ask for."""
+def sampling_of(recipe: SampleRecipe | GrpoRecipe) -> engines.Sampling:
+    """How a recipe's `rollout` section samples, by its seed."""
+    rollout = recipe.rollout
+    return engines.Sampling(
+        n=rollout.num_generations,
+        max_tokens=rollout.max_completion_length,
+        temperature=rollout.temperature,
+        top_p=rollout.top_p,
+        top_k=rollout.top_k,
+        seed=recipe.seed,
+    )
+
+
+def load_engine(recipe, *, max_failed: float = 0.0) -> engines.Engine:
+    """The engine that a recipe's `model` and `rollout` sections ask for.
+
+    Args:
+        max_failed: The share of the prompts that a server may leave without completions.
+    """
     if recipe.rollout.engine == "server":
         return engines.connect(
             recipe.rollout.url,
             recipe.model.path,
             max_concurrent=recipe.rollout.max_concurrent,
             requests_per_minute=recipe.rollout.requests_per_minute,
+            max_failed=max_failed,
             options=recipe.rollout.options,
         )
     return engines.load(

@@ -4,7 +4,7 @@ import json
 import time
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from r1lab import engines
@@ -137,7 +137,7 @@ class PreparedTask:
 
     name: str
     rows: list[dict]
-    asks: list
+    asks: list[engines.Prompt]
     judge: records.Judge
 
 
@@ -153,7 +153,7 @@ def prepare(tasks: dict[str, list[dict]], recipe, tokenizer, run_dir: Path) -> l
 
 
 def evaluate(
-    engine,
+    engine: engines.Engine,
     tasks: list[PreparedTask],
     recipe,
     run_dir: Path,
@@ -190,21 +190,28 @@ def evaluate(
     return result, questions
 
 
-def _questions(engine, task: PreparedTask, recipe, run_dir: Path, progress, partial, seed):
+def _questions(engine: engines.Engine, task: PreparedTask, recipe, run_dir: Path, progress, partial, seed):
     """The records of a task's questions, in their order."""
     name, rows = task.name, task.rows
     parts, rollout = records.parts_of(name, rows), recipe.rollout
     there = [r for r in (storage.read_jsonl(partial) if partial else ()) if r["task"] == name]
-    settings = {"max_tokens": recipe.eval.max_completion_length or rollout.max_completion_length}
-    if engine.name == "server":  # which draws from a random state of its own; no question may go without an answer
-        settings["max_failed"] = 0.0
-    elif seed is not None:
-        settings["seed"] = zlib.crc32(f"{seed}/{name}".encode())
+    greedy = engines.Sampling(
+        max_tokens=recipe.eval.max_completion_length or rollout.max_completion_length,
+        temperature=0.0,
+        seed=None if seed is None else zlib.crc32(f"{seed}/{name}".encode()),
+    )
+    drawn = replace(
+        greedy,
+        n=samples_of(recipe, name),
+        temperature=recipe.eval.temperature,
+        top_p=rollout.top_p,
+        top_k=rollout.top_k,
+    )
 
-    def answered(known: dict[int, dict], to_record, **sampling) -> dict[int, dict]:
+    def answered(known: dict[int, dict], to_record, sampling: engines.Sampling) -> dict[int, dict]:
         """Records of all questions by their place: those known, and the others as they are answered."""
         found, tokens = dict(known), 0
-        for groups in _in_chunks(engine.stream(task.asks, done=known, **settings, **sampling)):
+        for groups in _in_chunks(engine.stream(task.asks, sampling, done=known)):
             flat = [completion for _, group in groups for completion in group]
             judged = task.judge.judge(flat, [rows[i] for i, group in groups for _ in group], run_dir / FAILED)
             of_each = iter(judged)
@@ -220,19 +227,16 @@ def _questions(engine, task: PreparedTask, recipe, run_dir: Path, progress, part
     sampled = answered(
         {r["index"]: r for r in there if "scores" in r},
         lambda i, group, judged: records.record(name, parts[i], i, rows[i], group, judged),
-        n=samples_of(recipe, name),
-        temperature=recipe.eval.temperature,
-        top_p=rollout.top_p,
-        top_k=rollout.top_k,
+        drawn,
     )
     if not recipe.eval.greedy:
         return [sampled[i] for i in range(len(rows))]
-    greedy = answered(
+    best = answered(
         {r["index"]: r for r in there if "greedy" in r},
         lambda i, group, judged: {"task": name, "index": i} | records.greedy(group[0], judged[0]),
-        temperature=0.0,
+        greedy,
     )
-    return [sampled[i] | greedy[i] for i in range(len(rows))]
+    return [sampled[i] | best[i] for i in range(len(rows))]
 
 
 def _in_chunks(stream: Iterator[tuple[int, list]]) -> Iterator[list[tuple[int, list]]]:

@@ -11,7 +11,7 @@ from r1lab.errors import UserError
 from r1lab.evaluation import provenance
 from r1lab.grading.grader import build as build_grader
 from r1lab.rundir import storage
-from r1lab.stages.common import asked, load_engine, load_tokenizer, note, report_gold, warn
+from r1lab.stages.common import asked, load_engine, load_tokenizer, note, report_gold, sampling_of, warn
 from r1lab.stages.rows import build_rows
 
 
@@ -81,21 +81,10 @@ def _sampled(
     recipe, run_dir: Path, partial: Path, texts: list, there: Collection[int], origins: list[str]
 ) -> dict[int, list[Completion]]:
     """Completions for the rows that are not there yet, each written to `partial` as soon as it is complete."""
-    engine, rollout = load_engine(recipe), recipe.rollout
-    sampling = {
-        "n": rollout.num_generations,
-        "max_tokens": rollout.max_completion_length,
-        "temperature": rollout.temperature,
-        "top_p": rollout.top_p,
-        "top_k": rollout.top_k,
-    }
-    if rollout.engine != "server":  # which draws from a random state of its own
-        sampling["seed"] = recipe.seed
+    engine = load_engine(recipe, max_failed=1.0)  # a row that a server does not answer is left out
     groups: dict[int, list[Completion]] = {}
     started, reported, tokens = time.time(), 0.0, 0
-    for i, group in engine.stream(texts, **sampling, done=there):
-        if not isinstance(group, list):  # a failure of the server, which the log tells
-            continue
+    for i, group in engine.stream(texts, sampling_of(recipe), done=there):
         groups[i] = group
         tokens += sum(len(c.token_ids) for c in group)
         row = {"row": i, "origin": origins[i], "completions": [dataclasses.asdict(c) for c in group]}

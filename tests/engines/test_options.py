@@ -64,7 +64,7 @@ def test_the_names_of_vllms_arguments_are_those_of_its_dataclass():
 def test_transformers_generate_gets_them():
     asked = {"options": {"suppress_tokens": [], "min_new_tokens": 9}}
     engine = engines.load("embedded:tiny-qwen2", engine="transformers", **asked)
-    ((completion,),) = engine.generate(["1 + 1 ="], max_tokens=9, temperature=0.0)
+    ((completion,),) = engines.generate(engine, ["1 + 1 ="], engines.Sampling(max_tokens=9, temperature=0.0))
     assert isinstance(engine, TransformersEngine) and len(completion.token_ids) == 9
 
 

@@ -13,7 +13,7 @@ LIMIT = 100
 
 def read(choice, usage=None):
     reply = {"choices": [choice]} | ({"usage": {"completion_tokens": usage}} if usage is not None else {})
-    ((completion,), _, opened) = completions(json.dumps(reply).encode(), 1, LIMIT)
+    ((completion,), opened) = completions(json.dumps(reply).encode(), 1, LIMIT)
     return completion, opened
 
 

@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from r1lab.engines import Sampling, generate
 from r1lab.engines.address import models_served
 from r1lab.engines.replies import Failure
 from r1lab.engines.server import ServerEngine
@@ -120,18 +121,10 @@ def no_key(monkeypatch):
 def test_what_is_sent(monkeypatch):
     monkeypatch.setenv("TEACHER_KEY", "sk-secret")
     messages = [{"role": "user", "content": "two"}]
-    seen = []
     with server(echo) as (url, requests):
         teacher = engine(f"{url}/", api_key_env="TEACHER_KEY", extra_body={"reasoning_effort": "low"})
-        groups = teacher.generate(
-            ["one", messages],
-            n=3,
-            max_tokens=99,
-            temperature=0.6,
-            top_p=0.95,
-            progress=lambda *counts: seen.append(counts),
-        )
-        engine(url).generate(["\ud800 é"], top_k=20)
+        groups = generate(teacher, ["one", messages], Sampling(n=3, max_tokens=99, temperature=0.6, top_p=0.95))
+        generate(engine(url), ["\ud800 é"], Sampling(top_k=20))
     assert texts(groups) == [["one"] * 3, ["two"] * 3] and groups[0][0].token_ids == [] == groups[0][0].logprobs
     first, second, third = sorted(requests[:2], key=lambda r: r["path"], reverse=True) + requests[2:]
     assert (first["path"], second["path"]) == ("/v1/completions", "/v1/chat/completions")
@@ -142,7 +135,6 @@ def test_what_is_sent(monkeypatch):
     assert second["body"] == sampling | {"messages": messages}
     assert third["body"]["top_k"] == 20 and third["body"]["prompt"] == "\ud800 é"
     assert first["headers"]["Authorization"] == "Bearer sk-secret" and third["headers"]["Authorization"] is None
-    assert seen[-1] == (2, 2, 42)
 
 
 def test_order_is_kept_and_no_more_are_sent_at_a_time_than_may_be():
@@ -152,17 +144,17 @@ def test_order_is_kept_and_no_more_are_sent_at_a_time_than_may_be():
 
     prompts = [str(i) for i in range(40)]
     with server(answer) as (url, requests):
-        assert texts(engine(url, max_concurrent=4).generate(prompts)) == [[prompt] for prompt in prompts]
+        assert texts(generate(engine(url, max_concurrent=4), prompts, Sampling())) == [[prompt] for prompt in prompts]
         assert max(request["at_once"] for request in requests) == 4
-        arrived = list(engine(url, max_concurrent=4).stream(prompts))
+        arrived = list(engine(url, max_concurrent=4).stream(prompts, Sampling()))
     assert sorted(i for i, _ in arrived) == list(range(40)) and arrived != sorted(arrived, key=lambda item: item[0])
     assert all(group[0].text == prompts[i] for i, group in arrived)
-    assert engine("http://127.0.0.1:9").generate([]) == []
+    assert generate(engine("http://127.0.0.1:9"), [], Sampling()) == []
 
 
 def test_requests_are_spread_over_the_minute():
     with server(echo) as (url, requests):
-        engine(url, requests_per_minute=1200).generate(["?"] * 8)
+        generate(engine(url, requests_per_minute=1200), ["?"] * 8, Sampling())
     times = sorted(request["time"] for request in requests)
     assert times[-1] - times[0] >= 0.3  # 7 of 50 ms each, less what the server is late for the first
 
@@ -176,7 +168,7 @@ def test_thinking_is_put_back(key):
                             {"message": cut, "finish_reason": "length"}]}  # fmt: skip
 
     with server(answer) as (url, _):
-        ((whole, cut),) = engine(url).generate([[{"role": "user", "content": "?"}]], n=2)
+        ((whole, cut),) = generate(engine(url), [[{"role": "user", "content": "?"}]], Sampling(n=2))
     assert (whole.text, whole.truncated, whole.token_ids) == ("<think>\n2 + 2\n</think>\n\n4", False, [5, 6])
     assert (cut.text, cut.truncated, cut.token_ids) == ("<think>\n2 +", True, [])
 
@@ -219,7 +211,7 @@ RUBBISH = {
 @pytest.mark.parametrize("name", RUBBISH)
 def test_rubbish_is_told_in_a_line_and_asked_again(name, capsys):
     with server(lambda body, number: RUBBISH[name] if number < 3 else echo(body)) as (url, requests):
-        assert texts(engine(url).generate(["whole"])) == [["whole"]]
+        assert texts(generate(engine(url), ["whole"], Sampling())) == [["whole"]]
     assert len(requests) == 3
     (line,) = capsys.readouterr().out.splitlines()  # the same one is told once
     assert line.startswith(f"warning: {url}: ") and line.endswith("; asking again") and len(line) < 400
@@ -228,11 +220,11 @@ def test_rubbish_is_told_in_a_line_and_asked_again(name, capsys):
 @pytest.mark.parametrize("name", RUBBISH)
 def test_rubbish_that_does_not_end_is_a_failure_and_never_half_an_answer(name):
     with server(lambda body, number: RUBBISH[name] if body["prompt"] == "bad" else echo(body)) as (url, requests):
-        arrived = dict(engine(url, retries=1).stream(["bad", "good"]))
+        arrived = dict(engine(url, retries=1, max_failed=1.0).answers(["bad", "good"], Sampling()))
         with pytest.raises(
             UserError, match=r"^rollout.url: http://[^\n]*\(1 of [12] prompts failed\); [^\n]+$"
         ) as ended:
-            engine(url, retries=0).generate(["bad", "good"])
+            generate(engine(url, retries=0), ["bad", "good"], Sampling())
     assert isinstance(arrived[0], Failure) and arrived[1][0].text == "good"
     assert ended.value.status == 1
 
@@ -243,7 +235,7 @@ def test_a_server_that_hangs_is_asked_again(capsys):
         return echo(body)
 
     with server(answer) as (url, _):
-        assert texts(engine(url, timeout=0.5).generate(["whole"])) == [["whole"]]
+        assert texts(generate(engine(url, timeout=0.5), ["whole"], Sampling())) == [["whole"]]
     assert "no whole answer in 0.5 s; asking again" in capsys.readouterr().out
 
 
@@ -254,7 +246,7 @@ def test_retry_after_is_honoured_by_all(header):
         return (429, b"", {"Retry-After": after}) if number == 1 else echo(body)
 
     with server(answer) as (url, requests):
-        engine(url, max_concurrent=1).generate(["a", "b"])
+        generate(engine(url, max_concurrent=1), ["a", "b"], Sampling())
     assert requests[1]["time"] - requests[0]["time"] >= 0.9
 
 
@@ -264,7 +256,7 @@ def test_a_wait_longer_than_the_timeout_is_a_failure():
         requests,
     ):
         with pytest.raises(UserError, match="HTTP 429: quota .*; set rollout.requests_per_minute"):
-            engine(url).generate(["?"])
+            generate(engine(url), ["?"], Sampling())
     assert len(requests) == 1
 
 
@@ -274,11 +266,11 @@ def test_a_prompt_that_is_refused_is_not_sent_again_and_stops_nothing():
 
     prompts = ["good", *"x" * 15, "good"]
     with server(answer) as (url, requests):
-        arrived = dict(engine(url, max_concurrent=1).stream(prompts))
+        arrived = dict(engine(url, max_concurrent=1, max_failed=1.0).answers(prompts, Sampling()))
         assert len(requests) == len(prompts) == len(arrived)
         assert str(arrived[1]) == "HTTP 400: This prompt is too long." and arrived[16][0].text == "good"
         with pytest.raises(UserError, match=r"too long\. \(4 of 5 prompts failed\); correct what it names"):
-            list(engine(url, max_concurrent=1).stream(prompts, max_failed=0.2))
+            list(engine(url, max_concurrent=1, max_failed=0.2).answers(prompts, Sampling()))
 
 
 def test_ten_failures_in_a_row_end_the_run_with_what_had_arrived():
@@ -288,7 +280,7 @@ def test_ten_failures_in_a_row_end_the_run_with_what_had_arrived():
         with pytest.raises(
             UserError, match=r"HTTP 503: going down \(10 of 30 prompts failed\); look at the server's log"
         ):
-            for i, group in engine(url, max_concurrent=2, retries=0).stream(prompts):
+            for i, group in engine(url, max_concurrent=2, retries=0, max_failed=1.0).answers(prompts, Sampling()):
                 arrived += [] if isinstance(group, Failure) else [i]
     assert arrived and sorted(arrived) == list(range(20))
 
@@ -297,7 +289,7 @@ def test_what_arrived_while_the_caller_was_busy_is_yielded_before_the_end():
     arrived = []
     with server(lambda body, number: (400, b"", {}) if number == 2 else echo(body)) as (url, _):
         with pytest.raises(UserError, match="HTTP 400"):
-            for i, _ in engine(url, max_concurrent=1).stream(["a", "b", "c", "d"], max_failed=0.0):
+            for i, _ in engine(url, max_concurrent=1).stream(["a", "b", "c", "d"], Sampling()):
                 arrived.append(i)
                 time.sleep(0.5)
     assert arrived == [0, 2, 3]
@@ -309,7 +301,7 @@ def test_n_that_is_refused_is_found_out_once(capsys):
 
     with server(answer) as (url, requests):
         teacher = engine(url, max_concurrent=1, extra_body={"seed": 5})
-        assert texts(teacher.generate(["a", "b"], n=3)) == [["a"] * 3, ["b"] * 3]
+        assert texts(generate(teacher, ["a", "b"], Sampling(n=3))) == [["a"] * 3, ["b"] * 3]
     assert [request["body"]["n"] for request in requests] == [3, 1, 1, 1, 1, 1, 1]
     assert [request["body"]["seed"] for request in requests[4:]] == [5, 6, 7]
     assert capsys.readouterr().out.count("asking for completions one by one") == 1
@@ -317,13 +309,13 @@ def test_n_that_is_refused_is_found_out_once(capsys):
 
 def test_fewer_choices_than_n_are_asked_for_one_by_one():
     with server(lambda body, number: echo(body | {"n": 1})) as (url, requests):
-        assert texts(engine(url, max_concurrent=1).generate(["a", "b"], n=2)) == [["a", "a"], ["b", "b"]]
+        assert texts(generate(engine(url, max_concurrent=1), ["a", "b"], Sampling(n=2))) == [["a", "a"], ["b", "b"]]
     assert len(requests) == 5
 
 
 def test_a_prompt_that_is_refused_does_not_end_n_at_once():
     with server(lambda body, number: (400, b"", {}) if body["prompt"] == "x" else echo(body)) as (url, requests):
-        list(engine(url, max_concurrent=1).stream(["good", "x", "good"], n=4))
+        list(engine(url, max_concurrent=1, max_failed=1.0).answers(["good", "x", "good"], Sampling(n=4)))
     assert [request["body"]["n"] for request in requests] == [4, 4, 1, 4]
 
 
@@ -336,10 +328,10 @@ def test_fields_that_openai_does_not_know_are_left_out_where_they_are_refused(ca
 
     with server(answer) as (url, requests):
         teacher = engine(url, max_concurrent=1)
-        assert texts(teacher.generate(["a", "b"])) == [["a"], ["b"]]
+        assert texts(generate(teacher, ["a", "b"], Sampling())) == [["a"], ["b"]]
         assert len(requests) == 7  # five refused, and two answers
         with pytest.raises(UserError, match="Unrecognized: top_k"):  # one that was asked for is not
-            teacher.generate(["a"], top_k=20)
+            generate(teacher, ["a"], Sampling(top_k=20))
     assert len(capsys.readouterr().out.splitlines()) == 5
 
 
@@ -366,7 +358,7 @@ def test_a_model_that_calls_the_limit_otherwise_and_has_a_temperature_of_its_own
     refuses = {"max_tokens": MAX_TOKENS, "temperature": TEMPERATURE}
     with server(picky(refuses)) as (url, requests):
         teacher = engine(url, max_concurrent=1)
-        assert texts(teacher.generate(["a", "b"], max_tokens=7, temperature=0.6)) == [["a"], ["b"]]
+        assert texts(generate(teacher, ["a", "b"], Sampling(max_tokens=7, temperature=0.6))) == [["a"], ["b"]]
     last = requests[-1]["body"]
     assert last["max_completion_tokens"] == 7 and "max_tokens" not in last and "temperature" not in last
     assert len(requests) == 5 + 2 + 2  # fields refused, the two above, and two answers: it is found out once
@@ -384,7 +376,7 @@ def test_temperature_and_top_p_that_exclude_each_other_lose_the_harmless_one():
         return (400, {"error": {"message": said}}, {}) if {"temperature", "top_p"} <= set(body) else echo(body)
 
     with server(answer) as (url, requests):
-        assert texts(engine(url).generate(["a"], temperature=0.6)) == [["a"]]
+        assert texts(generate(engine(url), ["a"], Sampling(temperature=0.6))) == [["a"]]
     assert requests[-1]["body"]["temperature"] == 0.6 and "top_p" not in requests[-1]["body"]
 
 
@@ -396,8 +388,8 @@ def test_a_wrong_value_is_a_failure_and_teaches_nothing(said, capsys):
         return (400, {"error": {"message": said}}, {}) if body["prompt"] == "x" else echo(body)
 
     with server(answer) as (url, requests):
-        teacher = engine(url, max_concurrent=1)
-        arrived = dict(teacher.stream(["x", "good"], max_tokens=9, temperature=3.0))
+        teacher = engine(url, max_concurrent=1, max_failed=1.0)
+        arrived = dict(teacher.answers(["x", "good"], Sampling(max_tokens=9, temperature=3.0)))
     assert said in str(arrived[0]) and arrived[1][0].text == "good"
     assert requests[-1]["body"]["temperature"] == 3.0 and requests[-1]["body"]["max_tokens"] == 9
     assert not teacher.notes and "in its place" not in capsys.readouterr().out
@@ -409,7 +401,7 @@ def test_an_opening_tag_that_was_put_back_is_noted():
 
     with server(answer) as (url, _):
         teacher = engine(url)
-        found = texts(teacher.generate([[{"role": "user", "content": "?"}]] * 2))
+        found = texts(generate(teacher, [[{"role": "user", "content": "?"}]] * 2, Sampling()))
     assert found == [["<think>\ntwo and two</think>4"]] * 2
     (note,) = teacher.notes
     assert note == f"{url}: its chat template opens the thinking: <think> was put back where answers lack it"
@@ -433,7 +425,7 @@ def test_this_machine_is_never_asked_through_a_proxy(proxies, name, proxy):
         proxies.setenv(name, proxy)
         for here in (url, url.replace("127.0.0.1", "localhost")):
             assert models_served(here, "teacher") == ["teacher"]
-            assert texts(engine(here).generate(["a"])) == [["a"]]
+            assert texts(generate(engine(here), ["a"], Sampling())) == [["a"]]
 
 
 @pytest.mark.parametrize(
@@ -477,11 +469,11 @@ def test_a_certificate_that_is_not_trusted_is_told_in_a_line_and_can_be(certific
         with pytest.raises(UserError, match=said):
             models_served(url, "teacher", wait=30)  # which no waiting would change
         with pytest.raises(UserError, match=said):
-            list(engine(url, max_concurrent=1).stream(["a"] * 50))
+            list(engine(url, max_concurrent=1, max_failed=1.0).answers(["a"] * 50, Sampling()))
         assert requests == []
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate / "cert.pem"))
         assert models_served(url, "teacher") == ["teacher"]
-        assert texts(engine(url).generate(["a"])) == [["a"]]
+        assert texts(generate(engine(url), ["a"], Sampling())) == [["a"]]
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate / "missing.pem"))
     with pytest.raises(UserError, match="^SSL_CERT_FILE: .*missing.pem: no certificates can be read from it"):
         models_served(url, "teacher")
@@ -501,7 +493,7 @@ def test_https_where_only_http_is_spoken():
 def test_a_wrong_request_ends_the_run_at_once(status, advice):
     with server(lambda body, number: (status, b"no", {}), models=lambda: ["mentor", "tutor"]) as (url, requests):
         with pytest.raises(UserError, match=f"HTTP {status}: no .*; .*{advice}"):
-            list(engine(url, max_concurrent=1).stream(["?"] * 100))
+            list(engine(url, max_concurrent=1, max_failed=1.0).answers(["?"] * 100, Sampling()))
     assert len(requests) <= 2
 
 
@@ -515,7 +507,7 @@ def test_the_key_is_never_shown(monkeypatch, capsys):
 
     with server(answer) as (url, requests):
         with pytest.raises(UserError, match=r"API key: \*\*\* ") as ended:
-            engine(url).generate(["?"])
+            generate(engine(url), ["?"], Sampling())
     told = capsys.readouterr().out + str(ended.value)
     assert requests[0]["headers"]["Authorization"] == "Bearer sk-secret" and "sk-" not in told and "***" in told
     monkeypatch.setenv("OPENAI_API_KEY", "sk-se\ncret")
@@ -532,7 +524,7 @@ def test_a_server_that_is_down(host, capsys):
     with pytest.raises(UserError, match=expected):
         models_served(url, "teacher")
     with pytest.raises(UserError, match=expected):
-        list(engine(url, retries=1).stream(["?"] * 3))
+        list(engine(url, retries=1, max_failed=1.0).answers(["?"] * 3, Sampling()))
     with pytest.raises(UserError, match="not known|resolution|No address"):
         models_served("http://no-such-host.invalid/v1", "teacher")
 
@@ -577,7 +569,7 @@ def test_requests_end_when_the_caller_stops():
         return echo(body)
 
     with server(answer) as (url, requests):
-        stream = engine(url, max_concurrent=2, timeout=60).stream(["?"] * 9)
+        stream = engine(url, max_concurrent=2, timeout=60).stream(["?"] * 9, Sampling())
         next(stream), next(stream)
         started = time.monotonic()
         stream.close()
@@ -590,8 +582,10 @@ def test_requests_end_when_the_caller_stops():
 INTERRUPTED = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with SIGINT ignored
+from r1lab.engines import Sampling
 from r1lab.engines.server import ServerEngine
-for i, group in ServerEngine(sys.argv[1], "teacher", max_concurrent=4).stream([str(i) for i in range(50)]):
+teacher = ServerEngine(sys.argv[1], "teacher", max_concurrent=4)
+for i, group in teacher.stream([str(i) for i in range(50)], Sampling()):
     print(i, group[0].text, flush=True)
 """
 
@@ -637,16 +631,18 @@ def test_vllms_own_server(vllm_server):
     teacher = ServerEngine(url, name)
     messages = [{"role": "user", "content": "Who is a knight?"}]
     rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    for group in teacher.generate([messages, rendered], n=3, max_tokens=20):
+    for group in generate(teacher, [messages, rendered], Sampling(n=3, max_tokens=20)):
         assert len(group) == 3
         for completion in group:
             assert 1 <= len(completion.token_ids) <= 20
             text = tokenizer.decode(completion.token_ids, skip_special_tokens=True)
             assert text.rstrip("\ufffd") == completion.text.rstrip("\ufffd")  # cut within a letter
             assert completion.truncated == (tokenizer.eos_token_id not in completion.token_ids)
-    greedy = [group[0].text for group in teacher.generate([messages, rendered], max_tokens=20, temperature=0.0)]
+    greedy = [
+        group[0].text for group in generate(teacher, [messages, rendered], Sampling(max_tokens=20, temperature=0.0))
+    ]
     assert greedy[0] == greedy[1] and not teacher.left_out and not teacher.one_by_one
     with pytest.raises(UserError, match="set model.path to one that it has: embedded:tiny-qwen2"):
-        ServerEngine(url, "other").generate(["?"])
+        generate(ServerEngine(url, "other"), ["?"], Sampling())
     with pytest.raises(UserError, match="HTTP 400: .*context length.*; correct what it names"):
-        teacher.generate(["knight " * 1000])
+        generate(teacher, ["knight " * 1000], Sampling())

@@ -1,5 +1,6 @@
 """The transformers engine: its text follows the arguments, its end tokens are the model's, its memory is bounded."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -33,7 +34,9 @@ def greedy(model, tokenizer, prompt: str, ends: list[int], limit: int) -> list[i
 
 
 def test_the_text_is_that_of_the_weights_whatever_the_generation_config_says(engine):
-    found = [group[0] for group in engine.generate(PROMPTS, max_tokens=LIMIT, temperature=0.0)]
+    found = [
+        group[0] for group in engines.generate(engine, PROMPTS, engines.Sampling(max_tokens=LIMIT, temperature=0.0))
+    ]
     for prompt, completion in zip(PROMPTS, found):
         expected = greedy(engine.model, engine.tokenizer, prompt, [2, END], LIMIT)
         assert completion.token_ids == expected
@@ -50,29 +53,29 @@ def test_samples_are_those_of_a_model_without_a_generation_config(engine, bent_m
     finally:
         (bent_model / "kept.json").rename(bent_model / "generation_config.json")
     plain.model.generation_config.eos_token_id = [END, 2]
-    settings = {"n": 4, "max_tokens": LIMIT, "temperature": 1.0, "seed": 3}
-    first, second = (one.generate(PROMPTS, **settings) for one in (engine, plain))
+    sampling = engines.Sampling(n=4, max_tokens=LIMIT, temperature=1.0, seed=3)
+    first, second = (engines.generate(one, PROMPTS, sampling) for one in (engine, plain))
     assert first == second and len({completion.text for completion in first[0]}) > 1
 
 
 def test_what_is_drawn_for_a_prompt_does_not_depend_on_what_is_done(engine, monkeypatch):
     monkeypatch.setattr(engine, "batch_size", 4)  # two prompts per batch
     prompts = PROMPTS * 2
-    settings = {"n": 2, "max_tokens": 12, "seed": 5}
-    whole = dict(engine.stream(prompts, **settings))
+    sampling = engines.Sampling(n=2, max_tokens=12, seed=5)
+    whole = dict(engine.stream(prompts, sampling))
     assert list(whole) == list(range(6)) and whole[0] != whole[3]
     torch.rand(7)  # the random state is another one by now
-    assert dict(engine.stream(prompts, **settings, done={0, 2, 3})) == {i: whole[i] for i in (1, 4, 5)}
-    assert dict(engine.stream(prompts, **settings | {"seed": 6})) != whole
+    assert dict(engine.stream(prompts, sampling, done={0, 2, 3})) == {i: whole[i] for i in (1, 4, 5)}
+    assert dict(engine.stream(prompts, replace(sampling, seed=6))) != whole
 
 
 def test_the_length_of_the_model_bounds_prompt_and_completion_together(engine, bent_model):
     lengths = [len(engine.tokenizer(prompt)["input_ids"]) for prompt in PROMPTS]
     limit = max(lengths) + 5
     short = engines.load(str(bent_model), engine="transformers", dtype="float32", max_model_length=limit)
-    settings = {"max_tokens": LIMIT, "temperature": 0.0}
+    sampling = engines.Sampling(max_tokens=LIMIT, temperature=0.0)
     for length, (cut,), (whole,) in zip(
-        lengths, short.generate(PROMPTS, **settings), engine.generate(PROMPTS, **settings)
+        lengths, engines.generate(short, PROMPTS, sampling), engines.generate(engine, PROMPTS, sampling)
     ):
         assert cut.token_ids == whole.token_ids[: limit - length]
         assert cut.truncated == (len(whole.token_ids) > limit - length or whole.truncated)
@@ -80,7 +83,7 @@ def test_the_length_of_the_model_bounds_prompt_and_completion_together(engine, b
     with pytest.raises(
         UserError, match=f"^rollout.max_model_length: {max(lengths)}: a prompt of {max(lengths)} tokens"
     ):
-        short.generate(PROMPTS)
+        engines.generate(short, PROMPTS, engines.Sampling())
 
 
 def test_without_a_length_of_its_own_a_model_writes_no_more_than_it_reads(engine, monkeypatch):
@@ -89,7 +92,7 @@ def test_without_a_length_of_its_own_a_model_writes_no_more_than_it_reads(engine
     bounded = TransformersEngine(engine.model, engine.tokenizer)
     assert bounded.max_length == 20
     with pytest.raises(UserError, match=r"^rollout.max_model_length: 20: a prompt of \d+ tokens leaves no room"):
-        bounded.generate(["one two three " * 20])
+        engines.generate(bounded, ["one two three " * 20], engines.Sampling())
     monkeypatch.setattr(config, "rope_parameters", {"rope_type": "yarn", "factor": 4.0})
     assert TransformersEngine(engine.model, engine.tokenizer).max_length is None
 
@@ -97,7 +100,7 @@ def test_without_a_length_of_its_own_a_model_writes_no_more_than_it_reads(engine
 def test_the_model_gets_its_generation_config_and_its_mode_back(engine):
     before = engine.model.generation_config.to_dict()
     engine.model.train()
-    engine.generate(PROMPTS[:1], max_tokens=2)
+    engines.generate(engine, PROMPTS[:1], engines.Sampling(max_tokens=2))
     assert engine.model.training and engine.model.generation_config.to_dict() == before
     engine.model.eval()
     with pytest.raises(KeyError), without_generation_config(engine.model):
@@ -117,7 +120,7 @@ def test_the_engine_keeps_no_logits(engine):
 
     engine.model.generate = generate
     try:
-        engine.generate(PROMPTS, max_tokens=4)
+        engines.generate(engine, PROMPTS, engines.Sampling(max_tokens=4))
     finally:
         del engine.model.generate
     assert isinstance(seen[0], torch.Tensor) and seen[0].dtype == torch.int64  # the tokens alone
@@ -159,7 +162,7 @@ def test_rollouts_of_a_training_follow_the_same_rule(bent_model, tmp_path, lora)
     assert ends == [2, END] == made.eos_token_ids
     assert completion_ids == [greedy(made.model, made.processing_class, p, ends, LIMIT) for p in prompts]
     with made.engine() as engine:
-        groups = engine.generate(prompts, max_tokens=LIMIT, temperature=0.0)
+        groups = engines.generate(engine, prompts, engines.Sampling(max_tokens=LIMIT, temperature=0.0))
     assert [group[0].token_ids for group in groups] == completion_ids
     base = made.model.get_base_model() if lora else made.model
     assert base.generation_config.no_repeat_ngram_size == 2  # what is saved stays as it was

@@ -1,6 +1,7 @@
 """The vLLM engine: its text is that of every other engine, it draws by seed, it sleeps between rollouts."""
 
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -26,24 +27,24 @@ def engine(bent_model):
 
 @pytest.mark.slow
 def test_all_engines_write_the_same_text_whatever_the_generation_config_says(engine, bent_model, tmp_path):
-    settings = {"max_tokens": LIMIT, "temperature": 0.0}
-    ours = engines.load(str(bent_model), engine="transformers", dtype="float32").generate(PROMPTS, **settings)
-    theirs = engine.generate(PROMPTS, **settings)
+    sampling = engines.Sampling(max_tokens=LIMIT, temperature=0.0)
+    ours = engines.generate(engines.load(str(bent_model), engine="transformers", dtype="float32"), PROMPTS, sampling)
+    theirs = engines.generate(engine, PROMPTS, sampling)
     assert theirs == ours
     assert any(group[0].token_ids[-1] == END and not group[0].truncated for group in ours)
-    longest = {"max_tokens": 600, "temperature": 0.0}  # beyond max_model_length
+    longest = engines.Sampling(max_tokens=600, temperature=0.0)  # beyond max_model_length
     short = engines.load(str(bent_model), engine="transformers", dtype="float32", max_model_length=512)
-    assert engine.generate(PROMPTS[:1], **longest) == short.generate(PROMPTS[:1], **longest)
+    assert engines.generate(engine, PROMPTS[:1], longest) == engines.generate(short, PROMPTS[:1], longest)
     with serving(str(bent_model), "bent", tmp_path / "log.txt") as url:
-        served = ServerEngine(url, "bent").generate(PROMPTS, **settings)
+        served = engines.generate(ServerEngine(url, "bent"), PROMPTS, sampling)
     assert [(c.text, c.truncated) for (c,) in served] == [(c.text, c.truncated) for (c,) in ours]
 
 
 @pytest.mark.slow
 def test_a_prompt_without_room_for_a_completion_is_one_line(engine):
     with pytest.raises(UserError, match=r"^rollout.max_model_length: 512: a prompt of \d+ tokens leaves no room"):
-        engine.generate([PROMPTS[0], "one two three " * 600], max_tokens=2)
-    assert engine.generate(PROMPTS[:1], max_tokens=2)
+        engines.generate(engine, [PROMPTS[0], "one two three " * 600], engines.Sampling(max_tokens=2))
+    assert engines.generate(engine, PROMPTS[:1], engines.Sampling(max_tokens=2))
 
 
 @pytest.mark.slow
@@ -51,34 +52,34 @@ def test_what_is_drawn_for_a_prompt_does_not_depend_on_what_is_done(engine, monk
     from r1lab.engines import vllm
 
     prompts = PROMPTS * 4
-    settings = {"n": 2, "max_tokens": 16, "seed": 5}
-    whole = dict(engine.stream(prompts, **settings))
+    sampling = engines.Sampling(n=2, max_tokens=16, seed=5)
+    whole = dict(engine.stream(prompts, sampling))
     assert sorted(whole) == list(range(12)) and len({group[0].text for group in whole.values()}) > 6
     assert all(group[0] != group[1] for group in whole.values())
     monkeypatch.setattr(vllm, "WINDOW", 6)  # three prompts at a time
-    assert dict(engine.stream(prompts, **settings, done={0, 1, 5})) == {
+    assert dict(engine.stream(prompts, sampling, done={0, 1, 5})) == {
         i: group for i, group in whole.items() if i not in (0, 1, 5)
     }
-    assert dict(engine.stream(prompts, **settings | {"seed": 6})) != whole
-    assert engine.generate([], max_tokens=2) == []
+    assert dict(engine.stream(prompts, replace(sampling, seed=6))) != whole
+    assert engines.generate(engine, [], engines.Sampling(max_tokens=2)) == []
 
 
 @pytest.mark.slow
 def test_prompts_that_are_read_in_several_steps_draw_what_they_would_alone(engine):
     """On a CPU vLLM 0.31 cannot draw by seed for a prompt that it reads in chunks."""
     prompts = [f"{i} knights: " + "knight " * 300 for i in range(40)]
-    settings = {"max_tokens": 2, "seed": 5}
-    whole = dict(engine.stream(prompts, **settings))
-    assert dict(engine.stream(prompts, **settings, done=set(range(39)))) == {39: whole[39]}
+    sampling = engines.Sampling(max_tokens=2, seed=5)
+    whole = dict(engine.stream(prompts, sampling))
+    assert dict(engine.stream(prompts, sampling, done=set(range(39)))) == {39: whole[39]}
 
 
 @pytest.mark.slow
 def test_a_caller_who_stops_early_leaves_nothing_behind(engine):
-    stream = engine.stream(PROMPTS * 4, n=2, max_tokens=64)
+    stream = engine.stream(PROMPTS * 4, engines.Sampling(n=2, max_tokens=64))
     next(stream)
     stream.close()
     assert not engine.llm.llm_engine.has_unfinished_requests()
-    assert len(engine.generate(PROMPTS, max_tokens=2)) == len(PROMPTS)
+    assert len(engines.generate(engine, PROMPTS, engines.Sampling(max_tokens=2))) == len(PROMPTS)
 
 
 @pytest.mark.slow
@@ -88,8 +89,10 @@ def test_log_probabilities_are_returned_where_they_are_asked_for(engine, monkeyp
     asked = []
     plain = vllm.SamplingParams
     monkeypatch.setattr(vllm, "SamplingParams", lambda **settings: asked.append(settings) or plain(**settings))
-    (without,) = engine.generate(PROMPTS[:1], max_tokens=8, temperature=0.0)[0]
-    (with_them,) = engine.generate(PROMPTS[:1], max_tokens=8, temperature=0.0, logprobs=True)[0]
+    (without,) = engines.generate(engine, PROMPTS[:1], engines.Sampling(max_tokens=8, temperature=0.0))[0]
+    (with_them,) = engines.generate(
+        engine, PROMPTS[:1], engines.Sampling(max_tokens=8, temperature=0.0, logprobs=True)
+    )[0]
     assert without.logprobs == [] and asked[0]["logprobs"] is None
     assert with_them.token_ids == without.token_ids and len(with_them.logprobs) == 8
     assert all(-20 < value <= 0 for value in with_them.logprobs)

@@ -114,10 +114,12 @@ def gap(model, tokenizer, groups) -> float:
 def test_transformers_generates_and_tells_its_log_probabilities(dtype, tolerance):
     engine = engines.load(BASE, engine="transformers", dtype=dtype)
     assert engine.model.device.type == DEVICE
-    groups = engine.generate(PROMPTS, n=4, max_tokens=32)
+    groups = engines.generate(engine, PROMPTS, engines.Sampling(n=4, max_tokens=32))
     assert [len(group) for group in groups] == [4, 4] and all(c.token_ids for group in groups for c in group)
     assert gap(engine.model, engine.tokenizer, groups) < tolerance
-    first, second = (engine.generate(PROMPTS, max_tokens=32, temperature=0.0) for _ in range(2))
+    first, second = (
+        engines.generate(engine, PROMPTS, engines.Sampling(max_tokens=32, temperature=0.0)) for _ in range(2)
+    )
     assert [g[0].token_ids for g in first] == [g[0].token_ids for g in second]
 
 
@@ -194,7 +196,7 @@ def test_vllm_log_probabilities_follow_the_policy(tmp_path, tokenizer):
 
     def generate():
         with trainer.engine() as engine:
-            return engine.generate(PROMPTS, n=4, max_tokens=32, logprobs=True)
+            return engines.generate(engine, PROMPTS, engines.Sampling(n=4, max_tokens=32, logprobs=True))
 
     assert gap(trainer.model, tokenizer, generate()) < 0.1
     torch.manual_seed(0)

@@ -5,6 +5,7 @@ import torch
 from datasets import Dataset
 from trl import GRPOConfig
 
+from r1lab.engines import Sampling, generate
 from r1lab.errors import UserError
 from r1lab.grpo.parity import Parity
 from r1lab.grpo.trainer import GRPOTrainer
@@ -42,7 +43,7 @@ def trainer(tiny_model, tmp_path_factory):
 def sampled(trainer) -> list[list]:
     """Four completions of each prompt, with the engine's log-probabilities."""
     with trainer.engine() as engine:
-        return engine.generate(PROMPTS, n=4, max_tokens=32, logprobs=True)
+        return generate(engine, PROMPTS, Sampling(n=4, max_tokens=32, logprobs=True))
 
 
 def policy_logprobs(trainer, prompt: str, token_ids: list[int]) -> torch.Tensor:
