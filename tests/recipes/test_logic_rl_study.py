@@ -65,7 +65,7 @@ def test_the_table_puts_measured_below_published(study, tmp_path):
     assert len(lines) == 2 + len(study.PUBLISHED) + 2
     assert lines[-2] == "| whole | " + "42 [33, 52] | " * 7 + "42.0 |"
     assert lines[-1] == "| part/base |  | 42 [33, 52] |  |  |  |  |  |  |"
-    with pytest.raises(UserError, match="no result.json in it"):
+    with pytest.raises(UserError, match="there is no result.json"):
         study.table([str(tmp_path)])
 
 
@@ -87,7 +87,7 @@ def test_memorisation_pairs_each_twin_with_its_original(study, tmp_path):
     assert line.startswith(f"| seen | leaf | {n} | 100.0 | {100 * 0.5 / n:.1f} | {100 * (1 - 0.5 / n):.1f} [")
     eval_stage(tmp_path / "03-other", {"builder": "knights_knaves", **people}, {"Another puzzle?": [1]})
     (tmp_path / "02-seen-leaf").rename(tmp_path / "04-other-leaf")
-    with pytest.raises(UserError, match="none of its puzzles is the twin of one of"):
+    with pytest.raises(UserError, match="none of its puzzles is the twin of a puzzle in"):
         study.memorisation(str(tmp_path))
 
 
