@@ -7,6 +7,7 @@ from r1lab.check.seen import Seen
 from r1lab.data import operations
 from r1lab.findings import Finding
 from r1lab.recipe.schema import EvalRecipe, StageRecipe
+from r1lab.recipe.sections import Data
 
 NEAR = 0.9  # the share of 5-word runs in common from which two rows count as the same
 MANY = 0.05  # the share of such rows that is worth a warning
@@ -76,7 +77,8 @@ def _few(seen: Seen, recipe: EvalRecipe) -> list[Finding]:
 
 def _duplicates(seen: Seen) -> list[Finding]:
     rows, keys = seen.data, ("data",)
-    if seen.recipe.data.deduplicate:
+    data: Data | None = getattr(seen.recipe, "data", None)
+    if data and data.deduplicate:
         return []
     same = len(rows) - len(operations.deduplicate(rows))
     like = len(rows) - len(operations.deduplicate(rows, near=NEAR)) - same if len(rows) <= 20_000 else 0
@@ -91,8 +93,9 @@ def _duplicates(seen: Seen) -> list[Finding]:
 
 def _contamination(seen: Seen, evaluations: list[Seen]) -> list[Finding]:
     """Rows whose prompt is in an evaluation."""
-    recipe, found, compared = seen.recipe, [], {}
-    if recipe.data.decontaminate:
+    found, compared = [], {}
+    data: Data | None = getattr(seen.recipe, "data", None)
+    if data and data.decontaminate:
         return []
     for other in evaluations:
         if other.recipe is seen.recipe and other.data is seen.data:

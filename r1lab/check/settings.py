@@ -12,6 +12,7 @@ from r1lab.models import loading
 from r1lab.recipe import batch, checks, launch, trl_fields
 from r1lab.recipe.schema import EvalRecipe, GrpoRecipe, SampleRecipe, SftRecipe, StageRecipe
 from r1lab.recipe.sections import Eval, Launch, Lora, Model, Rollout
+from r1lab.recipe.yaml_source import Keys
 from r1lab.rewards.facts import facts_of
 
 PROCESSES = (1, 2, 4, 8)
@@ -288,7 +289,7 @@ def _weights(recipe: GrpoRecipe) -> list[Finding]:
 
 def _not_installed(model: Model, train: dict[str, Any]) -> list[Finding]:
     """Packages that settings ask for and that are not here."""
-    wanted = [(("train", key), package) for key, package in _NEEDS.items() if train.get(key)]
+    wanted: list[tuple[Keys, str]] = [(("train", key), package) for key, package in _NEEDS.items() if train.get(key)]
     trackers = train.get("report_to") or []
     for tracker in [trackers] if isinstance(trackers, str) else trackers:
         wanted += [(("train", "report_to"), tracker)] if tracker in _TRACKERS else []

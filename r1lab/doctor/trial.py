@@ -45,6 +45,7 @@ def trial(gpus: bool, *, seconds: float = SECONDS) -> Iterator[Finding]:
 
         timer = threading.Timer(seconds, end)
         timer.start()
+        assert child.stdout is not None  # it is a pipe
         try:
             for line in child.stdout:
                 event = json.loads(line)

@@ -1,7 +1,8 @@
 """`r1lab plan`: whether a recipe fits a device, where its memory goes, how long it takes; nothing is loaded.
 
 `shapes.py` reads a model's sizes, `lengths.py` the rows, `memory.py` adds the bytes up, `cost.py` the FLOPs,
-`stages.py` applies both to a stage, `changes.py` looks for what makes it fit, `printed.py` prints.
+`generating.py` says what engines take, `stages.py` applies all of it to a stage, `changes.py` looks for what makes it
+fit, `printed.py` prints.
 """
 
 from dataclasses import dataclass, replace
@@ -15,7 +16,8 @@ from r1lab.plan.gpus import Device, parse_memory
 from r1lab.plan.lengths import lengths
 from r1lab.plan.printed import as_json, as_text
 from r1lab.plan.stages import StagePlan, plan_stage
-from r1lab.recipe.schema import Pipeline
+from r1lab.recipe.schema import Pipeline, Recipe
+from r1lab.recipe.sections import Launch
 
 __all__ = ["Planned", "as_json", "as_text", "parse_memory", "plan"]
 
@@ -61,7 +63,7 @@ def _sum(values: list[float | None]) -> float | None:
     return sum(known) if known else None
 
 
-def plan(recipe, *, gpu: str | None = None, gpus: int | None = None, memory: int | None = None) -> Planned:
+def plan(recipe: Recipe, *, gpu: str | None = None, gpus: int | None = None, memory: int | None = None) -> Planned:
     """Plans every stage of a recipe.
 
     Args:
@@ -78,7 +80,7 @@ def plan(recipe, *, gpu: str | None = None, gpus: int | None = None, memory: int
     device = devices.find(gpu) if gpu else devices.here()
     device = replace(device, memory=memory) if memory else device
     pipeline = isinstance(recipe, Pipeline)
-    named = [(stage.name, stage) for stage in recipe.stages] if pipeline else [(recipe.name, recipe)]
+    named = [(stage.name, stage) for stage in (recipe.stages if isinstance(recipe, Pipeline) else [recipe])]
     if gpus:
         named = [(n, changed(s, {"launch.gpus": gpus}) if hasattr(s, "launch") else s) for n, s in named]
     found, ways = [], {}
@@ -91,5 +93,6 @@ def plan(recipe, *, gpu: str | None = None, gpus: int | None = None, memory: int
             ways[name] = changes(
                 stage, found[-1], again, prefix=f"stages.{name}." if pipeline else "", more_gpus=gpus is None
             )
-    count = gpus or max([stage.launch.gpus for _, stage in named if hasattr(stage, "launch")], default=1)
+    launches: list[Launch | None] = [getattr(stage, "launch", None) for _, stage in named]
+    count = gpus or max((launch.gpus for launch in launches if launch), default=1)
     return Planned(recipe.name, device, count, tuple(found), ways)

@@ -1,10 +1,14 @@
 """What to change where a stage does not fit: words to type, each tried by planning again, with what it costs."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
-from r1lab.plan.stages import StagePlan, gib, setting
+from r1lab.plan.gpus import gib
+from r1lab.plan.stages import StagePlan, setting, trains
 from r1lab.recipe import loading as recipes
+from r1lab.recipe.schema import EvalRecipe, GrpoRecipe, StageRecipe
+from r1lab.recipe.sections import Lora, Rollout
 
 SHOWN = 3
 
@@ -22,11 +26,14 @@ class Change:
     price: str
 
 
-Plan = Callable[[object], StagePlan]
+Stage = TypeVar("Stage", bound=StageRecipe)
+Plan = Callable[[StageRecipe], StagePlan]
 Settings = dict[str, object]
 
 
-def changes(recipe, before: StagePlan, plan: Plan, *, prefix: str = "", more_gpus: bool = True) -> list[Change]:
+def changes(
+    recipe: StageRecipe, before: StagePlan, plan: Plan, *, prefix: str = "", more_gpus: bool = True
+) -> list[Change]:
     """At most three changes that make a stage fit, the cheapest first; several at once where no single one does.
 
     Args:
@@ -51,11 +58,13 @@ def changes(recipe, before: StagePlan, plan: Plan, *, prefix: str = "", more_gpu
     return found or _together(recipe, before, plan, candidates, prefix)
 
 
-def _together(recipe, before: StagePlan, plan: Plan, candidates: list[tuple[Settings, str]], prefix: str):
+def _together(
+    recipe: StageRecipe, before: StagePlan, plan: Plan, candidates: list[tuple[Settings, str]], prefix: str
+) -> list[Change]:
     """One change of several settings, each needed; none if even all that help are not enough."""
     chosen: dict[int, Settings] = {}
 
-    def planned(places) -> StagePlan:
+    def planned(places: Iterable[int]) -> StagePlan:
         merged = {key: value for place in sorted(places) for key, value in chosen[place].items()}
         return plan(changed(recipe, merged))
 
@@ -87,7 +96,7 @@ def _excess(planned: StagePlan) -> tuple[bool, int]:
     return bool(planned.short), planned.peak.total
 
 
-def changed(recipe, settings: Settings):
+def changed(recipe: Stage, settings: Settings) -> Stage:
     """A stage's recipe with other values, by dotted keys, checked as one that is read."""
     plain = recipes.resolved(recipe)
     for key, value in settings.items():
@@ -100,14 +109,15 @@ def changed(recipe, settings: Settings):
     return type(recipe).model_validate(plain)
 
 
-def _candidates(recipe, before: StagePlan) -> Iterator[tuple[Settings, str]]:
+def _candidates(recipe: StageRecipe, before: StagePlan) -> Iterator[tuple[Settings, str]]:
     """Settings to try, those first that cost least, each with what it costs besides time."""
-    if not recipe.trl:
+    if not trains(recipe):
         yield from _engine(recipe, before)
         yield from _half_precision(recipe)
         yield from _generating_less(recipe)
         return
-    train, lora, gpus = recipe.train, getattr(recipe.model, "lora", None), recipe.launch.gpus
+    lora: Lora | None = getattr(recipe.model, "lora", None)
+    train, gpus = recipe.train, recipe.launch.gpus
     per, accumulation = (setting(recipe, k) for k in ("per_device_train_batch_size", "gradient_accumulation_steps"))
     if recipe.stage == "grpo":
         yield from _engine(recipe, before)
@@ -131,8 +141,10 @@ def _candidates(recipe, before: StagePlan) -> Iterator[tuple[Settings, str]]:
         if not lora:
             yield {"model.lora.r": 16}, "trains adapters, not the model"
         if not lora or not lora.quantize:
-            both: Settings = {"model.lora.quantize": "4bit"} | ({} if lora else {"model.lora.r": 16})
-            yield both, "needs bitsandbytes, trains adapters on a base of 4 bits"
+            quantized: Settings = {"model.lora.quantize": "4bit"}
+            if not lora:
+                quantized["model.lora.r"] = 16
+            yield quantized, "needs bitsandbytes, trains adapters on a base of 4 bits"
         if not lora or lora.merge:
             yield (
                 {"model.lora.r": lora.r if lora else 16, "model.lora.merge": False},
@@ -150,10 +162,12 @@ def _candidates(recipe, before: StagePlan) -> Iterator[tuple[Settings, str]]:
         yield from _generating_less(recipe)
 
 
-def _engine(recipe, before: StagePlan) -> Iterator[tuple[Settings, str]]:
+def _engine(recipe: StageRecipe, before: StagePlan) -> Iterator[tuple[Settings, str]]:
     """What the generating engine can do with less, or needs more of."""
-    rollout = recipe.rollout
-    if recipe.stage == "grpo" and rollout.engine in ("auto", "vllm"):
+    rollout: Rollout | None = getattr(recipe, "rollout", None)
+    if rollout is None:
+        return
+    if isinstance(recipe, GrpoRecipe) and rollout.engine in ("auto", "vllm"):
         if not recipe.train.get("vllm_enable_sleep_mode"):
             yield {"train.vllm_enable_sleep_mode": True}, "vLLM's weights are moved away and back each step"
         for share in (0.2, 0.15, 0.1):
@@ -165,19 +179,22 @@ def _engine(recipe, before: StagePlan) -> Iterator[tuple[Settings, str]]:
                 yield {"rollout.gpu_memory_utilization": share}, "less memory for training"
 
 
-def _generating_less(recipe) -> Iterator[tuple[Settings, str]]:
+def _generating_less(recipe: StageRecipe) -> Iterator[tuple[Settings, str]]:
     """Another engine, or shorter completions."""
-    if recipe.rollout.engine in ("auto", "vllm"):
+    rollout: Rollout | None = getattr(recipe, "rollout", None)
+    if rollout is None:
+        return
+    if rollout.engine in ("auto", "vllm"):
         yield {"rollout.engine": "transformers"}, "generates several times slower"
-    own = recipe.stage == "eval" and recipe.eval.max_completion_length
-    limit = own or recipe.rollout.max_completion_length
+    own = recipe.eval.max_completion_length if isinstance(recipe, EvalRecipe) else None
+    limit = own or rollout.max_completion_length
     for length in (16_384, 8192, 4096, 2048, 1024, 512):
         if length < limit:
             key = f"{'eval' if own else 'rollout'}.max_completion_length"
             yield {key: length}, f"completions are cut at {length:,} tokens"
 
 
-def _half_precision(recipe) -> Iterator[tuple[Settings, str]]:
+def _half_precision(recipe: StageRecipe) -> Iterator[tuple[Settings, str]]:
     if recipe.model.dtype == "float32":
         yield {"model.dtype": "bfloat16"}, "updates below 1/256 of a weight are rounded away"
 

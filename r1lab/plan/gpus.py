@@ -110,3 +110,14 @@ def parse_memory(text: str) -> int:
     if not match or float(match[1]) == 0:
         raise UserError(f"--memory {text}: not a size: write it like 24GiB or 512MiB")
     return int(float(match[1]) * 2 ** (10 * (1 + "kmgt".index(match[2].lower()))))
+
+
+def gib(size: float) -> str:
+    """Bytes in GiB, as people read them.
+
+    >>> gib(200 * 2**30), gib(1.5 * 2**30), gib(2**29), gib(2**22)
+    ('200', '1.5', '0.50', '0.004')
+    """
+    value = size / GIB
+    digits = 0 if value >= 100 else 1 if value >= 1 else 2 if value >= 0.01 else 3
+    return f"{value:.{digits}f}"

@@ -6,8 +6,10 @@ from pathlib import Path
 
 from r1lab import lookup
 from r1lab.check.look import look
-from r1lab.check.seen import GENERATED
+from r1lab.check.seen import GENERATED, Seen
 from r1lab.recipe.references import REFERENCE
+from r1lab.recipe.schema import EvalRecipe, SampleRecipe, StageRecipe
+from r1lab.recipe.sections import Data, Rollout
 
 CHARACTERS, TEMPLATE = 3, 128
 """Characters assumed of a token where the tokenizer is not here, and tokens of a template around the prompt."""
@@ -40,12 +42,13 @@ class Lengths:
         return self.mean == self.whole
 
 
-def lengths(recipe, earlier: dict) -> Lengths:
+def lengths(recipe: StageRecipe, earlier: dict[str, StageRecipe]) -> Lengths:
     """Of a stage, `earlier` the stages before it by name."""
     made = _made(recipe, earlier)
     if made:
         return made
-    if getattr(recipe, "rollout", None) and recipe.rollout.engine == "server":
+    rollout: Rollout | None = getattr(recipe, "rollout", None)
+    if rollout and rollout.engine == "server":
         return Lengths(_size(recipe, 0), PROMPT, PROMPT, PROMPT, "a server's tokens are not counted here")
     with tempfile.TemporaryDirectory() as folder:
         seen, _ = look(recipe, earlier, Path(folder))
@@ -56,10 +59,12 @@ def lengths(recipe, earlier: dict) -> Lengths:
         told = f"a token for every {CHARACTERS} characters, since its tokenizer is not here"
         return Lengths(rows, guessed[0], guessed[1], guessed[1], told)
     limit = getattr(recipe, "train", {}).get("max_length")
-    prompt = recipe.data.max_tokens or PROMPT
+    data: Data | None = getattr(recipe, "data", None)
+    most = data.max_tokens if data else None
+    prompt = most or PROMPT
     if recipe.generates:
         return Lengths(rows, prompt, prompt, prompt, f"prompts of {prompt:,} tokens, since none could be counted")
-    whole = limit or recipe.data.max_tokens or COMPLETION
+    whole = limit or most or COMPLETION
     return Lengths(rows, min(prompt, whole), whole, whole, f"rows of {whole:,} tokens, since none could be counted")
 
 
@@ -72,50 +77,52 @@ def _guessed(rows: list[dict], learned: tuple[str, ...]) -> tuple[int, int] | No
     return max(asked) + TEMPLATE, max(a + b for a, b in zip(asked, answers, strict=True)) + TEMPLATE
 
 
-def _whole(seen) -> list[int]:
+def _whole(seen: Seen) -> list[int]:
     """Tokens of each row: its prompt, and what is learnt of it."""
     recipe = seen.recipe
     if recipe.generates:
         return [len(ids) for ids in seen.prompt_ids]
-    limit = recipe.train.get("max_length")
+    limit = seen.train.get("max_length")
     whole = [len(ids["prompt_ids"]) + max(len(ids[f"{key}_ids"]) for key in recipe.learns) for ids in seen.examples]
     if not limit or not whole:
         return whole
-    kept = [min(n, limit) for n in whole if n <= limit or recipe.train.get("truncation_mode")]
+    kept = [min(n, limit) for n in whole if n <= limit or seen.train.get("truncation_mode")]
     return kept or [limit]
 
 
-def _size(recipe, seen: int) -> int | None:
+def _size(recipe: StageRecipe, seen: int) -> int | None:
     """Rows of a stage's data, or questions of an evaluation; what the builder makes by default where none is said."""
-    if recipe.stage == "eval":
+    if isinstance(recipe, EvalRecipe):
         return recipe.eval.size * max(1, len(recipe.eval.tasks))
-    takes = lookup.parameters(lookup.function("data", recipe.data.builder))
+    data: Data | None = getattr(recipe, "data", None)
+    if data is None:
+        return seen or None
+    takes = lookup.parameters(lookup.function("data", data.builder))
     default = takes["size"].default if "size" in takes else None
-    if recipe.data.size:
-        return min(recipe.data.size, seen) if 0 < seen < min(recipe.data.size, GENERATED) else recipe.data.size
+    if data.size:
+        return min(data.size, seen) if 0 < seen < min(data.size, GENERATED) else data.size
     if isinstance(default, int):
         return default
     return seen or None
 
 
-def _made(recipe, earlier: dict) -> Lengths | None:
+def _made(recipe: StageRecipe, earlier: dict[str, StageRecipe]) -> Lengths | None:
     """Of rows that an earlier sample stage makes: as many and as long as they can be."""
-    path = (recipe.data.model_extra or {}).get("path") if recipe.data.builder != "mix" else None
+    data: Data | None = getattr(recipe, "data", None)
+    path = (data.model_extra or {}).get("path") if data and data.builder != "mix" else None
     match = REFERENCE.fullmatch(path) if isinstance(path, str) else None
-    if not match or match[1] not in earlier:
+    if not data or not match or match[1] not in earlier:
         return None
     source = earlier[match[1]]
     before = lengths(source, earlier)
-    samples = getattr(source, "rollout", None)
-    whole = before.prompt + samples.max_completion_length if samples else before.whole
+    whole, rows = before.whole, before.rows
+    if isinstance(source, SampleRecipe):
+        each, keep = source.rollout.num_generations, source.keep
+        each = min(each, 1 if keep.which in ("best", "pairs") else keep.per_prompt or each)
+        whole, rows = before.prompt + source.rollout.max_completion_length, rows * each if rows else rows
     limit = getattr(recipe, "train", {}).get("max_length")
     whole = min(whole, limit) if limit else whole
-    rows = before.rows * samples.num_generations if before.rows and samples else before.rows
-    per_prompt = source.keep.per_prompt if source.stage == "sample" else None
-    if before.rows and samples and source.keep.which in ("best", "pairs"):
-        per_prompt = 1
-    rows = min(rows, before.rows * per_prompt) if rows and per_prompt else rows
-    if recipe.data.size:
-        rows = min(rows or recipe.data.size, recipe.data.size)
+    if data.size:
+        rows = min(rows or data.size, data.size)
     told = f"all that {match[1]} may keep, each as long as it may be"
     return Lengths(rows, before.prompt, whole, whole, told)

@@ -2,9 +2,9 @@
 
 from dataclasses import asdict, fields
 
-from r1lab.plan.gpus import GIB
+from r1lab.plan.gpus import GIB, gib
 from r1lab.plan.memory import Memory
-from r1lab.plan.stages import StagePlan, gib
+from r1lab.plan.stages import StagePlan
 from r1lab.text import rough_duration
 
 TITLES = {"kv_cache": "KV cache"}

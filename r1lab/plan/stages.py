@@ -1,16 +1,17 @@
 """From a stage's recipe to its plan: what it holds, what it computes, what it leaves on the disk."""
 
 import math
-import os
 from dataclasses import dataclass, replace
+from typing import Any, TypeGuard
 
-from r1lab import engines
-from r1lab.plan import cost, memory, shapes
+from r1lab.plan import cost, generating, memory, shapes
+from r1lab.plan.generating import completion_limit
 from r1lab.plan.gpus import GIB, Device
 from r1lab.plan.lengths import Lengths
-from r1lab.plan.memory import Adapters, Memory, Precision, Sharding, Training
+from r1lab.plan.memory import Adapters, Layout, Memory, Precision, Sharding, Training
 from r1lab.recipe import trl_fields
-from r1lab.recipe.sections import GrpoTrain
+from r1lab.recipe.schema import DpoRecipe, GrpoRecipe, RewardRecipe, SftRecipe, StageRecipe
+from r1lab.recipe.sections import Eval, GrpoTrain, Lora, Rollout
 
 PROCESS, VLLM = 0.53, 0.17
 """GiB of a stage's process on a CPU before there is a model, and what vLLM's import adds, which TRL's GRPO needs
@@ -19,14 +20,8 @@ whatever the engine (measured: docs/plan.md)."""
 CONTEXT, FRAGMENTS = 1.0, 0.05
 """Assumed of a GPU: GiB of CUDA's context and libraries, and the share that its allocator leaves unused."""
 
-ENGINE = 1.0
-"""GiB that vLLM is assumed to need on a GPU beside weights and cache, for activations and CUDA graphs."""
-
 TEXT, TOKEN = 4.5, 8
 """Bytes of a token as text in host memory, which a stage reads whole, and in the Arrow file that SFT trains from."""
-
-BATCH = 64
-"""Rows that r1lab's engine on `generate` writes at once (`r1lab.engines.transformers`)."""
 
 _STATES = {"adamw_bnb_8bit": 2, "adamw_8bit": 2, "paged_adamw_8bit": 2, "lion_8bit": 1, "adamw_torch_8bit": 2,
            "adamw_torch_4bit": 1, "adafactor": 0, "sgd": 0, "lomo": 0, "adalomo": 0}  # fmt: skip
@@ -75,7 +70,16 @@ class StagePlan:
         return self.peak.total <= self.budget and not self.short
 
 
-def plan_stage(name: str, recipe, *, device: Device, start: str, found: Lengths) -> StagePlan:
+Trained = SftRecipe | GrpoRecipe | DpoRecipe | RewardRecipe
+"""Kinds of stages that train."""
+
+
+def trains(recipe: StageRecipe) -> TypeGuard[Trained]:
+    """Whether a stage trains; a kind from elsewhere that does has the sections that these have."""
+    return bool(recipe.trl)
+
+
+def plan_stage(name: str, recipe: StageRecipe, *, device: Device, start: str, found: Lengths) -> StagePlan:
     """The plan of one stage.
 
     Args:
@@ -87,19 +91,18 @@ def plan_stage(name: str, recipe, *, device: Device, start: str, found: Lengths)
         UserError: The shape of its model cannot be had.
     """
     assumed = (found.assumed,) if found.assumed else ()
-    if not recipe.trl and (not recipe.generates or recipe.rollout.engine == "server"):
+    rollout: Rollout | None = getattr(recipe, "rollout", None)
+    if trains(recipe):
+        limit = recipe.train.get("max_length") or found.whole
+        found = replace(found, whole=min(found.whole, limit), mean=min(found.mean, limit))
+        made = _trains(name, recipe, device, _shape(recipe, start), found)
+    elif rollout and rollout.engine != "server":
+        made = _generates(name, recipe, rollout, device, _shape(recipe, start), found)
+    else:
         process = {"generate": _with_process(recipe, device, Memory())}
         return StagePlan(name, recipe.stage, process, device.memory, None, None, None, None, 0, assumed)
     if not device.bfloat16:
         assumed += (_without_bfloat16(recipe, device),)
-    model = recipe.model
-    shape = shapes.find(start, revision=model.revision, trust_remote_code=model.trust_remote_code)
-    if not recipe.trl:
-        made = _generates(name, recipe, device, shape, found)
-    else:
-        limit = recipe.train.get("max_length") or found.whole
-        found = replace(found, whole=min(found.whole, limit), mean=min(found.mean, limit))
-        made = _trains(name, recipe, device, shape, found)
     host = int((found.rows or 0) * found.mean * TEXT)
     phases = {phase: _with_process(recipe, device, parts, host) for phase, parts in made.phases.items()}
     if made.seconds is None:
@@ -107,7 +110,12 @@ def plan_stage(name: str, recipe, *, device: Device, start: str, found: Lengths)
     return replace(made, phases=phases, assumed=assumed, host=host)
 
 
-def _without_bfloat16(recipe, device: Device) -> str:
+def _shape(recipe: StageRecipe, start: str) -> shapes.Shape:
+    model = recipe.model
+    return shapes.find(start, revision=model.revision, trust_remote_code=model.trust_remote_code)
+
+
+def _without_bfloat16(recipe: StageRecipe, device: Device) -> str:
     """What a device that does not compute in bfloat16 means for a stage."""
     if recipe.model.dtype == "bfloat16" or getattr(recipe, "train", {}).get("bf16"):
         instead = "model.dtype: float16, train.bf16: false, train.fp16: true" if device.cuda else "model.dtype: auto"
@@ -115,27 +123,24 @@ def _without_bfloat16(recipe, device: Device) -> str:
     return f"float32 where model.dtype is auto: {device.name} only emulates bfloat16"
 
 
-def setting(recipe, key: str, otherwise=None):
+def setting(recipe: Trained, key: str) -> Any:
     """A value of a stage's `train` section, else TRL's default."""
     given = recipe.train.get(key)
-    default = trl_fields.FIELDS[recipe.trl].get(key, (None, otherwise))[1]
+    default = trl_fields.FIELDS[recipe.trl].get(key, (None, None))[1]
     return default if given is None else given
 
 
-def _with_process(recipe, device: Device, parts: Memory, host: int = 0) -> Memory:
+def _with_process(recipe: StageRecipe, device: Device, parts: Memory, host: int = 0) -> Memory:
     """Memory with that of the process itself, on a CPU its rows' texts included."""
     if device.cuda:
         return replace(parts, overhead=int(CONTEXT * GIB + FRAGMENTS * (parts.activations + parts.logits)))
-    process = PROCESS + (VLLM if recipe.stage == "grpo" or _uses_vllm(recipe) else 0)
+    process = PROCESS + (
+        VLLM if recipe.stage == "grpo" or generating.uses_vllm(getattr(recipe, "rollout", None)) else 0
+    )
     return replace(parts, overhead=parts.overhead + int(process * GIB) + host)
 
 
-def _uses_vllm(recipe) -> bool:
-    rollout = getattr(recipe, "rollout", None)
-    return bool(rollout) and engines.choose(rollout.engine) == "vllm"
-
-
-def _size(recipe, device: Device) -> int:
+def _size(recipe: StageRecipe, device: Device) -> int:
     """Bytes of a weight."""
     dtype = recipe.model.dtype
     if dtype == "auto":
@@ -143,7 +148,7 @@ def _size(recipe, device: Device) -> int:
     return _DTYPES[dtype]
 
 
-def _trains(name: str, recipe, device: Device, shape: shapes.Shape, found: Lengths) -> StagePlan:
+def _trains(name: str, recipe: Trained, device: Device, shape: shapes.Shape, found: Lengths) -> StagePlan:
     """A stage that trains, and where it is GRPO also generates."""
     lora, devices = _lora(recipe, shape), recipe.launch.gpus
     sharding, mixed = _sharding(recipe, devices)
@@ -200,14 +205,23 @@ def _trains(name: str, recipe, device: Device, shape: shapes.Shape, found: Lengt
     )
 
 
-def _layout(recipe, device: Device, precision: Precision, found: Lengths, per: int, accumulation: int):
+def _layout(
+    recipe: Trained, device: Device, precision: Precision, found: Lengths, per: int, accumulation: int
+) -> tuple[Layout, bool]:
     """The largest micro-batch, and whether an update's rows come in more than one."""
+    if recipe.stage == "grpo":
+        return _grpo_layout(recipe, device, precision, found, per, accumulation)
     if "rejected" in recipe.learns:
         layout = memory.padded(2 * per, found.whole, masked=True)
         return (replace(layout, scored=0) if recipe.stage == "reward" else layout), False
-    if recipe.stage == "sft":
-        whole = setting(recipe, "max_length") or found.whole if recipe.train.get("packing") else found.whole
-        return memory.padded(per, whole, masked=not found.equal), False
+    whole = setting(recipe, "max_length") or found.whole if recipe.train.get("packing") else found.whole
+    return memory.padded(per, whole, masked=not found.equal), False
+
+
+def _grpo_layout(
+    recipe: GrpoRecipe, device: Device, precision: Precision, found: Lengths, per: int, accumulation: int
+) -> tuple[Layout, bool]:
+    """The same of a GRPO stage, whose step packs rows up to its budget of tokens."""
     own = GrpoTrain(**{key: value for key, value in recipe.train.items() if key in GrpoTrain.model_fields})
     group, written = recipe.rollout.num_generations, completion_limit(recipe)
     longest = found.prompt + written
@@ -224,12 +238,7 @@ def _layout(recipe, device: Device, precision: Precision, found: Lengths, per: i
     return memory.packed(rows, group, found.prompt, written, **shared), rows < per * together
 
 
-def completion_limit(recipe) -> int:
-    """The longest completion that a GRPO stage asks for."""
-    return max(recipe.rollout.max_completion_length, *recipe.schedule.max_completion_length.values(), 0)
-
-
-def steps_per_generation(recipe) -> int:
+def steps_per_generation(recipe: GrpoRecipe) -> int:
     """Micro-steps that a batch of completions is made for."""
     whole = recipe.train.get("generation_batch_size")
     if whole:
@@ -237,8 +246,8 @@ def steps_per_generation(recipe) -> int:
     return recipe.train.get("steps_per_generation") or setting(recipe, "gradient_accumulation_steps")
 
 
-def _lora(recipe, shape: shapes.Shape) -> Adapters | None:
-    lora = getattr(recipe.model, "lora", None)
+def _lora(recipe: Trained, shape: shapes.Shape) -> Adapters | None:
+    lora: Lora | None = getattr(recipe.model, "lora", None)
     if lora is None:
         return None
     wanted = [lora.target_modules] if isinstance(lora.target_modules, str) else lora.target_modules
@@ -247,7 +256,7 @@ def _lora(recipe, shape: shapes.Shape) -> Adapters | None:
     return Adapters(parameters, lora.r, len(chosen), lora.quantize, lora.merge)
 
 
-def _sharding(recipe, devices: int) -> tuple[Sharding, bool]:
+def _sharding(recipe: Trained, devices: int) -> tuple[Sharding, bool]:
     """How training is spread, and whether DeepSpeed keeps float32 master weights."""
     deepspeed = recipe.train.get("deepspeed")
     if recipe.train.get("fsdp"):
@@ -259,7 +268,7 @@ def _sharding(recipe, devices: int) -> tuple[Sharding, bool]:
     return Sharding(devices), False
 
 
-def _steps(recipe, found: Lengths, completions: int) -> int | None:
+def _steps(recipe: Trained, found: Lengths, completions: int) -> int | None:
     limit = setting(recipe, "max_steps")
     if limit > 0:
         return limit
@@ -271,83 +280,51 @@ def _steps(recipe, found: Lengths, completions: int) -> int | None:
     return max(1, math.ceil(setting(recipe, "num_train_epochs") * rows / completions))
 
 
-def _rollouts(recipe, device: Device, shape, work: Training, phases: dict, found: Lengths, rows: int):
+def _rollouts(
+    recipe: GrpoRecipe,
+    device: Device,
+    shape: shapes.Shape,
+    work: Training,
+    phases: dict[str, Memory],
+    found: Lengths,
+    rows: int,
+) -> tuple[dict[str, Memory], str, float]:
     """A GRPO stage's phases with its engine's share, what it lacks, and seconds of generating an update's rows."""
     size, length = work.precision.weights, found.prompt + completion_limit(recipe)
     made = setting(recipe, "per_device_train_batch_size") * steps_per_generation(recipe)
     idle = replace(phases["update"], gradients=0, activations=0)
     seconds = {"rows": rows, "prompt": found.prompt, "completion": completion_limit(recipe), "size": size}
-    if not _uses_vllm(recipe):
+    if not generating.uses_vllm(recipe.rollout):
         adds = {"generate": memory.generating(shape, rows=made, length=length, size=size)}
         if recipe.eval and recipe.eval.every:
-            adds["evaluate"] = _transformers(recipe, shape, size, found)[0]
+            written, n, _ = generating.asked(recipe.rollout, recipe.eval)
+            adds["evaluate"], _ = generating.transformers(shape, size, prompt=found.prompt, written=written, n=n)
         phases = phases | {phase: memory.plus(idle, parts) for phase, parts in adds.items()}
         return phases, "", cost.decoding(shape, device, at_once=made, **seconds)
     split = recipe.train.get("vllm_tensor_parallel_size", 1)
-    share, short = vllm(recipe, device, shape, size, length, split)
+    share, short = generating.vllm(recipe.rollout, device, shape, size, length, split)
     asleep = bool(recipe.train.get("vllm_enable_sleep_mode")) and device.cuda
     phases = {phase: parts if asleep else memory.plus(parts, share) for phase, parts in phases.items()}
-    fitting = max(1, share.kv_cache // (length * memory.kv_bytes(shape, size, latent=True)))
+    fitting = generating.at_once(share.kv_cache, shape, size, length)
     waiting = cost.decoding(shape, device, at_once=fitting, **seconds)
     return phases | {"generate": memory.plus(idle, share)}, short, waiting
 
 
-def vllm(recipe, device: Device, shape: shapes.Shape, size: int, length: int, split: int = 1) -> tuple[Memory, str]:
-    """vLLM's share of a device, and what it lacks for one sequence of `length` tokens, which is its least.
-
-    On a GPU it takes `rollout.gpu_memory_utilization` of all memory, and what its weights leave is cache. On a CPU
-    its cache is `VLLM_CPU_KVCACHE_SPACE`, which r1lab sets to 1 GiB, all of it from the start.
-
-    Args:
-        split: Devices that hold a copy together (`train.vllm_tensor_parallel_size`).
-    """
-    weights = shape.parameters * size // split
-    sequence = length * memory.kv_bytes(shape, size, latent=True) // split
-    if not device.cuda:
-        space = int(float(os.environ.get("VLLM_CPU_KVCACHE_SPACE") or 1) * GIB)
-        lacks = f"VLLM_CPU_KVCACHE_SPACE: {gib(space)} GiB is less than one sequence's {gib(sequence)}"
-        return Memory(engine=weights, kv_cache=space), lacks if sequence > space else ""
-    whole = int(device.memory * recipe.rollout.gpu_memory_utilization)
-    cache = whole - weights - int(ENGINE * GIB)
-    share = Memory(engine=min(whole, weights + int(ENGINE * GIB)), kv_cache=max(0, cache))
-    if cache >= sequence:
-        return share, ""
-    needed = weights + ENGINE * GIB + sequence
-    return share, (
-        f"vLLM has {gib(whole)} GiB (rollout.gpu_memory_utilization: {recipe.rollout.gpu_memory_utilization:g}) and "
-        f"needs {gib(needed)} for its weights and one sequence of {length:,} tokens"
-    )
-
-
-def _asked(recipe) -> tuple[int, int, int]:
-    """Of an evaluation or a sample stage: tokens of a completion, samples a prompt, and greedy answers beside them."""
-    rollout, settings = recipe.rollout, getattr(recipe, "eval", None)
-    if settings is None:
-        return rollout.max_completion_length, rollout.num_generations, 0
-    return settings.max_completion_length or rollout.max_completion_length, settings.num_samples, int(settings.greedy)
-
-
-def _transformers(recipe, shape: shapes.Shape, size: int, found: Lengths) -> tuple[Memory, int]:
-    """What r1lab's own engine on `generate` holds beside the weights, and the rows that it writes at once."""
-    written, n, _ = _asked(recipe)
-    at_once = max(1, BATCH // n) * n
-    if not recipe.trl:
-        at_once = min(at_once, (found.rows or 1) * n)
-    length = found.prompt + written
-    return memory.generating(shape, rows=at_once, length=length, size=size), at_once
-
-
-def _generates(name: str, recipe, device: Device, shape: shapes.Shape, found: Lengths) -> StagePlan:
+def _generates(
+    name: str, recipe: StageRecipe, rollout: Rollout, device: Device, shape: shapes.Shape, found: Lengths
+) -> StagePlan:
     """A stage that generates and trains nothing."""
     size, questions = _size(recipe, device), found.rows
-    written, n, greedy = _asked(recipe)
+    evaluation: Eval | None = getattr(recipe, "eval", None)
+    written, n, greedy = generating.asked(rollout, evaluation)
     length, rows = found.prompt + written, (questions or 1) * (n + greedy)
     short = ""
-    if _uses_vllm(recipe):
-        share, short = vllm(recipe, device, shape, size, length)
-        at_once = max(1, share.kv_cache // (length * memory.kv_bytes(shape, size, latent=True)))
+    if generating.uses_vllm(rollout):
+        share, short = generating.vllm(rollout, device, shape, size, length)
+        at_once = generating.at_once(share.kv_cache, shape, size, length)
     else:
-        share, at_once = _transformers(recipe, shape, size, found)
+        several = {"prompt": found.prompt, "written": written, "n": n, "rows": questions or 1}
+        share, at_once = generating.transformers(shape, size, **several)
         share = memory.plus(share, Memory(weights=shape.parameters * size))
     seconds = {"rows": rows, "at_once": at_once, "prompt": found.prompt, "completion": written, "size": size}
     flops = cost.forward(shape, rows * written, found.prompt + written / 2)
@@ -366,7 +343,7 @@ def _generates(name: str, recipe, device: Device, shape: shapes.Shape, found: Le
     )
 
 
-def _disk(recipe, shape: shapes.Shape, work: Training, steps: int | None) -> int:
+def _disk(recipe: Trained, shape: shapes.Shape, work: Training, steps: int | None) -> int:
     """Checkpoints that are there at once, with the one that is being written, and the model at the end."""
     size = work.precision.weights
     final = shape.parameters * size
@@ -386,17 +363,6 @@ def _disk(recipe, shape: shapes.Shape, work: Training, steps: int | None) -> int
     return int(kept * one + final + (work.trained * work.trained_bytes if work.lora else 0))
 
 
-def _tokens(recipe, found: Lengths) -> int:
+def _tokens(recipe: Trained, found: Lengths) -> int:
     """The Arrow file of an SFT stage's tokens, which is there while it trains."""
     return int((found.rows or 0) * found.mean * TOKEN) if recipe.stage == "sft" else 0
-
-
-def gib(size: float) -> str:
-    """Bytes in GiB, as people read them.
-
-    >>> gib(200 * 2**30), gib(1.5 * 2**30), gib(2**29), gib(2**22)
-    ('200', '1.5', '0.50', '0.004')
-    """
-    value = size / GIB
-    digits = 0 if value >= 100 else 1 if value >= 1 else 2 if value >= 0.01 else 3
-    return f"{value:.{digits}f}"
