@@ -15,7 +15,7 @@ def arithmetic(
     seed: int = 0,
     digits: int | list[int] = 2,
     terms: int | list[int] = 2,
-    operations: list[Literal["+", "-", "*"]] = ("+", "-"),
+    operations: list[Literal["+", "-", "*"]] | tuple[Literal["+", "-", "*"], ...] = ("+", "-"),
     solution: bool = False,
 ) -> list[dict]:
     """Expressions such as `12 + 34 * 5` and their values.

@@ -3,7 +3,7 @@
 import inspect
 import itertools
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from r1lab import lookup
 from r1lab.data import shapes
@@ -46,8 +46,8 @@ def rows_of(name: str, parameters: dict, settings: dict) -> list[dict]:
 def _listed(name: str, returned: object, size: int | None) -> list[dict]:
     """What a user's builder returned as a list of dicts, at most `size` of them."""
     kind = type(returned).__name__
-    columns = isinstance(returned, Mapping | str | bytes) or kind in _INSTEAD or not hasattr(returned, "__iter__")
-    if columns:  # iterating over these gives keys, names of columns or characters
+    # Iterating over the first of these gives keys, names of columns or characters.
+    if isinstance(returned, Mapping | str | bytes) or kind in _INSTEAD or not isinstance(returned, Iterable):
         instead = f" ({_INSTEAD[kind]})" if kind in _INSTEAD else ""
         raise UserError(f"data: {name}: returned {_article(returned)}: {_WANTED}{instead}")
     rows = list(itertools.islice(returned, MOST + 1 if size is None else size))

@@ -20,9 +20,9 @@ def countdown(
     split: Literal["train", "test"] = "train",
     size: int | None = None,
     seed: int = 0,
-    numbers: int | list[int] = (3, 4),
+    numbers: int | list[int] | tuple[int, ...] = (3, 4),
     highest: int = 99,
-    targets: list[int] = (10, 100),
+    targets: list[int] | tuple[int, ...] = (10, 100),
     solution: bool = False,
 ) -> list[dict]:
     """Countdown puzzles as TinyZero asks them, each with at least one solution that uses all the numbers.

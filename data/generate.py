@@ -58,7 +58,7 @@ def different(
     return list(rows.values())
 
 
-def choices(value: int | list[int], name: str, *, at_least: int = 1) -> list[int]:
+def choices(value: int | list[int] | tuple[int, ...], name: str, *, at_least: int = 1) -> list[int]:
     """A number or a list of numbers as a list, each at least so much.
 
     >>> choices(3, "countdown: numbers"), choices([3, 4], "countdown: numbers")

@@ -19,7 +19,7 @@ def instructions(
     size: int | None = None,
     seed: int = 0,
     kinds: list[str] | None = None,
-    constraints: int | list[int] = (1, 2, 3),
+    constraints: int | list[int] | tuple[int, ...] = (1, 2, 3),
     tiny: bool = False,
     names: int = len(NAMES),
     solution: bool = False,

@@ -58,7 +58,7 @@ def knights_knaves(
     split: str = "train",
     size: int | None = None,
     seed: int = 0,
-    people: int | list[int] | dict[int, int] = (2, 3),
+    people: int | list[int] | tuple[int, ...] | dict[int, int] = (2, 3),
     copies: int = 1,
     names: int = len(NAMES),
     sayings: int = len(SAYINGS),

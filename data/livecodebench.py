@@ -132,7 +132,7 @@ def _hidden(packed: str | None) -> list[dict]:
     # A pickle is a program, and this one comes from the Hub. It is read, and not run.
     steps = [(step.name, value) for step, value, _ in pickletools.genops(pickled)]
     refused = [name for name, _ in steps if name not in _TEXT | _AROUND_TEXT]
-    texts = [value for name, value in steps if name in _TEXT]
+    texts = [value for name, value in steps if name in _TEXT and isinstance(value, str)]
     if refused or len(texts) != 1:
         raise ValueError(f"private_test_cases: a pickle of something else than text ({', '.join(refused[:3])})")
     return json.loads(texts[0])

@@ -13,7 +13,7 @@ def logic_rl(
     *,
     path: str,
     split: Literal["train", "test"] = "train",
-    people: int | list[int] = (3, 4, 5, 6, 7),
+    people: int | list[int] | tuple[int, ...] = (3, 4, 5, 6, 7),
     size: int | None = None,
     seed: int = 0,
 ) -> list[dict]:

@@ -265,7 +265,7 @@ def _contest(name: str, path: str, split: str) -> list[dict]:
             answer = _whole(row.get("answer") or last_boxed(str(row.get("solution"))) or first_of(row, "answer"))
             prompt, year = first_of(row, "problem", "question").strip(), _year(row) or year
             task = f"{name}/{year}" if year else name
-            return answer and {"prompt": prompt, "answer": answer, "task": task, "year": year}
+            return {"prompt": prompt, "answer": answer, "task": task, "year": year} if answer else None
 
         found += converted(file, "train" if file in _TRAIN_ONLY else "test", convert)
     return without_none(found, path, "have no single whole number for an answer")

@@ -118,7 +118,8 @@ def knights_knaves_perturbed(
 
 
 def _twin(row: dict, kind: str, rng: random.Random, allowed) -> dict | None:
-    statements, names = ast.literal_eval(row["statements"]), list(row["names"])
+    statements = ast.literal_eval(row["statements"])
+    names: list[str] = list(row["names"])
     n = len(names)
     sayings, order, roles = _sayings(row["prompt"], statements, names), list(range(n)), None
     if kind in ("statement", "leaf"):
@@ -217,11 +218,12 @@ def _with_roles(text: str, roles: tuple[str, str] | None) -> str:
     return _ROLE.sub(other, text)
 
 
-def _read(place: Path, split: str, people) -> list[dict]:
+def _read(place: Path, split: Literal["train", "test"], people: int | list[int] | dict[int, int] | None) -> list[dict]:
     counts = None if people is None else [people] if isinstance(people, int) else list(people)
     clean = place / split / "clean"
     if place.suffix != ".jsonl" and not clean.is_dir():
-        return logic_rl(path=str(place), split=split, **({} if counts is None else {"people": counts}))
+        path = str(place)
+        return logic_rl(path=path, split=split) if counts is None else logic_rl(path=path, split=split, people=counts)
     files = [place] if place.suffix == ".jsonl" else sorted(clean.glob("people*.jsonl"))
     rows = [row for file in files for row in _mem_kk_logic(file)]
     rows = [row for row in rows if counts is None or len(row["names"]) in counts]

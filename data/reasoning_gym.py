@@ -67,7 +67,7 @@ def reasoning_gym(
 
 
 def _entries(dataset: str, config: dict, *, size: int, seed: int):
-    from reasoning_gym.factory import DATASETS, create_dataset
+    from reasoning_gym.factory import DATASETS, create_dataset  # pyright: ignore[reportMissingImports]  # optional
 
     if dataset not in DATASETS:
         hint = did_you_mean(dataset, DATASETS, otherwise=f"; there are: {', '.join(sorted(DATASETS))}")

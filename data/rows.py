@@ -2,8 +2,9 @@
 
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from r1lab.data import shapes
 from r1lab.errors import UserError
@@ -24,6 +25,7 @@ _OFTEN_CALLED = {
 _CONTEXT = {"instruction": ("input", "context")}  # columns that a prompt of this name is put together with
 
 Columns = dict[str, str | list[str]]
+T = TypeVar("T")
 
 
 def rows(
@@ -98,7 +100,7 @@ def numbered_rows(
         numbered = [(where, row) for where, row in numbered if not isinstance(row, dict)]
         tell([of_all, *_problems(numbered)], len(numbered))
     tell(_problems(numbered), len(numbered))
-    return numbered
+    return [(where, row) for where, row in numbered if isinstance(row, dict)]
 
 
 def _shaped(where: str, row: object) -> object:
@@ -181,7 +183,7 @@ def no_column(wanted: str, found: list[dict], who: str = "", needed: tuple[str, 
     return f"{what}: write `columns: {{{written}}}` beside `path`"
 
 
-def converted(path: str, split: str, convert: Callable[[dict], object], *, config: str | None = None) -> list:
+def converted(path: str, split: str, convert: Callable[[dict], T], *, config: str | None = None) -> list[T]:
     """What `convert` makes of each row at a path, for builders whose files have columns of their own.
 
     Args:
@@ -195,9 +197,10 @@ def converted(path: str, split: str, convert: Callable[[dict], object], *, confi
     return convert_all(list(_located(path, split, config)), convert)
 
 
-def convert_all(numbered: list[tuple[str, object]], convert: Callable[[dict], object]) -> list:
+def convert_all(numbered: Sequence[tuple[str, object]], convert: Callable[[dict], T]) -> list[T]:
     """What `convert` makes of rows that come with their places; a `UserError` names those that it cannot."""
-    problems, found = [], []
+    problems: list[str] = []
+    found: list[T] = []
     for where, row in numbered:
         try:
             if isinstance(row, UserError):
@@ -247,7 +250,7 @@ def _located(path: str, split: str, config: str | None = None) -> Iterator[tuple
         yield from ((f"{path}:{number}", row) for number, row in enumerate(_hub(path, split, config), 1))
 
 
-def draw(found: list[dict], size: int | None, seed: int) -> list[dict]:
+def draw(found: list[T], size: int | None, seed: int) -> list[T]:
     """At most `size` rows, drawn by `seed`; all of them, in their order, by default."""
     if size is None:
         return found

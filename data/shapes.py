@@ -5,6 +5,7 @@ import datetime
 import decimal
 import pathlib
 import uuid
+from typing import Any
 
 MESSAGES = ("messages", "conversations")
 """Columns that hold a whole conversation."""
@@ -52,7 +53,7 @@ def shaped(row: dict) -> dict:
     return row
 
 
-def json_values(value, where: str = ""):
+def json_values(value, where: str = "") -> Any:
     """A value as JSON can hold it: dates become text in ISO form, decimals their digits, bytes text (base64 where they
     are no UTF-8), and NaN, which pandas writes for a missing value, None.
 
@@ -161,10 +162,11 @@ def _from_messages(row: dict) -> dict:
             raise ValueError(f"{column}: only the assistant speaks: a prompt needs a message of the user before it")
         completion = {} if row.get("completion") else {"completion": answer(listed[-1])}
         return {"prompt": listed[:-1], **completion}
-    pair = [row.get(side) for side in ("chosen", "rejected")]
-    if not all(isinstance(listed, list) and len(listed) > 1 for listed in pair):
+    pair = {side: row.get(side) for side in ("chosen", "rejected")}
+    talks = {side: listed for side, listed in pair.items() if isinstance(listed, list) and len(listed) > 1}
+    if len(talks) < 2:
         return {}
-    chosen, rejected = (messages(listed, side) for listed, side in zip(pair, ("chosen", "rejected")))
+    chosen, rejected = (messages(listed, side) for side, listed in talks.items())
     if chosen[:-1] != rejected[:-1]:
         raise ValueError("chosen: answers another conversation than `rejected`: both need the same `prompt`")
     return {"prompt": chosen[:-1]}

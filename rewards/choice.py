@@ -123,8 +123,9 @@ def read_choice(answer: str, choices: list[str]) -> str:
 
 def _lists_options(turn: str, last: str) -> bool:
     """Whether the last two lines are options with their texts, so that a list of the options ends there."""
-    lines = [_OPTION.match(line) for line in turn.rstrip().splitlines() if line.strip()][-2:]
-    return len(lines) == 2 and all(lines) and lines[1][1].upper() == last != lines[0][1].upper()
+    lines = [line for line in turn.rstrip().splitlines() if line.strip()][-2:]
+    options = [option[1].upper() for line in lines if (option := _OPTION.match(line))]
+    return len(options) == 2 and options[1] == last != options[0]
 
 
 def _names_another(text: str, letter: str) -> bool:

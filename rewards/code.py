@@ -211,13 +211,13 @@ def _score(code: str, tests: list[dict], mode: str, run: Callable, limits) -> Sc
     return Score(passed / len(tests) if mode == "share" else 0.0, reason)
 
 
-def _verdict(code: str, test: dict, run: Callable, limits: dict) -> str:
+def _verdict(code: str, test: dict, run: Callable, given: dict) -> str:
     """`passed`, `wrong`, `no_result`, or the status of a program that did not end well."""
     from r1lab.grading.sandbox import Limits
 
     with _long_integers():
         expected = test["output"] if test["function"] is None else json.dumps(test["output"])
-    limits = Limits(**limits, output=max(_OUTPUT, 2 * len(expected.encode())))
+    limits = Limits(**given, output=max(_OUTPUT, 2 * len(expected.encode())))
     if test["function"] is None:
         ended = run(_PRELUDE + _PROGRAM.format(code=code), test["input"], limits)
         if ended.status != "ok":
@@ -233,11 +233,11 @@ def _verdict(code: str, test: dict, run: Callable, limits: dict) -> str:
     if ended.status != "ok":
         return ended.status
     _, found, rest = ended.stdout.rpartition("\n" + token)
-    try:
-        value = json.loads(rest.partition("\n")[0], parse_int=_integer) if found else None
-    except (ValueError, RecursionError):
-        found = ""
     if not found:
+        return "no_result"
+    try:
+        value = json.loads(rest.partition("\n")[0], parse_int=_integer)
+    except (ValueError, RecursionError):
         return "no_result"
     return "passed" if same(value, test["output"]) else "wrong"
 

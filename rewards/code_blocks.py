@@ -103,12 +103,10 @@ def _closed(lines: list[str], start: int, fence: str, *, quoted: bool) -> tuple[
 def _scan(line: str, triple: str | None) -> tuple[bool, str | None]:
     """Whether a line of Python ends in a comment, and the triple quotation mark that is open at its end."""
     place, comment = 0, False
-    while place < len(line):
+    while place < len(line) and (token := (_TRIPLES[triple] if triple else _TOKEN).match(line, place)):
         if triple:
-            inside = _TRIPLES[triple].match(line, place)
-            place, triple = (inside.end(), None) if inside[1] else (len(line), triple)
+            place, triple = (token.end(), None) if token[1] else (len(line), triple)
         else:
-            token = _TOKEN.match(line, place)
             place, triple, comment = token.end(), token["open"], token["comment"] is not None
     return comment, triple
 

@@ -32,17 +32,20 @@ def _same_line(line: str, expected: str) -> bool:
 def _same_word(word: str, expected: str) -> bool:
     if word == expected:
         return True
-    if not (_DECIMAL.fullmatch(word) and _DECIMAL.fullmatch(expected)):
+    shown = _DECIMAL.fullmatch(expected)
+    if not (shown and _DECIMAL.fullmatch(word)):
         return False
     number, wanted = Decimal(word), Decimal(expected)
     if number == wanted:
         return True
-    decimals = len(_DECIMAL.fullmatch(expected)[1] or "")
+    decimals = len(shown[1] or "")
     if not decimals:
         return False
     error = _ROUNDED.abs(_ROUNDED.subtract(number, wanted))
     allowed = max(Decimal("1e-9"), _ROUNDED.multiply(_ROUNDED.abs(wanted), Decimal("1e-6")))
-    half = Decimal((0, (5,), wanted.as_tuple().exponent - 1))
+    exponent = wanted.as_tuple().exponent
+    assert isinstance(exponent, int)  # a letter for infinity and NaN, which `_DECIMAL` refuses
+    half = Decimal((0, (5,), exponent - 1))
     return error < (max(allowed, half) if decimals >= 6 else min(allowed, half))
 
 

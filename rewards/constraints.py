@@ -327,7 +327,8 @@ def paragraph_starts(text: str, number: int, word: str) -> str | None:
     found = paragraphs(text)
     if number > len(found):
         return "no such paragraph"
-    return None if WORD.search(found[number - 1])[0].casefold() == _folded(word) else "another word"
+    first = WORD.search(found[number - 1])
+    return None if first and first[0].casefold() == _folded(word) else "another word"
 
 
 def one_of(text: str, options: list[str]) -> str | None:

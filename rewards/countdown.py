@@ -143,7 +143,7 @@ def evaluate(expression: str) -> tuple[Fraction, Counter]:
             return _OPERATIONS[type(node.op)](value(node.left), value(node.right))
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
             return -value(node.operand) if isinstance(node.op, ast.USub) else value(node.operand)
-        if isinstance(node, ast.Constant):
+        if isinstance(node, ast.Constant) and isinstance(node.value, int):
             used[node.value] += 1
             return Fraction(node.value)
         raise ValueError("not an arithmetic expression")

@@ -50,7 +50,7 @@ def exact_match_reward(
     ]
 
 
-def _score(turn: str, accepted: list, settings: dict[str, bool]) -> Score:
+def _score(turn: str, accepted: list | tuple, settings: dict[str, bool]) -> Score:
     text = final_text(turn) or ""
     block = answer_block(text)
     text = text if block is None else block

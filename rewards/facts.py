@@ -7,13 +7,15 @@ them trains and grades all the same; what is said below of a reward without fact
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import Literal, TypeVar, get_args
 
 from r1lab import lookup
 from r1lab.errors import UserError
 from r1lab.text import either
 
-KINDS = ("answer", "form", "work", "manner")
+LooksFor = Literal["answer", "form", "work", "manner"]
+KINDS: tuple[LooksFor, ...] = get_args(LooksFor)
+Function = TypeVar("Function", bound=Callable)
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Facts:
         limit: The parameter that should equal `rollout.max_completion_length`.
     """
 
-    looks_for: Literal[KINDS]
+    looks_for: LooksFor
     in_tags: bool = False
     in_lines: bool = False
     lenient: dict = field(default_factory=dict)
@@ -48,7 +50,7 @@ class Facts:
     limit: str = ""
 
 
-def reward(*, looks_for: str, **more) -> Callable[[Callable], Callable]:
+def reward(*, looks_for: LooksFor, **more) -> Callable[[Function], Function]:
     """Sets the facts of the reward below it, which stays the function that it is. See `Facts`.
 
     >>> @reward(looks_for="manner")
@@ -59,10 +61,10 @@ def reward(*, looks_for: str, **more) -> Callable[[Callable], Callable]:
     """
 
     if looks_for not in KINDS:
-        raise ValueError(f"looks_for: {looks_for!r}: should be {either(KINDS)}")
+        raise ValueError(f"looks_for: {looks_for!r}: should be {either(list(KINDS))}")
 
-    def with_facts(function: Callable) -> Callable:
-        function.facts = Facts(looks_for, **more)
+    def with_facts(function: Function) -> Function:
+        vars(function)["facts"] = Facts(looks_for, **more)
         return function
 
     return with_facts

@@ -112,10 +112,11 @@ def judge_reward(
         logging.getLogger(__name__).warning("rewards: judge: %s", why)
     scores: list[float | None] = []
     for i, turn in enumerate(completions):
-        if i not in said:
+        reply = said.get(i)
+        if reply is None:
             scores.append(Score(0.0, "no_summary" if turn.strip() else "empty"))
         else:
-            scores.append(None if isinstance(said[i], str) else Score(said[i] / 10, f"judged: {said[i]:g}"))
+            scores.append(None if isinstance(reply, str) else Score(reply / 10, f"judged: {reply:g}"))
     return scores
 
 
@@ -144,8 +145,9 @@ def _number(value: object, otherwise: float | None) -> float | None:
     """A JSON value as a number; `otherwise` where it is none, or not a finite one."""
     if isinstance(value, str) and re.fullmatch(r"\s{0,5}-?\d{1,9}(?:\.\d{1,9})?\s{0,5}", value):
         value = float(value)
-    good = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9
-    return float(value) if good else otherwise
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9:
+        return float(value)
+    return otherwise
 
 
 def _messages(rubric: str, prompt: str | list[dict], text: str, reference: object) -> list[dict]:

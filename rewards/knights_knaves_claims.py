@@ -124,8 +124,8 @@ def _sentences(text: str, names: tuple[str, ...]) -> Iterator[tuple[int, str | N
 
 def _claimed(text: str, start: int, end: int, called, kind: str) -> Iterator[tuple[int, str, str | None]]:
     if not _NO_CLAIM.search(text[max(0, start - 40) : start]):
-        kind = None if _TAKEN_BACK.match(text, end) else kind
-        yield from ((start, name, kind) for name in called)
+        said = None if _TAKEN_BACK.match(text, end) else kind
+        yield from ((start, name, said) for name in called)
 
 
 def _rows(text: str, names: tuple[str, ...]) -> Iterator[tuple[int, str, str | None]]:

@@ -10,7 +10,7 @@ from r1lab.grading.scripts import SCRIPTS
 from r1lab.rewards.facts import reward
 from r1lab.rewards.score import Score
 
-LANGUAGES = dict.fromkeys(("en", "de", "es", "fr", "it", "nl", "pt"), "latin")
+LANGUAGES: dict[str, str] = dict.fromkeys(("en", "de", "es", "fr", "it", "nl", "pt"), "latin")
 LANGUAGES |= {"ru": "cyrillic", "uk": "cyrillic", "el": "greek", "ar": "arabic", "fa": "arabic", "he": "hebrew"}
 LANGUAGES |= {"ko": "hangul", "zh": "han", "ja": "kana"}
 
@@ -41,7 +41,9 @@ _WORD = re.compile(r"[^\W\d_]{2,}")
 
 
 @reward(looks_for="manner")
-def language_consistency_reward(completions, *, language: str | list[str] = None, **columns) -> list[float | None]:
+def language_consistency_reward(
+    completions, *, language: str | list[str] | None = None, **columns
+) -> list[float | None]:
     """The share of the thinking's words that are in one language.
 
     DeepSeek-R1's language consistency reward (arXiv:2501.12948, section 2.3.2), which it adds to the accuracy so that

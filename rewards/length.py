@@ -46,7 +46,7 @@ def cosine_length_reward(
     *,
     completion_ids,
     right,
-    max_len: int = None,
+    max_len: int | None = None,
     min_value_wrong: float = -1.0,
     max_value_wrong: float = -0.5,
     min_value_correct: float = 0.5,
@@ -76,7 +76,7 @@ def cosine_length_reward(
     >>> cosine_length_reward(["", ""], completion_ids=[[1] * 50, [1] * 999], right=[True, False], max_len=100)
     [0.75, -0.5]
     """
-    _check("cosine_length", "max_len", max_len, least=1)
+    max_len = _check("cosine_length", "max_len", max_len, least=1)
     values = [min_value_wrong, max_value_wrong, min_value_correct, max_value_correct]
     if not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
         raise UserError(f"rewards: cosine_length: the four values must be numbers, not {values}")
@@ -90,7 +90,7 @@ def cosine_length_reward(
 
 @reward(looks_for="manner", limit="max_completion_length")
 def soft_overlong_reward(
-    completions, *, completion_ids, max_completion_length: int = None, cache: int = None, **columns
+    completions, *, completion_ids, max_completion_length: int | None = None, cache: int | None = None, **columns
 ) -> list[float]:
     """0 for a completion that stays clear of the limit, down to -1 as it comes to the limit.
 
@@ -110,21 +110,22 @@ def soft_overlong_reward(
     >>> soft_overlong_reward(["", ""], completion_ids=[[1] * 70, [1] * 90], max_completion_length=100, cache=20)
     [0.0, -0.5]
     """
-    _check("soft_overlong", "max_completion_length", max_completion_length, least=1)
-    _check("soft_overlong", "cache", cache, least=0)
-    if cache > max_completion_length:
+    limit = _check("soft_overlong", "max_completion_length", max_completion_length, least=1)
+    cache = _check("soft_overlong", "cache", cache, least=0)
+    if cache > limit:
         raise UserError(f"rewards: soft_overlong: cache: {cache} is more than max_completion_length")
-    from trl.rewards import get_soft_overlong_punishment
+    from trl.rewards import get_soft_overlong_punishment  # pyright: ignore[reportPrivateImportUsage]  # documented
 
-    values = get_soft_overlong_punishment(max_completion_length, cache)(completion_ids)
+    values = get_soft_overlong_punishment(limit, cache)(completion_ids)
     return [Score(value, f"overlong: {len(ids)}" if value else "within") for value, ids in zip(values, completion_ids)]
 
 
-def _check(name: str, setting: str, value, *, least: int) -> None:
+def _check(name: str, setting: str, value: int | None, *, least: int) -> int:
     if value is None:
         raise UserError(f"rewards: {name}: {setting}: is not set; type a number of tokens, `{setting}: 1024`")
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise UserError(f"rewards: {name}: {setting}: {value!r} is not a whole number of at least {least}")
+    return value
 
 
 def _score(value: float, ids: list[int], is_right: bool) -> Score:

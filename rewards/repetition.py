@@ -33,7 +33,7 @@ def repetition_reward(
         raise UserError(f"rewards: repetition: ngram_size: {ngram_size!r} is not a whole number of at least 1")
     if not isinstance(max_penalty, int | float) or not -math.inf < max_penalty <= 0:
         raise UserError(f"rewards: repetition: max_penalty: {max_penalty!r} is not a number of at most 0")
-    from trl.rewards import get_repetition_penalty_reward
+    from trl.rewards import get_repetition_penalty_reward  # pyright: ignore[reportPrivateImportUsage]  # documented
 
     penalties = get_repetition_penalty_reward(ngram_size, max_penalty)(completion_ids)
     return [Score(p, f"repeated: {p / max_penalty:.2f}" if p else "no_repetition") for p in penalties]

@@ -69,13 +69,14 @@ def reward_model_reward(
         if value < 1:
             raise UserError(f"rewards: reward_model: {name}: {value} is below 1")
     texts = [judged_text(turn, scope) for turn in completions]
-    scores = [
-        Score(empty_score, "no_summary" if turn.strip() else "empty") if not text else None
-        for turn, text in zip(completions, texts)
-    ]
-    places = [i for i, score in enumerate(scores) if score is None]
+    scores = {
+        i: Score(empty_score, "no_summary" if completions[i].strip() else "empty")
+        for i, text in enumerate(texts)
+        if not text
+    }
+    places = [i for i, text in enumerate(texts) if text]
     if not places:
-        return scores
+        return list(scores.values())
     network, tokenizer = _load(model, dtype, device)
     if not 0 <= head < network.config.num_labels:
         raise UserError(
@@ -89,7 +90,7 @@ def reward_model_reward(
         logits = _forward(network, tokenizer, [encoded[k][0] for k in batch])
         for k, values in zip(batch, logits):
             scores[places[k]] = Score(values[head], "truncated" if encoded[k][1] else "judged")
-    return scores
+    return [scores[i] for i in range(len(texts))]
 
 
 def judged_text(turn: str, scope: str) -> str:

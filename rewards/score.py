@@ -1,5 +1,7 @@
 """A reward's value with its reason, and a batch of them."""
 
+from typing import Self
+
 
 class Score(float):
     """A float that says why it is what it is, and counts, prints and compares as a plain one.
@@ -13,13 +15,15 @@ class Score(float):
     (1.0, 2.0, 'correct')
     """
 
-    def __new__(cls, value: float, reason: str = ""):
+    reason: str
+
+    def __new__(cls, value: float, reason: str = "") -> Self:
         score = super().__new__(cls, value)
         score.reason = reason
         return score
 
-    def __getnewargs__(self):  # so that copies and other processes keep the reason
-        return float(self), self.reason
+    def __reduce__(self):  # so that copies and other processes keep the reason
+        return type(self), (float(self), self.reason)
 
 
 class Scores(list):

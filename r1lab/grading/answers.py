@@ -115,7 +115,7 @@ def readings(turn: str) -> list[str]:
         return [answer]
     named = value(answer)
     if named is None and mark in ("bold", "bare") and not re.search(r"\d", answer):  # "I hope this helps!"
-        named = last_value(final_text(turn))
+        named = last_value(final_text(turn) or "")
     return [answer] if named in (None, answer) else [answer, named]
 
 
@@ -145,7 +145,7 @@ def _unmarked(text: str) -> tuple[str, str] | None:
     if line := _bare(text):
         return line, "bare"
     named = last_value(text)
-    return named and (named, "prose")
+    return (named, "prose") if named else None
 
 
 def _last(pattern: re.Pattern, text: str) -> re.Match | None:

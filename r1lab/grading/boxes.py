@@ -12,7 +12,6 @@ _TEX = re.compile(
     r"(\\++)(?:(?:boxed|fbox|framebox)(?:\s*+(\{)|[ \t]*+([-+−]?\.?\d[^\s{}$\\]*+)|[ \t]++([A-Z]\b)"
     r"|[ \t]*+(\$[^$\n]{1,200}\$|\\[dt]?frac\s?\d\s?\d(?!\d)))|[{}])?|[{}]"
 )
-_SPACE = re.compile(r"\s*+")
 _WORDS = r"(?:and|or|und|oder|et|ou|y|o|e|и|или)"
 _SEPARATOR = rf"[,;、，；&和或与]|\\text\s*\{{\s*,?\s*{_WORDS}\s*\}}|\b{_WORDS}\b(?!\s*=)|\\(?:vee|wedge|lor|land)\b"
 _BESIDE = re.compile(
@@ -54,8 +53,8 @@ def boxes(text: str) -> tuple[list[Box], bool]:
         elif token[0].endswith("{"):
             open_braces.append(None)
         elif open_braces and (box := open_braces.pop()) and not (found and found[-1].start > box[0]):
-            if _SPACE.match(text, box[1]).end() < end - 1:
-                found.append(Box(box[0], end, text[box[1] : end - 1].strip()))
+            if inside := text[box[1] : end - 1].strip():
+                found.append(Box(box[0], end, inside))
     unclosed = [box[0] for box in open_braces if box]
     return found, bool(unclosed) and not (found and found[-1].start > unclosed[-1])
 

@@ -7,6 +7,7 @@ faster than SymPy's `simplify`, and says no as well as yes. Everything else is f
 import logging
 import re
 from functools import lru_cache
+from typing import TypeGuard
 
 import sympy
 from latex2sympy2_extended.logic import And
@@ -45,7 +46,8 @@ SENSELESS = (ArithmeticError, AttributeError, LookupError, NotImplementedError, 
 @lru_cache(maxsize=4096)
 def parsed(text: str):
     """The SymPy form that math-verify finds in an answer; None where it cannot read all of it."""
-    found = parse(rf"\boxed{{{repaired(text)}}}", [_PARSER], parsing_timeout=None)
+    text_in_box = rf"\boxed{{{repaired(text)}}}"
+    found = parse(text_in_box, [_PARSER], parsing_timeout=None)  # pyright: ignore[reportArgumentType]  # documented
     form = next((form for form in found if not isinstance(form, str)), None)
     if isinstance(form, (sympy.Tuple, sympy.Interval)) and text[0] in "([" and text[-1] not in ")]":
         return None  # math-verify stops reading after a tuple
@@ -91,7 +93,7 @@ def _places(*texts: str) -> int | None:
 def _same_value(a, b, places: int | None = None) -> bool | None:
     """Whether two forms have the same value, at a few points where they have variables; None: undecided."""
     if isinstance(a, sympy.MatrixBase) and isinstance(b, sympy.MatrixBase):
-        verdicts = [_same_value(x, y, places) for x, y in zip(a, b)] if a.shape == b.shape else [False]
+        verdicts = [_same_value(x, y, places) for x, y in zip(a.flat(), b.flat())] if a.shape == b.shape else [False]
         return False if False in verdicts else None if None in verdicts else True
     if isinstance(a, sympy.Eq) and isinstance(b, sympy.Eq):
         return _same_equation(a, b)
@@ -116,7 +118,7 @@ def _same_value(a, b, places: int | None = None) -> bool | None:
     return True if len(values) > 2 or (values and constant) else None
 
 
-def _has_values(form) -> bool:
+def _has_values(form) -> TypeGuard[sympy.Expr]:
     if not isinstance(form, sympy.Expr) or isinstance(form, sympy.MatrixExpr):
         return False
     if form.has(sympy.Integral, sympy.Sum, sympy.Product) and form.free_symbols and form.has(sympy.oo, sympy.Integral):
@@ -153,9 +155,11 @@ def _same_equation(a: sympy.Eq, b: sympy.Eq) -> bool | None:
     """True where one equation is a multiple of the other, False where they are in other variables; None: undecided."""
     if a.free_symbols != b.free_symbols:
         return False
-    if not all(_has_values(side) for side in (*a.args, *b.args)):
+    sides = [side for side in (a.lhs, a.rhs, b.lhs, b.rhs) if _has_values(side)]
+    if len(sides) < 4:
         return None
-    values = [(x, y) for x, y in _at_points(30, a.lhs - a.rhs, b.lhs - b.rhs) if x is not None and y is not None]
+    apart = sides[0] - sides[1], sides[2] - sides[3]
+    values = [(x, y) for x, y in _at_points(30, *apart) if x is not None and y is not None]
     if len(values) < 3 or any(abs(value) < 1e-18 for pair in values for value in pair):
         return None
     first = values[0][0] / values[0][1]
@@ -237,7 +241,8 @@ _ENDS = {
 def _solutions(form) -> sympy.Set | None:
     """The set that a relation, or a chain of them, in one variable describes; None where SymPy finds none."""
     if isinstance(form, And):
-        sets = [_solutions(part) for part in form._unsorted_args]
+        parts = form._unsorted_args  # pyright: ignore[reportAttributeAccessIssue]  # what latex2sympy adds to SymPy's
+        sets = [_solutions(part) for part in parts]
         return None if None in sets else sympy.Intersection(*sets)
     if type(form) in _ENDS:  # at once, where `as_set` takes half a second
         for relation in (form, form.reversed):

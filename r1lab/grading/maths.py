@@ -160,7 +160,8 @@ def _equal(answer: str, gold: str) -> bool:
     if said and wanted:
         return _same_quantity(said, answer, wanted, gold)
     if wanted and re.fullmatch(r"-?\d+,\d+", answer) and wanted.value.denominator > 1:  # a decimal comma
-        return _same_quantity(Quantity(number(answer.replace(",", "."))), answer, wanted, gold)
+        if (value := number(answer.replace(",", "."))) is not None:
+            return _same_quantity(Quantity(value), answer, wanted, gold)
     if membership := re.match(r"[a-zA-Z]\w*\s*\\in\s*(?=\\\{|\{)", answer):
         answer = answer[membership.end() :]
     if (verdict := _listed(answer, gold)) is not None:
@@ -329,8 +330,8 @@ def _congruent(answer: str, gold: str) -> bool | None:
     if said and wanted:
         by = int(wanted["by"])
         return by == int(said["by"]) != 0 and (int(said["rest"]) - int(wanted["rest"])) % by == 0
-    if said or wanted:
-        rest, by = (int((said or wanted)[group]) for group in ("rest", "by"))
+    if one := said or wanted:
+        rest, by = int(one["rest"]), int(one["by"])
         return by != 0 and _equal(str(rest % by) if said else answer, str(rest % by) if wanted else gold)
     return None
 
@@ -344,8 +345,8 @@ def _timed(answer: str, gold: str) -> bool | None:
         re.sub(r"\s*\\?:\s*|\s+(?:\\text\s*\{\s*)?to(?:\s*\})?\s+", ":", text).split(":") for text in (answer, gold)
     ]
     if len(ratios[0]) == len(ratios[1]) > 1 and not any("=" in text for text in (answer, gold)):
-        a, b = ([number(part.strip(" {}")) for part in ratio] for ratio in ratios)
-        if all(a) and all(b):
+        a, b = ([value for part in ratio if (value := number(part.strip(" {}")))] for ratio in ratios)
+        if len(a) == len(b) == len(ratios[0]):  # else a part is none, or zero
             return all(x * b[0] == y * a[0] for x, y in zip(a, b))
     return None
 
@@ -370,8 +371,8 @@ def _based(answer: str, gold: str) -> bool | None:
     said, wanted = in_base(answer), in_base(gold)
     if said and wanted:
         return said == wanted
-    if said or wanted:
-        digits = (said or wanted)[0]
+    if one := said or wanted:
+        digits = one[0]
         other = gold if said else answer
         if re.fullmatch(r"[0-9A-Fa-f.]+", other):
             return other.upper() == digits

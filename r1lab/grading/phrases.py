@@ -155,6 +155,7 @@ def _lead(text: str, comments: bool) -> tuple[int, str] | None:
         window = text[lead.end() : lead.end() + _WINDOW]
         bold = BOLD.match(window)
         sentence = SENTENCE.match(window)
+        assert sentence  # it may be empty
         if window[sentence.end() : sentence.end() + 1] in ("?", "？") and not bold:  # "Answer: C? No, D."
             continue
         if _REJECTED.search(sentence[0]):

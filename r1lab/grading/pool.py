@@ -19,7 +19,7 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from r1lab.errors import MachineError
 from r1lab.grading.clock import Watch
@@ -43,7 +43,7 @@ class Outcome(NamedTuple):
     """
 
     status: str
-    value: object = None
+    value: Any = None  # what JSON can hold
 
 
 @dataclass(eq=False)
@@ -126,7 +126,7 @@ class Pool:
     def close(self) -> None:
         """End the server and its workers."""
         with self._lock:
-            if self._server:
+            if self._server and self._control:
                 self._control.close()  # which the server takes as its end
                 self._server.wait()
             self._drop()
@@ -150,7 +150,7 @@ class Pool:
             chunk: Items sent at a time.
             fresh: Give each item a new worker.
         """
-        outcomes: list[Outcome | None] = [None] * len(items)
+        outcomes: dict[int, Outcome] = {}
         queue, busy, starts = deque(range(len(items))), {}, 0
         while fresh and self._idle:
             self._end(self._idle.pop())
@@ -167,7 +167,7 @@ class Pool:
                 for connection in wait(list(busy), timeout=max(0.0, first - time.monotonic())):
                     worker = busy[connection]
                     try:
-                        answer = json.loads(connection.recv_bytes())
+                        answer = json.loads(worker.connection.recv_bytes())
                     except (EOFError, OSError):
                         ended[worker] = None
                         continue
@@ -204,7 +204,7 @@ class Pool:
         finally:  # whoever is still busy after an interrupt works for nobody
             for worker in list(busy.values()):
                 self._retire(worker, busy, queue)
-        return outcomes
+        return [outcomes[i] for i in range(len(items))]
 
     def _send(self, worker: _Worker, items: list[tuple], queue: deque, chunk: int, limit: float) -> None:
         worker.items.extend(queue.popleft() for _ in range(min(chunk, len(queue))))
@@ -223,7 +223,7 @@ class Pool:
 
     def _end(self, worker: _Worker) -> int:
         worker.connection.close()
-        ended = self._command(KILL, worker.pid) if self._control else None
+        ended = self._command(KILL, worker.pid)
         return signal.SIGKILL if ended is None else ended  # the server is gone, and its workers with it
 
     def _start(self) -> None:
@@ -252,7 +252,8 @@ class Pool:
         with theirs:
             pid = self._command(FORK, 0, theirs.fileno())
             if pid is None:  # the server was killed
-                self._server.wait()
+                if self._server:
+                    self._server.wait()
                 self._start()
                 pid = self._command(FORK, 0, theirs.fileno())
         if pid is not None and pid > 0:
@@ -265,6 +266,8 @@ class Pool:
 
     def _command(self, command: bytes, number: int, *descriptors: int) -> int | None:
         """The server's reply; None where it is gone."""
+        if self._control is None:
+            return None
         try:
             socket.send_fds(self._control, [COMMAND.pack(command, number)], descriptors)
             reply = self._control.recv(REPLY.size)

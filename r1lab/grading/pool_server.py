@@ -61,7 +61,7 @@ def main(task_name: str, control_fd: int, parent: int, memory: int, cores: list[
                 try:
                     pid = os.fork()
                 except OSError as error:
-                    pid = -error.errno
+                    pid = -(error.errno or errno.EAGAIN)
                 if pid == 0:
                     control.close()
                     _serve(task, Connection(descriptors[0]), memory)

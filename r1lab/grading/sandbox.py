@@ -128,7 +128,11 @@ def e2b(program: str, stdin: str = "", limits: Limits = DEFAULT) -> Result:
         UserError: The package is not installed.
     """
     try:
-        from e2b_code_interpreter import CommandExitException, Sandbox, TimeoutException
+        from e2b_code_interpreter import (  # pyright: ignore[reportMissingImports]  # optional
+            CommandExitException,
+            Sandbox,
+            TimeoutException,
+        )
     except ImportError as error:
         raise UserError(
             "sandbox: e2b: needs its package: pip install e2b-code-interpreter, and set E2B_API_KEY"
@@ -164,7 +168,7 @@ def _namespaces() -> bool:
 
 def _launch(program: str, stdin: str, limits: Limits, work: str = "") -> Result:
     """Start sandbox_launcher.py, wait for its report, and read what the program printed."""
-    python = os.path.realpath(sys._base_executable)
+    python = os.path.realpath(sys._base_executable)  # pyright: ignore[reportAttributeAccessIssue]  # CPython has it
     processes = 0 if work else limits.processes
     with contextlib.ExitStack() as files:
         source, standard_in, out, err = (files.enter_context(tempfile.TemporaryFile()) for _ in range(4))
@@ -262,7 +266,7 @@ def _status(code: int, stderr: str) -> str:
     if code == 0:
         return "ok"
     if code < 0:
-        name = signal.Signals(-code).name if -code in iter(signal.Signals) else f"signal {-code}"
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
         return "timeout" if name == "SIGXCPU" else f"error: {name}"
     *before, last = stderr.strip().split("\n")
     if code == 1 and last == "MemoryError":  # for a traceback there may be no memory

@@ -220,7 +220,8 @@ def check(code: int, what: str) -> None:
 if __name__ == "__main__":
     report = int(sys.argv[1])
     try:
-        main(report, int(sys.argv[2]), *sys.argv[3:6], float(sys.argv[6]), *map(int, sys.argv[7:]))
+        source, python, prefix, work, seconds, *limits = sys.argv[2:]
+        main(report, int(source), python, prefix, work, float(seconds), *map(int, limits))
     except OSError as error:  # of any of the processes forked above
         os.write(report, f"setup {error}".encode())
         os._exit(1)

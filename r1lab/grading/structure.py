@@ -125,10 +125,13 @@ def assigned(text: str) -> list[str] | None:
     (['x = 3', 'y = -2'], None)
     """
     parts = sides(text)
-    pairs = [bracketed(part) for part in parts]
-    if len(parts) != 2 or None in pairs or len(pairs[0][1]) != len(pairs[1][1]) or not all(map(is_name, pairs[0][1])):
+    pairs = [pair for part in parts if (pair := bracketed(part))]
+    if not len(parts) == len(pairs) == 2:
         return None
-    return [f"{name} = {value}" for name, value in zip(pairs[0][1], pairs[1][1])]
+    (_, names), (_, values) = pairs
+    if len(names) != len(values) or not all(map(is_name, names)):
+        return None
+    return [f"{name} = {value}" for name, value in zip(names, values)]
 
 
 def vector(text: str) -> tuple[str, list[str]] | None:

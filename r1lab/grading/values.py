@@ -150,7 +150,8 @@ def _with_values(text: str) -> list[str]:
 
 
 def _starts_with_value(sentence: str) -> bool:
-    return not sentence[: _VALUE.search(sentence).start()].strip(" *")
+    value = _VALUE.search(sentence)
+    return value is not None and not sentence[: value.start()].strip(" *")
 
 
 def _named(sentence: str) -> str | None:
