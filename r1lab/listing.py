@@ -205,6 +205,8 @@ def functions(kind: str) -> list[Row]:
 
 def runs(runs_dir: Path) -> list[Row]:
     """Name, state, time of the last change, and headline of each run, the latest last."""
+    from r1lab.rundir import directory
+
     found = [path for path in runs_dir.glob("*/") if (path / "config.yaml").is_file()] if runs_dir.is_dir() else []
     latest = {
         path: max(file.stat().st_mtime for file in [path, *path.glob("*"), *path.glob("*/metrics.jsonl")])
@@ -213,6 +215,9 @@ def runs(runs_dir: Path) -> list[Row]:
     rows = []
     for path in sorted(found, key=lambda path: latest[path]):
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(latest[path]))
+        if why := directory.newer(path):
+            rows.append((path.name, "unreadable", when, why))
+            continue
         try:
             rows.append((path.name, state(path), when, headline(path)))
         except (ValueError, KeyError, TypeError) as error:  # written by another version, or by hand

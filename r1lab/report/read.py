@@ -12,6 +12,7 @@ from ruamel.yaml.error import YAMLError
 
 from r1lab.errors import UserError
 from r1lab.evaluation import comparison
+from r1lab.rundir import directory
 from r1lab.text import did_you_mean
 
 STAGE_FOLDER = re.compile(r"\d{2,}-(.+)")
@@ -80,13 +81,15 @@ def read(path: str | Path) -> Run:
     """A run directory, without its completions.
 
     Raises:
-        UserError: It is not there, or holds nothing that a run writes.
+        UserError: It is not there, holds nothing that a run writes, or was written by a newer r1lab.
     """
     path = Path(path)
     if not path.is_dir():
         beside = [f.parent.name for f in path.parent.glob("*/config.yaml")]
         hint = did_you_mean(path.name, beside)
         raise UserError(f"{path}: no such run directory{hint}: `r1lab ls runs` lists those that there are")
+    if why := directory.newer(path):
+        raise UserError(f"{path}: {why}")
     problems: list[str] = []
     folders = sorted(f for f in path.iterdir() if f.is_dir() and STAGE_FOLDER.fullmatch(f.name))
     config = yaml(path / "config.yaml", problems)

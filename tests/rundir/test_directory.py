@@ -8,9 +8,12 @@ import sys
 import numpy as np
 import pytest
 
+from r1lab import listing
 from r1lab.errors import UserError
+from r1lab.report.read import read
 from r1lab.rundir import directory, storage
 from r1lab.rundir import manifest as rundir_manifest
+from r1lab.rundir.manifest import FORMAT
 
 CONFIG = {"stage": "grpo", "name": "zero", "seed": 3, "train": {"learning_rate": 1e-6, "eval_strategy": "no"}}
 
@@ -139,11 +142,43 @@ def test_manifest_says_what_ran_and_keeps_the_first_when_resumed(tmp_path, monke
     assert manifest["seeds"] == {"recipe": 1, "base": 1, "zero": 2}
     assert len(manifest["git"]["commit"]) == 40
     assert "+b" in manifest["git"]["diff"] and manifest["git"]["untracked"] == ["new.py"]
+    assert manifest["format"] == FORMAT
     assert manifest["versions"]["python"].startswith("3.")
     assert manifest["hardware"]["cores"] >= 1 and manifest["hardware"]["memory_gib"] > 0
     rundir_manifest.write_manifest(tmp_path, pipeline | {"seed": 9})
     kept = json.loads((tmp_path / "manifest.json").read_text())
     assert kept["seeds"]["recipe"] == 1 and kept["resumed"][0]["seeds"]["recipe"] == 9
+
+
+@pytest.mark.parametrize(
+    ("manifest", "is_newer"),
+    [
+        ({}, False),  # from before there were formats
+        ({"format": FORMAT}, False),
+        ({"format": FORMAT + 1}, True),
+        ({"format": FORMAT, "resumed": [{}, {"format": FORMAT + 1}]}, True),
+        ({"resumed": [{"format": FORMAT}]}, False),
+        ({"format": "of a damaged file"}, False),
+    ],
+)
+def test_a_run_of_a_newer_format_is_neither_resumed_nor_read(tmp_path, manifest, is_newer):
+    path = prepared(tmp_path / "zero")
+    storage.write_json_atomic(path / "manifest.json", manifest)
+    (path / "01-stage").mkdir()
+    assert bool(directory.newer(path)) == bool(directory.newer(path / "01-stage")) == is_newer
+    if not is_newer:
+        prepared(path, resume=True)
+        assert read(path).name == "zero"
+        return
+    (path / "config.yaml").write_text("name: newer")
+    for refuse in (lambda: prepared(path, resume=True), lambda: read(path), lambda: read(path / "01-stage")):
+        with pytest.raises(UserError, match=f"written by a newer r1lab, in format {FORMAT + 1}.*update") as refusal:
+            refuse()
+        assert len(refusal.value.problems) == 1 and str(path) in refusal.value.problems[0]
+    assert (path / "config.yaml").read_text() == "name: newer"
+    assert [row[:2] for row in listing.runs(tmp_path)] == [("zero", "unreadable")]
+    assert "newer r1lab" in listing.runs(tmp_path)[0][3]
+    prepared(path, overwrite=True)
 
 
 def test_no_git_checkout_no_git_state(tmp_path):
