@@ -12,6 +12,8 @@ from statistics import NormalDist
 
 import numpy as np
 
+__all__ = ["avg_at_n", "maj_at_n", "mean_ci95", "paired_diff", "pass_at_k", "question_means"]
+
 Z = 1.959963984540054  # the 97.5 % point of the standard normal distribution
 RESAMPLES = 4000
 FEW = 5  # questions that must differ from the rest for a bootstrap to be trusted, as for a share's normal interval

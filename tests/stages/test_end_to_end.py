@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.test_api import broken
+
 pytestmark = pytest.mark.slow
 COMMON = """
 data: {builder: knights_knaves, people: [2, 3], size: 64}
@@ -71,6 +73,7 @@ def test_a_pipeline_of_every_stage(tmp_path, engine):
     assert done.returncode == 0, done.stderr + done.stdout[-3000:] + log_tails(run)
     result = json.loads((run / "result.json").read_text())
     assert list(result["stages"]) == ["base", "cold", "zero", "draw", "distil", "after"]
+    assert broken(run) == []  # what docs/api.md says of its files
     assert {row["metric"] for row in result["compare"]} == {"avg", "greedy"}
     assert result["stages"]["base"]["tasks"]["knights_knaves"]["n_questions"] == 8
 
