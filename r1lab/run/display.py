@@ -68,6 +68,7 @@ class MetricsHistory:
         self._last: dict = {}  # the newest row of the stage's own phase
         self._fresh: tuple[dict, dict] | None = None  # the first and the newest such row of this attempt
         self._newest: dict | None = None  # the newest row of this attempt, of any phase
+        self._starting: str | None = None  # what this attempt is at, as long as nothing has been measured since
 
     def add(self, rows: list[dict]) -> None:
         """Takes in rows of `metrics.jsonl`, in the order of the file, those of earlier attempts included."""
@@ -76,6 +77,10 @@ class MetricsHistory:
             fresh = row.get("time", 0) >= self.started
             if fresh:
                 self._newest = row
+                if row.get("phase") == "load":
+                    self._starting = row.get("message")
+                elif row.get("phase") in (self.phase, "eval"):
+                    self._starting = None
             if row.get("phase") == self.phase and _position(row) is not None:
                 _insert(self.history, row)
                 self._last = row
@@ -99,8 +104,8 @@ class MetricsHistory:
         if self._fresh:
             state.left = _time_left(*self._fresh, state.total, now)
         newest = self._newest or {}
-        if newest.get("phase") == "load" or self._newest is None:
-            state.doing = newest.get("message") or doing
+        if self._starting or self._newest is None:
+            state.doing = self._starting or doing
         elif self.phase == "train" and newest.get("phase") == "eval" and "tasks" not in newest:
             state.doing = f"evaluating, {newest['done']}/{newest['total']}" if "done" in newest else "evaluating"
         return state
@@ -218,7 +223,7 @@ class StageDisplay:
         path: The folder of the stage.
         name: The name of the stage.
         kind: The kind of the stage.
-        doing: What the stage does before its first metrics, such as `loading model, starting vLLM`.
+        doing: What the stage does before its first metrics, such as `starting`.
         place: Where the stage stands in its pipeline, such as `stage 2 of 3`; empty for a run of one stage.
         clock: Tells the time in unix seconds.
     """

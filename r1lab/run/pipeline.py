@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from r1lab import engines, interrupts
+from r1lab import interrupts
 from r1lab.errors import UserError
 from r1lab.evaluation import comparison
 from r1lab.interrupts import StopRequests
@@ -293,9 +293,7 @@ def run_stage(
     if shared is None:
         prepare_stage(stage, folders)
     log_from = log.stat().st_size if log.is_file() else 0
-    display = StageDisplay(
-        console, stage.path, name=stage.name, kind=stage.kind, doing=_doing(stage.config), place=stage.place
-    )
+    display = StageDisplay(console, stage.path, name=stage.name, kind=stage.kind, doing="starting", place=stage.place)
     child = shared
     if child is None:
         with log.open("ab") as output:
@@ -377,12 +375,6 @@ def _program() -> list[str]:
 
 def _tell(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
-
-
-def _doing(config: dict) -> str:
-    if "rollout" not in config:
-        return "loading model"
-    return f"loading model, starting {engines.told(config['rollout']['engine'])}"
 
 
 def pipeline_result(run_dir: Path, stages: list[StageRun], config: dict) -> dict:

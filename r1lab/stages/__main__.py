@@ -7,6 +7,7 @@ Exit status: 0 done, 1 failed, 2 what was asked is wrong, 130 interrupted (a che
 import importlib
 import os
 import sys
+import time
 import traceback
 from pathlib import Path
 
@@ -17,9 +18,12 @@ def main(run_dir: Path) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     from r1lab.recipe import loading as recipes
+    from r1lab.rundir import storage
 
     try:
         recipe = recipes.load([str(run_dir / "config.yaml")])
+        doing = {"phase": "load", "time": time.time(), "message": "importing torch and transformers"}
+        storage.append_jsonl(run_dir / "metrics.jsonl", doing)
         stage = importlib.import_module(recipe.module)
         return stage.run(recipe, run_dir) or 0
     except UserError as error:

@@ -24,6 +24,11 @@ def warn(run_dir: Path, message: str) -> None:
     note(run_dir, message, "warning")
 
 
+def doing(run_dir: Path, message: str) -> None:
+    """What the stage is at before its first step or answer, for the person who waits."""
+    note(run_dir, message, "load")
+
+
 def report_gold(grader, rows: list[dict], run_dir: Path) -> None:
     """Warn of rows that no completion can score on, before any is written; see `Grader.gold_problems`."""
     for problem in grader.gold_problems(rows):

@@ -9,7 +9,7 @@ from trl import DPOConfig, DPOTrainer
 from r1lab.errors import UserError
 from r1lab.models import prompts
 from r1lab.models.lora import lora_config
-from r1lab.stages.common import check_ids, load_model, load_tokenizer, warn
+from r1lab.stages.common import check_ids, doing, load_model, load_tokenizer, warn
 from r1lab.stages.rows import build_rows
 from r1lab.stages.training import Metrics, train_and_save, trl_config
 
@@ -27,6 +27,7 @@ def run(recipe, run_dir: Path) -> int:
     rows = build_rows(recipe.data, seed=recipe.seed, run_dir=run_dir, tokenizer=tokenizer)
     check_pairs(rows)
     rows = _that_differ(rows, run_dir)
+    doing(run_dir, "loading the model")
     model = load_model(recipe)
     examples = _examples(recipe, rows, tokenizer, model, run_dir)
     config = trl_config(DPOConfig, recipe, run_dir, max_length=None)

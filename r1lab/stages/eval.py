@@ -11,7 +11,7 @@ from r1lab import engines
 from r1lab.evaluation import provenance, records
 from r1lab.models.prompts import wording
 from r1lab.rundir import manifest, storage
-from r1lab.stages.common import asked, load_engine, load_tokenizer, note, report_gold, warn
+from r1lab.stages.common import asked, doing, load_engine, load_tokenizer, note, report_gold, warn
 from r1lab.stages.rows import eval_tasks, samples_of
 
 CHUNK, SECONDS = 128, 10.0
@@ -30,6 +30,7 @@ def run(recipe, run_dir: Path) -> int:
     tasks = eval_tasks(recipe)
     tokenizer = None if recipe.rollout.engine == "server" else load_tokenizer(recipe)
     partial, file = run_dir / "samples" / "partial.jsonl", run_dir / "evaluation.json"
+    doing(run_dir, f"loading the model, starting {engines.told(recipe.rollout.engine)}")
     engine = load_engine(recipe)  # which puts a model of the Hub where its commit can be read
     said = settings_of(recipe, run_dir, tasks, tokenizer)
     if partial.exists() and (changed := _changed(file, said)):
@@ -37,6 +38,7 @@ def run(recipe, run_dir: Path) -> int:
         partial.unlink()
     run_dir.mkdir(parents=True, exist_ok=True)
     storage.write_json_atomic(file, said)
+    doing(run_dir, "generating the first answers")
     progress = progress_writer(run_dir, "eval", step=0)
     settings = {"progress": progress, "partial": partial, "seed": recipe.seed}
     result, questions = evaluate(engine, prepare(tasks, recipe, tokenizer, run_dir), recipe, run_dir, **settings)

@@ -21,7 +21,7 @@ from r1lab.models import prompts
 from r1lab.models.lora import lora_config, untie
 from r1lab.recipe import batch
 from r1lab.recipe.sections import GrpoTrain
-from r1lab.stages.common import load_model, load_tokenizer, report_gold
+from r1lab.stages.common import doing, load_model, load_tokenizer, report_gold
 from r1lab.stages.eval import evaluate, prepare
 from r1lab.stages.rows import build_rows, eval_tasks
 from r1lab.stages.training import Metrics, StopOnInterrupt, check_saveable, finish, resume_point, trl_config
@@ -44,8 +44,10 @@ def run(recipe, run_dir: Path) -> int:
     if config.use_vllm and config.world_size == 1:
         # Where none is set TRL takes 29500 as long as it is free: so do two runs that start at the same time.
         os.environ.setdefault("MASTER_PORT", str(get_free_port()))
+    doing(run_dir, "loading the model")
     model = load_model(recipe)
     metrics = Metrics(recipe, run_dir, _row(recipe, rewards))
+    doing(run_dir, f"starting {engines.told(recipe.rollout.engine)}")
     trainer = GRPOTrainer(
         model=model,
         args=config,

@@ -8,7 +8,7 @@ from trl import RewardConfig, RewardTrainer
 
 from r1lab.errors import UserError
 from r1lab.rewards.reward_model import encode, judged_text
-from r1lab.stages.common import load_model, load_tokenizer, warn
+from r1lab.stages.common import doing, load_model, load_tokenizer, warn
 from r1lab.stages.dpo import check_pairs
 from r1lab.stages.rows import build_rows
 from r1lab.stages.training import Metrics, train_and_save, trl_config
@@ -39,6 +39,7 @@ def run(recipe, run_dir: Path) -> int:
         }
         for row, pair in judged
     ]
+    doing(run_dir, "loading the model")
     trainer = RewardTrainer(
         model=load_model(recipe, scores=True),
         args=trl_config(RewardConfig, recipe, run_dir, max_length=limit),

@@ -10,7 +10,7 @@ from r1lab.evaluation import forms
 from r1lab.models.prompts import wording
 from r1lab.recipe.sections import TASKS_OWN
 from r1lab.rundir import storage
-from r1lab.stages.common import logger, note
+from r1lab.stages.common import doing, logger, note
 
 
 def build_rows(
@@ -35,6 +35,8 @@ def build_rows(
         "size": size if size is not None else data.size,
         "seed": data.seed if data.seed is not None else seed,
     }
+    if run_dir:
+        doing(run_dir, "reading the data")
     rows = rows_of(data.builder, parameters, given)
     if not rows:
         raise UserError(f"data: {data.builder} gave no rows for split {given['split']}")

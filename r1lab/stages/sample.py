@@ -6,12 +6,13 @@ import time
 from collections.abc import Collection
 from pathlib import Path
 
+from r1lab import engines
 from r1lab.engines import Completion
 from r1lab.errors import UserError
 from r1lab.evaluation import provenance
 from r1lab.grading.grader import build as build_grader
 from r1lab.rundir import storage
-from r1lab.stages.common import asked, load_engine, load_tokenizer, note, report_gold, sampling_of, warn
+from r1lab.stages.common import asked, doing, load_engine, load_tokenizer, note, report_gold, sampling_of, warn
 from r1lab.stages.rows import build_rows
 
 
@@ -81,6 +82,7 @@ def _sampled(
     recipe, run_dir: Path, partial: Path, texts: list, there: Collection[int], origins: list[str]
 ) -> dict[int, list[Completion]]:
     """Completions for the rows that are not there yet, each written to `partial` as soon as it is complete."""
+    doing(run_dir, f"loading the model, starting {engines.told(recipe.rollout.engine)}")
     engine = load_engine(recipe, max_failed=1.0)  # a row that a server does not answer is left out
     groups: dict[int, list[Completion]] = {}
     started, reported, tokens = time.time(), 0.0, 0

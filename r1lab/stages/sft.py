@@ -13,7 +13,7 @@ from trl import SFTConfig, SFTTrainer
 from r1lab.errors import UserError
 from r1lab.models import loading, prompts, scratch
 from r1lab.models.lora import lora_config
-from r1lab.stages.common import check_ids, load_model, load_tokenizer, note, warn
+from r1lab.stages.common import check_ids, doing, load_model, load_tokenizer, note, warn
 from r1lab.stages.rows import build_rows
 from r1lab.stages.training import Metrics, train_and_save, trl_config
 from r1lab.text import shortened
@@ -33,7 +33,9 @@ def run(recipe, run_dir: Path) -> int:
     for i, row in enumerate(rows):
         if not row.get("completion"):
             raise UserError(f"data: row {i + 1} has no completion, which sft is trained on")
+    doing(run_dir, "loading the model")
     model, tokenizer = _model(recipe, rows, tokenizer)
+    doing(run_dir, "tokenizing the rows")
     own = {"completion_only_loss": True} if "completion_only_loss" not in recipe.train else {}
     if "train_sampling_strategy" not in recipe.train:
         own["train_sampling_strategy"] = "sequential"

@@ -12,7 +12,7 @@ from r1lab import interrupts
 from r1lab.errors import UserError
 from r1lab.recipe.sections import GrpoTrain
 from r1lab.rundir import directory, storage, trackers
-from r1lab.stages.common import warn
+from r1lab.stages.common import doing, warn
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -54,6 +54,7 @@ class Metrics(TrainerCallback):
     def __init__(self, recipe, run_dir: Path, to_row):
         self.recipe, self.run_dir, self.to_row = recipe, run_dir, to_row
         self.trackers: list[trackers.Tracker] = []
+        self.seconds: float | None = None  # that the last step took
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
@@ -62,6 +63,8 @@ class Metrics(TrainerCallback):
             self.trackers = [trackers.start(name, self.run_dir, config, step) for name in names]
 
     def on_step_begin(self, args, state, control, **kwargs):
+        if self.seconds is None and state.is_world_process_zero:
+            doing(self.run_dir, f"step {state.global_step + 1}, the first of this process")
         self.began = time.perf_counter()
 
     def on_step_end(self, args, state, control, **kwargs):

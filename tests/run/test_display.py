@@ -41,6 +41,8 @@ def state(rows, *, kind="grpo", started=1000.0, now=1093.0):
 def test_before_the_first_step_it_says_what_it_does():
     assert state([]).doing == "loading model, starting vLLM"
     assert state([{"phase": "load", "time": 1001.0, "message": "filling the cache"}]).doing == "filling the cache"
+    probe = [{"phase": "load", "time": 1001.0, "message": "step 1"}, {"phase": "parity", "step": 0, "time": 1002.0}]
+    assert state(probe).doing == "step 1", "until the first step has been measured"
     assert state([]).position is None
 
 

@@ -108,7 +108,7 @@ def test_a_pipeline_runs_its_stages_and_compares_before_and_after(tmp_path):
     assert status == 0
     assert {path.name for path in run_dir.iterdir()} == {
         "01-base", "02-zero", "03-final", "recipe.yaml", "config.yaml", "manifest.json", "metrics.jsonl",
-        "result.json", "curve.png",
+        "result.json", "curve.png", "report.html",
     }  # fmt: skip
     assert (run_dir / "recipe.yaml").read_text() == "# mine\n"
     result = directory.result(run_dir)
