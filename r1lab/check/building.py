@@ -18,6 +18,7 @@ from r1lab.recipe.yaml_source import Keys
 from r1lab.text import did_you_mean
 
 if TYPE_CHECKING:
+    from peft import PeftMixedModel, PeftModel
     from transformers import PreTrainedModel
 
 T = TypeVar("T")
@@ -124,7 +125,13 @@ def _adapters(recipe: StageRecipe, model: "PreTrainedModel", lora: Lora) -> list
     for target in unknown if len(unknown) < len(targets) else ():  # where no layer matches, peft itself refuses
         hint = did_you_mean(target, sorted(linear), otherwise=f" (there are: {', '.join(sorted(linear))})")
         found.append(Finding("error", "settings", f"{target}: the model has no such layer{hint}", keys=keys))
-    adapted, more = _tried(lambda: get_peft_model(model, lora_config(lora)), keys)
+
+    def adapt() -> "PeftModel | PeftMixedModel":
+        config = lora_config(lora)
+        assert config is not None  # as the section is there
+        return get_peft_model(model, config)
+
+    adapted, more = _tried(adapt, keys)
     head = adapted.get_output_embeddings() if adapted is not None else None
     if recipe.stage in ("sft", "grpo") and isinstance(head, BaseTunerLayer):
         what = "TRL takes no adapter on lm_head, since it computes the loss from the weights of that layer alone"
