@@ -1,11 +1,15 @@
 """A plan as text for people and as JSON for programs."""
 
 from dataclasses import asdict, fields
+from typing import TYPE_CHECKING
 
 from r1lab.plan.gpus import GIB, gib
 from r1lab.plan.memory import Memory
 from r1lab.plan.stages import StagePlan
 from r1lab.text import rough_duration
+
+if TYPE_CHECKING:
+    from r1lab.plan import Planned
 
 TITLES = {"kv_cache": "KV cache"}
 MOMENTS = {
@@ -18,11 +22,10 @@ MOMENTS = {
 }
 
 
-def as_text(planned, *, width: int | None = None, color: bool = False) -> str:
+def as_text(planned: "Planned", *, width: int | None = None, color: bool = False) -> str:
     """The tables of memory and of work, the verdict, and what to type where it does not fit.
 
     Args:
-        planned: A `Planned`.
         width: Of the terminal; None for a file. Columns that all stages leave empty are not shown.
         color: Whether the verdict is coloured.
     """
@@ -46,7 +49,7 @@ def _memory(stages: tuple[StagePlan, ...]) -> list[list[str]]:
     return rows
 
 
-def _work(planned) -> list[list[str]]:
+def _work(planned: "Planned") -> list[list[str]]:
     rows = [["stage", "kind", "steps", "tokens", "FLOPs", "time", "texts", "disk", ""]]
     for stage in planned.stages:
         figures = (stage.steps, stage.tokens, stage.flops, stage.seconds, stage.host, stage.disk)
@@ -56,7 +59,16 @@ def _work(planned) -> list[list[str]]:
     return rows
 
 
-def _row(name, kind, steps, tokens, flops, seconds, host, disk) -> list[str]:
+def _row(
+    name: str,
+    kind: str,
+    steps: int | None,
+    tokens: float | None,
+    flops: float | None,
+    seconds: float | None,
+    host: int,
+    disk: int,
+) -> list[str]:
     known = [f"{steps:,}" if steps else "-", _count(tokens), f"{flops:.1e}" if flops else "?", rough_duration(seconds)]
     return [name, kind, *known, *(f"{gib(size)} GiB" if size else "-" for size in (host, disk)), ""]
 
@@ -85,7 +97,7 @@ def _indented(rows: list[list[str]], title: str) -> list[str]:
     return lines
 
 
-def _verdict(planned) -> list[tuple[str, str]]:
+def _verdict(planned: "Planned") -> list[tuple[str, str]]:
     """Lines with what they say: `ok`, `error`, or plain."""
     most = max(planned.stages, key=lambda stage: stage.peak.total)
     room = gib(planned.device.memory)
@@ -107,7 +119,7 @@ def _verdict(planned) -> list[tuple[str, str]]:
     return lines
 
 
-def _assumed(planned) -> list[str]:
+def _assumed(planned: "Planned") -> list[str]:
     stages: dict[str, list[str]] = {}
     for stage in planned.stages:
         for line in stage.assumed:
@@ -126,7 +138,7 @@ def _cut(line: str, width: int | None) -> str:
     return f"{line[: width - 1]}…" if width and len(line) > width else line
 
 
-def as_json(planned) -> dict:
+def as_json(planned: "Planned") -> dict:
     """All of a plan as plain data: sizes in bytes, times in seconds."""
     stages = []
     for stage in planned.stages:

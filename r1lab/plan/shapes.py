@@ -3,9 +3,13 @@
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from r1lab.errors import UserError
 from r1lab.models import loading, scratch
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 QWEN, LLAMA = 151_936, 128_256  # vocabularies
 # Vocabulary, width, layers, heads, heads of keys and values, width of the MLP, whether head and embedding are one;
@@ -113,7 +117,7 @@ def find(path: str, *, revision: str | None = None, trust_remote_code: bool = Fa
     return shape(_read(path, revision, trust_remote_code))
 
 
-def _read(path: str, revision: str | None, trust_remote_code: bool):
+def _read(path: str, revision: str | None, trust_remote_code: bool) -> "PretrainedConfig":
     """The config of a model."""
     from transformers import AutoConfig
 
@@ -157,13 +161,13 @@ def table(path: str) -> tuple[str, dict] | None:
     return None
 
 
-def _config(kind: str, sizes: dict):
+def _config(kind: str, sizes: dict) -> "PretrainedConfig":
     from transformers import AutoConfig
 
     return AutoConfig.for_model(kind, **sizes)
 
 
-def shape(config) -> Shape:
+def shape(config: "PretrainedConfig") -> Shape:
     """The shape that a transformers config describes; the model is built without memory, so nothing is guessed.
 
     Raises:
