@@ -156,27 +156,33 @@ def _meant_here(path: str) -> str:
 
 def _data(recipe: StageRecipe) -> tuple[dict[str, list[dict]], list[Finding]]:
     """The rows of a stage, those of generators fewer, by the task of an evaluation, else by the builder."""
-    from r1lab.stages.rows import build_rows, eval_tasks
+    from r1lab.stages.rows import build_rows, eval_tasks, task_sections
 
-    keys = ("data",)
-    data, left_out = _without_later_rows(recipe.data)
-    if data is None:
-        return {}, [Finding("ok", "data", "its rows are made by the run", keys=keys)]
-    of_hub = [path for path in _paths(data) if not _is_here(path)]
-    if of_hub and not hub_reachable():
-        seen = f"{', '.join(dict.fromkeys(of_hub))}: the Hub cannot be reached: rows were not looked at"
-        unreached = tuple(dict.fromkeys(of_hub))
-        return {}, [Finding("warning", "data", seen, "check again online", keys, unreached)]
-    found = (
-        [Finding("ok", "data", f"rows of {', '.join(left_out)} are made by the run", keys=keys)] if left_out else []
-    )
-    # What takes a tokenizer or other stages' samples is left for the run.
-    data = data.model_copy(update={"max_tokens": None, "pass_rate": None, "order": None, "size": _size(data)})
+    evaluates = recipe.stage == "eval"
+    keys = ("eval", "tasks") if evaluates and recipe.eval.tasks else ("data",)
+    sections, left_out, unreached = {}, [], []
+    for name, whole in (task_sections(recipe) if evaluates else {recipe.data.builder: recipe.data}).items():
+        data, made = _without_later_rows(whole)
+        left_out += made
+        of_hub = [path for path in _paths(data) if not _is_here(path)] if data else []
+        if of_hub and not hub_reachable():
+            unreached += of_hub
+        elif data:
+            # What takes a tokenizer or other stages' samples is left for the run.
+            sections[name] = data.model_copy(update={"max_tokens": None, "pass_rate": None, "order": None})
+    found = []
+    if left_out:
+        made = f"rows of {', '.join(left_out)} are" if sections or unreached else "its rows are"
+        found.append(Finding("ok", "data", f"{made} made by the run", keys=keys))
+    if unreached := tuple(dict.fromkeys(unreached)):
+        seen = f"{', '.join(unreached)}: the Hub cannot be reached: rows were not looked at"
+        found.append(Finding("warning", "data", seen, "check again online", keys, unreached))
     try:
-        if recipe.stage == "eval":
+        if evaluates:
             asked = recipe.eval.model_copy(update={"size": min(recipe.eval.size, ROWS)})
-            return eval_tasks(recipe.model_copy(update={"data": data, "eval": asked})), found
-        return {data.builder: build_rows(data, seed=recipe.seed)}, found
+            return eval_tasks(recipe.model_copy(update={"eval": asked}), sections), found
+        sized = {name: data.model_copy(update={"size": _size(data)}) for name, data in sections.items()}
+        return {name: build_rows(data, seed=recipe.seed) for name, data in sized.items()}, found
     except UserError as error:
         problems = [problem.removeprefix("data: ") for problem in error.problems]
         return {}, found + [Finding("error", "data", problem, keys=keys) for problem in problems]

@@ -130,7 +130,10 @@ def _words(row: dict) -> str:
 
 def _generated(recipe: StageRecipe) -> bool:
     """Whether all rows that are there are made by a generator, which splits them by the puzzle."""
-    data = recipe.data
-    parts = data.model_extra["parts"] if data.builder == "mix" else [{"builder": data.builder}]
+    from r1lab.stages.rows import task_sections
+
+    parts = []
+    for data in task_sections(recipe).values() if recipe.stage == "eval" else [recipe.data]:
+        parts += data.model_extra["parts"] if data.builder == "mix" else [{"builder": data.builder}]
     there = [part for part in parts if not str(part.get("path", "")).startswith("@")]
     return all("path" not in lookup.parameters(lookup.function("data", p.get("builder", "rows"))) for p in there)

@@ -109,7 +109,7 @@ def _size(recipe: StageRecipe, seen: int) -> int | None:
 def _made(recipe: StageRecipe, earlier: dict[str, StageRecipe]) -> Lengths | None:
     """Of rows that an earlier sample stage makes: as many and as long as they can be."""
     data: Data | None = getattr(recipe, "data", None)
-    path = (data.model_extra or {}).get("path") if data and data.builder != "mix" else None
+    path = data.parameters.get("path") if data and data.builder != "mix" else None
     match = REFERENCE.fullmatch(path) if isinstance(path, str) else None
     if not data or not match or match[1] not in earlier:
         return None

@@ -1,15 +1,16 @@
 """Whether a recipe's rows and settings make at least one step of training."""
 
 from r1lab.recipe import trl_fields
+from r1lab.recipe.schema import GrpoRecipe
 from r1lab.recipe.values import Problems
 
 
-def groups(recipe) -> int:
+def groups(recipe: GrpoRecipe) -> int:
     """How many groups, each of another row, a generation batch of a grpo recipe has over all processes."""
     return _completions(recipe)[0] // recipe.rollout.num_generations
 
 
-def _completions(recipe) -> tuple[int, str, int]:
+def _completions(recipe: GrpoRecipe) -> tuple[int, str, int]:
     """Completions of a generation batch, the key of `train` that decides it, and how many times that key's value."""
     train = recipe.train
     if train.get("generation_batch_size"):
@@ -19,7 +20,7 @@ def _completions(recipe) -> tuple[int, str, int]:
     return train.get(key, trl_fields.GRPO[key][1]) * times, key, times
 
 
-def too_few_rows(recipe, rows: int) -> tuple[str, str] | None:
+def too_few_rows(recipe: GrpoRecipe, rows: int) -> tuple[str, str] | None:
     """What is wrong where a grpo recipe's `rows` do not fill a generation batch, and what to do; None if they do.
 
     TRL's sampler drops an incomplete batch, so no step would be trained at all.

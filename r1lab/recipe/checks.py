@@ -1,20 +1,18 @@
-"""What a schema alone cannot tell: TRL's fields, parameters of rewards and builders, references, the batch.
+"""What a schema alone cannot tell: TRL's fields, references, the batch; `r1lab.recipe.calls` has the functions.
 
 Each check returns `(keys, message)` pairs, the keys below those of the stage.
 """
 
-import inspect
 import math
-import typing
-
-from pydantic import BaseModel
+from typing import Any
 
 from r1lab import lookup
-from r1lab.errors import UserError
 from r1lab.recipe import batch, trl_fields
+from r1lab.recipe.calls import call_problems, evaluation_problems, tasks_problems
 from r1lab.recipe.prompt import prompt_problems
 from r1lab.recipe.references import references
-from r1lab.recipe.sections import ADVANTAGES, GrpoTrain
+from r1lab.recipe.schema import EvalRecipe, GrpoRecipe, SampleRecipe, StageRecipe
+from r1lab.recipe.sections import ADVANTAGES, Data, EvalRollout, GrpoRollout, GrpoTrain, Prompt, Reward, Rollout
 from r1lab.recipe.values import Problems, not_a_choice, value_problems
 from r1lab.recipe.yaml_source import Keys
 from r1lab.rundir import trackers
@@ -93,20 +91,24 @@ _REPORTERS = (*trackers.NAMES, "none", "all", "azure_ml", "clearml", "codecarbon
               "flyte", "kubeflow", "mlflow", "neptune", "swanlab")  # fmt: skip
 
 
-def stage_problems(recipe) -> Problems:
+def stage_problems(recipe: StageRecipe) -> Problems:
     """What is wrong with a stage's recipe whose every key has the right type."""
     found: Problems = []
     if recipe.trl:
         found += train_problems(recipe)
-    if recipe.stage == "grpo":
+    if isinstance(recipe, GrpoRecipe):
         found = found or batch_problems(recipe)
         found += grpo_problems(recipe)
-    for index, reward in enumerate(getattr(recipe, "rewards", [])):
-        found += call_problems("rewards", reward.name, reward.model_extra, ("rewards", index))
-    found += call_problems("data", recipe.data.builder, recipe.data.model_extra, ("data",), recipe.data)
-    found += task_problems(recipe) if getattr(recipe, "eval", None) else []
-    against = recipe.data.decontaminate.against if recipe.data.decontaminate else []
-    found += _tasks_problems(against, ("data", "decontaminate", "against"), recipe)
+    rewards: list[Reward] = getattr(recipe, "rewards", [])
+    for index, reward in enumerate(rewards):
+        found += call_problems("rewards", reward.name, reward.parameters, ("rewards", index))
+    data: Data | None = getattr(recipe, "data", None)
+    if data:
+        found += call_problems("data", data.builder, data.parameters, ("data",), data)
+        against = data.decontaminate.against if data.decontaminate else []
+        found += tasks_problems(against, ("data", "decontaminate", "against"), data)
+    if isinstance(recipe, GrpoRecipe | EvalRecipe) and recipe.eval:
+        found += evaluation_problems(recipe, recipe.eval)
     path = recipe.model.path
     if path.startswith("scratch:") and recipe.stage != "sft":
         found.append((("model", "path"), f"{path}: only an sft stage can start from random weights"))
@@ -114,16 +116,18 @@ def stage_problems(recipe) -> Problems:
         found += [
             (keys, f"{value}: only a stage of a pipeline can refer to another") for keys, value in references(recipe)
         ]
-    if recipe.stage == "sample":
+    if isinstance(recipe, SampleRecipe):
         found += keep_problems(recipe)
-    if getattr(recipe, "rollout", None):
-        found += engine_problems(recipe)
-    if getattr(recipe, "prompt", None):
-        found += prompt_problems(recipe)
+    rollout: Rollout | None = getattr(recipe, "rollout", None)
+    if rollout:
+        found += engine_problems(rollout)
+    prompt: Prompt | None = getattr(recipe, "prompt", None)
+    if prompt:
+        found += prompt_problems(prompt, server=rollout is not None and rollout.engine == "server")
     return found
 
 
-def keep_problems(recipe) -> Problems:
+def keep_problems(recipe: SampleRecipe) -> Problems:
     """Whether the rewards that decide what a sample stage keeps are there."""
     keep = recipe.keep
     if not recipe.rewards and keep.which in ("right", "best"):
@@ -139,20 +143,21 @@ def keep_problems(recipe) -> Problems:
     ]
 
 
-def engine_problems(recipe) -> Problems:
+def engine_problems(rollout: Rollout) -> Problems:
     """Whether a server is named where one is to be asked."""
-    rollout, server = recipe.rollout, recipe.rollout.engine == "server"
-    if server and recipe.stage == "grpo":
+    server = rollout.engine == "server"
+    if server and isinstance(rollout, GrpoRollout):
         return [(("rollout", "engine"), "server: GRPO's rollouts need the policy's own weights: set auto")]
-    if server and not rollout.url:
+    if server and isinstance(rollout, EvalRollout) and not rollout.url:
         return [(("rollout", "engine"), "server: needs `rollout.url`, as in http://localhost:8000/v1")]
     return []
 
 
-def train_problems(recipe) -> Problems:
+def train_problems(recipe: StageRecipe) -> Problems:
     """Each key of `train` against TRL's config class, each value against the type there."""
     found, fields, config = [], trl_fields.FIELDS[recipe.trl], recipe.trl
-    for key, value in recipe.train.items():
+    train: dict[str, Any] = getattr(recipe, "train", {})
+    for key, value in train.items():
         keys = ("train", key)
         if key in _EVALUATION and key in fields and recipe.stage != "grpo":
             found.append((keys, f"not set here: a stage of kind {recipe.stage} evaluates nothing: {_EVAL_STAGE}"))
@@ -177,10 +182,10 @@ def train_problems(recipe) -> Problems:
             found.append((keys, "best: no training evaluates what it would choose by: set steps"))
         elif key in LEAST and value is not None and value < LEAST[key]:
             found.append((keys, f"{value}: should be at least {LEAST[key]}"))
-    return found or batch.no_steps(recipe.train) + _sync_problems(recipe)
+    return found or batch.no_steps(train) + _sync_problems(recipe, train)
 
 
-def _function_problems(key: str, value: object, keys: Keys) -> Problems:
+def _function_problems(key: str, value: str | None, keys: Keys) -> Problems:
     """Whether an advantage is one of r1lab's or a function, and a loss a function; `inputs` looks for the function."""
     kinds = {"advantage": ADVANTAGES, "loss": ()}.get(key)
     if kinds is None or value is None or value in kinds or "." in value:
@@ -190,9 +195,9 @@ def _function_problems(key: str, value: object, keys: Keys) -> Problems:
     return [(keys, f"{what}{own}")]
 
 
-def _sync_problems(recipe) -> Problems:
+def _sync_problems(recipe: StageRecipe, train: dict[str, Any]) -> Problems:
     """References that TRL refuses to synchronize, which it says only when it builds the trainer."""
-    train, keys = recipe.train, ("train", "sync_ref_model")
+    keys = ("train", "sync_ref_model")
     if train.get("sync_ref_model") and getattr(recipe.model, "lora", None):
         why = (
             "the reference of LoRA is the base without its adapters, which stays: remove sync_ref_model or model.lora"
@@ -203,7 +208,7 @@ def _sync_problems(recipe) -> Problems:
     return []
 
 
-def grpo_problems(recipe) -> Problems:
+def grpo_problems(recipe: GrpoRecipe) -> Problems:
     """What biases the gradient, and settings of a grpo stage that contradict each other."""
     found: Problems = []
     train, rollout = recipe.train, recipe.rollout
@@ -252,13 +257,14 @@ def _loss_problems(train: dict) -> Problems:
     return found
 
 
-def batch_problems(recipe) -> Problems:
+def batch_problems(recipe: GrpoRecipe) -> Problems:
     """Whether groups of `num_generations` completions fill the generation batch, as TRL asks."""
     train, group, gpus = recipe.train, recipe.rollout.num_generations, recipe.launch.gpus
     if group < 2:
         return [(("rollout", "num_generations"), f"{group}: GRPO compares completions of a group: at least 2")]
     size = train.get("per_device_train_batch_size", trl_fields.GRPO["per_device_train_batch_size"][1])
     step = size * gpus
+    steps = train.get("steps_per_generation") or train.get("gradient_accumulation_steps") or 1
     whole = train.get("generation_batch_size")
     key = "generation_batch_size"
     if whole is not None and train.get("steps_per_generation") is not None:
@@ -268,7 +274,6 @@ def batch_problems(recipe) -> Problems:
         return [(("train", key), f"{whole}: not a multiple of the {step} completions of one step: set {near}")]
     if whole is None:
         key = "per_device_train_batch_size"
-        steps = train.get("steps_per_generation") or train.get("gradient_accumulation_steps") or 1
         whole = step * steps
     if whole > 0 and whole % group == 0:
         return _whole_groups(recipe, whole // gpus)
@@ -287,7 +292,7 @@ def batch_problems(recipe) -> Problems:
     return [(("train", key) if key in train else ("rollout", "num_generations"), message)]
 
 
-def _whole_groups(recipe, each: int) -> Problems:
+def _whole_groups(recipe: GrpoRecipe, each: int) -> Problems:
     """Whether each GPU has whole groups of its `each` completions, as choosing prompts asks."""
     group = recipe.rollout.num_generations
     chosen = [("rollout", "dynamic_sampling")] if recipe.rollout.dynamic_sampling else []
@@ -302,80 +307,3 @@ def _near(value: int, multiple: int) -> str:
     """The multiples just below and above a value."""
     below = value // multiple * multiple
     return either([n for n in (below, below + multiple) if n > 0])
-
-
-def task_problems(recipe) -> Problems:
-    """Whether the builder of each task of an evaluation is known and takes its parameters."""
-    return _tasks_problems(recipe.eval.tasks, ("eval", "tasks"), recipe)
-
-
-def _tasks_problems(tasks: list, where: Keys, recipe) -> Problems:
-    found: Problems = []
-    for index, task in enumerate(tasks):
-        keys = (*where, index)
-        if isinstance(task, str):
-            given = recipe.data.model_extra if task == recipe.data.builder else {}
-            found += [(keys, message) for _, message in call_problems("data", task, given, keys)]
-        elif "split" in task.model_extra:
-            found.append(((*keys, "split"), "not set here: an evaluation asks for the test split"))
-        else:
-            found += call_problems("data", task.builder, task.model_extra, keys, task)
-    return found
-
-
-def call_problems(kind: str, name: str, given: dict, keys: Keys, section: BaseModel | None = None) -> Problems:
-    """Whether a reward (`kind` "rewards") or builder ("data") exists and takes the parameters `given`.
-
-    Args:
-        section: Where `size` and `seed` stand, for a builder.
-    """
-    named = (*keys, "name" if kind == "rewards" else "builder")
-    try:
-        function = lookup.function(kind, name)
-    except UserError as error:
-        return [(named, problem) for problem in error.problems]
-    parameters = lookup.parameters(function)
-    takes = [key for key in parameters if kind == "rewards" or key not in ("split", "size", "seed")]
-    variadic = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(function).parameters.values())
-    found, hints = [], _hints(function)
-    for key, value in given.items():
-        if key in parameters:
-            found += value_problems(value, hints.get(key, typing.Any), (*keys, key))
-        elif kind == "rewards" or not variadic:
-            own = {"rewards": ["name", "weight", "tasks", "on_error"], "data": ["builder", "split", "size", "seed"]}
-            has = f"; {name} has {', '.join(takes)}" if takes else f"; {name} has none"
-            found.append(((*keys, key), f"unknown parameter{did_you_mean(key, [*takes, *own[kind]], otherwise=has)}"))
-    if kind == "data" and name == "mix":
-        found += _parts_problems(given.get("parts"), (*keys, "parts"))
-    for key in ("size", "seed") if section is not None else ():
-        if getattr(section, key) is not None and key not in parameters and not variadic:
-            found.append(((*keys, key), f"the builder {name} has no {key}: remove it"))
-    for key in takes:
-        if parameters[key].default is inspect.Parameter.empty and key not in given:
-            found.append((named, f"{name} needs the parameter `{key}`"))
-    return found
-
-
-def _parts_problems(parts: object, keys: Keys) -> Problems:
-    """Whether the builder of each part of a mixture is known and takes its parameters."""
-    found: Problems = []
-    for index, part in enumerate(parts if isinstance(parts, list) else []):
-        at = (*keys, index)
-        if not isinstance(part, dict) or not isinstance(part.get("builder", "rows"), str):
-            found.append((at, "should be a builder with its parameters, as in {builder: rows, path: FILE, weight: 2}"))
-            continue
-        found += call_problems("data", part.get("builder", "rows"), part_parameters(part), at)
-    return found
-
-
-def part_parameters(part: dict) -> dict:
-    """What a part of a mixture gives its builder."""
-    return {key: value for key, value in part.items() if key not in ("builder", "weight", "split", "size", "seed")}
-
-
-def _hints(function) -> dict:
-    """The types of a function's parameters; none where a user's annotations cannot be resolved."""
-    try:
-        return typing.get_type_hints(function)
-    except (NameError, TypeError):
-        return {}

@@ -8,11 +8,11 @@ the GPU.
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
+from typing import Any
 
 from r1lab.recipe import trl_fields
 from r1lab.recipe.schema import STAGES
-from r1lab.recipe.sections import TASKS_OWN
 from r1lab.recipe.values import Problems, fields_at, schema_at
 from r1lab.recipe.yaml_source import COMMAND_LINE, Document, Keys
 from r1lab.rundir import directory
@@ -77,7 +77,8 @@ def _by_other_keys(kind: str, data: dict) -> Iterator[Idle]:
         yield from ((("rollout", key), "has no effect without rollout.engine: server", by_engine) for key in _SERVER)
     if server or engine == "transformers":
         yield from ((("rollout", key), with_engine, by_engine) for key in _VLLM)
-    train = data.get("train") if isinstance(data.get("train"), dict) else {}
+    held = data.get("train")
+    train = held if isinstance(held, dict) else {}
     why = "has no effect: no training evaluates by it"
     yield from ((("train", key), why, ()) for key in _TRL_EVAL if key in train)
     if engine == "transformers":
@@ -120,22 +121,7 @@ def _unused_data(data: dict) -> bool:
     tasks = evaluation.get("tasks") if isinstance(evaluation, dict) else None
     if not isinstance(section, dict) or not isinstance(tasks, list) or not tasks:
         return False
-    return section.get("builder", "rows") not in tasks and data_of(tasks[0]) != _plain(section)
-
-
-def data_of(task: object) -> dict:
-    """The `data` section of an eval stage that has none: its first task's."""
-    return _plain(
-        {k: v for k, v in task.items() if k not in TASKS_OWN} if isinstance(task, dict) else {"builder": task}
-    )
-
-
-def _plain(section: dict) -> dict:
-    """A `data` section without its size, which is `eval.size`, and without the defaults of an evaluation."""
-    fields = STAGES["eval"].model_fields["data"].annotation.model_fields
-    defaults = {key: field.default for key, field in fields.items()} | {"split": "test"}
-    own = {key: value for key, value in section.items() if key != "size"}
-    return {key: value for key, value in own.items() if value is not None and value != defaults.get(key)}
+    return section.get("builder", "rows") not in tasks
 
 
 def without_idle(document: Document, stages: list[tuple[Keys, str, dict]]) -> tuple[list[dict], Problems]:
@@ -178,7 +164,7 @@ def effective(kind: str, data: dict) -> dict:
     >>> effective("eval", {"prompt": {"template": "r1-zero", "system": "Be brief."}})
     {'prompt': {'template': 'r1-zero'}}
     """
-    return _without(data, {keys: why for keys, why, _ in idle_keys(kind, data)})
+    return _without(data, {keys for keys, _, _ in idle_keys(kind, data)})
 
 
 def _source(place: str) -> str:
@@ -197,19 +183,22 @@ def _tails(data: dict) -> Iterator[Keys]:
                 yield from ((section, key, below) for below in item)
 
 
-def _without(value: object, reasons: dict, keys: Keys = ()) -> object:
-    if isinstance(value, dict):
-        return {k: _without(v, reasons, (*keys, k)) for k, v in value.items() if (*keys, k) not in reasons}
-    if isinstance(value, list):
-        return [_without(item, reasons, (*keys, index)) for index, item in enumerate(value)]
-    return value
+def _without(data: dict, reasons: Container[Keys], keys: Keys = ()) -> dict:
+    """A map without the keys that have a reason to go, below it too."""
+
+    def kept(value: object, at: Keys) -> object:
+        if isinstance(value, dict):
+            return _without(value, reasons, at)
+        return [kept(item, (*at, i)) for i, item in enumerate(value)] if isinstance(value, list) else value
+
+    return {k: kept(value, (*keys, k)) for k, value in data.items() if (*keys, k) not in reasons}
 
 
 def _says_nothing(kind: str, tail: Keys, data: dict) -> bool:
     """Whether a key is null or holds its default, as a resolved recipe does for all of them."""
-    value: object = data
+    value: Any = data  # a map or a list on the way, as `_tails` found it
     for key in tail:
         value = value[key]
     schema = schema_at(STAGES[kind], tail[:-1])
-    field = schema.model_fields.get(tail[-1]) if schema else None
+    field = schema.model_fields.get(str(tail[-1])) if schema else None
     return value is None or (len(tail) > 1 and field is not None and value == field.default)

@@ -3,6 +3,7 @@
 torch is imported for an advantage or a loss of the user's own alone.
 """
 
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from r1lab.grading.grader import applies
 from r1lab.models import loading, scratch
 from r1lab.models.folders import folder_problems, quantized_by
 from r1lab.recipe import trial
-from r1lab.recipe.checks import part_parameters
-from r1lab.recipe.sections import ADVANTAGES
+from r1lab.recipe.calls import part_parameters
+from r1lab.recipe.schema import EvalRecipe, GrpoRecipe, StageRecipe
+from r1lab.recipe.sections import ADVANTAGES, Data, EvalData, Reward, Rollout, Task
 from r1lab.recipe.values import Problems
 from r1lab.recipe.yaml_source import Keys
 from r1lab.rewards.facts import facts_of
@@ -24,10 +26,10 @@ from r1lab.text import did_you_mean
 SHOWN = 5  # rows of one file that are named; more are counted
 
 
-def input_problems(recipe, skip: set[str]) -> Problems:
+def input_problems(recipe: StageRecipe, skip: set[str]) -> Problems:
     """What is wrong with a stage's inputs, leaving out the sections in `skip`, which are wrong already."""
     found: Problems = []
-    rollout = None if "rollout" in skip else getattr(recipe, "rollout", None)
+    rollout: Rollout | None = None if "rollout" in skip else getattr(recipe, "rollout", None)
     if "model" not in skip and not (rollout and rollout.engine == "server"):  # where the model lies is its business
         found += [(("model", "path"), message) for message in model_problems(recipe.model.path)]
         if (
@@ -42,23 +44,24 @@ def input_problems(recipe, skip: set[str]) -> Problems:
     if rollout:
         wrong = engine_options.problems(rollout.engine, rollout.options)
         found += [(("rollout", "options", option), message) for option, message in wrong]
-    if "train" not in skip and recipe.stage == "grpo":
+    if "train" not in skip and isinstance(recipe, GrpoRecipe):
         for key in ("advantage", "loss"):
             name = recipe.train.get(key)
             if name and name not in ADVANTAGES and (wrong := trial.problem(key, name)):
                 found.append((("train", key), wrong))
-    for index, reward in enumerate([] if "rewards" in skip else getattr(recipe, "rewards", [])):
+    rewards: list[Reward] = [] if "rewards" in skip else getattr(recipe, "rewards", [])
+    for index, reward in enumerate(rewards):
         known = facts_of(reward.name)
         for key in known.needs if known else ():
-            if not reward.model_extra.get(key):
+            if not reward.parameters.get(key):
                 found.append((("rewards", index), f"{reward.name} needs the parameter `{key}`"))
-    wanted = {} if "rewards" in skip else wanted_columns(recipe)
+    wanted = [] if "rewards" in skip else wanted_columns(recipe)
     for keys, section, given in _sources(recipe, skip):
         found += [((*keys, *below), message) for below, message in data_problems(recipe, section, given, wanted)]
     return found
 
 
-def _quantized(recipe, rollout) -> list[str]:
+def _quantized(recipe: StageRecipe, rollout: Rollout | None) -> list[str]:
     """Whether a model whose weights are quantized already is one that this stage can use."""
     method = quantized_by(loading.local_folder(recipe.model.path))
     if method is None or method == "bitsandbytes":
@@ -66,7 +69,8 @@ def _quantized(recipe, rollout) -> list[str]:
     what = f"{recipe.model.path}: its weights are quantized by {method}"
     if hasattr(recipe, "train"):
         return [f"{what}, which cannot be trained: name the model that it was made from"]
-    if method in ("gptq", "awq") and engines.choose(rollout.engine) != "vllm" and not find_spec("gptqmodel"):
+    by_vllm = rollout is not None and engines.choose(rollout.engine) == "vllm"
+    if method in ("gptq", "awq") and not by_vllm and not find_spec("gptqmodel"):
         return [f"{what}, which transformers reads by gptqmodel: pip install gptqmodel, or name the whole model"]
     return []
 
@@ -114,43 +118,50 @@ def embedded_problems(name: str) -> list[str]:
 Wanted = list[tuple[str, str, list[str] | None]]
 """Columns that rows need: the column, who asks for it, and for rows of which tasks (None: of all)."""
 
+Source = tuple[Keys, Data | Task, dict]
+"""A call of a builder: the keys where it stands, its section, and the parameters given."""
 
-def wanted_columns(recipe) -> Wanted:
+
+def wanted_columns(recipe: StageRecipe) -> Wanted:
     """The columns that each row needs, who asks for it, and of which rows."""
     article = "an" if recipe.stage == "sft" else "a"
     wanted: Wanted = [(c, f"{article} {recipe.stage} stage, which is trained on it", None) for c in recipe.learns]
-    for reward in getattr(recipe, "rewards", []):
+    rewards: list[Reward] = getattr(recipe, "rewards", [])
+    for reward in rewards:
         function = lookup.function("rewards", reward.name)
         wanted += [(column, f"the reward {reward.name}", reward.tasks) for column in lookup.columns(function)]
     return wanted
 
 
-def _sources(recipe, skip: set[str]):
-    """The builders that a stage calls, each as its keys, its section and the parameters given."""
-    evaluates = recipe.stage == "eval" or (getattr(recipe, "eval", None) and recipe.eval.every)
-    tasks = recipe.eval.tasks if "eval" not in skip and evaluates else []
-    reads_data = recipe.stage != "eval" or not tasks or recipe.data.builder in tasks
-    if "data" not in skip and reads_data:
-        yield from _parts(("data",), recipe.data)
+def _sources(recipe: StageRecipe, skip: set[str]) -> Iterator[Source]:
+    """The builders that a stage calls."""
+    tasks: list[str | Task] = []
+    if "eval" not in skip and isinstance(recipe, EvalRecipe):
+        tasks = recipe.eval.tasks
+    elif "eval" not in skip and isinstance(recipe, GrpoRecipe) and recipe.eval and recipe.eval.every:
+        tasks = recipe.eval.tasks
+    data: Data | None = getattr(recipe, "data", None)
+    if data and "data" not in skip and (recipe.stage != "eval" or not tasks or data.builder in tasks):
+        yield from _parts(("data",), data)
     for index, task in enumerate(tasks):
         keys = ("eval", "tasks", index)
-        if isinstance(task, str) and task != recipe.data.builder:
-            yield keys, type(recipe.data)(builder=task), {}
-        elif not isinstance(task, str):
+        if not isinstance(task, str):
             yield from _parts(keys, task)
+        elif data is None or task != data.builder:
+            yield keys, EvalData(builder=task), {}
 
 
-def _parts(keys: Keys, section):
+def _parts(keys: Keys, section: Data | Task) -> Iterator[Source]:
     """A builder, or each of a mixture's."""
     if section.builder != "mix":
-        yield keys, section, section.model_extra
+        yield keys, section, section.parameters
         return
-    for index, part in enumerate(section.model_extra["parts"]):
+    for index, part in enumerate(section.parameters["parts"]):
         own = {key: part[key] for key in ("builder", "split", "seed") if key in part}
         yield (*keys, "parts", index), section.model_copy(update={"builder": "rows", **own}), part_parameters(part)
 
 
-def data_problems(recipe, section, given: dict, wanted: Wanted) -> Problems:
+def data_problems(recipe: StageRecipe, section: Data | Task, given: dict, wanted: Wanted) -> Problems:
     """Whether the data is there and each row has what is asked of it.
 
     The rows of files are all read; of r1lab's builders one row is made; a builder of the user's own is not called, nor
@@ -163,7 +174,7 @@ def data_problems(recipe, section, given: dict, wanted: Wanted) -> Problems:
     try:
         if name == "rows":
             split, columns = getattr(section, "split", "test"), given.get("columns")
-            return [(keys, message) for message in row_problems(path, split, wanted, columns)]
+            return [(keys, message) for message in row_problems(given["path"], split, wanted, columns)]
         builder = lookup.function("data", name)
         reads = lookup.parameters(builder).get("path")
         place = path if path is not None else getattr(reads, "default", None)
@@ -223,7 +234,7 @@ def row_problems(path: str, split: str, wanted: Wanted, columns: Columns | None 
     return found
 
 
-def _one_row(recipe, section, given: dict, builder) -> list[dict]:
+def _one_row(recipe: StageRecipe, section: Data | Task, given: dict, builder: Callable) -> list[dict]:
     """What a builder gives when asked for one row."""
     takes = lookup.parameters(builder)
     seed = recipe.seed if section.seed is None else section.seed

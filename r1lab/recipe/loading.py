@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from r1lab.errors import UserError
 from r1lab.recipe import checks, references, yaml_source
-from r1lab.recipe.idle import data_of, effective, without_idle
+from r1lab.recipe.idle import effective, without_idle
 from r1lab.recipe.inputs import input_problems
 from r1lab.recipe.schema import STAGES, Pipeline, Recipe, StageRecipe, find_kinds
 from r1lab.recipe.tiny import shrunk
@@ -66,7 +66,7 @@ def load(sources: list[str], *, check: bool = True, inputs: bool = False, tiny: 
     if check or inputs:
         found += _found_by_checks(stages, inputs=inputs)
     problems += [document.problem(keys, message) for keys, message in found]
-    if problems:
+    if problems or recipe is None:
         raise UserError(sorted(dict.fromkeys(problems), key=_place))
     return recipe
 
@@ -91,7 +91,7 @@ def _found_by_checks(stages: list[StageRecipe], *, inputs: bool) -> list[tuple[K
     for stage in stages:
         problems = checks.stage_problems(stage)
         if inputs:
-            problems += input_problems(stage, {keys[0] for keys, _ in problems})
+            problems += input_problems(stage, {str(keys[0]) for keys, _ in problems})
         more += [((*stage._keys, *keys), message) for keys, message in problems]
     return more
 
@@ -145,7 +145,7 @@ def dumps(recipe: Recipe) -> str:
 
     yaml = YAML(typ="safe", pure=True)
     yaml.Representer = Representer
-    yaml.sort_base_mapping_type_on_output = False
+    yaml.sort_base_mapping_type_on_output = False  # pyright: ignore[reportAttributeAccessIssue]  # declared as None
     yaml.width = 1_000
     stream = io.StringIO()
     yaml.dump(resolved(recipe), stream)
@@ -268,8 +268,6 @@ def _stage(document: Document, data: dict, keys: Keys) -> tuple[StageRecipe | No
         data = {**data, "name": f"stage-{keys[1]}"}
     # An empty section is one that is not given.
     data = {key: value for key, value in data.items() if value is not None}
-    if kind == "eval":
-        data = _with_data_of_the_task(document, data, keys)
     try:
         stage = STAGES[kind].model_validate(data)
     except ValidationError as error:
@@ -277,15 +275,3 @@ def _stage(document: Document, data: dict, keys: Keys) -> tuple[StageRecipe | No
         return None, found + [((*keys, *below), message) for below, message in wrong]
     stage._document, stage._keys = document, keys
     return stage, found
-
-
-def _with_data_of_the_task(document: Document, data: dict, keys: Keys) -> dict:
-    """An eval recipe with `data`: asked for its test split, and where it is not given, that of its first task."""
-    given, section = data.get("data"), data.get("eval")
-    tasks = section.get("tasks") if isinstance(section, dict) else None
-    if given is None and isinstance(tasks, list) and tasks:
-        given = data_of(tasks[0])
-        at = () if isinstance(tasks[0], dict) else ("builder",)
-        document.shown.pop((*keys, "data"), None)
-        document.shown[(*keys, "data", *at)] = (*keys, "eval", "tasks", 0)
-    return {**data, "data": {"split": "test", **given}} if isinstance(given, dict) else data

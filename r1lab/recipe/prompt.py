@@ -2,13 +2,16 @@
 
 from r1lab.errors import UserError
 from r1lab.models import prompts
+from r1lab.recipe.sections import Prompt
 from r1lab.recipe.values import Problems, not_a_choice
 
 
-def prompt_problems(recipe) -> Problems:
-    """Whether a prompt's template is known, or a file that renders a question, and its text has a place for one."""
-    prompt, keys = recipe.prompt, ("prompt", "template")
-    server = getattr(recipe, "rollout", None) and recipe.rollout.engine == "server"
+def prompt_problems(prompt: Prompt, *, server: bool) -> Problems:
+    """Whether a prompt's template is known, or a file that renders a question, and its text has a place for one.
+
+    `server` says whether a server is asked, which puts the question into the model's own template.
+    """
+    keys = ("prompt", "template")
     if prompt.text is not None and "{question}" not in prompt.text:
         return [(("prompt", "text"), "has no place for the question: write {question} where it belongs")]
     if prompt.text is not None and prompt.template != "none":

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from r1lab.recipe.schema import STAGES
+from r1lab.recipe.schema import STAGES, Pipeline, StageRecipe
 from r1lab.recipe.values import Problems
 from r1lab.recipe.yaml_source import Keys
 from r1lab.text import did_you_mean
@@ -22,12 +22,16 @@ def stages(config: dict) -> set[str]:
     return {match[1] for value in values if (match := REFERENCE.fullmatch(value))}
 
 
-def with_folders(value: object, folders: dict[str, Path]) -> object:
+def with_folders(config: dict, folders: dict[str, Path]) -> dict:
     """A recipe with its references replaced by absolute paths into `folders`, those of the stages by name."""
+    return {key: _with_folders(value, folders) for key, value in config.items()}
+
+
+def _with_folders(value: object, folders: dict[str, Path]) -> object:
     if isinstance(value, dict):
-        return {key: with_folders(item, folders) for key, item in value.items()}
+        return with_folders(value, folders)
     if isinstance(value, list):
-        return [with_folders(item, folders) for item in value]
+        return [_with_folders(item, folders) for item in value]
     reference = REFERENCE.fullmatch(value) if isinstance(value, str) else None
     if reference and reference[1] in folders:
         return str((folders[reference[1]] / reference[2]).resolve())
@@ -76,7 +80,7 @@ def _flat(value: object, prefix: str = "") -> dict[str, object]:
     return flat
 
 
-def pipeline_problems(recipe) -> Problems:
+def pipeline_problems(recipe: Pipeline) -> Problems:
     """Whether stages have names of their own, refer to earlier ones only, and `compare` names evaluations."""
     found: Problems = []
     earlier: dict[str, str] = {}
@@ -99,7 +103,7 @@ def pipeline_problems(recipe) -> Problems:
     return found
 
 
-def references(stage) -> Iterator[tuple[Keys, str]]:
+def references(stage: StageRecipe) -> Iterator[tuple[Keys, str]]:
     """The values of a stage that refer to another one, or look as if they should."""
     if stage.model.path.startswith("@"):
         yield ("model", "path"), stage.model.path
@@ -117,7 +121,7 @@ def _leaves(value: object, keys: Keys) -> Iterator[tuple[Keys, object]]:
         yield keys, value
 
 
-def _reference_problems(value: str, keys: Keys, earlier: dict[str, str], recipe) -> list[str]:
+def _reference_problems(value: str, keys: Keys, earlier: dict[str, str], recipe: Pipeline) -> list[str]:
     wanted = "model" if "model" in (keys[0], keys[-1]) else "samples"
     match = REFERENCE.fullmatch(value)
     if not match or match[2] != wanted:

@@ -17,6 +17,7 @@ from r1lab.recipe.sections import (
     Curriculum,
     Data,
     Eval,
+    EvalData,
     EvalRollout,
     GrpoEval,
     GrpoRollout,
@@ -57,7 +58,7 @@ class StageRecipe(Section):
     stage: str
     seed: int = Field(default=0, ge=0)
     model: Model
-    _document: Document = PrivateAttr(default_factory=lambda: Document(None))
+    _document: Document = PrivateAttr(default_factory=lambda: Document({}))
     _keys: Keys = PrivateAttr(default=())
 
 
@@ -115,13 +116,13 @@ class SampleRecipe(StageRecipe):
 
 
 class EvalRecipe(StageRecipe):
-    """Evaluation of a model, on `eval.tasks` or else on `data`."""
+    """Evaluation of a model, on `eval.tasks` or else on `data`: it has one of them."""
 
     module: ClassVar[str] = "r1lab.stages.eval"
     words: ClassVar[str] = "evaluation"
     generates: ClassVar[bool] = True
     stage: Literal["eval"]
-    data: Data
+    data: EvalData | None = None
     prompt: Prompt = Prompt()
     rewards: list[Reward] = Field(min_length=1)
     rollout: EvalRollout = EvalRollout()
@@ -212,7 +213,7 @@ class Pipeline(Section):
     seed: int = Field(default=0, ge=0)
     stages: list[Annotated[SerializeAsAny[StageRecipe], BeforeValidator(_of_its_kind)]] = Field(min_length=1)
     compare: list[list[str]] | None = None
-    _document: Document = PrivateAttr(default_factory=lambda: Document(None))
+    _document: Document = PrivateAttr(default_factory=lambda: Document({}))
 
 
 Recipe = StageRecipe | Pipeline

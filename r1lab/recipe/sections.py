@@ -11,6 +11,17 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+class Call(Section):
+    """A section that names a function; keys that are not its own are parameters of that function."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What the function is given, by the names of its parameters."""
+        return self.model_extra or {}
+
+
 class Lora(Section):
     """peft's LoRA: rank, `lora_alpha`, dropout, and the layers that get adapters.
 
@@ -63,7 +74,7 @@ class PassRate(Section):
     highest: float = Field(default=1.0, ge=0, le=1)
 
 
-class Data(Section):
+class Data(Call):
     """A dataset builder with its parameters. `size` counts rows; `seed` is the recipe's unless given.
 
     The rest is done to the rows that the builder gives, in this order: `deduplicate` (true: the same words; a number:
@@ -71,7 +82,6 @@ class Data(Section):
     `pass_rate`, and `order`, easy first: the curriculum of a grpo stage with `shuffle_dataset: false`.
     """
 
-    model_config = ConfigDict(extra="allow", strict=True)
     builder: str = "rows"
     split: Literal["train", "test"] = "train"
     size: int | None = Field(default=None, ge=1)
@@ -81,6 +91,12 @@ class Data(Section):
     max_tokens: int | None = Field(default=None, ge=1)
     pass_rate: PassRate | None = None
     order: Literal["people", "level", "pass_rate", "length"] | None = None
+
+
+class EvalData(Data):
+    """Rows that a model is evaluated on: the test split, unless another one is named."""
+
+    split: Literal["train", "test"] = "test"
 
 
 class Prompt(Section):
@@ -97,14 +113,13 @@ class Prompt(Section):
     prefill: str | None = None
 
 
-class Reward(Section):
+class Reward(Call):
     """A reward function with its weight and its parameters.
 
     `tasks` are the tasks of rows that it applies to (default: all). `on_error` says what a completion means that it
     raises on: the end of the run, or a score of 0 that is counted.
     """
 
-    model_config = ConfigDict(extra="allow", strict=True)
     name: str
     weight: float = 1.0
     tasks: list[str] | None = Field(default=None, min_length=1)
@@ -270,14 +285,13 @@ class Alarms(Section):
         return {name: alarm for name, alarm in self if isinstance(alarm, Alarm)}
 
 
-class Task(Section):
+class Task(Call):
     """A task of an evaluation: a builder with its parameters, asked for its test split.
 
     `num_samples` answers a question, those of `eval` unless given. `instruction` is added below each question, under
     templates that say nothing of an answer's form (`none`, `chat`).
     """
 
-    model_config = ConfigDict(extra="allow", strict=True)
     name: str | None = None
     builder: str
     size: int | None = Field(default=None, ge=1)

@@ -95,7 +95,7 @@ def _model(model: dict) -> dict:
     else:
         names = {"llama": "tiny-llama", "deepseek-v3": "tiny-deepseek-v3"}
         kept = "embedded:" + next((tiny for name, tiny in names.items() if name in path.lower()), "tiny-qwen2")
-    small = {"path": kept}
+    small: dict = {"path": kept}
     if isinstance(model.get("lora"), dict):
         small["lora"] = {key: value for key, value in model["lora"].items() if key != "quantize"}
     return small
@@ -176,9 +176,8 @@ def _schedule(schedule: dict, rewards: list[str]) -> None:
     def steps(values: object) -> object:
         return dict(enumerate(value for _, value in sorted(values.items()))) if isinstance(values, dict) else values
 
-    if "max_completion_length" in schedule:
-        lengths = steps(schedule["max_completion_length"])
-        schedule["max_completion_length"] = {step: min(TOKENS, 16 * (step + 1)) for step in lengths}
+    if isinstance(lengths := schedule.get("max_completion_length"), dict):
+        schedule["max_completion_length"] = {step: min(TOKENS, 16 * (step + 1)) for step in range(len(lengths))}
     if "temperature" in schedule:
         schedule["temperature"] = steps(schedule["temperature"])
     if isinstance(schedule.get("rewards"), dict):

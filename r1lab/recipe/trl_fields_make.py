@@ -5,6 +5,7 @@ import enum
 import types
 import typing
 from pathlib import Path
+from typing import TypeGuard
 
 TARGET = Path(__file__).with_name("trl_fields.py")
 HEAD = '''"""Names, types and defaults of the fields of TRL's configs: a recipe is checked without importing TRL.
@@ -20,8 +21,12 @@ from typing import Any, Literal
 def generate() -> str:
     """The text of `trl_fields.py` for the installed TRL."""
     import trl
+    from trl.trainer.dpo_config import DPOConfig
+    from trl.trainer.grpo_config import GRPOConfig
+    from trl.trainer.reward_config import RewardConfig
+    from trl.trainer.sft_config import SFTConfig
 
-    configs = {"GRPO": trl.GRPOConfig, "SFT": trl.SFTConfig, "DPO": trl.DPOConfig, "REWARD": trl.RewardConfig}
+    configs = {"GRPO": GRPOConfig, "SFT": SFTConfig, "DPO": DPOConfig, "REWARD": RewardConfig}
     tables = {name: _fields(config) for name, config in configs.items()}
     common = {name: f for name, f in tables["GRPO"].items() if all(t.get(name) == f for t in tables.values())}
     enums: dict[str, type[enum.Enum]] = {}
@@ -75,10 +80,10 @@ def _type(hint: object, enums: dict) -> str:
         enums[hint.__name__] = hint
         return hint.__name__
     # An object such as accelerate's ParallelismConfig cannot be written in YAML: only null is left of it.
-    return hint.__name__ if hint in (bool, int, float, str, list, dict) else "None"
+    return next((kind.__name__ for kind in (bool, int, float, str, list, dict) if hint is kind), "None")
 
 
-def _is_enum(hint: object) -> bool:
+def _is_enum(hint: object) -> TypeGuard[type[enum.Enum]]:
     return isinstance(hint, type) and issubclass(hint, enum.Enum)
 
 

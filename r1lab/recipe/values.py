@@ -4,8 +4,10 @@ import difflib
 import re
 import typing
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from r1lab.recipe.yaml_source import Keys
 from r1lab.text import did_you_mean, either
@@ -13,7 +15,7 @@ from r1lab.text import did_you_mean, either
 Problems = list[tuple[Keys, str]]
 
 
-def value_problems(value: object, hint: object, keys: Keys) -> Problems:
+def value_problems(value: object, hint: Any, keys: Keys) -> Problems:
     """Whether a value has a type.
 
     >>> value_problems("fast", float, ("train", "learning_rate"))
@@ -32,7 +34,7 @@ def value_problems(value: object, hint: object, keys: Keys) -> Problems:
     return []
 
 
-def _lax(value: object, hint: object) -> bool:
+def _lax(value: object, hint: Any) -> bool:
     try:
         TypeAdapter(hint).validate_python(value)
     except ValidationError:
@@ -76,7 +78,7 @@ def told(
         model: The schema, for names of keys that were meant.
         others: Schemas that share sections with it, for names that it does not have itself.
     """
-    grouped: dict[Keys, list[dict]] = {}
+    grouped: dict[Keys, list[ErrorDetails]] = {}
     for problem in error.errors(include_url=False):
         grouped.setdefault(_keys_in(data, problem), []).append(problem)
     found: Problems = []
@@ -93,12 +95,14 @@ def told(
     return found
 
 
-def _keys_in(data: object, problem: dict) -> Keys:
+def _keys_in(data: object, problem: ErrorDetails) -> Keys:
     """Where an error lies in the data: pydantic's location without the names of branches of unions."""
     keys, location = [], problem["loc"]
     for index, key in enumerate(location):
-        holds = isinstance(data, (dict, list)) and (key in data if isinstance(data, dict) else isinstance(key, int))
-        if holds:
+        if isinstance(data, dict) and key in data:
+            data = data[key]
+            keys.append(key)
+        elif isinstance(data, list) and isinstance(key, int):
             data = data[key]
             keys.append(key)
         elif index == len(location) - 1 and problem["type"] == "missing":
@@ -122,11 +126,15 @@ def schema_at(model: type[BaseModel] | None, keys: Keys) -> type[BaseModel] | No
             return None
         if isinstance(key, int):
             continue
-        nested = [model.model_fields[key].annotation] if key in model.model_fields else []
-        while nested and not (isinstance(nested[0], type) and issubclass(nested[0], BaseModel)):
-            nested = [*typing.get_args(nested[0]), *nested[1:]]
-        model = nested[0] if nested else None
+        model = _section_in(model.model_fields[key].annotation) if key in model.model_fields else None
     return model
+
+
+def _section_in(hint: object) -> type[BaseModel] | None:
+    """The first schema that an annotation names, such as that of a list's items."""
+    if isinstance(hint, type) and issubclass(hint, BaseModel):
+        return hint
+    return next((found for part in typing.get_args(hint) if (found := _section_in(part))), None)
 
 
 def fields_at(model: type[BaseModel] | None, keys: Keys) -> list[str]:
@@ -135,11 +143,11 @@ def fields_at(model: type[BaseModel] | None, keys: Keys) -> list[str]:
     return list(found.model_fields) if found else []
 
 
-def _wrong_value(problems: list[dict]) -> str:
+def _wrong_value(problems: list[ErrorDetails]) -> str:
     value, wanted = problems[0]["input"], []
     for problem in problems:
         if problem["type"] in ("literal_error", "enum"):
-            return not_a_choice(value, re.findall(r"'([^']*)'", problem["ctx"]["expected"]))
+            return not_a_choice(value, re.findall(r"'([^']*)'", problem.get("ctx", {})["expected"]))
         if problem["type"] in ("too_short", "string_too_short"):
             return "is empty"
         bound = next(iter(problem.get("ctx", {}).values()), "")

@@ -12,10 +12,14 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from r1lab.errors import UserError
 from r1lab.lookup import folder
 from r1lab.text import did_you_mean
+
+if TYPE_CHECKING:
+    from ruamel.yaml.constructor import SafeConstructor
 
 COMMAND_LINE = "command line"
 MOST_VALUES = 100_000
@@ -25,7 +29,9 @@ _STANDARD = "tag:yaml.org,2002:"
 _PLAIN = ("map", "seq", "str", "int", "float", "bool", "null", "timestamp")
 _ASSIGNMENT = re.compile(r"[A-Za-z_][\w.-]*=")
 
-Keys = tuple[str | int, ...]
+Scalar = str | int | float | None
+Keys = tuple[Scalar, ...]
+"""Keys and places in lists that lead to a value. A key of a map may be any scalar, such as a step of a schedule."""
 
 
 @dataclass
@@ -33,14 +39,14 @@ class Document:
     """Plain data, and where each of its keys was written.
 
     Attributes:
-        data: Maps, lists and scalars.
+        data: Maps, lists and scalars below a map.
         places: For the keys that lead to a value, `file:line` or `command line`.
         shown: For keys whose value was taken over from elsewhere in the document, the keys it was written under.
         problems: What is wrong with the text, such as a key that occurs twice.
         depth: How many keys were typed with dots: above them the document says where, below them what.
     """
 
-    data: object
+    data: dict
     places: dict[Keys, str] = field(default_factory=dict)
     shown: dict[Keys, Keys] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
@@ -63,7 +69,7 @@ class Document:
     def label(self, keys: Keys) -> str:
         """Keys as they are typed on the command line: `stages.zero.train.max_steps`, `rewards.0.weight`."""
         words = [str(key) for key in keys]
-        if len(keys) > 1 and keys[0] == "stages" and isinstance(keys[1], int) and isinstance(self.data, dict):
+        if len(keys) > 1 and keys[0] == "stages" and isinstance(keys[1], int):
             stages = self.data.get("stages")
             stage = stages[keys[1]] if isinstance(stages, list) and keys[1] < len(stages) else None
             if isinstance(stage, dict) and isinstance(stage.get("name"), str):
@@ -126,9 +132,6 @@ def read(sources: list[str], change: Callable[[dict], dict] | None = None) -> Do
             problems += error.problems
             continue
         problems += document.problems
-        if not isinstance(document.data, dict):
-            problems.append(f"{source}: is not a recipe: the file should be a map of keys, as in `stage: grpo`")
-            continue
         merge(merged, document, problems)
     if problems and not merged.data:
         raise UserError(problems)
@@ -161,27 +164,38 @@ def parse_assignment(word: str) -> Document:
     dotted, _, text = word.partition("=")
     if text.startswith("@"):  # a reference, which YAML wants in quotes and a shell would take them off
         text = json.dumps(text)
-    document = parse(text, COMMAND_LINE, base_dir=Path("."), label=dotted)
-    keys = tuple(dotted.split("."))
-    data = document.data
-    for key in reversed(keys):
-        data = {key: data}
-    places = {keys[:length]: COMMAND_LINE for length in range(len(keys) + 1)}
-    places |= {keys + tail: COMMAND_LINE for tail in document.places}
-    return Document(data, places, problems=document.problems, depth=len(keys))
+    value, below = _value(text, COMMAND_LINE, base_dir=Path("."), label=dotted)
+    first, *rest = keys = tuple(dotted.split("."))
+    for key in reversed(rest):
+        value = {key: value}
+    places: dict[Keys, str] = {keys[:length]: COMMAND_LINE for length in range(len(keys) + 1)}
+    places |= {keys + tail: COMMAND_LINE for tail in below.places}
+    return Document({first: value}, places, problems=below.problems, depth=len(keys))
 
 
-def parse(text: str, name: str, *, base_dir: Path, label: str = "") -> Document:
-    """YAML 1.2 text as a document; a key that occurs twice in a map is a problem.
+def parse(text: str, name: str, *, base_dir: Path) -> Document:
+    """YAML 1.2 text that holds a map as a document; a key that occurs twice in a map is a problem.
 
     Args:
         text: The text.
-        name: The file's name, for places, or `COMMAND_LINE`.
+        name: The file's name, for places.
         base_dir: What values that begin with `./` or `../` are relative to.
-        label: The key that the text is the value of, on the command line.
 
     Raises:
-        UserError: It is not YAML.
+        UserError: It is not YAML, or no map.
+    """
+    data, document = _value(text, name, base_dir=base_dir)
+    if not isinstance(data, dict):
+        what = f"{name}: is not a recipe: the file should be a map of keys, as in `stage: grpo`"
+        raise UserError([*document.problems, what])
+    document.data = data
+    return document
+
+
+def _value(text: str, name: str, *, base_dir: Path, label: str = "") -> tuple[object, Document]:
+    """The value that a YAML text holds, and a document that has the places of all below it, and the problems.
+
+    `label` is the key that the text is the value of, on the command line.
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -202,14 +216,14 @@ def parse(text: str, name: str, *, base_dir: Path, label: str = "") -> Document:
         ValueError,
     ) as error:  # ruamel's parser recurses; a sign that it cannot read is no YAMLError
         raise UserError(f"{start}: not YAML that can be read: {_reason(error)}") from error
-    document = Document(None)
+    value, document = None, Document({})
     if node is not None:
         try:
-            document.data = _Reader(document, yaml.constructor, name, base_dir, start).value(node, ())
+            value = _Reader(document, yaml.constructor, name, base_dir, start).value(node, ())
         except RecursionError as error:
             raise UserError(f"{start}: not YAML that can be read: {_reason(error)}") from error
         document.places.setdefault((), name if name == COMMAND_LINE else f"{name}:1")
-    return document
+    return value, document
 
 
 def _reason(error: Exception) -> str:
@@ -227,7 +241,7 @@ class _Reader:
     """
 
     document: Document
-    constructor: object
+    constructor: "SafeConstructor"
     name: str
     base_dir: Path
     start: str
@@ -266,7 +280,7 @@ class _Reader:
             items.append(self.value(item, (*keys, index)))
         return items
 
-    def _scalar(self, node) -> object:
+    def _scalar(self, node) -> Scalar:
         if node.tag == f"{_STANDARD}timestamp":  # YAML 1.2 has no dates
             return node.value
         try:
@@ -339,7 +353,7 @@ def _merge_list(base: Document, old: list, at: Keys, new: Document, value: dict,
         index = named.get(key, int(key) if str(key).isdigit() else None)
         if index is None or index >= len(old):
             what = "no such stage" if at == ("stages",) else f"no such item, this list has {len(old)} (the first is 0)"
-            hint = did_you_mean(key, named, otherwise=f" (there are: {', '.join(named)})" if named else "")
+            hint = did_you_mean(key, named, otherwise=f" (there are: {', '.join(map(str, named))})" if named else "")
             problems.append(new.problem((*keys, key), f"{what}{hint}"))
         elif isinstance(old[index], dict) and isinstance(item, dict):
             if at == ("stages",) and new.depth > len(keys) + 2:
@@ -359,7 +373,7 @@ def _take_over(base: Document, stage: dict, at: Keys, item: dict) -> None:
             _move_places(base, (*at, section), base, (section,))
 
 
-def _same_key(into: dict, key: object) -> object:
+def _same_key(into: dict, key: Scalar) -> Scalar:
     """The key of a map that a word of the command line means: `people.2` may mean the number 2."""
     number = int(key) if isinstance(key, str) and key.isdigit() else None
     return number if key not in into and number in into else key

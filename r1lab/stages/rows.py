@@ -8,16 +8,16 @@ from r1lab.data.calls import rows_of
 from r1lab.errors import UserError
 from r1lab.evaluation import forms
 from r1lab.models.prompts import wording
-from r1lab.recipe.sections import TASKS_OWN
+from r1lab.recipe.schema import EvalRecipe, GrpoRecipe
+from r1lab.recipe.sections import TASKS_OWN, Data, EvalData, Task
 from r1lab.rundir import storage
 from r1lab.stages.common import doing, logger, note
 
 
 def build_rows(
-    data,
+    data: Data,
     *,
     seed: int,
-    split: str | None = None,
     size: int | None = None,
     run_dir: Path | None = None,
     tokenizer=None,
@@ -31,7 +31,7 @@ def build_rows(
     """
     parameters = dict(data.model_extra or {})
     given = {
-        "split": split or data.split,
+        "split": data.split,
         "size": size if size is not None else data.size,
         "seed": data.seed if data.seed is not None else seed,
     }
@@ -46,7 +46,7 @@ def build_rows(
     return _operated(rows, data, seed, run_dir, tokenizer)
 
 
-def _operated(rows: list[dict], data, seed: int, run_dir: Path | None, tokenizer) -> list[dict]:
+def _operated(rows: list[dict], data: Data, seed: int, run_dir: Path | None, tokenizer) -> list[dict]:
     """The rows after the operations of a `data` section, each of which tells how many it left out."""
 
     def tell(kept: list[dict], why: str) -> list[dict]:
@@ -60,7 +60,9 @@ def _operated(rows: list[dict], data, seed: int, run_dir: Path | None, tokenizer
         near = None if data.deduplicate is True else data.deduplicate
         rows = tell(operations.deduplicate(rows, near=near), "the same as another (deduplicate)")
     if data.decontaminate:
-        kept, report = operations.decontaminate(rows, _evaluation_sets(data, seed), n=data.decontaminate.n)
+        kept, report = operations.decontaminate(
+            rows, _evaluation_sets(data.decontaminate.against, seed), n=data.decontaminate.n
+        )
         if run_dir and report:
             storage.write_jsonl(run_dir / "data.jsonl", report)
         rows = tell(kept, "shared with an evaluation set (decontaminate; listed in data.jsonl)")
@@ -77,15 +79,16 @@ def _operated(rows: list[dict], data, seed: int, run_dir: Path | None, tokenizer
     return operations.ordered(rows, by=data.order) if data.order else rows
 
 
-def _evaluation_sets(data, seed: int) -> list[dict]:
-    tasks = data.decontaminate.against
-    sections = [type(data)(builder=task) if isinstance(task, str) else as_data(type(data), task) for task in tasks]
-    return [row for section in sections for row in build_rows(section, seed=seed, split="test")]
+def _evaluation_sets(tasks: list[str | Task], seed: int) -> list[dict]:
+    sections = [_as_data(task) for task in tasks]
+    return [row for section in sections for row in build_rows(section, seed=seed)]
 
 
-def as_data(kind, task):
+def _as_data(task: str | Task) -> EvalData:
     """An evaluation's task as a `data` section."""
-    return kind(**task.model_dump(exclude=set(TASKS_OWN), exclude_none=True))
+    if isinstance(task, str):
+        return EvalData(builder=task)
+    return EvalData(**task.model_dump(exclude=set(TASKS_OWN), exclude_none=True))
 
 
 def _tokens(row: dict, tokenizer) -> int:
@@ -105,28 +108,34 @@ def samples_of(recipe, name: str) -> int:
     return (own[0].num_samples if own else None) or recipe.eval.num_samples
 
 
-def eval_tasks(recipe) -> dict[str, list[dict]]:
-    """The rows of each task, by its name. An eval recipe without `tasks` evaluates its own `data`.
+def task_sections(recipe: GrpoRecipe | EvalRecipe) -> dict[str, Data]:
+    """The `data` section of each task, by the task's name. Without `eval.tasks` the recipe's own `data` is the task.
 
-    `eval.size` says how many questions: `data.size` is that of the training, in a pipeline that shares its `data`.
+    Their sizes are those of tasks: `data.size` is that of the training, in a pipeline that shares its `data`.
     """
-    size = recipe.eval.size
-    if not recipe.eval.tasks:
-        split = recipe.data.split if recipe.stage == "eval" else "test"  # never the rows that a grpo stage trains on
-        return {recipe.data.builder: build_rows(recipe.data, seed=recipe.seed, split=split, size=size)}
+    own, found = recipe.data, {}
+    # Never the rows that a grpo stage trains on; an eval stage may name a split.
+    change = {"size": None} | ({"split": "test"} if recipe.stage == "grpo" or recipe.eval.tasks else {})
+    for task in recipe.eval.tasks or ([own.builder] if own else []):
+        named = own is not None and task == own.builder
+        found[task_name(task)] = own.model_copy(update=change) if named else _as_data(task)
+    return found
+
+
+def eval_tasks(recipe: GrpoRecipe | EvalRecipe, sections: dict[str, Data] | None = None) -> dict[str, list[dict]]:
+    """The rows of each task, by its name; `eval.size` of them where the task has no size of its own.
+
+    Args:
+        sections: Those of `task_sections`, in place of all of them.
+    """
+    own = {task_name(task): task for task in recipe.eval.tasks if isinstance(task, Task)}
     tasks = {}
-    for task in recipe.eval.tasks:
-        if isinstance(task, str):
-            data = recipe.data.model_copy(update={"size": None})
-            if task != recipe.data.builder:
-                data = type(recipe.data)(builder=task)
-            tasks[task] = build_rows(data, seed=recipe.seed, split="test", size=size)
-        else:
-            data = as_data(type(recipe.data), task)
-            rows = build_rows(data, seed=recipe.seed, split="test", size=data.size or size)
-            if task.instruction and not forms.tagged(wording(**recipe.prompt.model_dump())):
-                rows = [row | {"prompt": instructed(row["prompt"], task.instruction)} for row in rows]
-            tasks[task_name(task)] = rows
+    for name, data in (task_sections(recipe) if sections is None else sections).items():
+        rows = build_rows(data, seed=recipe.seed, size=data.size or recipe.eval.size)
+        instruction = own[name].instruction if name in own else None
+        if instruction and not forms.tagged(wording(**recipe.prompt.model_dump())):
+            rows = [row | {"prompt": instructed(row["prompt"], instruction)} for row in rows]
+        tasks[name] = rows
     return tasks
 
 

@@ -364,14 +364,25 @@ def test_a_builder_says_what_it_needs_and_what_it_does_not_take(write):
     assert problem(write(text)).endswith("mine.py:fixed has no size: remove it")
 
 
-def test_an_eval_recipe_takes_its_data_from_its_first_task(write):
+def test_an_eval_recipe_has_tasks_or_data(write):
     text = "stage: eval\nmodel: {path: x}\nrewards: [{name: knights_knaves}]\n"
     loaded = loading.load([write(text + "eval: {tasks: [{name: two, builder: knights_knaves, people: 2}]}\n")])
-    assert loaded.data.model_extra == {"people": 2} and loaded.data.split == "test"
-    assert loaded.eval.tasks[0].name == "two"
-    assert problem(write(text)).startswith("r.yaml:1: data: missing")
+    assert loaded.data is None and loaded.eval.tasks[0].name == "two"
+    loaded = loading.load([write(text + "data: {builder: knights_knaves}\n")])
+    assert loaded.data.split == "test" and loaded.eval.tasks == []
+    assert problem(write(text)) == (
+        "r.yaml:1: data: missing: an evaluation needs questions: set eval.tasks, as in `eval: {tasks: [math]}`, "
+        "or data, as in `data: {builder: knights_knaves}`"
+    )
     line = problem(write(text + "eval: {tasks: [knaves]}\n"))
     assert line.startswith("r.yaml:4: eval.tasks.0: knaves: no such builder")
+
+
+def test_an_eval_recipe_of_an_earlier_version_repeats_its_first_task_as_data():
+    asked = {"stage": "eval", "name": "e", "model": {"path": "x"}, "rewards": [{"name": "knights_knaves"}]}
+    asked |= {"eval": {"tasks": [{"builder": "knights_knaves", "people": 2}]}}
+    before = asked | {"data": {"builder": "knights_knaves", "people": 2, "split": "test"}}
+    assert loading.reread(before) == loading.reread(asked) and loading.reread(asked)["data"] is None
 
 
 # Whatever is in the file

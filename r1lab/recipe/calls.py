@@ -1,0 +1,99 @@
+"""Whether the rewards and builders that a recipe names exist, and take the parameters that it gives them."""
+
+import inspect
+import typing
+from collections.abc import Callable
+from typing import Any
+
+from r1lab import lookup
+from r1lab.errors import UserError
+from r1lab.recipe.schema import EvalRecipe, GrpoRecipe
+from r1lab.recipe.sections import Data, Eval, Task
+from r1lab.recipe.values import Problems, value_problems
+from r1lab.recipe.yaml_source import Keys
+from r1lab.text import did_you_mean
+
+
+def evaluation_problems(recipe: GrpoRecipe | EvalRecipe, evaluation: Eval) -> Problems:
+    """Whether an evaluation has questions, and the builder of each task is known and takes its parameters."""
+    if not evaluation.tasks and recipe.data is None:
+        ways = "set eval.tasks, as in `eval: {tasks: [math]}`, or data, as in `data: {builder: knights_knaves}`"
+        return [(("data",), f"missing: an evaluation needs questions: {ways}")]
+    return tasks_problems(evaluation.tasks, ("eval", "tasks"), recipe.data)
+
+
+def tasks_problems(tasks: list[str | Task], where: Keys, data: Data | None) -> Problems:
+    """Whether builders that are named, or given with their parameters, are known and take these.
+
+    Args:
+        data: The parameters of a builder that is only named, where it is that section's.
+    """
+    found: Problems = []
+    for index, task in enumerate(tasks):
+        keys = (*where, index)
+        if isinstance(task, str):
+            given = data.parameters if data and task == data.builder else {}
+            found += [(keys, message) for _, message in call_problems("data", task, given, keys)]
+        elif "split" in task.parameters:
+            found.append(((*keys, "split"), "not set here: an evaluation asks for the test split"))
+        else:
+            found += call_problems("data", task.builder, task.parameters, keys, task)
+    return found
+
+
+def call_problems(kind: str, name: str, given: dict, keys: Keys, section: Data | Task | None = None) -> Problems:
+    """Whether a reward (`kind` "rewards") or builder ("data") exists and takes the parameters `given`.
+
+    Args:
+        section: Where `size` and `seed` stand, for a builder.
+    """
+    named = (*keys, "name" if kind == "rewards" else "builder")
+    try:
+        function = lookup.function(kind, name)
+    except UserError as error:
+        return [(named, problem) for problem in error.problems]
+    parameters = lookup.parameters(function)
+    takes = [key for key in parameters if kind == "rewards" or key not in ("split", "size", "seed")]
+    variadic = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(function).parameters.values())
+    found, hints = [], _hints(function)
+    for key, value in given.items():
+        if key in parameters:
+            found += value_problems(value, hints.get(key, Any), (*keys, key))
+        elif kind == "rewards" or not variadic:
+            own = {"rewards": ["name", "weight", "tasks", "on_error"], "data": ["builder", "split", "size", "seed"]}
+            has = f"; {name} has {', '.join(takes)}" if takes else f"; {name} has none"
+            found.append(((*keys, key), f"unknown parameter{did_you_mean(key, [*takes, *own[kind]], otherwise=has)}"))
+    if kind == "data" and name == "mix":
+        found += _parts_problems(given.get("parts"), (*keys, "parts"))
+    for key in ("size", "seed") if section is not None else ():
+        if getattr(section, key) is not None and key not in parameters and not variadic:
+            found.append(((*keys, key), f"the builder {name} has no {key}: remove it"))
+    for key in takes:
+        if parameters[key].default is inspect.Parameter.empty and key not in given:
+            found.append((named, f"{name} needs the parameter `{key}`"))
+    return found
+
+
+def _parts_problems(parts: object, keys: Keys) -> Problems:
+    """Whether the builder of each part of a mixture is known and takes its parameters."""
+    found: Problems = []
+    for index, part in enumerate(parts if isinstance(parts, list) else []):
+        at = (*keys, index)
+        if not isinstance(part, dict) or not isinstance(part.get("builder", "rows"), str):
+            found.append((at, "should be a builder with its parameters, as in {builder: rows, path: FILE, weight: 2}"))
+            continue
+        found += call_problems("data", part.get("builder", "rows"), part_parameters(part), at)
+    return found
+
+
+def part_parameters(part: dict) -> dict:
+    """What a part of a mixture gives its builder."""
+    return {key: value for key, value in part.items() if key not in ("builder", "weight", "split", "size", "seed")}
+
+
+def _hints(function: Callable) -> dict[str, Any]:
+    """The types of a function's parameters; none where a user's annotations cannot be resolved."""
+    try:
+        return typing.get_type_hints(function)
+    except (NameError, TypeError):
+        return {}
