@@ -357,7 +357,7 @@ def ls_verb(arguments: argparse.Namespace) -> int:
         print(listing.reference(arguments.what, arguments.name or ""), end="")
         return 0
     color, width = _terminal()
-    what = [arguments.what] if arguments.what else list(listing.SECTIONS)
+    what = [arguments.what] if arguments.what else listing.SECTIONS
     print(listing.page(what, runs_dir=Path(arguments.runs_dir), color=color, width=width), end="")
     return 0
 

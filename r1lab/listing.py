@@ -8,6 +8,7 @@ import inspect
 import os
 import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ SECTIONS = ("recipes", "rewards", "data", "runs")
 Row = tuple[str, ...]
 
 
-def page(what: list[str], *, runs_dir: Path, color: bool = False, width: int | None = None) -> str:
+def page(what: Sequence[str], *, runs_dir: Path, color: bool = False, width: int | None = None) -> str:
     """The sections asked for, as columns.
 
     Args:

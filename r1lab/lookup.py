@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 from r1lab.errors import UserError
 from r1lab.text import did_you_mean
@@ -55,7 +56,7 @@ def external(name: str, base_dir: str | Path | None = None) -> Callable:
     return _callable(name, _import(path, name), attribute)
 
 
-def _callable(name: str, module, attribute: str) -> Callable:
+def _callable(name: str, module: ModuleType, attribute: str) -> Callable:
     found = getattr(module, attribute, None)
     if not callable(found):
         have = [key for key, value in vars(module).items() if inspect.isfunction(value) and not key.startswith("_")]
@@ -145,7 +146,7 @@ def _exported(kind: str) -> dict[str, Path]:
     return {name: files[name] for name in offered if name in files}
 
 
-def _import(path: str, name: str):
+def _import(path: str, name: str) -> ModuleType:
     _importable(Path.cwd())
     try:
         return importlib.import_module(path)
@@ -159,7 +160,7 @@ def _importable(folder: Path) -> None:
         sys.path.append(str(folder))
 
 
-def _load_file(path: Path):
+def _load_file(path: Path) -> ModuleType:
     """A user's file as a module, loaded once."""
     module_name = f"r1lab_user_file_{path.stem}_{zlib.crc32(str(path).encode()):x}"
     if module_name in sys.modules:
@@ -168,6 +169,7 @@ def _load_file(path: Path):
         raise UserError(f"{path}: no such file")
     _importable(path.parent)
     spec = importlib.util.spec_from_file_location(module_name, path)
+    assert spec is not None and spec.loader is not None  # as for every file that ends in .py
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
     try:

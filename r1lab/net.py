@@ -63,13 +63,13 @@ def _check_proxies() -> None:
         if kind not in ("http", "https", "all"):  # `no` is a list of hosts
             continue
         name = next((n for n in (f"{kind}_proxy", f"{kind}_proxy".upper()) if os.environ.get(n)), f"{kind}_proxy")
+        shown = f"{name}: {_without_password(proxy)}"
         try:
             parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
             whole = bool(parts.hostname) and (parts.port or 1) > 0
         except ValueError:  # a port that is no number, half an IPv6 address
-            whole = False
-        shown = f"{name}: {_without_password(proxy)}"
-        if not whole:
+            parts, whole = None, False
+        if parts is None or not whole:
             raise UserError(f"{shown} is no address of a proxy: write it like http://host:3128, or unset {name}")
         if parts.scheme not in _SCHEMES:
             instead = (
@@ -80,7 +80,7 @@ def _check_proxies() -> None:
             )
         if parts.scheme.startswith("socks"):
             try:
-                import socksio  # noqa: F401
+                import socksio  # noqa: F401  # pyright: ignore[reportMissingImports]  # an extra, [socks]
             except ImportError:
                 raise UserError(f"{shown} needs a package: pip install 'httpx[socks]', or unset {name}") from None
 

@@ -1,6 +1,7 @@
 """How figures, durations and words are written for people: one place for all that prints."""
 
 import difflib
+from collections.abc import Iterable
 from itertools import pairwise
 
 _SPARKS = "▁▂▃▄▅▆▇█"
@@ -70,7 +71,7 @@ def shortened(text: str, head: int, tail: int) -> str:
     return f"{text[:head].rstrip()} … {text[len(text) - tail :].lstrip()}".strip()
 
 
-def did_you_mean(word: object, choices: object, *, otherwise: str = "") -> str:
+def did_you_mean(word: object, choices: Iterable[object], *, otherwise: str = "") -> str:
     """` (did you mean X?)` for the choice that looks most like a word; `otherwise` where none does.
 
     >>> did_you_mean("learning_rte", ["learning_rate", "beta"])

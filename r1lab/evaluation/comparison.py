@@ -36,7 +36,7 @@ def compare(before: str, after: str, folders: dict[str, Path]) -> list[dict]:
 
 def _scores(path: Path) -> dict[tuple[str, str], dict[str, float]]:
     """For each task and measure, the score of each question, for the tasks that the stage's result lists."""
-    tasks = directory.result(path)["tasks"]
+    tasks = directory.finished_result(path)["tasks"]
     scores: dict[tuple[str, str], dict[str, float]] = {(t, m): {} for t in tasks for m in ("avg", "greedy")}
     for row in storage.read_jsonl(path / "samples" / "questions.jsonl"):
         question = question_key(row)

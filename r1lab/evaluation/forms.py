@@ -77,4 +77,5 @@ def lenient(rewards: list[dict]) -> list[dict]:
     >>> lenient([{"name": "knights_knaves", "mode": "logic_rl"}, {"name": "format"}])
     [{'name': 'knights_knaves', 'mode': 'lenient'}]
     """
-    return [reward | facts_of(reward["name"]).lenient for reward in rewards if looks_for_answer(reward["name"])]
+    known = [(reward, facts_of(reward["name"])) for reward in rewards]
+    return [reward | facts.lenient for reward, facts in known if facts and facts.looks_for == "answer"]

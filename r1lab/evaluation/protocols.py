@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from r1lab import lookup
@@ -29,7 +30,7 @@ def sources(
     grader: str | None = None,
     size: int | None = None,
     samples: int | None = None,
-    words: list[str] = (),
+    words: Sequence[str] = (),
 ) -> tuple[list[str], list[str]]:
     """What `r1lab run` would be given to evaluate models, one stage each, all compared with the first.
 
@@ -89,8 +90,7 @@ def _read(name: str, protocol: str) -> dict:
         hint = did_you_mean(protocol, PROTOCOLS, otherwise=f"; there are: {', '.join(PROTOCOLS)}")
         raise UserError(f"--protocol {protocol}: no such protocol, and no such recipe{hint}") from error
     plain = yaml_source.parse_file(file).data
-    shared = plain if isinstance(plain, dict) else {}
-    if "stages" not in shared or not ("data" in shared or shared.get("eval", {}).get("tasks")):
+    if "stages" not in plain or not ("data" in plain or plain.get("eval", {}).get("tasks")):
         why = "has no `eval` with `tasks` that its `stages` share"
         raise UserError(f"--protocol {protocol}: {file} {why}; begin with `r1lab cp eval/r1`")
     return plain
@@ -142,7 +142,7 @@ def _grader(name: str) -> dict:
     return {"name": name}
 
 
-def _stages(paths: list[str], protocol: dict, words: list[str]) -> tuple[list[dict], list[str]]:
+def _stages(paths: list[str], protocol: dict, words: Sequence[str]) -> tuple[list[dict], list[str]]:
     """An eval stage for each model, with the prompt that it was trained on, and lines that tell of that."""
     stages, names = [], [_name_of(path) for path in paths]
     told: dict[str, list[str]] = {}
@@ -188,7 +188,7 @@ def _prompt_of(path: str) -> tuple[dict | None, str]:
     return prompt, f"as in {config.parent.name}/config.yaml"
 
 
-def _limits(paths: list[str], protocol: dict, words: list[str]) -> tuple[list[str], list[str]]:
+def _limits(paths: list[str], protocol: dict, words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Shorter completions than the protocol's for models that cannot read as much."""
     rollout = protocol.get("rollout", {})
     reads = [(context, path) for path in paths if (context := _context(path))]

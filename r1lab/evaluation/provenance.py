@@ -87,7 +87,8 @@ def grader_version(rewards: list[dict]) -> dict:
     own.append(Path(__file__).with_name("forms.py"))
     for reward in rewards:
         own += _sources(reward["name"])
-    packages, wanted = {}, set(GRADING_PACKAGES)
+    packages: dict[str, str] = {}
+    wanted: set[str] = set(GRADING_PACKAGES)
     wanted.update(*(_distributions(reward["name"]) for reward in rewards))
     for name in sorted(wanted):
         try:
@@ -153,7 +154,7 @@ def _files(module: str) -> list[Path]:
             spec = importlib.util.find_spec(".".join(parts[:end]))
         except ImportError:  # its package is a module, or does not import
             break
-        if spec is None or not spec.has_location:
+        if spec is None or spec.origin is None or not spec.has_location:
             break
         origin = Path(spec.origin)
         if origin.is_relative_to(sysconfig.get_path("stdlib")) or _INSTALLED & set(origin.parts):

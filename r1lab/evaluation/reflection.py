@@ -71,10 +71,9 @@ def words_by_step(run_dir: str | Path) -> list[dict]:
     for step, paths in steps.items():
         records = [record for path in paths for record in storage.read_jsonl(path)]
         if records:
-            row = {"step": step, "completions": len(records)}
-            row["words"] = per_completion(record["completion"] for record in records)
-            for key, right in (("right", True), ("wrong", False)):
-                row[key] = _lengths([record for record in records if bool(record["right"]) is right])
+            words = per_completion(record["completion"] for record in records)
+            right, wrong = (_lengths([r for r in records if bool(r["right"]) is kind]) for kind in (True, False))
+            row = {"step": step, "completions": len(records), "words": words, "right": right, "wrong": wrong}
             found.append(row)
     return found
 

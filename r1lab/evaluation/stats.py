@@ -85,7 +85,9 @@ def _majority_score(answers: Sequence[str | None], scores: Sequence[float]) -> f
     return float(np.mean([np.mean(of_winner) for of_winner in by_answer]))
 
 
-def mean_ci95(values: Sequence[float], *, seed: int = 0, resamples: int = RESAMPLES) -> tuple[float, float]:
+def mean_ci95(
+    values: Sequence[float] | np.ndarray, *, seed: int = 0, resamples: int = RESAMPLES
+) -> tuple[float, float]:
     """95 % interval of the mean of one value a question (a 0/1 score, or the mean of its samples).
 
     Values that are all 0 or 1 get Wilson's interval, which stays honest near 0 and 1; others an expanded percentile
@@ -97,10 +99,10 @@ def mean_ci95(values: Sequence[float], *, seed: int = 0, resamples: int = RESAMP
     >>> (round(low, 3), round(high, 3))
     (0.0, 0.037)
     """
-    values = _checked(values)
-    if np.isin(values, (0.0, 1.0)).all():
-        return _wilson(float(values.mean()), len(values))
-    return _interval(values, 0.0, 1.0, seed, resamples)
+    checked = _checked(values)
+    if np.isin(checked, (0.0, 1.0)).all():
+        return _wilson(float(checked.mean()), len(checked))
+    return _interval(checked, 0.0, 1.0, seed, resamples)
 
 
 def paired_diff(
@@ -119,18 +121,18 @@ def paired_diff(
     >>> diff, low > 0
     (0.5, True)
     """
-    before, after = _checked(before), _checked(after)
-    if len(before) != len(after):
-        raise ValueError(f"paired values must be of the same questions: {len(before)} before, {len(after)} after")
-    change = after - before
+    old, new = _checked(before), _checked(after)
+    if len(old) != len(new):
+        raise ValueError(f"paired values must be of the same questions: {len(old)} before, {len(new)} after")
+    change = new - old
     return float(change.mean()), _interval(change, -1.0, 1.0, seed, resamples)
 
 
-def _checked(values: Sequence[float]) -> np.ndarray:
-    values = np.asarray(values, dtype=float)
-    if values.ndim != 1 or not len(values):
+def _checked(values: Sequence[float] | np.ndarray) -> np.ndarray:
+    checked = np.asarray(values, dtype=float)
+    if checked.ndim != 1 or not len(checked):
         raise ValueError("one value a question is needed, and at least one question")
-    return values
+    return checked
 
 
 def _interval(values: np.ndarray, lowest: float, highest: float, seed: int, resamples: int) -> tuple[float, float]:

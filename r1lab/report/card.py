@@ -5,6 +5,7 @@ It holds no path of the machine that it was written on; what the files of a run 
 """
 
 import dataclasses
+import itertools
 import json
 import math
 import re
@@ -179,8 +180,8 @@ def _evaluations(run: Run, evals: list[Stage]) -> str:
     for stage in evals:
         for task, scores in stage.tasks.items():
             for key, bounds in (("avg", "ci95"), ("greedy", "greedy_ci95")):
-                ci95 = [as_number(bound) for bound in items(scores.get(bounds))]
-                figure = percent(as_number(scores.get(key)), ci95 if len(ci95) == 2 and None not in ci95 else None)
+                ci95 = [bound for bound in map(as_number, items(scores.get(bounds))) if bound is not None]
+                figure = percent(as_number(scores.get(key)), ci95 if len(ci95) == 2 else None)
                 measure = f"avg@{clean(scores.get('n_samples'))}" if key == "avg" else key
                 if key in scores:
                     rows.append([_code(stage.name), _code(task), clean(scores.get("n_questions")), measure, figure])
@@ -237,7 +238,8 @@ def _made(run: Run, this: Stage) -> str:
 
 
 def _use(run: Run) -> str:
-    said = re.match(r"(?:# (?!Hardware).*\n)*", run.recipe)[0].replace("\n# ", " ").removeprefix("# ")
+    head = itertools.takewhile(lambda line: re.match("# (?!Hardware)", line), run.recipe.split("\n"))
+    said = " ".join(line.removeprefix("# ") for line in head)
     quoted = f" Of the run its recipe says:\n\n> {_plain(said)}" if said else ""
     return f"A research artefact: for studying its recipe and repeating its figures, not for use in earnest.{quoted}"
 

@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from r1lab.report import read, samples
 from r1lab.report.learning_curve import running_mean
 from r1lab.report.samples import SampledCompletion
 from r1lab.text import number
+
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
 
 # Okabe and Ito's colours, told apart by the colour-blind (jfly.uni-koeln.de/color); black is the page's text.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
@@ -69,7 +73,7 @@ def _told(line: Line) -> str:
     steps, mean, *_ = _band(line.runs)
     of = f"mean of {len(line.runs)} runs " if len(line.runs) > 1 else ""
     tenth = max(1, len(mean) // 10)
-    first, last = np.mean(mean[:tenth]), np.mean(mean[-tenth:])
+    first, last = float(np.mean(mean[:tenth])), float(np.mean(mean[-tenth:]))
     return f"{line.label}: {of}from {number(first)} to {number(last)}, steps {steps[0]} to {steps[-1]}"
 
 
@@ -116,12 +120,12 @@ def series(stage: read.Stage, completions: list[SampledCompletion]) -> dict[str,
             add("reward", "total", step, row.get("reward"))
         for key in TITLES.keys() - {"reward", "right", "words"}:
             add(key, {"length": "all", "seconds": "whole step"}.get(key, "mean"), step, row.get(key))
-        split = [read.as_number(row.get(f"seconds_{what}")) for what in ("generating", "grading")]
-        if None not in split and read.as_number(row.get("seconds")) is not None:
-            for what, seconds in zip(
-                ("generation", "grading", "update and the rest"), (*split, row["seconds"] - sum(split))
-            ):
-                add("seconds", what, step, seconds)
+        keys = ("seconds", "seconds_generating", "seconds_grading")
+        whole, generating, grading = (read.as_number(row.get(key)) for key in keys)
+        if whole is not None and generating is not None and grading is not None:
+            add("seconds", "generation", step, generating)
+            add("seconds", "grading", step, grading)
+            add("seconds", "update and the rest", step, whole - (generating + grading))
     for row in stage.evals:
         for task, scores in row["tasks"].items():
             if "/" not in task:
@@ -154,7 +158,8 @@ def _band(runs: list[dict[int, float]]) -> tuple[np.ndarray, np.ndarray, np.ndar
     """Steps, and at each the mean, lowest and highest of the runs that have it."""
     steps = np.array(sorted(set().union(*runs)))
     at = [[run[step] for run in runs if step in run] for step in steps]
-    return steps, *(np.array([f(values) for values in at]) for f in (np.mean, np.min, np.max))
+    mean, low, high = (np.array([f(values) for values in at]) for f in (np.mean, np.min, np.max))
+    return steps, mean, low, high
 
 
 # Drawing
@@ -269,14 +274,15 @@ def _empty(width: float, height: float) -> tuple:
     return figure, axis
 
 
-_SETTINGS = {"svg.fonttype": "none", "text.parse_math": False, "font.family": "DejaVu Sans"}
+_SETTINGS: "dict[RcKeyType, Any]" = {"svg.fonttype": "none", "text.parse_math": False, "font.family": "DejaVu Sans"}
 
 
 def svg(make, told: str, salt: int) -> str:
     """What `make()` draws as an SVG element of the page, in its text colour; `salt` keeps ids of two apart."""
     import matplotlib
 
-    with matplotlib.rc_context(_SETTINGS | {"svg.hashsalt": str(salt)}):
+    settings: dict[RcKeyType, Any] = {**_SETTINGS, "svg.hashsalt": str(salt)}
+    with matplotlib.rc_context(settings):
         file = io.StringIO()
         figure = make()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})

@@ -2,8 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 COLOURS = ("#1f6f8b", "#d1495b", "#5b8e3e", "#8a5a9e", "#c98a1b")
 CROWDED = 4  # names of stages above a picture that stand side by side
@@ -85,7 +89,7 @@ def _has(segments: list[Segment], key: str) -> bool:
     return any(row.get(key) is not None for segment in segments for row in segment.rows)
 
 
-def _draw_rows(axis: object, key: str, segments: list[Segment]) -> None:
+def _draw_rows(axis: "Axes", key: str, segments: list[Segment]) -> None:
     for segment in segments:
         rows = [row for row in segment.rows if row.get(key) is not None]
         steps = np.array([segment.start + row["step"] for row in rows])
@@ -97,7 +101,7 @@ def _draw_rows(axis: object, key: str, segments: list[Segment]) -> None:
     axis.set_ylabel("length (tokens)" if key == "length" else key)
 
 
-def _draw_lines(axis: object, lines: list[list[Point]]) -> None:
+def _draw_lines(axis: "Axes", lines: list[list[Point]]) -> None:
     for index, series in enumerate(dict.fromkeys(point.series for line in lines for point in line)):
         colour = COLOURS[index % len(COLOURS)]
         own = [[point for point in line if point.series == series] for line in lines]

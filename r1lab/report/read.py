@@ -103,7 +103,7 @@ def read(path: str | Path) -> Run:
             clean(row.get("stage")): as_number(row.get("seconds")) for row in metrics if row.get("phase") == "stage"
         }
         # What folders are named after is the stage; stages that never began have no folder yet.
-        names = [STAGE_FOLDER.fullmatch(folder.name)[1] for folder in folders]
+        names = [name[1] for folder in folders if (name := STAGE_FOLDER.fullmatch(folder.name))]
         known = {clean(stage.get("name")): stage for stage in staged}  # a pipeline's config holds those of its stages
         stages = [_stage(n, folder, problems, known.get(n), seconds.get(n)) for n, folder in zip(names, folders)]
         later = [stage for stage in staged if clean(stage.get("name")) not in names]
@@ -134,7 +134,9 @@ def _beside(path: Path, name: str) -> Path:
     return above if above.is_file() and not (path / name).is_file() else path / name
 
 
-def _stage(name, path, problems, config: dict | None, seconds: float | None, result: dict | None = None) -> Stage:
+def _stage(
+    name: str, path: Path, problems: list[str], config: dict | None, seconds: float | None, result: dict | None = None
+) -> Stage:
     if config is None:
         config = yaml(path / "config.yaml", problems)
     if result is None:
@@ -143,8 +145,8 @@ def _stage(name, path, problems, config: dict | None, seconds: float | None, res
     train = [row for row in metrics if row.get("phase") == "train" and _is_step(row)]
     of_evals = [row for row in metrics if row.get("phase") == "eval" and _is_step(row)]
     evals = [row for row in of_evals if _dicts(row.get("tasks"))]
-    asked = [(row.get("done"), row.get("total")) for row in of_evals if "tasks" not in row]
-    asked = [pair for pair in asked if all(type(count) is int for count in pair)]
+    counted = [row for row in of_evals if type(row.get("done")) is int and type(row.get("total")) is int]
+    asked = [(row["done"], row["total"]) for row in counted if "tasks" not in row]
     kind = clean(config.get("stage") or result.get("stage"))
     if not kind:
         kind = "grpo" if any("reward" in row for row in train) else "eval" if result.get("tasks") or asked else "?"
@@ -299,8 +301,9 @@ def as_number(value: object) -> float | None:
     >>> as_number(1), as_number(True), as_number("1"), as_number(float("nan"))
     (1.0, None, None, None)
     """
-    fine = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
-    return float(value) if fine and math.isfinite(value) else None
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or abs(value) >= 1e300:
+        return None
+    return float(value) if math.isfinite(value) else None
 
 
 def section(config: dict, name: str) -> dict:

@@ -89,7 +89,8 @@ def _files(stage: Stage) -> list[tuple[int | None, Path]]:
     partial = stage.kind == "eval" and not (folder / "questions.jsonl").is_file()
     names = ("partial.jsonl" if partial else "questions.jsonl", "samples.jsonl")
     whole = [(None, folder / name) for name in names if (folder / name).is_file()]
-    return whole + [(step, path) for step, paths in directory.samples_by_step(stage.path).items() for path in paths]
+    steps = directory.samples_by_step(stage.path)
+    return [*whole, *((step, path) for step, paths in steps.items() for path in paths)]
 
 
 def _completions(stage: Stage, path: Path, problems: list[str], every: int = 1) -> Iterator[SampledCompletion]:
@@ -118,13 +119,15 @@ def _answers(row: dict) -> Iterator[dict]:
 
 
 def _scored(reward: str, score: object, why: object) -> dict:
-    right = None if as_number(score) is None else score >= 1
+    value = as_number(score)
+    right = None if value is None else value >= 1
     return {"rewards": {reward: score}, "reasons": {reward: why}, "reward": score, "right": right}
 
 
 def _completion(stage: Stage, step: int | None, row: dict, key: str, limit: int | None) -> SampledCompletion:
-    right, tokens, cut, greedy = (row.get(name) for name in ("right", "tokens", "truncated", "greedy"))
-    tokens = int(tokens) if as_number(tokens) is not None else None
+    right, cut, greedy = (row.get(name) for name in ("right", "truncated", "greedy"))
+    counted = as_number(row.get("tokens"))
+    tokens = None if counted is None else int(counted)
     task = clean(row.get("task") if row.get("subtask") is None else row["subtask"])
     return SampledCompletion(
         stage=stage.name,
@@ -218,18 +221,18 @@ def paid_for_form(completions: list[SampledCompletion]) -> dict[str, tuple[float
     steps = list(completions_by_step(completions).values())
     fifth = max(1, len(steps) // 5)
     first, last = ([c for some in part for c in some] for part in (steps[:fifth], steps[-fifth:]))
-    right = share_right(first), share_right(last)
-    if len(steps) < 5 or None in right or right[1] - right[0] >= 0.05:
+    start, end = share_right(first), share_right(last)
+    if len(steps) < 5 or start is None or end is None or end - start >= 0.05:
         return {}
     found = {}
     for name in dict.fromkeys(name for c in first for name in c.rewards):
-        values = [[c.rewards[name] for c in part if c.rewards.get(name) is not None] for part in (first, last)]
+        values = [[v for c in part if (v := c.rewards.get(name)) is not None] for part in (first, last)]
         if not all(values):
             continue
         low, high = min(map(min, values)), max(map(max, values))
         before, after = (sum(part) / len(part) for part in values)
-        if after - before >= 0.1 * (high - low) > 0 and after - before > 4 * (right[1] - right[0]):
-            found[name] = (before, after, *right)
+        if after - before >= 0.1 * (high - low) > 0 and after - before > 4 * (end - start):
+            found[name] = (before, after, start, end)
     return found
 
 

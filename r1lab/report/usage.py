@@ -72,17 +72,21 @@ def _prompt(this: Stage, evals: list[Stage], template: str) -> list[str]:
     code, scored = [f"question = {_literal(question)}"], this.kind == "reward"
     given = section(this.config, "prompt")
     text, prefill = clean(given.get("text")) or None, clean(given.get("prefill")) or None
-    begun = [f"prompt += {_literal(prefill)}"] if prefill and not scored else []
-    if begun and prefill.startswith("<think>"):  # in place of the template's own
-        begun = ['opened = prompt.rstrip().endswith("<think>")',
-                 f'prompt = prompt[: prompt.rindex("<think>") if opened else None] + {_literal(prefill)}']  # fmt: skip
+    begun = []
+    if prefill and not scored:
+        begun = [f"prompt += {_literal(prefill)}"]
+        if prefill.startswith("<think>"):  # in place of the template's own
+            kept = 'prompt[: prompt.rindex("<think>") if opened else None]'
+            begun = ['opened = prompt.rstrip().endswith("<think>")', f"prompt = {kept} + {_literal(prefill)}"]
     if template == "none" and text is None and not scored:
         return [*code, "prompt = question", *begun]
     if prompts.is_plain(template=template, text=text) and not scored:
         pattern = _literal(text or prompts.PLAIN[template])
         return [*code, f"template = {pattern}", 'prompt = template.replace("{question}", question)', *begun]
     system = clean(given.get("system")) or None
-    *before, last = prompts.messages([{"role": "user", "content": ""}], template=template, system=system)
+    asked = prompts.messages([{"role": "user", "content": ""}], template=template, system=system)
+    assert isinstance(asked, list)  # plain text is dealt with above, and a reward model has no template of it
+    *before, last = asked
     code += [f"system = {_literal(message['content'])}" for message in before]
     turns = ['{"role": "system", "content": system}'] if before else []
     turns += ['{"role": "user", "content": question' + (' + "\\n"' if last["content"] else "") + "}"]
@@ -92,8 +96,8 @@ def _prompt(this: Stage, evals: list[Stage], template: str) -> list[str]:
     if own:
         code += [f"template = {_own_template(template)}"]
     more = ", chat_template=template, question=question" if own else ""
-    asked = f"messages, tokenize=False, add_generation_prompt={not scored}{more}"
-    code += [f"prompt = tokenizer.apply_chat_template({asked})"]
+    given = f"messages, tokenize=False, add_generation_prompt={not scored}{more}"
+    code += [f"prompt = tokenizer.apply_chat_template({given})"]
     if template == "logic-rl" and not begun:
         code += ['prompt += "" if prompt.rstrip().endswith("<think>") else "<think>"']
     return [*code, *begun]

@@ -121,10 +121,10 @@ def rows_by_step(rows: list[dict]) -> list[dict]:
 
 def _insert(rows: list[dict], row: dict) -> None:
     """Puts a row at its place among rows in the order of their steps; rows nearly always come in that order."""
-    place = len(rows)
-    if rows and _position(rows[-1]) >= _position(row):
-        place = bisect_left(rows, _position(row), key=_position)
-    if place < len(rows) and _position(rows[place]) == _position(row):
+    place, at = len(rows), _done(row)
+    if rows and _done(rows[-1]) >= at:
+        place = bisect_left(rows, at, key=_done)
+    if place < len(rows) and _done(rows[place]) == at:
         rows[place] = row
     else:
         rows.insert(place, row)
@@ -134,17 +134,22 @@ def _position(row: dict) -> int | None:
     return row.get("done", row.get("step"))
 
 
+def _done(row: dict) -> int:
+    """The position of a row that is known to have one."""
+    return row["done"] if "done" in row else row["step"]
+
+
 def _time_left(first: dict, last: dict, total: int | None, now: float) -> float | None:
     if not total:
         return None
-    moved = _position(last) - _position(first)
+    moved = _done(last) - _done(first)
     if moved > 0:
         pace = (last["time"] - first["time"]) / moved
     elif last.get("seconds"):
         pace = last["seconds"]
     else:
         return None
-    return max(0.0, (total - _position(last)) * pace - (now - last["time"]))
+    return max(0.0, (total - _done(last)) * pace - (now - last["time"]))
 
 
 def figures(state: Progress) -> list[tuple[str, str, str, str]]:
@@ -189,8 +194,8 @@ def held_out(state: Progress) -> list[str]:
             continue
         first = state.evals[0]["tasks"].get(task, {}).get("avg")
         change = f"{100 * first:.1f} → " if first is not None and len(state.evals) > 1 else ""
-        low, high = newest.get("ci95") or (None, None)
-        interval = f" [{100 * low:.1f}, {100 * high:.1f}]" if low is not None else ""
+        bounds = newest.get("ci95")
+        interval = f" [{100 * bounds[0]:.1f}, {100 * bounds[1]:.1f}]" if bounds else ""
         lines.append(f"{task} {change}{100 * newest['avg']:.1f} %{interval} (step {state.evals[-1]['step']})")
     return lines
 
@@ -291,7 +296,7 @@ class StageDisplay:
         self.metrics.add([row for row in rows if row.get("phase") not in ("warning", "note")])
         self._offset = offset
         for row in rows:
-            told, message = row.get("phase") in ("warning", "note"), row.get("message")
+            told, message = row.get("phase") in ("warning", "note"), str(row.get("message"))
             if told and row["time"] >= self.started and message not in self._told_lines:
                 self._told_lines.add(message)
                 self.say(f"{self.name}  {'warning: ' if row['phase'] == 'warning' else ''}{message}")

@@ -49,7 +49,7 @@ class StageRun:
 
 
 def run(
-    recipe: object,
+    recipe: recipes.Recipe,
     *,
     recipe_text: str,
     runs_dir: str | Path,
@@ -240,12 +240,11 @@ def _run_stages(
             storage.append_jsonl(run_dir / "metrics.jsonl", row | {"time": time.time()})
         if status:
             return status
-    result = directory.result(run_dir)
-    if "stages" in config and (result is None or left):
-        result = pipeline_result(run_dir, stages, config)
-        storage.write_json_atomic(run_dir / "result.json", result)
+    if "stages" in config and (left or directory.result(run_dir) is None):
+        storage.write_json_atomic(run_dir / "result.json", pipeline_result(run_dir, stages, config))
     _write_cards(run_dir, stages)
     console.print()
+    result = directory.finished_result(run_dir)
     summary.show(console, run_dir, [(stage.name, stage.kind, stage.path) for stage in stages], result)
     return 0
 
@@ -316,11 +315,13 @@ def run_stage(
     finally:
         if shared is None or status != 0:
             children.kill(child)
+    assert status is not None  # the loop ends with one
     if stop.count and not (status == 0 and stage.finished):
         return _interrupted(stage)
     if status == 0 and stage.finished:
         took = time.time() - display.started
-        display.say(summary.stage_line(stage.name, stage.kind, stage.path, directory.result(stage.path), took))
+        result = directory.finished_result(stage.path)
+        display.say(summary.stage_line(stage.name, stage.kind, stage.path, result, took))
         return 0
     if status in (INTERRUPTED, -signal.SIGINT, -signal.SIGTERM):
         return _interrupted(stage)

@@ -241,7 +241,7 @@ def curve(run_dir: Path, stages: list[tuple[str, str, Path]], compare: list[dict
     during: dict[str, list[learning_curve.Point]] = {}  # the same, by the eval stage that follows
     for name, kind, path in stages:
         if kind == "eval":
-            at[name], during[name], since = _points(step, directory.result(path)["tasks"]), since, []
+            at[name], during[name], since = _points(step, directory.finished_result(path)["tasks"]), since, []
         if not trains(kind):
             continue
         rows = train_rows(path)
@@ -285,7 +285,7 @@ def show(console: Console, run_dir: Path, stages: list[tuple[str, str, Path]], r
         before, after = compare[0]["before"], compare[0]["after"]
         show_question(console, (before, folders[before]), (after, folders[after]))
     console.rule(Text(f"{run_dir.name}: result"), align="left", style="dim")
-    results = {name: directory.result(path) for name, _, path in stages}
+    results = {name: directory.finished_result(path) for name, _, path in stages}
     evals = [(name, results[name]) for name, kind, _ in stages if kind == "eval"]
     pairs = list(dict.fromkeys((row["before"], row["after"]) for row in compare))
     if len(evals) > 2:

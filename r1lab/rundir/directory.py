@@ -164,9 +164,13 @@ def samples_by_step(path: str | Path) -> dict[int, list[Path]]:
 
 
 def result(path: str | Path) -> dict | None:
-    """The result of a finished run or stage, None if it has not finished."""
-    file = Path(path) / "result.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    """The result of a run or stage, None if it has not finished."""
+    return finished_result(path) if (Path(path) / "result.json").is_file() else None
+
+
+def finished_result(path: str | Path) -> dict:
+    """The result of a run or stage that has finished."""
+    return json.loads((Path(path) / "result.json").read_text(encoding="utf-8"))
 
 
 # Files

@@ -78,13 +78,10 @@ def git_state(folder: Path) -> dict | None:
     if not commit:
         return None
     diff = _output("git", "-C", str(folder), "diff", "HEAD") or ""
-    state = {"commit": commit.strip(), "diff": diff[:DIFF_LIMIT]}
-    if len(diff) > DIFF_LIMIT:
-        state["diff_cut_at"] = DIFF_LIMIT
-    state["untracked"] = (_output("git", "-C", str(folder), "ls-files", "--others", "--exclude-standard") or "").split(
-        "\n"
-    )[:-1][:200]
-    return state
+    cut = {"diff_cut_at": DIFF_LIMIT} if len(diff) > DIFF_LIMIT else {}
+    untracked = _output("git", "-C", str(folder), "ls-files", "--others", "--exclude-standard") or ""
+    listed = untracked.split("\n")[:-1][:200]
+    return {"commit": commit.strip(), "diff": diff[:DIFF_LIMIT]} | cut | {"untracked": listed}
 
 
 def _seeds(resolved: dict) -> dict[str, int]:

@@ -108,7 +108,7 @@ def _why(error: Exception) -> str:
 def _yaml() -> YAML:
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
-    yaml.sort_base_mapping_type_on_output = False
+    yaml.sort_base_mapping_type_on_output = False  # pyright: ignore[reportAttributeAccessIssue]  # declared as None
     yaml.width = 10_000
     return yaml
 
@@ -122,6 +122,5 @@ def _plain(value: object) -> object:
         return float(value) if math.isfinite(value) else None
     if isinstance(value, Path):
         return str(value)
-    if hasattr(value, "tolist"):  # numpy and torch, arrays and scalars, without importing either
-        return _plain(value.tolist())
-    return value
+    tolist = getattr(value, "tolist", None)  # of numpy and torch, arrays and scalars, without importing either
+    return value if tolist is None else _plain(tolist())

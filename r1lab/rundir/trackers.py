@@ -72,12 +72,12 @@ def start(name: str, run_dir: Path, config: dict, step: int = 0) -> Tracker:
 
         return write, writer.close
     if name == "trackio":
-        import trackio
+        import trackio  # pyright: ignore[reportMissingImports]  # an extra, [trackers]
 
         project, resume = os.environ.get("TRACKIO_PROJECT", PROJECT), "allow" if begun else "never"  # by its name
         trackio.init(project=project, name=called, config=config, resume=resume)
         return lambda figures, step: trackio.log(figures, step=step), trackio.finish
-    import wandb
+    import wandb  # pyright: ignore[reportMissingImports]  # an extra, [trackers]
 
     project = os.environ.get("WANDB_PROJECT", PROJECT)
     run = wandb.init(
