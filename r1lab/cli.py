@@ -353,7 +353,7 @@ def ls_verb(arguments: argparse.Namespace) -> int:
     if arguments.what not in (None, *there):
         hint = did_you_mean(arguments.what, there, otherwise=f"; there are: {', '.join(there)}")
         raise UserError(f"r1lab ls: {arguments.what}: nothing of this name to list{hint}")
-    if arguments.name or arguments.what == "keys":
+    if arguments.what is not None and (arguments.name or arguments.what == "keys"):
         print(listing.reference(arguments.what, arguments.name or ""), end="")
         return 0
     color, width = _terminal()

@@ -12,7 +12,7 @@ from r1lab.findings import Finding
 from r1lab.models import loading, prompts, smollm2
 from r1lab.net import client_settings
 from r1lab.recipe.references import REFERENCE
-from r1lab.recipe.schema import StageRecipe
+from r1lab.recipe.schema import EvalRecipe, StageRecipe
 from r1lab.recipe.sections import Data
 from r1lab.text import did_you_mean
 
@@ -158,10 +158,11 @@ def _data(recipe: StageRecipe) -> tuple[dict[str, list[dict]], list[Finding]]:
     """The rows of a stage, those of generators fewer, by the task of an evaluation, else by the builder."""
     from r1lab.stages.rows import build_rows, eval_tasks, task_sections
 
-    evaluates = recipe.stage == "eval"
-    keys = ("eval", "tasks") if evaluates and recipe.eval.tasks else ("data",)
+    evaluation, own = recipe if isinstance(recipe, EvalRecipe) else None, getattr(recipe, "data", None)
+    keys = ("eval", "tasks") if evaluation and evaluation.eval.tasks else ("data",)
+    wholes: dict[str, Data] = task_sections(evaluation) if evaluation else {own.builder: own} if own else {}
     sections, left_out, unreached = {}, [], []
-    for name, whole in (task_sections(recipe) if evaluates else {recipe.data.builder: recipe.data}).items():
+    for name, whole in wholes.items():
         data, made = _without_later_rows(whole)
         left_out += made
         of_hub = [path for path in _paths(data) if not _is_here(path)] if data else []
@@ -178,9 +179,9 @@ def _data(recipe: StageRecipe) -> tuple[dict[str, list[dict]], list[Finding]]:
         seen = f"{', '.join(unreached)}: the Hub cannot be reached: rows were not looked at"
         found.append(Finding("warning", "data", seen, "check again online", keys, unreached))
     try:
-        if evaluates:
-            asked = recipe.eval.model_copy(update={"size": min(recipe.eval.size, ROWS)})
-            return eval_tasks(recipe.model_copy(update={"eval": asked}), sections), found
+        if evaluation:
+            asked = evaluation.eval.model_copy(update={"size": min(evaluation.eval.size, ROWS)})
+            return eval_tasks(evaluation.model_copy(update={"eval": asked}), sections), found
         sized = {name: data.model_copy(update={"size": _size(data)}) for name, data in sections.items()}
         return {name: build_rows(data, seed=recipe.seed) for name, data in sized.items()}, found
     except UserError as error:

@@ -132,8 +132,10 @@ def _generated(recipe: StageRecipe) -> bool:
     """Whether all rows that are there are made by a generator, which splits them by the puzzle."""
     from r1lab.stages.rows import task_sections
 
+    own: Data | None = getattr(recipe, "data", None)
+    sections = task_sections(recipe).values() if isinstance(recipe, EvalRecipe) else [own] if own else []
     parts = []
-    for data in task_sections(recipe).values() if recipe.stage == "eval" else [recipe.data]:
-        parts += data.model_extra["parts"] if data.builder == "mix" else [{"builder": data.builder}]
+    for data in sections:
+        parts += data.parameters["parts"] if data.builder == "mix" else [{"builder": data.builder}]
     there = [part for part in parts if not str(part.get("path", "")).startswith("@")]
     return all("path" not in lookup.parameters(lookup.function("data", p.get("builder", "rows"))) for p in there)

@@ -42,5 +42,5 @@ def limem(solved: Sequence[float], twin_solved: Sequence[float]) -> dict:
         "acc": float(p.mean()),
         "cr": float((p * q).sum() / p.sum()) if p.any() else None,
         "limem": float((p * (1 - q)).mean()),
-        "ci95": list(stats.mean_ci95(p * (1 - q))),
+        "ci95": list(stats.mean_ci95((p * (1 - q)).tolist())),
     }

@@ -148,7 +148,7 @@ def _timeouts(record: dict) -> int:
 
 
 def _share(key: str, interval: str, scores: list[list[float]]) -> dict:
-    return {key: stats.avg_at_n(scores), interval: list(stats.mean_ci95(stats.question_means(scores)))}
+    return {key: stats.avg_at_n(scores), interval: list(stats.mean_ci95(stats.question_means(scores).tolist()))}
 
 
 def _lengths(records: list[dict]) -> dict:

@@ -85,9 +85,7 @@ def _majority_score(answers: Sequence[str | None], scores: Sequence[float]) -> f
     return float(np.mean([np.mean(of_winner) for of_winner in by_answer]))
 
 
-def mean_ci95(
-    values: Sequence[float] | np.ndarray, *, seed: int = 0, resamples: int = RESAMPLES
-) -> tuple[float, float]:
+def mean_ci95(values: Sequence[float], *, seed: int = 0, resamples: int = RESAMPLES) -> tuple[float, float]:
     """95 % interval of the mean of one value a question (a 0/1 score, or the mean of its samples).
 
     Values that are all 0 or 1 get Wilson's interval, which stays honest near 0 and 1; others an expanded percentile
@@ -128,7 +126,7 @@ def paired_diff(
     return float(change.mean()), _interval(change, -1.0, 1.0, seed, resamples)
 
 
-def _checked(values: Sequence[float] | np.ndarray) -> np.ndarray:
+def _checked(values: Sequence[float]) -> np.ndarray:
     checked = np.asarray(values, dtype=float)
     if checked.ndim != 1 or not len(checked):
         raise ValueError("one value a question is needed, and at least one question")

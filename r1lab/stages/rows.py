@@ -114,11 +114,12 @@ def task_sections(recipe: GrpoRecipe | EvalRecipe) -> dict[str, Data]:
     Their sizes are those of tasks: `data.size` is that of the training, in a pipeline that shares its `data`.
     """
     own, found = recipe.data, {}
+    tasks = recipe.eval.tasks if recipe.eval else []
     # Never the rows that a grpo stage trains on; an eval stage may name a split.
-    change = {"size": None} | ({"split": "test"} if recipe.stage == "grpo" or recipe.eval.tasks else {})
-    for task in recipe.eval.tasks or ([own.builder] if own else []):
-        named = own is not None and task == own.builder
-        found[task_name(task)] = own.model_copy(update=change) if named else _as_data(task)
+    change = {"size": None} | ({"split": "test"} if recipe.stage == "grpo" or tasks else {})
+    for task in tasks or ([own.builder] if own else []):
+        named = own if own and task == own.builder else None
+        found[task_name(task)] = named.model_copy(update=change) if named else _as_data(task)
     return found
 
 
@@ -128,10 +129,12 @@ def eval_tasks(recipe: GrpoRecipe | EvalRecipe, sections: dict[str, Data] | None
     Args:
         sections: Those of `task_sections`, in place of all of them.
     """
-    own = {task_name(task): task for task in recipe.eval.tasks if isinstance(task, Task)}
+    evaluation = recipe.eval
+    assert evaluation is not None  # a grpo stage without `eval` evaluates nothing
+    own = {task_name(task): task for task in evaluation.tasks if isinstance(task, Task)}
     tasks = {}
     for name, data in (task_sections(recipe) if sections is None else sections).items():
-        rows = build_rows(data, seed=recipe.seed, size=data.size or recipe.eval.size)
+        rows = build_rows(data, seed=recipe.seed, size=data.size or evaluation.size)
         instruction = own[name].instruction if name in own else None
         if instruction and not forms.tagged(wording(**recipe.prompt.model_dump())):
             rows = [row | {"prompt": instructed(row["prompt"], instruction)} for row in rows]
