@@ -98,7 +98,7 @@ def probe_findings(probed: Probed) -> list[Finding]:
     group, n = probed.group, len(probed.right)
     samples, right = n * group, sum(probed.right)
     scores = [[1] * r + [0] * (group - r) for r in probed.right]
-    low, high = stats.mean_ci95(stats.question_means(scores))
+    low, high = stats.mean_ci95(stats.question_means(scores).tolist())
     solved = sum(r > 0 for r in probed.right)
     found = [
         Finding("ok", "probe", f"{n} prompts, {group} samples each: pass@1 {right / samples:.1%} "
