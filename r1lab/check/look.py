@@ -199,7 +199,7 @@ def _size(data: Data) -> int | None:
 
 def _without_later_rows(data: Data) -> tuple[Data | None, list[str]]:
     """A data section without what only the run makes, None where nothing is left, and the paths left out."""
-    extra = data.model_extra or {}
+    extra = data.parameters
     if data.builder != "mix":
         return (None, [extra["path"]]) if _is_made(extra.get("path")) else (data, [])
     parts = [part for part in extra["parts"] if not _is_made(part.get("path"))]
@@ -213,7 +213,7 @@ def _is_made(path: object) -> bool:
 
 def _paths(data: Data) -> list[str]:
     """Where the rows of a data section, or of its parts, lie; none for what is generated."""
-    extra = data.model_extra or {}
+    extra = data.parameters
     parts = extra["parts"] if data.builder == "mix" else [{"builder": data.builder, **extra}]
     found = []
     for part in parts:

@@ -266,7 +266,7 @@ def _lengths(recipe: GrpoRecipe, tiny: bool) -> list[Finding]:
             fix = f"let it begin later: schedule.rewards: {{{name}: {{0: 0.0, 100: 1.0}}}}"
             found.append(Finding("warning", "settings", what, fix, ("rewards", index)))
         if known and known.limit and not tiny:
-            limit = (reward.model_extra or {}).get(known.limit)
+            limit = reward.parameters.get(known.limit)
             most = recipe.rollout.max_completion_length
             if isinstance(limit, int) and limit != most and not recipe.schedule.max_completion_length:
                 what = f"{reward.name}: is set for completions of {limit:,} tokens, and rollouts end at {most:,}"
