@@ -106,7 +106,7 @@ def stage_problems(recipe: StageRecipe) -> Problems:
     if data:
         found += call_problems("data", data.builder, data.parameters, ("data",), data)
         against = data.decontaminate.against if data.decontaminate else []
-        found += tasks_problems(against, ("data", "decontaminate", "against"), data)
+        found += tasks_problems(against, ("data", "decontaminate", "against"), None)
     if isinstance(recipe, GrpoRecipe | EvalRecipe) and recipe.eval:
         found += evaluation_problems(recipe, recipe.eval)
     path = recipe.model.path

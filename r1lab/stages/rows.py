@@ -29,7 +29,7 @@ def build_rows(
             decontamination took.
         tokenizer: Counts the tokens for `max_tokens`.
     """
-    parameters = dict(data.model_extra or {})
+    parameters = dict(data.parameters)
     given = {
         "split": data.split,
         "size": size if size is not None else data.size,

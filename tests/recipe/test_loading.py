@@ -364,6 +364,11 @@ def test_a_builder_says_what_it_needs_and_what_it_does_not_take(write):
     assert problem(write(text)).endswith("mine.py:fixed has no size: remove it")
 
 
+def test_a_set_to_decontaminate_against_does_not_have_the_parameters_of_the_data(write):
+    text = "stage: sft\nmodel: {path: x}\ndata: {path: rows.jsonl, decontaminate: {against: [rows]}}\n"
+    assert problem(write(text)) == "r.yaml:3: data.decontaminate.against.0: rows needs the parameter `path`"
+
+
 def test_an_eval_recipe_has_tasks_or_data(write):
     text = "stage: eval\nmodel: {path: x}\nrewards: [{name: knights_knaves}]\n"
     loaded = loading.load([write(text + "eval: {tasks: [{name: two, builder: knights_knaves, people: 2}]}\n")])
