@@ -211,8 +211,9 @@ def load(
     settings = {"revision": revision, "trust_remote_code": trust_remote_code}
     model = load_model(path, dtype=dtype, attn_implementation=attn_implementation, **settings).eval()
     torch.manual_seed(seed)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     return TransformersEngine(
-        model.to("cuda" if torch.cuda.is_available() else "cpu"),
+        model.to(device),  # pyright: ignore[reportArgumentType]  transformers decorates it as no method
         load_tokenizer(path, **settings),
         max_length=max_model_length,
         options=options,

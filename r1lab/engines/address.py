@@ -31,11 +31,11 @@ def models_served(url: str, model: str, *, api_key_env: str = "OPENAI_API_KEY", 
     """
     url, key = checked(url), key_of(api_key_env)
     deadline = time.monotonic() + wait
-    known: list[str] = []
+    known, said = [], ""
     while True:
         try:
             response = get_models(url, key)
-            known = models(response)
+            known, said = models(response), response.text
             failure = None if response.is_success else refusal(response)
         except httpx.RequestError as error:
             failure = broken(error)
@@ -47,7 +47,7 @@ def models_served(url: str, model: str, *, api_key_env: str = "OPENAI_API_KEY", 
     if failure and failure.status in (404, 405) and re.search(r"/v\d", url):
         return []  # not every server has a list
     if not failure and not known:
-        failure = Failure(f"/models lists none: {response.text}", status=405)
+        failure = Failure(f"/models lists none: {said}", status=405)
     # Ollama lists llama3 as llama3:latest, Google gemini-pro as models/gemini-pro.
     if not failure and _plain(model) not in map(_plain, known):
         failure = Failure(f"it has no model {model}{did_you_mean(model, known)}", status=404)

@@ -81,4 +81,8 @@ def names(engine: str) -> list[str] | None:
     source = Path(spec.submodule_search_locations[0]) / "engine" / "arg_utils.py"
     tree = ast.parse(source.read_text(encoding="utf-8"))
     arguments = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "EngineArgs")
-    return sorted(node.target.id for node in arguments.body if isinstance(node, ast.AnnAssign))
+    return sorted(
+        node.target.id
+        for node in arguments.body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    )

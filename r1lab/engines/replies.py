@@ -101,9 +101,11 @@ def _is_truncated(finish: object) -> bool:
 def _text(choice: dict) -> tuple[str, bool]:
     """What a choice says, and whether the tag that opens its thinking was put back."""
     message = choice.get("message")
-    chat = isinstance(message, dict)
-    content, parts_thought = _joined(message.get("content") if chat else choice.get("text"), parts=chat)
-    fields = [message.get(key) for key in ("reasoning_content", "reasoning")] if chat else []
+    if isinstance(message, dict):
+        chat, (content, parts_thought) = True, _joined(message.get("content"))
+        fields = [message.get(key) for key in ("reasoning_content", "reasoning")]
+    else:
+        chat, content, parts_thought, fields = False, choice.get("text"), "", []
     thought = next((field for field in (*fields, parts_thought) if field), "")
     if content is None and thought:
         content = ""
@@ -119,21 +121,21 @@ def _text(choice: dict) -> tuple[str, bool]:
     return content.encode(errors="replace").decode(), opened  # half an emoji has no UTF-8
 
 
-def _joined(content: object, *, parts: bool) -> tuple[object, str]:
-    """A content and the thinking in it; some servers give both as a list of typed parts.
+def _joined(content: object) -> tuple[object, str]:
+    """A message's content and the thinking in it; some servers give both as a list of typed parts.
 
-    >>> _joined([{"type": "thinking", "thinking": "2 + 2"}, {"type": "text", "text": "4"}], parts=True)
+    >>> _joined([{"type": "thinking", "thinking": "2 + 2"}, {"type": "text", "text": "4"}])
     ('4', '2 + 2')
     """
-    if not (parts and isinstance(content, list) and all(isinstance(part, dict) for part in content)):
+    if not (isinstance(content, list) and all(isinstance(part, dict) for part in content)):
         return content, ""
     said, thought = "", ""
     for part in content:
         kind, texts = part.get("type"), [part.get(key) for key in ("text", "thinking", "reasoning")]
         text = next((text for text in texts if text), "")
         if isinstance(text, list):  # Mistral's thinking has parts of its own
-            inner = [one.get("text") if isinstance(one, dict) else None for one in text]
-            text = "".join(inner) if all(isinstance(one, str) for one in inner) else None
+            inner = [one["text"] for one in text if isinstance(one, dict) and isinstance(one.get("text"), str)]
+            text = "".join(inner) if len(inner) == len(text) else None
         if not isinstance(text, str) or kind not in ("text", "output_text", "thinking", "reasoning"):
             return None, ""
         said, thought = (said + text, thought) if kind in ("text", "output_text") else (said, thought + text)
@@ -174,7 +176,7 @@ def broken(error: httpx.RequestError) -> Failure:
         advice = "write http:// in rollout.url, or the port at which it speaks https"
         return Failure("it does not speak https there", status=None, again=False, advice=advice)
     text = " ".join(str(inner).split())
-    if isinstance(inner, OSError) and "Connect call failed" in text:
+    if isinstance(inner, OSError) and inner.errno and "Connect call failed" in text:
         text = os.strerror(inner.errno)
     text = re.sub(r"^\[Errno -?\d+\] ", "", text)
     return Failure(text or f"the connection broke ({type(inner).__name__})", status=None)

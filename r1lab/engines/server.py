@@ -171,6 +171,7 @@ class ServerEngine:
 
     async def _group(self, client: httpx.AsyncClient, prompt: Prompt, n: int, sampling: dict) -> list[Completion]:
         """`n` completions, one by one where the server does not give them at once."""
+        refused = None
         if n == 1 or not self.one_by_one:
             try:
                 return await self._ask(client, prompt, n, sampling)
@@ -182,7 +183,7 @@ class ServerEngine:
         for i in range(n):
             seed = {"seed": self.extra_body["seed"] + i} if "seed" in self.extra_body else {}
             group += await self._ask(client, prompt, 1, sampling | seed)
-        if not self.one_by_one:
+        if refused is not None and not self.one_by_one:
             self.one_by_one = True
             self._tell(f"{refused}; asking for completions one by one")
         return group

@@ -24,9 +24,9 @@ if not torch.cuda.is_available():
     os.environ.setdefault("VLLM_USE_AOT_COMPILE", "0")
 
 from accelerate.utils import is_peft_model  # noqa: E402
-from transformers.integrations import is_deepspeed_zero3_enabled  # noqa: E402
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled  # noqa: E402
 from trl.generation import vllm_generation  # noqa: E402
-from vllm import LLM, SamplingParams  # noqa: E402
+from vllm import LLM, RequestOutput, SamplingParams  # noqa: E402
 from vllm.sampling_params import RequestOutputKind  # noqa: E402
 
 WINDOW = 2048  # sequences that vLLM holds at once, running or waiting: twice the most that it runs by default
@@ -99,7 +99,9 @@ class VLLMEngine:
                     running[request] = i
                 if not running:
                     return
-                finished = [output for output in engine.step() if output.finished]
+                finished = [
+                    output for output in engine.step() if isinstance(output, RequestOutput) and output.finished
+                ]
                 groups = [(running.pop(output.request_id), output) for output in finished]
                 yield from ((i, [self._completion(o) for o in output.outputs]) for i, output in groups)
         finally:

@@ -12,10 +12,12 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from transformers import TrainerCallback
 
 from r1lab.errors import UserError
+from r1lab.recipe.schema import GrpoRecipe
 from r1lab.recipe.sections import Alarm, Alarms, FigureAlarm
 from r1lab.rundir import storage
 
@@ -78,7 +80,7 @@ def alarms_raised(history: list[dict], alarms: Alarms) -> list[Episode]:
     [('entropy', 2)]
     """
     active = alarms.active()
-    fired = [e for e in episodes(history, alarms) if e.name == "loss" or e.steps >= active[e.name].steps]
+    fired = [e for e in episodes(history, alarms) if e.steps >= _patience(active[e.name])]
     return sorted(fired, key=lambda e: ("warn", "rollback", "stop").index(active[e.name].do))
 
 
@@ -99,12 +101,18 @@ def _episode(name: str, alarm: Alarm, history: list[dict], first: int) -> Episod
             continue
         message = None
         if row["step"] > after:
-            message = _not_finite(row) if name == "loss" else _out_of_bounds(name, alarm, row[name], scale)
+            bounded = isinstance(alarm, FigureAlarm)
+            message = _out_of_bounds(name, alarm, row[name], scale) if bounded else _not_finite(row)
         if not message:
             since = row["step"] + 1
             break
         newest = newest or (row["step"], message)
     return Episode(name, since, newest[0] - since + 1, newest[1]) if newest else None
+
+
+def _patience(alarm: Alarm) -> int:
+    """How many steps in a row a figure may be out of bounds before the alarm fires; that of the loss fires at once."""
+    return alarm.steps if isinstance(alarm, FigureAlarm) else 1
 
 
 def _not_finite(row: dict) -> str | None:
@@ -132,7 +140,7 @@ class AlarmCallback(TrainerCallback):
         RolledBack: An alarm takes the run back.
     """
 
-    def __init__(self, recipe, run_dir: Path):
+    def __init__(self, recipe: GrpoRecipe, run_dir: Path):
         self.recipe, self.run_dir = recipe, run_dir
         # Of a part of the distribution the engine's log-probabilities are others than the policy's by design.
         by_design = {"drift": None} if recipe.rollout.biased_sampling else {}
@@ -143,7 +151,7 @@ class AlarmCallback(TrainerCallback):
         self.left_out = False  # whether an update was, since the last log
         self.warned = {(row["alarm"], row["since"]) for row in rows if "alarm" in row}
 
-    def on_train_begin(self, args, state, control, optimizer=None, lr_scheduler=None, **kwargs):
+    def on_train_begin(self, args, state, control, *, optimizer, lr_scheduler, **kwargs):
         """Sets the learning rate that a rollback left; a checkpoint brings the one that it was saved with."""
         factor = read_rollback(self.run_dir)["learning_rate_factor"]
         if factor < 1 and args.learning_rate:
@@ -154,7 +162,7 @@ class AlarmCallback(TrainerCallback):
                 group["initial_lr"] *= ratio
             lr_scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]  # what the first log says
 
-    def on_pre_optimizer_step(self, args, state, control, model=None, optimizer=None, **kwargs):
+    def on_pre_optimizer_step(self, args, state, control, *, model, optimizer, **kwargs):
         """Keeps a gradient that is not finite from the weights. With fp16, the gradient scaler does that."""
         if "loss" not in self.active or args.fp16 or _finite_gradient(model):
             return
@@ -164,7 +172,7 @@ class AlarmCallback(TrainerCallback):
             return
         self._act(Episode("loss", state.global_step + 1, 1, "the gradient is not finite"), args, state)
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
+    def on_log(self, args, state, control, *, logs, **kwargs):
         if "loss" not in logs:  # at the end of training, after which the trainer may keep the "best" checkpoint alone
             state.best_model_checkpoint = None
             return
@@ -240,14 +248,15 @@ def _finite_gradient(model) -> bool:
     """Whether the gradient is finite on all ranks; true where it is kept elsewhere, as by DeepSpeed."""
     import torch
     from accelerate.utils import gather
+    from torch.distributed.tensor import DTensor
 
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     if not gradients:
         return True
     norm = torch.nn.utils.get_total_norm(gradients)
-    if isinstance(norm, torch.distributed.tensor.DTensor):
+    if isinstance(norm, DTensor):
         norm = norm.full_tensor()
-    return bool(gather(norm.isfinite().float()).min())
+    return bool(cast(torch.Tensor, gather(norm.isfinite().float())).min())  # a tensor, as what it is given
 
 
 def _step(checkpoint: Path) -> int:

@@ -109,6 +109,16 @@ def trimmed(inputs: dict) -> dict:
     return inputs | {key: inputs[key][:, :longest] for key in cut}
 
 
+def tokens(accelerator, batch: dict) -> int:
+    """The completion tokens of a batch, over all ranks."""
+    return int(accelerator.gather(batch["completion_mask"].sum()).sum())
+
+
+def nothing(model) -> torch.Tensor:
+    """0, as a function of every parameter that is trained."""
+    return sum((p.sum() for p in model.parameters() if p.requires_grad), torch.zeros(())) * 0.0
+
+
 def loss_mask(batch: dict) -> torch.Tensor:
     """(B, C), the tokens that the loss is over: those of the completions but for what tools have answered."""
     return batch["completion_mask"] * batch.get("tool_mask", 1)
@@ -141,10 +151,10 @@ def micro_steps(trainer, batch: dict) -> list[list[dict | None]]:
         budget = trainer.args.per_device_train_batch_size * (max(prompts) + max(lengths))
         parts = by_tokens(kept, lengths, prompts, size, trainer.own.max_tokens_per_microbatch or budget)
         # bnpo's mean over the tokens of a micro-batch is here one over the tokens of the update's share.
-        tokens = sum(scored[row] for row in update.tolist())
+        total = sum(scored[row] for row in update.tolist())
         made = [
             rows(batch, torch.tensor(part, device=batch["advantages"].device))
-            | {"share": _share(trainer, part, scored, tokens, together)}
+            | {"share": _share(trainer, part, scored, total, together)}
             for part in parts
         ]
         found += _dealt(trainer.accelerator, made, together, batch)

@@ -36,7 +36,7 @@ def save(trainer, folder: Path) -> None:
     if trainer.chooser is not None and trainer.args.should_save:
         storage.write_json_atomic(folder / CHOOSER, trainer.chooser.state())
     if trainer.args.sync_ref_model and trainer.args.should_save:
-        save_model(trainer.accelerator.unwrap_model(trainer.ref_model), folder / REFERENCE)
+        save_model(trainer.accelerator.unwrap_model(trainer.ref_model), str(folder / REFERENCE))
     if not trainer.rollout_is_due():
         state = {"micro_step": trainer._step, "inputs": trainer._buffered_inputs, "made": asdict(trainer.made)}
         state["rewards"] = trainer.rewards.figures if trainer.rewards is not None else {}

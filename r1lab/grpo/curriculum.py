@@ -2,6 +2,7 @@
 
 import heapq
 import random
+from collections.abc import Set
 
 from r1lab.recipe.sections import Curriculum
 
@@ -34,7 +35,7 @@ class Chooser:
         low, high = self.curriculum.min_pass_rate, self.curriculum.max_pass_rate
         return not low <= rate <= high and step - tried < self.curriculum.retry_after
 
-    def draw(self, step: int, extra_round: int, count: int, but: set[int] = frozenset()) -> list[int]:
+    def draw(self, step: int, extra_round: int, count: int, but: Set[int] = frozenset()) -> list[int]:
         """Distinct rows for a round of a step, none of `but` while there are others.
 
         With `learnability`, a row is drawn in proportion to p (1 - p) of its pass rate p, and at least to 0.02

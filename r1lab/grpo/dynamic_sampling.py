@@ -4,6 +4,11 @@ from dataclasses import dataclass
 
 import torch
 from accelerate.utils import gather_object
+from datasets import IterableDataset
+
+from r1lab.errors import UserError
+from r1lab.grpo.curriculum import Chooser
+from r1lab.recipe.sections import Curriculum
 
 
 @dataclass
@@ -35,6 +40,21 @@ def has_signal(group: Group, metric: str, weights: list[float]) -> bool:
     return max(totals) - min(totals) > 1e-8
 
 
+def chooser_for(trainer, tasks: list[str | None] | None, curriculum: Curriculum | None) -> Chooser:
+    """What decides which prompts a step of a trainer takes.
+
+    Raises:
+        UserError: The trainer's rows cannot be chosen.
+    """
+    rows = trainer.train_dataset
+    if trainer.tools or trainer._is_vlm or trainer.rollout_func or isinstance(rows, IterableDataset):
+        raise UserError(
+            "dynamic_sampling, curriculum: they choose rows of a data set with a length, for a model that writes "
+            "text: leave out tools, images, rollout_func and iterable data sets"
+        )
+    return Chooser(tasks or [None] * len(rows), seed=trainer.args.seed, curriculum=curriculum)
+
+
 def choose(trainer, inputs: list[dict]) -> list[Group]:
     """The groups that this rank trains on in place of `inputs`, generated and graded.
 
@@ -43,7 +63,7 @@ def choose(trainer, inputs: list[dict]) -> list[Group]:
     share in the order of generation, so that the set of groups does not depend on the number of ranks.
     """
     size, ranks, rank = trainer.num_generations, trainer.accelerator.num_processes, trainer.accelerator.process_index
-    step, dynamic, chooser = trainer.state.global_step, trainer.dynamic_sampling, trainer.chooser
+    step, dynamic, chosen = trainer.state.global_step, trainer.dynamic_sampling, trainer.chooser
     share = len(inputs) // size
     wanted = share * ranks
     weights = trainer.reward_weights.tolist()
@@ -52,14 +72,14 @@ def choose(trainer, inputs: list[dict]) -> list[Group]:
     used: set[int] = set()
     rounds, asked = 0, wanted
     while True:
-        if rounds or chooser.curriculum is not None:
-            numbers = chooser.draw(step, rounds, asked, but=used)
+        if rounds or chosen.curriculum is not None:
+            numbers = chosen.draw(step, rounds, asked, but=used)
             mine = numbers[rank * asked // ranks : (rank + 1) * asked // ranks]
             inputs = [trainer.train_dataset[number] for number in mine for _ in range(size)]
         groups = [group for groups in gather_object([_generate(trainer, inputs)]) for group in groups]
         used |= {group.inputs["row"] for group in groups}
         if groups[0].right is not None:
-            chooser.see([(g.inputs["row"], sum(g.right) / len(g.right)) for g in groups], step)
+            chosen.see([(g.inputs["row"], sum(g.right) / len(g.right)) for g in groups], step)
         for group in groups:
             good = dynamic is None or has_signal(group, dynamic.metric, weights)
             (kept if good else spare).append(group)
@@ -107,7 +127,7 @@ def as_generated(groups: list[Group], accelerator) -> tuple[list[dict], tuple, t
     inputs = [group.inputs for group in groups for _ in range(size)]
     logprobs = None
     if groups[0].logprobs is not None:
-        logprobs = [x for group in groups for x in group.logprobs]
+        logprobs = [x for group in groups for x in group.logprobs or ()]
     generated = (
         [group.prompt_ids for group in groups for _ in range(size)],
         [ids for group in groups for ids in group.completion_ids],

@@ -79,7 +79,8 @@ class _TokenLogps(torch.autograd.Function):
         return logps, entropies
 
     @staticmethod
-    def backward(ctx, grad_logps, grad_entropies):
+    def backward(ctx, *grad_outputs):
+        grad_logps, grad_entropies = grad_outputs
         hidden, weight, bias, targets, entropies, kept = ctx.saved_tensors
         temperature, softcap, rows = ctx.settings
         to_hidden, to_weight, to_bias = ctx.needs_input_grad[:3]
@@ -96,13 +97,14 @@ class _TokenLogps(torch.autograd.Function):
                 if softcap is not None:
                     slope = 1 - (z * temperature / softcap) ** 2
                 p = z.softmax(-1)
-            grad = 0.0
+            grad = None
             if grad_entropies is not None:
                 grad = -grad_entropies[part, None] * (torch.xlogy(p, p) + p * entropies[part, None])
             if grad_logps is not None:
                 pull = -grad_logps[part, None] * p
                 pull.scatter_add_(-1, targets[part, None], grad_logps[part, None])
-                grad = pull + grad if grad_entropies is not None else pull
+                grad = pull if grad is None else pull + grad
+            assert grad is not None  # autograd comes here for one of the two
             if temperature != 1:
                 grad = grad / temperature
             if slope is not None:
@@ -116,8 +118,8 @@ class _TokenLogps(torch.autograd.Function):
                 grad_bias += grad.sum(0)
         return (
             grad_hidden,
-            grad_weight.to(weight.dtype) if to_weight else None,
-            grad_bias.to(bias.dtype) if to_bias else None,
+            None if grad_weight is None else grad_weight.to(weight.dtype),
+            None if grad_bias is None else grad_bias.to(bias.dtype),
             None,
             None,
             None,

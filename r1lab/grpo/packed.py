@@ -19,6 +19,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMa
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 from trl.trainer.utils import maybe_gather_lm_head_ctx
 
+from r1lab.grpo.batches import nothing
 from r1lab.grpo.head import token_logps
 
 LIKE = 0.75  # a sequence shorter than this share of the longest in its part starts a part of its own
@@ -94,14 +95,14 @@ class Packed:
         return replace(self, parts=parts, **tensors)
 
     @functools.cached_property
-    def sequences(self) -> tuple:
+    def sequences(self) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor, int, int]]:
         """The keys of all sequences, where queries and keys of each begin, and the longest of both."""
         lengths, key_lengths = (
             torch.cat([getattr(part, name) for part in self.parts]) for name in ("lengths", "key_lengths")
         )
-        starts = [torch.nn.functional.pad(x.cumsum(0), (1, 0)).int() for x in (lengths, key_lengths)]
+        starts, key_starts = (torch.nn.functional.pad(x.cumsum(0), (1, 0)).int() for x in (lengths, key_lengths))
         keys = torch.cat([part.whole_keys for part in self.parts])
-        return keys, *starts, int(lengths.max()), int(key_lengths.max())
+        return keys, (starts, key_starts, int(lengths.max()), int(key_lengths.max()))
 
     def unpack(self, values: torch.Tensor) -> torch.Tensor:
         """(N,) values of the scored tokens as (B, C), zero elsewhere."""
@@ -159,7 +160,7 @@ def pack(
         for c in cut:
             some = longer[c]
             g = group[some]
-            made.append(_part(begins[some], counts[some] - 1, starts[g], lengths[g]))
+            made.append(_part(begins[some], counts[some] - 1, (starts[g], lengths[g])))
         column = torch.arange(completion_ids.size(1), device=device)
         inside = column < its[:, None]
         ids.append(completion_ids[rows[longer]][inside])
@@ -191,14 +192,15 @@ def _distinct(values: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, t
     return rows[first[order]], order.argsort()[inverse]
 
 
-def _part(starts, lengths, prompt_starts=None, prompt_lengths=None) -> Part:
-    """Sequences that begin at `starts` and see themselves, after the prompts that begin at `prompt_starts`."""
+def _part(starts, lengths, prompts: tuple[torch.Tensor, torch.Tensor] | None = None) -> Part:
+    """Sequences that begin at `starts` and see themselves, after `prompts`, of which starts and lengths are given."""
     column = torch.arange(int(lengths.max()), device=lengths.device)
     queries = starts[:, None] + torch.minimum(column, lengths[:, None] - 1)
     kept = (column < lengths[:, None]).flatten().nonzero().squeeze(1)
     distance = (column[:, None] - column).expand(len(lengths), -1, -1)
     keys, known, key_lengths = queries, column < lengths[:, None], lengths
-    if prompt_starts is not None:
+    if prompts is not None:
+        prompt_starts, prompt_lengths = prompts
         before = torch.arange(int(prompt_lengths.max()), device=lengths.device)
         keys = torch.cat([prompt_starts[:, None] + torch.minimum(before, prompt_lengths[:, None] - 1), queries], dim=1)
         behind = prompt_lengths[:, None, None] + column[:, None] - before
@@ -237,15 +239,15 @@ def attend(original: str, module, query, key, value, attention_mask, *, packed: 
         function = ALL_ATTENTION_FUNCTIONS[original]
     if packed is None:
         return function(module, query, key, value, attention_mask, **kwargs)
-    tokens = [x[0].transpose(0, 1) for x in (query, key, value)]  # (T, heads, head size)
+    queries, keys, values = (x[0].transpose(0, 1) for x in (query, key, value))  # (T, heads, head size)
     if original == "sdpa" and can_vary(query, value, kwargs):
-        return varying(packed, *tokens, kwargs)[None], None
+        return varying(packed, queries, keys, values, kwargs)[None], None
     outputs = []
     for part in packed.parts:
         n = len(part.queries)
         q, k, v = (
             x.flatten(1).index_select(0, places.flatten()).view(n, places.size(1), *x.shape[1:]).transpose(1, 2)
-            for x, places in zip(tokens, (part.queries, part.keys, part.keys))
+            for x, places in zip((queries, keys, values), (part.queries, part.keys, part.keys))
         )
         output, _ = function(module, q, k, v, part.mask(kwargs.get("sliding_window"), query.dtype), **kwargs)
         outputs.append(output.reshape(n * part.queries.size(1), -1).index_select(0, part.kept))
@@ -268,15 +270,14 @@ def _kernel_works() -> bool:
     ones, ids = torch.ones(4, 7, dtype=torch.long), torch.arange(2).repeat_interleave(2)[:, None].expand(4, 7)
     row = pack(ids, ones, ids, ones * (torch.arange(7) < torch.tensor([[7], [3], [5], [1]]))).to("cuda")
     q, k, v = (torch.randn(1, heads, row.ids.size(1), 64, generator=g).cuda().bfloat16() for heads in (4, 2, 2))
-    module = torch.nn.Module()
-    module.num_key_value_groups = 2
+    layer = types.SimpleNamespace(num_key_value_groups=2)
     settings = {"scaling": 0.125, "sliding_window": 6}
     try:
-        ours = varying(row, *(x[0].transpose(0, 1) for x in (q, k, v)), settings)
+        ours = varying(row, q[0].transpose(0, 1), k[0].transpose(0, 1), v[0].transpose(0, 1), settings)
     except (RuntimeError, ImportError) as error:
         print(f"attention is padded to like lengths: torch's varlen_attn: {str(error).splitlines()[0]}", flush=True)
         return False
-    plain, _ = attend("sdpa", module, *(x.float() for x in (q, k, v)), None, packed=row, **settings)
+    plain, _ = attend("sdpa", layer, q.float(), k.float(), v.float(), None, packed=row, **settings)
     gap = (ours.float() - plain[0]).abs().max().item()
     if gap > 0.03:
         print(f"attention is padded to like lengths: torch's varlen_attn differs by {gap:.2g} from sdpa", flush=True)
@@ -287,9 +288,9 @@ def varying(packed: Packed, query, key, value, kwargs: dict) -> torch.Tensor:
     """Attention of all sequences of a row in one call without padding; (T, heads, head size) in and out."""
     from torch.nn.attention.varlen import varlen_attn
 
-    keys, *bounds = packed.sequences
+    keys, bounds = packed.sequences
     window = kwargs.get("sliding_window")
-    return varlen_attn(
+    return varlen_attn(  # pyright: ignore[reportReturnType]  a pair only with `return_aux`
         query.contiguous(),
         key.index_select(0, keys),
         value.index_select(0, keys),
@@ -347,7 +348,7 @@ def install(model, *, temperature: float = 1.0, cast_head: bool = False, try_it:
         if isinstance(weight, DTensor):  # sharded by FSDP2, unlike the hidden states
             weight, bias = weight.full_tensor(), None if bias is None else bias.full_tensor()
         autocast = torch.autocast(hidden.device.type, enabled=False) if cast_head else nullcontext()
-        with autocast, maybe_gather_lm_head_ctx(weight, bias):
+        with autocast, maybe_gather_lm_head_ctx(head.weight, head.bias):
             return token_logps(
                 hidden.float() if cast_head else hidden,
                 weight,
@@ -393,8 +394,7 @@ def _misfit(model, temperature: float) -> str | None:
 def logps(model, row: Packed, *, temperature: float = 1.0, chunked: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probability and entropy of each scored token, both (B, C), zero elsewhere."""
     if len(row.targets) == 0:  # still a function of every parameter
-        nothing = sum(p.sum() for p in model.parameters() if p.requires_grad) * 0.0
-        whole = nothing * torch.ones(row.size, row.mask.size(1), device=row.ids.device)
+        whole = nothing(model) * torch.ones(row.size, row.mask.size(1), device=row.ids.device)
         return whole, whole
-    found = model(packed=row, temperature=temperature, chunked=chunked)
-    return tuple(row.unpack(values) for values in found)
+    found, entropies = model(packed=row, temperature=temperature, chunked=chunked)
+    return row.unpack(found), row.unpack(entropies)

@@ -75,6 +75,20 @@ def difference(trainer, texts: list[str], *, max_tokens: int = 32) -> tuple[floa
     return found.mean().item(), found.max().item(), len(found)
 
 
+def log(trainer, difference: torch.Tensor, ratio: torch.Tensor) -> None:
+    """Logs how far the engine's log-probabilities are from the policy's, under TRL's names, over all ranks."""
+    metrics, gather = trainer._metrics["train"], trainer.accelerator.gather
+    # As TRL where nothing is left.
+    difference, ratio = (x if x.numel() else x.new_zeros(1) for x in (difference, ratio))
+    for name, value in (("mean", difference.mean()), ("max", difference.max())):
+        both = gather(value)
+        figure = both.max() if name == "max" else both.mean()
+        metrics[f"sampling/sampling_logp_difference/{name}"].append(figure.item())
+    for name in ("min", "mean", "max"):
+        both = gather(getattr(ratio, name)())
+        metrics[f"sampling/importance_sampling_ratio/{name}"].append(getattr(both, name)().item())
+
+
 def gaps(ours: torch.Tensor, theirs: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """How far log-probabilities are apart, of each token of the mask that the engine could score (else it is NaN)."""
     difference = (ours - theirs).abs()[mask.bool()]

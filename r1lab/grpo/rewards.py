@@ -74,7 +74,11 @@ class BatchRewards:
         return result.values[self.grader.names[0]]
 
     def _hand_out(self, name: str):
-        return lambda prompts, **_: self.newest.values[name]
+        def values(prompts, **_) -> list[float | None]:
+            assert self.newest is not None  # TRL calls `_grade` before
+            return self.newest.values[name]
+
+        return values
 
 
 def _named(function, name: str):

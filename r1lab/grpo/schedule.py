@@ -1,12 +1,14 @@
 """Settings that change with the step: completion length, temperature, weights of rewards."""
 
+from collections.abc import Mapping
+
 from transformers import TrainerCallback
 
 from r1lab.errors import UserError
 from r1lab.recipe.sections import Schedule
 
 
-def value_at(steps: dict[int, float], step: int) -> float | None:
+def value_at(steps: Mapping[int, float], step: int) -> float | None:
     """The value in force at a step, counted from 0: that of the last entry that has begun.
 
     >>> value_at({0: 256, 100: 512}, 99), value_at({0: 256, 100: 512}, 100), value_at({10: 1.0}, 3)

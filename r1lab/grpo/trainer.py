@@ -3,32 +3,41 @@
 Rewards, losses, logging and sharding stay TRL's; each part can be switched off (`r1lab.recipe.sections.GrpoTrain`).
 """
 
+from __future__ import annotations
+
 import inspect
 import math
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
-import trl
 from accelerate.utils import DistributedType, is_peft_model
-from datasets import IterableDataset
+from trl.trainer import grpo_trainer
 
 from r1lab.engines import Engine
 from r1lab.engines.transformers import TransformersEngine, without_generation_config
-from r1lab.errors import UserError
-from r1lab.grpo import batches, checkpoint, dynamic_sampling, losses, packed, parity
+from r1lab.grpo import batches, dynamic_sampling, losses, packed, parity
+from r1lab.grpo import checkpoint as checkpoints
 from r1lab.grpo.advantages import advantages
 from r1lab.grpo.curriculum import Chooser
+from r1lab.grpo.dynamic_sampling import chooser_for
 from r1lab.grpo.rewards import BatchRewards
 from r1lab.recipe import trial
 from r1lab.recipe.sections import Curriculum, DynamicSampling, GrpoTrain
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from trl.trainer.grpo_config import GRPOConfig
 
-class GRPOTrainer(trl.GRPOTrainer):
+    from r1lab.engines.vllm import SyncedVLLM
+
+
+class GRPOTrainer(grpo_trainer.GRPOTrainer):
     """Takes the place of `trl.GRPOTrainer`: the same arguments, the same loss and gradient, in less time.
 
     Where packed rows cannot serve (multimodal models, an attention or a kind of adapter that they do not fit), it
@@ -50,7 +59,7 @@ class GRPOTrainer(trl.GRPOTrainer):
                     * _get_per_token_logps_and_entropies    old and reference log-probabilities, where needed
                     * _calculate_rewards               what `choose` has graded, else:
                         * graded
-                * _micro_steps                         the rows of the rollout as micro-batches
+                batches.micro_steps                    the rows of the rollout as micro-batches
             * compute_loss                             of a micro-step
                 * _part_loss                           of each of its micro-batches
                     * _compute_loss
@@ -68,6 +77,17 @@ class GRPOTrainer(trl.GRPOTrainer):
             `generate` takes nothing from the model's generation config but where to stop.
     """
 
+    # TRL's attributes, whose types it leaves open.
+    args: GRPOConfig
+    model: PreTrainedModel
+    processing_class: PreTrainedTokenizerBase
+    num_generations: int
+    vllm_generation: SyncedVLLM
+    # Of the rollout, or the micro-batch, that is being computed.
+    _generated: tuple | None = None
+    _rewards: torch.Tensor | None = None
+    _computed: tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None] | None = None
+
     def __init__(
         self,
         *args,
@@ -83,22 +103,22 @@ class GRPOTrainer(trl.GRPOTrainer):
         self.own = own = own or GrpoTrain()
         self.rewards, self.dynamic_sampling, self.rendered = rewards, dynamic_sampling, rendered
         self.options = options or {}
-        self.chooser, self._generated, self._rewards, self._computed = None, None, None, None
-        self._spent: Counter[str] = Counter()
-        self.made = checkpoint.SavedRollout()  # the newest
-        config = inspect.signature(trl.GRPOTrainer).bind(*args, **kwargs).arguments.get("args")
+        self.chooser: Chooser | None = None
+        self._spent: defaultdict[str, float] = defaultdict(float)
+        self.made = checkpoints.SavedRollout()  # the newest
+        config = inspect.signature(grpo_trainer.GRPOTrainer).bind(*args, **kwargs).arguments.get("args")
         if config is not None and config.use_vllm:
             from r1lab.engines.vllm import SyncedVLLM, with_names
 
             # TRL has no argument for it: its constructor runs with another class under this name.
             engine = partial(SyncedVLLM, skip_text=own.skip_text, options=self.options)
-            with_names(trl.GRPOTrainer.__init__, VLLMGeneration=engine)(self, *args, **kwargs)
+            with_names(grpo_trainer.GRPOTrainer.__init__, VLLMGeneration=engine)(self, *args, **kwargs)
         else:
             if self.options and config is not None:
                 config.generation_kwargs = (config.generation_kwargs or {}) | self.options
             super().__init__(*args, **kwargs)
         if dynamic_sampling or curriculum:
-            self.chooser = self._made_chooser(tasks, curriculum)
+            self.chooser = chooser_for(self, tasks, curriculum)
         # A loss that is a sum over rows can be computed in any parts; these terms look at a micro-batch as a whole.
         self.by_rows = not self._entropy_bonus_enabled and self.top_entropy_quantile == 1 and not self.aux_loss_enabled
         # Rows of no advantage have no gradient, unless the reference model pulls at them.
@@ -110,20 +130,9 @@ class GRPOTrainer(trl.GRPOTrainer):
         per_rollout = self.args.gradient_accumulation_steps % self._rollout_micro_steps == 0
         self.on_policy = own.reuse_logps and not self._is_vlm and per_rollout
         # Layers whose weights are gathered for each pass need the same number of passes on every rank.
-        self.sharded = self.is_fsdp_enabled or (
-            self.is_deepspeed_enabled and self.accelerator.deepspeed_plugin.zero_stage == 3
-        )
+        plugin = self.accelerator.deepspeed_plugin if self.is_deepspeed_enabled else None
+        self.sharded = self.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3)
         self.packs = own.pack and self._can_pack()
-
-    def _made_chooser(self, tasks: list[str | None] | None, curriculum: Curriculum | None) -> Chooser:
-        """What decides which prompts a step takes."""
-        if self.tools or self._is_vlm or self.rollout_func or isinstance(self.train_dataset, IterableDataset):
-            raise UserError(
-                "dynamic_sampling, curriculum: they choose rows of a data set with a length, for a model that writes "
-                "text: leave out tools, images, rollout_func and iterable data sets"
-            )
-        tasks = tasks or [None] * len(self.train_dataset)
-        return Chooser(tasks, seed=self.args.seed, curriculum=curriculum)
 
     def _can_pack(self) -> bool:
         """Whether the models run packed rows; if not, says why in a line."""
@@ -154,23 +163,28 @@ class GRPOTrainer(trl.GRPOTrainer):
         # The chat template has written the special tokens already; TRL would add a second beginning-of-text.
         return self.processing_class(text=prompts, add_special_tokens=False)["input_ids"], None, {}
 
-    def _prepare_inputs(self, generation_batch):
+    def _prepare_inputs(self, generation_batch: Any) -> Any:  # TRL says a dict of both, and is given a list
         """TRL's, but each micro-step gets a list of micro-batches: groups together, like lengths, a token budget."""
         if not self.model.training or self._is_vlm:
             return super()._prepare_inputs(generation_batch)
-        micro_steps = self.args.steps_per_generation
         if self.rollout_is_due():
             batch = self._generate_and_score_completions(generation_batch)
             if not self.rendered:
                 torch.randperm(len(generation_batch))  # as TRL does here, so that a seed writes the same completions
-            self._buffered_inputs = self._micro_steps(batch)
-        self._spent["tokens"] += self.made.tokens / micro_steps
-        return self._buffered_inputs[self._step % micro_steps]
+            self._buffered_inputs = batches.micro_steps(self, batch)
+        self._spent["tokens"] += self.made.tokens / self.generation_steps
+        return self._buffered_inputs[self._step % self.generation_steps]
+
+    @property
+    def generation_steps(self) -> int:
+        """How many micro-steps TRL takes over a generation batch."""
+        assert self.args.steps_per_generation is not None  # TRL's config works it out
+        return self.args.steps_per_generation
 
     @property
     def _rollout_micro_steps(self) -> int:
         """How many micro-steps train on a rollout."""
-        return self.args.steps_per_generation * self.num_iterations
+        return self.generation_steps * self.num_iterations
 
     def rollout_is_due(self) -> bool:
         """Whether the next micro-step begins with a rollout."""
@@ -179,10 +193,6 @@ class GRPOTrainer(trl.GRPOTrainer):
     def rollout_step(self) -> int:
         """The step, counted from 0, of the rollout that the next micro-step trains on."""
         return self.state.global_step if self.rollout_is_due() else self.made.step
-
-    def _micro_steps(self, batch: dict) -> list[list[dict | None]]:
-        """The micro-batches of each of the steps that TRL takes over a generation batch."""
-        return batches.micro_steps(self, batch)
 
     def _generate_and_score_completions(self, inputs):
         """TRL's, on the prompts that are chosen, and without the pass for the old log-probabilities where the
@@ -201,6 +211,7 @@ class GRPOTrainer(trl.GRPOTrainer):
         finally:
             self.vllm_importance_sampling_correction = correct
         if self.own.advantage and self.model.training:
+            assert self._rewards is not None  # `_calculate_rewards` keeps them
             total = (self._rewards * self.reward_weights.to(self._rewards.device)).nansum(dim=1)
             total[self._rewards.isnan().all(dim=1)] = torch.nan
             found = advantages(total, self.num_generations, self.own.advantage)
@@ -208,9 +219,9 @@ class GRPOTrainer(trl.GRPOTrainer):
             batch["advantages"] = found[mine : mine + len(inputs)]
         self._generated = self._rewards = None
         if self.model.training:
-            tokens = int(self.accelerator.gather(batch["completion_mask"].sum()).sum())
+            tokens = batches.tokens(self.accelerator, batch)
             logged = {name: values[-1] for name, values in metrics.items() if len(values) > before.get(name, 0)}
-            self.made = checkpoint.SavedRollout(self.state.global_step, tokens, logged)
+            self.made = checkpoints.SavedRollout(self.state.global_step, tokens, logged)
         return batch
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -267,7 +278,7 @@ class GRPOTrainer(trl.GRPOTrainer):
         """The loss of a micro-step, after the backward passes of all but its last micro-batch."""
         if not isinstance(inputs, list):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        before = 0.0
+        before = torch.zeros(())
         for part in inputs[:-1]:
             with self._held_back(model):
                 loss = self._part_loss(model, part)
@@ -288,9 +299,9 @@ class GRPOTrainer(trl.GRPOTrainer):
         finally:
             state._set_sync_gradients(last)
 
-    def _part_loss(self, model, part: dict | None):
+    def _part_loss(self, model, part: dict | None) -> torch.Tensor:
         if part is None:
-            return sum(p.sum() for p in model.parameters() if p.requires_grad) * 0.0
+            return batches.nothing(model)
         return self._compute_loss(model, part) * part.get("share", 1.0)
 
     def _compute_loss(self, model, inputs):
@@ -302,48 +313,34 @@ class GRPOTrainer(trl.GRPOTrainer):
         if not wanted or "importance_sampling_ratio" in inputs:
             return self._trls_loss(model, inputs)
         mask = batches.loss_mask(inputs)
-        self._compute_logps(model, inputs)
-        policy, engine = self._computed[0].detach(), inputs["sampling_per_token_logps"]
+        policy, engine = self._compute_logps(model, inputs).detach(), inputs["sampling_per_token_logps"]
         # A token that the engine could not score (NaN) is not corrected, and no evidence of a drift.
         difference = ((policy - engine) * mask).nan_to_num(nan=0.0)
         low, high = self.vllm_importance_sampling_clip_min, self.vllm_importance_sampling_clip_max
         ratio = batches.importance_ratio(difference, self.vllm_importance_sampling_mode, low, high)
         gaps = parity.gaps(policy, engine, mask)
-        self._log_sampling(gaps, ratio[mask.bool()] if ratio.size(1) > 1 else ratio.flatten())
+        parity.log(self, gaps, ratio[mask.bool()] if ratio.size(1) > 1 else ratio.flatten())
         return self._trls_loss(model, inputs | {"importance_sampling_ratio": ratio})
 
-    def _compute_logps(self, model, inputs) -> None:
-        """Log-probabilities and entropies of the completions, for `_get_per_token_logps_and_entropies` to hand out."""
+    def _compute_logps(self, model, inputs) -> torch.Tensor:
+        """The log-probabilities of the completions, which `_get_per_token_logps_and_entropies` hands out later."""
         ids, masks = (torch.cat([inputs[f"prompt_{x}"], inputs[f"completion_{x}"]], dim=1) for x in ("ids", "mask"))
         aux = {"compute_aux_loss": True} if self.aux_loss_enabled else {}
         self._computed = self._get_per_token_logps_and_entropies(
             model, ids, masks, inputs["completion_mask"].size(1), compute_entropy=True, **aux
         )
+        return self._computed[0]
 
     def _trls_loss(self, model, inputs):
         """TRL's; ranks may have unequally many rows, of which its metrics gather a figure each, skipping NaN."""
         if self.own_loss is not None:
-            if self._computed is None:
-                self._compute_logps(model, inputs)
-            inputs = losses.as_advantages(self.own_loss, inputs, self._computed[0], self.importance_sampling_level)
+            logps = self._computed[0] if self._computed is not None else self._compute_logps(model, inputs)
+            inputs = losses.as_advantages(self.own_loss, inputs, logps, self.importance_sampling_level)
         accelerator, self.accelerator = self.accelerator, batches.Uneven(self.accelerator)
         try:
             return super()._compute_loss(model, inputs)
         finally:
             self.accelerator = accelerator
-
-    def _log_sampling(self, difference: torch.Tensor, ratio: torch.Tensor) -> None:
-        """How far the engine's log-probabilities are from the policy's, under TRL's names."""
-        metrics, gather = self._metrics["train"], self.accelerator.gather
-        # As TRL where nothing is left.
-        difference, ratio = (x if x.numel() else x.new_zeros(1) for x in (difference, ratio))
-        for name, value in (("mean", difference.mean()), ("max", difference.max())):
-            both = gather(value)
-            figure = both.max() if name == "max" else both.mean()
-            metrics[f"sampling/sampling_logp_difference/{name}"].append(figure.item())
-        for name in ("min", "mean", "max"):
-            both = gather(getattr(ratio, name)())
-            metrics[f"sampling/importance_sampling_ratio/{name}"].append(getattr(both, name)().item())
 
     def _get_per_token_logps_and_entropies(
         self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, **kwargs
@@ -369,11 +366,7 @@ class GRPOTrainer(trl.GRPOTrainer):
         for part in torch.arange(len(input_ids)).split(batch_size or len(input_ids)):
             ids, mask = input_ids[part], attention_mask[part]
             row = packed.pack(
-                ids[:, prompt],
-                mask[:, prompt],
-                ids[:, completion],
-                mask[:, completion],
-                share=self.own.share_prompts,
+                ids[:, prompt], mask[:, prompt], ids[:, completion], mask[:, completion], share=self.own.share_prompts
             )
             with self.accelerator.autocast():  # the reference model is not wrapped in it
                 found.append(packed.logps(model, row, temperature=self.temperature, chunked=self.own.chunk_logps))
@@ -381,13 +374,13 @@ class GRPOTrainer(trl.GRPOTrainer):
 
     def _save_checkpoint(self, model, trial):
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
-        checkpoint.save(self, folder)
+        checkpoints.save(self, folder)
         super()._save_checkpoint(model, trial)
 
-    def _load_optimizer_and_scheduler(self, folder):
-        super()._load_optimizer_and_scheduler(folder)
-        if folder is not None:
-            checkpoint.load(self, Path(folder))
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            checkpoints.load(self, Path(checkpoint))
 
     @contextmanager
     def engine(self) -> Iterator[Engine]:

@@ -45,7 +45,9 @@ def merged_weights(model) -> Iterator[tuple]:
             if isinstance(layer, LoraLayer):
                 with torch.no_grad():
                     for adapter in layer.active_adapters:
-                        weight = weight + layer.get_delta_weight(adapter)
+                        # Every kind of LoraLayer has one, and their common class has none.
+                        delta = layer.get_delta_weight(adapter)  # pyright: ignore[reportAttributeAccessIssue]
+                        weight = weight + delta
         yield f"{layer_name}.{kind}", weight.to(base.config.dtype if quantized else parameter.dtype)
 
 
@@ -79,8 +81,9 @@ def untie(model) -> bool:
     plain = [layer.get_base_layer() if isinstance(layer, LoraLayer) else layer for layer in ends]
     if not any(isinstance(layer, LoraLayer) for layer in ends) or len(ends) < 2:
         return False
-    if plain[0].weight is not plain[1].weight:
+    shared = plain[1].get_parameter("weight")
+    if plain[0].get_parameter("weight") is not shared:
         return False
-    plain[1].weight = torch.nn.Parameter(plain[1].weight.detach().clone(), requires_grad=False)
+    plain[1].weight = torch.nn.Parameter(shared.detach().clone(), requires_grad=False)
     base.config.tie_word_embeddings = False
     return True

@@ -129,7 +129,7 @@ def render(
         if not tokenizer.chat_template and not is_file(template):
             what = f"prompt.template: {template}: the model has no chat template ({type(tokenizer).__name__})"
             raise UserError(f"{what}: set prompt.template: r1-zero")
-        made = chat_text(messages(prompt, template=template, system=system), tokenizer, template=template)
+        made = chat_text(_listed(prompt, template, system), tokenizer, template=template)
         if template == "logic-rl" and not opened(made):  # some templates (R1-Distill) prefill the tag themselves
             made += _OPENED
     return with_prefill(made, prefill)
@@ -234,6 +234,11 @@ def messages(
     in_text = is_plain(template=template, text=text)
     if in_text and (isinstance(prompt, str) or text is not None or template != "none"):
         return plain(prompt, template=template, system=system, text=text)
+    return _listed(prompt, template, system)
+
+
+def _listed(prompt: str | list[dict], template: str, system: str | None) -> list[dict]:
+    """Chat messages, with the system prompt of the recipe or else that of the template."""
     listed = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
     if template == "logic-rl" and not listed[-1]["content"].endswith("\n"):
         listed[-1] = listed[-1] | {"content": f"{listed[-1]['content']}\n"}  # as its data has it

@@ -94,13 +94,13 @@ def check_saveable(model, tokenizer) -> list[str]:
     from accelerate.utils import is_peft_model
 
     model = model.get_base_model() if is_peft_model(model) else model
-    generates = model.can_generate() and model.generation_config is not None
-    changed = repaired(model.generation_config) if generates else []
+    generation = model.generation_config if model.can_generate() else None
+    changed = repaired(generation) if generation is not None else []
     with tempfile.TemporaryDirectory() as folder:
         try:
             model.config.save_pretrained(folder)
-            if generates:
-                model.generation_config.save_pretrained(folder)
+            if generation is not None:
+                generation.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
         except ValueError as error:
             why = " ".join(str(error).split())

@@ -82,7 +82,7 @@ def load_gguf(path: Path):
     # transformers 5 refuses to save a model that came from a GGUF ("quantized ... not serializable"), though its
     # weights are plain by then. To be removed when it saves one.
     config = read.config
-    del config.quantization_config
+    delattr(config, "quantization_config")  # which only a model from such a file has
     config.eos_token_id = config.pad_token_id = tokenizer.eos_token_id
     config.architectures = ["LlamaForCausalLM"]
     model = LlamaForCausalLM(config)

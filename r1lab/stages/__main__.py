@@ -18,10 +18,12 @@ def main(run_dir: Path) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     from r1lab.recipe import loading as recipes
+    from r1lab.recipe.schema import StageRecipe
     from r1lab.rundir import storage
 
     try:
         recipe = recipes.load([str(run_dir / "config.yaml")])
+        assert isinstance(recipe, StageRecipe)  # a pipeline's parent writes a recipe for each stage
         doing = {"phase": "load", "time": time.time(), "message": "importing torch and transformers"}
         storage.append_jsonl(run_dir / "metrics.jsonl", doing)
         stage = importlib.import_module(recipe.module)

@@ -3,14 +3,22 @@
 import logging
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from r1lab import engines
 from r1lab.errors import UserError
 from r1lab.models import prompts
-from r1lab.recipe.schema import GrpoRecipe, SampleRecipe
+from r1lab.recipe.schema import EvalRecipe, GrpoRecipe, SampleRecipe, StageRecipe
+from r1lab.recipe.sections import EvalRollout
 from r1lab.rundir import storage
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 logger = logging.getLogger(__name__)
+
+Generates = GrpoRecipe | SampleRecipe | EvalRecipe
+"""A stage that writes completions."""
 
 
 def note(run_dir: Path, message: str, phase: str = "note") -> None:
@@ -35,13 +43,16 @@ def report_gold(grader, rows: list[dict], run_dir: Path) -> None:
         warn(run_dir, problem)
 
 
-def load_tokenizer(recipe):
+def load_tokenizer(recipe: StageRecipe) -> "PreTrainedTokenizerBase":
     """The tokenizer of a recipe's model."""
     from r1lab.models import loading
 
-    settings = {"revision": recipe.model.revision, "trust_remote_code": recipe.model.trust_remote_code}
-    settings["eos_token"] = getattr(recipe, "train", {}).get("eos_token")
-    return loading.load_tokenizer(recipe.model.path, **settings)
+    return loading.load_tokenizer(
+        recipe.model.path,
+        revision=recipe.model.revision,
+        trust_remote_code=recipe.model.trust_remote_code,
+        eos_token=getattr(recipe, "train", {}).get("eos_token"),
+    )
 
 
 def check_ids(ids: list[int], number: int, tokenizer, model) -> None:
@@ -57,7 +68,7 @@ def check_ids(ids: list[int], number: int, tokenizer, model) -> None:
         raise UserError(f"{what}: name the model that this tokenizer belongs to")
 
 
-def load_model(recipe, *, scores: bool = False):
+def load_model(recipe: StageRecipe, *, scores: bool = False) -> "PreTrainedModel":
     """A recipe's model, to be trained; `scores` as in `r1lab.models.loading.load_model`."""
     from r1lab.models import loading
 
@@ -73,7 +84,7 @@ def load_model(recipe, *, scores: bool = False):
     )
 
 
-def asked(rows: list[dict], recipe, tokenizer) -> tuple[list[engines.Prompt], list[str]]:
+def asked(rows: list[dict], recipe: Generates, tokenizer) -> tuple[list[engines.Prompt], list[str]]:
     """What an engine is asked for each row, and what of the assistant's turn that holds already."""
     template = recipe.prompt.model_dump()
     if recipe.rollout.engine == "server":  # which applies the model's chat template itself
@@ -101,30 +112,32 @@ def sampling_of(recipe: SampleRecipe | GrpoRecipe) -> engines.Sampling:
     )
 
 
-def load_engine(recipe, *, max_failed: float = 0.0) -> engines.Engine:
+def load_engine(recipe: Generates, *, max_failed: float = 0.0) -> engines.Engine:
     """The engine that a recipe's `model` and `rollout` sections ask for.
 
     Args:
         max_failed: The share of the prompts that a server may leave without completions.
     """
-    if recipe.rollout.engine == "server":
+    rollout = recipe.rollout
+    if rollout.engine == "server":
+        assert isinstance(rollout, EvalRollout) and rollout.url  # a recipe is checked for it
         return engines.connect(
-            recipe.rollout.url,
+            rollout.url,
             recipe.model.path,
-            max_concurrent=recipe.rollout.max_concurrent,
-            requests_per_minute=recipe.rollout.requests_per_minute,
+            max_concurrent=rollout.max_concurrent,
+            requests_per_minute=rollout.requests_per_minute,
             max_failed=max_failed,
-            options=recipe.rollout.options,
+            options=rollout.options,
         )
     return engines.load(
         recipe.model.path,
-        engine=recipe.rollout.engine,
+        engine=rollout.engine,
         dtype=recipe.model.dtype,
-        max_model_length=recipe.rollout.max_model_length,
-        gpu_memory_utilization=recipe.rollout.gpu_memory_utilization,
+        max_model_length=rollout.max_model_length,
+        gpu_memory_utilization=rollout.gpu_memory_utilization,
         seed=recipe.seed,
         revision=recipe.model.revision,
         attn_implementation=recipe.model.attn_implementation,
         trust_remote_code=recipe.model.trust_remote_code,
-        options=recipe.rollout.options,
+        options=rollout.options,
     )

@@ -4,23 +4,25 @@ import time
 from pathlib import Path
 
 from datasets import Dataset
-from trl import DPOConfig, DPOTrainer
+from trl.trainer.dpo_config import DPOConfig
+from trl.trainer.dpo_trainer import DPOTrainer
 
 from r1lab.errors import UserError
 from r1lab.models import prompts
 from r1lab.models.lora import lora_config
+from r1lab.recipe.schema import DpoRecipe
 from r1lab.stages.common import check_ids, doing, load_model, load_tokenizer, warn
 from r1lab.stages.rows import build_rows
 from r1lab.stages.training import Metrics, train_and_save, trl_config
 
 
 class _Trainer(DPOTrainer):
-    def _prepare_dataset(self, dataset, *args):
+    def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
         """The rows are tokenised already, as SFT's and GRPO's are: TRL would add special tokens a second time."""
         return dataset
 
 
-def run(recipe, run_dir: Path) -> int:
+def run(recipe: DpoRecipe, run_dir: Path) -> int:
     """Train the policy to prefer the `chosen` completion of each row to the `rejected` (arXiv:2305.18290, eq. 7)."""
     started = time.time()
     tokenizer = load_tokenizer(recipe)
@@ -68,7 +70,7 @@ def _that_differ(rows: list[dict], run_dir: Path) -> list[dict]:
     return [row for row in rows if row["chosen"] != row["rejected"]]
 
 
-def _examples(recipe, rows: list[dict], tokenizer, model, run_dir: Path) -> list[dict]:
+def _examples(recipe: DpoRecipe, rows: list[dict], tokenizer, model, run_dir: Path) -> list[dict]:
     """`prompt_ids`, `chosen_ids` and `rejected_ids` of each row that is not longer than `train.max_length`."""
     template = recipe.prompt.model_dump()
     keys, limit = ("chosen", "rejected"), recipe.train.get("max_length")

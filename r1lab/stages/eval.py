@@ -10,9 +10,10 @@ from pathlib import Path
 from r1lab import engines
 from r1lab.evaluation import provenance, records
 from r1lab.models.prompts import wording
+from r1lab.recipe.schema import EvalRecipe
 from r1lab.rundir import manifest, storage
 from r1lab.stages.common import asked, doing, load_engine, load_tokenizer, note, report_gold, warn
-from r1lab.stages.rows import eval_tasks, samples_of
+from r1lab.stages.rows import Evaluated, eval_of, eval_tasks, samples_of
 
 CHUNK, SECONDS = 128, 10.0
 """Answers are graded and written down so many at a time, or after so many seconds: a kill costs no more."""
@@ -20,7 +21,7 @@ FAILED = "samples/failed.jsonl"  # completions that a reward fails on
 FEW = 100  # questions below which a figure carries a warning
 
 
-def run(recipe, run_dir: Path) -> int:
+def run(recipe: EvalRecipe, run_dir: Path) -> int:
     """Evaluate one model on the recipe's tasks; writes `evaluation.json`, `samples/questions.jsonl`, `result.json`.
 
     Records are written to `samples/partial.jsonl` as answers come. An interrupted evaluation resumes from there,
@@ -63,7 +64,7 @@ def _told(name: str, figures: dict) -> str:
     return f"{name} ({figures['n_questions']}) {low:.0f} to {high:.0f} %"
 
 
-def settings_of(recipe, run_dir: Path, tasks: dict[str, list[dict]], tokenizer) -> dict:
+def settings_of(recipe: EvalRecipe, run_dir: Path, tasks: dict[str, list[dict]], tokenizer) -> dict:
     """All that the figures hang on, for `evaluation.json`: model, prompts, sampling, seed, grader.
 
     Args:
@@ -143,7 +144,7 @@ class PreparedTask:
     judge: records.Judge
 
 
-def prepare(tasks: dict[str, list[dict]], recipe, tokenizer, run_dir: Path) -> list[PreparedTask]:
+def prepare(tasks: dict[str, list[dict]], recipe: Evaluated, tokenizer, run_dir: Path) -> list[PreparedTask]:
     """Renders the prompts of all tasks, builds their graders, and warns once of gold answers that cannot score."""
     rewards, found = [reward.model_dump() for reward in recipe.rewards], []
     for name, rows in tasks.items():
@@ -157,7 +158,7 @@ def prepare(tasks: dict[str, list[dict]], recipe, tokenizer, run_dir: Path) -> l
 def evaluate(
     engine: engines.Engine,
     tasks: list[PreparedTask],
-    recipe,
+    recipe: Evaluated,
     run_dir: Path,
     *,
     progress=None,
@@ -192,20 +193,20 @@ def evaluate(
     return result, questions
 
 
-def _questions(engine: engines.Engine, task: PreparedTask, recipe, run_dir: Path, progress, partial, seed):
+def _questions(engine: engines.Engine, task: PreparedTask, recipe: Evaluated, run_dir: Path, progress, partial, seed):
     """The records of a task's questions, in their order."""
     name, rows = task.name, task.rows
-    parts, rollout = records.parts_of(name, rows), recipe.rollout
+    parts, rollout, settings = records.parts_of(name, rows), recipe.rollout, eval_of(recipe)
     there = [r for r in (storage.read_jsonl(partial) if partial else ()) if r["task"] == name]
     greedy = engines.Sampling(
-        max_tokens=recipe.eval.max_completion_length or rollout.max_completion_length,
+        max_tokens=settings.max_completion_length or rollout.max_completion_length,
         temperature=0.0,
         seed=None if seed is None else zlib.crc32(f"{seed}/{name}".encode()),
     )
     drawn = replace(
         greedy,
         n=samples_of(recipe, name),
-        temperature=recipe.eval.temperature,
+        temperature=settings.temperature,
         top_p=rollout.top_p,
         top_k=rollout.top_k,
     )
@@ -231,7 +232,7 @@ def _questions(engine: engines.Engine, task: PreparedTask, recipe, run_dir: Path
         lambda i, group, judged: records.record(name, parts[i], i, rows[i], group, judged),
         drawn,
     )
-    if not recipe.eval.greedy:
+    if not settings.greedy:
         return [sampled[i] for i in range(len(rows))]
     best = answered(
         {r["index"]: r for r in there if "greedy" in r},

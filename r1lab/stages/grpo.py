@@ -7,7 +7,7 @@ from pathlib import Path
 from accelerate.utils.other import get_free_port
 from datasets import Dataset
 from transformers import TrainerCallback
-from trl import GRPOConfig
+from trl.trainer.grpo_config import GRPOConfig
 
 from r1lab import engines
 from r1lab.errors import UserError
@@ -20,6 +20,7 @@ from r1lab.grpo.trainer import GRPOTrainer
 from r1lab.models import prompts
 from r1lab.models.lora import lora_config, untie
 from r1lab.recipe import batch
+from r1lab.recipe.schema import GrpoRecipe
 from r1lab.recipe.sections import GrpoTrain
 from r1lab.stages.common import doing, load_model, load_tokenizer, report_gold
 from r1lab.stages.eval import evaluate, prepare
@@ -27,7 +28,7 @@ from r1lab.stages.rows import build_rows, eval_tasks
 from r1lab.stages.training import Metrics, StopOnInterrupt, check_saveable, finish, resume_point, trl_config
 
 
-def run(recipe, run_dir: Path) -> int:
+def run(recipe: GrpoRecipe, run_dir: Path) -> int:
     """Train the policy on the recipe's prompts; keeps every completion with its rewards in `samples/`."""
     started = time.time()
     engines.require(recipe.rollout.engine)
@@ -68,7 +69,7 @@ def run(recipe, run_dir: Path) -> int:
     if trainer.use_vllm and recipe.rollout.top_p == 1 and recipe.rollout.top_k == 0:
         trainer.add_callback(Parity(trainer, [text for text, _ in rendered], run_dir))
     if recipe.eval and recipe.eval.every:
-        trainer.add_callback(Evaluate(trainer, tokenizer, recipe, run_dir, metrics))
+        trainer.add_callback(Evaluate(trainer, tokenizer, recipe, recipe.eval.every, run_dir, metrics))
     with trainer.accelerator.main_process_first():
         finish_rollback(run_dir)
         checkpoint = resume_point(run_dir)
@@ -97,7 +98,7 @@ def run(recipe, run_dir: Path) -> int:
     return 0
 
 
-def grpo_config(recipe, run_dir: Path, longest: int) -> GRPOConfig:
+def grpo_config(recipe: GrpoRecipe, run_dir: Path, longest: int) -> GRPOConfig:
     """TRL's GRPOConfig for a recipe; `longest` is the longest prompt in tokens."""
     rollout = recipe.rollout
     written = max(rollout.max_completion_length, *recipe.schedule.max_completion_length.values(), 0)
@@ -126,7 +127,7 @@ def grpo_config(recipe, run_dir: Path, longest: int) -> GRPOConfig:
     )
 
 
-def own_settings(recipe) -> GrpoTrain:
+def own_settings(recipe: GrpoRecipe) -> GrpoTrain:
     """What is r1lab's own in the recipe's `train` section."""
     return GrpoTrain(**{key: value for key, value in recipe.train.items() if key in GrpoTrain.model_fields})
 
@@ -135,7 +136,7 @@ def _ids(tokenizer, rendered):
     return tokenizer([text for text, _ in rendered], add_special_tokens=False)["input_ids"]
 
 
-def _row(recipe, rewards: BatchRewards):
+def _row(recipe: GrpoRecipe, rewards: BatchRewards):
     grader, figures = rewards.grader, rewards.figures
 
     def to_row(logs: dict, seconds: float) -> dict:
@@ -175,14 +176,14 @@ def _row(recipe, rewards: BatchRewards):
 
 
 class Evaluate(TrainerCallback):
-    """Evaluates the policy every `eval.every` steps, with the engine that generates the rollouts."""
+    """Evaluates the policy every so many steps, with the engine that generates the rollouts."""
 
-    def __init__(self, trainer, tokenizer, recipe, run_dir: Path, metrics: Metrics):
-        self.trainer, self.recipe, self.run_dir, self.metrics = trainer, recipe, run_dir, metrics
+    def __init__(self, trainer, tokenizer, recipe: GrpoRecipe, every: int, run_dir: Path, metrics: Metrics):
+        self.trainer, self.recipe, self.every, self.run_dir, self.metrics = trainer, recipe, every, run_dir, metrics
         self.tasks = prepare(eval_tasks(recipe), recipe, tokenizer, run_dir)
 
     def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step % self.recipe.eval.every == 0 and state.global_step < state.max_steps:
+        if state.global_step % self.every == 0 and state.global_step < state.max_steps:
             with self.trainer.engine() as engine:
                 figures, _ = evaluate(engine, self.tasks, self.recipe, self.run_dir)
             if state.is_world_process_zero:

@@ -4,9 +4,11 @@ import time
 from pathlib import Path
 
 from datasets import Dataset
-from trl import RewardConfig, RewardTrainer
+from trl.trainer.reward_config import RewardConfig
+from trl.trainer.reward_trainer import RewardTrainer
 
 from r1lab.errors import UserError
+from r1lab.recipe.schema import RewardRecipe
 from r1lab.rewards.reward_model import encode, judged_text
 from r1lab.stages.common import doing, load_model, load_tokenizer, warn
 from r1lab.stages.dpo import check_pairs
@@ -14,7 +16,7 @@ from r1lab.stages.rows import build_rows
 from r1lab.stages.training import Metrics, train_and_save, trl_config
 
 
-def run(recipe, run_dir: Path) -> int:
+def run(recipe: RewardRecipe, run_dir: Path) -> int:
     """Train a score that is higher for the `chosen` turn of each row than for the `rejected` (Bradley and Terry).
 
     What it reads of a turn is what the reward `reward_model` will show it: `scope`, in the model's chat template.

@@ -9,9 +9,12 @@ from r1lab.errors import UserError
 from r1lab.evaluation import forms
 from r1lab.models.prompts import wording
 from r1lab.recipe.schema import EvalRecipe, GrpoRecipe
-from r1lab.recipe.sections import TASKS_OWN, Data, EvalData, Task
+from r1lab.recipe.sections import TASKS_OWN, Data, Eval, EvalData, Task
 from r1lab.rundir import storage
 from r1lab.stages.common import doing, logger, note
+
+Evaluated = GrpoRecipe | EvalRecipe
+"""A stage that evaluates, while it trains or alone."""
 
 
 def build_rows(
@@ -102,13 +105,20 @@ def task_name(task) -> str:
     return task if isinstance(task, str) else task.name or task.builder
 
 
-def samples_of(recipe, name: str) -> int:
+def eval_of(recipe: Evaluated) -> Eval:
+    """How a stage evaluates."""
+    assert recipe.eval is not None  # a grpo stage without `eval` evaluates nothing
+    return recipe.eval
+
+
+def samples_of(recipe: Evaluated, name: str) -> int:
     """How many answers a question of a task gets."""
-    own = [task for task in recipe.eval.tasks if not isinstance(task, str) and task_name(task) == name]
-    return (own[0].num_samples if own else None) or recipe.eval.num_samples
+    settings = eval_of(recipe)
+    own = [task for task in settings.tasks if not isinstance(task, str) and task_name(task) == name]
+    return (own[0].num_samples if own else None) or settings.num_samples
 
 
-def task_sections(recipe: GrpoRecipe | EvalRecipe) -> dict[str, Data]:
+def task_sections(recipe: Evaluated) -> dict[str, Data]:
     """The `data` section of each task, by the task's name. Without `eval.tasks` the recipe's own `data` is the task.
 
     Their sizes are those of tasks: `data.size` is that of the training, in a pipeline that shares its `data`.
@@ -123,14 +133,13 @@ def task_sections(recipe: GrpoRecipe | EvalRecipe) -> dict[str, Data]:
     return found
 
 
-def eval_tasks(recipe: GrpoRecipe | EvalRecipe, sections: dict[str, Data] | None = None) -> dict[str, list[dict]]:
+def eval_tasks(recipe: Evaluated, sections: dict[str, Data] | None = None) -> dict[str, list[dict]]:
     """The rows of each task, by its name; `eval.size` of them where the task has no size of its own.
 
     Args:
         sections: Those of `task_sections`, in place of all of them.
     """
-    evaluation = recipe.eval
-    assert evaluation is not None  # a grpo stage without `eval` evaluates nothing
+    evaluation = eval_of(recipe)
     own = {task_name(task): task for task in evaluation.tasks if isinstance(task, Task)}
     tasks = {}
     for name, data in (task_sections(recipe) if sections is None else sections).items():

@@ -11,12 +11,14 @@ from r1lab.engines import Completion
 from r1lab.errors import UserError
 from r1lab.evaluation import provenance
 from r1lab.grading.grader import build as build_grader
+from r1lab.recipe.schema import SampleRecipe
+from r1lab.recipe.sections import Keep
 from r1lab.rundir import storage
 from r1lab.stages.common import asked, doing, load_engine, load_tokenizer, note, report_gold, sampling_of, warn
 from r1lab.stages.rows import build_rows
 
 
-def run(recipe, run_dir: Path) -> int:
+def run(recipe: SampleRecipe, run_dir: Path) -> int:
     """Write `samples/samples.jsonl`: each row of the data with a `completion`, its rewards and whether it is right.
 
     What is sampled is written to `samples/partial.jsonl` as it comes, from which an interrupted stage goes on.
@@ -69,7 +71,7 @@ def run(recipe, run_dir: Path) -> int:
     return 0
 
 
-def _origins(recipe, run_dir: Path, texts: list) -> list[str]:
+def _origins(recipe: SampleRecipe, run_dir: Path, texts: list) -> list[str]:
     """For each row a digest of what its samples are drawn from: its prompt and, where it lies here, the model."""
     fingerprint = None
     if recipe.rollout.engine != "server":
@@ -79,7 +81,7 @@ def _origins(recipe, run_dir: Path, texts: list) -> list[str]:
 
 
 def _sampled(
-    recipe, run_dir: Path, partial: Path, texts: list, there: Collection[int], origins: list[str]
+    recipe: SampleRecipe, run_dir: Path, partial: Path, texts: list, there: Collection[int], origins: list[str]
 ) -> dict[int, list[Completion]]:
     """Completions for the rows that are not there yet, each written to `partial` as soon as it is complete."""
     doing(run_dir, f"loading the model, starting {engines.told(recipe.rollout.engine)}")
@@ -102,7 +104,7 @@ def _sampled(
     return groups
 
 
-def keep(samples: list[dict], settings, *, seed: int) -> tuple[list[dict], dict[str, int]]:
+def keep(samples: list[dict], settings: Keep, *, seed: int) -> tuple[list[dict], dict[str, int]]:
     """The samples that `keep` asks for, and how many of the others fell to which rule.
 
     Args:

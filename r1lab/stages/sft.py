@@ -5,14 +5,17 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset, Features, Sequence, Value
 from datasets.arrow_writer import ArrowWriter
-from trl import SFTConfig, SFTTrainer
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
 
 from r1lab.errors import UserError
 from r1lab.models import loading, prompts, scratch
 from r1lab.models.lora import lora_config
+from r1lab.recipe.schema import SftRecipe
 from r1lab.stages.common import check_ids, doing, load_model, load_tokenizer, note, warn
 from r1lab.stages.rows import build_rows
 from r1lab.stages.training import Metrics, train_and_save, trl_config
@@ -25,7 +28,7 @@ WRITTEN = 64
 """Rows that are held as Python lists until they are written."""
 
 
-def run(recipe, run_dir: Path) -> int:
+def run(recipe: SftRecipe, run_dir: Path) -> int:
     """Train on the completions of the recipe's data, and on its prompts if `completion_only_loss` is false."""
     started = time.time()
     tokenizer = None if recipe.model.path.startswith("scratch:") else load_tokenizer(recipe)
@@ -36,7 +39,7 @@ def run(recipe, run_dir: Path) -> int:
     doing(run_dir, "loading the model")
     model, tokenizer = _model(recipe, rows, tokenizer)
     doing(run_dir, "tokenizing the rows")
-    own = {"completion_only_loss": True} if "completion_only_loss" not in recipe.train else {}
+    own: dict[str, Any] = {"completion_only_loss": True} if "completion_only_loss" not in recipe.train else {}
     if "train_sampling_strategy" not in recipe.train:
         own["train_sampling_strategy"] = "sequential"
     dataset = tokenized(recipe, rows, tokenizer, run_dir, model=model)
@@ -64,7 +67,7 @@ def run(recipe, run_dir: Path) -> int:
         shutil.rmtree(run_dir / TOKENS)
 
 
-def tokenized(recipe, rows: list[dict], tokenizer, run_dir: Path, *, model=None) -> Dataset:
+def tokenized(recipe: SftRecipe, rows: list[dict], tokenizer, run_dir: Path, *, model=None) -> Dataset:
     """`input_ids`, `labels` and `length` of each row, in an Arrow file of the run directory, mapped into memory.
 
     A token takes 8 bytes on the disk, and none of them need stay in memory; as Python lists it would take 60.
@@ -90,7 +93,7 @@ def tokenized(recipe, rows: list[dict], tokenizer, run_dir: Path, *, model=None)
     return Dataset.from_file(str(file))
 
 
-def examples(recipe, rows: list[dict], tokenizer, run_dir: Path, model) -> Iterator[dict]:
+def examples(recipe: SftRecipe, rows: list[dict], tokenizer, run_dir: Path, model) -> Iterator[dict]:
     """`input_ids` and `labels` of each row, those left out or cut counted.
 
     A row longer than `train.max_length` is left out: cut, it would teach to think without an end. It is cut where
@@ -168,7 +171,7 @@ def by_length(lengths: list[int], batch_size: int, *, seed: int, window: int = 1
     return ordered
 
 
-def _model(recipe, rows: list[dict], tokenizer):
+def _model(recipe: SftRecipe, rows: list[dict], tokenizer):
     path = recipe.model.path
     if path.startswith("scratch:"):
         template = recipe.prompt.text or prompts.PLAIN.get(recipe.prompt.template, "")

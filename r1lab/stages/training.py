@@ -4,15 +4,22 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 from transformers import TrainerCallback
 
 from r1lab import interrupts
 from r1lab.errors import UserError
+from r1lab.recipe.schema import DpoRecipe, GrpoRecipe, RewardRecipe, SftRecipe, StageRecipe
 from r1lab.recipe.sections import GrpoTrain
 from r1lab.rundir import directory, storage, trackers
 from r1lab.stages.common import doing, warn
+
+Trained = SftRecipe | GrpoRecipe | DpoRecipe | RewardRecipe
+"""A stage that trains a model."""
+Config = TypeVar("Config")
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -51,10 +58,10 @@ class Metrics(TrainerCallback):
         to_row: From the trainer's logs of a step, and the seconds that the step took, to the row.
     """
 
-    def __init__(self, recipe, run_dir: Path, to_row):
+    def __init__(self, recipe: Trained, run_dir: Path, to_row: Callable[[dict, float], dict]):
         self.recipe, self.run_dir, self.to_row = recipe, run_dir, to_row
         self.trackers: list[trackers.Tracker] = []
-        self.seconds: float | None = None  # that the last step took
+        self.seconds = 0.0  # that the last step took; 0 before the first has ended
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
@@ -63,7 +70,7 @@ class Metrics(TrainerCallback):
             self.trackers = [trackers.start(name, self.run_dir, config, step) for name in names]
 
     def on_step_begin(self, args, state, control, **kwargs):
-        if self.seconds is None and state.is_world_process_zero:
+        if not self.seconds and state.is_world_process_zero:
             doing(self.run_dir, f"step {state.global_step + 1}, the first of this process")
         self.began = time.perf_counter()
 
@@ -115,16 +122,15 @@ class StopOnInterrupt(TrainerCallback):
         if self.interrupted:
             control.should_save = True
             control.should_training_stop = True
-        return control
 
 
-def trl_config(config_class, recipe, run_dir: Path, **owned):
+def trl_config(config_class: type[Config], recipe: StageRecipe, run_dir: Path, **owned: Any) -> Config:
     """TRL's config: the recipe's `train` section over r1lab's few defaults, with what r1lab owns on top."""
     import torch
 
     from r1lab.models.loading import emulates_bfloat16
 
-    settings = {
+    settings: dict[str, Any] = {
         "save_total_limit": 2,
         "report_to": "none",
         "bf16": torch.cuda.is_available() and not emulates_bfloat16(),
@@ -133,7 +139,8 @@ def trl_config(config_class, recipe, run_dir: Path, **owned):
     }
     if recipe.stage == "grpo":
         settings["vllm_importance_sampling_mode"] = "token_truncate"  # TRL's default masks a sequence for one token
-    settings |= {key: value for key, value in recipe.train.items() if key not in GrpoTrain.model_fields}
+    train: dict[str, Any] = getattr(recipe, "train", {})
+    settings |= {key: value for key, value in train.items() if key not in GrpoTrain.model_fields}
     reported = settings["report_to"]
     if ours := trackers.own(reported):  # by `Metrics`, under the names of metrics.jsonl
         rest = [name for name in ([reported] if isinstance(reported, str) else reported) if name not in ours]
@@ -147,7 +154,7 @@ def trl_config(config_class, recipe, run_dir: Path, **owned):
         raise UserError(f"train: {' '.join(str(error).split())}") from error
 
 
-def train_and_save(trainer, recipe, run_dir: Path, tokenizer, started: float, **more) -> int:
+def train_and_save(trainer, recipe: Trained, run_dir: Path, tokenizer, started: float, **more) -> int:
     """Trains from the last checkpoint on and saves the model; the exit status, 130 where a signal stopped it."""
     with StopOnInterrupt() as stop:
         trainer.add_callback(stop)
@@ -167,7 +174,7 @@ def check_saveable(trainer, tokenizer, run_dir: Path) -> None:
         warn(run_dir, line)
 
 
-def finish(trainer, recipe, run_dir: Path, tokenizer, started: float, **more) -> None:
+def finish(trainer, recipe: Trained, run_dir: Path, tokenizer, started: float, **more) -> None:
     """Save the model for the next stage, then `result.json`, whose presence means finished."""
     from r1lab.models.loading import is_adapter, resolve
     from r1lab.models.saving import compare, save

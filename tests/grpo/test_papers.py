@@ -10,6 +10,7 @@ from datasets import Dataset
 from transformers import AutoConfig, AutoModelForCausalLM
 from trl import GRPOConfig
 
+from r1lab.grpo import batches
 from r1lab.grpo.trainer import GRPOTrainer
 from r1lab.recipe.sections import GrpoTrain
 from tests.grpo.test_step import TINY, B, C, G, float64, tokenizer  # noqa: F401
@@ -184,7 +185,7 @@ def test_loss_gradient_and_advantages_are_the_papers(
         inputs["ref_per_token_logps"] = padded(reference)
     width = scored["completion_ids"].size(1)
     inputs = {k: v[:, :width] if k.endswith("_per_token_logps") else v for k, v in inputs.items()}
-    (parts,) = made._micro_steps(inputs)
+    (parts,) = batches.micro_steps(made, inputs)
     assert len(parts) > 1 or budget is None
     found = made.compute_loss(made.model, parts)
     found.backward()

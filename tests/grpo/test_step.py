@@ -9,6 +9,7 @@ from datasets import Dataset
 from transformers import AutoConfig, AutoModelForCausalLM
 from trl import GRPOConfig
 
+from r1lab.grpo import batches
 from r1lab.grpo.batches import by_group, by_tokens, rows, trimmed
 from r1lab.grpo.head import token_logps
 from r1lab.grpo.trainer import GRPOTrainer
@@ -82,7 +83,7 @@ def loss_and_gradient(made, inputs):
     made.model.zero_grad()
     steps = made.args.gradient_accumulation_steps
     if isinstance(made, GRPOTrainer):
-        micro_steps = made._micro_steps(inputs)
+        micro_steps = batches.micro_steps(made, inputs)
     else:
         micro_steps = [rows(inputs, part) for part in torch.arange(B).chunk(steps)]
     total = 0.0
