@@ -3,10 +3,14 @@
 import importlib.util
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from r1lab import lookup
 from r1lab.errors import UserError
 from r1lab.models.lora import untie
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 EMBEDDED = lookup.folder("data") / "embedded"
 
@@ -131,15 +135,25 @@ def load_generation_config(path: str, *, revision: str | None = None, trust_remo
     from transformers import AutoConfig, GenerationConfig
 
     if is_adapter(path):
-        from peft import PeftConfig
-
-        adapter = PeftConfig.from_pretrained(path)
-        path, revision = adapter.base_model_name_or_path, adapter.revision
+        path, revision = _base_of(path)
     folder, settings = resolve(path), {"revision": revision, "trust_remote_code": trust_remote_code, **hub}
     try:
         return GenerationConfig.from_pretrained(folder, **settings)
     except OSError:  # it has no generation_config.json
         return GenerationConfig.from_model_config(AutoConfig.from_pretrained(folder, **settings))
+
+
+def _base_of(adapter: str) -> tuple[str, str | None]:
+    """The base of a LoRA adapter's folder, and the revision of it."""
+    from peft import PeftConfig
+
+    config = PeftConfig.from_pretrained(adapter)
+    if not config.base_model_name_or_path:
+        raise UserError(
+            f"model.path: {adapter} is a LoRA adapter whose adapter_config.json names no base: write its folder or "
+            "Hub name there, as base_model_name_or_path"
+        )
+    return config.base_model_name_or_path, config.revision
 
 
 def end_token_ids(tokenizer, generation_config=None) -> list[int]:
@@ -164,7 +178,7 @@ def load_model(
     attn_implementation: str | None = None,
     trust_remote_code: bool = False,
     scores: bool = False,
-):
+) -> "PreTrainedModel":
     """A causal language model, in evaluation mode, on the CPU: the trainer moves it where it belongs.
 
     The folder of a LoRA adapter gives its base with the adapter merged.
@@ -180,15 +194,15 @@ def load_model(
 
     settings = {"attn_implementation": attn_implementation, "trust_remote_code": trust_remote_code}
     if is_adapter(path):
-        from peft import PeftConfig, PeftModel
+        from peft import PeftModel
 
         if quantize:
             raise UserError(
                 f"model.path: {path} is a LoRA adapter, which cannot be merged into a base of {quantize}: "
                 "train it with model.lora.merge: true"
             )
-        adapter = PeftConfig.from_pretrained(path)
-        base = load_model(adapter.base_model_name_or_path, dtype=dtype, revision=adapter.revision, **settings)
+        name, revision = _base_of(path)
+        base = load_model(name, dtype=dtype, revision=revision, **settings)
         model = PeftModel.from_pretrained(base, path)
         untie(model)
         return model.merge_and_unload()

@@ -195,3 +195,10 @@ def test_a_quantised_base_merges_to_the_plain_model_that_it_computes(tmp_path):
         assert gap(logits(model, ids), expected) > 0.01
     found = model.get_base_model().model.layers[0].mlp.up_proj.base_layer
     assert found.weight.numel() * 2 == plain.numel()
+
+
+def test_an_adapter_that_names_no_base_is_one_line(tmp_path):
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 4}')
+    for load in (loading.load_model, loading.load_generation_config):
+        with pytest.raises(UserError, match="a LoRA adapter whose adapter_config.json names no base"):
+            load(str(tmp_path))
