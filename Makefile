@@ -54,7 +54,7 @@ gpu: ## test an NVIDIA GPU in ten minutes, offline, and compare speed and memory
 	@# Installs nothing: uses .venv if it exists, otherwise the packages of PYTHON.
 	@python=$(VENV)/bin/python; [ -x $$python ] || python=$(PYTHON); $$python -m benchmarks.gpu --out $(or $(OUT),runs/gpu)
 
-test: install lint ## run ruff and the whole test suite
+test: install lint ## run ruff, pyright and the whole test suite
 	@$(if $(PARALLEL),OMP_NUM_THREADS=1) $(VENV)/bin/python -m pytest $(PARALLEL)
 
 coverage: install ## run the test suite and report its coverage of the package; fails below 85 %
@@ -63,9 +63,10 @@ coverage: install ## run the test suite and report its coverage of the package; 
 	@$(VENV)/bin/python -m coverage html -q -d .coverage/html
 	@$(VENV)/bin/python -m coverage report --fail-under=85
 
-lint: install ## run ruff only
+lint: install ## run ruff and pyright, about a minute
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/pyright
 
 format: install ## format the code and apply ruff's fixes
 	@$(VENV)/bin/ruff check --fix .
