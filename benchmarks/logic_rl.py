@@ -1,7 +1,7 @@
 """Prints Logic-RL's tables from runs of recipes/logic-rl, as Markdown: see docs/studies/logic-rl.md.
 
 python benchmarks/logic_rl.py table runs/logic-rl-table [MORE ...]
-python benchmarks/logic_rl.py memorisation runs/logic-rl-memorisation
+python benchmarks/logic_rl.py memorization runs/logic-rl-memorization
 python benchmarks/logic_rl.py reflection runs/logic-rl-tiny/02-grpo
 """
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from r1lab.errors import UserError
 from r1lab.evaluation import reflection
-from r1lab.evaluation.memorisation import limem
+from r1lab.evaluation.memorization import limem
 from r1lab.recipe import loading as recipes
 from r1lab.rundir import directory, storage
 
@@ -48,7 +48,7 @@ def table(runs: list[str]) -> str:
     return "\n".join(lines)
 
 
-def memorisation(run: str) -> str:
+def memorization(run: str) -> str:
     """LiMem of each stage with twins: stages `seen` and `seen-KIND`, `unseen` and `unseen-KIND`."""
     stages = {path.name.partition("-")[2]: path for path in sorted(Path(run).glob("[0-9][0-9]-*"))}
     lines = [_row(["puzzles", "twins", "pairs", "Acc", "CR", "LiMem"]), _row(["---"] * 6)]
@@ -116,11 +116,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("table").add_argument("runs", nargs="*")
-    verbs.add_parser("memorisation").add_argument("run")
+    verbs.add_parser("memorization").add_argument("run")
     verbs.add_parser("reflection").add_argument("run")
     arguments = parser.parse_args()
     try:
-        made = {"table": table, "memorisation": memorisation, "reflection": words}[arguments.verb]
+        made = {"table": table, "memorization": memorization, "reflection": words}[arguments.verb]
         print(made(arguments.runs if arguments.verb == "table" else arguments.run))
     except UserError as error:
         raise SystemExit(str(error)) from None

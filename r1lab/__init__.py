@@ -1,4 +1,4 @@
-"""r1lab: DeepSeek-R1-Zero and R1 on hardware that people have, with results that can be believed."""
+"""Train and evaluate R1-style reasoning models from one YAML file, with results that hold up in review."""
 
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ __all__ = ["GRPOTrainer"]
 
 
 def __getattr__(name: str):
-    """The trainer when it is asked for: it brings torch, which the command line can do without."""
+    """Imports the trainer on first access, because it imports torch, which the command line does not need."""
     if name == "GRPOTrainer":
         from r1lab.grpo.trainer import GRPOTrainer
 

@@ -48,7 +48,7 @@ def parser() -> Parser:
     runs = Parser(add_help=False)
     runs.add_argument("--runs-dir", metavar="DIR", default="runs", help="where run directories lie (default: runs)")
     settings = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
-    main = Parser(prog="r1lab", description="DeepSeek-R1-Zero and R1 on hardware that people have.", **settings)
+    main = Parser(prog="r1lab", description="Train and evaluate R1-style reasoning models.", **settings)
     main.add_argument("--version", action="version", version=f"r1lab {__version__}")
     verbs = main.add_subparsers(dest="verb", metavar="VERB", parser_class=Parser)
 

@@ -69,7 +69,7 @@ def test_the_table_puts_measured_below_published(study, tmp_path):
         study.table([str(tmp_path)])
 
 
-def test_memorisation_pairs_each_twin_with_its_original(study, tmp_path):
+def test_memorization_pairs_each_twin_with_its_original(study, tmp_path):
     originals = knights_knaves(**PUZZLES, split="train")
     kind = {"kind": "leaf"}
     twins = knights_knaves_perturbed(**PUZZLES, **kind, split="train")
@@ -82,13 +82,13 @@ def test_memorisation_pairs_each_twin_with_its_original(study, tmp_path):
     )
     scores = {row["prompt"]: [i == 0, 0] for i, row in enumerate(twins)}
     eval_stage(tmp_path / "02-seen-leaf", {"builder": builder, **kind, **people}, scores)
-    *_, line = study.memorisation(str(tmp_path)).splitlines()
+    *_, line = study.memorization(str(tmp_path)).splitlines()
     n = len(twins)
     assert line.startswith(f"| seen | leaf | {n} | 100.0 | {100 * 0.5 / n:.1f} | {100 * (1 - 0.5 / n):.1f} [")
     eval_stage(tmp_path / "03-other", {"builder": "knights_knaves", **people}, {"Another puzzle?": [1]})
     (tmp_path / "02-seen-leaf").rename(tmp_path / "04-other-leaf")
     with pytest.raises(UserError, match="none of its puzzles is the twin of a puzzle in"):
-        study.memorisation(str(tmp_path))
+        study.memorization(str(tmp_path))
 
 
 def test_reflection_shows_words_and_lengths_by_step(study, tmp_path):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from r1lab.evaluation import stats
-from r1lab.evaluation.memorisation import limem
+from r1lab.evaluation.memorization import limem
 
 PAIRS = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=40)
 
