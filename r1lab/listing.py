@@ -93,6 +93,7 @@ def _keys(name: str) -> str:
     from r1lab.recipe import schema, sections, trl_fields
 
     kind, *path = name.split(".")
+    schema.find_kinds({"stage": kind})
     if not kind:
         lines = columns(
             [(key, (inspect.getdoc(stage) or "").partition("\n")[0]) for key, stage in schema.STAGES.items()]

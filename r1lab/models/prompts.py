@@ -42,6 +42,9 @@ TEMPLATES = {
 SYSTEM = {"logic-rl": LOGIC_RL, "open-r1": OPEN_R1}
 """The system prompts of templates that have one."""
 
+PREFILL = {"logic-rl": "<think>"}
+"""What a template begins the assistant's turn with, unless the model's chat template does so itself."""
+
 PLAIN = {"none": "{question}", "r1-zero": R1_ZERO}
 """Templates that are plain text: the model's chat template has no part in them, nor in a text of the recipe's own."""
 
@@ -130,8 +133,8 @@ def render(
             what = f"prompt.template: {template}: the model has no chat template ({type(tokenizer).__name__})"
             raise UserError(f"{what}: set prompt.template: r1-zero")
         made = chat_text(_listed(prompt, template, system), tokenizer, template=template)
-        if template == "logic-rl" and not opened(made):  # some templates (R1-Distill) prefill the tag themselves
-            made += _OPENED
+        if not opened(made):  # some chat templates (R1-Distill) prefill the tag themselves
+            made += PREFILL.get(template, "")
     return with_prefill(made, prefill)
 
 

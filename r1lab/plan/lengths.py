@@ -80,7 +80,7 @@ def _guessed(rows: list[dict], learned: tuple[str, ...]) -> tuple[int, int] | No
 def _whole(seen: Seen) -> list[int]:
     """Tokens of each row: its prompt, and what is learnt of it."""
     recipe = seen.recipe
-    if recipe.generates:
+    if not recipe.learns:
         return [len(ids) for ids in seen.prompt_ids]
     limit = seen.train.get("max_length")
     whole = [len(ids["prompt_ids"]) + max(len(ids[f"{key}_ids"]) for key in recipe.learns) for ids in seen.examples]

@@ -11,6 +11,7 @@ import os
 from collections.abc import Container, Iterator
 from typing import Any
 
+from r1lab.models import prompts
 from r1lab.recipe import trl_fields
 from r1lab.recipe.schema import STAGES
 from r1lab.recipe.values import Problems, fields_at, schema_at
@@ -101,7 +102,7 @@ def _by_other_keys(kind: str, data: dict) -> Iterator[Idle]:
     if given("prompt", "text") is not None:
         why = "has no effect with prompt.text: write it into the text"
         yield ("prompt", "system"), why, ("prompt", "text")
-    elif template in (None, "none", "r1-zero") and not server:
+    elif (template is None or template in prompts.PLAIN) and not server:
         why = f"has no effect with prompt.template: {template or 'none'}: set prompt.template: chat"
         yield ("prompt", "system"), why, ("prompt", "template")
     which = data.get("keep") if isinstance(data.get("keep"), str) else given("keep", "which")

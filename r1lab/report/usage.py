@@ -98,7 +98,7 @@ def _prompt(this: Stage, evals: list[Stage], template: str) -> list[str]:
     more = ", chat_template=template, question=question" if own else ""
     given = f"messages, tokenize=False, add_generation_prompt={not scored}{more}"
     code += [f"prompt = tokenizer.apply_chat_template({given})"]
-    if template == "logic-rl" and not begun:
+    if template in prompts.PREFILL and not begun:
         code += ['prompt += "" if prompt.rstrip().endswith("<think>") else "<think>"']
     return [*code, *begun]
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from r1lab.grpo.advantages import advantages
+from r1lab.recipe.sections import ADVANTAGES
 
 REWARDS = [1.0, 0.0, 0.0, 0.5, 1.0, 1.0, 0.25, 0.0]
 
@@ -21,21 +22,23 @@ def by_hand(kind):
                 found.append((reward - mean) / (statistics.stdev(group) + 1e-4))
             elif kind == "rloo":
                 found.append(reward - statistics.fmean(group[:i] + group[i + 1 :]))
-            else:
+            elif kind in ("dr_grpo", "reinforce_pp_baseline"):
                 found.append(reward - mean)
+            else:
+                raise ValueError(f"{kind}: write its formula here, as the paper has it")
     if kind == "reinforce_pp_baseline":
         mean, spread = statistics.fmean(found), statistics.stdev(found)
         found = [(a - mean) / (spread + 1e-8) for a in found]
     return found
 
 
-@pytest.mark.parametrize("kind", ["grpo", "dr_grpo", "rloo", "reinforce_pp_baseline"])
+@pytest.mark.parametrize("kind", ADVANTAGES)
 def test_formula(kind):
     found = advantages(torch.tensor(REWARDS, dtype=torch.float64), 4, kind)
     assert found.tolist() == pytest.approx(by_hand(kind), rel=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["grpo", "dr_grpo", "rloo", "reinforce_pp_baseline"])
+@pytest.mark.parametrize("kind", ADVANTAGES)
 def test_laws(kind):
     rng = random.Random(0)
     for _ in range(100):
@@ -47,7 +50,7 @@ def test_laws(kind):
         assert advantages(same, 8, kind)[:8].abs().max() < 1e-9
 
 
-@pytest.mark.parametrize("kind", ["grpo", "dr_grpo", "rloo", "reinforce_pp_baseline"])
+@pytest.mark.parametrize("kind", ADVANTAGES)
 def test_completions_that_no_reward_applies_to_count_nothing(kind):
     rewards = torch.tensor([1.0, math.nan, 0.0, 1.0])
     found = advantages(rewards, 4, kind)

@@ -60,7 +60,7 @@ def prompts_template_with_think(tokenizer):
     return tokenizer.chat_template.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
 
 
-@pytest.mark.parametrize("template", ["none", "r1-zero", "chat", "logic-rl"])
+@pytest.mark.parametrize("template", prompts.TEMPLATES)
 def test_sft_trains_on_the_completion_and_its_end_and_on_nothing_of_the_prompt(tokenizer, template):
     row = {"prompt": "Who?", "completion": "<think> Hm. </think>\n<answer> (1) Zoey is a knight </answer>"}
     example = prompts.example(row, tokenizer, template=template)

@@ -154,7 +154,7 @@ ALIASES = {
     "keep": {"settings"},
     "alarms": {"alarms", "self"},
     "curriculum": {"self", "settings"},
-    "eval": {"evaluation"},
+    "eval": {"evaluation", "settings"},
 }
 WHOLE = {"alarms", "rewards", "train", "launch", "prompt"}
 

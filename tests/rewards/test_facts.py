@@ -35,8 +35,9 @@ def test_every_reward_of_r1lab_has_its_facts(name):
 
 
 def test_rewards_that_look_for_an_answer_are_those_that_the_evaluation_votes_on():
-    found = [name for name in lookup.names("rewards") if forms.votes(name)]
-    assert found == ["accuracy", "choice", "countdown", "exact_match", "knights_knaves", "reasoning_gym"]
+    found = {name for name in lookup.names("rewards") if forms.votes(name)}
+    assert found == {name for name in lookup.names("rewards") if facts_of(name).looks_for == "answer"}
+    assert {"accuracy", "knights_knaves"} <= found and not {"format", "code", "length"} & found
 
 
 def test_a_reward_of_ones_own_may_have_facts(tmp_path):

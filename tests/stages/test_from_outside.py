@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from r1lab import cli
 from r1lab.errors import UserError
 from r1lab.recipe import loading, schema
 from r1lab.rundir import storage
@@ -79,7 +80,7 @@ from r1lab.recipe.sections import Data
 class CountRecipe(StageRecipe):
     module: ClassVar[str] = "counting"
     words: ClassVar[str] = "counting"
-    stage: Literal["count"]
+    stage: Literal["counting"]
     data: Data
     by: int = 1
 
@@ -88,7 +89,7 @@ def run(recipe, run_dir):
     from r1lab.stages.rows import build_rows
 
     rows = build_rows(recipe.data, seed=recipe.seed)
-    storage.write_json_atomic(run_dir / "result.json", {"rows": len(rows) * recipe.by})
+    storage.write_json_atomic(run_dir / "result.json", {"stage": "counting", "rows": len(rows) * recipe.by})
 """
 
 
@@ -99,15 +100,15 @@ def counting(tmp_path, monkeypatch):
     info = tmp_path / "counting-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: counting\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[r1lab.stages]\ncount = counting:CountRecipe\n")
+    (info / "entry_points.txt").write_text("[r1lab.stages]\ncounting = counting:CountRecipe\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     yield
-    schema.STAGES.pop("count", None)
+    schema.STAGES.pop("counting", None)
     sys.modules.pop("counting", None)
 
 
 def test_a_kind_of_stage_is_run_by_the_command(tmp_path, counting):
-    recipe = "{stage: count, model: {path: embedded:tiny-qwen2}, data: {builder: arithmetic, size: 7}, by: 2}"
+    recipe = "{stage: counting, model: {path: embedded:tiny-qwen2}, data: {builder: arithmetic, size: 7}, by: 2}"
     (tmp_path / "r.yaml").write_text(recipe)
     command = [sys.executable, "-m", "r1lab", "run", "r.yaml", "--runs-dir", "runs"]
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
@@ -116,24 +117,36 @@ def test_a_kind_of_stage_is_run_by_the_command(tmp_path, counting):
     assert json.loads((tmp_path / "runs" / "r" / "result.json").read_text())["rows"] == 14
 
 
+@pytest.mark.parametrize("verb", ["check", "plan", "show"])
+@pytest.mark.parametrize("data", ["data: {builder: arithmetic, size: 7}, ", ""])
+def test_a_kind_of_stage_is_checked_planned_and_shown(tmp_path, counting, capsys, verb, data):
+    """Also one that neither trains nor generates, and that has no data."""
+    if not data:
+        package = tmp_path / "counting.py"
+        package.write_text(package.read_text().replace("    data: Data\n", ""))
+    (tmp_path / "r.yaml").write_text(f"{{stage: counting, model: {{path: embedded:tiny-qwen2}}, {data}by: 2}}")
+    assert cli.main([verb, str(tmp_path / "r.yaml")]) == 0
+    assert "counting" in capsys.readouterr().out or verb == "check"
+
+
 def test_a_kind_whose_package_does_not_load_is_one_line(tmp_path, counting):
     (tmp_path / "counting.py").write_text("import no_such_package")
-    (tmp_path / "r.yaml").write_text("{stage: count, model: {path: embedded:tiny-qwen2}}")
-    with pytest.raises(UserError, match="stage: count: counting:CountRecipe does not load: ModuleNotFoundError"):
+    (tmp_path / "r.yaml").write_text("{stage: counting, model: {path: embedded:tiny-qwen2}}")
+    with pytest.raises(UserError, match="stage: counting: counting:CountRecipe does not load: ModuleNotFoundError"):
         loading.load([str(tmp_path / "r.yaml")])
 
 
 def test_a_kind_of_stage(tmp_path, counting):
-    recipe = "{stage: count, model: {path: embedded:tiny-qwen2}, data: {builder: arithmetic, size: 7}, by: 2}"
+    recipe = "{stage: counting, model: {path: embedded:tiny-qwen2}, data: {builder: arithmetic, size: 7}, by: 2}"
     (tmp_path / "config.yaml").write_text(recipe)
     assert stages.main(tmp_path) == 0
-    assert json.loads((tmp_path / "result.json").read_text()) == {"rows": 14}
+    assert json.loads((tmp_path / "result.json").read_text()) == {"stage": "counting", "rows": 14}
 
 
 def test_a_kind_of_stage_in_a_pipeline(tmp_path, counting):
     (tmp_path / "r.yaml").write_text(
         "model: {path: embedded:tiny-qwen2}\ndata: {builder: arithmetic, size: 7}\nstages:\n"
-        "  - {name: one, stage: count, by: 2}\n  - {name: two, stage: sample, rollout: {engine: transformers}}\n"
+        "  - {name: one, stage: counting, by: 2}\n  - {name: two, stage: sample, rollout: {engine: transformers}}\n"
     )
     loaded = loading.load([str(tmp_path / "r.yaml")], inputs=True)
     resolved = loading.resolved(loaded)
