@@ -1,4 +1,4 @@
-"""Whether the final answer to a maths problem is right."""
+"""Whether the final answer to a math problem is correct."""
 
 from r1lab.errors import UserError
 from r1lab.grading import pool
@@ -10,24 +10,24 @@ TASK = "r1lab.grading.maths:grade"
 
 @reward(looks_for="answer")
 def accuracy_reward(completions, *, answer, deadline: float = 5.0, **columns) -> list[float | None]:
-    r"""1 where the last answer that a turn commits to equals the gold, else 0. By math-verify, in worker processes.
+    r"""1 if the last answer that a response commits to equals the gold answer, else 0. Compared by math-verify.
 
-    What counts is the last commitment after the thinking: `<answer>`, `\boxed{}`, "the answer is", `#### 7`, bold, or
-    a bare last line; an answer inside `<think>` does not. Units, percent, thousands separators, mixed fractions,
-    tuples, intervals, sets, matrices and equations are understood; words are compared as words, a choice letter as a
-    letter. A decimal stands for a fraction from six decimals on.
+    What counts is the last answer after the thinking, marked by `<answer>`, `\boxed{}`, "the answer is", `#### 7` or
+    bold, or a bare last line; an answer inside `<think>` does not count. Units, percentages, thousands separators,
+    mixed fractions, tuples, intervals, sets, matrices and equations are understood; words are compared as words, and a
+    choice letter as a letter. A decimal equals a fraction if it has at least six correct decimals.
 
-    Each grading has a deadline; one that hangs costs its own process, never the run. Towers of powers and the like
-    are refused without being worked out.
+    Grading runs in worker processes and has a deadline: an answer that exceeds it ends its worker, never the run.
+    Towers of powers and similar expressions are rejected without evaluating them.
 
     Args:
-        completions: Assistant turns, with a prefilled `<think>` put back.
-        answer: For each row the gold answer, plain or LaTeX; None: does not apply.
-        deadline: Seconds of CPU time for one grading; how busy the machine is does not matter.
+        completions: Responses, with a prefilled `<think>` restored.
+        answer: For each row the gold answer, plain or LaTeX; None if the reward does not apply.
+        deadline: Seconds of CPU time for one answer; the load of the machine does not matter.
 
     Returns:
-        `Score`s, with the reasons correct, wrong, no_answer, unparsed and timeout; None, with the reason
-        gold_unparsed, where the gold cannot be read: such a row gives no signal, and is reported when a run starts.
+        `Score`s with the reasons correct, wrong, no_answer, unparsed and timeout. None, with the reason gold_unparsed,
+            where the gold answer cannot be parsed: such a row gives no signal, and is reported when a run starts.
 
     >>> accuracy_reward([r"<think> 3 + 4 </think> It is \boxed{7}."] * 2, answer=["7", "8"])
     [1.0, 0.0]

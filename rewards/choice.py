@@ -1,4 +1,4 @@
-"""Multiple choice: whether a completion commits itself to the right letter, and to no other."""
+"""Multiple choice: whether a completion commits to the correct letter, and to no other."""
 
 import re
 import unicodedata
@@ -9,14 +9,14 @@ from r1lab.rewards.facts import reward
 from r1lab.rewards.score import Score
 
 _TEXT = re.compile(r"\\(?:text|math)(?:bf|it|rm|tt|sf|normal)?\s*\{([^{}]*)\}")
-# A letter alone, or as the label of what follows: (B), [B], <B>, B), B. B: B - and B, before a word, B option.
+# A letter alone, or as the label of what follows it: (B), [B], <B>, B), B. B: B - and B, before a word, B option.
 _LABEL = re.compile(
     r"(?:(?:option|choice|letter|answer|选项|選項|вариант)\s?[:#]?\s?)?"
     r"(?:[(\[<{【]\s*([a-z])\s*[)\]>}】][.:、]?|([\"'“‘`])([a-z])[\"'”’`][.:]?"
     r"|([a-z])(?:\s*[).:、=]|\s+[-–—(→]|,(?=\s+\w\w)|\s+(?:option|choice)\b|\s*选?[项項]|\s*(?:正确|正確|对|對)|\s*[。;；!]|\s*$))",
     re.IGNORECASE,
 )
-# What may stand before the letter: "I think it is C", "definitely C". Nothing that negates it or names several.
+# What may precede the letter: "I think it is C", "definitely C". Nothing that negates it or names several.
 _PREFACE = re.compile(
     r"(?:(?:I(?:'d| would| will|'ll)?|we) (?:think|believe|say|guess|choose|chose|pick|select|go with|would say)"
     r"|(?:it|that|this|which)(?:'s| is| must be| should be| has to be| seems to be)"
@@ -24,7 +24,7 @@ _PREFACE = re.compile(
     r"|answer|one|not (?:option )?[(\[]?[a-z][)\]]?,? but(?: rather)?)(?:[\s:,]+|(?=[(\[]))",
     re.IGNORECASE,
 )
-# What commits to a letter beside the phrases of any answer.
+# Phrases that commit to a letter, in addition to those of `r1lab.grading.phrases`.
 _CHOSEN = re.compile(
     r"\b(?:(?:I|we|[Ll]et us|[Ll]et['’]s)(?: would| will|['’]d|['’]ll)?"
     r" (?:choose|pick|select|go with|go for|opt for|take)"
@@ -40,7 +40,7 @@ _LIST = re.compile(
 )
 # An option with its text, on a line of its own.
 _OPTION = re.compile(r"[\s*_>-]*(?:option )?[(\[]?([A-Z])[)\].:]+[*_]*\s+\S", re.IGNORECASE)
-# The label of another option after the text of the first.
+# The label of another option after the text of the first one.
 _ANOTHER = re.compile(
     r"[(\[]\s*([A-Z])\s*[)\]]|(?:^|\b(?:or|and)\b|[,;/\n])\s*(?:option |choice )?([A-Z])\s*[).:](?=\s|$)"
 )
@@ -48,17 +48,17 @@ _ANOTHER = re.compile(
 
 @reward(looks_for="answer")
 def choice_reward(completions, *, answer, choices: list | None = None, **columns) -> list[float | None]:
-    """1 for a turn whose last committed answer is the right letter, else 0.
+    """1 if the last answer that a response commits to is the correct letter, else 0.
 
-    The answer is looked for after the thinking: in `<answer>`, in a box, after a phrase such as "the answer is" or "I
-    choose", in bold, or alone in the last line (`r1lab.grading.answers.committed`). Naming several letters ("A or B")
-    is no answer.
+    The answer is searched for after the thinking: in `<answer>`, in a box, after a phrase such as "the answer is" or
+    "I choose", in bold, or alone on the last line (`r1lab.grading.answers.committed`). A response that names several
+    letters ("A or B") has no answer.
 
     Args:
-        completions: Assistant turns, with a prefilled `<think>` put back.
-        answer: For each row the letter of the right option; None: does not apply.
-        choices: A column of the data: for each row the list of the options' texts, A first. With it the text of the
-            right option counts as its letter, and the letter with another option's text is a contradiction.
+        completions: Responses, with a prefilled `<think>` restored.
+        answer: For each row the letter of the correct option; None if the reward does not apply.
+        choices: A column of the data: for each row the list of the options' texts, A first. If it is given, the text
+            of the correct option counts as its letter, and the letter with another option's text is a contradiction.
 
     Returns:
         `Score`s with the reason correct, wrong, hedged, contradiction, unparsed or no_answer.
@@ -73,7 +73,7 @@ def choice_reward(completions, *, answer, choices: list | None = None, **columns
     [1.0]
     """
     if choices is not None and any(isinstance(texts, str) for texts in choices):
-        raise UserError("rewards: choice: choices: is a column of the data, a list of texts a row, and no setting")
+        raise UserError("rewards: choice: choices: is a column of the data, a list of texts per row, not a setting")
     rows = zip(completions, answer, choices or [None] * len(completions), strict=True)
     return [None if gold is None else _score(turn, gold, texts or []) for turn, gold, texts in rows]
 
@@ -94,7 +94,7 @@ def _score(turn: str, gold: str, choices: list[str]) -> Score:
 
 
 def read_choice(answer: str, choices: list[str]) -> str:
-    r"""The one letter that an answer names, or why there is none: hedged, contradiction or unparsed.
+    r"""The one letter that an answer names, or the reason why there is none: hedged, contradiction or unparsed.
 
     >>> read_choice(r"\text{(B)} Paris", []), read_choice("paris", ["London", "Paris"]), read_choice("A, B", [])
     ('B', 'B', 'hedged')
@@ -122,7 +122,7 @@ def read_choice(answer: str, choices: list[str]) -> str:
 
 
 def _lists_options(turn: str, last: str) -> bool:
-    """Whether the last two lines are options with their texts, so that a list of the options ends there."""
+    """Whether the last two lines are options with their texts, so that the response ends in a list of the options."""
     lines = [line for line in turn.rstrip().splitlines() if line.strip()][-2:]
     options = [option[1].upper() for line in lines if (option := _OPTION.match(line))]
     return len(options) == 2 and options[1] == last != options[0]

@@ -1,4 +1,4 @@
-"""Whether a program that a completion gives passes its tests, run where it can do no harm."""
+"""Whether the program in a completion passes its tests, run in a sandbox."""
 
 import json
 import math
@@ -19,11 +19,11 @@ from r1lab.rewards.facts import reward
 from r1lab.rewards.score import Score
 
 _OUTPUT = 2**20  # bytes that a program may always print
-_DIGITS = 4300  # of an integer that Python converts at once; longer ones, in a program's result, take square time
+_DIGITS = 4300  # of an integer that Python converts directly; longer ones in a result would take quadratic time
 _LONG_INTEGERS = threading.Lock()
 
-# What the code finds in the sandbox before it runs: the names that LiveCodeBench's harness and LeetCode import for it.
-# They are put among the builtins, so that the function that a test calls must come from the code itself.
+# Runs in the sandbox before the code: it imports the names that LiveCodeBench's harness and LeetCode import. They are
+# put among the builtins, so that the function that a test calls must come from the code itself.
 _PRELUDE = """\
 def prepare():
     import builtins, resource, sys
@@ -74,45 +74,46 @@ def code_reward(
 ) -> list[float | None]:
     """The share of its tests that a completion's Python program passes, each run in a fresh sandbox.
 
-    The rule-based reward of DeepSeek-R1 for competition code (arXiv:2501.12948, section 2.2.2), as Open-R1's
+    This is the rule-based reward of DeepSeek-R1 for competition code (arXiv:2501.12948, section 2.2.2), as Open-R1's
     `code_reward` computes it. The program is the last fenced block marked as Python, else the last fenced block, of
-    what follows `</think>`, and of its last `<answer>` where there is one; for tests that call a function, the last
-    such block that defines it.
+    the text after `</think>`, or of its last `<answer>` if it has one. For tests that call a function, it is the last
+    such block that defines the function.
 
-    As in LiveCodeBench's harness, printed numbers are compared as decimals, and what a program uses of the modules
-    that contests need (`List`, `deque`, `math`, `inf`) is there without an import.
+    As in LiveCodeBench's harness, printed numbers are compared as decimals, and the names that contests need (`List`,
+    `deque`, `math`, `inf`) are available without an import.
 
-    Expected values never enter the sandbox: output is compared in this process, and each test runs in a process of its
-    own. A program can thus patch, print or end what it likes and is still right only where it gives the right value. A
-    program that lists the answers cannot be told from one that finds them: test on more than the prompt shows.
+    Expected values never enter the sandbox: the output is compared in this process, and each test runs in a process of
+    its own. A program may patch, print or end anything and is still correct only if it gives the correct value. A
+    program that lists the expected outputs looks the same as one that computes them, so use more tests than the prompt
+    shows.
 
     Args:
-        completions: Assistant turns.
-        tests: For each row a list of tests, or the same as JSON text (a column of a dataset cannot mix types); None:
-            does not apply. A test is `{"input": "1 2", "output": "3"}`: what the program prints is compared line by
-            line, where runs of white space and empty lines at either end do not matter, nor how numbers are written
-            (`printed` says which are the same); or it is
-            `{"function": "add", "args": [1, 2], "output": 3}`: the function, or the method of a class `Solution`, must
-            return what JSON writes in the same way (so a tuple is a list, but True is not 1), floats within a relative
-            1e-6. Open-R1's `verification_info`, `{"test_cases": [...]}`, can be given as it is; with an `fn_name` its
-            `input` is the list of arguments.
-        mode: `"share"`: the share of tests passed. `"all"`: 1 if all are, else 0.
-        timeout: Seconds of CPU time for each test; how busy the machine is does not matter, and what sleeps is ended
-            after half a minute. The first test that takes longer, or prints more than 1 MiB and twice what it should,
-            is the last: those after it count as failed.
-        memory: MiB that each process may hold. What the stack of a thread for deep recursion reserves does not count.
-        workers: Programs that run at a time. Default: one for each core.
-        sandbox: `"local"`: see `r1lab.grading.sandbox`, which says what it does not cover. `"e2b"`: E2B's, whose
-            package must be installed. A dotted path, or a function: yours, called as
+        completions: Responses.
+        tests: For each row a list of tests, or the same as JSON text (a column of a dataset cannot mix types); None if
+            the reward does not apply. A test is `{"input": "1 2", "output": "3"}`: the printed output is compared line
+            by line, ignoring repeated white space, empty lines at either end, and how numbers are written (see
+            `printed`). Or it is `{"function": "add", "args": [1, 2], "output": 3}`: the function, or the method of a
+            class `Solution`, must return a value that JSON writes in the same way (so a tuple equals a list, but True
+            is not 1), floats within a relative 1e-6. Open-R1's `verification_info`, `{"test_cases": [...]}`, works
+            unchanged; with an `fn_name` its `input` is the list of arguments.
+        mode: `"share"`: the share of tests passed. `"all"`: 1 if all pass, else 0.
+        timeout: Seconds of CPU time for each test; the load of the machine does not matter, and a sleeping program is
+            ended after half a minute. The first test that takes longer, or that prints more than 1 MiB and twice the
+            expected output, is the last one that runs: those after it count as failed.
+        memory: MiB that each process may use. Stack space reserved for a thread with deep recursion does not count.
+        workers: The number of programs that run at a time. Default: one per core.
+        sandbox: `"local"`: see `r1lab.grading.sandbox`, which says what it does not protect against. `"e2b"`: E2B's
+            sandbox, whose package must be installed. A dotted path or a function: your own, called as
             `sandbox(program, stdin, limits)`.
 
     Returns:
-        `Score`s. Reasons: passed; `failed: test N of M` (the first that failed), or where that test did not end well
-        timeout, memory, output_limit, no_result, `error: ` with the exception, signal or exit status; no_code.
+        `Score`s with the reasons passed; `failed: test N of M` (the first that failed), or, if that test did not end
+            normally, timeout, memory, output_limit, no_result, `error: ` with the exception, signal or exit status;
+            no_code.
 
     Raises:
-        UserError: A setting is wrong.
-        ValueError: Tests are not of that form.
+        UserError: A setting is invalid.
+        ValueError: Tests do not have that form.
         MachineError: The sandbox itself fails, for lack of memory or processes.
 
     >>> turn = "<think> Read, add, print. </think> ```python\\nprint(sum(map(int, input().split())))\\n```"
@@ -149,7 +150,8 @@ def code_reward(
 
 
 def read_tests(given: list | dict | str) -> list[dict]:
-    """Tests in one form: `function`, `args`, `output` of a call, or `input`, `output` of a program, the rest None.
+    """Tests in one form: `function`, `args`, `output` for a call, or `input`, `output` for a program; the rest is
+    None.
 
     >>> read_tests('{"test_cases": [{"type": "stdin_stdout", "fn_name": null, "input": "1", "output": "2"}]}')
     [{'function': None, 'args': None, 'input': '1', 'output': '2'}]
@@ -160,7 +162,7 @@ def read_tests(given: list | dict | str) -> list[dict]:
 
 @contextmanager
 def _long_integers():
-    """Lifts Python's limit on the digits of an integer, which holds for the whole process, while tests are read."""
+    """Lifts Python's process-wide limit on the digits of an integer while tests are read."""
     with _LONG_INTEGERS:
         most = sys.get_int_max_str_digits()
         sys.set_int_max_str_digits(0)
@@ -171,7 +173,7 @@ def _long_integers():
 
 
 def _integer(digits: str) -> int | Decimal:
-    """An integer of a program's result: one too long for `int` as a `Decimal`, which is read in linear time."""
+    """An integer from a program's result; one too long for `int` is a `Decimal`, which is read in linear time."""
     return int(digits) if len(digits) <= _DIGITS else Decimal(digits)
 
 
@@ -212,7 +214,7 @@ def _score(code: str, tests: list[dict], mode: str, run: Callable, limits) -> Sc
 
 
 def _verdict(code: str, test: dict, run: Callable, given: dict) -> str:
-    """`passed`, `wrong`, `no_result`, or the status of a program that did not end well."""
+    """`passed`, `wrong`, `no_result`, or the status of a program that did not end normally."""
     from r1lab.grading.sandbox import Limits
 
     with _long_integers():
@@ -223,8 +225,8 @@ def _verdict(code: str, test: dict, run: Callable, given: dict) -> str:
         if ended.status != "ok":
             return ended.status
         return "passed" if printed(ended.stdout, expected) else "wrong"
-    # What the code prints itself cannot be taken for the result, unless it searches its own process for the token; and
-    # then it has only said in another way what its function returns.
+    # Output of the code cannot be mistaken for the result unless the code searches its own process for the token; and
+    # even then it has only reported what its function returns in another way.
     token = secrets.token_hex(16)
     call = {"code": code, "function": test["function"], "args": test["args"], "token": token}
     with _long_integers():

@@ -1,4 +1,4 @@
-"""The program in an assistant turn: which of its fenced blocks counts, and where that block ends.
+"""The program in a response: which of its fenced blocks counts, and where that block ends.
 
 Everything here takes linear time on any text.
 """
@@ -8,7 +8,7 @@ import re
 from r1lab.grading.answers import final_text
 
 _PYTHON = re.compile(r"[{.\s]*(?:i?python|pypy|py)(?:[23](?:\.\d+)*)?(?![\w+#-])", re.IGNORECASE)
-# Before a fence there may be the indentation of a list, the marker of its item, or the `>` of a quotation.
+# A fence may follow the indentation of a list, the marker of its item, or the `>` of a quotation.
 _FENCE = re.compile(r"((?:[ \t>]|[-*+][ \t]|\d{1,3}[.)][ \t])*+)(`{3,}|~{3,})(.*)", re.DOTALL)
 _QUOTED = re.compile(r"^[ \t]*(?:>[ \t]?)+")
 _TRIPLES = {
@@ -20,15 +20,15 @@ _TOKEN = re.compile(
     r"""(?P<open>'{3}|"{3})|"(?:[^"\\]|\\.)*+(?:"|\\?$)|'(?:[^'\\]|\\.)*+(?:'|\\?$)|(?P<comment>\#.*)|[^'"#]+""",
     re.DOTALL,
 )
-_PASSED = 20  # how many lines that could end a block are passed over since they stand in a string or a comment
+_PASSED = 20  # how many lines that could end a block are skipped because they are in a string or a comment
 
 
 def extract(turn: str, function: str | None = None) -> str | None:
-    r"""The program in an assistant turn, or None.
+    r"""The program in a response, or None.
 
-    The last closed block that is marked as Python, else the last closed block. With the name of a function, blocks
-    that define neither it nor a class `Solution` count only where no block does. Nothing counts that stands in the
-    thinking, or outside the last `<answer>` where there is one.
+    It is the last closed block that is marked as Python, else the last closed block. With the name of a function,
+    blocks that define neither it nor a class `Solution` count only if no block does. Blocks in the thinking never
+    count, nor those outside the last `<answer>` if there is one.
 
     >>> extract("<think> ```python\n1\n``` </think> First:\n```py\n2\n```\nIts output:\n```\n3\n```")
     '2\n'
@@ -49,10 +49,10 @@ def extract(turn: str, function: str | None = None) -> str | None:
 
 
 def blocks(text: str) -> list[tuple[bool, str]]:
-    r"""The closed fenced blocks of a text: whether each is marked as Python, and its code, free of any indentation.
+    r"""The closed fenced blocks of a text: whether each is marked as Python, and its code without indentation.
 
-    A fence is three or more backticks or tildes. A block ends with a fence that is as long as the first one, at the
-    end of a line; but not with one in a string or a comment of the program, unless there is no other.
+    A fence is three or more backticks or tildes. A block ends at a fence that is as long as the first one, at the end
+    of a line. A fence in a string or a comment of the program ends it only if there is no other.
 
     >>> blocks("```c\nint a;\n```\nor\n1. ````py\n   s = '```'\n   # ```\n   t = 2\n   ````")
     [(False, 'int a;\n'), (True, "s = '```'\n# ```\nt = 2\n")]
@@ -72,7 +72,7 @@ def blocks(text: str) -> list[tuple[bool, str]]:
 
 
 def _opening(line: str) -> tuple[str, str, bool] | None:
-    """What stands before the fence with which a line opens a block, the fence, and whether it is marked as Python."""
+    """The text before the fence if a line opens a block, the fence, and whether it is marked as Python."""
     if fence := _FENCE.fullmatch(line):
         before, fence, info = fence.groups()
         return None if "`" in info else (before, fence, bool(_PYTHON.match(info)))
@@ -112,7 +112,7 @@ def _scan(line: str, triple: str | None) -> tuple[bool, str | None]:
 
 
 def _outdented(code: list[str]) -> str:
-    """Lines less the indentation of the first one that says something."""
+    """Lines without the indentation of the first one that is not blank."""
     first = next((line for line in code if line.strip() and not line.lstrip().startswith("#")), "")
     margin = len(first) - len(first.lstrip())
     return "\n".join(line[min(margin, len(line) - len(line.lstrip())) :] for line in code)

@@ -1,4 +1,4 @@
-"""Whether what a program printed, or a function returned, is what it should be."""
+"""Whether the output or the result of a program equals the expected one."""
 
 import math
 import re
@@ -9,11 +9,11 @@ _ROUNDED = Context(prec=40, traps=[])
 
 
 def printed(text: str, expected: str) -> bool:
-    """Whether a program printed what it should have.
+    """Whether a program printed the expected output.
 
-    Compared line by line and, within a line, from blank to blank. Numbers are compared as decimals; where the expected
-    one shows decimals, the error must be below a relative 1e-6 (1e-9 about zero) or, if it shows six or more, below
-    half of its last one; if it shows fewer, below both. `007` is text, and so are `1_000`, `nan` and `inf`.
+    The comparison is line by line and, within a line, word by word. Numbers are compared as decimals. If the expected
+    number has decimals, the error must be below a relative 1e-6 (1e-9 around zero) or, with six decimals or more,
+    below half of the last one; with fewer, below both. `007` is text, and so are `1_000`, `nan` and `inf`.
 
     >>> printed("3.0 0.33333333333333331", "3 0.333333333333"), printed("12345678.13", "12345678.12")
     (True, False)
@@ -44,13 +44,13 @@ def _same_word(word: str, expected: str) -> bool:
     error = _ROUNDED.abs(_ROUNDED.subtract(number, wanted))
     allowed = max(Decimal("1e-9"), _ROUNDED.multiply(_ROUNDED.abs(wanted), Decimal("1e-6")))
     exponent = wanted.as_tuple().exponent
-    assert isinstance(exponent, int)  # a letter for infinity and NaN, which `_DECIMAL` refuses
+    assert isinstance(exponent, int)  # a letter for infinity and NaN, which `_DECIMAL` rejects
     half = Decimal((0, (5,), exponent - 1))
     return error < (max(allowed, half) if decimals >= 6 else min(allowed, half))
 
 
 def same(value: object, expected: object) -> bool:
-    """Whether two values read from JSON are the same, floats within a relative 1e-6 (1e-9 about zero).
+    """Whether two values read from JSON are equal, floats within a relative 1e-6 (1e-9 around zero).
 
     >>> same([0.1 + 0.2], [0.3]), same({"a": 1.0}, {"a": 1}), same(True, 1)
     (True, True, False)

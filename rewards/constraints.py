@@ -1,9 +1,9 @@
-"""What an answer can be told to do and a rule can check: the kinds of constraint that `instruction_reward` knows.
+"""The constraints on an answer that a rule can check: the kinds that `instruction_reward` knows.
 
-The instructions of IFEval (arXiv:2311.07911, table 1), made exact and harder to satisfy by accident;
-`r1lab.rewards.ifeval_checks` holds IFEval's own checks. Texts are read as `plain` gives them, save by `json_only`;
-`r1lab.rewards.prose` says what a word, a sentence and a paragraph are. A kind that counts takes one or more of the
-bounds `at_least`, `at_most` and `exactly`; its other parameters are those of its function.
+They are the instructions of IFEval (arXiv:2311.07911, table 1), made exact and harder to satisfy by accident;
+`r1lab.rewards.ifeval_checks` has IFEval's own checks. All except `json_only` read texts as `plain` returns them;
+`r1lab.rewards.prose` defines words, sentences and paragraphs. A kind that counts takes one or more of the bounds
+`at_least`, `at_most` and `exactly`; its other parameters are those of its function.
 """
 
 import inspect
@@ -38,17 +38,17 @@ _IN_SCRIPT["japanese"] = re.compile(f"[{SCRIPTS['han']}{SCRIPTS['kana']}]")
 
 
 def unmet(text: str, constraint: dict, functions: dict[str, Callable] | None = None) -> str | None:
-    """What of a text does not meet a constraint, or None where it does.
+    """The reason why a text does not meet a constraint, or None if it does.
 
-    A parameter that is None counts as not given: a data set's columns fill the gaps of unequal rows with it.
+    A parameter that is None counts as not given, because a dataset's columns fill missing parameters with None.
 
     Args:
         text: The answer.
         constraint: Its `kind` and the parameters of that kind.
-        functions: Other functions for some kinds, with the parameters of those here.
+        functions: Other functions for some kinds, with the same parameters as those here.
 
     Raises:
-        ValueError: There is no such kind, or a parameter is unknown, missing or of the wrong type.
+        ValueError: The kind is unknown, or a parameter is unknown, missing or of the wrong type.
 
     >>> unmet("Two words.", {"kind": "num_words", "at_least": 100})
     'num_words (2, not >= 100)'
@@ -94,34 +94,34 @@ def _among(names) -> str:
 
 @lru_cache(maxsize=64)
 def _parameters(kind: str) -> dict[str, tuple[TypeAdapter, bool]]:
-    """The parameters of a kind: what checks each one's type, and whether it must be given."""
+    """The parameters of a kind: the validator of each one, and whether it is required."""
     _, *own = inspect.signature(KINDS[kind]).parameters.values()
     parameters = {p.name: (TypeAdapter(p.annotation), p.default is p.empty) for p in own}
     return parameters | ({name: (TypeAdapter(int), False) for name in BOUNDS} if kind in COUNTS else {})
 
 
 def _folded(text: str) -> str:
-    """A text in small letters, with single blanks and straight quotation marks."""
+    """A text in lower case, with single spaces and straight quotation marks."""
     return " ".join(plain(text).translate(_STRAIGHT).casefold().split())
 
 
 def _unmarked(text: str) -> str:
-    """A text in small letters, without emphasis, and without quotation marks around it."""
+    """A text in lower case, without emphasis, and without quotation marks around it."""
     return _folded(_EMPHASIS.sub("", plain(text))).strip(_AROUND)
 
 
 def num_words(text: str) -> int:
-    """How many words."""
+    """The number of words."""
     return len(words(text))
 
 
 def num_sentences(text: str) -> int:
-    """How many sentences of two words or more; one word alone (`Yes.`) is none, but counts against `at_most`."""
+    """The number of sentences of two words or more; a single word (`Yes.`) counts only against `at_most`."""
     return sum(len(words(sentence)) >= 2 for sentence in sentences(text))
 
 
 def num_all_sentences(text: str) -> int:
-    """How many sentences, those of one word included, which `at_most` counts too; `Well...` begins one and is none.
+    """The number of sentences, including those of one word; `Well...` begins a sentence and is not one.
 
     >>> num_sentences("Yes. No. Tea is warm."), num_all_sentences("Yes. No. Tea is warm.")
     (1, 3)
@@ -132,28 +132,28 @@ def num_all_sentences(text: str) -> int:
 
 
 def num_paragraphs(text: str, divider: Literal["***", "blank"] | None = None) -> int:
-    """How many paragraphs: by the divider, or by lines of `***` where there are any, or else by blank lines."""
+    """The number of paragraphs: by the divider, else by lines of `***` if there are any, else by blank lines."""
     return len(paragraphs(text, divider))
 
 
 def num_bullets(text: str) -> int:
-    """How many lines that open with `-`, `*`, `+` or `•` and white space, and go on with a word."""
+    """The number of lines that start with `-`, `*`, `+` or `•` and white space, followed by a word."""
     found = (_BULLET.match(line) for line in plain(text).splitlines())
     return sum(1 for bullet in found if bullet and WORD.search(bullet[1]))
 
 
 def num_placeholders(text: str) -> int:
-    """How many different placeholders such as `[address]`, each with a word in it; links do not count."""
+    """The number of different placeholders such as `[address]`, each with a word in it; links do not count."""
     return len({_folded(inner) for inner in _PLACEHOLDER.findall(plain(text)) if WORD.search(inner)})
 
 
 def num_highlights(text: str) -> int:
-    """How many different parts of a line in `*stars*` or `**two stars**`, each with a word in it."""
+    """The number of different parts of a line in `*stars*` or `**two stars**`, each with a word in it."""
     return len({_folded(inner) for inner in _HIGHLIGHT.findall(plain(text)) if WORD.search(inner)})
 
 
 def num_sections(text: str, name: str = "Section") -> int:
-    """How many sections: lines that open with the name and the next number, each followed by a word of its own.
+    """The number of sections: lines that start with the name and the next number, each followed by new text.
 
     >>> num_sections("Section 1\\nOnce.\\nSection 2\\nTwice.\\nSection 3")
     2
@@ -170,12 +170,12 @@ def num_sections(text: str, name: str = "Section") -> int:
 
 
 def num_capital_words(text: str) -> int:
-    """How many words of two letters or more that have no lower-case letter."""
+    """The number of words of two letters or more without a lower-case letter."""
     return sum(len(word) > 1 and word.isupper() for word in words(text))
 
 
 def keyword_count(text: str, keyword: str) -> int:
-    """How often a word or phrase stands in a text as whole words, whatever its case.
+    """How often a word or phrase occurs in a text as whole words, ignoring case.
 
     >>> keyword_count("Cat, cats, CAT. A cat's life", "cat")
     3
@@ -193,25 +193,25 @@ def keyword_count(text: str, keyword: str) -> int:
 
 
 def _joined(left: str, right: str) -> bool:
-    """Whether two characters belong to one word. Those of Chinese and Japanese never do."""
+    """Whether two characters belong to one word. Chinese and Japanese characters never do."""
     return bool(RUN.match(left) and RUN.match(right))
 
 
 def letter_count(text: str, letter: str) -> int:
-    """How often a letter stands in a text, whatever its case."""
+    """How often a letter occurs in a text, ignoring case."""
     if len(letter) != 1:
         raise ValueError(f"constraints: letter_count: letter: {letter!r} is not one character")
     return plain(text).casefold().count(letter.casefold())
 
 
 def keywords(text: str, words: list[str]) -> str | None:
-    """Each of these words or phrases is there."""
+    """Each of these words or phrases occurs."""
     missing = [word for word in words if not keyword_count(text, word)]
     return f"without {', '.join(missing)}" if missing else None
 
 
 def forbidden_words(text: str, words: list[str]) -> str | None:
-    """None of these words or phrases is there."""
+    """None of these words or phrases occurs."""
     present = [word for word in words if keyword_count(text, word)]
     return f"with {', '.join(present)}" if present else None
 
@@ -232,7 +232,7 @@ def title(text: str) -> str | None:
 
 
 def json_only(text: str) -> str | None:
-    """The whole answer, a code fence aside, is a JSON object or array that is not empty and repeats no key."""
+    """The whole answer, apart from a code fence, is a non-empty JSON object or array without repeated keys."""
     text = text.strip()
     fence = len(text) - len(text.lstrip(text[:1]))
     if fence >= 3 and text[0] in "`~" and len(text) >= 2 * fence and text.endswith(text[:fence]):
@@ -247,7 +247,7 @@ def json_only(text: str) -> str | None:
 
 def _without_repeats(pairs: list[tuple]) -> dict:
     if len(dict(pairs)) != len(pairs):
-        raise ValueError("a key is there twice")
+        raise ValueError("a key occurs twice")
     return dict(pairs)
 
 
@@ -256,30 +256,30 @@ def _no_constant(name: str):
 
 
 def starts_with(text: str, prefix: str) -> str | None:
-    """The first words, whatever their case and emphasis, with more after them or not."""
+    """The answer starts with these words, ignoring case and emphasis."""
     return None if _unmarked(text).startswith(_unmarked(prefix)) else "another start"
 
 
 def ends_with(text: str, suffix: str) -> str | None:
-    """The last words, whatever their case and emphasis, with nothing but quotation marks after them."""
+    """The answer ends with these words, ignoring case and emphasis; only quotation marks may follow."""
     return None if _unmarked(text).endswith(_unmarked(suffix)) else "another end"
 
 
 def quoted(text: str) -> str | None:
-    """The whole answer stands in double quotation marks."""
+    """The whole answer is in double quotation marks."""
     text = plain(text)
     wrapped = text[:1] in tuple('"“„') and text[-1:] in tuple('"”“') and WORD.search(text[1:-1])
     return None if wrapped else "not in quotation marks"
 
 
 def no_commas(text: str) -> str | None:
-    """No comma, be it full-width, ideographic or Arabic."""
+    """The answer has no comma, including full-width, ideographic and Arabic ones."""
     count = len(_COMMAS.findall(plain(text)))
     return f"{count} commas" if count else None
 
 
 def script(text: str, name: str, share: float = 0.9) -> str | None:
-    """At least this share of the letters is of one script, and there is one."""
+    """At least this share of the letters, and at least one, is of one script."""
     if name not in _IN_SCRIPT:
         hint = did_you_mean(name, _IN_SCRIPT, otherwise=_among(_IN_SCRIPT))
         raise ValueError(f"constraints: script: {name}: unknown{hint}")
@@ -290,7 +290,7 @@ def script(text: str, name: str, share: float = 0.9) -> str | None:
 
 
 def two_responses(text: str) -> str | None:
-    """Two different responses with a line of six asterisks between them; such lines may stand around both."""
+    """Two different responses separated by a line of six asterisks; such lines may also surround them."""
     lines = ("\0" if line.strip() == _SEPARATOR else line for line in plain(text).casefold().splitlines())
     said = [WORD.findall(part) for part in "\n".join(lines).split("\0")]  # plain text has no null character
     if len(said) > 2 and not said[0]:
@@ -301,7 +301,7 @@ def two_responses(text: str) -> str | None:
 
 
 def postscript(text: str, marker: str = "P.S.") -> str | None:
-    """A line of the last paragraph opens with the marker and says something; a P.P.S. may follow a P.S."""
+    """A line of the last paragraph starts with the marker and has text; a P.P.S. may follow a P.S."""
     start, last = _packed(marker), ""
     for last in reversed(paragraphs(text, "blank")):
         if start.startswith("p.p.") or not _packed(last).startswith("p.p."):
@@ -315,13 +315,13 @@ def _packed(text: str) -> str:
 
 
 def repeat_prompt(text: str, prompt: str) -> str | None:
-    """The request is said again, word for word, and then something else."""
+    """The request is repeated word for word, and then something else follows."""
     text, prompt = _unmarked(text), _unmarked(prompt)
     return None if text.startswith(prompt) and WORD.search(text[len(prompt) :]) else "not repeated and answered"
 
 
 def paragraph_starts(text: str, number: int, word: str) -> str | None:
-    """Paragraph `number`, counted from 1, has this first word."""
+    """Paragraph `number`, counted from 1, starts with this word."""
     if number < 1:
         raise ValueError(f"constraints: paragraph_starts: number: {number} is below 1")
     found = paragraphs(text)
@@ -332,7 +332,7 @@ def paragraph_starts(text: str, number: int, word: str) -> str | None:
 
 
 def one_of(text: str, options: list[str]) -> str | None:
-    """The whole answer is one of these, whatever its case, emphasis and quotation marks; `!` or nothing may end it."""
+    """The whole answer is one of these, ignoring case, emphasis and quotation marks; it may end with `!`."""
 
     def said(option: str) -> str:
         return _unmarked(option).rstrip(".!" + _AROUND)

@@ -1,4 +1,4 @@
-"""Countdown: whether an equation makes the target of the numbers, by exact arithmetic."""
+"""Countdown: whether an equation makes the target from the numbers, in exact arithmetic."""
 
 import ast
 import operator
@@ -35,7 +35,7 @@ _CROSS = re.compile(r"(?<=[\d)])( ?)[xX]( ?)(?=[\d(-])")
 _FENCE = re.compile(r"(`{3,}|~{3,})[\w+-]*\n(.*?)\n?\1", re.DOTALL)
 _RESULT = re.compile(r"-?(?:\d+|\d{1,3}(?:,\d{3})+)(?:\.\d+)?", re.ASCII)
 _ARITHMETIC = re.compile(r"[0-9+\-*/()\s]+")
-_LONGEST = 300  # of an expression, in characters: deeper ones would exhaust the stack
+_LONGEST = 300  # characters of an expression: longer ones could exhaust the stack
 
 
 @reward(looks_for="answer", in_tags=True)
@@ -44,21 +44,21 @@ def countdown_reward(
 ) -> list[float | None]:
     """1 for an equation in the `<answer>` block that makes the target, using each number at most once.
 
-    TinyZero's countdown reward (github.com/Jiayi-Pan/TinyZero), which asks for all the numbers and gives 0.1 for any
-    answer in its tags: here set `use_all: true` and `format_score: 0.1`, which pays for expressions only. Values are
-    exact. Integers, + - * / and parentheses may be written as LaTeX or with ×, x and ÷. "= TARGET" may follow, with
-    decimals too, or "TARGET =" come first.
+    This is TinyZero's countdown reward (github.com/Jiayi-Pan/TinyZero). TinyZero requires all the numbers and gives
+    0.1 for any answer in its tags; `use_all: true` and `format_score: 0.1` do the same here, except that only
+    expressions get the 0.1. Values are exact. Integers, + - * / and parentheses may be written as LaTeX or with ×, x
+    and ÷. "= TARGET" may follow, also with decimals, or "TARGET =" may come first.
 
     Args:
-        completions: Assistant turns, with a prefilled `<think>` put back.
-        numbers: For each row the list of numbers; None: does not apply.
-        target: For each row what they are to make.
-        use_all: Whether each of the numbers must be used.
-        format_score: The score of an expression that can be evaluated but is not right.
+        completions: Responses, with a prefilled `<think>` restored.
+        numbers: For each row the list of numbers; None if the reward does not apply.
+        target: For each row the number to make.
+        use_all: Whether every number must be used.
+        format_score: The score of an expression that can be evaluated but is not correct.
 
     Returns:
-        `Score`s of 0, `format_score` or 1. Reasons: correct, wrong, wrong_numbers, unused_numbers, division_by_zero,
-        unparsed, no_answer.
+        `Score`s of 0, `format_score` or 1 with the reasons correct, wrong, wrong_numbers, unused_numbers,
+            division_by_zero, unparsed and no_answer.
 
     >>> turn = "<think> 3 * 8 </think> <answer> (5 - 2) * 8 = 24 </answer>"
     >>> countdown_reward([turn, "<answer> 4 * 6 </answer>"], numbers=[[2, 5, 8]] * 2, target=[24, 24])
@@ -101,7 +101,7 @@ def _reason(turn: str, have: Counter, target: Fraction, use_all: bool) -> str:
 
 
 def _said(block: str) -> str:
-    """What the last box holds, if that is more than the result, or else all of a block, without a code fence."""
+    """The content of the last box, if that is more than the result, else all of a block, without a code fence."""
     boxed = last_boxed(block[: 40 * _LONGEST])
     if boxed and not _RESULT.fullmatch(boxed):
         return boxed
@@ -110,14 +110,14 @@ def _said(block: str) -> str:
 
 
 def _claimed(right: str) -> Fraction:
-    """What the right side of an equation says: a number, which may have decimals, or an expression."""
+    """The value of the right side of an equation: a number, which may have decimals, or an expression."""
     if len(right) <= _LONGEST and _RESULT.fullmatch(right):
         return Fraction(right.replace(",", ""))
     return evaluate(right)[0]
 
 
 def _arithmetic(text: str) -> str:
-    """An expression in Python's signs, cut off where it is longer than any that is evaluated."""
+    """An expression in Python's notation, truncated if it is longer than any that is evaluated."""
     text = plain(text)[: 4 * _LONGEST]
     for _ in range(4):  # fractions in fractions
         text = _FRACTION.sub(r"((\1)/(\2))", text)
@@ -129,7 +129,7 @@ def evaluate(expression: str) -> tuple[Fraction, Counter]:
     """The value of an arithmetic expression, exactly, and the numbers in it.
 
     Raises:
-        ValueError, SyntaxError: It holds something else than integers, + - * / and parentheses, or is too long.
+        ValueError, SyntaxError: It has something other than integers, + - * / and parentheses, or is too long.
 
     >>> evaluate("(5 - 2) / 9")
     (Fraction(1, 3), Counter({5: 1, 2: 1, 9: 1}))

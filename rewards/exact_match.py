@@ -1,4 +1,4 @@
-"""Whether the answer is, letter by letter, the gold answer."""
+"""Whether the answer equals the gold answer, character by character."""
 
 import re
 import unicodedata
@@ -9,11 +9,11 @@ from r1lab.grading.boxes import boxes, last_answer
 from r1lab.rewards.facts import reward
 from r1lab.rewards.score import Score
 
-# Marks that nobody sees: joiners, directions, soft hyphens.
+# Invisible characters: joiners, directions, soft hyphens.
 _UNSEEN = dict.fromkeys([0xAD, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2065), 0xFEFF])
-# NFKC would make 52 of 5².
+# NFKC would turn 5² into 52.
 _SUPERSCRIPT = re.compile("[⁰¹²³⁴-⁹⁺⁻]+")
-# What an exclamation mark may follow that is no factorial, as in 5! and n!.
+# Characters after which an exclamation mark is a factorial, as in 5! and n!.
 _WORD_END = re.compile(r"[^\W\d_]{2}[\"'”’»]?$")
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "„": "“"}
 
@@ -22,16 +22,16 @@ _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "„": "�
 def exact_match_reward(
     completions, *, answer, ignore_case: bool = True, ignore_punctuation: bool = True, **columns
 ) -> list[float | None]:
-    """1 for a turn whose answer equals the gold answer, or one of several, else 0.
+    """1 if the answer of a response equals the gold answer, or one of several, else 0.
 
-    The answer is what the last `<answer>` block holds, or the last box, or else all that follows the thinking. White
-    space, Unicode's compatibility forms (NFKC), and bold, dollars or `\\text{}` around it all make no difference.
+    The answer is the content of the last `<answer>` block, or of the last box, or else all text after the thinking.
+    White space, Unicode's compatibility forms (NFKC), and bold, dollars or `\\text{}` around it make no difference.
 
     Args:
-        completions: Assistant turns, with a prefilled `<think>` put back.
-        answer: For each row the gold answer or a list of accepted ones; None: does not apply.
-        ignore_case: Whether case makes no difference either.
-        ignore_punctuation: Whether a full stop or the like at the end and quotation marks around it make none either.
+        completions: Responses, with a prefilled `<think>` restored.
+        answer: For each row the gold answer or a list of accepted ones; None if the reward does not apply.
+        ignore_case: Whether to ignore case.
+        ignore_punctuation: Whether to ignore punctuation at the end, and quotation marks around the answer.
 
     Returns:
         `Score`s with the reason correct, wrong or no_answer.
@@ -66,7 +66,7 @@ def _normal(text: str, *, ignore_case: bool, ignore_punctuation: bool) -> str:
     text = _SUPERSCRIPT.sub(r"^\g<0>", text.translate(_UNSEEN))
     text = " ".join(plain(unicodedata.normalize("NFKC", text)).split())
     if ignore_punctuation:
-        for _ in range(2):  # a full stop may stand within the quotation marks
+        for _ in range(2):  # a period may be inside the quotation marks
             bare = text.rstrip(".,;:?!…。，、 ")
             if "!" not in text[len(bare) :] or _WORD_END.search(bare[-3:]):
                 text = bare

@@ -1,7 +1,7 @@
-"""What r1lab has to know of a reward beside its value: facts that stand on the function itself.
+"""What r1lab needs to know about a reward in addition to its value, set on the function itself.
 
-`@reward(...)` above a function sets them, above r1lab's own rewards as above yours in `./mine.py`. A function without
-them trains and grades all the same; what is said below of a reward without facts then holds.
+`@reward(...)` above a function sets these facts, for r1lab's own rewards and for yours in `./mine.py`. A function
+without them trains and grades in the same way.
 """
 
 from collections.abc import Callable
@@ -20,20 +20,19 @@ Function = TypeVar("Function", bound=Callable)
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a reward.
+    """The facts about a reward.
 
     Attributes:
-        looks_for: What it looks for in a turn. `"answer"`: one final answer, so that it matters where it stands, and
-            evaluations give maj@n, a strict and a lenient figure. `"form"`: the tags around thinking and answer.
-            `"work"`: a program or a text that a verdict is given on as a whole. `"manner"`: how something is said,
-            whatever it is.
-        in_tags: Whether only an answer in `<answer>` counts as one in the form that was asked for.
-        in_lines: Whether the answer may be several lines, of which none may be taken for the whole.
-        lenient: Parameters with which it is as lenient as it can be.
-        as_published: Values of its `mode` that keep the loopholes of the code that they reproduce.
-        asks: What it asks beside the completion: `"server"`, or `"model"` for one that it loads.
-        needs: Parameters that have a default, but no useful one.
-        runs_programs: Whether it starts processes, which takes a while for each completion.
+        looks_for: What it looks for in a response. `"answer"`: one final answer, so that its position matters, and
+            evaluations report maj@n and a strict and a lenient score. `"form"`: the tags around thinking and answer.
+            `"work"`: a program or a text that is judged as a whole. `"manner"`: how something is said, whatever it is.
+        in_tags: Whether only an answer in `<answer>` counts as one in the required format.
+        in_lines: Whether the answer may have several lines, none of which is the whole answer.
+        lenient: The parameters that make it as lenient as possible.
+        as_published: The values of its `mode` that keep the loopholes of the code that they reproduce.
+        asks: What it needs in addition to the completion: `"server"`, or `"model"` for one that it loads.
+        needs: Parameters that have a default, but not a useful one.
+        runs_programs: Whether it starts processes, which takes time for each completion.
         shortens: Whether a shorter completion is better, from the first token on.
         limit: The parameter that should equal `rollout.max_completion_length`.
     """
@@ -51,7 +50,7 @@ class Facts:
 
 
 def reward(*, looks_for: LooksFor, **more) -> Callable[[Function], Function]:
-    """Sets the facts of the reward below it, which stays the function that it is. See `Facts`.
+    """Sets the facts of the reward below it and returns the same function. See `Facts`.
 
     >>> @reward(looks_for="manner")
     ... def brevity(completions, *, most: int = 200, **columns):
@@ -71,12 +70,12 @@ def reward(*, looks_for: LooksFor, **more) -> Callable[[Function], Function]:
 
 
 def facts(function: Callable) -> Facts | None:
-    """The facts of a reward, also of one with its parameters bound; None where none were set."""
+    """The facts of a reward, also of one with bound parameters; None if none were set."""
     return getattr(function.func if isinstance(function, partial) else function, "facts", None)
 
 
 def facts_of(name: str) -> Facts | None:
-    """The facts of a reward by its name in a recipe; None where it has none, or is not here: checks say which.
+    """The facts of a reward by its name in a recipe; None if it has none or does not exist, which `check` reports.
 
     >>> facts_of("knights_knaves").looks_for
     'answer'

@@ -9,8 +9,8 @@ from r1lab.rewards.score import Score
 
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
-# What the prompts themselves show between the tags ("reasoning process here", "answer here"), and the ways in which
-# models were seen to fill them without saying anything ("this is a think message").
+# Words that the prompts themselves show between the tags ("reasoning process here", "answer here"), and words with
+# which models have filled them without saying anything ("this is a think message").
 _FILLER = frozenset(
     "a an the this that is are it of i me my in and here now think thinks thinking thought thoughts reason reasoning "
     "process placeholder message content text answer tag tags".split()
@@ -18,10 +18,10 @@ _FILLER = frozenset(
 
 
 def blocks(text: str, *, mode: str = "strict") -> tuple[str, str] | str:
-    """The thinking and the answer of an assistant turn, or the reason why it has not both.
+    """The thinking and the answer of a response, or the reason why it does not have both.
 
-    Each tag must be there once, in order, around something that is not the template's own placeholder. `strict` allows
-    nothing but white space before, between and after the blocks; `soft` allows text there.
+    Each tag must occur once, in order, around something other than the template's own placeholder. `strict` allows
+    only white space before, between and after the blocks; `soft` allows text there.
 
     >>> blocks("<think> Luke lies. </think> <answer> Luke: knave </answer>")
     ('Luke lies.', 'Luke: knave')
@@ -51,7 +51,7 @@ def blocks(text: str, *, mode: str = "strict") -> tuple[str, str] | str:
 
 
 def substance(text: str) -> set[str]:
-    """The words and numbers of a text, in lower case, less those that only fill a block.
+    """The words and numbers of a text, in lower case, without those that only fill a block.
 
     >>> substance("... reasoning process here ...")
     set()
@@ -61,19 +61,19 @@ def substance(text: str) -> set[str]:
 
 @reward(looks_for="form")
 def format_reward(completions, *, mode: Literal["strict", "soft"] = "strict", **columns) -> list[float]:
-    """1 for a turn that thinks and then answers, each once and in its tags, else 0.
+    """1 for a response that thinks and then answers, each once and in its tags, else 0.
 
-    R1-Zero's format reward (DeepSeek-R1, arXiv:2501.12948, section 2.2). The thinking must hold more than punctuation
-    and the words of the prompt's own placeholder.
+    This is R1-Zero's format reward (DeepSeek-R1, arXiv:2501.12948, section 2.2). The thinking must have more than
+    punctuation and the words of the prompt's own placeholder.
 
-    A prompt may end with `<think>` (Logic-RL's does, so does the chat template of the R1 distillations); the model
-    then never writes that tag. Completions come here as whole assistant turns: the grader puts the prefilled tag back
-    first, so such a turn is not marked down for it, and one that opens a second `<think>` is. Call this function on
-    raw completions only where nothing is prefilled.
+    A prompt may end with `<think>`, as Logic-RL's and the chat template of the R1 distillations do; the model then
+    never generates that tag. Completions arrive here as whole responses: the grader first restores the prefilled tag,
+    so such a response is not penalized for it, and one that opens a second `<think>` is. Call this function on raw
+    completions only if nothing is prefilled.
 
     Args:
-        completions: Assistant turns.
-        mode: `"strict"`: nothing but the two blocks and white space. `"soft"`: text around and between them may be.
+        completions: Responses.
+        mode: `"strict"`: only the two blocks and white space. `"soft"`: text is allowed around and between them.
 
     >>> format_reward(["<think> 2 and 2 make 4. </think><answer> 4 </answer>", "<think></think><answer>4</answer>"])
     [1.0, 0.0]

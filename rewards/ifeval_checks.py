@@ -1,8 +1,8 @@
-"""The kinds of constraint as IFEval's own checks see them, with all that they let pass.
+"""The kinds of constraints as IFEval's own checks define them, including everything that those let pass.
 
-Written from the definitions in IFEval's published code (google-research, instruction_following_eval), to give the same
-verdicts in linear time. Two of its parts are not here: lower and upper case also ask a language detector whether the
-text is English, and an answer in a given language is judged by the detector; here `script` stays as it is.
+They are written from the definitions in IFEval's published code (google-research, instruction_following_eval) and give
+the same verdicts in linear time. Two parts are missing: IFEval's checks of lower and upper case also require that a
+language detector finds English, and its detector judges an answer in a given language; here `script` is unchanged.
 """
 
 import json
@@ -14,7 +14,7 @@ from r1lab.rewards import constraints
 
 
 def unmet(text: str, constraint: dict) -> str | None:
-    """What of a text IFEval finds to fail a constraint, or None; a constraint that is wrong raises as elsewhere.
+    """The reason why a text fails a constraint by IFEval's check, or None; an invalid constraint raises as elsewhere.
 
     >>> unmet("Tea is art, startling.", {"kind": "keyword_count", "keyword": "art", "at_least": 2})
     >>> unmet("Tea is art.", {"kind": "num_words", "at_least": 4})
@@ -51,7 +51,7 @@ def _nltk(function: str, text: str) -> list[str]:
 
 
 def num_paragraphs(text: str, divider: str | None = None) -> float:
-    """Parts between `***`, wherever these stand; where one in the middle is empty NaN, which meets no bound."""
+    """The number of parts between `***`, anywhere; if one in the middle is empty, NaN, which meets no bound."""
     if divider == "blank":
         return sum(bool(part.strip()) for part in text.split("\n\n"))
     parts = re.split(r"\s?\*\*\*\s?", text)
@@ -59,7 +59,7 @@ def num_paragraphs(text: str, divider: str | None = None) -> float:
 
 
 def _inner(parts: list[str]) -> list[str]:
-    """Parts less an empty first and an empty last one."""
+    """The parts without an empty first and an empty last one."""
     return [part for i, part in enumerate(parts) if part.strip() or 0 < i < len(parts) - 1]
 
 

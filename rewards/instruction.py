@@ -1,4 +1,4 @@
-"""Whether an answer does what it was told to, as far as a rule can see."""
+"""Whether an answer follows its instructions, as far as a rule can check."""
 
 from typing import Literal
 
@@ -15,31 +15,32 @@ from r1lab.rewards.score import Score
 def instruction_reward(
     completions, *, constraints, mode: Literal["share", "all", "official"] = "share", **columns
 ) -> list[float | None]:
-    """The share of its verifiable instructions that an answer follows: so many words, no commas, JSON only.
+    """The share of its verifiable instructions that an answer follows: number of words, no commas, JSON only.
 
-    Verifiable instruction following as in IFEval (arXiv:2311.07911, section 2; `mode="official"` gives its strict
-    accuracy by prompt). Judged is what follows the last `</think>`, and of that the `<answer>` block where there is
-    one. The kinds are the functions of `r1lab.rewards.constraints`; `r1lab.rewards.prose` defines a word, a sentence
-    and a paragraph.
+    This is verifiable instruction following as in IFEval (arXiv:2311.07911, section 2; `mode="official"` gives its
+    strict prompt-level accuracy). The judged text is what follows the last `</think>`, or its `<answer>` block if it
+    has one. The kinds are the functions of `r1lab.rewards.constraints`; `r1lab.rewards.prose` defines words, sentences
+    and paragraphs.
 
-    These rules say nothing of whether an answer is any good, and a list of the keywords has all the keywords: use them
-    beside `reward_model`, `judge` or a rule that knows the answer.
+    These rules do not measure whether an answer is good, and a list of the keywords has all the keywords: combine them
+    with `reward_model`, `judge` or a rule that knows the answer.
 
     Args:
-        completions: Assistant turns, with a prefilled `<think>` put back.
-        constraints: For each row a list of `{"kind": "num_words", "at_least": 100}` and the like; None, or an empty
-            list: does not apply.
+        completions: Responses, with a prefilled `<think>` restored.
+        constraints: For each row a list of `{"kind": "num_words", "at_least": 100}` and the like; None or an empty
+            list if the reward does not apply.
         mode: `"share"`: the share of the constraints that are met. `"all"`: 1 if all are, else 0. `"official"`: 1 if
-            all are by IFEval's own checks (`r1lab.rewards.ifeval_checks`), else 0. For evaluations: those checks take
-            `smart` for the keyword `art`, and a policy finds the rest. Sentences and capital words need nltk.
+            all are by IFEval's own checks (`r1lab.rewards.ifeval_checks`), else 0. Use it for evaluations: those
+            checks accept `smart` for the keyword `art`, and a policy exploits such gaps. Sentences and capital words
+            need nltk.
 
     Returns:
-        `Score`s from 0 to 1. Reasons: all_met, `failed: num_words (12, not >= 100), ...`, empty_answer, no_answer (the
-        thinking never ended). An answer without a word meets nothing.
+        `Score`s from 0 to 1 with the reasons all_met, `failed: num_words (12, not >= 100), ...`, empty_answer and
+            no_answer (the thinking never ended). An answer without a word meets nothing.
 
     Raises:
         UserError: The mode is unknown, or needs nltk, which is not installed.
-        ValueError: A row has an unknown kind of constraint, or one with a wrong parameter.
+        ValueError: A row has an unknown kind of constraint, or one with an invalid parameter.
 
     >>> rules = [{"kind": "no_commas"}, {"kind": "num_words", "at_least": 100}]
     >>> (score,) = instruction_reward(["<think> Short. </think> Yes."], constraints=[rules])

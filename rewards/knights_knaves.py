@@ -1,4 +1,4 @@
-"""Knights and Knaves: who is what, by the rule. Logic-RL's own scores, or a rule without its loopholes."""
+"""Knights and Knaves: who is what, by rule. Logic-RL's own scores, or a rule without its loopholes."""
 
 import re
 import unicodedata
@@ -15,7 +15,7 @@ from r1lab.rewards.score import Score
 _GOLD = re.compile(r"\(\d+\)\s*(\S.*?)\s+is\s+a\s+(knight|knave)", re.IGNORECASE)
 _LAST_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
-# Markup that changes no meaning. Not `~`, which strikes out in Markdown and negates in logic.
+# Markup that does not change the meaning. Not `~`, which strikes out in Markdown and negates in logic.
 _BOXED = re.compile(r"\\(?:text|math)(?:bf|it|rm|tt|sf)?\s*\{([^{}]*)\}")
 _HTML = re.compile(r"</?(?:b|i|em|strong|code|p|li|ul|ol)>|<br\s*/?>")
 _EMPHASIS = re.compile(r"[*_`$]+")
@@ -39,27 +39,27 @@ _IS = r"(?:\s+is\s*:?\s*|\s*(?::|=>?|-{1,2}>?|[–—→⇒])\s*)"
 def knights_knaves_reward(
     completions, *, answer, mode: Literal["strict", "lenient", "logic_rl"] = "strict", **columns
 ) -> list[float | None]:
-    """Whether a completion says of each person, rightly, whether they are a knight or a knave.
+    """Whether a completion says correctly of each person whether they are a knight or a knave.
 
     Args:
-        completions: Assistant turns, with a prefilled `<think>` put back.
-        answer: For each row the gold as Logic-RL writes it, `(1) Zoey is a knight\\n(2) ...`; None: does not apply.
-        mode: `"strict"`: 1 if right, else 0. The turn must be well-formed (as `format_reward`, strict) with at least
-            two words of its own as thinking; its answer must say one thing of each person and nothing else. Bold,
-            italics, backticks, colons, numbering, order, case, punctuation and spaces do not matter.
-            `"lenient"`: 1 if right, else 0, in whatever form, lists of the knights and tables included: what is said
-            last of each person counts, in the answer's tags or, without them, anywhere; not what stands after an "if"
-            or before an "or". For evaluations: in training it is paid without thinking.
-            `"logic_rl"`: exactly Logic-RL's scores (arXiv:2502.14768), loopholes included: 3 right, -0.5 well-formed
-            but wrong, -1 well-formed but not to be read, -3 for anything else.
+        completions: Responses, with a prefilled `<think>` restored.
+        answer: For each row the gold in Logic-RL's form, `(1) Zoey is a knight\\n(2) ...`; None if not applicable.
+        mode: `"strict"`: 1 if correct, else 0. The response must be well-formed (as for `format_reward`, strict), with
+            at least two words of its own as thinking; its answer must say one thing of each person and nothing else.
+            Bold, italics, backticks, colons, numbering, order, case, punctuation and spaces do not matter.
+            `"lenient"`: 1 if correct, else 0, in any form, including lists of the knights and tables: the last claim
+            about each person counts, in the answer's tags or, without them, anywhere, except after an "if" or before
+            an "or". Use it for evaluations: in training it would reward answers without thinking. `"logic_rl"`:
+            exactly Logic-RL's scores (arXiv:2502.14768), loopholes included: 3 correct, -0.5 well-formed but wrong, -1
+            well-formed but unreadable, -3 for anything else.
 
     Returns:
         `Score`s. Reasons in strict mode: correct, wrong, missing_person, extra_person, contradiction, repeated,
-        unparsed, empty_answer, empty_thinking, no_format; in lenient mode: correct, wrong, missing_person; in
-        Logic-RL's: correct, wrong, unparsed, empty_answer, no_format.
+            unparsed, empty_answer, empty_thinking, no_format; in lenient mode: correct, wrong, missing_person; in
+            Logic-RL's: correct, wrong, unparsed, empty_answer, no_format.
 
     Raises:
-        ValueError: A gold answer is not of that form.
+        ValueError: A gold answer does not have that form.
 
     >>> gold = "(1) Zoey is a knight\\n(2) Luke is a knave"
     >>> turn = "<think> Luke lies. </think> <answer> **Zoey**: knight, Luke: knave </answer>"
@@ -77,7 +77,7 @@ def knights_knaves_reward(
 
 
 def gold_of(answer: str) -> dict[str, str]:
-    """Name to kind from Logic-RL's gold text.
+    """Name to knight or knave, from Logic-RL's gold text.
 
     >>> gold_of("(1) Zoey is a knight\\n(2) Luke is a knave")
     {'Zoey': 'knight', 'Luke': 'knave'}
@@ -103,7 +103,8 @@ def _strict(text: str, gold: dict[str, str]) -> Score:
 
 
 def read_answer(answer: str, names: tuple[str, ...]) -> dict[str, str] | str:
-    """Name to kind from an answer that says one thing of each person and nothing else, or why it cannot be read so.
+    """Name to knight or knave from an answer that says one thing of each person and nothing else, or the reason why
+    not.
 
     >>> read_answer("(1) **Zoey** is a knight , and Luke: Knave.", ("Zoey", "Luke"))
     {'Zoey': 'knight', 'Luke': 'knave'}
@@ -134,7 +135,7 @@ def read_answer(answer: str, names: tuple[str, ...]) -> dict[str, str] | str:
 
 
 def _plain(text: str) -> str:
-    """A text in lower case on one line, without the markup that changes no meaning."""
+    """A text in lower case on one line, without the markup that does not change the meaning."""
     text = unicodedata.normalize("NFKC", text).lower().replace("\u200b", "")
     text = _LINE_START.sub("", _HTML.sub(" ", _BOXED.sub(r"\1", text)))
     return " ".join(_EMPHASIS.sub("", text).split())
@@ -142,7 +143,7 @@ def _plain(text: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _claim(names: tuple[str, ...]) -> tuple[re.Pattern, dict[str, str]]:
-    """What matches one claim about one of these people or another, and their names by the plain form."""
+    """A pattern for one claim about any of these people, and their names by the plain form."""
     called = {_plain(name): name for name in names}
     known = "|".join(re.escape(name) for name in sorted(called, key=len, reverse=True))
     return re.compile(rf"{_NUMBER}({known}|[^\W\d_][\w'’]*){_IS}(?:an?\s+)?(knight|knave)\b"), called

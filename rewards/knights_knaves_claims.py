@@ -11,13 +11,13 @@ _SAME = "the kind of the claim before"
 _OTHER = {"knight": "knave", "knave": "knight"}
 _KIND = r"(knight|knave)(s?)\b(?![-'’]\w)"
 _DASH = r"(?::|=>?|-{1,2}>?|[–—→⇒])"
-# Between people and their kind; with a "not" that turns it round. What is weak is nothing before "knave:".
+# Between people and their kind, with a "not" that negates it. A weak link counts only if no "knave:" follows.
 _VERB = (
     r"(?:is|was|are|were|must|has|have|to|be|both|all|each|clearly|indeed|therefore|definitely|thus|then|hence|so)"
     r"\s*:?\s+"
 )
 _NOT = r"(not\s+|isn['’]t\s+|aren['’]t\s+|cannot\s+be\s+)?(?:an?\s+|the\s+)?"
-# What may stand between: "Noah lies and is a knave", "Noah, on the other hand, is a knave".
+# What may come between: "Noah lies and is a knave", "Noah, on the other hand, is a knave".
 _BETWEEN = (
     r"(?:,?\s+(?:always\s+|never\s+)?(?:lies|lied|is\s+lying|is\s+truthful|tells\s+(?:the\s+truth|lies)|told\s+the\s+truth)"
     r",?\s+(?:and|so)(?=\s+(?:so\s+|thus\s+|therefore\s+|hence\s+)?(?:is|must|has)\b)"
@@ -40,7 +40,7 @@ _REST = (
 )
 _TOO = r"(?:too|as\s+well|also)\b(?!\s+\w)"
 _EXCEPT = r"(?:except(?:\s+for)?|but|other\s+than|apart\s+from)"
-# Before a claim, what makes it no claim of the answer's own; after it, what takes it back.
+# Before a claim, what makes it no claim of the answer's own; after it, what withdraws it.
 _NO_CLAIM = re.compile(
     r"(?:\b(?:not|never|neither|if|whether|suppos(?:e|ing)|assum(?:e|ing)|either|(?:says?|said|claim(?:s|ed)?|states?|"
     r"except(?: for)?|other than|apart from|(?:all|everyone|everybody) but|"
@@ -54,11 +54,11 @@ _CELL = re.compile(r"(?:an?\s+)?(knight|knave)")
 
 
 def claims(text: str, names: tuple[str, ...]) -> dict[str, str]:
-    r"""Name to kind, as it is said last of each person of whom it is said at all.
+    r"""Name to knight or knave, by the last claim about each person that has one.
 
     Args:
-        text: The answer in small letters, without markup and empty lines, and with one blank for several.
-        names: The people, in small letters.
+        text: The answer in lower case, without markup and empty lines, and with single spaces.
+        names: The people, in lower case.
 
     >>> claims("knights: ann and bob\nknaves: carl", ("ann", "bob", "carl"))
     {'ann': 'knight', 'bob': 'knight', 'carl': 'knave'}
@@ -80,7 +80,7 @@ def claims(text: str, names: tuple[str, ...]) -> dict[str, str]:
 
 @lru_cache(maxsize=1024)
 def _patterns(names: tuple[str, ...]) -> tuple[re.Pattern, ...]:
-    """What finds a name, and claims: "people are kind", "name kind", "kind are people", "all are kind"."""
+    """Patterns that find a name, and claims: "people are kind", "name kind", "kind are people", "all are kind"."""
     known = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
     name = rf"(?<![\w'’])(?:{known})(?!\w)"
     people = rf"((?>{name}(?:(?:\s*[,;&]\s*(?:and\s+)?|\s+and\s+|\s+){name}){{0,30}}))"
@@ -97,7 +97,7 @@ def _patterns(names: tuple[str, ...]) -> tuple[re.Pattern, ...]:
 
 
 def _sentences(text: str, names: tuple[str, ...]) -> Iterator[tuple[int, str | None, str | None]]:
-    """Claims in sentences and lists: where, of whom (None: of the others), the kind (None where it is taken back)."""
+    """Claims in sentences and lists: place, people (None: the others), and kind (None if it is withdrawn)."""
     name, people_kind, name_kind, kind_people, all_kind, rest_kind, name_too, all_except = _patterns(names)
     for found in people_kind.finditer(text):
         people, dashed, linked, negated, kind, plural = found.groups()

@@ -1,4 +1,4 @@
-"""Whether the thinking keeps to one language, going by the script of its words."""
+"""Whether the thinking stays in one language, judged by the script of its words."""
 
 import re
 import string
@@ -14,14 +14,14 @@ LANGUAGES: dict[str, str] = dict.fromkeys(("en", "de", "es", "fr", "it", "nl", "
 LANGUAGES |= {"ru": "cyrillic", "uk": "cyrillic", "el": "greek", "ar": "arabic", "fa": "arabic", "he": "hebrew"}
 LANGUAGES |= {"ko": "hangul", "zh": "han", "ja": "kana"}
 
-# Maths and code, which are written in Latin and Greek letters in every language.
+# Math and code, which are written in Latin and Greek letters in every language.
 _FORMAL = re.compile(
     r"```(?:[^`]|`(?!``))*+```|`[^`\n]*+`|\$\$[^$]*+\$\$|\$[^$\n]*+\$|\\\((?:[^\\]|\\(?![()]))*+\\\)"
     r"|\\\[(?:[^\\]|\\(?![\[\]]))*+\\\]|\\(?:begin|end)\{[^{}\n]*\}|\\[a-zA-Z]+"
 )
 _FORMAL_LETTERS = re.compile(f"[{SCRIPTS['latin']}{SCRIPTS['greek']}]+")
-# What is written in Latin letters in plain text of every language, beside single letters: functions and units, points
-# and segments (AB, ABCDE), chemical formulas (NaCl), and products of variables beside a digit or a sign (2ab, xy = 6).
+# What plain text of every language writes in Latin letters, besides single letters: functions and units, points and
+# segments (AB, ABCDE), chemical formulas (NaCl), and products of variables next to a digit or a sign (2ab, xy = 6).
 _LATIN_RUN = re.compile(r"([\d)=+*/^<>≤≥×·−-] ?)?([a-zA-Z]{2,})(?= ?([\d(=+*/^<>≤≥×·−-])?)")
 _SYMBOLS = re.compile(r"(?:[A-Z][a-z]?){2,4}")
 _FUNCTIONS = re.compile(r"(?:(?:arc)?(?:sin|cos|tan|cot|log|ln|lg)[a-z]?){1,4}")
@@ -32,7 +32,7 @@ _NAMES = frozenset(
     "kpa mpa ev kev mev rpm mph kmh hr hrs ms ns us rad kb mb gb tb bit bps kbps mbps db lm lx cd ppm mmhg atm ph "
     "dx dy dz dt".split()
 )
-# Vowel marks and joiners, which would cut words in pieces.
+# Vowel marks and joiners, which would split words.
 _MARKS = re.compile(
     "[\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u0640\u064b-\u065f\u0670\u06d6-\u06dc\u200b-\u200f\u2060]+"
 )
@@ -46,18 +46,18 @@ def language_consistency_reward(
 ) -> list[float | None]:
     """The share of the thinking's words that are in one language.
 
-    DeepSeek-R1's language consistency reward (arXiv:2501.12948, section 2.3.2), which it adds to the accuracy so that
-    the thinking does not mix languages. Words are told by their script, which needs no model: English is not told from
-    German, nor Russian from Ukrainian. A word that mixes scripts, such as an English one with a Cyrillic letter, is in
-    none. Single letters, maths, LaTeX and code do not count, except that what is written there in another script than
-    Latin or Greek does. Where the language has another script than Latin, names of functions, units, points and
-    segments in plain text (`AB = 5 cm`, `sin(x)`) do not count either. A Han or kana character weighs half a word. Han
-    characters are Japanese where at least a tenth of these characters is kana, else Chinese.
+    This is DeepSeek-R1's language consistency reward (arXiv:2501.12948, section 2.3.2), which it adds to the accuracy
+    so that the thinking does not mix languages. Words are classified by their script, which needs no model but cannot
+    tell English from German, or Russian from Ukrainian. A word that mixes scripts, such as an English one with a
+    Cyrillic letter, is in no language. Single letters, math, LaTeX and code do not count, except for text there in a
+    script other than Latin or Greek. If the language has a script other than Latin, names of functions, units, points
+    and segments in plain text (`AB = 5 cm`, `sin(x)`) do not count either. A Han or kana character weighs half a word.
+    Han characters are Japanese if at least a tenth of the Han and kana characters is kana, else Chinese.
 
     Args:
-        completions: Assistant turns, with a prefilled `<think>` put back; one without tags is thinking as a whole.
+        completions: Responses, with a prefilled `<think>` restored; one without tags is thinking as a whole.
         language: ar, de, el, en, es, fa, fr, he, it, ja, ko, nl, pt, ru, uk or zh: a setting, or a column of the data
-            (None: does not apply).
+            (None if the reward does not apply).
 
     Returns:
         `Score`s from 0 to 1. Reasons: consistent, mixed (with the share), other_language, no_words.
@@ -101,7 +101,7 @@ def _score(turn: str, language: str) -> Score:
 
 
 def _without_symbols(found: re.Match) -> str:
-    """A run of Latin letters, or nothing where it is a name or a symbol of mathematics or science."""
+    """A run of Latin letters, or nothing if it is a name or a symbol of mathematics or science."""
     before, run, after = found.groups()
     symbol = _SYMBOLS.fullmatch(run) and sum(map(str.isupper, run)) > 1
     product = len(run) == 2 and run.islower() and (before or after)

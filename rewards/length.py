@@ -1,4 +1,4 @@
-"""Rewards that look at nothing but the length of a completion, in tokens, and whether it is right."""
+"""Rewards that depend only on the length of a completion in tokens, and on whether it is correct."""
 
 import math
 from collections import defaultdict
@@ -10,16 +10,16 @@ from r1lab.rewards.score import Score
 
 @reward(looks_for="manner", shortens=True)
 def length_reward(completions, *, prompts, completion_ids, right, **columns) -> list[float]:
-    """Shorter is better within a group: 0.5 for its shortest completion, -0.5 for its longest, if they are right.
+    """Rewards short completions within a group: 0.5 for the shortest, -0.5 for the longest, if they are correct.
 
-    Kimi k1.5's length reward (arXiv:2501.12599, section 2.3.3): 0.5 - (length - shortest) / (longest - shortest) for
-    a right completion, the same but at most 0 for a wrong one, and 0 where all are equally long. The group is the
-    completions of one prompt, so a score depends on the others of its group. Kimi's paper recommends a start without
-    this reward: it slows down early training.
+    This is Kimi k1.5's length reward (arXiv:2501.12599, section 2.3.3): 0.5 - (length - shortest) / (longest -
+    shortest) for a correct completion, the same but at most 0 for a wrong one, and 0 if all have equal length. The
+    group is the completions of one prompt, so a score depends on the others of its group. Kimi's paper recommends
+    starting without this reward, because it slows down early training.
 
     Args:
-        completions: Assistant turns.
-        prompts: For each completion its prompt; equal prompts make a group.
+        completions: Responses.
+        prompts: For each completion its prompt; equal prompts form a group.
         completion_ids: For each completion its tokens.
         right: For each completion whether the first reward gave at least 1.
 
@@ -53,22 +53,22 @@ def cosine_length_reward(
     max_value_correct: float = 1.0,
     **columns,
 ) -> list[float]:
-    """Right completions are worth the more the shorter they are, wrong ones the more the longer.
+    """Correct completions score higher the shorter they are, wrong ones the longer they are.
 
-    The cosine reward of "Demystifying Long Chain-of-Thought Reasoning" (arXiv:2502.03373, appendix C.1), as TRL's
-    `get_cosine_scaled_reward`, from whose maths grading it is freed: over 0 to `max_len` tokens it goes along half a
-    cosine from `max_value_correct` to `min_value_correct`, and from `min_value_wrong` to `max_value_wrong`. Beyond
-    `max_len` it stays where it is.
+    This is the cosine reward of "Demystifying Long Chain-of-Thought Reasoning" (arXiv:2502.03373, appendix C.1), as
+    TRL's `get_cosine_scaled_reward` without its math grading: from 0 to `max_len` tokens it follows half a cosine from
+    `max_value_correct` to `min_value_correct`, and from `min_value_wrong` to `max_value_wrong`. Beyond `max_len` it is
+    constant.
 
     Args:
-        completions: Assistant turns.
+        completions: Responses.
         completion_ids: For each completion its tokens.
         right: For each completion whether the first reward gave at least 1.
-        max_len: The number of tokens at which the reward ends up. It must be set; take `max_completion_length`.
-        min_value_wrong: For a wrong completion of no length.
+        max_len: The number of tokens at which the curve ends. Required; use `max_completion_length`.
+        min_value_wrong: For a wrong completion of length 0.
         max_value_wrong: For a wrong completion of `max_len` tokens.
-        min_value_correct: For a right completion of `max_len` tokens.
-        max_value_correct: For a right completion of no length.
+        min_value_correct: For a correct completion of `max_len` tokens.
+        max_value_correct: For a correct completion of length 0.
 
     Returns:
         `Score`s between the four values, with the reason `right: LENGTH` or `wrong: LENGTH`.
@@ -92,17 +92,16 @@ def cosine_length_reward(
 def soft_overlong_reward(
     completions, *, completion_ids, max_completion_length: int | None = None, cache: int | None = None, **columns
 ) -> list[float]:
-    """0 for a completion that stays clear of the limit, down to -1 as it comes to the limit.
+    """0 for a completion well below the length limit, falling to -1 at the limit.
 
-    DAPO's soft overlong punishment (arXiv:2503.14476, equation 13), by TRL's `get_soft_overlong_punishment`: nothing
-    up to `max_completion_length - cache` tokens, then linearly to -1 at `max_completion_length`.
+    This is DAPO's soft overlong punishment (arXiv:2503.14476, equation 13), by TRL's `get_soft_overlong_punishment`: 0
+    up to `max_completion_length - cache` tokens, then linearly down to -1 at `max_completion_length`.
 
     Args:
-        completions: Assistant turns.
+        completions: Responses.
         completion_ids: For each completion its tokens.
-        max_completion_length: The limit. It must be set; take that of `rollout`.
-        cache: The number of tokens before the limit over which the reward falls. It must be set; DAPO's are 4,096 of
-            20,480.
+        max_completion_length: The limit. Required; use that of `rollout`.
+        cache: The number of tokens before the limit over which the reward falls. Required; DAPO uses 4,096 of 20,480.
 
     Returns:
         `Score`s from -1 to 0, with the reason `within` or `overlong: LENGTH`.

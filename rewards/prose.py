@@ -1,7 +1,8 @@
-"""What a word, a sentence and a paragraph of an answer are.
+"""Definitions of a word, a sentence and a paragraph of an answer.
 
-A word is a run of letters and digits, which single hyphens, apostrophes, points or underscores may join (`well-known`,
-`3.5`, `it's`); of Chinese and Japanese, each character is a word. Everything here takes linear time on any text.
+A word is a run of letters and digits, which single hyphens, apostrophes, periods or underscores may join
+(`well-known`, `3.5`, `it's`); in Chinese and Japanese, each character is a word. Everything here takes linear time on
+any text.
 """
 
 import re
@@ -19,7 +20,7 @@ _CLOSERS = "\"'”’»)]}*_`"
 _QUOTES = "\"'”’»"
 _NOTE = re.compile(r"(?:\[\d{1,3}\])+$")  # the number of a footnote
 _STOPS = (".", "!", "?", "。", "।", "؟")
-# Abbreviations with which no sentence ends, those with which none ends before a number, and those that may end one.
+# Abbreviations that never end a sentence, those that do not end one before a number, and those that may end one.
 _INSIDE = frozenset("mr mrs ms dr prof st mt gen col lt sgt rev hon e.g i.e cf vs viz ca approx".split())
 _MONTHS = "jan feb mar apr jun jul aug sep sept oct nov dec"
 _BEFORE_NUMBERS = frozenset(f"no nos fig figs eq vol p pp ch sec art {_MONTHS}".split())
@@ -31,9 +32,9 @@ _ABBREVIATIONS = frozenset(
 
 @lru_cache(maxsize=8)
 def plain(text: str) -> str:
-    """A text without what cannot be seen: compatibility forms, zero-width and control characters, combining marks.
+    """A text without invisible differences: compatibility forms, zero-width and control characters, combining marks.
 
-    So `key\\u200bword` is the keyword, and full-width letters are letters. Accents that Unicode composes stay.
+    So `key\\u200bword` is the keyword, and full-width letters are letters. Accents that Unicode composes remain.
 
     >>> plain("Ｈｉ\\u200b\\u202e \\x00th\\u0336ere")
     'Hi there'
@@ -54,10 +55,10 @@ def words(text: str) -> list[str]:
 
 
 def paragraphs(text: str, divider: Literal["***", "blank"] | None = None) -> list[str]:
-    """The blocks of a text that hold a word.
+    """The blocks of a text that have a word.
 
-    Lines of `***` divide it where they leave two blocks or more, as in IFEval; otherwise, and with the divider
-    `blank`, blank lines do, and a line of `***` is one.
+    Lines of `***` divide the text if they leave two blocks or more, as in IFEval; otherwise, and with the divider
+    `blank`, blank lines do, and a line of `***` counts as one.
 
     >>> paragraphs("One.\\n\\nStill.\\n***\\nTwo."), paragraphs("One.\\n\\nTwo.")
     (['One.\\n\\nStill.', 'Two.'], ['One.', 'Two.'])
@@ -79,8 +80,8 @@ def _blocks(text: str, divider: str) -> list[str]:
 def sentences(text: str) -> list[str]:
     """The sentences of a text: up to a `.`, `!`, `?` or `。` before white space, or up to the end of a paragraph.
 
-    An abbreviation or an ellipsis ends one only before a capital letter (`Dr.` and `e.g.` never), and a stop within
-    quotation marks does not if a small letter follows.
+    An abbreviation or an ellipsis ends one only before a capital letter (`Dr.` and `e.g.` never do), and a period
+    inside quotation marks does not if a lower-case letter follows.
 
     >>> sentences('Dr. Smith went home. "Why?" she asked, e.g. twice... or so. It was 3.5 miles etc. Yes! It was')
     ['Dr. Smith went home.', '"Why?" she asked, e.g. twice... or so.', 'It was 3.5 miles etc.', 'Yes!', 'It was']

@@ -1,4 +1,4 @@
-"""Whether an answer to a task of Reasoning Gym is right, by the task's own scorer."""
+"""Whether an answer to a task of Reasoning Gym is correct, by the task's own scorer."""
 
 import importlib.util
 import json
@@ -14,29 +14,29 @@ TASK = "r1lab.rewards.reasoning_gym_task:grade"
 
 @reward(looks_for="answer")
 def reasoning_gym_reward(completions, *, answer, metadata, deadline: float = 5.0, **columns) -> list[float | None]:
-    """What Reasoning Gym's own `score_answer` gives to an answer, for the data set that the row comes from.
+    """The score of Reasoning Gym's own `score_answer` for an answer, by the dataset that the row comes from.
 
-    Reasoning Gym (arXiv:2505.24760, section 2) has over a hundred procedural data sets, each with its scorer; some
-    give part of the mark to an answer that is almost right or has the right one in it, and a few can be had by an
-    answer that names several. Scored is the last `<answer>` block, or else all that follows the thinking.
+    Reasoning Gym (arXiv:2505.24760, section 2) has over a hundred procedural datasets, each with its scorer. Some give
+    partial credit to an answer that is almost correct or that contains the correct one, and a few accept an answer
+    that names several. The scored text is the last `<answer>` block, or else all text after the thinking.
 
-    Some of its scorers hand the answer to Python's `eval`. They run in worker processes with a deadline that may not
-    write files, start programs or open connections; this stops accidents, and is no sandbox.
+    Some of its scorers pass the answer to Python's `eval`. They run with a deadline in worker processes that may not
+    write files, start programs or open connections. This prevents accidents and is not a sandbox.
 
     Args:
-        completions: Assistant turns, with a prefilled `<think>` put back.
-        answer: For each row the data set's own answer.
-        metadata: For each row the metadata of the data set's entry, as a dict or as JSON, with its `source_dataset`;
-            None: does not apply.
+        completions: Responses, with a prefilled `<think>` restored.
+        answer: For each row the dataset's own answer.
+        metadata: For each row the metadata of the dataset's entry, as a dict or as JSON, with its `source_dataset`;
+            None if the reward does not apply.
         deadline: Seconds of CPU time for one answer.
 
     Returns:
-        `Score`s from 0 to 1. Reasons: correct, partial, wrong, no_answer, timeout, unscorable (the scorer fails on
-        this answer).
+        `Score`s from 0 to 1 with the reasons correct, partial, wrong, no_answer, timeout and unscorable (the scorer
+            fails on this answer).
 
     Raises:
         UserError: reasoning-gym is not installed.
-        ValueError: A row names no data set of Reasoning Gym, or the scorer fails on its own answer.
+        ValueError: A row names no dataset of Reasoning Gym, or the scorer fails on its own answer.
 
     >>> reasoning_gym_reward(["<think> 2 pairs. </think><answer> 4 </answer>"], answer=["4"], metadata=[None])
     [None]

@@ -1,6 +1,6 @@
-"""What a worker of the pool does for `reasoning_gym_reward`: one answer, by the scorer of its data set.
+"""What a worker of the pool does for `reasoning_gym_reward`: it scores one answer with its dataset's scorer.
 
-Imported by the pool's server alone, so that no worker spends its deadline on the import.
+Only the pool's server imports this module, so that no worker spends its deadline on the import.
 """
 
 import os
@@ -15,20 +15,20 @@ _ALLOWED = ("os.listdir", "os.scandir")  # which imports need
 
 
 def grade(said: str, gold: str | None, metadata: dict) -> float | None:
-    """The scorer's value for an answer, None where it fails on this answer though not on the gold one."""
+    """The scorer's value for an answer; None if it fails on this answer but not on the gold one."""
     scorer = _scorer(metadata["source_dataset"])
     entry = {"answer": gold, "metadata": metadata}
     _guard()
     try:
         return float(scorer(said, entry))
-    except Exception:  # scorers meet whatever a model writes with eval and parsers of all kinds
-        scorer(gold, entry)  # raises if it is the row that is at fault
+    except Exception:  # scorers run eval and all kinds of parsers on whatever a model generates
+        scorer(gold, entry)  # raises if the row is at fault
         return None
 
 
 @cache
 def _scorer(name: str):
-    # pyright takes the module beside this one for the package, which is optional.
+    # pyright takes the module next to this one for the package, which is optional.
     return reasoning_gym.get_score_answer_fn(name)  # pyright: ignore[reportAttributeAccessIssue]
 
 

@@ -1,4 +1,4 @@
-"""Whether the thinking goes step by step, going by how its steps are introduced."""
+"""Whether the thinking proceeds step by step, judged by how its steps are introduced."""
 
 import re
 
@@ -13,15 +13,15 @@ _STEP = re.compile(r"\bStep \d+:|^[ \t]*(?:\d+\.(?!\d)|[-*][ \t])|\b(?:First|Sec
 
 @reward(looks_for="manner")
 def reasoning_steps_reward(completions, *, steps: int = 3, **columns) -> list[float]:
-    """The share of a number of steps that the thinking shows, at most 1.
+    """The number of steps that the thinking shows, as a share of `steps`, at most 1.
 
-    Open-R1's `reasoning_steps_reward` and its patterns: "Step 1:", "1." or a bullet at the start of a line, and
-    "First,", "Second,", "Next,", "Finally,". Other than there, only the thinking counts, and a step counts only if it
-    says something (two words or numbers of its own) that no other step says: words in bulk do not pay.
+    It uses the patterns of Open-R1's `reasoning_steps_reward`: "Step 1:", "1." or a bullet at the start of a line, and
+    "First,", "Second,", "Next,", "Finally,". Unlike there, only the thinking counts, and a step counts only if it says
+    something (two words or numbers of its own) that no other step says: repeating the words does not pay.
 
     Args:
-        completions: Assistant turns, with a prefilled `<think>` put back; one without tags is thinking as a whole.
-        steps: The number of steps that gives 1.
+        completions: Responses, with a prefilled `<think>` restored; one without tags is thinking as a whole.
+        steps: The number of steps that scores 1.
 
     Returns:
         `Score`s from 0 to 1, with the reason `steps: N`.

@@ -1,4 +1,4 @@
-"""A penalty for saying the same again."""
+"""A penalty for repetition."""
 
 import math
 
@@ -11,17 +11,17 @@ from r1lab.rewards.score import Score
 def repetition_reward(
     completions, *, completion_ids, ngram_size: int = 3, max_penalty: float = -1.0, **columns
 ) -> list[float]:
-    """A penalty for the share of a completion's n-grams of tokens that it holds already.
+    """A penalty for the share of a completion's token n-grams that are repetitions.
 
-    "Demystifying Long Chain-of-Thought Reasoning" (arXiv:2502.03373, appendix C.2), by TRL's
+    This is the penalty of "Demystifying Long Chain-of-Thought Reasoning" (arXiv:2502.03373, appendix C.2), by TRL's
     `get_repetition_penalty_reward`: (1 - different n-grams / all n-grams) * max_penalty. It counts tokens, not words,
     so it works in every language.
 
     Args:
-        completions: Assistant turns.
+        completions: Responses.
         completion_ids: For each completion its tokens.
         ngram_size: The number of tokens of an n-gram.
-        max_penalty: What a completion comes to that is nothing but repetition; 0 or less.
+        max_penalty: The score of a completion that is nothing but repetition; 0 or less.
 
     Returns:
         `Score`s from `max_penalty` to 0, with the reason `no_repetition` or `repeated: SHARE`.

@@ -1,4 +1,4 @@
-"""What a reward model, a classifier with a score for its output, thinks of a completion."""
+"""The score that a reward model, a classifier with a scalar output, gives a completion."""
 
 import re
 from functools import cache
@@ -26,35 +26,35 @@ def reward_model_reward(
     empty_score: float = 0.0,
     **columns,
 ) -> list[float]:
-    """The logit that a Hugging Face sequence-classification model gives to a completion, such as for helpfulness.
+    """The logit that a Hugging Face sequence-classification model gives a completion, such as for helpfulness.
 
-    The model-based rewards of R1's second RL stage (DeepSeek-R1, arXiv:2501.12948, section 2.3.4): helpfulness is
-    judged on the final summary alone, so that the thinking is left free, harmlessness on the whole turn. R1 used them
-    in the last 400 of 1,700 steps only (version 2, section 3.2.2): for longer, a policy finds what the reward model is
-    wrong about.
+    These are the model-based rewards of R1's second RL stage (DeepSeek-R1, arXiv:2501.12948, section 2.3.4):
+    helpfulness is judged on the final summary alone, which leaves the thinking free, harmlessness on the whole
+    response. R1 used them only in the last 400 of 1,700 steps (version 2, section 3.2.2), because over more steps a
+    policy exploits the errors of the reward model.
 
-    The model reads the prompt and the turn in its own chat template, or as a text pair where it has none. Its special
-    tokens are taken out of what it reads: a completion cannot close its turn and add another. What is too long loses
-    its beginning, since a decoder's score is read off the last token. The model is loaded once in a process and stays
-    on its device.
+    The model reads the prompt and the response in its own chat template, or as a text pair if it has none. Its special
+    tokens are removed from both texts: a completion cannot close its turn and add another. Text that is too long is
+    truncated at its beginning, because a decoder's score is read from the last token. The model is loaded once per
+    process and stays on its device.
 
     Args:
-        completions: Assistant turns, with a prefilled `<think>` put back.
+        completions: Responses, with a prefilled `<think>` restored.
         prompts: For each row the prompt, a string or chat messages.
         model: A Hub id or a folder.
-        scope: `"summary"`: what follows the last `</think>`. `"whole"`: the turn, less what the chat template drops:
-            those of reasoning models may drop the thinking.
+        scope: `"summary"`: the text after the last `</think>`. `"whole"`: the response, without what the chat template
+            drops: the templates of reasoning models may drop the thinking.
         head: Which of the model's logits, counted from 0, if it has several.
-        batch_size: How many completions at a time, sorted by length. Changes no score beyond rounding.
-        max_length: The most tokens of prompt and turn together; the tokenizer's own limit holds too.
+        batch_size: The number of completions per batch, sorted by length. It changes no score beyond rounding.
+        max_length: Maximum tokens of prompt and response together; the tokenizer's own limit also applies.
         dtype: `"auto"`: bfloat16 on a GPU, float32 on a CPU.
         device: `"auto"`: the GPU if there is one.
-        empty_score: For a turn without text, or without a summary. Logits are often negative: set it below those that
-            the model gives, or saying nothing pays.
+        empty_score: The score of a response without text, or without a summary. Logits are often negative: set it
+            below those that the model gives, or empty responses pay.
 
     Returns:
-        `Score`s, any finite number. Reasons: judged, truncated (judged without its beginning), empty, no_summary (the
-        thinking never ended, or nothing follows it).
+        `Score`s, any finite number, with the reasons judged, truncated (judged without its beginning), empty and
+            no_summary (the thinking never ended, or nothing follows it).
 
     >>> reward_model_reward([" "], prompts=["Hello!"], model="my/reward-model", empty_score=-5)
     [-5.0]
@@ -94,7 +94,7 @@ def reward_model_reward(
 
 
 def judged_text(turn: str, scope: str) -> str:
-    """The part of a turn that is judged, stripped; empty where there is none.
+    """The part of a response that is judged, stripped; empty if there is none.
 
     >>> judged_text("<think> 3 + 4 </think> It is 7.", "summary"), judged_text("<think> 3 + 4", "summary")
     ('It is 7.', '')
@@ -104,7 +104,7 @@ def judged_text(turn: str, scope: str) -> str:
 
 @cache
 def _load(model: str, dtype: str, device: str):
-    """A reward model on its device and its tokenizer, which pads on the right and cuts on the left."""
+    """A reward model on its device and its tokenizer, which pads on the right and truncates on the left."""
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -120,10 +120,10 @@ def _load(model: str, dtype: str, device: str):
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         why = str(error).partition("\n")[0]
         raise UserError(f"rewards: reward_model: model: {model} does not load: {why}") from error
-    if info["missing_keys"]:  # transformers fills them with random numbers: a head that says nothing
+    if info["missing_keys"]:  # transformers fills them with random numbers: a meaningless head
         missing = ", ".join(sorted(info["missing_keys"]))
-        raise UserError(f"rewards: reward_model: model: {model} is no reward model: it has no weights for {missing}")
-    # A decoder's score is read off the last token that is not its padding token, so both must mean the same one.
+        raise UserError(f"rewards: reward_model: model: {model} is not a reward model: no weights for {missing}")
+    # A decoder's score is read from the last token that is not its padding token, so both must use the same one.
     config = network.config.get_text_config()
     if config.pad_token_id is None:
         config.pad_token_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
@@ -132,7 +132,7 @@ def _load(model: str, dtype: str, device: str):
 
 
 def encode(tokenizer, prompt: str | list[dict], text: str, limit: int) -> tuple[dict, bool]:
-    """The model's inputs for a prompt and a turn, at most `limit` tokens, and whether they were cut."""
+    """The model's inputs for a prompt and a response, at most `limit` tokens, and whether they were truncated."""
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     messages = [*messages, {"role": "assistant", "content": text}]
     messages = [message | {"content": _without_special(tokenizer, message["content"])} for message in messages]
@@ -140,7 +140,7 @@ def encode(tokenizer, prompt: str | list[dict], text: str, limit: int) -> tuple[
         pair = (tokenizer.apply_chat_template(messages, tokenize=False),)
     else:
         pair = ("\n".join(message["content"] for message in messages[:-1]), messages[-1]["content"])
-    special = not tokenizer.chat_template  # which has written them already
+    special = not tokenizer.chat_template  # which has added them already
     whole = tokenizer(*pair, add_special_tokens=special)
     if len(whole["input_ids"]) <= limit:
         return whole, False
@@ -148,7 +148,7 @@ def encode(tokenizer, prompt: str | list[dict], text: str, limit: int) -> tuple[
 
 
 def _without_special(tokenizer, text: str) -> str:
-    text = text.encode(errors="replace").decode()  # a lone surrogate is no text for a tokenizer
+    text = text.encode(errors="replace").decode()  # tokenizers do not accept a lone surrogate
     added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
     special = {*added, *tokenizer.all_special_tokens}
     return re.sub("|".join(re.escape(token) for token in special), " ", text) if special else text

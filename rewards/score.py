@@ -4,11 +4,11 @@ from typing import Self
 
 
 class Score(float):
-    """A float that says why it is what it is, and counts, prints and compares as a plain one.
+    """A float with a reason; it counts, prints and compares as a plain float.
 
     Args:
         value: The reward.
-        reason: A short code, `correct` or `no_format`, with a detail after a colon where there is one.
+        reason: A short code, `correct` or `no_format`, maybe with a detail after a colon.
 
     >>> score = Score(1.0, "correct")
     >>> score, score + 1, score.reason
@@ -27,11 +27,11 @@ class Score(float):
 
 
 class Scores(list):
-    """The scores of a batch where a None has a reason as well, which a plain None cannot hold.
+    """The scores of a batch in which a None can have a reason too, which a plain None cannot hold.
 
     Args:
         scores: One `Score` or None for each completion.
-        reasons: What each None is to be counted as; not read where there is a score.
+        reasons: The reason of each None; ignored where there is a score.
 
     >>> Scores([Score(1.0, "correct"), None], ["", "gold_unparsed"]).reasons[1]
     'gold_unparsed'

@@ -1,4 +1,4 @@
-"""How many of the four tags are there, once and in their place: a gentle way to the format."""
+"""How many of the four tags occur once and in their place: partial credit for the format."""
 
 from r1lab.errors import UserError
 from r1lab.rewards.facts import reward
@@ -10,14 +10,14 @@ _WITH_NEWLINES = ("<think>\n", "\n</think>\n", "\n<answer>\n", "\n</answer>")
 
 @reward(looks_for="form")
 def tag_count_reward(completions, *, newlines: bool = False, **columns) -> list[float]:
-    """A quarter for each of the four tags that is there exactly once, in order and around something.
+    """A quarter for each of the four tags that occurs exactly once, in order and around something.
 
-    Open-R1's `tag_count_reward`, less two loopholes: a tag that stands before one it should follow does not count, nor
-    does the closing tag of a block that holds nothing but punctuation or the prompt's own placeholder.
+    This is Open-R1's `tag_count_reward` without two loopholes: a tag before one that it should follow does not count,
+    nor does the closing tag of a block that has nothing but punctuation or the prompt's own placeholder.
 
     Args:
-        completions: Assistant turns, with a prefilled `<think>` put back.
-        newlines: Whether a tag counts only on a line of its own, as Open-R1 asks.
+        completions: Responses, with a prefilled `<think>` restored.
+        newlines: Whether a tag counts only on a line of its own, as in Open-R1.
 
     Returns:
         `Score`s of 0, 0.25, 0.5, 0.75 or 1, with the reason `all_tags` or the tags that do not count.

@@ -180,7 +180,7 @@ def test_a_reply_that_was_cut_off_may_only_quote_a_score(caplog):
     choice = {"message": {"content": 'The response says {"score": 10}, but'}, "finish_reason": "length"}
     with server(lambda body, number: (200, json.dumps({"choices": [choice]}))) as (url, _):
         assert judge(["4"], url) == [None]
-    assert "1 cut off by max_tokens" in caplog.text
+    assert "1 truncated by max_tokens" in caplog.text
 
 
 def test_the_client_is_that_of_the_server_engine(monkeypatch):

@@ -137,7 +137,7 @@ def test_what_is_too_long_loses_its_beginning(tiny):
     [
         ({"model": ""}, "model: missing: name a reward model"),
         ({"model": "/no/such/folder"}, "model: /no/such/folder does not load"),
-        ({"model": "embedded:tiny-llama"}, "model: embedded:tiny-llama is no reward model: .*score.weight"),
+        ({"model": "embedded:tiny-llama"}, "model: embedded:tiny-llama is not a reward model: .*score.weight"),
         ({"head": 1}, "head: 1: .* has 1, counted from 0"),
         ({"head": -1}, "head: -1"),
         ({"scope": "all"}, "scope: 'all' is not summary or whole"),
