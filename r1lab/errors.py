@@ -1,12 +1,12 @@
-"""The one exception that a user sees: one line a problem, each saying where, what, and what to type next."""
+"""The one exception that a user sees: one line per problem that says where it is, what is wrong, and what to type."""
 
 
 class UserError(Exception):
-    """What was asked is wrong (exit status 2).
+    """The command or the recipe is invalid (exit status 2).
 
     Args:
-        problems: One line, or a list of lines, each telling where (`file:line: key`), what is wrong, and what to do.
-        status: The exit status of the command: 2 for a wrong request, 1 for a run that failed.
+        problems: One line, or a list of lines. Each says where (`file:line: key`), what is wrong, and how to fix it.
+        status: The exit status of the command: 2 for an invalid command or recipe, 1 for a run that failed.
     """
 
     def __init__(self, problems: str | list[str], status: int = 2):
@@ -16,7 +16,7 @@ class UserError(Exception):
 
 
 class MachineError(RuntimeError):
-    """This machine lacks the memory or the processes for a piece of work, which therefore has no result.
+    """This machine lacks the memory or the processes for a task, which therefore has no result.
 
-    It says nothing of the work: a completion that could not be graded for this reason has no score, not even 0.
+    It implies nothing about the task: a completion that could not be graded for this reason has no score, not even 0.
     """

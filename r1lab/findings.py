@@ -1,4 +1,4 @@
-"""What a check of a recipe finds, and what it looks at: one stage with its tokenizer and a sample of its rows."""
+"""A finding of `r1lab check` or `r1lab doctor`: a verdict, what was seen, and the fix."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,14 +13,14 @@ COLORS = {"ok": "32", "warning": "33", "error": "1;31"}
 
 @dataclass(frozen=True)
 class Finding:
-    """A verdict with what was seen and what to change.
+    """A verdict with what was seen and how to fix it.
 
     Attributes:
-        check: What was looked at, as in `rewards`, `prompt`, `lengths`, `data`, `batch`, `settings`.
+        check: What was checked, as in `rewards`, `prompt`, `lengths`, `data`, `batch`, `settings`.
         seen: What was seen, in one line.
-        fix: What to type instead; empty where all is well.
-        keys: The keys in the stage's recipe that it is about; empty for all of it.
-        unreached: What could not be looked at because the Hub cannot be reached.
+        fix: What to type instead; empty if there is nothing to fix.
+        keys: The keys in the stage's recipe that it is about; empty for the whole recipe.
+        unreached: What could not be checked because the Hub cannot be reached.
     """
 
     verdict: Verdict

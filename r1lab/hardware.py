@@ -1,4 +1,4 @@
-"""What of this machine a process may use: cores and memory, by affinity and control groups."""
+"""The cores and the memory of this machine that a process may use, by affinity and control groups."""
 
 import os
 import re
@@ -10,17 +10,17 @@ CGROUPS, OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on, whatever its quota."""
+    """Cores that this process may run on, regardless of its quota."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def allowed_cores() -> int:
-    """Cores that this process gets, by affinity and quota."""
+    """Cores that this process may use, by affinity and quota."""
     return min(usable_cores(), max(1, round(cpu_quota() or usable_cores())))
 
 
 def busy() -> bool:
-    """Whether more processes want to run than there are cores for, over the last minute."""
+    """Whether more processes than there are cores were ready to run, over the last minute."""
     return os.getloadavg()[0] > 1.5 * allowed_cores()
 
 
@@ -30,12 +30,12 @@ def cpu_quota() -> float | None:
     for text in cgroup("cpu", "cpu.max", "cpu.cfs_quota_us"):
         quota, *period = text.split()
         if quota.isdigit():  # neither max nor -1
-            quotas.append(int(quota) / (int(period[0]) if period else 100_000))  # of version 1: the kernel's default
+            quotas.append(int(quota) / (int(period[0]) if period else 100_000))  # version 1: the kernel's default
     return min(quotas, default=None)
 
 
 class MemoryOfMachine(NamedTuple):
-    """Bytes that a process may use, that are free, and that the machine has."""
+    """Bytes that a process may use, bytes that are free, and bytes that the machine has."""
 
     allowed: int
     free: int
@@ -44,20 +44,21 @@ class MemoryOfMachine(NamedTuple):
 
 def memory() -> MemoryOfMachine:
     """Memory of this machine, no more than the control groups of this process allow."""
-    told = dict(re.findall(r"^(\w+): +(\d+) kB", _read("/proc/meminfo"), re.MULTILINE))
-    total = int(told["MemTotal"]) * 1024 if told else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    kib = dict(re.findall(r"^(\w+): +(\d+) kB", _read("/proc/meminfo"), re.MULTILINE))
+    total = int(kib["MemTotal"]) * 1024 if kib else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = [int(text) for text in cgroup("memory", "memory.max", "memory.limit_in_bytes") if text.isdigit()]
     allowed = min([total, *limits])
-    return MemoryOfMachine(
-        allowed, min(int(told["MemAvailable"]) * 1024 if "MemAvailable" in told else total, allowed), total
-    )
+    free = int(kib["MemAvailable"]) * 1024 if "MemAvailable" in kib else total
+    return MemoryOfMachine(allowed, min(free, allowed), total)
 
 
 def cgroup(controller: str, name: str, old_name: str) -> Iterator[str]:
-    """What a file says in each control group that this process is in, from its own to the root.
+    """The content of a file in each control group of this process, from its own to the root.
 
     Args:
-        name: The file in version 2, `old_name` in version 1.
+        controller: The controller, `cpu` or `memory`.
+        name: The name of the file in version 2.
+        old_name: Its name in version 1.
     """
     for line in _read(OWN_CGROUP).splitlines():
         _, controllers, path = line.split(":", 2)
@@ -75,5 +76,5 @@ def cgroup(controller: str, name: str, old_name: str) -> Iterator[str]:
 def _read(path: str | Path) -> str:
     try:
         return Path(path).read_text()
-    except OSError:  # not Linux, or not shown in this container
+    except OSError:  # not Linux, or not visible in this container
         return ""

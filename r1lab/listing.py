@@ -1,6 +1,6 @@
-"""What `r1lab ls` prints: recipes, rewards, builders and runs, one line each, and the reference of a single one.
+"""The output of `r1lab ls`: recipes, rewards, builders and runs, one line each, and the reference of a single one.
 
-The lists import nothing; the reference of a function or of a recipe's keys imports what it describes.
+The lists import nothing heavy. The reference of a function or of a recipe's keys imports what it describes.
 """
 
 import fcntl
@@ -23,13 +23,13 @@ Row = tuple[str, ...]
 
 
 def page(what: Sequence[str], *, runs_dir: Path, color: bool = False, width: int | None = None) -> str:
-    """The sections asked for, as columns.
+    """The requested sections as columns.
 
     Args:
         what: Names in `SECTIONS`.
-        runs_dir: Where run directories lie.
-        color: Whether names are set in bold.
-        width: Where lines are cut; None for nowhere.
+        runs_dir: The folder of run directories.
+        color: Whether names are in color.
+        width: The width to which lines are truncated; None for no limit.
     """
     parts = []
     for section in what:
@@ -45,10 +45,10 @@ def page(what: Sequence[str], *, runs_dir: Path, color: bool = False, width: int
 
 
 def reference(section: str, name: str) -> str:
-    """The reference of one reward, builder, recipe, or kind of stage with its keys (`section` is `"keys"`).
+    """The reference of one reward, builder or recipe, or of the keys of a kind of stage (`section` is `"keys"`).
 
     Raises:
-        UserError: There is nothing of that name.
+        UserError: Nothing has that name.
     """
     if section == "keys":
         return _keys(name)
@@ -61,12 +61,12 @@ def reference(section: str, name: str) -> str:
             + "\n"
         )
     if section == "runs":
-        raise UserError(f"r1lab ls runs: {name}: one word too many; `r1lab report runs/{name}` shows one run")
+        raise UserError(f"r1lab ls runs: {name}: unexpected argument; `r1lab report runs/{name}` reports one run")
     return _function(section, name)
 
 
 def _function(section: str, name: str) -> str:
-    """A reward or builder: what it does, its parameters with their defaults, and how a recipe names it."""
+    """A reward or builder: its docstring, its parameters with their defaults, and an example for a recipe."""
     function = lookup.function(section, name)
     parameters = lookup.parameters(function)
     rows = [(key, _default(p.default), _annotation(p.annotation)) for key, p in parameters.items()]
@@ -81,7 +81,7 @@ def _function(section: str, name: str) -> str:
         parts += ["Parameters in a recipe (name, default, type):", "", *(f"  {line}" for line in columns(rows)), ""]
     if section == "rewards":
         needed = lookup.columns(function)
-        parts += [f"Columns that a row needs: {', '.join(needed)}", ""] if needed else []
+        parts += [f"Columns that each row needs: {', '.join(needed)}", ""] if needed else []
         example = f"rewards:\n  - {{name: {name}{given}}}"
     else:
         example = f"data: {{builder: {name}{given}}}"
@@ -89,7 +89,7 @@ def _function(section: str, name: str) -> str:
 
 
 def _keys(name: str) -> str:
-    """The keys of a kind of stage (`grpo`), of a section of it (`grpo.rollout`), or all kinds (empty)."""
+    """The keys of a kind of stage (`grpo`) or of one of its sections (`grpo.rollout`); all kinds for an empty name."""
     from r1lab.recipe import schema, sections, trl_fields
 
     kind, *path = name.split(".")
@@ -102,19 +102,19 @@ def _keys(name: str) -> str:
     if kind not in schema.STAGES:
         owner = next((key for key, stage in schema.STAGES.items() if kind in stage.model_fields), None)
         if owner:
-            raise UserError(f"r1lab ls keys: {name}: of which kind of stage? As in `r1lab ls keys {owner}.{name}`")
-        hint = did_you_mean(kind, schema.STAGES, otherwise=f"; there are: {', '.join(schema.STAGES)}")
-        raise UserError(f"r1lab ls keys: {kind}: no kind of stage has this name{hint}")
+            raise UserError(f"r1lab ls keys: {name}: no kind of stage given: write `r1lab ls keys {owner}.{name}`")
+        hint = did_you_mean(kind, schema.STAGES, otherwise=f"; available: {', '.join(schema.STAGES)}")
+        raise UserError(f"r1lab ls keys: {kind}: no such kind of stage{hint}")
     model: Any = schema.STAGES[kind]
     if path == ["train"] and model.trl:
         own = _fields(sections.GrpoTrain) if kind == "grpo" else []
         fields = sorted(trl_fields.FIELDS[model.trl].items())
         rows = own + [(key, _default(default), _annotation(type_)) for key, (type_, default) in fields]
-        about = f"The fields of TRL's {model.trl}" + (", after those of r1lab's own:" if own else ":")
+        about = f"r1lab's own fields, then those of TRL's {model.trl}:" if own else f"The fields of TRL's {model.trl}:"
         return "\n".join([about, "", *columns(rows)]) + "\n"
     for place, key in enumerate(path, 1):
         if key not in model.model_fields:
-            hint = did_you_mean(key, model.model_fields, otherwise=f"; there are: {', '.join(model.model_fields)}")
+            hint = did_you_mean(key, model.model_fields, otherwise=f"; available: {', '.join(model.model_fields)}")
             raise UserError(f"r1lab ls keys: {name}: {'.'.join([kind, *path[: place - 1]])} has no key {key}{hint}")
         field = model.model_fields[key]
         model = _section(field.annotation)
@@ -140,7 +140,7 @@ def _section(annotation: Any) -> Any:
 
 
 def _annotation(annotation: Any) -> str:
-    """A type as a person reads it.
+    """A type as it is printed: without module names, and with choices separated by `|`.
 
     >>> _annotation(dict[str, int]), _annotation(int | None), _annotation(inspect.Parameter.empty)
     ('dict[str, int]', 'int | None', '')
@@ -172,7 +172,7 @@ def _model_default(field: Any) -> str:
 
 
 def columns(rows: list[Row], *, color: bool = False, width: int | None = None) -> list[str]:
-    """Rows as lines of aligned columns, the last one as long as it is.
+    """Rows as lines of aligned columns; the last column is not padded.
 
     >>> columns([("quickstart", "R1-Zero on a CPU"), ("a", "b")])
     ['quickstart  R1-Zero on a CPU', 'a           b']
@@ -206,7 +206,7 @@ def functions(kind: str) -> list[Row]:
 
 
 def runs(runs_dir: Path) -> list[Row]:
-    """Name, state, time of the last change, and headline of each run, the latest last."""
+    """Name, state, time of the last change, and headline of each run, the most recent last."""
     from r1lab.rundir import directory
 
     found = [path for path in runs_dir.glob("*/") if (path / "config.yaml").is_file()] if runs_dir.is_dir() else []
@@ -228,7 +228,7 @@ def runs(runs_dir: Path) -> list[Row]:
 
 
 def state(path: Path) -> str:
-    """`running`, `finished`, `failed`, `interrupted`, or `unfinished` where a run left no word about its end."""
+    """`running`, `finished`, `failed`, `interrupted`, or `unfinished` if nothing records how a run ended."""
     from r1lab.rundir import directory, storage
 
     if _locked(path):
@@ -242,7 +242,7 @@ def state(path: Path) -> str:
 
 
 def _locked(path: Path) -> bool:
-    """Whether a run holds the directory, as `r1lab.rundir.directory.locked` does."""
+    """Whether a run has locked the directory, as `r1lab.rundir.directory.locked` does."""
     handle = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -256,7 +256,7 @@ def _locked(path: Path) -> bool:
 
 
 def headline(path: Path) -> str:
-    """What a run came to, or how far it got."""
+    """The main result of a run, or its progress."""
     from r1lab.rundir import directory, storage
 
     result = directory.result(path)
@@ -279,14 +279,14 @@ def headline(path: Path) -> str:
 
 
 def _accuracy(tasks: dict[str, dict]) -> str:
-    """The figure of an evaluation's first task."""
-    task, figures = next(iter(tasks.items()))
-    low, high = (100 * bound for bound in figures["ci95"])
-    return f"{task} {100 * figures['avg']:.1f} % [{low:.1f}, {high:.1f}]"
+    """The accuracy on an evaluation's first task."""
+    task, scores = next(iter(tasks.items()))
+    low, high = (100 * bound for bound in scores["ci95"])
+    return f"{task} {100 * scores['avg']:.1f} % [{low:.1f}, {high:.1f}]"
 
 
 def _progress(path: Path) -> str:
-    """The stage that a run has come to, its step, and the last figure that it has measured."""
+    """The current stage of a run, its step, and its last metrics."""
     from r1lab.rundir import directory, storage
 
     stages = sorted(path.glob("[0-9][0-9]-*/"))
@@ -297,8 +297,8 @@ def _progress(path: Path) -> str:
         return name
     done = rows[-1].get("done", rows[-1].get("step"))
     so_far = f"{name}: {done} of {rows[-1]['total']}".removeprefix(": ")
-    figures = [f"{key} {rows[-1][key]:.3g}" for key in ("reward", "loss") if rows[-1].get(key) is not None][:1]
+    metrics = [f"{key} {rows[-1][key]:.3g}" for key in ("reward", "loss") if rows[-1].get(key) is not None][:1]
     measured = [row["tasks"] for row in rows if row.get("tasks")]
     results = [directory.result(stage) for stage in reversed(stages[:-1])]
     measured += [found["tasks"] for found in results if found and found.get("tasks")][:1] if not measured else []
-    return ", ".join([so_far, *figures, *(_accuracy(tasks) for tasks in measured[-1:])])
+    return ", ".join([so_far, *metrics, *(_accuracy(tasks) for tasks in measured[-1:])])

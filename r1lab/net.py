@@ -1,4 +1,4 @@
-"""What every HTTP client of r1lab shares: which proxy a request goes through, and which certificates it trusts."""
+"""The proxy and the certificates that every HTTP client of r1lab uses."""
 
 import ipaddress
 import os
@@ -13,11 +13,11 @@ _SCHEMES = ("http", "https", "socks5", "socks5h")  # those that httpx can use
 
 
 def client_settings(url: str) -> dict:
-    """The arguments of an httpx client that sends requests to `url`: proxies are those of the environment, but a
+    """The arguments of an httpx client that sends requests to `url`. Proxies are those of the environment, but a
     request to this machine never goes through one.
 
     Raises:
-        UserError: A proxy that the environment names cannot be used, or the certificates that it names are missing.
+        UserError: A proxy of the environment is invalid or unsupported, or its certificates cannot be read.
     """
     import httpx
 
@@ -25,7 +25,7 @@ def client_settings(url: str) -> dict:
         verify = httpx.create_ssl_context()  # reads SSL_CERT_FILE and SSL_CERT_DIR, which trust_env would switch off
     except (OSError, ssl.SSLError) as error:
         named = os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR")
-        raise UserError(f"SSL_CERT_FILE: {named}: no certificates can be read from it ({error})") from None
+        raise UserError(f"SSL_CERT_FILE: {named}: cannot read certificates from it: {error}") from None
     local = is_loopback(urlsplit(url).hostname or "")
     if not local:
         _check_proxies()
@@ -67,22 +67,21 @@ def _check_proxies() -> None:
         try:
             parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
             whole = bool(parts.hostname) and (parts.port or 1) > 0
-        except ValueError:  # a port that is no number, half an IPv6 address
+        except ValueError:  # a port that is not a number, or half an IPv6 address
             parts, whole = None, False
         if parts is None or not whole:
-            raise UserError(f"{shown} is no address of a proxy: write it like http://host:3128, or unset {name}")
+            raise UserError(f"{shown}: not a proxy address: write it as in http://host:3128, or unset {name}")
         if parts.scheme not in _SCHEMES:
             instead = (
                 f"socks5://{parts.netloc.rpartition('@')[2]}" if parts.scheme.startswith("socks") else "http://..."
             )
-            raise UserError(
-                f"{shown}: a proxy of the kind {parts.scheme}:// cannot be used: write {instead}, or unset {name}"
-            )
+            raise UserError(f"{shown}: {parts.scheme}:// proxies are not supported: write {instead}, or unset {name}")
         if parts.scheme.startswith("socks"):
             try:
                 import socksio  # noqa: F401  # pyright: ignore[reportMissingImports]  # an extra, [socks]
             except ImportError:
-                raise UserError(f"{shown} needs a package: pip install 'httpx[socks]', or unset {name}") from None
+                why = "SOCKS proxies need a package"
+                raise UserError(f"{shown}: {why}: pip install 'httpx[socks]', or unset {name}") from None
 
 
 def _without_password(proxy: str) -> str:

@@ -1,4 +1,4 @@
-"""How figures, durations and words are written for people: one place for all that prints."""
+"""How numbers, durations and lists are formatted in everything that r1lab prints."""
 
 import difflib
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ _SPARKS = "▁▂▃▄▅▆▇█"
 
 
 def duration(seconds: float) -> str:
-    """A time as a person says it.
+    """A duration in hours, minutes and seconds.
 
     >>> duration(7.4), duration(200), duration(3900)
     ('7s', '3m20s', '1h05m')
@@ -22,7 +22,7 @@ def duration(seconds: float) -> str:
 
 
 def sparkline(values: list[float], width: int) -> str:
-    """Values as a row of small bars, the lowest to the highest, averaged into at most `width` of them.
+    """Values as a row of at most `width` small bars, scaled from the lowest to the highest mean.
 
     >>> sparkline([0, 1, 2, 3, 4, 5, 6, 7], 8)
     '▁▂▃▄▅▆▇█'
@@ -38,7 +38,7 @@ def sparkline(values: list[float], width: int) -> str:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A figure for a narrow column: `0.412`, `-1.25`, `8.1e-06`; a dash where there is none."""
+    """A number for a narrow column: `0.412`, `-1.25`, `8.1e-06`; a dash for None."""
     if value is None:
         return "-"
     if value and abs(value) < 10**-digits:
@@ -60,7 +60,7 @@ def percent(value: float | None, ci95: list[float] | None = None, *, signed: boo
 
 
 def shortened(text: str, head: int, tail: int) -> str:
-    """A long text without its middle, on as few lines as it has sentences to show.
+    """A text on one line, without its middle if it is long.
 
     >>> shortened("a long story with an end", 6, 6)
     'a long … an end'
@@ -72,7 +72,7 @@ def shortened(text: str, head: int, tail: int) -> str:
 
 
 def did_you_mean(word: object, choices: Iterable[object], *, otherwise: str = "") -> str:
-    """` (did you mean X?)` for the choice that looks most like a word; `otherwise` where none does.
+    """` (did you mean X?)` for the choice that is most similar to a word; `otherwise` if none is.
 
     >>> did_you_mean("learning_rte", ["learning_rate", "beta"])
     ' (did you mean `learning_rate`?)'
@@ -81,14 +81,23 @@ def did_you_mean(word: object, choices: Iterable[object], *, otherwise: str = ""
     return f" (did you mean `{close[0]}`?)" if close else otherwise
 
 
-def either(words: list) -> str:
+def either(choices: list) -> str:
     """`4`, `4 or 8`, `2, 4 or 8`."""
-    *first, last = map(str, words)
+    *first, last = map(str, choices)
     return f"{', '.join(first)} or {last}" if first else last
 
 
+def counted(count: int, noun: str) -> str:
+    """A number with its noun in the singular or the plural.
+
+    >>> counted(1, "warning"), counted(12_000, "row")
+    ('1 warning', '12,000 rows')
+    """
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 def rough_duration(seconds: float | None) -> str:
-    """Time in the largest unit that leaves a figure before the point.
+    """A duration in the largest unit in which it is at least 1.
 
     >>> rough_duration(5400), rough_duration(42), rough_duration(None)
     ('1.5 h', '42 s', '?')

@@ -205,15 +205,15 @@ def test_sources_may_stand_around_options(ran):
     ("argv", "line"),
     [
         (["run", "r.yaml", "--nme", "x"], "r1lab run: --nme: no such option (did you mean `--name`?)"),
-        (["run", "r.yaml", "--seed=3"], "to set a value of the recipe write seed=3, without dashes"),
-        (["run"], "r1lab run: the following arguments are required: SOURCES; `r1lab run --help` tells"),
-        (["rn", "r.yaml"], "r1lab: no verb rn (did you mean `run`?)"),
-        (["ls", "recipe"], "r1lab ls: recipe: nothing of this name to list (did you mean `recipes`?)"),
-        (["cp", "a", "b", "c"], "r1lab cp: c: one word too many"),
-        (["run", "r.yaml", "--runs-dir", "r.yaml"], "--runs-dir r.yaml: is a file: name a folder"),
+        (["run", "r.yaml", "--seed=3"], "to set a value of the recipe, write seed=3 without dashes"),
+        (["run"], "r1lab run: the following arguments are required: SOURCES; `r1lab run --help` shows"),
+        (["rn", "r.yaml"], "r1lab: no such verb: rn (did you mean `run`?)"),
+        (["ls", "recipe"], "r1lab ls: recipe: no such list (did you mean `recipes`?)"),
+        (["cp", "a", "b", "c"], "r1lab cp: c: unexpected argument"),
+        (["run", "r.yaml", "--runs-dir", "r.yaml"], "--runs-dir r.yaml: this is a file: give a folder"),
         (
             ["run", "seed=1"],
-            "seed=1: of which recipe? key=value words change one, as in `r1lab run quickstart seed=1`",
+            "seed=1: no recipe given: write `r1lab run quickstart seed=1`",
         ),
     ],
 )
@@ -262,7 +262,7 @@ def test_cp_copies_a_recipe_out_and_overwrites_nothing(here, capsys):
     capsys.readouterr()
     (here / "my.yaml").write_text("mine")
     assert refused(capsys, "cp", "quickstart", "my.yaml") == [
-        "my.yaml: exists already and is left as it is: name another file"
+        "my.yaml: already exists and is not overwritten: give another file name"
     ]
     assert (here / "my.yaml").read_text() == "mine"
     assert "no such folder" in refused(capsys, "cp", "quickstart", "none/my.yaml")[0]
@@ -319,7 +319,7 @@ def test_ls_prints_the_keys_of_a_recipe(capsys):
 
 def test_ls_says_which_reference_there_is(capsys):
     assert "(did you mean `length`?)" in refused(capsys, "ls", "rewards", "lenght")[0]
-    assert "As in `r1lab ls keys grpo.rollout`" in refused(capsys, "ls", "keys", "rollout")[0]
+    assert "write `r1lab ls keys grpo.rollout`" in refused(capsys, "ls", "keys", "rollout")[0]
     assert "(did you mean `rollout`?)" in refused(capsys, "ls", "keys", "grpo.rolout")[0]
     assert "has no keys of its own" in refused(capsys, "ls", "keys", "grpo.seed.value")[0]
     assert "`r1lab report runs/mine`" in refused(capsys, "ls", "runs", "mine")[0]

@@ -41,7 +41,7 @@ def test_run_does_not_start_what_is_wrong_unless_told_so(tmp_path):
     done = subprocess.run([sys.executable, "-m", "r1lab", "run", *words], capture_output=True, text=True)
     assert done.returncode == 3
     assert "is for chess, and no row is" in done.stdout
-    assert "not started, see above; --no-check runs it as it is" in done.stderr
+    assert "not started, see above; --no-check starts it anyway" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

@@ -432,8 +432,8 @@ def test_this_machine_is_never_asked_through_a_proxy(proxies, name, proxy):
     "name, proxy, said",
     [("all_proxy", "socks://127.0.0.1:7891/", "all_proxy: socks://127.0.0.1:7891/.*write socks5://127.0.0.1:7891"),
      ("HTTPS_PROXY", "ftp://me:secret@proxy:1", r"HTTPS_PROXY: ftp://\*\*\*@proxy:1.*write http://"),
-     ("http_proxy", "http://", "http_proxy: http:// is no address of a proxy"),
-     ("http_proxy", "http://proxy:port", "http_proxy: http://proxy:port is no address of a proxy")],
+     ("http_proxy", "http://", "http_proxy: http://: not a proxy address"),
+     ("http_proxy", "http://proxy:port", "http_proxy: http://proxy:port: not a proxy address")],
 )  # fmt: skip
 def test_a_proxy_that_cannot_be_used_is_named_in_a_line(proxies, name, proxy, said):
     proxies.setenv(name, proxy)
@@ -475,7 +475,7 @@ def test_a_certificate_that_is_not_trusted_is_told_in_a_line_and_can_be(certific
         assert models_served(url, "teacher") == ["teacher"]
         assert texts(generate(engine(url), ["a"], Sampling())) == [["a"]]
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate / "missing.pem"))
-    with pytest.raises(UserError, match="^SSL_CERT_FILE: .*missing.pem: no certificates can be read from it"):
+    with pytest.raises(UserError, match="^SSL_CERT_FILE: .*missing.pem: cannot read certificates from it"):
         models_served(url, "teacher")
 
 

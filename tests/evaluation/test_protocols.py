@@ -15,8 +15,8 @@ TINY = "embedded:tiny-qwen2"
 
 
 def made(*paths, tasks=(), protocol="greedy", **more):
-    sources, told = protocols.sources(list(paths) or [TINY], tasks=list(tasks), protocol=protocol, **more)
-    return loading.load(sources), told
+    sources, notes = protocols.sources(list(paths) or [TINY], tasks=list(tasks), protocol=protocol, **more)
+    return loading.load(sources), notes
 
 
 @pytest.mark.parametrize("protocol", protocols.PROTOCOLS)
@@ -56,7 +56,7 @@ def test_size_and_samples_hold_for_every_task():
     assert {(task.size, task.num_samples) for task in stage.eval.tasks} == {(7, 3)}
 
 
-def test_size_and_samples_hold_where_a_protocol_has_no_tasks_or_words_name_others(tmp_path):
+def test_size_and_samples_hold_where_a_protocol_has_no_tasks_or_settings_name_others(tmp_path):
     own = tmp_path / "own.yaml"
     own.write_text(
         "name: own\nmodel: {path: a/b}\nprompt: {template: r1-zero}\ndata: {builder: knights_knaves, people: [2]}\n"
@@ -64,7 +64,7 @@ def test_size_and_samples_hold_where_a_protocol_has_no_tasks_or_words_name_other
     )
     (stage,) = made(protocol=str(own), size=7, samples=3)[0].stages
     assert (stage.eval.tasks, stage.eval.size, stage.eval.num_samples) == ([], 7, 3)
-    (stage,) = made(protocol="r1", size=7, samples=3, words=["eval.tasks=[{builder: arithmetic}]"])[0].stages
+    (stage,) = made(protocol="r1", size=7, samples=3, assignments=["eval.tasks=[{builder: arithmetic}]"])[0].stages
     assert [task.builder for task in stage.eval.tasks] == ["arithmetic"]
     assert (stage.eval.size, stage.eval.num_samples) == (7, 3)
 
@@ -75,30 +75,33 @@ def test_names_of_models_never_collide():
 
 
 def test_several_models_are_compared_with_the_first():
-    loaded, told = made(TINY, "embedded:tiny-llama", TINY, tasks=["knights_knaves"])
+    loaded, notes = made(TINY, "embedded:tiny-llama", TINY, tasks=["knights_knaves"])
     assert [stage.name for stage in loaded.stages] == ["tiny-qwen2-1", "tiny-llama", "tiny-qwen2-3"]
     assert loaded.compare == [["tiny-qwen2-1", "tiny-llama"], ["tiny-qwen2-1", "tiny-qwen2-3"]]
-    assert told[0].startswith("tiny-qwen2-1, tiny-llama, tiny-qwen2-3: prompt template r1-zero, as it was trained; ")
+    assert notes[0].startswith("tiny-qwen2-1, tiny-llama, tiny-qwen2-3: prompt template r1-zero, as it was trained; ")
 
 
-def test_words_come_last_and_model_words_hold_for_each_model():
-    words = ["model.dtype=float32", "rollout.engine=transformers", "prompt.template=chat"]
-    loaded, told = made(TINY, "embedded:tiny-llama", tasks=["countdown"], words=words)
+def test_settings_come_last_and_those_of_model_apply_to_each_model():
+    assignments = ["model.dtype=float32", "rollout.engine=transformers", "prompt.template=chat"]
+    loaded, notes = made(TINY, "embedded:tiny-llama", tasks=["countdown"], assignments=assignments)
     for stage in loaded.stages:
         assert (stage.model.dtype, stage.rollout.engine) == ("float32", "transformers")
         assert stage.prompt.template == "chat"
-    assert not any("prompt" in line for line in told)
+    assert not any("prompt" in line for line in notes)
 
 
 def test_a_short_context_shortens_the_answers_and_says_so():
-    loaded, told = made(tasks=["countdown"], protocol="r1")
+    loaded, notes = made(tasks=["countdown"], protocol="r1")
     rollout = loaded.stages[0].rollout
     assert (rollout.max_model_length, rollout.max_completion_length) == (1024, 512)
-    assert "answers end at 512 tokens, the protocol's at 32,768: embedded:tiny-qwen2 reads 1,024" in told
-    loaded, told = made(tasks=["countdown"], words=["rollout.max_completion_length=64"])
+    line = (
+        "completions are limited to 512 tokens (protocol: 32,768), because embedded:tiny-qwen2 has a context of 1,024"
+    )
+    assert line in notes
+    loaded, notes = made(tasks=["countdown"], assignments=["rollout.max_completion_length=64"])
     rollout = loaded.stages[0].rollout
     assert (rollout.max_model_length, rollout.max_completion_length) == (1024, 64)
-    assert not any("answers end" in line for line in told)
+    assert not any("limited" in line for line in notes)
 
 
 def test_a_model_of_a_run_is_asked_as_it_was_trained(tmp_path):
@@ -107,10 +110,10 @@ def test_a_model_of_a_run_is_asked_as_it_was_trained(tmp_path):
     (stage / "model" / "config.json").write_text('{"max_position_embeddings": 1024}')
     (stage / "model" / "model.safetensors").write_bytes(b"")
     storage.write_yaml(stage / "config.yaml", {"prompt": {"template": "open-r1", "system": None}})
-    loaded, told = made(str(stage / "model"), tasks=["countdown"])
+    loaded, notes = made(str(stage / "model"), tasks=["countdown"])
     (made_stage,) = loaded.stages
     assert made_stage.name == "quickstart-zero" and made_stage.prompt.template == "open-r1"
-    assert "as in 02-zero/config.yaml" in told[0]
+    assert "as in 02-zero/config.yaml" in notes[0]
     (stage / "mine.jinja").write_text("{{ question }}")
     for prompt in ({"text": 'Say "it":\n{question} #\n', "prefill": " "}, {"template": str(stage / "mine.jinja")}):
         storage.write_yaml(stage / "config.yaml", {"prompt": {"template": "none"} | prompt})
@@ -140,19 +143,19 @@ def test_rows_of_ones_own_and_tasks_from_a_path(tmp_path):
     [
         ({"tasks": ["math50"]}, r"--tasks math50: no such task \(did you mean `math500`\?\)"),
         ({"tasks": ["none.jsonl"]}, "--tasks none.jsonl: no such file"),
-        ({"tasks": ["{file}"]}, r"by what is it graded\? Add --grader NAME, one of accuracy"),
-        ({"tasks": ["gsm8k", "gsm8k"]}, "--tasks gsm8k: named twice"),
+        ({"tasks": ["{file}"]}, r"no grader: add --grader NAME, one of accuracy"),
+        ({"tasks": ["gsm8k", "gsm8k"]}, "--tasks gsm8k: given twice"),
         ({"tasks": ["gsm8k"], "grader": "acuracy"}, r"--grader acuracy: no such reward \(did you mean `accuracy`\?\)"),
         ({"tasks": ["gsm8k="]}, "--tasks gsm8k=: a name is missing"),
-        ({"tasks": ["gsm8k", " "]}, "a name is missing, as in --tasks math500,gsm8k=data/gsm8k"),
-        ({"tasks": ["gsm8k"], "grader": "mine.py"}, "--grader mine.py: of which function?"),
-        ({"words": ["model.path=a/b"]}, "model.path=a/b: models are named before the options"),
+        ({"tasks": ["gsm8k", " "]}, "a name is missing: write it as in math500,gsm8k=data/gsm8k"),
+        ({"tasks": ["gsm8k"], "grader": "mine.py"}, "--grader mine.py: no function given"),
+        ({"assignments": ["model.path=a/b"]}, "model.path=a/b: models come before the options"),
         ({"samples": 3}, "--samples 3: greedy has temperature 0, where all answers are the same"),
-        ({"protocol": "r2"}, r"--protocol r2: no such protocol, and no such recipe; there are: r1, greedy, logic-rl"),
-        ({"protocol": "tiny/qwen2-base"}, "has no `eval` with `tasks` that its `stages` share"),
+        ({"protocol": "r2"}, r"--protocol r2: no such protocol or recipe; available: r1, greedy, logic-rl"),
+        ({"protocol": "tiny/qwen2-base"}, "has no `stages` that share an `eval` section with `tasks`"),
     ],
 )
-def test_what_is_wrong_is_told_with_what_to_type(tmp_path, settings, line):
+def test_errors_say_what_to_type(tmp_path, settings, line):
     (tmp_path / "mine.jsonl").write_text('{"prompt": "?"}\n')
     if "tasks" in settings:
         settings = settings | {"tasks": [t.replace("{file}", str(tmp_path / "mine.jsonl")) for t in settings["tasks"]]}
@@ -163,8 +166,8 @@ def test_what_is_wrong_is_told_with_what_to_type(tmp_path, settings, line):
 @pytest.mark.parametrize(
     "argv, line",
     [
-        (["eval", "temperature=1"], "temperature=1: of which model?"),
-        (["eval", TINY, "--size", "0"], "--size 0: at least 1"),
+        (["eval", "temperature=1"], "temperature=1: no model given"),
+        (["eval", TINY, "--size", "0"], "--size 0: should be at least 1"),
         (["eval", TINY, "--task", "x"], "--task: no such option (did you mean `--tasks`?)"),
         (["eval", "./nowhere", "--tasks", "countdown"], "nowhere: no such folder"),
     ],
