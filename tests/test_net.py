@@ -22,9 +22,7 @@ def environment(monkeypatch):
 
 def test_the_check_and_the_doctor_name_a_proxy_that_cannot_be_used(environment):
     environment.setenv("all_proxy", "socks://127.0.0.1:7891/")
-    with pytest.raises(
-        UserError, match="^all_proxy: socks://127.0.0.1:7891/: socks:// proxies are not supported"
-    ):
+    with pytest.raises(UserError, match="^all_proxy: socks://127.0.0.1:7891/: socks:// proxies are not supported"):
         look.hub_reachable()
     why, _ = examine.ask_hub()
     assert why.startswith("all_proxy: socks://127.0.0.1:7891/") and "\n" not in why
