@@ -16,7 +16,7 @@ from r1lab import __version__
 from r1lab.errors import UserError
 from r1lab.text import counted, did_you_mean
 
-VERBS = ("run", "eval", "check", "plan", "report", "doctor", "show", "ls", "cp")
+VERBS = ("run", "eval", "check", "plan", "report", "ask", "doctor", "show", "ls", "cp")
 TINY = "scale the recipe down: an embedded model, two steps per stage, no network"
 SOURCES = """SOURCES are recipes (files, or names from `r1lab ls recipes`) and key=value settings.
 Later ones override earlier ones.
@@ -32,6 +32,13 @@ key=value settings override those of the protocol's recipe.
   r1lab eval runs/quickstart/02-zero/model --protocol quickstart
   r1lab eval Qwen/Qwen2.5-Math-7B runs/mine/model --tasks math500,aime24 --protocol r1
   r1lab eval runs/mine/model --tasks gsm8k=data/gsm8k,mine.jsonl --grader accuracy prompt.template=r1-zero
+"""
+
+
+ASK = """Without QUESTION, each line of standard input is a question.
+
+  r1lab ask runs/quickstart/02-zero/model "You meet 2 inhabitants: Ann, and Ben. ..." --compare embedded:tiny-qwen2
+  r1lab ask Qwen/Qwen2.5-0.5B-Instruct --temperature 0.7
 """
 
 
@@ -61,7 +68,8 @@ def parser() -> Parser:
             SOURCES if name == "run" else SOURCES.replace("r1lab run", f"r1lab {name}").replace(" --name short", "")
         )
         verb = verbs.add_parser(name, help=about, description=usage, parents=[common, *parents], **settings)
-        verb.add_argument("sources", nargs="+", metavar="SOURCES", help="recipes and key=value settings")
+        sources = verb.add_argument("sources", nargs="+", metavar="SOURCES", help="recipes and key=value settings")
+        sources.completer = _recipe_names  # pyright: ignore[reportAttributeAccessIssue]: argcomplete's own way
         verb.add_argument("--tiny", action="store_true", help=TINY)
         verb.set_defaults(function=function)
         return verb
@@ -127,6 +135,20 @@ def parser() -> Parser:
     doctor.add_argument("--json", action="store_true", help="print the findings as JSON, for a bug report")
     doctor.set_defaults(function=doctor_verb)
 
+    ask = verbs.add_parser("ask", help="answer a question with a model", description=ASK, parents=[common], **settings)
+    ask.add_argument("model", metavar="MODEL", help="a model folder, a Hub id or embedded:NAME")
+    ask.add_argument("question", nargs="?", metavar="QUESTION", help="default: read questions from the terminal")
+    ask.add_argument("--compare", metavar="MODEL", action="append", default=[], help="another model to answer it too")
+    ask.add_argument("--template", metavar="NAME", help="the prompt template (default: the run's, or the model's own)")
+    ask.add_argument(
+        "--engine", choices=("transformers", "vllm"), default="transformers", help="default: transformers"
+    )
+    ask.add_argument("--max-tokens", metavar="N", type=int, help="the maximum length of an answer")
+    ask.add_argument("--temperature", metavar="T", type=float, default=0.0, help="default: 0, greedy decoding")
+    ask.add_argument("--samples", metavar="N", type=int, default=1, help="answers per model (default: 1)")
+    ask.add_argument("--seed", metavar="N", type=int, default=0, help="default: 0")
+    ask.set_defaults(function=ask_verb)
+
     recipe_verb("show", "print a recipe with all defaults of its sections", show_verb)
 
     ls = verbs.add_parser("ls", help="list recipes, rewards, data builders, runs", parents=[common, runs], **settings)
@@ -143,6 +165,10 @@ def parser() -> Parser:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command and returns its exit status. Each problem is printed for the user in one line."""
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks for completions; argcomplete answers and exits
+        import argcomplete
+
+        argcomplete.autocomplete(parser())
     argv = sys.argv[1:] if argv is None else argv
     try:
         arguments = parse(argv)
@@ -172,6 +198,15 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _recipe_names(prefix: str, **_) -> list[str]:
+    """Completions of a recipe: packaged recipes, files and folders."""
+    from argcomplete.completers import FilesCompleter
+
+    from r1lab.recipe.yaml_source import packaged_recipes
+
+    return [*(name for name in packaged_recipes() if name.startswith(prefix)), *FilesCompleter()(prefix)]
 
 
 def parse(argv: list[str]) -> argparse.Namespace | None:
@@ -329,6 +364,51 @@ def doctor_verb(arguments: argparse.Namespace) -> int:
         counts = f"{good} ok, {counted(warnings, 'warning')}, {counted(errors, 'error')}"
         print(f"\n{counted(len(findings), 'check')}: {counts}")
     return 3 if errors else 0
+
+
+def ask_verb(arguments: argparse.Namespace) -> int:
+    """`r1lab ask`: answers one question, or each line of standard input."""
+    for option, value in (("--samples", arguments.samples), ("--max-tokens", arguments.max_tokens)):
+        if value is not None and value < 1:
+            raise UserError(f"r1lab ask: {option} {value}: must be at least 1")
+    if arguments.temperature < 0:
+        raise UserError(f"r1lab ask: --temperature {arguments.temperature}: must be at least 0")
+    if arguments.samples > 1 and not arguments.temperature:
+        raise UserError(
+            f"r1lab ask: --samples {arguments.samples}: greedy answers are all the same: set --temperature 1"
+        )
+    from r1lab import ask
+    from r1lab.engines import Sampling
+    from r1lab.models import prompts
+
+    template = arguments.template
+    if template and template not in prompts.TEMPLATES and not prompts.is_file(template):
+        hint = did_you_mean(template, prompts.TEMPLATES, otherwise=f"; there are: {', '.join(prompts.TEMPLATES)}")
+        raise UserError(f"r1lab ask: --template {template}: no such template{hint}")
+    trained = ask.run_config(arguments.model)
+    longest = arguments.max_tokens or trained.get("rollout", {}).get("max_completion_length") or ask.MAX_TOKENS
+    sampling = Sampling(
+        n=arguments.samples, max_tokens=longest, temperature=arguments.temperature, seed=arguments.seed
+    )
+    prompt = {"template": template} if template else trained.get("prompt", {})
+    names = dict.fromkeys([arguments.model, *arguments.compare])
+    models = {name: ask.answerer(name, sampling, prompt, engine=arguments.engine) for name in names}
+    typed = sys.stdin.isatty()
+
+    def read() -> str:
+        return input("question> " if typed else "")
+
+    for question in [arguments.question] if arguments.question else ask.questions(read):
+        for name, answer in models.items():
+            for found in answer(question):
+                head = f"{name}:" if len(models) > 1 or arguments.samples > 1 else ""
+                print(
+                    *filter(None, [head, found.text, "(truncated)" * found.truncated]),
+                    sep="\n",
+                    end="\n\n",
+                    flush=True,
+                )
+    return 0
 
 
 def _terminal() -> tuple[bool, int | None]:

@@ -422,3 +422,20 @@ def test_an_error_of_the_system_is_a_line_where_a_user_can_act_on_it(capsys, mon
     else:
         assert cli.main(["run", "r.yaml", "--no-check"]) == 1
         assert capsys.readouterr().err == line
+
+
+# Completion in a shell
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"), [("r1lab ru", "run"), ("r1lab run quicks", "quickstart"), ("r1lab check --pro", "--probe")]
+)
+def test_a_shell_completes_verbs_recipes_and_options(tmp_path, line, expected):
+    found = tmp_path / "completions"
+    environment = {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_STDOUT_FILENAME": str(found), "_ARGCOMPLETE_IFS": "\n"}
+    environment |= {"COMP_LINE": line, "COMP_POINT": str(len(line)), "COMP_TYPE": "9", "COMP_KEY": "9"}
+    done = subprocess.run(
+        [sys.executable, "-m", "r1lab"], env=os.environ | environment, capture_output=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert expected in [word.strip() for word in found.read_text().splitlines()]
