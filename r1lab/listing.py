@@ -207,9 +207,11 @@ def functions(kind: str) -> list[Row]:
 
 def runs(runs_dir: Path) -> list[Row]:
     """Name, state, time of the last change, and headline of each run, the most recent last."""
+    found = [path for path in runs_dir.glob("*/") if (path / "config.yaml").is_file()] if runs_dir.is_dir() else []
+    if not found:
+        return []
     from r1lab.rundir import directory
 
-    found = [path for path in runs_dir.glob("*/") if (path / "config.yaml").is_file()] if runs_dir.is_dir() else []
     latest = {
         path: max(file.stat().st_mtime for file in [path, *path.glob("*"), *path.glob("*/metrics.jsonl")])
         for path in found
