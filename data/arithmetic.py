@@ -1,4 +1,4 @@
-"""Sums, differences and products to be worked out: the smallest task with an answer that a rule can check."""
+"""Sums, differences and products to calculate: the smallest task with an answer that a rule can check."""
 
 import random
 from typing import Literal
@@ -25,15 +25,15 @@ def arithmetic(
 
     Args:
         split: `"train"`, or `"test"`, one expression in five.
-        size: How many. Default: 1,000; a smaller one gives the first of them.
-        digits: How many digits a number has, or a list of such counts to draw from for each number.
-        terms: How many numbers an expression has, or a list of such counts, taken in turn.
-        operations: The signs to draw from.
-        solution: Adds a `completion` that works the value out, products first, for SFT.
+        size: The number of rows. Default: 1,000; a smaller size gives the first of them.
+        digits: The number of digits of each number, or a list of such counts to sample from for each number.
+        terms: The number of terms of an expression, or a list of such counts, used in turn.
+        operations: The operators to sample from.
+        solution: Adds a `completion` that calculates the value, products first, for SFT.
 
     Returns:
         Rows with `prompt`, `answer` (a whole number, negative ones with `-`), `task` (`arithmetic/2terms`), and
-        `completion` if asked for. For the rewards `accuracy` and `exact_match`.
+            `completion` if `solution` is set. For the rewards `accuracy` and `exact_match`.
 
     >>> row = arithmetic(size=1, digits=1, terms=3, operations=["+", "*"], solution=True)[0]
     >>> row["prompt"], row["answer"]

@@ -1,4 +1,4 @@
-"""What the embedded base models read: right, sloppy and lazy attempts at puzzles, as pretraining text has them."""
+"""Pretraining data of the embedded base models: correct, sloppy and lazy attempts at puzzles."""
 
 import random
 
@@ -20,19 +20,19 @@ def knights_knaves_attempts(
     mistake: float = 0.15,
     untidy: float = 0.1,
 ) -> list[dict]:
-    """Attempts at Knights-and-Knaves puzzles, many of them wrong: the reading of a base model before any RL.
+    """Attempts at Knights-and-Knaves puzzles, many of them wrong: pretraining data for a base model.
 
-    A base that has read right solutions only has little left for RL to select; real pretraining text holds all kinds.
+    A base model that has seen only correct solutions leaves RL little to select; real pretraining text has all kinds.
 
     Args:
         people, size, seed, split, copies, names, sayings: As for `knights_knaves`.
-        guess: The share of attempts that think in one line and answer with a random world.
-        sloppy: Of the attempts that work the worlds out, the share with mistakes.
-        mistake: The chance of a slip at each value that a sloppy attempt works out.
+        guess: The share of attempts that think in one line and answer with a random assignment.
+        sloppy: Of the attempts that go through the assignments, the share with mistakes.
+        mistake: The probability of an error at each value that a sloppy attempt works out.
         untidy: The share of attempts that miss a tag or lack the numbered answer.
 
     Returns:
-        Rows as of `knights_knaves`, each with a `completion`.
+        Rows as from `knights_knaves`, each with a `completion`.
 
     >>> row = knights_knaves_attempts(people=2, size=1, guess=0.0, sloppy=0.0, untidy=0.0)[0]
     >>> row["completion"].endswith(row["answer"] + " </answer>")
@@ -67,7 +67,7 @@ def knights_knaves_attempts(
 
 
 def _untidy(completion: str, rng: random.Random) -> str:
-    """One slip of format: a tag forgotten, or the numbers of the answer left out."""
+    """Adds one formatting error: a missing tag, or an answer without its numbers."""
     slip = rng.choice(["<think> ", " </think>", "<answer> ", " </answer>", "numbers"])
     if slip != "numbers":
         return completion.replace(slip, "")

@@ -1,4 +1,4 @@
-"""Calling a builder by its name: r1lab's own give rows in shape, a user's may give anything."""
+"""Calls a builder by its name. r1lab's own return valid rows; a user's builder may return anything."""
 
 import inspect
 import itertools
@@ -7,25 +7,25 @@ from collections.abc import Callable, Iterable, Mapping
 
 from r1lab import lookup
 from r1lab.data import shapes
-from r1lab.data.rows import tell
+from r1lab.data.rows import raise_first
 from r1lab.errors import UserError
 
 MOST = 1_000_000
-"""Rows of a builder without a size from which it is taken for one that never ends."""
+"""A builder without a size that returns more rows than this is treated as endless."""
 
 _WANTED = "it should return a list of rows, each a dict"
 _INSTEAD = {"DataFrame": "return frame.to_dict('records')", "DatasetDict": "return one of its splits"}
 
 
 def rows_of(name: str, parameters: dict, settings: dict) -> list[dict]:
-    """The rows that a builder gives; those of a user's in the shape in which `rows` gives those of a file.
+    """The rows from a builder; those of a user's builder are normalized as `rows` normalizes those of a file.
 
     Args:
-        parameters: What the recipe gives the builder.
-        settings: `split`, `size` and `seed`, of which a builder gets those that it takes and that are not None.
+        parameters: The parameters from the recipe.
+        settings: `split`, `size` and `seed`; a builder gets those that it has as parameters and that are not None.
 
     Raises:
-        UserError: A user's builder raises, or returns anything but rows.
+        UserError: A user's builder raises, or returns something other than rows.
     """
     builder = lookup.function("data", name)
     takes = inspect.signature(builder).parameters
@@ -44,9 +44,9 @@ def rows_of(name: str, parameters: dict, settings: dict) -> list[dict]:
 
 
 def _listed(name: str, returned: object, size: int | None) -> list[dict]:
-    """What a user's builder returned as a list of dicts, at most `size` of them."""
+    """The rows that a user's builder returned, as a list of dicts, at most `size` of them."""
     kind = type(returned).__name__
-    # Iterating over the first of these gives keys, names of columns or characters.
+    # Iterating over the first of these would give keys, column names or characters.
     if isinstance(returned, Mapping | str | bytes) or kind in _INSTEAD or not isinstance(returned, Iterable):
         instead = f" ({_INSTEAD[kind]})" if kind in _INSTEAD else ""
         raise UserError(f"data: {name}: returned {_article(returned)}: {_WANTED}{instead}")
@@ -68,7 +68,7 @@ def _article(value: object) -> str:
 
 
 def _line_of(builder: Callable, error: BaseException) -> str:
-    """The last line of the builder's own file that an error went through."""
+    """The last line of the builder's own file in an error's traceback."""
     file = inspect.getsourcefile(builder)
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     return f" ({file}:{lines[-1]})" if lines else ""
@@ -85,5 +85,5 @@ def _shaped(rows: list[dict], builder: str) -> list[dict]:
         if row.get("prompt") is None:
             problems.append(f"data: {builder}: row {number} that it returned has no `prompt`; it has {', '.join(row)}")
         found.append(row)
-    tell(problems, len(rows))
+    raise_first(problems, len(rows))
     return found

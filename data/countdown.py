@@ -1,4 +1,4 @@
-"""Countdown, the puzzle of TinyZero: numbers and a target to be made of them."""
+"""Countdown, the puzzle of TinyZero: make a target from numbers."""
 
 import random
 from typing import Literal
@@ -25,22 +25,22 @@ def countdown(
     targets: list[int] | tuple[int, ...] = (10, 100),
     solution: bool = False,
 ) -> list[dict]:
-    """Countdown puzzles as TinyZero asks them, each with at least one solution that uses all the numbers.
+    """Countdown puzzles in TinyZero's wording, each with at least one solution that uses all the numbers.
 
-    The target is reached from the numbers by whole-number arithmetic, so every puzzle can be solved. Train and test
-    never share a puzzle: the split is a hash of the numbers, sorted, and the target, the same for every seed.
+    The target is computed from the numbers in whole-number arithmetic, so every puzzle has a solution. Train and test
+    never share a puzzle: the split is a hash of the sorted numbers and the target, the same for every seed.
 
     Args:
         split: `"train"`, or `"test"`, one puzzle in five.
-        size: How many puzzles. Default: 1,000; a smaller one gives the first of them.
-        numbers: How many numbers a puzzle has, or a list of such counts, taken in turn.
+        size: The number of puzzles. Default: 1,000; a smaller size gives the first of them.
+        numbers: How many numbers a puzzle has, or a list of such counts, used in turn.
         highest: The highest number; the lowest is 1.
         targets: The lowest and the highest target.
         solution: Adds a `completion` that works out one solution, for SFT.
 
     Returns:
-        Rows with `prompt`, `answer` (one solution; there are others), `task` (`countdown/3numbers`), `numbers`,
-        `target`, and `completion` if asked for. For the reward `countdown` with `use_all: true`.
+        Rows with `prompt`, `answer` (one of several solutions), `task` (`countdown/3numbers`), `numbers`, `target`,
+            and `completion` if `solution` is set. For the reward `countdown` with `use_all: true`.
 
     >>> countdown(size=1, numbers=2, highest=9, solution=True)[0]["completion"]
     '<think> 7 + 3 = 10. </think>\\n<answer> 7 + 3 </answer>'
@@ -73,7 +73,7 @@ def countdown(
 
 
 def _reach(numbers: list[int], rng: random.Random) -> tuple[int, str, list[str]]:
-    """A value made of all numbers at random, without fractions or negative steps: it, its expression, the steps."""
+    """A value made of all numbers at random, without fractions or negative steps, its expression, and the steps."""
     terms, steps = [(n, str(n)) for n in numbers], []
     while len(terms) > 1:
         a, b = (terms.pop(rng.randrange(len(terms))) for _ in range(2))

@@ -1,4 +1,4 @@
-"""What the sets that are for evaluation only have in common."""
+"""Functions that the evaluation-only sets share."""
 
 import logging
 
@@ -8,10 +8,10 @@ logger = logging.getLogger(__name__)
 
 
 def evaluation_only(name: str, split: str, instead: str) -> None:
-    """Refuse every split but `"test"`.
+    """Rejects every split except `"test"`.
 
     Raises:
-        UserError: The split is another one; the line names what to train on instead.
+        UserError: The split is another one; the message names sets to train on instead.
 
     >>> evaluation_only("amc", "train", instead="math or gsm8k")
     Traceback (most recent call last):
@@ -22,8 +22,8 @@ def evaluation_only(name: str, split: str, instead: str) -> None:
 
 
 def without_none(found: list[dict | None], path: str, why: str) -> list[dict]:
-    """The rows that a builder could make; the log counts the others and says why they are left out."""
+    """The rows that a builder could make; the log counts the others and gives the reason."""
     made = [row for row in found if row is not None]
     if len(made) < len(found):
-        logger.warning("%s: %d of %d problems %s, left out", path, len(found) - len(made), len(found), why)
+        logger.warning("%s: left out %d of %d problems, which %s", path, len(found) - len(made), len(found), why)
     return made

@@ -1,15 +1,15 @@
-"""What generated sets share: the split of a puzzle by its hash, and different puzzles until there are enough."""
+"""Functions that generated sets share: the split of a puzzle by its hash, and sampling without duplicates."""
 
 import hashlib
 from collections.abc import Callable
 
 from r1lab.errors import UserError
 
-PATIENCE = 20_000  # draws in a row without a new puzzle, after which there count as no more
+PATIENCE = 20_000  # samples in a row without a new puzzle, after which there are considered to be no more
 
 
 def split_of(canonical: object) -> str:
-    """The split of a puzzle by a hash of what makes it the same puzzle: one in five is for testing.
+    """The split of a puzzle, by a hash of its canonical form: one in five is for testing.
 
     >>> {split_of(number) for number in range(40)} == {"train", "test"}
     True
@@ -24,14 +24,14 @@ def different(
     """The first `size` different rows of a split.
 
     Args:
-        draw: Given how many rows there are already, `(canonical, row)`, or None where the draw came to nothing. Rows
-            of the same canonical form are the same puzzle: never in both splits, never twice.
+        draw: Takes the number of rows so far and returns `(canonical, row)`, or None if the sample is unusable. Rows
+            with the same canonical form are the same puzzle: never in both splits, never twice.
         name: The builder.
-        size: Default: 1,000.
-        hint: What to type where there are not so many.
+        size: The number of rows. Default: 1,000.
+        hint: What the error message suggests if there are fewer rows.
 
     Raises:
-        UserError: There is no such split, or there are not so many different rows.
+        UserError: The split is unknown, or there are fewer than `size` different rows.
 
     >>> import random
     >>> rng = random.Random(0)
@@ -59,7 +59,7 @@ def different(
 
 
 def choices(value: int | list[int] | tuple[int, ...], name: str, *, at_least: int = 1) -> list[int]:
-    """A number or a list of numbers as a list, each at least so much.
+    """A number or a list of numbers as a list, each at least `at_least`.
 
     >>> choices(3, "countdown: numbers"), choices([3, 4], "countdown: numbers")
     ([3], [3, 4])

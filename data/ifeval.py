@@ -17,27 +17,27 @@ _PLAIN = {
     "punctuation:no_comma": "no_commas",
     "startend:quotation": "quoted",
 }
-# Languages whose script few others share. Arabic's, Cyrillic and Devanagari would take one language for another.
+# Languages whose script hardly any other uses. The Arabic, Cyrillic and Devanagari scripts would confuse languages.
 _SCRIPTS = {"zh": "chinese", "el": "greek", "he": "hebrew", "ja": "japanese", "ko": "hangul", "th": "thai"}
 
 
 def ifeval(*, path: str = HUB, split: Literal["test"] = "test", size: int | None = None, seed: int = 0) -> list[dict]:
     """Requests with one to three verifiable instructions (IFEval, arXiv:2311.07911), for evaluation only.
 
-    The instructions become constraints of the reward `instruction`, whose definitions are its own
-    (`r1lab.rewards.constraints`: keywords are whole words, things to be counted must differ), so a score with `mode:
-    all` is close to, and not the same as, IFEval's strict accuracy by prompt. With `mode: official` the verdicts are
-    those of IFEval's own checks. Of `language:response_language` only Chinese, Greek, Hebrew, Japanese, Korean and
-    Thai have a counterpart, whose script tells them from others.
+    The instructions become constraints of the reward `instruction`, which has its own definitions
+    (`r1lab.rewards.constraints`: keywords are whole words, counted items must differ), so a score with `mode: all` is
+    close to IFEval's strict prompt-level accuracy, but not identical. With `mode: official` the verdicts are those of
+    IFEval's own checks. Of `language:response_language` only Chinese, Greek, Hebrew, Japanese, Korean and Thai have a
+    counterpart, because their script identifies them.
 
     Args:
-        path: The data set of the Hub, or a file with its columns.
-        split: `"test"`: there is nothing to train on (the Hub calls this set `train`).
-        size: At most so many, drawn at random by `seed`. Default: all.
+        path: The dataset on the Hub, or a file with its columns.
+        split: `"test"`: the set has no training split (the Hub calls this set `train`).
+        size: Maximum number of rows, sampled by `seed`. Default: all.
 
     Returns:
-        Rows with `prompt`, `answer` (None), `task` (`ifeval`), `constraints` and `id`. A row with an instruction that
-        has no counterpart is left out; the log counts them and names the instructions.
+        Rows with `prompt`, `answer` (None), `task` (`ifeval`), `constraints` and `id`. A row with an instruction
+            without a counterpart is left out; the log counts these rows and names the instructions.
 
     >>> import json, tempfile
     >>> row = {"key": 1, "prompt": "Say a lot.", "instruction_id_list": ["length_constraints:number_words"]}
@@ -70,7 +70,7 @@ def ifeval(*, path: str = HUB, split: Literal["test"] = "test", size: int | None
 
 
 def _constraints(name: str, kwargs: dict) -> list[dict]:
-    """What the reward calls an instruction of IFEval; nothing where it has no counterpart.
+    """The constraints of the reward for an instruction of IFEval; empty if it has no counterpart.
 
     >>> _constraints("keywords:frequency", {"keyword": "sea", "frequency": 3, "relation": "less than"})
     [{'kind': 'keyword_count', 'keyword': 'sea', 'at_most': 2}]
@@ -116,7 +116,7 @@ def _constraints(name: str, kwargs: dict) -> list[dict]:
         case "detectable_format:number_highlighted_sections":
             return [{"kind": "num_highlights", "at_least": number("num_highlights")}]
         case "detectable_format:multiple_sections":
-            named = need("section_spliter")  # spelt so in the set
+            named = need("section_spliter")  # the set's spelling
             return [{"kind": "num_sections", "name": named, "at_least": number("num_sections")}]
         case "detectable_format:constrained_response":
             return [{"kind": "one_of", "options": [f"My answer is {word}." for word in ("yes", "no", "maybe")]}]

@@ -26,28 +26,28 @@ def instructions(
 ) -> list[dict]:
     """Requests such as "Write about tea. Use exactly 3 sentences and no commas.", after IFEval (arXiv:2311.07911).
 
-    No request contradicts itself: an answer that meets all constraints was made for each, and checked. Train and test
-    never share a request, also not with its constraints in another order: the split is a hash of its topic and
+    No request contradicts itself: an answer that meets all constraints was made and checked for each. Train and test
+    never share a request, even with its constraints in another order: the split is a hash of its topic and
     constraints, the same for every seed.
 
     Args:
         split: `"train"`, or `"test"`, one request in five.
-        size: How many. Default: 1,000; a smaller one gives the first of them.
-        kinds: The kinds of constraint to draw from, of those in `r1lab.rewards.constraints`. Default: all (of tiny
+        size: The number of requests. Default: 1,000; a smaller size gives the first of them.
+        kinds: The kinds of constraints to sample from, of those in `r1lab.rewards.constraints`. Default: all (for tiny
             requests, all that those have).
-        constraints: How many constraints a request has, or a list of such counts, taken in turn.
-        tiny: Requests of under 25 words on first names, knights and knaves ("Say Zoey three times, then end with
+        constraints: The number of constraints of a request, or a list of such counts, used in turn.
+        tiny: Requests of under 25 words about first names, knights and knaves ("Say Zoey three times, then end with
             knave."), with completions of at most 40 words, for models of a million parameters.
-        names: How many first names tiny requests draw from, of those of `knights_knaves`; at least 6.
-        solution: Adds the `completion` that was made, for SFT. It follows the rules and says little: it teaches the
-            form, not what a good answer is.
+        names: How many first names tiny requests sample from, of those of `knights_knaves`; at least 6.
+        solution: Adds the `completion` that was made, for SFT. It follows the rules and has little content: it teaches
+            the format, not what a good answer is.
 
     Returns:
         Rows with `prompt`, `answer` (None), `task` (`instructions/2constraints`), `constraints` (a list of dicts), and
-        `completion` if asked for. For the reward `instruction`.
+            `completion` if `solution` is set. For the reward `instruction`.
 
     Raises:
-        UserError: A kind is unknown, or the kinds give not so many requests.
+        UserError: A kind is unknown, or the kinds give fewer than `size` requests.
 
     >>> row = instructions(size=1, tiny=True, kinds=["keyword_count"], constraints=1, solution=True)[0]
     >>> row["prompt"], row["constraints"]
@@ -66,28 +66,28 @@ def instructions(
     counts = choices(constraints, "instructions: constraints")
     if not wanted or max(counts) > len(wanted):
         raise UserError(
-            f"instructions: constraints: {max(counts)} of {len(wanted)} kinds: name more kinds, or ask less"
+            f"instructions: constraints: {max(counts)} of {len(wanted)} kinds: list more kinds, or lower constraints"
         )
     rng = random.Random(f"instructions/{'tiny/' if tiny else ''}{seed}/{split}")
 
     def draw(count: int) -> tuple[object, dict] | None:
         chosen = rng.sample(wanted, counts[count % len(counts)])
-        prompt, asked, thinking, answer = draw_tiny(chosen, rng, names) if tiny else text.draw_request(chosen, rng)
+        prompt, required, thinking, answer = draw_tiny(chosen, rng, names) if tiny else text.draw_request(chosen, rng)
         completion = complete(thinking, answer)
-        if any(unmet(answer, constraint) for constraint in asked):  # a contradiction, or too hard for what makes them
+        if any(unmet(answer, constraint) for constraint in required):  # contradictory, or too hard for the generator
             return None
         if tiny and (len(prompt.split()) >= 25 or len(completion.split()) > 40):
             return None
         row = {
             "prompt": prompt,
             "answer": None,
-            "task": f"instructions/{len(asked)}constraints",
-            "constraints": asked,
+            "task": f"instructions/{len(required)}constraints",
+            "constraints": required,
         }
         if solution:
             row["completion"] = completion
         topic = "" if tiny else text.topic_of(prompt)
-        return (topic, tuple(sorted(json.dumps(constraint, sort_keys=True) for constraint in asked))), row
+        return (topic, tuple(sorted(json.dumps(constraint, sort_keys=True) for constraint in required))), row
 
-    hint = "name more kinds, allow more constraints, or lower size (eval.size in an evaluation)"
+    hint = "list more kinds, allow more constraints, or lower size (eval.size in an evaluation)"
     return different(draw, name="instructions", split=split, size=size, hint=hint)

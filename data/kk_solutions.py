@@ -1,4 +1,4 @@
-"""Knights-and-Knaves statements: what they say, when they hold, and worked solutions in two styles."""
+"""Knights-and-Knaves statements: their text, whether they hold, and worked solutions in two styles."""
 
 import random
 
@@ -9,7 +9,7 @@ JOIN = {"and": "and", "or": "or", "->": "then", "<=>": "iff"}
 
 
 def holds(statement: tuple, world) -> bool:
-    """Whether a statement holds in a world (a sequence of booleans, True for a knight)."""
+    """Whether a statement holds in an assignment (a sequence of booleans, True for a knight)."""
     kind = statement[0]
     if kind == "telling-truth":
         return world[statement[1]]
@@ -22,7 +22,7 @@ def holds(statement: tuple, world) -> bool:
 
 
 def claim(statement: tuple, names: list[str]) -> str:
-    """A statement in words, as Logic-RL writes it.
+    """A statement in Logic-RL's wording.
 
     >>> claim(("->", ("telling-truth", 0), ("lying", 1)), ["Zoey", "Luke"])
     'If Zoey is a knight then Luke is a knave'
@@ -36,7 +36,7 @@ def claim(statement: tuple, names: list[str]) -> str:
 
 
 def deduction(statements: tuple, names: list[str]) -> str:
-    """Assume, meet a contradiction, go back: depth-first over the people in their order.
+    """Assume, find a contradiction, backtrack: depth-first over the people in their order.
 
     >>> print(deduction((("lying", 1), ("telling-truth", 0)), ["Zoey", "Luke"]).splitlines()[0])
     Assume Zoey is a knight.
@@ -79,7 +79,7 @@ def deduction(statements: tuple, names: list[str]) -> str:
 
 
 def _partial(statement: tuple, world: dict[int, bool]) -> bool | None:
-    """Three-valued truth (Kleene) in a partly known world: None where it is not yet decided."""
+    """Three-valued truth (Kleene) in a partial assignment: None if it is not yet decided."""
     kind = statement[0]
     if kind in ("telling-truth", "lying"):
         known = world.get(statement[1])
@@ -99,9 +99,9 @@ def _partial(statement: tuple, world: dict[int, bool]) -> bool | None:
 
 
 def evaluation(statements: tuple, names: list[str]) -> str:
-    """Work out one statement after another in one world after another, from all knights on, until a world fits.
+    """Evaluate one statement after another in one assignment after another, from all knights on, until one fits.
 
-    Each line says which world it is about: a small model reads that off nearby, or not at all.
+    Each line repeats the assignment that it is about, because a small model only attends to nearby text.
 
     >>> print(evaluation((("lying", 1), ("lying", 0)), ["Ava", "Mia"]))
     Ava knight, Mia knight: Ava says Mia knave false, clash.
@@ -112,13 +112,13 @@ def evaluation(statements: tuple, names: list[str]) -> str:
 
 
 def attempt(statements: tuple, names: list[str], *, mistake: float = 0.0, rng: random.Random | None = None):
-    """`evaluation`, and the world that it ends with (which a mistake can make wrong), as a tuple of booleans.
+    """`evaluation`, and the assignment that it ends with (possibly wrong, by a mistake), as a tuple of booleans.
 
-    With `rng` the worlds come in a random order: in a fixed one, a small model learns by heart what the first lines of
-    a puzzle are, instead of working them out.
+    With `rng` the assignments come in a random order: in a fixed one, a small model memorizes the first lines of a
+    puzzle instead of working them out.
 
     Args:
-        mistake: The chance that a worked-out value is written down wrong, and believed from there on. Needs `rng`.
+        mistake: The probability that a value is written down wrong and used from there on. Needs `rng`.
     """
     n = len(statements)
     lines = []
@@ -142,7 +142,7 @@ def attempt(statements: tuple, names: list[str], *, mistake: float = 0.0, rng: r
 
 
 def _worked(statement: tuple, names: list[str], world, mistake: float, rng) -> tuple[str, bool]:
-    """A statement in short, each part with its value after it and then the value of the whole; and that value."""
+    """A statement in short form, each part followed by its value and then the value of the whole; and that value."""
 
     def slip(value: bool) -> bool:
         return value != (mistake > 0 and rng.random() < mistake)

@@ -1,11 +1,11 @@
 """Knights and Knaves, the puzzle family of Logic-RL: a seeded generator with proven unique solutions.
 
-Grammar, wording and answer format follow Logic-RL (arXiv:2502.14768) and the generator it uses (arXiv:2410.23123).
-A puzzle is a tuple of statements, one a person. A statement is `("telling-truth", i)`, `("lying", i)`, `("not", s)`,
+Grammar, wording and answer format follow Logic-RL (arXiv:2502.14768) and the generator it uses (arXiv:2410.23123). A
+puzzle is a tuple of statements, one per person. A statement is `("telling-truth", i)`, `("lying", i)`, `("not", s)`,
 `("and", s, s)`, `("or", s, s)`, `("->", s, s)` or `("<=>", s, s)`, where each inner `s` names one person.
 
 Truth tables are bit masks: with `n` people there are `2**n` worlds, world `w` makes person `i` a knight if bit `i` of
-`w` is set, and a statement is the integer whose bit `w` tells whether it holds in world `w`. A puzzle has exactly one
+`w` is set, and a statement is the integer whose bit `w` says whether it holds in world `w`. A puzzle has exactly one
 solution if the conjunction over people of "knight if and only if the statement holds" has exactly one bit.
 """
 
@@ -50,7 +50,7 @@ OPENING = (
 )
 QUESTION = "So who is a knight and who is a knave?"
 SOLUTIONS = {"deduction": deduction, "evaluation": evaluation}
-PATIENCE = 50_000  # draws in a row without a new puzzle, after which the grammar counts as exhausted
+PATIENCE = 50_000  # samples in a row without a new puzzle, after which the grammar is considered exhausted
 
 
 def knights_knaves(
@@ -64,29 +64,29 @@ def knights_knaves(
     sayings: int = len(SAYINGS),
     solution: str | None = None,
 ) -> list[dict]:
-    """Knights and Knaves puzzles, each with exactly one solution, as Logic-RL words them.
+    """Knights and Knaves puzzles, each with exactly one solution, in Logic-RL's wording.
 
-    Train and test never share a puzzle, not even one with the people renamed or reordered: the split is a hash of the
-    puzzle's canonical form (one form in five is for testing), the same for every seed.
+    Train and test puzzles are disjoint up to renaming and reordering the people: the split is a hash of the puzzle's
+    canonical form (one form in five is for testing), the same for every seed.
 
     Args:
         split: `"train"` or `"test"`.
-        size: How many puzzles in all. Default: 1,000.
-        seed: Same seed, same puzzles; a smaller `size` gives the first of them for each number of people.
-        people: How many people a puzzle has: a number, a list of numbers (in equal shares), or a map from number to
-            share, such as `{2: 1, 3: 4}`.
-        copies: How often the same statements may come back with other names and wordings.
-        names: How many first names there are to draw from; few are easier for a small model.
-        sayings: How many ways there are to say something; the first is the plain `Zoey said that ...`.
-        solution: None, `"deduction"` (assume, contradiction, go back) or `"evaluation"` (each statement worked out in
+        size: The total number of puzzles. Default: 1,000.
+        seed: The same seed gives the same puzzles; a smaller `size` gives the first of them for each number of people.
+        people: The number of people of a puzzle: a number, a list of numbers (in equal shares), or a map from number
+            to share, such as `{2: 1, 3: 4}`.
+        copies: How often the same statements may recur with other names and wordings.
+        names: The number of first names to sample from; fewer are easier for a small model.
+        sayings: The number of ways to introduce a statement; the first is the plain `Zoey said that ...`.
+        solution: None, `"deduction"` (assume, contradiction, backtrack) or `"evaluation"` (each statement evaluated in
             each world): adds a `completion` column with a worked solution, for SFT.
 
     Returns:
         Rows with `prompt`, `answer` (`(1) Zoey is a knight\\n(2) ...`), `task` (`knights_knaves/2ppl`), `names`,
-        `statements` (as text), and `completion` if asked for, shuffled.
+            `statements` (as text), and `completion` if `solution` is set, shuffled.
 
     Raises:
-        UserError: Where the grammar cannot give as many puzzles as asked.
+        UserError: The grammar has fewer puzzles than `size`.
 
     >>> row = knights_knaves(people=2, size=1, seed=0)[0]
     >>> row["task"]
@@ -116,13 +116,13 @@ def knights_knaves(
 
 
 def generate(n: int, count: int, *, split: str, rng: random.Random, copies: int = 1):
-    """Draw `count` puzzles of `n` people for one split.
+    """Samples `count` puzzles of `n` people for one split.
 
     Yields:
         `(statements, solution)`: the statement tuple and a tuple of `n` booleans, True for a knight.
 
     Raises:
-        UserError: If the grammar has no `count` different puzzles (times `copies`) of this size in this split.
+        UserError: The grammar has fewer than `count` different puzzles (times `copies`) of this size in this split.
     """
     if split not in ("train", "test"):
         raise UserError(f"knights_knaves: split: {split!r} is not train or test")
@@ -241,9 +241,9 @@ def split_of(statements: tuple) -> str:
 def canonical(statements: tuple) -> tuple:
     """The same tuple for all puzzles that differ only in the names or the order of people, or of `and`, `or`, `<=>`.
 
-    Colour refinement with individualisation (McKay, Practical Graph Isomorphism, 1981): people get colours from what
-    they say of whom until nothing new is told apart; ties are broken in every way and the least result is taken.
-    "Not a knight" counts as "a knave".
+    It is color refinement with individualization (McKay, Practical Graph Isomorphism, 1981): people get colors from
+    their statements about each other until no more people can be distinguished; ties are broken in every way and the
+    smallest result is used. "Not a knight" counts as "a knave".
 
     >>> a = (("telling-truth", 1), ("and", ("lying", 0), ("lying", 1)))
     >>> b = (("and", ("lying", 0), ("lying", 1)), ("telling-truth", 0))
@@ -265,37 +265,37 @@ def _flat(statement: tuple) -> tuple:
     return (kind, tuple(leaf for s in statement[1:] for leaf in _flat(s)[1]))
 
 
-def _coloured(part: tuple, colours: list[int], me: int) -> tuple:
+def _colored(part: tuple, colors: list[int], me: int) -> tuple:
     joiner, leaves = part
-    seen = [(positive, colours[who], who == me) for positive, who in leaves]
+    seen = [(positive, colors[who], who == me) for positive, who in leaves]
     return (joiner, *(seen if joiner == "->" else sorted(seen)))
 
 
-def _refine(parts: list[tuple], colours: list[int]) -> list[int]:
+def _refine(parts: list[tuple], colors: list[int]) -> list[int]:
     while True:
-        signs = [(colours[i], _coloured(part, colours, i)) for i, part in enumerate(parts)]
+        signs = [(colors[i], _colored(part, colors, i)) for i, part in enumerate(parts)]
         about: list[list] = [[] for _ in parts]
         for i, (joiner, leaves) in enumerate(parts):
             for place, (positive, who) in enumerate(leaves):
-                about[who].append((colours[i], joiner, place if joiner == "->" else 0, positive))
+                about[who].append((colors[i], joiner, place if joiner == "->" else 0, positive))
         keys = [(sign, tuple(sorted(a))) for sign, a in zip(signs, about)]
         rank = {key: r for r, key in enumerate(sorted(set(keys)))}
         refined = [rank[key] for key in keys]
-        if len(rank) == len(set(colours)):
+        if len(rank) == len(set(colors)):
             return refined
-        colours = refined
+        colors = refined
 
 
-def _least(parts: list[tuple], colours: list[int]) -> tuple:
+def _least(parts: list[tuple], colors: list[int]) -> tuple:
     n = len(parts)
-    if len(set(colours)) == n:
-        order = sorted(range(n), key=colours.__getitem__)
-        return tuple(_coloured(parts[i], colours, i) for i in order)
-    tied = min(c for c in set(colours) if colours.count(c) > 1)
+    if len(set(colors)) == n:
+        order = sorted(range(n), key=colors.__getitem__)
+        return tuple(_colored(parts[i], colors, i) for i in order)
+    tied = min(c for c in set(colors) if colors.count(c) > 1)
     branches = []
     for i in range(n):
-        if colours[i] == tied:
-            marked = [2 * c + (c == tied and j != i) for j, c in enumerate(colours)]
+        if colors[i] == tied:
+            marked = [2 * c + (c == tied and j != i) for j, c in enumerate(colors)]
             branches.append(_least(parts, _refine(parts, marked)))
     return min(branches)
 
@@ -324,7 +324,7 @@ def answer_text(solution, names: list[str]) -> str:
 
 
 def complete(thinking: str, answer: str) -> str:
-    """An assistant turn: the thinking and the answer in their tags."""
+    """A response: the thinking and the answer in their tags."""
     return f"<think> {thinking} </think>\n<answer> {answer} </answer>"
 
 
@@ -347,7 +347,7 @@ def _rng(seed: int, split: str, n: int) -> random.Random:
 
 
 def draw_names(rng: random.Random, n: int, names: int = len(NAMES)) -> list[str]:
-    """`n` different names out of the first `names`; `Zoey2`, `Luke3`, ... where there are more people than names.
+    """`n` different names out of the first `names`; `Zoey2`, `Luke3`, ... if there are more people than names.
 
     >>> len(set(draw_names(random.Random(0), 120)))
     120

@@ -1,4 +1,4 @@
-"""LiveCodeBench: problems of programming contests, with their dates."""
+"""LiveCodeBench: problems from programming contests, with their dates."""
 
 import base64
 import binascii
@@ -21,7 +21,7 @@ _PROGRAM = (
     "Write a Python program that reads the input from standard input and prints the answer to standard output. Answer "
     "with the whole program in one code block marked as Python."
 )
-# What a pickle of one text is made of.
+# The contents of a pickle of one text.
 _TEXT = {"UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"}
 _AROUND_TEXT = {"PROTO", "FRAME", "MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT", "STOP"}
 
@@ -37,21 +37,22 @@ def livecodebench(
     before: str | None = None,
     difficulties: list[str] | None = None,
 ) -> list[dict]:
-    """Problems of LeetCode, AtCoder and Codeforces with hidden tests (LiveCodeBench, arXiv:2403.07974).
+    """Problems from LeetCode, AtCoder and Codeforces with hidden tests (LiveCodeBench, arXiv:2403.07974).
 
-    For evaluation only. Contests are dated, so that a model can be asked what came after its training data: take
-    `since`. The hidden tests are unpacked only for the rows that are drawn, since all of them are gigabytes.
+    For evaluation only. Contests are dated: set `since` to evaluate a model on problems newer than its training data.
+    The hidden tests are unpacked only for the sampled rows, because all of them are gigabytes.
 
     Args:
-        path: A data set of the Hub with the columns of `livecodebench/code_generation_lite` and a configuration for
+        path: A dataset on the Hub with the columns of `livecodebench/code_generation_lite` and a configuration for
             each subset (the set itself has a loading script, which `datasets` no longer runs), or a file: one of the
             set's own `test.jsonl` to `test6.jsonl`.
-        split: `"test"`: there is nothing to train on.
-        size: At most so many, drawn at random by `seed`. Default: all.
-        subset: Of the Hub: what a version added (`v1` to `v6`), or all up to it (`release_v1` to `release_v6`).
-        since: Only contests from this day on, as `2024-08-01`.
+        split: `"test"`: the set has no training split.
+        size: Maximum number of rows, sampled by `seed`. Default: all.
+        subset: For the Hub: the problems that a version added (`v1` to `v6`), or all up to it (`release_v1` to
+            `release_v6`).
+        since: Only contests on or after this day, such as `2024-08-01`.
         before: Only contests before this day.
-        difficulties: Only these of easy, medium, hard.
+        difficulties: Only these, of easy, medium, hard.
 
     Returns:
         Rows with `prompt`, `answer` (None: the set has no programs), `task` (`livecodebench/easy`), `tests` (JSON, the
@@ -116,10 +117,10 @@ def _test(case: dict, function: str | None) -> dict:
 
 
 def _hidden(packed: str | None) -> list[dict]:
-    """The hidden tests: JSON as it is, or base64 of zlib of a pickle of its text.
+    """The hidden tests: plain JSON, or base64 of zlib of a pickle of its text.
 
     Raises:
-        ValueError: It is none of these, or the pickle holds something else than one text.
+        ValueError: It is neither of these, or the pickle has something other than one text.
     """
     if not packed:
         return []
@@ -128,11 +129,11 @@ def _hidden(packed: str | None) -> list[dict]:
     try:
         pickled = zlib.decompress(base64.b64decode(packed))
     except (binascii.Error, zlib.error) as error:
-        raise ValueError(f"private_test_cases: not unpacked: {error}") from error
-    # A pickle is a program, and this one comes from the Hub. It is read, and not run.
+        raise ValueError(f"private_test_cases: cannot be unpacked: {error}") from error
+    # A pickle is a program, and this one comes from the Hub. It is parsed, not run.
     steps = [(step.name, value) for step, value, _ in pickletools.genops(pickled)]
     refused = [name for name, _ in steps if name not in _TEXT | _AROUND_TEXT]
     texts = [value for name, value in steps if name in _TEXT and isinstance(value, str)]
     if refused or len(texts) != 1:
-        raise ValueError(f"private_test_cases: a pickle of something else than text ({', '.join(refused[:3])})")
+        raise ValueError(f"private_test_cases: a pickle of something other than text ({', '.join(refused[:3])})")
     return json.loads(texts[0])

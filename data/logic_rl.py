@@ -17,18 +17,18 @@ def logic_rl(
     size: int | None = None,
     seed: int = 0,
 ) -> list[dict]:
-    """The puzzles that Logic-RL (arXiv:2502.14768) trains and tests on, from its parquet files.
+    """The puzzles on which Logic-RL (arXiv:2502.14768) trains and tests, from its parquet files.
 
     Args:
-        path: The folder that holds `3ppl/train.parquet`, `3ppl/test.parquet`, ...: `data/kk/instruct` of Logic-RL.
+        path: The folder with `3ppl/train.parquet`, `3ppl/test.parquet`, ...: `data/kk/instruct` of Logic-RL.
         split: `"train"` (900 puzzles for each number of people) or `"test"` (100).
-        people: Which numbers of people.
-        size: At most so many, drawn at random by `seed`. Default: all, fewest people first.
+        people: The numbers of people to include.
+        size: Maximum number of rows, sampled by `seed`. Default: all, fewest people first.
 
     Returns:
         Rows with `prompt` (the puzzle), `answer` (`(1) Zoey is a knight\\n...`), `task` (`knights_knaves/3ppl`),
-        `names`, `statements` (as text). The chat prompt in the
-        files, template and all, is left out: `prompt: {template: logic-rl}` writes it anew.
+            `names`, `statements` (as text). The chat prompt of the files with its template is left out: `prompt:
+            {template: logic-rl}` adds it again.
 
     Raises:
         UserError: A file is missing or is not one of Logic-RL's.

@@ -1,4 +1,4 @@
-"""GSM8K, SVAMP, MATH, AIME and AMC: mathematics with answers that a rule can check."""
+"""GSM8K, SVAMP, MATH, AIME and AMC: mathematics problems with answers that a rule can check."""
 
 import logging
 import re
@@ -25,7 +25,7 @@ AIME = {
 AMC = "math-ai/amc23"
 SVAMP = "ChilleD/SVAMP"
 _TRAIN_ONLY = {"HuggingFaceH4/aime_2024", "AI-MO/aimo-validation-aime", "AI-MO/aimo-validation-amc"}
-"""Evaluation sets that the Hub holds as a split called train."""
+"""Evaluation sets whose split on the Hub is called train."""
 
 _CALCULATED = re.compile(r"<<[^<>]*>>")
 _YEAR = re.compile(r"\b((?:19|20)\d\d)\b|\b((?:19|20)\d\d)_(?:AIME|AMC)", re.ASCII)
@@ -40,9 +40,9 @@ def gsm8k(
     """Grade-school word problems with whole-number answers (GSM8K, arXiv:2110.14168).
 
     Args:
-        path: A data set of the Hub, a folder with `train.jsonl` and `test.jsonl`, or a file.
+        path: A dataset on the Hub, a folder with `train.jsonl` and `test.jsonl`, or a file.
         split: `"train"` (7,473 problems) or `"test"` (1,319).
-        size: At most so many, drawn at random by `seed`. Default: all.
+        size: Maximum number of rows, sampled by `seed`. Default: all.
 
     Returns:
         Rows with `prompt`, `answer` (the number after `####`, without thousands separators), `task` (`gsm8k`) and
@@ -74,9 +74,9 @@ def svamp(*, path: str = SVAMP, split: Literal["test"] = "test", size: int | Non
     """Grade-school word problems reworded so that a shallow reading fails (SVAMP, arXiv:2103.07191), for evaluation.
 
     Args:
-        path: The data set of the Hub, or a file with its columns (`Body`, `Question`, `Answer`).
-        split: `"test"`: there is nothing to train on.
-        size: At most so many, drawn at random by `seed`. Default: all.
+        path: The dataset on the Hub, or a file with its columns (`Body`, `Question`, `Answer`).
+        split: `"test"`: the set has no training split.
+        size: Maximum number of rows, sampled by `seed`. Default: all.
 
     Returns:
         Rows with `prompt`, `answer` (`145.0` in the files is `145`) and `task` (`svamp`).
@@ -112,22 +112,22 @@ def math(
     """Competition problems in five levels (MATH, arXiv:2103.03874); the test split is MATH-500 (arXiv:2305.20050).
 
     Args:
-        path: A data set of the Hub, a file, or a folder with a file for each split. A file that has no solutions has
-            answers.
-        split: `"train"`: MATH's training problems. `"test"`: of the default path, MATH-500.
-        size: At most so many, drawn at random by `seed`. Default: all.
+        path: A dataset on the Hub, a file, or a folder with a file for each split. A file may have answers instead of
+            solutions.
+        split: `"train"`: MATH's training problems. `"test"`: MATH-500, for the default path.
+        size: Maximum number of rows, sampled by `seed`. Default: all.
         levels: Only these levels, 1 (easy) to 5.
-        subjects: Only these of Algebra, Counting & Probability, Geometry, Intermediate Algebra, Number Theory,
+        subjects: Only these, of Algebra, Counting & Probability, Geometry, Intermediate Algebra, Number Theory,
             Prealgebra, Precalculus.
-        without: A set whose problems are left out of train, by their text. Default: MATH-500 of the Hub where `path`
-            is of the Hub; nothing where it is a local file, so name it there.
+        without: A set whose problems are removed from train, compared by text. Default: MATH-500 on the Hub if `path`
+            is on the Hub; none if it is a local file, so set it there.
 
     Returns:
-        Rows with `prompt`, `answer` (LaTeX), `task` (`math/level3`; `math` where the level is not known), `level`,
-        `subject`, and `solution` (None where the file has none). The level is the file's `level`, or else its
-        `difficulty` if that is a whole number from 1 to 5: in rllm's `train_math.json` it is MATH's level, by the
-        counts of each level and the two problems that have none; rllm's other files have other scales. Problems
-        without an answer are left out, and counted in the log.
+        Rows with `prompt`, `answer` (LaTeX), `task` (`math/level3`; `math` if the level is unknown), `level`,
+            `subject`, and `solution` (None if the file has none). The level is the file's `level`, or else its
+            `difficulty` if that is a whole number from 1 to 5: in rllm's `train_math.json` it is MATH's level, judging
+            by the counts of each level and the two problems that have none; rllm's other files use other scales.
+            Problems without an answer are left out and counted in the log.
 
     >>> import json, tempfile
     >>> with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
@@ -150,7 +150,9 @@ def math(
     found = converted(path, split, _math_row)
     answered = [row for row in found if row["answer"] is not None]
     if len(answered) < len(found):
-        logger.warning("%s: %d of %d problems have no answer, left out", path, len(found) - len(answered), len(found))
+        logger.warning(
+            "%s: left out %d of %d problems, which have no answer", path, len(found) - len(answered), len(found)
+        )
     if split == "train" and (without or not is_local(path)):
         held_out = {_text(row["prompt"]) for row in converted(without or MATH_500, "test", _math_row)}
         answered = [row for row in answered if _text(row["prompt"]) not in held_out]
@@ -173,17 +175,17 @@ def aime(
     """Problems of the American Invitational Mathematics Examination, for evaluation only.
 
     Args:
-        path: A data set of the Hub, a file, or a folder of files called `aime*.jsonl`.
-        split: `"test"`: there is nothing to train on.
-        size: At most so many, drawn at random by `seed`. Default: all.
-        years: Only these years. Of the default path each year from 2022 to 2025 is fetched from its own set; default:
-            all that the file has, 2024 of the default path. The year is that of the column `year`, or else of the
-            problem's link or id, or of a name such as `aime25`.
+        path: A dataset on the Hub, a file, or a folder of files called `aime*.jsonl`.
+        split: `"test"`: the set has no training split.
+        size: Maximum number of rows, sampled by `seed`. Default: all.
+        years: Only these years. With the default path, each year from 2022 to 2025 is downloaded from its own set, and
+            the default is 2024; otherwise the default is all years in the file. The year is that of the column `year`,
+            or else of the problem's link or id, or of a name such as `aime25`.
 
     Returns:
-        Rows with `prompt`, `answer` (a whole number, without leading zeros), `task` (`aime/2024`; `aime` where the
-        year is not known) and `year`. A problem whose answer is no single whole number is left out, and counted in
-        the log.
+        Rows with `prompt`, `answer` (a whole number, without leading zeros), `task` (`aime/2024`; `aime` if the year
+            is unknown) and `year`. A problem whose answer is not a single whole number is left out and counted in the
+            log.
 
     >>> aime(split="train")
     Traceback (most recent call last):
@@ -205,16 +207,16 @@ def aime(
 
 
 def amc(*, path: str = AMC, split: Literal["test"] = "test", size: int | None = None, seed: int = 0) -> list[dict]:
-    """Problems of the American Mathematics Competitions with their options left out, for evaluation only.
+    """Problems of the American Mathematics Competitions without their options, for evaluation only.
 
     Args:
-        path: A data set of the Hub, a file, or a folder of files called `amc*.jsonl`.
-        split: `"test"`: there is nothing to train on.
-        size: At most so many, drawn at random by `seed`. Default: all.
+        path: A dataset on the Hub, a file, or a folder of files called `amc*.jsonl`.
+        split: `"test"`: the set has no training split.
+        size: Maximum number of rows, sampled by `seed`. Default: all.
 
     Returns:
-        Rows with `prompt`, `answer` (a whole number: `27.0` in the files is `27`), `task` (`amc/2023`; `amc` where
-        the year is not known) and `year`.
+        Rows with `prompt`, `answer` (a whole number: `27.0` in the files is `27`), `task` (`amc/2023`; `amc` if the
+            year is unknown) and `year`.
 
     >>> import json, tempfile
     >>> with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
@@ -242,7 +244,7 @@ def _math_row(row: dict) -> dict:
 
 
 def _level(value: object) -> int | None:
-    """`3` of 3, 3.0 and "Level 3"; None of anything else, such as "Level ?"."""
+    """`3` for 3, 3.0 and "Level 3"; None for anything else, such as "Level ?"."""
     found = re.fullmatch(r"(?:Level )?([1-5])(?:\.0)?", str(value))
     return int(found[1]) if found else None
 
@@ -268,11 +270,11 @@ def _contest(name: str, path: str, split: str) -> list[dict]:
             return {"prompt": prompt, "answer": answer, "task": task, "year": year} if answer else None
 
         found += converted(file, "train" if file in _TRAIN_ONLY else "test", convert)
-    return without_none(found, path, "have no single whole number for an answer")
+    return without_none(found, path, "do not have a single whole number as the answer")
 
 
 def _whole(answer: object) -> str | None:
-    """A whole number without a point, degrees and leading zeros; None of what is none.
+    """A whole number without decimal point, degrees and leading zeros; None for anything else.
 
     >>> _whole("025"), _whole(27.0), _whole(r"336^\\circ"), _whole("080 or 081")
     ('25', '27', '336', None)
@@ -282,7 +284,7 @@ def _whole(answer: object) -> str | None:
 
 
 def _year(row: dict) -> int | None:
-    """The year that a row gives, or its link or id."""
+    """The year in a row, or in its link or id."""
     for value in (row.get("year"), row.get("url"), row.get("id")):
         if found := _YEAR.search(str(value)):
             return int(found[1] or found[2])

@@ -16,21 +16,21 @@ def mix(
     """Rows of several builders, in proportion to their weights and shuffled by `seed`.
 
     Args:
-        parts: For each builder its name (`rows` by default), a `weight` (1.0), and its parameters, as in
-            `{builder: gsm8k, weight: 3}`. Its own `split` and `seed` come before those of the mixture; its own `size`
-            is the most that it gives.
-        size: How many rows. A part that has too few gives all, and the others fill up, which the log says. Default:
-            all rows of all parts, whatever their weights.
+        parts: For each builder its name (`rows` by default), a `weight` (1.0), and its parameters, as in `{builder:
+            gsm8k, weight: 3}`. Its own `split` and `seed` override those of the mixture; its own `size` is the maximum
+            that it provides.
+        size: The number of rows. A part with too few rows gives all, and the others fill up, which the log reports.
+            Default: all rows of all parts, regardless of weights.
 
     Returns:
-        The builders' rows as they are.
+        The unchanged rows of the builders.
 
     >>> parts = [{"builder": "arithmetic", "weight": 3}, {"builder": "countdown"}]
     >>> sorted(row["task"].partition("/")[0] for row in mix(parts=parts, size=4))
     ['arithmetic', 'arithmetic', 'arithmetic', 'countdown']
     """
     if not parts:
-        raise UserError("mix: parts: none: name builders, as in parts: [{builder: gsm8k}, {builder: math}]")
+        raise UserError("mix: parts: none: list builders, as in parts: [{builder: gsm8k}, {builder: math}]")
     weights = [part.get("weight", 1.0) for part in parts]
     if any(not isinstance(weight, int | float) or weight < 0 for weight in weights) or not sum(weights):
         raise UserError(f"mix: weight: {weights}: should be numbers of at least 0, not all of them 0")
@@ -44,7 +44,7 @@ def mix(
 
 
 def _shared_out(parts: list[dict], weights: list[float], split: str, size: int, seed: int) -> list[list[dict]]:
-    """The rows of each part: its share, or all that it has, and then more of the others."""
+    """The rows of each part: its share, or all that it has, and then more from the others."""
     found: list[list[dict]] = [[] for _ in parts]
     open_parts = {i for i, weight in enumerate(weights) if weight > 0}
     while open_parts:

@@ -1,4 +1,4 @@
-"""MMLU: multiple choice from 57 subjects of school, university and professions."""
+"""MMLU: multiple-choice questions on 57 subjects from school, university and professions."""
 
 from typing import Literal
 
@@ -22,10 +22,10 @@ def mmlu(
     """Questions with four options each (MMLU, arXiv:2009.03300), for evaluation only.
 
     Args:
-        path: The data set of the Hub, or a file with its columns.
-        split: `"test"`: there is nothing to train on.
-        size: At most so many, drawn at random by `seed`. Default: all.
-        subjects: Only these, as the file writes them: `high_school_physics`.
+        path: The dataset on the Hub, or a file with its columns.
+        split: `"test"`: the set has no training split.
+        size: Maximum number of rows, sampled by `seed`. Default: all.
+        subjects: Only these, in the file's spelling: `high_school_physics`.
 
     Returns:
         Rows with `prompt` (the question and its options A to D), `answer` (the letter), `task`

@@ -13,18 +13,19 @@ def olympiadbench(
 ) -> list[dict]:
     """Olympiad problems in English text with final answers (OlympiadBench, arXiv:2402.14008), for evaluation only.
 
-    The part that evaluations of reasoning models use: open-ended, text only, mathematics, English, competitions.
+    This is the part that evaluations of reasoning models use: open-ended, text only, mathematics, English,
+    competitions.
 
     Args:
-        path: The data set of the Hub, or a file with its columns.
-        split: `"test"`: there is nothing to train on (the Hub calls this set `train`).
-        size: At most so many, drawn at random by `seed`. Default: all.
+        path: The dataset on the Hub, or a file with its columns.
+        split: `"test"`: the set has no training split (the Hub calls this set `train`).
+        size: Maximum number of rows, sampled by `seed`. Default: all.
 
     Returns:
-        Rows with `prompt`, `answer` (LaTeX; several answers stand with commas between them, and count in any order),
-        `task` (`olympiadbench/algebra`), `subject` (Algebra, Combinatorics, Geometry, Number Theory) and `solution`.
-        A problem whose answer is right within a tolerance of its own (the column `error`) is left out, and counted in
-        the log: the reward `accuracy` compares exactly.
+        Rows with `prompt`, `answer` (LaTeX; several answers are separated by commas and count in any order), `task`
+            (`olympiadbench/algebra`), `subject` (Algebra, Combinatorics, Geometry, Number Theory) and `solution`. A
+            problem whose answer is correct within a tolerance of its own (the column `error`) is left out and counted
+            in the log, because the reward `accuracy` compares exactly.
 
     >>> import json, tempfile
     >>> row = {"question": "x^2 = 1?", "final_answer": ["$1$,$-1$"], "subfield": "Algebra", "unit": None}
@@ -37,7 +38,7 @@ def olympiadbench(
     """
     evaluation_only("olympiadbench", split, instead="math")
     found = converted(path, "train" if path == HUB else "test", _row, config=_CONFIG)
-    found = without_none(found, path, "are right within a tolerance, which accuracy does not know")
+    found = without_none(found, path, "are correct within a tolerance, which the reward accuracy does not support")
     return draw(found, size, seed)
 
 

@@ -1,4 +1,4 @@
-"""What is done to rows before they are trained on: fewer, cleaner, in another order."""
+"""Operations on rows before training: filter, clean, reorder."""
 
 import math
 import re
@@ -9,19 +9,19 @@ from typing import Literal
 from r1lab.errors import UserError
 
 _SPACED = re.compile(r"\s*([^\w\s])\s*")
-_STOPS = re.compile(r"(?<!\w)[\"“]+|[.,;:?\"“”]+(?![\w.])")  # not the point of 3.5, nor what 5! and f' have
+_STOPS = re.compile(r"(?<!\w)[\"“]+|[.,;:?\"“”]+(?![\w.])")  # not the point of 3.5, nor the marks of 5! and f'
 _ROUNDING = 1e-9
 
 
 def deduplicate(rows: list[dict], *, near: float | None = None) -> list[dict]:
-    """The first of rows that say the same in prompt and completion.
+    """Keeps the first of rows with the same prompt and completion.
 
-    The same is what differs in case, space and the punctuation of sentences only; the signs of formulas count.
+    Texts are the same if they differ only in case, space and the punctuation of sentences; math symbols count.
 
     Args:
-        near: Also of rows whose sets of 5-grams of words overlap so much or more: Jaccard's index, the share of what
-            both have in what either has, from above 0 to 1. Texts of fewer than five words are compared as wholes.
-            Exact, by an index of the rarest 5-grams (prefix filtering: Chaudhuri et al., ICDE 2006).
+        near: Also removes rows whose sets of word 5-grams overlap by at least this Jaccard index (intersection over
+            union), above 0 and at most 1. Texts of fewer than five words are compared as a whole. The comparison is
+            exact, by an index of the rarest 5-grams (prefix filtering: Chaudhuri et al., ICDE 2006).
 
     >>> rows = [{"prompt": "What is 2 + 2?"}, {"prompt": "what is 2+2"}, {"prompt": "What is 2 + 3?"}]
     >>> [row["prompt"] for row in deduplicate(rows)]
@@ -41,21 +41,21 @@ def deduplicate(rows: list[dict], *, near: float | None = None) -> list[dict]:
 def decontaminate(
     rows: list[dict], against: list[dict], *, n: int = 8, common: float = 0.05
 ) -> tuple[list[dict], list[dict]]:
-    """Leaves out rows whose prompts share `n` words in a row with a prompt that is for evaluation.
+    """Leaves out rows whose prompts share `n` consecutive words with an evaluation prompt.
 
-    Open-R1's rule, lower case and words between white space, with two additions. Prompts of fewer than `n` words are
-    looked for as wholes, theirs in ours and ours in theirs. Set phrases count for nothing: n-grams in more than a
-    share `common` of the different prompts of `against`, and in more than one, are set phrases, and only n-grams
-    without a word of any are compared. So the opening that all puzzles of a family have is no match, nor is it with a
-    first name after it. Equal prompts always match.
+    This is Open-R1's rule, lower case and words between white space, with two additions. Prompts of fewer than `n`
+    words are searched for as a whole, theirs in ours and ours in theirs. Boilerplate does not count: n-grams in more
+    than a share `common` of the different prompts of `against`, and in more than one, are boilerplate, and only
+    n-grams that share no word with them are compared. So the opening that all puzzles of a family share is not a
+    match, even with a first name after it. Equal prompts always match.
 
-    Puzzles whose sentences are put together from few words, such as Knights and Knaves, share 8 words by chance: set
-    `n` to 30 for these, or rely on the split of the builder, which is exact.
+    Puzzles composed of few words, such as Knights and Knaves, share 8 words by chance: set `n` to 30 for these, or
+    rely on the split of the builder, which is exact.
 
     Args:
         against: The rows of the evaluation.
-        n: How many words in a row.
-        common: The share of prompts above which an n-gram is a set phrase.
+        n: The number of consecutive words.
+        common: The share of prompts above which an n-gram is boilerplate.
 
     Returns:
         The rows kept, and for each row left out its `prompt`, the prompt `matched`, and the `ngram`.
@@ -74,10 +74,10 @@ def decontaminate(
     phrases = {gram for gram, count in counts.items() if count > max(1, common * len(theirs))}
     grams = {gram: text for text, words in theirs.items() for gram in _ngrams_without(phrases, words, n)}
     short_lengths = sorted({len(words) for words in theirs.values() if 0 < len(words) < n})
-    within: dict[int, dict[str, str]] = {}  # for each length below n, all of their n-grams of it
+    within: dict[int, dict[str, str]] = {}  # for each length below n, all of their n-grams of that length
 
     def match(words: list[str]) -> tuple[str, str] | None:
-        """What a prompt shares with which of theirs."""
+        """The n-gram that a prompt shares with an evaluation prompt, and that prompt."""
         text, length = " ".join(words), len(words)
         if text in whole:
             return text, text
@@ -103,10 +103,10 @@ def decontaminate(
 
 
 def by_length(rows: list[dict], count: Callable[[dict], int], *, max_tokens: int) -> tuple[list[dict], int]:
-    """The rows that `count` finds at most `max_tokens` long, and how many were left out.
+    """The rows of at most `max_tokens` by `count`, and how many were left out.
 
     Args:
-        count: The tokens of a row, such as of its prompt in its template and of its completion.
+        count: The tokens of a row, such as those of its prompt in its template and of its completion.
 
     >>> by_length([{"prompt": "a b"}, {"prompt": "a b c"}], lambda row: len(row["prompt"].split()), max_tokens=2)
     ([{'prompt': 'a b'}], 1)
@@ -118,16 +118,16 @@ def by_length(rows: list[dict], count: Callable[[dict], int], *, max_tokens: int
 def by_pass_rate(
     rows: list[dict], samples: list[dict], *, lowest: float = 0.0, highest: float = 1.0
 ) -> tuple[list[dict], int]:
-    """The rows whose share of right samples lies from `lowest` to `highest`, and how many have no samples.
+    """The rows whose share of correct samples is from `lowest` to `highest`, and how many have no samples.
 
     Args:
         samples: The samples of a sample stage that keeps all, each with `prompt` and `right`.
 
     Returns:
-        The rows kept, each with its `pass_rate`, and the number of rows left out because nothing was sampled for them.
+        The rows kept, each with its `pass_rate`, and the number of rows left out because they have no samples.
 
     Raises:
-        UserError: The bounds are wrong, or samples were not graded.
+        UserError: The bounds are invalid, or samples were not graded.
 
     >>> samples = [{"prompt": "a", "right": True}, {"prompt": "a", "right": False}, {"prompt": "b", "right": False}]
     >>> by_pass_rate([{"prompt": "a"}, {"prompt": "b"}, {"prompt": "c"}], samples, lowest=0.1)
@@ -148,14 +148,14 @@ def by_pass_rate(
 
 
 def ordered(rows: list[dict], *, by: Literal["people", "level", "pass_rate", "length"]) -> list[dict]:
-    """The rows with the easy ones first; those that are equally hard stay in their order.
+    """The rows with the easy ones first; rows of equal difficulty stay in their order.
 
     Args:
         by: `"people"` and `"level"`: the number in the task (`knights_knaves/3ppl`, `math/level3`). `"pass_rate"`:
             the column, the highest first. `"length"`: the characters of the prompt.
 
     Raises:
-        UserError: A row has no such thing.
+        UserError: A row lacks the value to sort by.
 
     >>> rows = [{"prompt": "?", "task": f"math/level{n}"} for n in (3, 1, 2)]
     >>> [row["task"] for row in ordered(rows, by="level")]
@@ -169,7 +169,7 @@ def ordered(rows: list[dict], *, by: Literal["people", "level", "pass_rate", "le
 
 
 def prompt_text(row: dict) -> str:
-    """What a prompt asks: a string as it is, of chat messages the user's.
+    """The text of a prompt: a string unchanged, or the user's part of chat messages.
 
     >>> prompt_text({"prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2+2?"}]})
     '2+2?'
@@ -183,7 +183,7 @@ def _said(value: str | list[dict] | None) -> str:
 
 
 def _normal(text: str) -> str:
-    """A text but for case, space and the punctuation of sentences; the signs of formulas stay, for 2 + 2 is not 2 * 2.
+    """A text without case, space and the punctuation of sentences; math symbols stay, for 2 + 2 is not 2 * 2.
 
     >>> _normal("What is 2 + 2.5?") == _normal("what is 2+2.5") != _normal("What is 2 * 2.5?")
     True
@@ -201,7 +201,7 @@ def _ngrams(words: list[str], n: int) -> Iterator[str]:
 
 
 def _ngrams_without(phrases: set[str], words: list[str], n: int) -> Iterator[str]:
-    """The n-grams of words none of which stands in one of the phrases, which have `n` words too."""
+    """The n-grams of words none of which is in one of the phrases, which also have `n` words."""
     grams = list(_ngrams(words, n))
     free = [True] * len(words)
     for i, gram in enumerate(grams):
@@ -211,7 +211,7 @@ def _ngrams_without(phrases: set[str], words: list[str], n: int) -> Iterator[str
 
 
 def _unlike(sets: list[set[str]], near: float) -> list[bool]:
-    """For each set, whether none before it that is itself unlike the others overlaps it by `near` or more.
+    """For each set, whether no earlier set that was kept overlaps it by `near` or more.
 
     Two sets of an overlap J >= near share one of the first |A| - ceil(near |A|) + 1 grams of each, in any one order of
     all grams; with the rarest first, few sets share them.
@@ -235,7 +235,7 @@ def _number(by: str, pattern: str) -> Callable[[dict], int]:
     def number(row: dict) -> int:
         found = re.fullmatch(pattern, str(row.get("task")).partition("/")[2])
         if not found:
-            raise UserError(f"data: order: {by}: a row of task {row.get('task')} does not tell it")
+            raise UserError(f"data: order: {by}: a row of task {row.get('task')} does not have it")
         return int(found[1])
 
     return number
@@ -243,5 +243,5 @@ def _number(by: str, pattern: str) -> Callable[[dict], int]:
 
 def _easiness(row: dict) -> float:
     if row.get("pass_rate") is None:
-        raise UserError("data: order: pass_rate: a row has none: keep rows by their pass rate first")
+        raise UserError("data: order: pass_rate: a row has no pass rate: filter rows by their pass rate first")
     return -row["pass_rate"]

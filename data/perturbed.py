@@ -1,4 +1,4 @@
-"""Perturbed twins of Knights-and-Knaves puzzles: who has learnt to solve a puzzle also solves its twin.
+"""Perturbed twins of Knights-and-Knaves puzzles: a model that has learned to reason also solves the twins.
 
 The kinds are those of Xie et al., On Memorization of LLMs in Logical Reasoning (arXiv:2410.23123, section 2.2).
 """
@@ -30,7 +30,7 @@ from r1lab.errors import UserError
 logger = logging.getLogger(__name__)
 
 Kind = Literal["statement", "leaf", "reorder_statement", "random_pair", "flip_role", "uncommon_name"]
-TRIES = 1000  # random changes that are tried before a puzzle counts as one without a twin
+TRIES = 1000  # random changes that are tried before a puzzle is considered to have no twin
 UNCOMMON_NAMES = (
     "Aldous Anselm Araminta Barnaby Bathsheba Bertrand Calixta Casimir Clotilde Cressida Cuthbert Drusilla Eglantine "
     "Emeric Euphemia Faustina Galahad Ghislaine Godfrey Hesper Hildegard Horatio Isaura Jocasta Kasimira Lavinia "
@@ -61,32 +61,32 @@ def knights_knaves_perturbed(
     path: str | None = None,
     held_out: bool = True,
 ) -> list[dict]:
-    """The twin of each puzzle that `knights_knaves` gives under the same parameters, or of each puzzle in files.
+    """The twin of each puzzle from `knights_knaves` with the same parameters, or of each puzzle in files.
 
-    The twins of the first two kinds have another solution than the original, and only one. Unless `held_out` is false
-    they are of a form that no training has seen: a test form of `knights_knaves`, or one that is not in the files.
+    The twins of the first two kinds have a different solution than the original, and only one. Unless `held_out` is
+    false, their form is not in any training set: a test form of `knights_knaves`, or one that is not in the files.
 
     Args:
-        kind: `"statement"`: what one person says is replaced. `"leaf"`: one "X is a knight" in it. The other kinds
-            leave the logic as it is. `"reorder_statement"`: the people speak in another order. `"flip_role"`: knaves
-            tell the truth, and knights lie. `"random_pair"`: other words for the two, such as saint and sinner, which
-            `exact_match` can score and `knights_knaves` cannot. `"uncommon_name"`: rare names.
-        split: `"train"` or `"test"`: of the originals.
-        size: How many originals.
-        seed: Of the originals, and of how they are changed. A puzzle's twin does not depend on the other puzzles.
-        people: How many people the originals have. Default: as for `knights_knaves`, or those in the files.
-        copies: As for `knights_knaves`; so are `names` and `sayings`. Not for files.
-        path: Take the originals from Logic-RL's folder (as `logic_rl` does) or from a `.jsonl` file or the folder
-            `data` of mem-kk-logic (its `{split}/clean/people*.jsonl`).
-        held_out: False takes any twin, as published, also one that is itself trained on.
+        kind: `"statement"`: one person's statement is replaced. `"leaf"`: one "X is a knight" in it is. The other
+            kinds do not change the logic. `"reorder_statement"`: the people speak in another order. `"flip_role"`:
+            knaves tell the truth, and knights lie. `"random_pair"`: other words for the two, such as saint and sinner,
+            which `exact_match` can score and `knights_knaves` cannot. `"uncommon_name"`: rare names.
+        split: `"train"` or `"test"`, for the originals.
+        size: The number of originals.
+        seed: For the originals and for their changes. A puzzle's twin does not depend on the other puzzles.
+        people: The numbers of people of the originals. Default: as for `knights_knaves`, or those in the files.
+        copies: As for `knights_knaves`, like `names` and `sayings`. Not for files.
+        path: Use the originals in Logic-RL's folder (as `logic_rl` does), in a `.jsonl` file, or in the folder `data`
+            of mem-kk-logic (its `{split}/clean/people*.jsonl`).
+        held_out: False uses any twin, as published, even one that is in the training set.
 
     Returns:
-        Rows as of `knights_knaves`, of the task `knights_knaves_{kind}/3ppl`, with `original`: the prompt of the
-        original. Puzzles of few people may have no such twin, most of all a `leaf`: they are left out, and counted in
-        a warning.
+        Rows as from `knights_knaves`, with the task `knights_knaves_{kind}/3ppl` and `original`: the prompt of the
+            original. Puzzles of few people may have no such twin, especially a `leaf`: they are left out and counted
+            in a warning.
 
     Raises:
-        UserError: As for `knights_knaves` and `logic_rl`; a file has other columns, or a puzzle is worded otherwise.
+        UserError: As for `knights_knaves` and `logic_rl`; or a file has other columns, or a puzzle other wording.
 
     >>> twin = knights_knaves_perturbed(kind="flip_role", people=2, size=1)[0]
     >>> twin["prompt"][:62], twin["task"]
@@ -148,14 +148,14 @@ def _twin(row: dict, kind: str, rng: random.Random, allowed) -> dict | None:
 
 
 def changed(statements: tuple, kind: str, rng: random.Random, allowed=lambda statements: True) -> tuple | None:
-    """A puzzle that differs in one statement or one leaf and has one solution, another one; None if none is found.
+    """A puzzle that differs in one statement or one leaf and has one, different solution; None if none is found.
 
     Args:
         kind: `"statement"` or `"leaf"`.
-        allowed: Tells of the new statements whether they may be taken.
+        allowed: Whether new statements may be used.
 
     Raises:
-        ValueError: The puzzle has not one solution.
+        ValueError: The puzzle does not have exactly one solution.
 
     >>> changed((("not", ("telling-truth", 1)), ("<=>", ("telling-truth", 1), ("lying", 0))), "leaf", random.Random(0))
     (('not', ('telling-truth', 1)), ('<=>', ('telling-truth', 1), ('telling-truth', 0)))
@@ -206,7 +206,7 @@ def _sayings(prompt: str, statements: tuple, names: list[str]) -> list[str]:
 
 
 def _with_roles(text: str, roles: tuple[str, str] | None) -> str:
-    """A text with other words for a knight and a knave, in their case and number."""
+    """A text with other words for a knight and a knave, with the same case and number."""
     if roles is None:
         return text
 

@@ -1,4 +1,4 @@
-"""Reasoning Gym's procedural data sets, for the reward of the same name."""
+"""Reasoning Gym's procedural datasets, for the reward of the same name."""
 
 import dataclasses
 import importlib.util
@@ -9,31 +9,31 @@ from r1lab.data.generate import split_of
 from r1lab.errors import UserError
 from r1lab.text import did_you_mean
 
-_ROUNDS = 20  # of seeds, each of twice as many entries as are asked for
+_ROUNDS = 20  # of seeds, each with twice as many entries as needed
 
 
 def reasoning_gym(
     *, dataset: str, split: Literal["train", "test"] = "train", size: int | None = None, seed: int = 0, **config
 ) -> list[dict]:
-    """Tasks of one of Reasoning Gym's data sets (arXiv:2505.24760), over a hundred of them with their own scorers.
+    """Tasks of one of Reasoning Gym's datasets (arXiv:2505.24760), over a hundred of them with their own scorers.
 
-    Reasoning Gym draws entry i of seed s with `Random(s + i)`, so neighbouring seeds give almost the same entries.
-    Here seeds lie a million apart, and the split is a hash of the question: train and test never share one, whatever
-    the seeds and sizes.
+    Reasoning Gym samples entry i of seed s with `Random(s + i)`, so consecutive seeds give almost the same entries.
+    Here seeds are a million apart, and the split is a hash of the question: train and test never share one, regardless
+    of seeds and sizes.
 
     Args:
         dataset: Its name, such as `leg_counting`.
         split: `"train"`, or `"test"`, one question in five.
-        size: How many. Default: 1,000; a smaller one gives the first of them.
-        config: Further parameters are those of the data set's own configuration.
+        size: The number of rows. Default: 1,000; a smaller size gives the first of them.
+        config: Further parameters are those of the dataset's own configuration.
 
     Returns:
-        Rows with `prompt`, `answer` (the data set's own; None where it has none), `task`
-        (`reasoning_gym/leg_counting`) and `metadata` (as JSON). For the reward `reasoning_gym`.
+        Rows with `prompt`, `answer` (the dataset's own; None if it has none), `task` (`reasoning_gym/leg_counting`)
+            and `metadata` (as JSON). For the reward `reasoning_gym`.
 
     Raises:
-        UserError: reasoning-gym is not installed, or has no such data set, or none of this configuration or size, or
-            the scorer cannot do with metadata in JSON (`arc_agi` and `rearc`).
+        UserError: reasoning-gym is not installed, the dataset is unknown or does not support this configuration or
+            size, or the scorer does not accept metadata in JSON (`arc_agi` and `rearc`).
 
     >>> reasoning_gym(dataset="leg_counting", split="valid")
     Traceback (most recent call last):
@@ -62,7 +62,7 @@ def reasoning_gym(
                 }
     raise UserError(
         f"reasoning_gym: {dataset}: {split}: {size} questions asked for, but only {len(rows)} were found; "
-        "lower size (eval.size in an evaluation), or make the data set's configuration wider"
+        "lower size (eval.size in an evaluation), or widen the dataset's configuration"
     )
 
 
@@ -71,7 +71,7 @@ def _entries(dataset: str, config: dict, *, size: int, seed: int):
 
     if dataset not in DATASETS:
         hint = did_you_mean(dataset, DATASETS, otherwise=f"; there are: {', '.join(sorted(DATASETS))}")
-        raise UserError(f"reasoning_gym: dataset: {dataset}: no such data set{hint}")
+        raise UserError(f"reasoning_gym: dataset: {dataset}: no such dataset{hint}")
     fields = [field.name for field in dataclasses.fields(DATASETS[dataset][1]) if field.name not in ("seed", "size")]
     for key in config:
         if key not in fields:
@@ -79,13 +79,13 @@ def _entries(dataset: str, config: dict, *, size: int, seed: int):
             raise UserError(f"reasoning_gym: {key}: unknown parameter{hint}")
     try:
         return create_dataset(dataset, size=size, seed=seed, **config)
-    except (AssertionError, TypeError, ValueError) as error:  # how its configurations tell a value that is wrong
+    except (AssertionError, TypeError, ValueError) as error:  # how its configurations report an invalid value
         given = ", ".join(f"{key}: {value}" for key, value in config.items())
         raise UserError(f"reasoning_gym: {dataset}: {given}: {' '.join(str(error).split())}") from error
 
 
 def _check_json(dataset: str, entries, entry: dict) -> None:
-    """Refuses a data set whose scorer rejects its own answer once JSON has made lists of the metadata's tuples."""
+    """Rejects a dataset whose scorer rejects its own answer once JSON has turned the metadata's tuples into lists."""
     again = {**entry, "metadata": json.loads(_json(entry["metadata"], dataset))}
     if entries.score_answer(entry["answer"], again) < entries.score_answer(entry["answer"], entry):
         raise UserError(f"reasoning_gym: dataset: {dataset}: its scorer does not read its metadata back from JSON")

@@ -12,7 +12,7 @@ from r1lab.text import did_you_mean
 
 _FILES = (".jsonl", ".json", ".parquet")
 _SPLITS = ("train", "test", "valid", "validation", "val", "dev")
-_SHOWN = 5  # bad rows that are named; more are counted
+_SHOWN = 5  # bad rows that are listed; the rest are counted
 _OFTEN_CALLED = {
     "prompt": ("question", "problem", "query", "instruction", "input", "text"),
     "chosen": ("preferred", "chosen_response", "response_chosen", "accepted", "better"),
@@ -21,8 +21,8 @@ _OFTEN_CALLED = {
     "completion": ("deepseek_attempt", "attempt", "response", "output", "generation", "solution"),
     "thinking": ("deepseek_thinking_trajectory", "thinking_trajectories", "reasoning", "reasoning_content"),
 }
-"""What public data sets call these columns, for the line that an error message suggests."""
-_CONTEXT = {"instruction": ("input", "context")}  # columns that a prompt of this name is put together with
+"""The names of these columns in public datasets, for the suggestion in an error message."""
+_CONTEXT = {"instruction": ("input", "context")}  # columns that are appended to a prompt column of this name
 
 Columns = dict[str, str | list[str]]
 T = TypeVar("T")
@@ -37,25 +37,25 @@ def rows(
     columns: Columns | None = None,
     config: str | None = None,
 ) -> list[dict]:
-    """Rows from a file (`.jsonl`, `.json`, `.parquet`), from a folder, or of a data set of the Hub.
+    """Rows from a file (`.jsonl`, `.json`, `.parquet`), from a folder, or from a dataset on the Hub.
 
     Args:
-        path: Where they lie. A folder may hold a file for each split (`train.jsonl`, `test.jsonl`), of which the right
-            one is read; of other folders, such as `@STAGE/samples`, every `.jsonl` is read, or every `.parquet` where
-            there is no `.jsonl`.
-        split: The split of a folder or of a data set of the Hub. A single file has none: it is read whole.
-        size: At most so many, drawn at random by `seed`. Default: all, in their order.
-        columns: Which of the file's columns to read as `prompt`, `answer` and so on, as in
-            `{prompt: question, answer: final}`. A dotted name reads a value inside of a column, as in
-            `{answer: reward_model.ground_truth}`; a list puts texts together, as in `{prompt: [instruction, input]}`.
-        config: The configuration of a data set of the Hub, such as `main` of `openai/gsm8k`.
+        path: A file, a folder or a dataset on the Hub. A folder may have a file for each split (`train.jsonl`,
+            `test.jsonl`), of which only the one for `split` is used; in other folders, such as `@STAGE/samples`, every
+            `.jsonl` is used, or every `.parquet` if there is no `.jsonl`.
+        split: The split of a folder or of a dataset on the Hub. A single file has none and is used as a whole.
+        size: Maximum number of rows, sampled by `seed`. Default: all, in their order.
+        columns: The file's columns to use as `prompt`, `answer` and so on, as in `{prompt: question, answer: final}`.
+            A dotted name selects a value inside a column, as in `{answer: reward_model.ground_truth}`; a list joins
+            texts, as in `{prompt: [instruction, input]}`.
+        config: The configuration of a dataset on the Hub, such as `main` of `openai/gsm8k`.
 
     Returns:
-        Rows with all their columns, and those that `columns` names, as `r1lab.data.shapes.shaped` puts them: each has
-        a `prompt`, a string or chat messages; `answer` is None where a row lacks it.
+        Rows with all their columns and those in `columns`, as normalized by `r1lab.data.shapes.shaped`: each has a
+            `prompt`, a string or chat messages; `answer` is None if a row lacks it.
 
     Raises:
-        UserError: There is no such place, it cannot be read, no row has one of `columns`, or rows have no prompt
+        UserError: The path does not exist or cannot be read, no row has one of `columns`, or rows have no prompt
             (`file:row`, counted from 1; in a `.jsonl` file that is the line).
 
     >>> import json, tempfile
@@ -70,7 +70,7 @@ def rows(
 
 
 def is_local(path: str) -> bool:
-    """Whether a path is one of this machine, there or not; all else is the name of a data set of the Hub."""
+    """Whether a path is on this machine, existing or not; everything else is the name of a dataset on the Hub."""
     place = Path(path).expanduser()
     return place.exists() or place.suffix in _FILES or path.startswith((".", "/", "~")) or path.count("/") > 1
 
@@ -86,7 +86,7 @@ def numbered_rows(
     """Each row that `rows` finds at a path, with its place (`file:row`).
 
     Args:
-        needed: The columns beside `prompt` that an error message is to suggest names for.
+        needed: The columns, in addition to `prompt`, for which an error message suggests names.
 
     Raises:
         UserError: As for `rows`.
@@ -96,15 +96,15 @@ def numbered_rows(
     numbered = [(where, _shaped(where, row)) for where, row in numbered]
     there = [row for _, row in numbered if isinstance(row, dict)]
     if any(there) and not any("prompt" in row for row in there):  # one line for all of these rows
-        of_all = f"{path}: {no_column('prompt', there, needed=needed)}"
+        of_all = f"{path}: {no_column('prompt', there, needed=needed, given=columns)}"
         numbered = [(where, row) for where, row in numbered if not isinstance(row, dict)]
-        tell([of_all, *_problems(numbered)], len(numbered))
-    tell(_problems(numbered), len(numbered))
+        raise_first([of_all, *_problems(numbered)], len(numbered))
+    raise_first(_problems(numbered), len(numbered))
     return [(where, row) for where, row in numbered if isinstance(row, dict)]
 
 
 def _shaped(where: str, row: object) -> object:
-    """A row as `shapes.shaped` puts it, or what is wrong with it in its stead."""
+    """A row normalized by `shapes.shaped`, or the error if that fails."""
     if not isinstance(row, dict):
         return row
     try:
@@ -114,10 +114,10 @@ def _shaped(where: str, row: object) -> object:
 
 
 def _renamed(path: str, numbered: list[tuple[str, object]], columns: Columns) -> list[tuple[str, object]]:
-    """The rows with `columns` read under their new names; a row that lacks one has None there.
+    """The rows with `columns` under their new names; a row that lacks one has None there.
 
     Raises:
-        UserError: No row has one of these columns, as after a typing error.
+        UserError: No row has one of these columns, as with a typo.
     """
     there = [row for _, row in numbered if isinstance(row, dict)]
     given = [name for names in columns.values() for name in (names if isinstance(names, list) else [names])]
@@ -139,9 +139,9 @@ def _has(row: dict, name: str) -> bool:
 
 
 def _value(row: dict, name: str | list[str]) -> object:
-    """The value of a column, or of `column.key` where no column has that name; None where there is none.
+    """The value of a column, or of `column.key` if no column has that name; None if there is none.
 
-    Of several columns the texts, those that are empty left out, with a blank line between them.
+    For several columns, their non-empty texts with a blank line between them.
     """
     if isinstance(name, list):
         texts = [str(value) for value in (_value(row, one) for one in name) if value not in (None, "")]
@@ -158,20 +158,27 @@ def _names(found: list[dict]) -> list[str]:
     return list(dict.fromkeys(str(key) for row in found for key in row))
 
 
-def no_column(wanted: str, found: list[dict], who: str = "", needed: tuple[str, ...] = ("answer",)) -> str:
-    """What to say where no row has a column: the columns that there are, and the line to write.
+def no_column(
+    wanted: str,
+    found: list[dict],
+    who: str = "",
+    needed: tuple[str, ...] = ("answer",),
+    given: Columns | None = None,
+) -> str:
+    """The message if no row has a column: the columns that there are, and the line to write.
 
     Args:
         who: What needs the column, as in `, for the reward accuracy`.
-        needed: Other columns to suggest names for, where rows lack them too and `wanted` is the prompt.
+        needed: Other columns to suggest names for if rows lack them too and `wanted` is the prompt.
+        given: The `columns` that the recipe has already, which the suggested line must keep.
 
     >>> no_column("prompt", [{"question": "2+2?", "final": "4"}])
-    'no column `prompt`; there are: question, final: write `columns: {prompt: question, answer: final}` beside `path`'
+    'no column `prompt`; there are: question, final: write `columns: {prompt: question, answer: final}` next to `path`'
     """
     names = _names(found)
     what = f"no column `{wanted}`{who}; there are: {', '.join(names)}"
-    asked = set(_OFTEN_CALLED["prompt"]) & set(names)
-    if wanted == "prompt" and not asked and {"chosen", "rejected"} <= set(names):
+    questions = set(_OFTEN_CALLED["prompt"]) & set(names)
+    if wanted == "prompt" and not questions and {"chosen", "rejected"} <= set(names):
         return f"{what}: give the question that both answer in `prompt`, or as messages in `chosen` and `rejected`"
     lacking = [wanted, *(name for name in needed if wanted == "prompt" and name not in names)]
     lacking += ["thinking"] if "completion" in lacking and "thinking" not in names else []
@@ -179,26 +186,27 @@ def no_column(wanted: str, found: list[dict], who: str = "", needed: tuple[str, 
     columns: dict[str, str] = {name: guessed[0] for name, guessed in guesses.items() if guessed}
     if context := [name for name in _CONTEXT.get(columns.get("prompt", ""), ()) if name in names]:
         columns["prompt"] = f"[{columns['prompt']}, {context[0]}]"
-    written = ", ".join(f"{to}: {name}" for to, name in ({wanted: "NAME"} | columns).items())
-    return f"{what}: write `columns: {{{written}}}` beside `path`"
+    kept = {to: f"[{', '.join(name)}]" if isinstance(name, list) else name for to, name in (given or {}).items()}
+    written = ", ".join(f"{to}: {name}" for to, name in (kept | {wanted: "NAME"} | columns).items())
+    return f"{what}: write `columns: {{{written}}}` next to `path`"
 
 
 def converted(path: str, split: str, convert: Callable[[dict], T], *, config: str | None = None) -> list[T]:
-    """What `convert` makes of each row at a path, for builders whose files have columns of their own.
+    """The results of `convert` for each row at a path, for builders whose files have columns of their own.
 
     Args:
-        path: A file, a folder or a data set of the Hub, as for `rows`.
-        convert: From a row to what becomes of it; it raises ValueError, saying why, on a row that does not fit.
-        config: The configuration of a data set of the Hub.
+        path: A file, a folder or a dataset on the Hub, as for `rows`.
+        convert: Converts a row; if the row does not fit, it raises ValueError with the reason.
+        config: The configuration of a dataset on the Hub.
 
     Raises:
-        UserError: As for `rows`, and naming the rows that `convert` raises ValueError on.
+        UserError: As for `rows`; it lists the rows for which `convert` raises ValueError.
     """
     return convert_all(list(_located(path, split, config)), convert)
 
 
 def convert_all(numbered: Sequence[tuple[str, object]], convert: Callable[[dict], T]) -> list[T]:
-    """What `convert` makes of rows that come with their places; a `UserError` names those that it cannot."""
+    """The results of `convert` for rows with their places; a `UserError` lists those that fail."""
     problems: list[str] = []
     found: list[T] = []
     for where, row in numbered:
@@ -211,7 +219,7 @@ def convert_all(numbered: Sequence[tuple[str, object]], convert: Callable[[dict]
                 found.append(convert(shapes.json_values(row)))
         except ValueError as error:
             problems.append(f"{where}: {error}")
-    tell(problems, len(numbered))
+    raise_first(problems, len(numbered))
     return found
 
 
@@ -230,8 +238,8 @@ def first_of(row: dict, *columns: str):
     raise ValueError(f"no `{'` or `'.join(columns)}` in this row, which has {', '.join(map(str, row)) or 'nothing'}")
 
 
-def tell(problems: list[str], total: int) -> None:
-    """Raise what is wrong with rows, if anything: the first few, and how many more of how many."""
+def raise_first(problems: list[str], total: int) -> None:
+    """Raises the first few problems with rows, if there are any, and how many more there are."""
     if len(problems) > _SHOWN:
         problems = [*problems[:_SHOWN], f"{len(problems) - _SHOWN} more of {total} rows are like these"]
     if problems:
@@ -239,7 +247,7 @@ def tell(problems: list[str], total: int) -> None:
 
 
 def _located(path: str, split: str, config: str | None = None) -> Iterator[tuple[str, object]]:
-    """Each row at a path with its place, whatever it is; for a line that is not JSON, the error in its stead."""
+    """Each row at a path with its place, whatever it is; for a line that is not JSON, the error instead."""
     place = Path(path).expanduser()
     if place.is_dir():
         for file in _of_split(place, split):
@@ -251,7 +259,7 @@ def _located(path: str, split: str, config: str | None = None) -> Iterator[tuple
 
 
 def draw(found: list[T], size: int | None, seed: int) -> list[T]:
-    """At most `size` rows, drawn by `seed`; all of them, in their order, by default."""
+    """At most `size` rows, sampled by `seed`; by default all, in their order."""
     if size is None:
         return found
     if size < 1:
@@ -267,7 +275,7 @@ def _of_split(folder: Path, split: str) -> list[Path]:
     named = [file for file in files if of[file] in _SPLITS]
     if not named:
         return files
-    # Reading both would train on what is held out.
+    # Using both would train on held-out rows.
     wanted = [file for file in named if of[file] == split]
     if not wanted:
         have = ", ".join(str(file.relative_to(folder)) for file in named)
@@ -276,10 +284,10 @@ def _of_split(folder: Path, split: str) -> list[Path]:
 
 
 def _file(path: Path) -> Iterator[tuple[str, object]]:
-    """Each row of a file with its place; for a line that is not JSON, the error in its stead."""
+    """Each row of a file with its place; for a line that is not JSON, the error instead."""
     if not path.is_file():
-        beside = [other.stem for other in path.parent.glob(f"*{path.suffix}")] if path.suffix else []
-        hint = did_you_mean(path.stem, beside).replace("`?", f"{path.suffix}`?")
+        siblings = [other.stem for other in path.parent.glob(f"*{path.suffix}")] if path.suffix else []
+        hint = did_you_mean(path.stem, siblings).replace("`?", f"{path.suffix}`?")
         raise UserError(f"{path}: no such file or folder{hint}")
     if path.suffix not in _FILES:
         raise UserError(f"{path}: not a file of rows: {', '.join(_FILES)}")
@@ -293,19 +301,19 @@ def _file(path: Path) -> Iterator[tuple[str, object]]:
     if path.suffix == ".json":
         listed = _json(text, str(path))
         if not isinstance(listed, list):
-            raise UserError(f"{path}: should be a list of rows, not {_kind(listed)}; one row a line is .jsonl")
+            raise UserError(f"{path}: should be a list of rows, not {_kind(listed)}; one row per line is .jsonl")
         yield from ((f"{path}:{number}", row) for number, row in enumerate(listed, 1))
         return
     for number, line in enumerate(text.split("\n"), 1):  # not splitlines, which also splits at U+2028 in a string
         if line.strip():
             try:
                 yield f"{path}:{number}", _json(line, f"{path}:{number}")
-            except UserError as error:  # told with those of the other rows
+            except UserError as error:  # reported together with those of the other rows
                 yield f"{path}:{number}", error
 
 
 def parquet(path: Path, columns: list[str] | None = None) -> list[dict]:
-    """The rows of a parquet file; its absence, damage or lack of a column is a `UserError`."""
+    """The rows of a parquet file; a missing or damaged file and a missing column are a `UserError`."""
     import pyarrow
     import pyarrow.parquet
 
@@ -323,12 +331,12 @@ def parquet(path: Path, columns: list[str] | None = None) -> list[dict]:
 
 def _json(text: str, where: str):
     def once(pairs: list[tuple[str, object]]) -> dict:
-        """An object of the file; json would keep the last value of a key that is there twice."""
+        """An object of the file; json would keep the last value of a repeated key."""
         found = dict(pairs)
         if len(found) < len(pairs):
             keys = [key for key, _ in pairs]
             twice = next(key for key in keys if keys.count(key) > 1)
-            raise UserError(f"{where}: the key `{twice}` stands {keys.count(twice)} times in one object: keep one")
+            raise UserError(f"{where}: the key `{twice}` occurs {keys.count(twice)} times in one object: keep one")
         return found
 
     try:
@@ -345,7 +353,7 @@ def _hub(name: str, split: str, config: str | None) -> list[dict]:
     try:
         found = load_dataset(name, *([config] if config else []), split=split)
     except (DatasetsError, OSError, ValueError) as error:  # not there, not reached, no such split or configuration
-        message = f"{name}: neither a file here nor a data set that the Hub gives: {_line(error)}"
+        message = f"{name}: neither a local file nor a dataset on the Hub: {_line(error)}"
         raise UserError(message) from error
     return found.to_list()
 

@@ -1,4 +1,4 @@
-"""Reasoning traces to learn from, in the forms in which the open sets come."""
+"""Reasoning traces for SFT, in the formats of the open datasets."""
 
 import logging
 import re
@@ -11,7 +11,7 @@ from r1lab.data.rows import converted, draw, first_of
 from r1lab.errors import UserError
 
 _FORMS = (
-    # DeepSeek-R1's own; the opening tag may have been prefilled.
+    # DeepSeek-R1's own format; the opening tag may have been prefilled.
     re.compile(r"(?:<think>)?((?:(?!</?think>).)*)</think>((?:(?!</?think>).)*)", re.DOTALL),
     # Bespoke-Stratos and OpenThoughts, after Sky-T1.
     re.compile(
@@ -27,7 +27,7 @@ _APART = (
     ("thinking_trajectories", "attempt"),
     ("gemini_thinking_trajectory", "gemini_attempt"),
 )
-"""Columns of s1K and s1K-1.1 that hold the thinking and the final text apart, the best teacher first."""
+"""Columns of s1K and s1K-1.1 that have the thinking and the final text separately, the best teacher first."""
 
 logger = logging.getLogger(__name__)
 
@@ -44,37 +44,36 @@ def traces(
     per_prompt: int | None = None,
     on_unknown: Literal["fail", "skip"] = "fail",
 ) -> list[dict]:
-    """Prompts with a thinking and a final text, for the SFT of a cold start or a distillation.
+    """Prompts with a thinking and a final text, for cold-start SFT or distillation.
 
-    The form is found row by row, and a row that fits none is an error. Where the turns are:
+    The format is detected row by row, and a row in an unknown format is an error. Known columns:
 
     - `prompt` and `completion` (your own, or the samples of a sample stage),
     - `problem` and `generations`, several for each (OpenR1-Math-220k),
     - `messages` with `role` and `content` (Mixture-of-Thoughts), or `conversations` with `from` and `value`
       (Bespoke-Stratos-17k, OpenThoughts),
-    - `question`, with the thinking and the final text apart (s1K, s1K-1.1),
+    - `question`, with separate columns for the thinking and the final text (s1K, s1K-1.1),
     - `instruction` and `response` (Marco-o1).
 
-    How the thinking is marked in the assistant's turn: `<think>...</think>`, the first tag prefilled or not;
-    `<|begin_of_thought|>...<|begin_of_solution|>`; `<Thought>...<Output>`. System prompts are left out: they tell of
-    the set's own tags.
+    Known markers of the thinking in the response: `<think>...</think>`, the first tag prefilled or not;
+    `<|begin_of_thought|>...<|begin_of_solution|>`; `<Thought>...<Output>`. System prompts are left out, because they
+    describe the dataset's own tags.
 
     Args:
-        path: A data set of the Hub, a folder or a file.
-        size: At most so many, drawn at random by `seed`. Default: all.
-        config: The configuration of a data set of the Hub, such as `math` of Mixture-of-Thoughts.
-        right_only: Leaves out what the set itself marks as wrong: `correctness_math_verify` (unless
-            `correctness_llama` calls it right), and `right: false` of a sample stage. Counted in the log.
-        answer_tags: Puts the final text into `<answer>` tags, as R1-Zero's prompt asks.
-        per_prompt: At most so many generations of a problem, the first ones. Default: all.
-        on_unknown: What is done about rows of no known form: `"fail"` names them, `"skip"` leaves them out and counts
+        path: A dataset on the Hub, a folder or a file.
+        size: Maximum number of rows, sampled by `seed`. Default: all.
+        config: The configuration of a dataset on the Hub, such as `math` of Mixture-of-Thoughts.
+        right_only: Leaves out rows that the dataset itself marks as wrong: `correctness_math_verify` (unless
+            `correctness_llama` is true), and `right: false` from a sample stage. The log counts them.
+        answer_tags: Puts the final text into `<answer>` tags, as R1-Zero's prompt requires.
+        per_prompt: Maximum number of generations of a problem, from the first on. Default: all.
+        on_unknown: How to handle rows of an unknown format: `"fail"` lists them, `"skip"` leaves them out and counts
             them in the log.
 
     Returns:
-        Rows with `prompt` (messages where there are several turns), `completion`
-        (`<think>\\n...\\n</think>\\n\\n...`), `answer` (None where the set has none) and `task` (`traces`).
-        Generations of OpenR1 that were cut off in their thinking, or close it twice, are left out, and counted in the
-        log.
+        Rows with `prompt` (messages if there are several turns), `completion` (`<think>\\n...\\n</think>\\n\\n...`),
+            `answer` (None if the dataset has none) and `task` (`traces`). OpenR1 generations that are truncated in
+            their thinking, or that close it twice, are left out and counted in the log.
 
     >>> import json, tempfile
     >>> row = {"instruction": "2+2?", "response": "<Thought>\\nTwo pairs.\\n</Thought>\\n<Output>\\n4\\n</Output>"}
@@ -94,7 +93,7 @@ def traces(
         except ValueError:
             if on_unknown == "fail":
                 raise
-            counts["of no known form"] += 1
+            counts["of an unknown form"] += 1
             return []
 
     def converted_row(row: dict) -> list[dict]:
@@ -102,7 +101,7 @@ def traces(
         made = []
         for turn, whole, right in found:
             if not whole:
-                counts["cut off"] += 1
+                counts["truncated"] += 1
             elif right is False and right_only:
                 counts["wrong"] += 1
             else:
@@ -120,7 +119,7 @@ def traces(
 
 
 def _prompt_and_turns(row: dict) -> tuple[str | list[dict], list[tuple[str, bool, bool | None]]]:
-    """The prompt of a row, and its turns: the text, whether it is whole, whether it is right (None: not told)."""
+    """The prompt of a row, and its responses: text, whether it is complete, whether it is correct (None: unknown)."""
     if row.get("generations"):
         return first_of(row, "problem", "prompt"), list(_generations(row))
     right = row.get("right")
@@ -142,7 +141,7 @@ def _prompt_and_turns(row: dict) -> tuple[str | list[dict], list[tuple[str, bool
     messages = [message for message in messages if message["role"] != "system"]
     if [message["role"] for message in messages] != ["user", "assistant"] * (len(messages) // 2) or not messages:
         roles = ", ".join(message["role"] for message in messages)
-        raise ValueError(f"messages: should be of user and assistant in turn, not {roles or 'empty'}")
+        raise ValueError(f"messages: should alternate between user and assistant, not {roles or 'empty'}")
     *before, last = messages
     return before[0]["content"] if len(before) == 1 else before, [(shapes.answer(last), True, right)]
 
@@ -152,15 +151,15 @@ def _generations(row: dict) -> Iterator[tuple[str, bool, bool | None]]:
     whole = row.get("is_reasoning_complete") or [True] * n
     marks = [row[key] for key in ("correctness_math_verify", "correctness_llama") if row.get(key)]
     if any(len(given) != n for given in (whole, *marks)):
-        raise ValueError(f"generations: {n} of them, but another number of marks")
+        raise ValueError(f"generations: {n} of them, but a different number of marks")
     for i, text in enumerate(row["generations"]):
-        told = [mark[i] for mark in marks if mark[i] is not None]
-        yield text, bool(whole[i]) and str(text).count("</think>") == 1, any(told) if told else None
+        known = [mark[i] for mark in marks if mark[i] is not None]
+        yield text, bool(whole[i]) and str(text).count("</think>") == 1, any(known) if known else None
 
 
 def _completion(turn: str, answer_tags: bool) -> str:
     if not isinstance(turn, str):
-        raise ValueError("the assistant's turn is no text")
+        raise ValueError("the assistant's response is not text")
     found = next(filter(None, (form.fullmatch(turn.strip()) for form in _FORMS)), None)
     if not found or not found[1].strip() or not found[2].strip():
         raise ValueError(f"no thinking and final text in any of the known tags: {' '.join(turn.split())[:60]!r}")

@@ -103,7 +103,7 @@ def parameters(function: Callable) -> dict[str, inspect.Parameter]:
 
 def columns(function: Callable) -> list[str]:
     """The columns of the data that a reward cannot do without: parameters without a default that no grader fills."""
-    given = ("completions", "prompts", "completion_ids", "trainer_state", "right")
+    given = ("completions", "prompts", "completion_ids", "right")
     wanted = [name for name, parameter in _named(function).items() if _is_column(function, parameter)]
     return [name for name in wanted if name not in given]
 

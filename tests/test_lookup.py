@@ -70,6 +70,13 @@ def test_settings_of_a_reward_have_defaults_and_columns_have_none():
     assert list(lookup.parameters(builder)) == ["path", "size"]
 
 
+def test_columns_are_what_no_grader_provides():
+    def reward(completions, prompts, completion_ids, right, trainer_state, **columns):
+        return [0.0]
+
+    assert lookup.columns(reward) == ["trainer_state"]
+
+
 def test_the_light_part_imports_nothing_heavy():
     code = "import sys; from r1lab import lookup; lookup.summaries('rewards'); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -206,7 +206,7 @@ def _lacking(row: dict, wanted: Wanted) -> list[tuple[str, str]]:
 
 
 def row_problems(path: str, split: str, wanted: Wanted, columns: Columns | None = None) -> list[str]:
-    """Rows that lack a column that is asked for. A data set of the Hub is not looked at: that might be a download.
+    """Rows that lack a required column. A dataset on the Hub is not checked: that might need a download.
 
     Raises:
         UserError: The rows cannot be read, or have no prompt.
@@ -226,7 +226,7 @@ def row_problems(path: str, split: str, wanted: Wanted, columns: Columns | None 
     found = []
     for (column, who), places in lacking.items():
         if len(places) == len(rows) and not any(column in row for _, row in rows):
-            found.append(f"{path}: {no_column(column, [row for _, row in rows], f', for {who}')}")
+            found.append(f"{path}: {no_column(column, [row for _, row in rows], f', for {who}', given=columns)}")
             continue
         found += [f"{place}: no `{column}` in this row, for {who}" for place in places[:SHOWN]]
         if len(places) > SHOWN:

@@ -163,5 +163,5 @@ def test_instructions_parameters():
         instructions(size=1, kinds=["quoted"], tiny=True)
     with pytest.raises(UserError, match="constraints: 3 of 2 kinds"):
         instructions(size=1, kinds=["quoted", "title"], constraints=3)
-    with pytest.raises(UserError, match="only 0 were found; name more kinds"):
+    with pytest.raises(UserError, match="only 0 were found; list more kinds"):
         instructions(size=1, kinds=["lower_case", "upper_case"], constraints=2)

@@ -71,8 +71,8 @@ def test_what_has_no_form_is_left_out_and_counted(tmp_path, caplog, line):
     path = write(tmp_path / "set.jsonl", ["assert candidate(1) == 1", line], [line])
     with caplog.at_level(logging.WARNING):
         assert calls(path) == [([1], 1)]
-    assert "1 asserts of 1 problems are no plain call and value, left out" in caplog.text
-    assert "1 of 2 problems have no assert of a plain call and value, left out" in caplog.text
+    assert "left out 1 asserts of 1 problems that are not a plain call and value" in caplog.text
+    assert "left out 1 of 2 problems, which have no assert of a plain call and value" in caplog.text
 
 
 def test_a_test_that_is_no_python_is_named(tmp_path):

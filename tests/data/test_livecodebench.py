@@ -92,7 +92,7 @@ class Harmful:
 def test_a_pickle_of_something_else_is_refused_and_does_nothing(tmp_path, protocol):
     for content in (Harmful(str(tmp_path / "done")), ["a", "b"], 3, b"[]"):
         path = write(tmp_path / "test.jsonl", row(private_test_cases=packed(content, protocol)))
-        with pytest.raises(UserError, match="abc1_a: private_test_cases: a pickle of something else than text"):
+        with pytest.raises(UserError, match="abc1_a: private_test_cases: a pickle of something other than text"):
             livecodebench(path=path)
     assert not (tmp_path / "done").exists()
 

@@ -165,9 +165,9 @@ def test_ordered_needs_what_it_orders_by():
     rows = [{"prompt": "?", "task": "math/level3"}, {"prompt": "?", "task": "math"}]
     assert ordered(rows[:1], by="level") == rows[:1]
     for by, said in (
-        ("level", "a row of task math does not tell it"),
-        ("people", "does not tell"),
-        ("pass_rate", "none"),
+        ("level", "a row of task math does not have it"),
+        ("people", "does not have it"),
+        ("pass_rate", "no pass rate"),
     ):
         with pytest.raises(UserError, match=said):
             ordered(rows, by=by)

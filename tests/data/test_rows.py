@@ -115,10 +115,10 @@ def test_where_no_row_has_a_prompt_the_line_to_write_is_shown(tmp_path):
     path = jsonl(tmp_path / "rows.jsonl", [{"problem": "2+2?", "target": "4"}] * 100)
     assert problems(path) == [
         f"{path}: no column `prompt`; there are: problem, target: "
-        "write `columns: {prompt: problem, answer: target}` beside `path`"
+        "write `columns: {prompt: problem, answer: target}` next to `path`"
     ]
     path = jsonl(tmp_path / "odd.jsonl", [{"a": "2+2?", "b": "4"}])
-    assert problems(path)[0].endswith("there are: a, b: write `columns: {prompt: NAME}` beside `path`")
+    assert problems(path)[0].endswith("there are: a, b: write `columns: {prompt: NAME}` next to `path`")
     assert "no column `prompt`; there are: a, b, answer: write" in problems(path, columns={"answer": "b"})[0]
 
 
@@ -131,7 +131,7 @@ def test_bad_rows_of_a_folder_name_their_file(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("rows.json", b'{"prompt": "a"}', "should be a list of rows, not an object; one row a line is .jsonl"),
+        ("rows.json", b'{"prompt": "a"}', "should be a list of rows, not an object; one row per line is .jsonl"),
         ("rows.json", b'{"prompt": "a"}\n{"prompt": "b"}', "not JSON: Extra data at line 2, column 1"),
         ("rows.parquet", b"PAR1 not", "not a parquet file that can be read"),
         ("rows.jsonl", b'{"prompt": "\xff"}', "not UTF-8 text: invalid start byte at byte 12"),
@@ -165,7 +165,7 @@ def test_a_data_set_of_the_hub(monkeypatch):
     assert rows(path="some/puzzles", split="test") == ROWS
     assert asked == [("some/puzzles", "test")]
     (problem,) = problems("some/other")
-    assert problem.endswith("there are: question, answer: write `columns: {prompt: question}` beside `path`")
+    assert problem.endswith("there are: question, answer: write `columns: {prompt: question}` next to `path`")
     assert rows(path="some/other", config="main", columns={"prompt": "question"})[0]["prompt"] == "?"
     assert asked[-1] == ("some/other", "main", "train")
 
@@ -174,7 +174,7 @@ def test_a_data_set_of_the_hub(monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", missing)
     (problem,) = problems("some/none")
-    assert problem.startswith("some/none: neither a file here nor a data set that the Hub gives: Dataset 'some/none' ")
+    assert problem.startswith("some/none: neither a local file nor a dataset on the Hub: Dataset 'some/none' ")
 
 
 def test_a_row_with_an_empty_list_as_its_prompt_is_named(tmp_path):
@@ -185,7 +185,7 @@ def test_a_row_with_an_empty_list_as_its_prompt_is_named(tmp_path):
 def test_a_key_that_stands_twice_in_a_row_is_an_error(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"prompt": "?", "answer": "1"}\n{"prompt": "?", "answer": "1", "answer": "2"}\n')
-    assert problems(path) == [f"{path}:2: the key `answer` stands 2 times in one object: keep one"]
+    assert problems(path) == [f"{path}:2: the key `answer` occurs 2 times in one object: keep one"]
 
 
 def test_a_misspelled_file_is_named_with_the_one_beside_it(tmp_path):

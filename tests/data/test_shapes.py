@@ -43,9 +43,9 @@ def test_pairs_of_conversations_give_the_prompt_that_they_share():
     pair = {"chosen": [QUESTION, ANSWER], "rejected": [QUESTION, {"role": "assistant", "content": "5"}]}
     assert shapes.shaped(pair) == {"chosen": "4", "rejected": "5", "prompt": [QUESTION]}
     assert shapes.shaped(pair | {"prompt": "2+2?"})["chosen"] == "4"
-    with pytest.raises(ValueError, match="chosen: begins with other messages than `prompt`"):
+    with pytest.raises(ValueError, match="chosen: starts with other messages than `prompt`"):
         shapes.shaped(pair | {"prompt": "3+3?"})
-    with pytest.raises(ValueError, match="chosen: answers another conversation than `rejected`"):
+    with pytest.raises(ValueError, match="chosen: continues another conversation than `rejected`"):
         shapes.shaped(pair | {"rejected": [{"role": "user", "content": "1+1?"}, ANSWER]})
 
 
@@ -61,17 +61,20 @@ def test_thinking_in_a_field_of_its_own_is_put_into_tags(key):
     ("row", "said"),
     [
         ({"prompt": [{"role": "user", "content": None}]}, r"prompt: message 1 \(user\): its content is null"),
-        ({"prompt": [{"role": "user", "content": {"text": "a"}}]}, "its content is no text"),
-        ({"prompt": [{"role": "user", "content": [{"type": "image_url"}]}]}, "a part of the type image_url"),
-        ({"prompt": [{"role": "user", "content": [*parts("a"), {"type": "text", "text": None}]}]}, "part of the type"),
-        ({"prompt": [QUESTION, ANSWER]}, "prompt: its last message is the assistant's"),
-        ({"prompt": [{"role": "user", "content": " "}]}, "prompt: its last message, that of the user, is empty"),
+        ({"prompt": [{"role": "user", "content": {"text": "a"}}]}, "its content is not text"),
+        ({"prompt": [{"role": "user", "content": [{"type": "image_url"}]}]}, "a part of type image_url"),
+        (
+            {"prompt": [{"role": "user", "content": [*parts("a"), {"type": "text", "text": None}]}]},
+            "part of type text",
+        ),
+        ({"prompt": [QUESTION, ANSWER]}, "prompt: its last message is from the assistant"),
+        ({"prompt": [{"role": "user", "content": " "}]}, "prompt: its last message, from the user, is empty"),
         ({"prompt": [{"role": "user"}]}, "messages with `role` and `content`"),
         ({"messages": [ANSWER]}, "messages: only the assistant speaks"),
-        ({"prompt": "a", "completion": [QUESTION]}, "completion: its last message is that of the user"),
+        ({"prompt": "a", "completion": [QUESTION]}, "completion: its last message is from the user"),
         ({"prompt": "a", "completion": 4}, "completion: should be text"),
-        ({"prompt": "a \ud83d"}, r"prompt: holds half of a character \(\\ud83d, at place 3\)"),
-        ({"prompt": "a", "meta": {"note": ["\udc00"]}}, "meta: holds half of a character"),
+        ({"prompt": "a \ud83d"}, r"prompt: has half of a character \(\\ud83d, at place 3\)"),
+        ({"prompt": "a", "meta": {"note": ["\udc00"]}}, "meta: has half of a character"),
         ({"prompt": "a", "kinds": {1, 2}}, "kinds: a value of the type set, which JSON lacks"),
     ],
 )
@@ -163,7 +166,7 @@ def test_pairs_without_a_prompt_are_told_where_to_put_it(tmp_path):
     with pytest.raises(UserError, match="give the question that both answer in `prompt`, or as messages"):
         rows(path=str(path))
     path.write_text(json.dumps({"question": "2+2?", "chosen": "4", "rejected": "5"}), encoding="utf-8")
-    with pytest.raises(UserError, match="write `columns: {prompt: question}` beside `path`"):
+    with pytest.raises(UserError, match="write `columns: {prompt: question}` next to `path`"):
         rows(path=str(path))
 
 
@@ -198,7 +201,7 @@ def build(bad: bool = False):
     for data in (Data(builder="./mine.py:build"), Data(builder="mix", parts=[{"builder": "./mine.py:build"}])):
         (row,) = build_rows(data, seed=0)
         assert row["prompt"] == [QUESTION] and row["on"] == "2024-01-02"
-    with pytest.raises(UserError, match="data: row 2 of ./mine.py:build: prompt: holds half of a character"):
+    with pytest.raises(UserError, match="data: row 2 of ./mine.py:build: prompt: has half of a character"):
         build_rows(Data(builder="./mine.py:build", bad=True), seed=0)
 
 
@@ -220,7 +223,7 @@ def test_roles_of_sharegpt_are_read_and_unknown_ones_are_named(key):
 
 
 def test_a_prompt_without_a_question_is_refused():
-    with pytest.raises(ValueError, match="prompt: holds no message of the user, only of the system"):
+    with pytest.raises(ValueError, match="prompt: has no user message, only messages from the system"):
         shapes.shaped({"prompt": [{"role": "system", "content": "Be brief."}]})
     assert shapes.shaped({"prompt": []}) == {"prompt": []}  # `rows` names the row
 

@@ -95,7 +95,7 @@ def test_generations_that_the_set_marks_as_wrong_or_cut_off(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         kept = traces(path=path)
     assert [row["completion"][-1] for row in kept] == ["0", "1", "3", "4"]
-    assert "left out 1 wrong, 1 cut off; 4 traces are kept" in caplog.text
+    assert "left out 1 wrong, 1 truncated; 4 traces are kept" in caplog.text
     assert [row["completion"][-1] for row in traces(path=path, right_only=False)] == list("01234")
     assert [row["completion"][-1] for row in traces(path=path, per_prompt=2)] == ["0", "1"]
     samples = [{"prompt": "?", "completion": THINK, "right": right} for right in (True, False)]
@@ -122,11 +122,11 @@ def test_rows_of_no_known_form_are_named(tmp_path, caplog):
     problems = caught.value.problems
     assert problems[0] == f"{path}:2: no thinking and final text in any of the known tags: 'It is 4.'"
     assert problems[3] == f"{path}:5: no `messages` or `conversations` or `completion` in this row, which has text"
-    assert problems[4] == f"{path}:6: messages: should be of user and assistant in turn, not user"
+    assert problems[4] == f"{path}:6: messages: should alternate between user and assistant, not user"
     assert len(bad) == 11 and problems[5:] == ["6 more of 12 rows are like these"]
     with caplog.at_level(logging.WARNING):
         assert len(traces(path=path, on_unknown="skip")) == 1
-    assert "left out 11 of no known form; 1 traces are kept" in caplog.text
+    assert "left out 11 of an unknown form; 1 traces are kept" in caplog.text
     with pytest.raises(UserError, match="on_unknown: 'drop' is not fail or skip"):
         traces(path=path, on_unknown="drop")
 

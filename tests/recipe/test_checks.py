@@ -191,13 +191,23 @@ def test_rows_without_a_prompt_and_lines_that_are_no_rows_are_named(write):
 def test_columns_of_the_users_file_are_checked_and_suggested(write):
     text = grpo_on(write, [{"question": "1+1?", "final": "2"}])
     (line,) = of_data(check_inputs(loading.load([text])))
-    assert line.endswith("write `columns: {prompt: question, answer: final}` beside `path`")
+    assert line.endswith("write `columns: {prompt: question, answer: final}` next to `path`")
     assert of_data(check_inputs(loading.load([text, "data.columns={prompt: question, answer: final}"]))) == []
     (line,) = of_data(check_inputs(loading.load([text, "data.columns={prompt: question}"])))
     assert "no column `answer`, for the reward knights_knaves; there are" in line
-    assert line.endswith("write `columns: {answer: final}` beside `path`")
+    assert line.endswith("write `columns: {prompt: question, answer: final}` next to `path`")
+    (line,) = of_data(check_inputs(loading.load([text, "data.columns={prompt: [question, final]}"])))
+    assert line.endswith("write `columns: {prompt: [question, final], answer: final}` next to `path`")
     with pytest.raises(UserError, match="data.columns.prompt: should be text or a list, not 3"):
         loading.load([text, "data.columns={prompt: 3}"])
+
+
+def test_a_suggestion_for_sft_keeps_the_columns_that_are_set(write, tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"question": "1+1?", "answer": "2"}\n')
+    text = "stage: sft\nmodel: {path: hub/model}\ndata: {path: rows.jsonl, columns: {prompt: question}}\n"
+    (line,) = of_data(check_inputs(loading.load([write(text)])))
+    assert "no column `completion`, for an sft stage" in line
+    assert line.endswith("write `columns: {prompt: question, completion: NAME}` next to `path`")
 
 
 def test_an_answer_is_asked_for_only_if_a_reward_wants_it(write):
