@@ -7,6 +7,7 @@ import fcntl
 import inspect
 import os
 import re
+import textwrap
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from r1lab.recipe import yaml_source
 from r1lab.text import did_you_mean
 
 SECTIONS = ("recipes", "rewards", "data", "runs")
+
+READABLE = 60  # the width of a terminal from which a long last column is wrapped below its row, not truncated
 
 Row = tuple[str, ...]
 
@@ -35,6 +38,8 @@ def page(what: Sequence[str], *, runs_dir: Path, color: bool = False, width: int
     for section in what:
         rows = runs(runs_dir) if section == "runs" else recipes() if section == "recipes" else functions(section)
         lines = columns(rows, color=color, width=width)
+        if section == "recipes":
+            lines.append("`run` starts one device so far: recipes for several GPUs run scaled down (--tiny).")
         if not rows:
             lines = [f"none in {runs_dir}/" if section == "runs" else "none"]
         if len(what) > 1:
@@ -172,7 +177,7 @@ def _model_default(field: Any) -> str:
 
 
 def columns(rows: list[Row], *, color: bool = False, width: int | None = None) -> list[str]:
-    """Rows as lines of aligned columns; the last column is not padded.
+    """Rows as lines of aligned columns; the last column is not padded, and lies below its row where it is too long.
 
     >>> columns([("quickstart", "R1-Zero on a CPU"), ("a", "b")])
     ['quickstart  R1-Zero on a CPU', 'a           b']
@@ -180,23 +185,28 @@ def columns(rows: list[Row], *, color: bool = False, width: int | None = None) -
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)] if rows else []
     lines = []
     for row in rows:
-        line = "  ".join([*(f"{cell:{w}}" for cell, w in zip(row, widths)), row[-1]]).rstrip()
+        head = "".join(f"{cell:{w}}  " for cell, w in zip(row, widths))
+        line, below = f"{head}{row[-1]}".rstrip(), []
+        if width and len(line) > width - 2 and width >= READABLE:
+            line, below = head.rstrip(), textwrap.wrap(row[-1], width - 6)
         if width and len(line) > width - 2:
             line = f"{line[: width - 3]}…"
         if color:
             line = f"\033[36m{line[: len(row[0])]}\033[0m{line[len(row[0]) :]}"
-        lines.append(line)
+        lines += [line, *(f"    {text}" for text in below)]
     return lines
 
 
 def recipes() -> list[Row]:
-    """Name, stage, and first comment line of each packaged recipe."""
+    """Name, stage, the GPUs that it needs if more than one, and first comment line of each packaged recipe."""
     rows = []
     for name, path in yaml_source.packaged_recipes().items():
         source = path.read_text(encoding="utf-8")
         comment = re.search(r"\A(?:\s*\n)*#+ *(.*)", source)
         stage = re.search(r"^stage: *(\w+)", source, re.MULTILINE)
-        rows.append((name, stage[1] if stage else "pipeline", comment[1].strip() if comment else ""))
+        gpus = max((int(number) for number in re.findall(r"\bgpus: *(\d+)", source)), default=1)
+        needs = f"{gpus} GPUs" if gpus > 1 else ""
+        rows.append((name, stage[1] if stage else "pipeline", needs, comment[1].strip() if comment else ""))
     return rows
 
 

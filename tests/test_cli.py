@@ -278,7 +278,8 @@ def test_ls_lists_recipes_rewards_and_builders_with_a_line_each(capsys):
     assert [line for line in out.splitlines() if line and not line.startswith(" ")] == list(listing.SECTIONS)
     assert cli.main(["ls", "recipes"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(yaml_source.packaged_recipes())
+    assert len(lines) == len(yaml_source.packaged_recipes()) + 1, "and a line on the number of GPUs"
+    assert any(line.split()[:4] == ["open-r1/distil/llama-70b", "sft", "32", "GPUs"] for line in lines)
     assert any(line.startswith("quickstart") and "pipeline" in line and "R1-Zero" in line for line in lines)
     assert cli.main(["ls", "rewards"]) == 0
     assert any(line.startswith("knights_knaves  ") for line in capsys.readouterr().out.splitlines())
@@ -332,11 +333,12 @@ def test_ls_imports_nothing_heavy():
     assert not {"torch", "transformers", "trl", "datasets", "numpy", "pydantic", "r1lab.data"} & modules
 
 
-@pytest.mark.parametrize("columns", [30, 200])
-def test_lines_are_cut_at_the_width_of_the_terminal(columns):
+@pytest.mark.parametrize("columns", [30, 80, 200])
+def test_lines_fit_the_width_of_the_terminal(columns):
     lines = listing.page(["data"], runs_dir=None, width=columns).splitlines()
     assert all(len(line) <= columns for line in lines)
-    assert any(line.endswith("…") for line in lines) == (columns == 30)
+    assert any(line.endswith("…") for line in lines) == (columns == 30), "truncated where there is no room to wrap"
+    assert any(line.startswith("    ") for line in lines) == (columns == 80), "wrapped below the row"
 
 
 def make_run(here, name, *, result=None, rows=(), age=0):
