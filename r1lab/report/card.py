@@ -1,7 +1,7 @@
-"""The model card of a finished `model/`: what it is, what it came from, its figures with intervals, how to load it.
+"""The model card of a finished `model/`: its type, origin, scores with intervals, and how to load it.
 
 A card is `model/README.md` with the front matter that the Hugging Face Hub reads (docs/hub/model-cards).
-It holds no path of the machine that it was written on; what the files of a run do not tell is called unknown.
+It contains no paths of the machine that it was written on; what the files of a run do not show is called unknown.
 """
 
 import dataclasses
@@ -17,14 +17,13 @@ from r1lab.recipe import references
 from r1lab.recipe.references import REFERENCE
 from r1lab.recipe.schema import STAGES, trains
 from r1lab.report import read
+from r1lab.report.about import bare, command
 from r1lab.report.read import Run, Stage, as_number, clean, items, section
 from r1lab.report.usage import code, sampling_of, saved_as_adapter
 from r1lab.rundir import storage
 from r1lab.text import percent
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
-_HOME = re.compile(r"(?:/home|/Users)/[^/\s'\"]+|/root\b")
-_FOLDERS = re.compile(r"(?:~/|(?<![\w./:@<-])/[^/\s'\"<>]+/)(?:[^/\s'\"<>]+/)*")  # of a path, without its last name
 
 
 def write(run_dir: Path, *, stage: Path) -> Path:
@@ -39,7 +38,7 @@ def write(run_dir: Path, *, stage: Path) -> Path:
     """
     folder = Path(stage) / "model"
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder: a card is written for a stage that has made a model")
+        raise UserError(f"{folder}: no such folder: only a stage that has made a model gets a card")
     storage.write_text_atomic(folder / "README.md", page(run_dir, stage=stage))
     return folder / "README.md"
 
@@ -53,7 +52,7 @@ def page(run_dir: Path, *, stage: Path) -> str:
     evals = [s for s in run.stages if s.tasks and _model(s) == f"@{this.name}/model"] or _during(this)
     title = run.name if this.path.resolve() == run.path.resolve() else f"{run.name}: {this.name}"
     sections = {
-        "What it came from": _came_from(origins),
+        "Origin": _origin(origins),
         "Evaluations": _evaluations(run, evals),
         "Settings": _settings(this),
         "How it was made": _made(run, this),
@@ -65,39 +64,30 @@ def page(run_dir: Path, *, stage: Path) -> str:
     return "\n\n".join([*parts, *(f"## {head}\n\n{body}" for head, body in sections.items())]) + "\n"
 
 
-# What the files tell
+# What the files show
 
 
 def _read(path: Path) -> Run:
     """A run with paths into its stages as `@STAGE/model`, and other paths without their folders."""
     try:
         run = read.read(path)
-    except UserError:  # nothing is left of the run but the model
-        run = Run(path.resolve().name, path, {}, "", {}, {}, [], [], ["none of the run's files are there"])
+    except UserError:  # only the model is left of the run
+        run = Run(path.resolve().name, path, {}, "", {}, {}, [], [], ["the files of the run are missing"])
     places = {}
     for stage in run.stages if run.pipeline else []:
         homes = [str(stage.path.resolve()), f"{clean(run.manifest.get('directory'))}/{stage.path.name}"]
-        places |= dict.fromkeys(homes, stage.name)  # where it lies, and where it lay before it was moved
+        places |= dict.fromkeys(homes, stage.name)  # its place, and the one before it was moved
 
-    def told(value):
+    def portable(value):
         if isinstance(value, dict):
-            return {clean(key): told(item) for key, item in value.items()}
+            return {clean(key): portable(item) for key, item in value.items()}
         if isinstance(value, list):
-            return [told(item) for item in value]
+            return [portable(item) for item in value]
         head, _, tail = value.rpartition("/") if isinstance(value, str) else ("", "", "")
-        return f"@{places[head]}/{tail}" if head in places else _bare(value) if isinstance(value, str) else value
+        return f"@{places[head]}/{tail}" if head in places else bare(value) if isinstance(value, str) else value
 
-    stages = [dataclasses.replace(stage, config=told(stage.config)) for stage in run.stages]
-    return dataclasses.replace(run, stages=stages, recipe=_bare(run.recipe), problems=[_bare(p) for p in run.problems])
-
-
-def _bare(value: str) -> str:
-    """A text without the folders that tell whose machine it was.
-
-    >>> _bare("data.path=/home/joe/sums.jsonl"), _bare("/home/joe"), _bare("km/h, <think></think>")
-    ('data.path=sums.jsonl', '~', 'km/h, <think></think>')
-    """
-    return _FOLDERS.sub("", _HOME.sub("~", clean(value)))
+    stages = [dataclasses.replace(stage, config=portable(stage.config)) for stage in run.stages]
+    return dataclasses.replace(run, stages=stages, recipe=bare(run.recipe), problems=[bare(p) for p in run.problems])
 
 
 def _model(stage: Stage) -> str:
@@ -105,9 +95,9 @@ def _model(stage: Stage) -> str:
 
 
 def _base(this: Stage, stages: list[Stage]) -> str:
-    """What the line of stages started from, followed back through `@STAGE/model`."""
+    """The model that the first stage started from, found through `@STAGE/model`."""
     models, path = {stage.name: _model(stage) for stage in stages}, _model(this)
-    for _ in stages:  # no longer than there are stages: a damaged file may send it in circles
+    for _ in stages:  # as often as there are stages: references in a damaged file may be circular
         found = REFERENCE.fullmatch(path)
         path = models.get(found[1], path) if found else path
     return path
@@ -142,13 +132,13 @@ def _sentence(this: Stage, base: str) -> str:
     source = f"[{base}](https://huggingface.co/{base})" if base and _hub_id(base) == base else _code(base or "?")
     how = STAGES[this.kind].words if trains(this.kind) else "training of an unknown kind"
     source = f"random weights, {source}" if base.startswith("scratch:") else source if base else "an unknown base"
-    return f"{kind}, made from {source} by {how} with r1lab. The licence of its base holds, and those of its data do."
+    return f"{kind}, made from {source} by {how} with r1lab. The licenses of its base and of its data apply."
 
 
 def _during(this: Stage) -> list[Stage]:
-    """The last evaluation that a training stage made itself, as a stage named with its step; none, or one."""
-    told = [(f"{this.name}, step {row['step']}", row["tasks"]) for row in this.evals[-1:] if row["tasks"]]
-    return [dataclasses.replace(this, name=name, kind="eval", result={"tasks": tasks}) for name, tasks in told]
+    """The last evaluation during a training stage, as a stage named with its step; none, or one."""
+    evals = [(f"{this.name}, step {row['step']}", row["tasks"]) for row in this.evals[-1:] if row["tasks"]]
+    return [dataclasses.replace(this, name=name, kind="eval", result={"tasks": tasks}) for name, tasks in evals]
 
 
 def _origins(this: Stage, stages: list[Stage]) -> list[Stage]:
@@ -161,7 +151,7 @@ def _origins(this: Stage, stages: list[Stage]) -> list[Stage]:
     return found[::-1]
 
 
-def _came_from(origins: list[Stage]) -> str:
+def _origin(origins: list[Stage]) -> str:
     rows = []
     for stage in origins:
         result, data = stage.result, section(stage.config, "data")
@@ -170,27 +160,30 @@ def _came_from(origins: list[Stage]) -> str:
         given = [f"{key} {_short(value)}" for key, value in data.items() if key != "builder" and _is_set(value)]
         shown = _code(", ".join([clean(data.get("builder")) or "?", *given]))
         rows.append([_code(stage.name), stage.kind, _code(_model(stage)), shown, came if result else "unfinished"])
-    return _table(["stage", "kind", "starts from", "data", "came to"], rows)
+    return _table(["stage", "kind", "starts from", "data", "result"], rows)
 
 
 def _evaluations(run: Run, evals: list[Stage]) -> str:
     if not evals:
-        return "None: no stage of the run evaluated this model, so how good it is is unknown."
-    rows, asked = [], []
+        return "None: no stage of the run evaluated this model, so its quality is unknown."
+    rows, protocols = [], []
     for stage in evals:
         for task, scores in stage.tasks.items():
             for key, bounds in (("avg", "ci95"), ("greedy", "greedy_ci95")):
                 ci95 = [bound for bound in map(as_number, items(scores.get(bounds))) if bound is not None]
-                figure = percent(as_number(scores.get(key)), ci95 if len(ci95) == 2 else None)
+                score = percent(as_number(scores.get(key)), ci95 if len(ci95) == 2 else None)
                 measure = f"avg@{clean(scores.get('n_samples'))}" if key == "avg" else key
                 if key in scores:
-                    rows.append([_code(stage.name), _code(task), clean(scores.get("n_questions")), measure, figure])
+                    rows.append([_code(stage.name), _code(task), clean(scores.get("n_questions")), measure, score])
         sampling = [f"{key} {_short(value)}" for key, value in sampling_of(stage).items()]
         prompt = section(stage.config, "prompt")
         template = "prompt.text" if prompt.get("text") else f"template {Path(clean(prompt.get('template'))).name}"
         tasks = f"tasks {_short(section(stage.config, 'eval').get('tasks'))}"
-        asked.append(f"{_code(stage.name)}: {_code(', '.join([*sampling, template, tasks]))}")
-    parts = [_table(["evaluation", "task", "questions", "measure", "right, % [95 % interval]"], rows), _list(asked)]
+        protocols.append(f"{_code(stage.name)}: {_code(', '.join([*sampling, template, tasks]))}")
+    parts = [
+        _table(["evaluation", "task", "questions", "measure", "% correct [95 % interval]"], rows),
+        _list(protocols),
+    ]
     parts += ["avg@n is the mean over n sampled answers to a question, greedy the answer at temperature 0."]
     changes = [
         [_code(row["task"]), clean(row.get("metric")), f"{_code(row['before'])} → {_code(row['after'])}",
@@ -218,14 +211,12 @@ def _settings(this: Stage) -> str:
 def _made(run: Run, this: Stage) -> str:
     hardware, git = (section(run.manifest, key) for key in ("hardware", "r1lab_git"))
     git = git or section(run.manifest, "git")
-    words = [_bare(clean(word)) for word in items(run.manifest.get("command"))]
-    start = next((i for i, word in enumerate(words) if Path(word).stem == "r1lab"), len(words))
-    command = " ".join(["r1lab", *(word for word in words[start + 1 :] if word != "--resume")])
+    typed = command(run.manifest, without=("--resume",))
     machine = [f"{hardware.get('cores')} cores, {hardware.get('cpu')}, {hardware.get('memory_gib')} GiB"]
     dirty = ", with uncommitted changes" if git.get("diff") else ""
     whole = f" of the run's {clean(run.result.get('seconds'))}" if run.pipeline and run.result else ""
     facts = {
-        "command": _code(command) if start < len(words) else "",
+        "command": _code(typed) if typed else "",
         "seed": clean(this.config.get("seed")),
         "started": _plain(run.manifest.get("time")),
         "seconds": clean(this.result.get("seconds")) + whole,
@@ -233,42 +224,48 @@ def _made(run: Run, this: Stage) -> str:
         "versions": _plain(", ".join(f"{k} {v}" for k, v in section(run.manifest, "versions").items())),
         "commit": f"{_code(git['commit'])}{dirty}" if git.get("commit") else "",
     }
-    repeat = "The run's `config.yaml` holds every setting: `r1lab run config.yaml --name again` repeats it."
+    repeat = "The run's `config.yaml` contains every setting: `r1lab run config.yaml --name again` repeats it."
     return "\n\n".join([_list([f"{name}: {fact or 'unknown'}" for name, fact in facts.items()]), repeat])
 
 
 def _use(run: Run) -> str:
     head = itertools.takewhile(lambda line: re.match("# (?!Hardware)", line), run.recipe.split("\n"))
     said = " ".join(line.removeprefix("# ") for line in head)
-    quoted = f" Of the run its recipe says:\n\n> {_plain(said)}" if said else ""
-    return f"A research artefact: for studying its recipe and repeating its figures, not for use in earnest.{quoted}"
+    quoted = f" The recipe describes the run:\n\n> {_plain(said)}" if said else ""
+    purpose = "A research artifact for studying its recipe and reproducing its results, not for production use."
+    return f"{purpose}{quoted}"
 
 
 def _limits(run: Run, this: Stage, origins: list[Stage], evals: list[Stage]) -> str:
     tasks = {task: clean(s.get("n_questions")) for e in evals for task, s in e.tasks.items() if "/" not in task}
-    told = ", ".join(f"{_code(task)} ({count} questions)" for task, count in tasks.items()) or "nothing in its run"
+    evaluated = (
+        ", ".join(f"{_code(task)} ({count} questions)" for task, count in tasks.items()) or "nothing in its run"
+    )
     builders = re.findall(r"'builder': '([^']+)'", str([section(stage.config, "data") for stage in origins]))
     builders = [name for name in dict.fromkeys(builders) if name not in ("rows", "mix")]
     data = ", ".join(map(_code, builders))
-    asked = [task for e in evals for task in items(section(e.config, "eval").get("tasks")) if isinstance(task, dict)]
-    builder_of = {clean(task.get("name") or task.get("builder")): clean(task.get("builder")) for task in asked}
+    given = [task for e in evals for task in items(section(e.config, "eval").get("tasks")) if isinstance(task, dict)]
+    builder_of = {clean(task.get("name") or task.get("builder")): clean(task.get("builder")) for task in given}
     general = any(builder_of.get(task, task) not in builders for task in tasks)
     lines = [
         _size(this.path / "model"),
-        f"Its base aside, all that it was trained on comes from {data or 'data that is unknown'}.",
-        f"Evaluated on {told}, {'' if general else 'on no general task, '}and not for safety.",
+        f"Apart from its base, all of its training data comes from {data or 'an unknown source'}.",
+        f"Evaluated on {evaluated}, {'' if general else 'on no general task, '}and not for safety.",
     ]
     if tasks:
-        lines.append("Intervals are over questions, of one run with one seed: another seed may differ by more.")
+        lines.append("Intervals are over questions, for one run with one seed; other seeds may differ by more.")
     if this.kind == "reward":
-        lines.append("A reward model scores a turn and writes none; trained on for long, a policy finds its mistakes.")
+        lines.append(
+            "A reward model scores a response and does not generate text; a policy trained on it for long "
+            "exploits its errors."
+        )
     if saved_as_adapter(this):
-        lines.append("An adapter alone: it needs peft and the base that its `adapter_config.json` names.")
+        lines.append("It is only an adapter: it needs peft and the base that its `adapter_config.json` names.")
     return _list([*lines, *(f"Unknown: {_plain(problem)}" for problem in run.problems if "samples/" not in problem)])
 
 
 def _size(folder: Path) -> str:
-    """Parameters, by the headers of the safetensors, and context in tokens."""
+    """The number of parameters, from the headers of the safetensors, and the context in tokens."""
     count, context = 0, None
     try:
         count = sum(math.prod(shape) for shape in folders.shapes(folder).values())
@@ -287,19 +284,19 @@ def _is_set(value: object) -> bool:
 
 
 def _short(value: object) -> str:
-    """A value of a recipe on one line, without what is not set."""
+    """A value of a recipe on one line, without unset keys."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key}: {_short(item)}" for key, item in value.items() if _is_set(item)) + "}"
     return f"[{', '.join(map(_short, value))}]" if isinstance(value, list) else clean(value)
 
 
 def _plain(value: object) -> str:
-    """A text in which nothing is Markdown."""
+    """A text with the special characters of Markdown escaped."""
     return re.sub(r"([\\`*_{}\[\]<>#|~$&]|^[-+=])", r"\\\1", " ".join(clean(value).split()))
 
 
 def _code(value: object) -> str:
-    """A text in a code span, which has as many backticks as it takes to hold those of the text."""
+    """A text in a code span with enough backticks to contain those of the text."""
     text = " ".join(clean(value).split()) or "unknown"
     ticks = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     return f"{ticks} {text} {ticks}" if "`" in text else f"{ticks}{text}{ticks}"

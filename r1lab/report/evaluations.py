@@ -1,4 +1,4 @@
-"""The evaluations of a run in full: accuracy in the form asked for and in any, greedy, by part, of several answers."""
+"""The evaluations of a run in full: strict, lenient and greedy accuracy, subtasks, pass@k and maj@n."""
 
 from r1lab.evaluation.records import families
 from r1lab.report.content import Table, interval
@@ -10,35 +10,36 @@ _LENGTHS = ("length_right", "length_wrong", "length_truncated")
 
 
 def evaluations_table(run: Run) -> Table | None:
-    """A row for each task of each evaluation and each of its parts; None where none says more than its accuracy."""
+    """A row for each task and subtask of each evaluation; None if no evaluation has more than an accuracy."""
     found = [(stage.name, task, scores) for stage in run.stages for task, scores in _tasks(stage.tasks).items()]
     has_greedy = any(as_number(scores.get("greedy")) is not None for _, _, scores in found)
     rows = []
     for name, task, scores in found:
         keys = ("avg", *(["greedy"] if has_greedy else []), "strict", "lenient")
-        right = [_percent(scores, key) for key in keys]
+        accuracy = [_percent(scores, key) for key in keys]
         shares = [percent(as_number(scores.get(key))) for key in ("format", "truncated")]
         several = [f"{clean(key)} {percent(as_number(value))}" for key, value in scores.items()
                    if key.startswith(("pass@", "maj@")) and as_number(scores.get("n_samples")) != 1]  # fmt: skip
         lengths = " / ".join(shown(as_number(scores.get(key)), 0) for key in _LENGTHS)
-        rows.append([name, clean(task), *right, *shares, ", ".join(several), lengths])
+        rows.append([name, clean(task), *accuracy, *shares, ", ".join(several), lengths])
     if not rows:
         return None
     greedy = ["greedy"] if has_greedy else []
-    head = ["evaluation", "task", "% right", *greedy, "strict", "lenient", "in form", "cut", "of several", "tokens"]
+    head = ["evaluation", "task", "% correct", *greedy, "strict", "lenient", "format ok", "truncated", "pass@k/maj@n",
+            "tokens"]  # fmt: skip
     note = (
-        "In brackets 95 % intervals over questions. Strict: right and in the form that the prompt asks for; lenient: "
-        "right wherever it is said. Tokens: mean of right, of wrong and of cut answers. What each figure hangs on is "
-        "in the stage's evaluation.json."
+        "All but tokens in percent, with 95 % intervals over questions in brackets. Strict: correct and in the format "
+        "that the prompt requires; lenient: correct in any format. Tokens: mean length of correct, wrong and "
+        "truncated answers. Everything that a score depends on is in the stage's evaluation.json."
     )
     for name, task, scores in found:
         if "/" not in task and (late := as_number(scores.get("timeouts"))):
-            note += f" {name}, {clean(task)}: {late:.0f} answers were not graded in time, so the figures are too low."
+            note += f" {name}, {clean(task)}: {late:.0f} answers were not graded in time, so the scores are too low."
     return Table(head, rows, note)
 
 
 def _tasks(tasks: dict[str, dict]) -> dict[str, dict]:
-    """The tasks that more is told of than their accuracy, and parts of tasks."""
+    """Subtasks, and the tasks with more scores than their accuracy."""
     whole = families({"tasks": tasks})
     return {
         task: scores

@@ -18,37 +18,38 @@ from r1lab.text import number
 if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType
 
-# Okabe and Ito's colours, told apart by the colour-blind (jfly.uni-koeln.de/color); black is the page's text.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
+# Okabe and Ito's palette for color-blind readers (jfly.uni-koeln.de/color); black is the page's text.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (3, 1)), (0, (8, 2)), (0, (1, 2)))
-INK = "#010203"  # stands for the page's own text colour
+INK = "#010203"  # replaced by the page's own text color
 WORDS = 5
-POINTS = 400  # a line has at most so many points
+POINTS = 400  # maximum of a line
 
 TITLES = {
     "reward": ("Rewards", "mean of each reward; the total is the weighted sum"),
-    "right": ("Right answers", "share of the completions of a step; evaluations are of held-out questions"),
-    "length": ("Length", "tokens; mean of all, of right and wrong ones, and of those cut at the limit"),
-    "truncated": ("Cut completions", "share that reached the limit"),
-    "no_signal": ("Groups without signal", "share whose completions all got the same reward"),
-    "entropy": ("Entropy", "mean entropy of a token, nats"),
-    "kl": ("KL divergence", "from the reference model, nats a token"),
+    "correct": ("Correct answers", "share of the completions of a step; evaluations are of held-out questions"),
+    "length": ("Length", "mean tokens of all, correct and wrong completions, and of those at the limit"),
+    "truncated": ("Truncated completions", "share that reached the token limit"),
+    "no_signal": ("Groups without a signal", "share whose completions all got the same reward"),
+    "entropy": ("Entropy", "mean, nats per token"),
+    "kl": ("KL divergence", "from the reference model, nats per token"),
     "importance_ratio": ("Importance ratio", "policy over engine, mean over tokens; 1 is on policy"),
     "drift": ("Engine and policy", "mean difference of their log-probabilities, nats"),
     "loss": ("Loss", ""),
-    "accuracy": ("Token accuracy", "share of tokens, or of pairs, that are predicted"),
-    "margin": ("Margin", "reward of the chosen less that of the rejected"),
+    "accuracy": ("Token accuracy", "share of tokens, or of pairs, predicted correctly"),
+    "margin": ("Margin", "reward of the chosen minus that of the rejected response"),
     "grad_norm": ("Gradient norm", "before clipping"),
-    "tokens_per_second": ("Speed", "tokens a second"),
-    "seconds": ("Time", "seconds a step, and what it goes to; grading may overlap generation"),
-    "words": ("Reflection words", "times a completion"),
+    "tokens_per_second": ("Speed", "tokens per second"),
+    "seconds": ("Time", "seconds per step and their breakdown; grading may overlap generation"),
+    "words": ("Reflection words", "occurrences per completion"),
 }
-PERCENT = ("right", "truncated", "no_signal")
+WIDTH = 4.0  # inches of every chart: at the 358 pixels of a phone, text of 8 points is 10 pixels high
+PERCENT = ("correct", "truncated", "no_signal")
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line: a value at each step, or, of several runs, the values at each step."""
+    """One line: a value at each step, of one run or of several."""
 
     label: str
     runs: list[dict[int, float]]
@@ -56,7 +57,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure: its key, what is above and below it, and its lines."""
+    """A chart: its key, title, caption and lines."""
 
     key: str
     title: str
@@ -64,12 +65,12 @@ class Chart:
     lines: list[Line]
 
     @property
-    def told(self) -> str:
-        """What a person who does not see it is told."""
-        return f"{self.title}. " + "; ".join(_told(line) for line in self.lines)
+    def description(self) -> str:
+        """The chart as a text, for readers who do not see it."""
+        return f"{self.title}. " + "; ".join(_description(line) for line in self.lines)
 
 
-def _told(line: Line) -> str:
+def _description(line: Line) -> str:
     steps, mean, *_ = _band(line.runs)
     of = f"mean of {len(line.runs)} runs " if len(line.runs) > 1 else ""
     tenth = max(1, len(mean) // 10)
@@ -81,8 +82,8 @@ def charts(groups: dict[str, list[tuple[read.Stage, list[SampledCompletion]]]]) 
     """The charts of a training stage.
 
     Args:
-        groups: By label, the runs of it, which differ in their seed alone. Of one group each chart has a line for
-            each reward, kind or word; of several groups a line for each of these.
+        groups: By label, its runs that differ only in their seeds. Charts of one group have a line for each reward,
+            kind or word; charts of several groups have a line for each group.
     """
     found: dict[str, dict[str, dict[str, list]]] = {}
     for group, members in groups.items():
@@ -105,7 +106,7 @@ def charts(groups: dict[str, list[tuple[read.Stage, list[SampledCompletion]]]]) 
 
 
 def series(stage: read.Stage, completions: list[SampledCompletion]) -> dict[str, dict[str, dict[int, float]]]:
-    """What a stage measured: by chart and line, the value at each step."""
+    """The measurements of a stage: by chart and line, the value at each step."""
     found: dict[str, dict[str, dict[int, float]]] = {}
 
     def add(key: str, label: str, step: int, value: object) -> None:
@@ -118,7 +119,7 @@ def series(stage: read.Stage, completions: list[SampledCompletion]) -> dict[str,
             add("reward", read.clean(name), step, value)
         if len(rewards) != 1 or row.get("reward") != next(iter(rewards.values())):
             add("reward", "total", step, row.get("reward"))
-        for key in TITLES.keys() - {"reward", "right", "words"}:
+        for key in TITLES.keys() - {"reward", "correct", "words"}:
             add(key, {"length": "all", "seconds": "whole step"}.get(key, "mean"), step, row.get(key))
         keys = ("seconds", "seconds_generating", "seconds_grading")
         whole, generating, grading = (read.as_number(row.get(key)) for key in keys)
@@ -129,22 +130,32 @@ def series(stage: read.Stage, completions: list[SampledCompletion]) -> dict[str,
     for row in stage.evals:
         for task, scores in row["tasks"].items():
             if "/" not in task:
-                add("right", f"{read.clean(task)}, held out", row["step"], scores.get("avg"))
+                add("correct", f"{read.clean(task)}, held-out", row["step"], scores.get("avg"))
     steps = samples.completions_by_step(completions)
     for step, some in steps.items():
-        add("right", "in training", step, samples.share_right(some))
+        add("correct", "in training", step, samples.share_correct(some))
         kinds = {
-            "right": [c for c in some if c.right and not c.cut],
-            "wrong": [c for c in some if c.right is False and not c.cut],
-            "at the limit": [c for c in some if c.cut],
+            "correct": [c for c in some if c.correct and not c.truncated],
+            "wrong": [c for c in some if c.correct is False and not c.truncated],
+            "at the limit": [c for c in some if c.truncated],
         }
         for label, own in kinds.items():
             if own:
                 add("length", label, step, sum(c.length for c in own) / len(own))
-    if "length" in found:  # a first step without right ones does not put them last
-        order = [label for label in ("all", "right", "wrong", "at the limit") if label in found["length"]]
+    if "length" in found:  # a first step without correct ones does not put them last
+        order = [label for label in ("all", "correct", "wrong", "at the limit") if label in found["length"]]
         found["length"] = {label: found["length"][label] for label in order}
+    if _is_share_correct(found.get("reward", {}), found.get("correct", {}).get("in training", {})):
+        del found["reward"]
     return found | _words(steps)
+
+
+def _is_share_correct(rewards: dict[str, dict[int, float]], share: dict[int, float]) -> bool:
+    """Whether the only reward is 1 for correct answers and 0 for others, so that its curve is that of their share."""
+    return len(rewards) == 1 and all(
+        values.keys() == share.keys() and all(abs(value - share[step]) < 1e-3 for step, value in values.items())
+        for values in rewards.values()
+    )
 
 
 def _words(steps: dict[int, list[SampledCompletion]]) -> dict[str, dict[str, dict[int, float]]]:
@@ -155,7 +166,7 @@ def _words(steps: dict[int, list[SampledCompletion]]) -> dict[str, dict[str, dic
 
 
 def _band(runs: list[dict[int, float]]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Steps, and at each the mean, lowest and highest of the runs that have it."""
+    """Steps, and for each the mean, the lowest and the highest value of the runs that have it."""
     steps = np.array(sorted(set().union(*runs)))
     at = [[run[step] for run in runs if step in run] for step in steps]
     mean, low, high = (np.array([f(values) for values in at]) for f in (np.mean, np.min, np.max))
@@ -167,22 +178,23 @@ def _band(runs: list[dict[int, float]]) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 def draw(chart: Chart) -> object:
     """A matplotlib figure of a chart."""
-    figure, axis = _empty(4.4, 2.5)
+    figure, axis = _empty(WIDTH, 2.4)
     scale = 100 if chart.key in PERCENT else 1
     few = len(chart.lines) * max(len(line.runs) for line in chart.lines) == 1
     for index, line in enumerate(chart.lines):
-        colour, dash = COLOURS[index % len(COLOURS)], DASHES[index % len(DASHES)]
+        color, dash = COLORS[index % len(COLORS)], DASHES[index % len(DASHES)]
         smooth = [_smoothed(run, scale) for run in line.runs]
         steps, mean, low, high = _band(smooth)
         if len(line.runs) > 1:
-            axis.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
+            axis.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
         if few:
             own = _thinned(line.runs[0])
-            axis.plot(list(own), [scale * v for v in own.values()], color=colour, alpha=0.35, linewidth=0.8)
+            axis.plot(list(own), [scale * v for v in own.values()], color=color, alpha=0.35, linewidth=0.8)
         marker = "o" if len(steps) < 10 else None
-        axis.plot(steps, mean, color=colour, linestyle=dash, linewidth=1.7, marker=marker, markersize=3.5,
+        axis.plot(steps, mean, color=color, linestyle=dash, linewidth=1.7, marker=marker, markersize=3.5,
                   label=line.label if len(line.label) < 30 else f"{line.label[:28]}…")  # fmt: skip
     axis.set_xlabel("step")
+    axis.xaxis.get_major_locator().set_params(integer=True)
     if chart.key in PERCENT:
         axis.set_ylabel("%")
     if len(chart.lines) > 1:
@@ -191,7 +203,7 @@ def draw(chart: Chart) -> object:
     return figure
 
 
-def _legend(axis, labels: list[str], width: int = 60) -> int:
+def _legend(axis, labels: list[str], width: int = 54) -> int:
     """A legend above the axis, in as many columns as `width` characters hold; returns their number."""
     longest = max(len(label) for label in labels)
     columns = len(labels) if sum(len(label) + 7 for label in labels) <= width else max(1, width // (longest + 7))
@@ -214,47 +226,50 @@ def _thinned(run: dict[int, float]) -> dict[int, float]:
 def accuracies(rows: list[tuple[str, str, float, float, float]], series: list[str]) -> object:
     """A dot with its 95 % interval for each evaluation: rows are (evaluation, series, value, low, high), in [0, 1]."""
     names = list(dict.fromkeys(row[0] for row in rows))
-    figure, axis = _empty(6.4, 0.9 + (0.2 + 0.13 * len(series)) * len(names))
-    height = figure.get_figheight()
-    figure.subplots_adjust(left=0.3, bottom=0.42 / height, top=1 - (0.12 + 0.2 * (len(series) > 1)) / height)
+    figure, axis = _rows(names, 0.2 + 0.13 * len(series), above=0.12 + 0.2 * (len(series) > 1))
     for index, label in enumerate(series):
         own = [row for row in rows if row[1] == label]
         places = [names.index(row[0]) + 0.6 * ((index + 0.5) / len(series) - 0.5) for row in own]
         values = np.array([100 * row[2] for row in own])
         # A bootstrap interval need not hold the mean itself; an error bar cannot be negative.
         spread = np.maximum(0, [values - [100 * row[3] for row in own], [100 * row[4] for row in own] - values])
-        axis.errorbar(values, places, xerr=spread, fmt="osD^vP*"[index % 7], color=COLOURS[index % len(COLOURS)],
+        axis.errorbar(values, places, xerr=spread, fmt="osD^vP*"[index % 7], color=COLORS[index % len(COLORS)],
                       markersize=4.5, capsize=2.5, linewidth=1.3, label=label)  # fmt: skip
-    axis.set_yticks(range(len(names)), [name if len(name) < 24 else f"{name[:22]}…" for name in names])
-    axis.set_ylim(len(names) - 0.4, -0.6)
-    axis.set_xlabel("right, % (bars: 95 % intervals)")
+    axis.set_xlabel("% correct (bars: 95 % intervals)")
     if len(series) > 1:
-        _legend(axis, series, 90)
+        _legend(axis, series)
     return figure
 
 
 def times(rows: list[tuple[str, float, float]]) -> object:
     """A bar for each stage: rows are (stage, seconds of work, seconds of starting and ending its process)."""
-    figure, axis = _empty(6.4, 0.8 + 0.2 * len(rows))
-    height = figure.get_figheight()
-    figure.subplots_adjust(left=0.3, bottom=0.42 / height, top=1 - 0.3 / height)
-    names = [name if len(name) < 24 else f"{name[:22]}…" for name, *_ in rows]
+    figure, axis = _rows([name for name, *_ in rows], 0.2, above=0.3)
     work, start = (np.array(column, dtype=float) for column in list(zip(*rows))[1:])
-    axis.barh(range(len(rows)), work, color=COLOURS[0], height=0.7, label="the stage itself")
+    axis.barh(range(len(rows)), work, color=COLORS[0], height=0.7, label="stage")
     axis.barh(
         range(len(rows)),
         start,
         left=work,
-        color=COLOURS[4],
+        color=COLORS[4],
         height=0.7,
         hatch="///",
         label="start and end of its process",
     )
-    axis.set_yticks(range(len(rows)), names)
-    axis.set_ylim(len(names) - 0.4, -0.6)
     axis.set_xlabel("seconds")
-    _legend(axis, ["the stage itself", "start and end of its process"], 90)
+    _legend(axis, ["stage", "start and end of its process"])
     return figure
+
+
+def _rows(names: list[str], height: float, *, above: float) -> tuple:
+    """An empty figure with a row for each name, whose left margin is as wide as the longest name; sizes in inches."""
+    shown = [name if len(name) < 24 else f"{name[:22]}…" for name in names]
+    whole = above + 0.42 + height * len(names)
+    figure, axis = _empty(WIDTH, whole)
+    left = 0.15 + 0.068 * max(map(len, shown))
+    figure.subplots_adjust(left=left / WIDTH, bottom=0.42 / whole, top=1 - above / whole)
+    axis.set_yticks(range(len(names)), shown)
+    axis.set_ylim(len(names) - 0.4, -0.6)
+    return figure, axis
 
 
 def _empty(width: float, height: float) -> tuple:
@@ -277,8 +292,8 @@ def _empty(width: float, height: float) -> tuple:
 _SETTINGS: "dict[RcKeyType, Any]" = {"svg.fonttype": "none", "text.parse_math": False, "font.family": "DejaVu Sans"}
 
 
-def svg(make, told: str, salt: int) -> str:
-    """What `make()` draws as an SVG element of the page, in its text colour; `salt` keeps ids of two apart."""
+def svg(make, description: str, salt: int) -> str:
+    """The figure of `make()` as an SVG element in the page's text color; `salt` makes its ids unique."""
     import matplotlib
 
     settings: dict[RcKeyType, Any] = {**_SETTINGS, "svg.hashsalt": str(salt)}
@@ -292,16 +307,16 @@ def svg(make, told: str, salt: int) -> str:
     inside = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>", "", inside, flags=re.DOTALL)
     inside = re.sub(r'<g id="[^"]*"', "<g", inside)
     inside = inside.replace(INK, "currentColor").replace("font: 8px 'DejaVu Sans'", "font: 8px sans-serif")
-    for place, colour in enumerate(COLOURS):
-        inside = inside.replace(colour.lower(), f"var(--c{place})")
-    label = escape(told, quote=True)
+    for place, color in enumerate(COLORS):
+        inside = inside.replace(color.lower(), f"var(--c{place})")
+    label = escape(description, quote=True)
     return (
         f'<svg viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{label}"><title>{label}</title>{inside}'
     )
 
 
 def png(make, path: Path, title: str) -> Path:
-    """Writes what `make()` draws as a PNG on white, under its title."""
+    """Writes the figure of `make()` as a PNG on white, with a title."""
     import matplotlib
 
     with matplotlib.rc_context(_SETTINGS):

@@ -1,4 +1,4 @@
-"""Which of several runs belong together, and under what names they are told apart."""
+"""Groups of runs that differ only in their seeds, and unique names of runs."""
 
 import itertools
 import json
@@ -9,20 +9,20 @@ from dataclasses import dataclass, replace
 from r1lab.report import read
 from r1lab.report.read import Run, clean, items
 
-# Where a stage takes a model or samples from: in the recipe of a stage an absolute path.
+# The stage that a model or samples come from: in the recipe of a stage this is an absolute path.
 _FROM_STAGE = re.compile(r"(?:.*/\d{2,}-|@)([^/]+)/(model|samples)", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class RunGroup:
-    """Runs that differ in their seed alone."""
+    """Runs that differ only in their seeds."""
 
     label: str
     runs: list[Run]
 
 
 def named(runs: list[Run]) -> list[Run]:
-    """The runs under names of their own: where folders have the same name, `PARENT/NAME`, and if need be a number."""
+    """The runs under unique names: `PARENT/NAME` if folders have the same name, with a number if necessary."""
     names = [run.name for run in runs]
     unique: list[str] = []
     for run in runs:
@@ -33,7 +33,7 @@ def named(runs: list[Run]) -> list[Run]:
 
 
 def groups(runs: list[Run]) -> list[RunGroup]:
-    """The runs, with those together whose recipes are the same but for the seeds."""
+    """The runs, grouped by recipes that are the same except for the seeds."""
     found: dict[str, list[Run]] = {}
     for run in runs:
         key = json.dumps(_without_seeds(_recipes(run)), sort_keys=True, default=str) if run.config else run.name
@@ -46,7 +46,7 @@ def groups(runs: list[Run]) -> list[RunGroup]:
 
 
 def _recipes(run: Run) -> list[dict]:
-    """A run's recipe; of a stage's folder by itself those of the stages before it too, which its model hangs on."""
+    """A run's recipe; for a single stage's folder also those of the stages before it, on which its model depends."""
     folder = run.path.resolve()
     if not (found := read.STAGE_FOLDER.fullmatch(folder.name)) or not (folder.parent / "config.yaml").is_file():
         return [run.config]
@@ -57,7 +57,7 @@ def _recipes(run: Run) -> list[dict]:
 
 
 def _without_seeds(value: object, depth: int = 0) -> object:
-    if isinstance(value, dict):  # the name of a recipe is no setting; those of a pipeline's stages tell them apart
+    if isinstance(value, dict):  # a recipe's name is not a setting; those of a pipeline's stages identify them
         left = {str(k): v for k, v in value.items() if k != "seed" and not (depth == 1 and k == "name")}
         return {key: _without_seeds(item, depth + 1) for key, item in left.items()}
     if isinstance(value, list):

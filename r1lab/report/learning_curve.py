@@ -9,13 +9,13 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLOURS = ("#1f6f8b", "#d1495b", "#5b8e3e", "#8a5a9e", "#c98a1b")
-CROWDED = 4  # names of stages above a picture that stand side by side
+COLORS = ("#1f6f8b", "#d1495b", "#5b8e3e", "#8a5a9e", "#c98a1b")
+CROWDED = 4  # up to this many names of stages are written horizontally above the picture
 
 
 @dataclass(frozen=True)
 class Segment:
-    """One training stage: its name, the step at which it starts, and its metrics rows, one a step."""
+    """One training stage: its name, the step at which it starts, and its metrics rows, one per step."""
 
     name: str
     start: int
@@ -24,7 +24,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Point:
-    """One evaluation: accuracy in [0, 1] with its 95 % interval at a step, and what the line it is on is called."""
+    """One evaluation: accuracy in [0, 1] with its 95 % interval at a step, and the name of its line."""
 
     step: int
     series: str
@@ -38,16 +38,17 @@ def learning_curve(
 ) -> Path | None:
     """Draws accuracy, reward and length (for SFT: loss) against the step, each on its own axis.
 
-    The faint line is what was measured each step, the strong one a running mean of it.
+    Faint lines show each step, strong ones a running mean.
 
     Args:
         path: The PNG to write.
-        segments: The training stages, one after the other.
-        lines: Evaluations, each list from what a model started as to what it became; a line joins those of a series.
-        title: What the picture is headed with.
+        segments: The training stages in order.
+        lines: Evaluations, each list from the start to the end of a model's training; a line joins those of a series,
+            dashed if there is no evaluation between them.
+        title: The heading of the picture.
 
     Returns:
-        The path, or None where nothing was measured that could be drawn.
+        The path, or None if there is nothing to draw.
     """
     import matplotlib
 
@@ -85,6 +86,23 @@ def learning_curve(
     return Path(path)
 
 
+def headline(name: str, compare: list[dict]) -> str:
+    """The name of a run with the result of its first comparison, which is its main one.
+
+    >>> row = {"task": "kk", "before_value": 0.249, "after_value": 0.408, "diff": 0.159, "ci95": [0.121, 0.196]}
+    >>> headline("quickstart", [row])
+    'quickstart: held-out accuracy 24.9 → 40.8 % (+15.9 [12.1, 19.6])'
+    """
+    main = next((row for row in compare if row.get("metric", "avg") == "avg"), None)
+    if not main:
+        return name
+    task = f" on {main['task']}" if len({row["task"].split("/")[0] for row in compare}) > 1 else ""
+    before, after, low, high = (
+        f"{100 * value:.1f}" for value in (main["before_value"], main["after_value"], *main["ci95"])
+    )
+    return f"{name}: held-out accuracy{task} {before} → {after} % ({100 * main['diff']:+.1f} [{low}, {high}])"
+
+
 def _has(segments: list[Segment], key: str) -> bool:
     return any(row.get(key) is not None for segment in segments for row in segment.rows)
 
@@ -95,18 +113,20 @@ def _draw_rows(axis: "Axes", key: str, segments: list[Segment]) -> None:
         steps = np.array([segment.start + row["step"] for row in rows])
         values = np.array([row[key] for row in rows], dtype=float)
         window = max(1, len(values) // 15)
-        axis.plot(steps, values, color=COLOURS[0], alpha=0.3 if window > 1 else 1, linewidth=1)
+        axis.plot(steps, values, color=COLORS[0], alpha=0.3 if window > 1 else 1, linewidth=1)
         if window > 1:
-            axis.plot(steps, running_mean(values, window), color=COLOURS[0], linewidth=2)
+            axis.plot(steps, running_mean(values, window), color=COLORS[0], linewidth=2)
     axis.set_ylabel("length (tokens)" if key == "length" else key)
 
 
 def _draw_lines(axis: "Axes", lines: list[list[Point]]) -> None:
     for index, series in enumerate(dict.fromkeys(point.series for line in lines for point in line)):
-        colour = COLOURS[index % len(COLOURS)]
+        color = COLORS[index % len(COLORS)]
         own = [[point for point in line if point.series == series] for line in lines]
         for line in own:
-            axis.plot([point.step for point in line], [100 * point.value for point in line], color=colour, linewidth=1)
+            style = "--" if len(line) == 2 else "-"  # two points alone show no course between them
+            values = [100 * point.value for point in line]
+            axis.plot([point.step for point in line], values, color=color, linestyle=style, linewidth=1)
         points = list(dict.fromkeys(point for line in own for point in line))
         value = np.array([100 * point.value for point in points])
         # A bootstrap interval need not hold the mean itself; an error bar cannot be negative.
@@ -114,13 +134,13 @@ def _draw_lines(axis: "Axes", lines: list[list[Point]]) -> None:
             np.maximum(0, value - [100 * point.low for point in points]),
             np.maximum(0, [100 * point.high for point in points] - value),
         ]
-        axis.errorbar([point.step for point in points], value, spread, fmt="o", color=colour, capsize=3, label=series)
+        axis.errorbar([point.step for point in points], value, spread, fmt="o", color=color, capsize=3, label=series)
     axis.set_ylabel("held-out accuracy (%)")
     axis.legend(fontsize=8, frameon=False, loc="best")
 
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:
-    """Mean over the `window` nearest values, over fewer at the ends.
+    """The mean of the `window` nearest values, of fewer at the ends.
 
     >>> running_mean(np.array([0.0, 3.0, 0.0]), 3).tolist()
     [1.5, 1.0, 1.5]

@@ -1,10 +1,10 @@
-"""A report in short as Markdown, for a README."""
+"""A short report as Markdown, for a README."""
 
 import re
 from pathlib import Path
 
-from r1lab.report import about, content
-from r1lab.report.content import Table
+from r1lab.report import about, content, verdict
+from r1lab.report.content import Table, filled
 from r1lab.report.evaluations import evaluations_table
 from r1lab.report.read import Run
 from r1lab.report.samples import SampledCompletion
@@ -15,13 +15,14 @@ _SPECIAL = re.compile(r"([\\`*_\[\]<>|#~])")
 def markdown(
     runs: list[Run], completions: list[dict[str, list[SampledCompletion]]], pictures: list[tuple[str, Path]]
 ) -> str:
-    """Verdict, stages, alarms and what was run; `pictures` are titles and paths as the file is to link them."""
+    """Verdict, stages, alarms and what was run; `pictures` are titles and paths relative to the file."""
     lines = [f"# {_plain(', '.join(run.name for run in runs))}", ""]
     for run, own in zip(runs, completions):
         named = f"**{_plain(run.name)}**: " if len(runs) > 1 else ""
         lines += [f"{named}{_plain(about.summary(run))}", ""]
-        lines += [f"- {_plain(line)}" for line in content.verdict(run, own)] + [""]
-    if table := content.verdict_table(runs):
+        numbers = [f"{n.label}: {n.value} ({n.detail})" for n in verdict.big_numbers([run])]
+        lines += [*(f"- {_plain(line)}" for line in numbers + verdict.verdict(run, own)), ""]
+    if table := verdict.verdict_table(runs):
         lines += _table(table)
     for title, path in pictures:
         lines += [f"![{_plain(title)}]({path.as_posix().replace(' ', '%20')})", ""]
@@ -31,13 +32,14 @@ def markdown(
             lines += [f"## Stages{of}", "", *_table(content.stages_table(run))]
         if table := evaluations_table(run):
             lines += [f"## Evaluations{of}", "", *_table(table)]
-        if told := content.alarms(run, own) + run.problems:
-            lines += [f"## Alarms, and what is missing{of}", "", *(f"- {_plain(line)}" for line in told), ""]
+        if problems := content.alarms(run, own) + run.problems:
+            lines += [f"## Alarms and missing files{of}", "", *(f"- {_plain(line)}" for line in problems), ""]
         lines += [f"## What was run{of}", "", *_table(about.about(run))]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _table(table: Table) -> list[str]:
+    table = filled(table)
     rows = [table.head, ["---"] * len(table.head)]
     text = [" | ".join(row) for row in rows[1:]]
     body = [" | ".join(map(_plain, row)) for row in table.rows]
@@ -46,5 +48,5 @@ def _table(table: Table) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """A text in one line, with nothing in it that Markdown reads as its own."""
+    """A text in one line, with the special characters of Markdown escaped."""
     return _SPECIAL.sub(r"\\\1", " ".join(text.split()))

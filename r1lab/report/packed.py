@@ -1,33 +1,32 @@
-"""Completions for the page: compressed, in blocks that it unpacks when it shows them."""
+"""Completions for the page, compressed in blocks that it unpacks when it shows them."""
 
 import base64
 import json
 import zlib
 from collections import Counter
 
-from r1lab.report.samples import SIGNS, SampledCompletion
+from r1lab.report.samples import FLAGS, SampledCompletion
 
-BLOCK = 200  # completions a block
-LONGEST = 20_000  # characters of a text that are kept
-HEADS = 100  # kinds of reasons that can be filtered by, the most frequent
+BLOCK = 200  # completions per block
+LONGEST = 20_000  # characters of a text; longer ones lose their middle
+HEADS = 100  # the most frequent types of reasons, which the page can filter by
 
 
 def pack(completions: dict[str, list[SampledCompletion]], room: int) -> tuple[str, list[str], int]:
     """An index and blocks of texts, each base64 of deflated JSON.
 
     Args:
-        completions: By the name under which a stage is shown.
-        room: The most characters that all of it may take; where that is too little, every so-manieth completion of
-            each stage is left out.
+        completions: By the label of their stage.
+        room: The maximum number of characters; if all completions need more, an even sample of each stage is kept.
 
     Returns:
-        The index, the blocks, and how many completions they hold.
+        The index, the blocks, and the number of completions in them.
     """
     share = 1.0
     while True:
         some = {stage: _spread(own, share) for stage, own in completions.items()}
         rows = [(place, c) for place, own in enumerate(some.values()) for c in own]
-        blocks = [_packed([_cut(c.text) for _, c in rows[i : i + BLOCK]]) for i in range(0, len(rows), BLOCK)]
+        blocks = [_packed([_shortened(c.text) for _, c in rows[i : i + BLOCK]]) for i in range(0, len(rows), BLOCK)]
         index = _packed(_index(list(some), rows))
         size = len(index) + sum(map(len, blocks))
         if size <= room or not rows:
@@ -51,13 +50,13 @@ def _index(stages: list[str], rows: list[tuple[int, SampledCompletion]]) -> dict
         "stage": [stage for stage, _ in rows],
         "step": [c.step for _, c in rows],
         "task": [place("tasks", c.task) for _, c in rows],
-        "prompt": [place("prompts", _cut(c.prompt)) for _, c in rows],
-        "answer": [place("answers", _cut(c.answer)) for _, c in rows],
+        "prompt": [place("prompts", _shortened(c.prompt)) for _, c in rows],
+        "answer": [place("answers", _shortened(c.answer)) for _, c in rows],
         "reward": [c.reward for _, c in rows],
-        "right": [-1 if c.right is None else int(c.right) for _, c in rows],
+        "correct": [-1 if c.correct is None else int(c.correct) for _, c in rows],
         "length": [c.length for _, c in rows],
         "tokens": [int(c.tokens is not None) for _, c in rows],
-        "marks": [sum(1 << i for i, sign in enumerate(SIGNS) if sign in c.signs) for _, c in rows],
+        "flagged": [sum(1 << i for i, flag in enumerate(FLAGS) if flag in c.flags) for _, c in rows],
         "rewards": [
             [
                 [place("names", name), value, place("reasons", c.reasons[name]) if name in c.reasons else -1]
@@ -67,15 +66,15 @@ def _index(stages: list[str], rows: list[tuple[int, SampledCompletion]]) -> dict
         ],
     }
     texts = {name: list(table) for name, table in tables.items()}
-    # Of a reason such as "mixed: 0.75" what stands before the colon is what a person filters by.
+    # The page filters by the part of a reason before its colon: by "mixed" for "mixed: 0.75".
     heads = Counter(why.partition(":")[0] for _, c in rows for why in c.reasons.values())
     shown = [head for head, _ in heads.most_common(HEADS)]
     places = {head: place for place, head in enumerate(shown)}
     texts |= {"heads": shown, "head": [places.get(why.partition(":")[0], -1) for why in texts["reasons"]]}
-    return columns | texts | {"stages": stages, "signs": list(SIGNS.items()), "block": BLOCK}
+    return columns | texts | {"stages": stages, "flags": list(FLAGS.items()), "block": BLOCK}
 
 
-def _cut(text: str) -> str:
+def _shortened(text: str) -> str:
     if len(text) <= LONGEST:
         return text
     left = len(text) - LONGEST

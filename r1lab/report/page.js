@@ -1,5 +1,5 @@
 "use strict";
-// The browser of completions. What a model wrote reaches the page as textContent alone, never as HTML.
+// The browser of completions. The text of a model reaches the page only as textContent, never as HTML.
 const PAGE = 20;
 const by = (id) => document.getElementById(id);
 const make = (tag, text, kind) => {
@@ -17,6 +17,7 @@ async function unpack(id) {
   return JSON.parse(await new Response(stream).text());
 }
 
+let shared = 0; // characters with which all prompts begin
 let index, found = [], page = 0, onlyPrompt = null, turn = 0;
 const blocks = new Map();
 async function text(row) {
@@ -25,12 +26,24 @@ async function text(row) {
   return (await blocks.get(block))[row % index.block];
 }
 
+function sharedStart(texts) {
+  if (texts.length < 2) return 0;
+  const first = texts.reduce((a, b) => (a < b ? a : b)), last = texts.reduce((a, b) => (a > b ? a : b));
+  let end = 0;
+  while (end < first.length && first[end] === last[end]) end++;
+  return first.lastIndexOf(" ", end) + 1; // whole words
+}
+
 const number = (value) => (value === null ? "–" : String(Math.round(value * 1000) / 1000));
-const bits = (mask) => index.signs.filter((_, i) => mask & (1 << i));
+const flagsOf = (mask) => index.flags.filter((_, i) => mask & (1 << i));
 const limit = (id) => (by(id).value === "" ? null : Number(by(id).value));
 
+// A fixed permutation: a page that is opened again shows the same completions.
+const shuffled = (i) => Math.imul(i + 1, 0x9e3779b1) >>> 0;
 const orders = {
-  signs: (a, b) => index.count[b] - index.count[a] || (index.step[b] ?? -1) - (index.step[a] ?? -1) || a - b,
+  random: (a, b) => shuffled(a) - shuffled(b),
+  correct: (a, b) => index.correct[b] - index.correct[a] || (index.step[b] ?? -1) - (index.step[a] ?? -1) || a - b,
+  flags: (a, b) => index.count[b] - index.count[a] || (index.step[b] ?? -1) - (index.step[a] ?? -1) || a - b,
   first: (a, b) => (index.step[a] ?? -1) - (index.step[b] ?? -1) || a - b,
   last: (a, b) => (index.step[b] ?? -1) - (index.step[a] ?? -1) || a - b,
   high: (a, b) => (index.reward[b] ?? -Infinity) - (index.reward[a] ?? -Infinity) || a - b,
@@ -40,8 +53,8 @@ const orders = {
 
 async function filter() {
   const mine = ++turn;
-  const stage = by("f-stage").value, task = by("f-task").value, right = by("f-right").value;
-  const sign = by("f-sign").value, name = by("f-reward").value, why = by("f-reason").value;
+  const stage = by("f-stage").value, task = by("f-task").value, correct = by("f-correct").value;
+  const flag = by("f-flag").value, name = by("f-reward").value, why = by("f-reason").value;
   const from = limit("f-from"), to = limit("f-to"), low = limit("f-low"), high = limit("f-high");
   const wanted = by("f-text").value.trim().toLowerCase();
   const prompts = wanted && index.prompts.map((prompt) => prompt.toLowerCase().includes(wanted));
@@ -50,8 +63,8 @@ async function filter() {
     const step = index.step[i];
     if (stage !== "" && index.stage[i] !== +stage) continue;
     if (task !== "" && index.task[i] !== +task) continue;
-    if (right !== "" && index.right[i] !== +right) continue;
-    if (sign === "any" ? !index.marks[i] : sign !== "" && !(index.marks[i] & (1 << +sign))) continue;
+    if (correct !== "" && index.correct[i] !== +correct) continue;
+    if (flag === "any" ? !index.flagged[i] : flag !== "" && !(index.flagged[i] & (1 << +flag))) continue;
     if (from !== null && (step === null || step < from)) continue;
     if (to !== null && (step === null || step > to)) continue;
     if (onlyPrompt !== null && index.prompt[i] !== onlyPrompt) continue;
@@ -65,11 +78,11 @@ async function filter() {
     rows.push(i);
   }
   if (wanted) {
-    by("told").textContent = "searching…";
+    by("status").textContent = "searching…";
     const kept = [];
     for (const i of rows) {
       const has = prompts[index.prompt[i]] || (await text(i)).toLowerCase().includes(wanted);
-      if (mine !== turn) return; // another filter was set meanwhile
+      if (mine !== turn) return; // the filters have changed since
       if (has) kept.push(i);
     }
     rows = kept;
@@ -79,10 +92,10 @@ async function filter() {
   await show();
 }
 
-function tell() {
+function showStatus() {
   const pages = Math.max(1, Math.ceil(found.length / PAGE));
   const only = onlyPrompt === null ? "" : ", of one prompt";
-  by("told").textContent = `${found.length.toLocaleString("en")} completions${only}; page ${page + 1} of ${pages}`;
+  by("status").textContent = `${found.length.toLocaleString("en")} completions${only}; page ${page + 1} of ${pages}`;
   by("back").disabled = page === 0;
   by("next").disabled = page + 1 >= pages;
   by("every-prompt").hidden = onlyPrompt === null;
@@ -95,41 +108,46 @@ async function show() {
   for (const row of rows) made.push(article(row, await text(row)));
   if (mine !== turn) return;
   by("list").replaceChildren(...made);
-  tell();
+  for (const box of made) {
+    const body = box.querySelector("pre.short");
+    box.querySelector(".tools button").hidden = body.scrollHeight <= body.clientHeight; // all of it is visible
+  }
+  showStatus();
 }
 
 function article(row, written) {
   const box = make("article"), head = make("header");
-  const right = index.right[row];
+  const correct = index.correct[row];
   head.append(make("b", index.stages[index.stage[row]]));
   if (index.step[row] !== null) head.append(make("span", "step " + index.step[row]));
   if (index.tasks[index.task[row]]) head.append(make("span", index.tasks[index.task[row]]));
-  if (right >= 0) head.append(make("span", right ? "✓ right" : "✗ wrong", right ? "ok" : "no"));
+  if (correct >= 0) head.append(make("span", correct ? "✓ correct" : "✗ wrong", correct ? "ok" : "no"));
   if (index.reward[row] !== null) head.append(make("span", "reward " + number(index.reward[row])));
   head.append(make("span", index.length[row] + (index.tokens[row] ? " tokens" : " words")));
-  for (const sign of bits(index.marks[row])) {
-    const chip = make("span", sign[0], "sign");
-    chip.title = sign[1];
+  for (const flag of flagsOf(index.flagged[row])) {
+    const chip = make("span", flag[0], "flag");
+    chip.title = flag[1];
     head.append(chip);
   }
-  const body = make("pre", written, "short"), tools = make("div", undefined, "tools");
+  const body = make("pre", written.trimStart(), "short"), tools = make("div", undefined, "tools");
   const more = make("button", "show all");
   more.onclick = () => (more.textContent = body.classList.toggle("short") ? "show all" : "show less");
   const same = make("button", "same prompt");
   same.onclick = () => { onlyPrompt = index.prompt[row]; clear(); filter(); by("completions").scrollIntoView(); };
   tools.append(more, same);
-  const told = index.rewards[row].map(([name, value, why]) =>
+  const rewards = index.rewards[row].map(([name, value, why]) =>
     `${index.names[name]} ${number(value)}${why < 0 ? "" : ` (${index.reasons[why]})`}`);
-  const prompt = make("details");
-  prompt.append(make("summary", "prompt and answer", "dim"), make("pre", index.prompts[index.prompt[row]]));
-  if (index.answers[index.answer[row]]) prompt.append(make("pre", index.answers[index.answer[row]]));
-  box.append(head, body, make("div", told.join(" · "), "reasons"), tools, prompt);
+  const prompt = make("details"), asked = index.prompts[index.prompt[row]], gold = index.answers[index.answer[row]];
+  const line = (shared > 40 ? "… " : "") + asked.slice(shared > 40 ? shared : 0, shared + 400).replace(/\s+/g, " ").trim();
+  prompt.append(make("summary", line || "no prompt", "prompt"), make("pre", asked.trim()));
+  if (gold) prompt.append(make("div", "gold answer", "dim"), make("pre", gold));
+  box.append(head, prompt, body, make("div", rewards.join(" · "), "reasons"), tools);
   return box;
 }
 
 function clear() {
   for (const field of document.querySelectorAll(".filters input, .filters select")) {
-    field.value = field.id === "f-sort" ? "signs" : "";
+    field.value = field.id === "f-sort" ? "random" : "";
   }
 }
 
@@ -141,10 +159,11 @@ function options(id, texts) {
 async function start() {
   if (!by("index")) return;
   index = await unpack("index");
-  index.count = index.marks.map((mask) => bits(mask).length);
+  shared = sharedStart(index.prompts);
+  index.count = index.flagged.map((mask) => flagsOf(mask).length);
   options("f-stage", index.stages);
   options("f-task", index.tasks);
-  options("f-sign", index.signs.map((sign) => sign[0]));
+  options("f-flag", index.flags.map((flag) => flag[0]));
   options("f-reward", index.names);
   options("f-reason", index.heads);
   let waiting;
@@ -160,4 +179,4 @@ async function start() {
 }
 
 addEventListener("beforeprint", () => document.querySelectorAll("main > section details").forEach((d) => (d.open = true)));
-start().catch((error) => { by("told").textContent = "The completions cannot be shown: " + error.message; });
+start().catch((error) => { by("status").textContent = "The completions cannot be shown: " + error.message; });

@@ -1,4 +1,4 @@
-"""A report as one HTML file that fetches nothing and runs no script but its own."""
+"""A report as one HTML file that sends no requests and runs only its own script."""
 
 import base64
 import hashlib
@@ -8,15 +8,16 @@ from html import escape
 from pathlib import Path
 
 from r1lab import __version__
-from r1lab.evaluation import reflection
-from r1lab.report import about, content, figures, packed
-from r1lab.report.content import BETTER, WORSE, Table
+from r1lab.report import about, content, figures, packed, samples, verdict
+from r1lab.report.content import Table, filled
 from r1lab.report.evaluations import evaluations_table
 from r1lab.report.groups import RunGroup, groups
 from r1lab.report.read import Run
 from r1lab.report.samples import SampledCompletion
+from r1lab.report.verdict import BETTER, WORSE
 
-SIZE = int(14.5 * 2**20)  # bytes of a page at most; completions have what the rest of it leaves
+SIZE = int(14.5 * 2**20)  # maximum bytes of a page; completions get what the rest of it leaves
+FOLDED = ("loss", "grad_norm")  # charts below "more" if there are others with the outcome of a stage
 
 Completions = dict[str, list[SampledCompletion]]  # of a run, by stage
 
@@ -32,7 +33,7 @@ def html(runs: list[Run], completions: list[Completions], curves: list[tuple[str
     salt = iter(range(10**6))
     parts = {
         "verdict": ("Verdict", "".join(_verdict(runs, completions, salt))),
-        "alarms": ("Alarms and signs", "".join(_alarms(runs, completions))),
+        "alarms": ("Alarms and flags", "".join(_alarms(runs, completions))),
         "missing": ("What is missing", _missing(runs)),
         "stages": ("Stages", "".join(_stages(runs, salt))),
         "curves": ("Curves", "".join(_curves(curves, groups(runs), salt))),
@@ -82,38 +83,54 @@ def _named(run: Run, runs: list[Run]) -> str:
 
 
 def _verdict(runs: list[Run], completions: list[Completions], salt: Iterator[int]) -> Iterator[str]:
+    numbers = "".join(
+        f"<div><dt>{escape(n.label)}</dt><dd{_tone(n.value)}>{escape(n.value)}</dd><dd>{escape(n.detail)}</dd></div>"
+        for n in verdict.big_numbers(runs)
+    )
+    if numbers:
+        yield f'<dl class="numbers">{numbers}</dl>'
+    drawn = "".join(_accuracies(runs, salt))
+    if table := verdict.verdict_table(runs):
+        yield _sides(_table(table), drawn) if drawn else _table(table)
     for run, own in zip(runs, completions):
-        if len(runs) > 1:
-            yield f"<h3>{escape(run.name)}</h3>"
-        lines = "".join(f"<li{_tone(line)}>{escape(line)}</li>" for line in content.verdict(run, own))
-        yield f'<ul class="verdict">{lines}</ul>'
-    if table := content.verdict_table(runs):
-        yield _table(table)
+        if lines := "".join(f"<li{_tone(line)}>{escape(line)}</li>" for line in verdict.verdict(run, own)):
+            yield f"<h3>{escape(run.name)}</h3>" if len(runs) > 1 else ""
+            yield f'<ul class="verdict">{lines}</ul>'
+    if not table:
+        yield drawn
     for run in runs:
-        if table := evaluations_table(run):
+        if full := evaluations_table(run):
             summary = f"{_named(run, runs)}<b>Evaluations in full</b>"
-            yield f"<details><summary>{summary}</summary>{_table(table)}</details>"
-    for task, rows in content.accuracies(runs).items():
+            yield f"<details><summary>{summary}</summary>{_table(full)}</details>"
+
+
+def _accuracies(runs: list[Run], salt: Iterator[int]) -> Iterator[str]:
+    for task, rows in verdict.accuracies(runs).items():
         if len(rows) > 1:
             names = [run.name for run in runs if any(row[1] == run.name for row in rows)]
-            told = "; ".join(
+            description = "; ".join(
                 f"{name}, {of}: {100 * value:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
                 for name, of, value, low, high in rows
             )
             yield _figure(
-                partial(figures.accuracies, rows, names), f"{task}: right answers. {told}", salt,
-                f"<b>{escape(task)}</b>: right answers of each evaluation", "broad",
+                partial(figures.accuracies, rows, names), f"{task}: accuracy of each evaluation. {description}", salt,
+                f"<b>{escape(task)}</b>: accuracy of each evaluation", "single",
             )  # fmt: skip
 
 
 def _alarms(runs: list[Run], completions: list[Completions]) -> Iterator[str]:
+    found: dict[str, None] = {}
     for run, own in zip(runs, completions):
         lines = content.alarms(run, own)
         if len(runs) > 1:
             yield f"<h3>{escape(run.name)}</h3>"
-        yield _list(lines) if lines else "<p>The run warned of nothing.</p>"
-        if table := content.signs_table(own):
+        yield _list(lines) if lines else "<p>No warnings.</p>"
+        if table := content.flags_table(own):
+            found |= dict.fromkeys(table.head)
             yield _table(table)
+    terms = "".join(f"<dt>{flag}</dt><dd>{escape(why)}</dd>" for flag, why in samples.FLAGS.items() if flag in found)
+    if terms:
+        yield f'<dl class="terms">{terms}</dl>'
 
 
 def _missing(runs: list[Run]) -> str:
@@ -127,52 +144,59 @@ def _stages(runs: list[Run], salt: Iterator[int]) -> Iterator[str]:
             continue
         if len(runs) > 1:
             yield f"<h3>{escape(run.name)}</h3>"
-        yield _table(content.stages_table(run))
-        if rows := content.times(run):
-            told = "; ".join(f"{name} {work:.0f} s, and {more:.0f} s of its process" for name, work, more in rows)
+        table, rows = _table(content.stages_table(run)), content.times(run)
+        if len(rows) < 2:
+            yield table
+        else:
+            description = "; ".join(f"{name} {work:.0f} s, its process {more:.0f} s more" for name, work, more in rows)
             caption = "<b>Time</b> by stage"
-            yield _figure(partial(figures.times, rows), f"Time by stage. {told}", salt, caption, "broad")
+            drawn = _figure(partial(figures.times, rows), f"Time by stage. {description}", salt, caption, "single")
+            yield _sides(table, drawn)
 
 
 def _curves(curves: list, grouped: list[RunGroup], salt: Iterator[int]) -> Iterator[str]:
     if any(len(group.runs) > 1 for group in grouped):
-        yield '<p class="note">Lines are means over the seeds, bands reach from the lowest run to the highest.</p>'
+        yield '<p class="note">Lines are means over the seeds; bands range from the lowest run to the highest.</p>'
     elif curves:
-        told = "Lines are running means over a fifteenth of the steps; faint, where there is one line: each step."
-        yield f'<p class="note">{told}</p>'
+        note = "Lines are running means over a fifteenth of the steps; if there is one, a faint line shows each step."
+        yield f'<p class="note">{note}</p>'
     for place, (stage, charts) in enumerate(curves):
-        drawn = "".join(
-            _figure(partial(figures.draw, chart), chart.told, salt,
-                    f"<b>{escape(chart.title)}</b>{': ' * bool(chart.caption)}{escape(chart.caption)}")
-            for chart in charts
-        )  # fmt: skip
+        outcome = any(chart.key in ("reward", "correct") for chart in charts)
+        folded = [chart for chart in charts if outcome and chart.key in FOLDED]
         yield f"<details{' open' * (place == 0)}><summary><b>{escape(stage)}</b></summary>"
-        yield f'<div class="charts">{drawn}</div></details>'
+        yield _charts([chart for chart in charts if chart not in folded], salt)
+        if folded:
+            titles = ", ".join(chart.title.lower() for chart in folded)
+            yield f"<details><summary>more: {escape(titles)}</summary>{_charts(folded, salt)}</details>"
+        yield "</details>"
+
+
+def _charts(charts: list[figures.Chart], salt: Iterator[int]) -> str:
+    drawn = "".join(
+        _figure(partial(figures.draw, chart), chart.description, salt,
+                f"<b>{escape(chart.title)}</b>{': ' * bool(chart.caption)}{escape(chart.caption)}")
+        for chart in charts
+    )  # fmt: skip
+    return f'<div class="charts">{drawn}</div>'
 
 
 def _words(runs: list[Run], completions: list[Completions]) -> Iterator[str]:
-    without = []
     for run, own in zip(runs, completions):
         for stage, some in own.items():
-            if not any(c.step is not None for c in some):
-                continue
             seen, label = content.reflections(some), escape(_label(run, stage, runs))
             if not seen:
-                without.append(label)
                 continue
             yield f"<details><summary><b>{label}</b>: {escape(', '.join(s.word for s in seen[:6]))}</summary>"
             rows = [[s.word, f"{s.first:.3f}", f"{s.last:.3f}", f"step {s.step}"] for s in seen]
-            note = "Times a completion, in the first and in the last fifth of the steps."
-            yield _table(Table(["word", "at first", "at last", "first seen"], rows, note))
+            note = "Occurrences per completion, in the first and in the last fifth of the steps."
+            yield _table(Table(["word", "start", "end", "first seen"], rows, note))
             for s in seen:
                 yield f'<p class="dim">{escape(s.word)}, step {s.step}</p><pre>{_around(s)}</pre>'
             yield "</details>"
-    if without:
-        yield f"<p>{', '.join(without)}: none of {escape(', '.join(reflection.WORDS))}.</p>"
 
 
 def _around(seen: content.SeenWord, width: int = 180) -> str:
-    """The part of a completion that holds the word, marked."""
+    """The part of a completion around the word, which is marked."""
     text = seen.completion.text
     at = content.place(text, seen.word)
     start, end = max(0, at - width), at + len(seen.word)
@@ -193,8 +217,8 @@ def _browser(runs: list[Run], completions: list[Completions], room: int) -> str:
     index, blocks, kept = packed.pack(own, room)
     left = total - kept
     note = (
-        f"{kept:,} of {total:,} completions are in this file, evenly spread; {left:,} are left out to keep it small, "
-        "and all of them are in samples/."
+        f"{kept:,} of {total:,} completions are in this file, evenly spread; {left:,} are not, to keep it small. "
+        "All of them are in samples/."
         if left
         else f"All {total:,} completions are in this file."
     )
@@ -212,21 +236,22 @@ _FILTERS = """
 <label>task<select id="f-task"><option value="">all</option></select></label>
 <label>steps<span class="pair"><input id="f-from" type="number" min="0" placeholder="from" aria-label="from step">
 <input id="f-to" type="number" min="0" placeholder="to" aria-label="to step"></span></label>
-<label>right<select id="f-right"><option value="">all</option><option value="1">right</option>
+<label>correct<select id="f-correct"><option value="">all</option><option value="1">correct</option>
 <option value="0">wrong</option></select></label>
-<label>sign<select id="f-sign"><option value="">all</option><option value="any">any sign</option></select></label>
+<label>flag<select id="f-flag"><option value="">all</option><option value="any">any flag</option></select></label>
 <label>reward<select id="f-reward"><option value="">the total</option></select></label>
 <label>its value<span class="pair"><input id="f-low" type="number" step="any" placeholder="min"
 aria-label="reward at least"><input id="f-high" type="number" step="any" placeholder="max"
 aria-label="reward at most"></span></label>
 <label>reason<select id="f-reason"><option value="">all</option></select></label>
-<label>order<select id="f-sort"><option value="signs">most signs first</option>
+<label>order<select id="f-sort"><option value="random">random</option>
+<option value="correct">correct at late steps</option><option value="flags">most flags</option>
 <option value="first">first steps</option><option value="last">last steps</option>
 <option value="high">highest reward</option>
 <option value="low">lowest reward</option><option value="long">longest</option></select></label>
 <label>text contains<input id="f-text" type="search"></label>
 </div>
-<div class="bar"><span id="told" role="status">…</span><button id="every-prompt" hidden>all prompts</button>
+<div class="bar"><span id="status" role="status">…</span><button id="every-prompt" hidden>all prompts</button>
 <button id="clear">clear filters</button><button id="back">back</button><button id="next">next</button></div>
 <div id="list"></div>
 """
@@ -238,7 +263,12 @@ def _about(runs: list[Run]) -> Iterator[str]:
             yield f"<h3>{escape(run.name)}</h3>"
         yield _table(about.about(run))
         if run.recipe:
-            yield f"<details><summary><b>Recipe</b>, as written</summary><pre>{escape(run.recipe)}</pre></details>"
+            recipe = escape(about.homeless(run.recipe))
+            yield f"<details><summary><b>Recipe</b>, as written</summary><pre>{recipe}</pre></details>"
+
+
+def _sides(left: str, right: str) -> str:
+    return f'<div class="sides"><div>{left}</div><div>{right}</div></div>'
 
 
 def _list(lines: list[str]) -> str:
@@ -251,18 +281,20 @@ def _tone(text: str) -> str:
 
 
 def _table(table: Table) -> str:
+    table = filled(table)
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in table.head)
-    rows = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in table.rows)
+    rows = "".join(f"<tr>{''.join(map(_cell, row, table.head))}</tr>" for row in table.rows)
     note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
     heads = f"<thead><tr>{head}</tr></thead>" if any(table.head) else ""
     return f'<div class="table"><table>{heads}<tbody>{rows}</tbody></table></div>{note}'
 
 
-def _cell(text: str) -> str:
+def _cell(text: str, head: str) -> str:
     kind = _tone(text) or (' class="wide"' if len(text) > 40 else "")
-    return f"<td{kind}>{escape(text)}</td>"
+    named = f' data-head="{escape(head)}"' if head else ""  # a phone shows it, and no head
+    return f"<td{kind}{named}>{escape(text)}</td>"
 
 
-def _figure(make: partial, told: str, salt: Iterator[int], caption: str, kind: str = "") -> str:
-    drawn = figures.svg(make, told, next(salt))
+def _figure(make: partial, description: str, salt: Iterator[int], caption: str, kind: str = "") -> str:
+    drawn = figures.svg(make, description, next(salt))
     return f"<figure{f' class={kind}' if kind else ''}><figcaption>{caption}</figcaption>{drawn}</figure>"

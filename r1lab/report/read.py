@@ -1,4 +1,4 @@
-"""Run directories as they are found: half-written, damaged or incomplete ones too, with a line for what is missing."""
+"""Reads run directories, also half-written, damaged or incomplete ones, and lists what is missing."""
 
 import json
 import math
@@ -16,25 +16,25 @@ from r1lab.rundir import directory
 from r1lab.text import did_you_mean
 
 STAGE_FOLDER = re.compile(r"\d{2,}-(.+)")
-# Control characters have no picture in a page, and a null byte or half a surrogate no place in one.
+# Control characters are invisible in a page, and null bytes and half surrogates are invalid in one.
 _CONTROL = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {13: None, 127: 0x2421}
 _CONTROL |= dict.fromkeys(range(0xD800, 0xE000), 0xFFFD)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage as far as its folder tells.
+    """A stage, as far as its files are readable.
 
     Attributes:
-        name, kind, path: The kind is `?` where no file tells it.
-        config, result: Empty where they are missing; `result` is written last, so an empty one means not finished.
-        rows: Training metrics, one row a step.
-        evals: Evaluations during the training, one row a step.
-        asked: Of an evaluation how many questions it has done, and of how many.
-        told: Warnings and notes, as rows of `phase`, `message` and perhaps `step` and `alarm`.
-        seconds: What it took with the start of its process, where the pipeline says so.
-        error: What its process left in `error.txt`.
-        damaged: Whether its `result.json`, which is written last, is there and cannot be read.
+        name, kind, path: The kind is `?` if no file has it.
+        config, result: Empty if missing; `result` is written last, so the stage has not finished if it is empty.
+        rows: Training metrics, one row per step.
+        evals: Evaluations during the training, one row per step.
+        answered: The number of questions that an evaluation has answered, and their total.
+        messages: Warnings and notes, as rows of `phase`, `message` and perhaps `step` and `alarm`.
+        seconds: Its time including the start of its process, if the pipeline recorded it.
+        error: The content of `error.txt`.
+        damaged: Whether there is a `result.json` that cannot be read.
     """
 
     name: str
@@ -44,22 +44,22 @@ class Stage:
     result: dict = field(default_factory=dict)
     rows: list[dict] = field(default_factory=list)
     evals: list[dict] = field(default_factory=list)
-    asked: tuple[int, int] | None = None
-    told: list[dict] = field(default_factory=list)
+    answered: tuple[int, int] | None = None
+    messages: list[dict] = field(default_factory=list)
     seconds: float | None = None
     error: str = ""
     damaged: bool = False
 
     @property
     def tasks(self) -> dict[str, dict]:
-        """The figures of an evaluation by task."""
+        """The scores of an evaluation by task."""
         tasks = self.result.get("tasks")
         return {k: v for k, v in tasks.items() if isinstance(v, dict)} if isinstance(tasks, dict) else {}
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run as far as its directory tells; a recipe of one stage has one stage, in the same folder."""
+    """A run, as far as its files are readable; a recipe of one stage has one stage, in the same folder."""
 
     name: str
     path: Path
@@ -81,13 +81,13 @@ def read(path: str | Path) -> Run:
     """A run directory, without its completions.
 
     Raises:
-        UserError: It is not there, holds nothing that a run writes, or was written by a newer r1lab.
+        UserError: It does not exist, contains no files of a run, or was written by a newer r1lab.
     """
     path = Path(path)
     if not path.is_dir():
-        beside = [f.parent.name for f in path.parent.glob("*/config.yaml")]
-        hint = did_you_mean(path.name, beside)
-        raise UserError(f"{path}: no such run directory{hint}: `r1lab ls runs` lists those that there are")
+        siblings = [f.parent.name for f in path.parent.glob("*/config.yaml")]
+        hint = did_you_mean(path.name, siblings)
+        raise UserError(f"{path}: no such run directory{hint}: `r1lab ls runs` lists the existing ones")
     if why := directory.newer(path):
         raise UserError(f"{path}: {why}")
     problems: list[str] = []
@@ -95,16 +95,16 @@ def read(path: str | Path) -> Run:
     config = yaml(path / "config.yaml", problems)
     staged = [stage for stage in items(config.get("stages")) if isinstance(stage, dict)]
     if not (folders or config or any((path / name).exists() for name in ("metrics.jsonl", "samples", "result.json"))):
-        raise UserError(f"{path}: holds no run: name a folder that `r1lab run` wrote, as in runs/quickstart")
+        raise UserError(f"{path}: contains no run: name a folder that `r1lab run` wrote, as in runs/quickstart")
     result = _json(path / "result.json", problems, why="the run has not finished")
     metrics = list(rows(path / "metrics.jsonl", problems))
     if folders or staged:
         seconds = {
             clean(row.get("stage")): as_number(row.get("seconds")) for row in metrics if row.get("phase") == "stage"
         }
-        # What folders are named after is the stage; stages that never began have no folder yet.
+        # Folders are named after their stages; stages that have not started have no folder.
         names = [name[1] for folder in folders if (name := STAGE_FOLDER.fullmatch(folder.name))]
-        known = {clean(stage.get("name")): stage for stage in staged}  # a pipeline's config holds those of its stages
+        known = {clean(stage.get("name")): stage for stage in staged}  # a pipeline's config contains its stages
         stages = [_stage(n, folder, problems, known.get(n), seconds.get(n)) for n, folder in zip(names, folders)]
         later = [stage for stage in staged if clean(stage.get("name")) not in names]
         stages += [
@@ -112,7 +112,7 @@ def read(path: str | Path) -> Run:
         ]
         if later:
             left = ", ".join(clean(stage.get("name")) for stage in later)
-            problems.append(f"{path.name}: {len(later)} of {len(staged)} stages have not begun: {left}")
+            problems.append(f"{path.name}: {len(later)} of {len(staged)} stages have not started: {left}")
     else:
         stages = [_stage(clean(config.get("name")) or path.resolve().name, path, problems, config, None, result)]
     return Run(
@@ -120,7 +120,7 @@ def read(path: str | Path) -> Run:
         path=path,
         config=config,
         recipe=_text(path / "recipe.yaml") if (path / "recipe.yaml").is_file() else "",
-        manifest=_json(_beside(path, "manifest.json"), problems),
+        manifest=_json(_of_run(path, "manifest.json"), problems),
         result=result,
         stages=stages,
         compare=_compare(result, config, stages, problems),
@@ -128,8 +128,8 @@ def read(path: str | Path) -> Run:
     )
 
 
-def _beside(path: Path, name: str) -> Path:
-    """A file of the run; a stage's folder that is looked at by itself has it in the folder above."""
+def _of_run(path: Path, name: str) -> Path:
+    """A file of the run; for a single stage's folder it is in the folder above."""
     above = path.resolve().parent / name
     return above if above.is_file() and not (path / name).is_file() else path / name
 
@@ -146,12 +146,12 @@ def _stage(
     of_evals = [row for row in metrics if row.get("phase") == "eval" and _is_step(row)]
     evals = [row for row in of_evals if _dicts(row.get("tasks"))]
     counted = [row for row in of_evals if type(row.get("done")) is int and type(row.get("total")) is int]
-    asked = [(row["done"], row["total"]) for row in counted if "tasks" not in row]
+    answered = [(row["done"], row["total"]) for row in counted if "tasks" not in row]
     kind = clean(config.get("stage") or result.get("stage"))
     if not kind:
-        kind = "grpo" if any("reward" in row for row in train) else "eval" if result.get("tasks") or asked else "?"
+        kind = "grpo" if any("reward" in row for row in train) else "eval" if result.get("tasks") or answered else "?"
     if kind in ("grpo", "eval", "sample") and not (path / "samples").is_dir():
-        problems.append(f"{path.name}: no samples/: its completions cannot be shown")
+        problems.append(f"{path.name}: no samples/, so there are no completions to show")
     return Stage(
         name=clean(name),
         kind=kind,
@@ -160,8 +160,8 @@ def _stage(
         result=result,
         rows=_by_step(train),
         evals=_by_step(evals),
-        asked=asked[-1] if asked else None,
-        told=[row for row in metrics if row.get("phase") in ("warning", "note") and row.get("message")],
+        answered=answered[-1] if answered else None,
+        messages=[row for row in metrics if row.get("phase") in ("warning", "note") and row.get("message")],
         seconds=seconds,
         error=clean(_text(path / "error.txt")).strip() if (path / "error.txt").is_file() else "",
         damaged=not result and (path / "result.json").is_file(),
@@ -169,7 +169,7 @@ def _stage(
 
 
 def _by_step(found: list[dict]) -> list[dict]:
-    """One row a step, in order: a resumed run writes the steps after its last checkpoint again, and those count."""
+    """One row per step, in order, the last one written: a resumed run repeats the steps after its last checkpoint."""
     return [row for _, row in sorted({row["step"]: row for row in found}.items())]
 
 
@@ -182,9 +182,9 @@ def _dicts(value: object) -> bool:
 
 
 def _compare(result: dict, config: dict, stages: list[Stage], problems: list[str]) -> list[dict]:
-    """The comparisons that a pipeline wrote; of one that has not finished those that can be made so far.
+    """The comparisons that a pipeline wrote; for an unfinished one, those that are possible so far.
 
-    Where the recipe asks for none, the first evaluation is compared with the last.
+    If the recipe requests none, the first evaluation is compared with the last.
     """
     if result.get("compare"):
         return [row for row in items(result["compare"]) if _is_comparison(row)]
@@ -205,15 +205,15 @@ def _is_comparison(row: object) -> bool:
     if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("task", "before", "after")):
         return False
     bounds = row.get("ci95")
-    figures = [row.get("diff"), row.get("before_value"), row.get("after_value"), *items(bounds)]
-    return len(items(bounds)) == 2 and all(as_number(figure) is not None for figure in figures)
+    numbers = [row.get("diff"), row.get("before_value"), row.get("after_value"), *items(bounds)]
+    return len(items(bounds)) == 2 and all(as_number(number) is not None for number in numbers)
 
 
 # Files
 
 
 def rows(path: Path, problems: list[str], *, needed: bool = False) -> Iterator[dict]:
-    """The objects of a file of one JSON object a line; how many lines were no such thing is told in `problems`."""
+    """The objects of a JSON Lines file; adds the number of other lines to `problems`."""
     if not path.is_file():
         if needed:
             problems.append(f"{_where(path)}: missing")
@@ -236,10 +236,11 @@ def rows(path: Path, problems: list[str], *, needed: bool = False) -> Iterator[d
             else:
                 bad += 1
     if bad:
-        problems.append(f"{_where(path)}: {bad} {'line is' if bad == 1 else 'lines are'} no JSON object, left out")
+        what = "line is not a JSON object" if bad == 1 else "lines are not JSON objects"
+        problems.append(f"{_where(path)}: {bad} {what}, skipped")
     if replaced:
         some = "1 line has" if replaced == 1 else f"{replaced} lines have"
-        problems.append(f"{_where(path)}: {some} bytes that are no UTF-8, shown as \ufffd")
+        problems.append(f"{_where(path)}: {some} bytes that are not UTF-8, shown as \ufffd")
 
 
 def _json(path: Path, problems: list[str], why: str = "") -> dict:
@@ -251,13 +252,13 @@ def _json(path: Path, problems: list[str], why: str = "") -> dict:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        problems.append(f"{_where(path)}: cannot be read, it is no JSON object")
+        problems.append(f"{_where(path)}: cannot be read, it is not a JSON object")
         return {}
     return found
 
 
 def yaml(path: Path, problems: list[str]) -> dict:
-    """A YAML file, empty where it is missing or damaged, which is told in `problems`."""
+    """A YAML file, empty if it is missing or damaged, which is added to `problems`."""
     if not path.is_file():
         problems.append(f"{_where(path)}: missing")
         return {}
@@ -266,7 +267,7 @@ def yaml(path: Path, problems: list[str]) -> dict:
     except (YAMLError, ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        problems.append(f"{_where(path)}: cannot be read, it is no YAML map")
+        problems.append(f"{_where(path)}: cannot be read, it is not a YAML mapping")
         return {}
     return found
 
@@ -283,7 +284,7 @@ def _where(path: Path) -> str:
 
 
 def clean(value: object) -> str:
-    """Anything as a text that may stand in a page: control characters as their pictures, no half surrogates.
+    """Any value as a text that a page can contain: control characters as symbols, no half surrogates.
 
     >>> clean("a\\x00b"), clean(None), clean([{"role": "user", "content": "Hi"}])
     ('a␀b', '', 'Hi')
@@ -307,11 +308,11 @@ def as_number(value: object) -> float | None:
 
 
 def section(config: dict, name: str) -> dict:
-    """A section of a recipe, empty where it is missing."""
+    """A section of a recipe, empty if it is missing."""
     found = config.get(name)
     return found if isinstance(found, dict) else {}
 
 
 def items(value: object) -> list:
-    """A list, empty for what is none."""
+    """The value if it is a list, else an empty list."""
     return value if isinstance(value, list) else []

@@ -1,4 +1,4 @@
-"""The completions of a run, and the signs by which some of them ask for a look."""
+"""The completions of a run, and the flags that mark those worth inspecting."""
 
 import re
 from collections.abc import Iterator
@@ -11,36 +11,35 @@ from r1lab.grading.scripts import SCRIPTS
 from r1lab.report.read import Run, Stage, as_number, clean, items, rows, section
 from r1lab.rundir import directory
 
-READ_LIMIT = 200 * 2**20  # bytes of samples/ that are read of a run; of more, every so-manieth step is
+READ_LIMIT = 200 * 2**20  # bytes of samples/ that are read of a run; if there are more, only every n-th step is read
 NGRAM, REPEATED, SHORT = 6, 0.4, 5
 
-SIGNS = {
-    "form": "paid for form: this reward rose while the share of right answers did not, and it is full here",
+FLAGS = {
+    "form": "rewarded for form: this reward rose while accuracy did not, and this wrong answer gets it in full",
     "bare": f"an answer after fewer than {SHORT} words of reasoning",
-    "repeats": f"{REPEATED:.0%} or more of its {NGRAM}-grams of words were said before in it",
-    "scripts": "letters of a script that its prompt does not have: language mixing",
-    "limit": "as long as a completion may be: cut, or nearly",
+    "repeats": f"{REPEATED:.0%} or more of its {NGRAM}-grams of words occur earlier in it",
+    "scripts": "letters of a script that is not in its prompt (language mixing)",
+    "limit": "it reached the token limit",
 }
 
-# Latin and Greek stand in formulas of every language.
+# Latin and Greek letters occur in the formulas of every language.
 _FOREIGN = [re.compile(f"[{letters}]") for name, letters in SCRIPTS.items() if name not in ("latin", "greek")]
 _MARKS = re.compile(r"</?(?:think|answer)>|\\boxed")
 
 
 @dataclass(frozen=True, slots=True)
 class SampledCompletion:
-    """What a model wrote, and what came of it.
+    """A completion with its rewards.
 
     Attributes:
-        stage, step, task: `step` is None outside of GRPO; "" where the task is not told.
+        stage, step, task: `step` is None outside of GRPO; `task` is "" if it is unknown.
         prompt, text, answer: `answer` is the gold one.
         rewards, reasons: By the name of the reward; None where it did not apply.
         reward: The weighted sum.
-        right: None where nothing tells it.
-        tokens: None where nothing tells it.
-        cut: Whether it reached the limit.
+        correct, tokens: None if unknown.
+        truncated: Whether it reached the token limit.
         greedy: Whether it is the greedy answer to a question of an evaluation.
-        signs: Keys of `SIGNS`.
+        flags: Keys of `FLAGS`.
     """
 
     stage: str
@@ -52,27 +51,27 @@ class SampledCompletion:
     rewards: dict[str, float | None]
     reasons: dict[str, str]
     reward: float | None
-    right: bool | None
+    correct: bool | None
     tokens: int | None
-    cut: bool
+    truncated: bool
     greedy: bool = False
-    signs: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
 
     @property
     def length(self) -> int:
-        """Tokens, or words where they were not counted."""
+        """Tokens, or words if tokens were not counted."""
         return len(self.text.split()) if self.tokens is None else self.tokens
 
 
 def read(run: Run, problems: list[str]) -> dict[str, list[SampledCompletion]]:
-    """The completions of each stage, with their signs; what is left out is told in `problems`."""
+    """The completions of each stage, with their flags; adds what it skips to `problems`."""
     files = {stage.name: _files(stage) for stage in run.stages}
     size = sum(file.stat().st_size for paths in files.values() for _, file in paths)
     every = -(-size // READ_LIMIT) or 1
     if every > 1:
         problems.append(
-            f"{run.name}: samples/ holds {size / 2**20:,.0f} MiB: one step in {every} was read for what is told of "
-            "completions, and one line in as many where there are no steps"
+            f"{run.name}: samples/ holds {size / 2**20:,.0f} MiB: one step in {every} was read for statistics of "
+            "completions, and one line in {every} of files without steps"
         )
     found = {}
     for stage in run.stages:
@@ -85,7 +84,7 @@ def read(run: Run, problems: list[str]) -> dict[str, list[SampledCompletion]]:
 
 def _files(stage: Stage) -> list[tuple[int | None, Path]]:
     folder = stage.path / "samples"
-    # The questions of an evaluation that has not finished are in partial.jsonl; that of a sample stage is ungraded.
+    # An unfinished evaluation has its questions in partial.jsonl; that file of a sample stage is ungraded.
     partial = stage.kind == "eval" and not (folder / "questions.jsonl").is_file()
     names = ("partial.jsonl" if partial else "questions.jsonl", "samples.jsonl")
     whole = [(None, folder / name) for name in names if (folder / name).is_file()]
@@ -97,12 +96,12 @@ def _completions(stage: Stage, path: Path, problems: list[str], every: int = 1) 
     for row in islice(rows(path, problems), None, None, every):
         step = row.get("step") if stage.kind == "grpo" and type(row.get("step")) is int else None
         limit = _limit(stage, step)
-        asked = isinstance(row.get("scores"), list) or isinstance(row.get("completions"), list)
-        for one in _answers(row) if asked else (row,):
+        is_question = isinstance(row.get("scores"), list) or isinstance(row.get("completions"), list)
+        for one in _answers(row) if is_question else (row,):
             for key in ("completion", "chosen", "rejected"):
                 if isinstance(one.get(key), str):
                     made = _completion(stage, step, one, key, limit)
-                    yield replace(made, signs=tuple(_signs(made)))
+                    yield replace(made, flags=tuple(_flags(made)))
 
 
 def _answers(row: dict) -> Iterator[dict]:
@@ -110,22 +109,22 @@ def _answers(row: dict) -> Iterator[dict]:
     reward = clean(row.get("graded_by")) or "score"
     columns = [items(row.get(key)) for key in ("completions", "scores", "reasons", "lengths", "truncated")]
     columns[0] = columns[0] or [row.get("completion")]
-    for text, score, why, tokens, cut in zip_longest(*columns):
-        one = {"completion": text, "tokens": tokens, "truncated": cut, "greedy": False}
+    for text, score, why, tokens, truncated in zip_longest(*columns):
+        one = {"completion": text, "tokens": tokens, "truncated": truncated, "greedy": False}
         yield row | one | _scored(reward, score, why)
-    text, cut = row.get("greedy_completion"), row.get("greedy_truncated")
-    one = {"completion": text, "tokens": None, "truncated": cut, "greedy": True}
+    text, truncated = row.get("greedy_completion"), row.get("greedy_truncated")
+    one = {"completion": text, "tokens": None, "truncated": truncated, "greedy": True}
     yield row | one | _scored(reward, row.get("greedy"), row.get("greedy_reason"))
 
 
 def _scored(reward: str, score: object, why: object) -> dict:
     value = as_number(score)
-    right = None if value is None else value >= 1
-    return {"rewards": {reward: score}, "reasons": {reward: why}, "reward": score, "right": right}
+    correct = None if value is None else value >= 1
+    return {"rewards": {reward: score}, "reasons": {reward: why}, "reward": score, "right": correct}
 
 
 def _completion(stage: Stage, step: int | None, row: dict, key: str, limit: int | None) -> SampledCompletion:
-    right, cut, greedy = (row.get(name) for name in ("right", "truncated", "greedy"))
+    correct, truncated, greedy = (row.get(name) for name in ("right", "truncated", "greedy"))
     counted = as_number(row.get("tokens"))
     tokens = None if counted is None else int(counted)
     task = clean(row.get("task") if row.get("subtask") is None else row["subtask"])
@@ -141,15 +140,17 @@ def _completion(stage: Stage, step: int | None, row: dict, key: str, limit: int 
         else {},
         reasons={clean(name): clean(why) for name, why in section(row, "reasons").items() if why is not None},
         reward=as_number(row.get("rejected_reward" if key == "rejected" else "reward")),
-        right=right if isinstance(right, bool) else None,
+        correct=correct if isinstance(correct, bool) else None,
         tokens=tokens,
-        cut=cut if isinstance(cut, bool) else tokens is not None and limit is not None and tokens >= limit,
+        truncated=truncated
+        if isinstance(truncated, bool)
+        else tokens is not None and limit is not None and tokens >= limit,
         greedy=greedy is True,
     )
 
 
 def _limit(stage: Stage, step: int | None) -> int | None:
-    """The most tokens that a completion may have, as far as the recipe says."""
+    """The maximum number of tokens of a completion, None if the recipe does not set it."""
     evaluation = section(stage.config, "eval").get("max_completion_length") if stage.kind == "eval" else None
     limit = evaluation or section(stage.config, "rollout").get("max_completion_length")
     schedule = section(section(stage.config, "schedule"), "max_completion_length")
@@ -158,7 +159,7 @@ def _limit(stage: Stage, step: int | None) -> int | None:
     return limit if type(limit) is int else None
 
 
-def _signs(completion: SampledCompletion) -> Iterator[str]:
+def _flags(completion: SampledCompletion) -> Iterator[str]:
     if _bare(completion.text):
         yield "bare"
     if repeated(completion.text) >= REPEATED:
@@ -167,12 +168,12 @@ def _signs(completion: SampledCompletion) -> Iterator[str]:
         foreign = (s for s in _FOREIGN if len(s.findall(completion.text)) > 1)
         if any(not script.search(completion.prompt) for script in foreign):
             yield "scripts"
-    if completion.cut:
+    if completion.truncated:
         yield "limit"
 
 
 def _bare(text: str) -> bool:
-    """Whether an answer comes after next to no reasoning."""
+    """Whether there is almost no reasoning before the answer."""
     before, mark, _ = text.partition("<answer>" if "<answer>" in text else r"\boxed")
     if not mark:
         before, mark, _ = text.partition("</think>")
@@ -182,7 +183,7 @@ def _bare(text: str) -> bool:
 
 
 def repeated(text: str) -> float:
-    """The share of a text's n-grams of words that stand in it before; 0 for a text of fewer than 30 words.
+    """The share of a text's n-grams of words that occur earlier in it; 0 for a text of fewer than 30 words.
 
     >>> repeated("one two three four five six " * 10) > 0.8, repeated("one two")
     (True, 0.0)
@@ -194,9 +195,9 @@ def repeated(text: str) -> float:
     return 1 - len(set(grams)) / len(grams)
 
 
-def share_right(completions: list[SampledCompletion]) -> float | None:
-    """The share of those that are right among those of which it is known."""
-    known = [c.right for c in completions if c.right is not None]
+def share_correct(completions: list[SampledCompletion]) -> float | None:
+    """The share of correct completions among those with a known outcome."""
+    known = [c.correct for c in completions if c.correct is not None]
     return sum(known) / len(known) if known else None
 
 
@@ -210,18 +211,18 @@ def completions_by_step(completions: list[SampledCompletion]) -> dict[int, list[
 
 
 def paid_for_form(completions: list[SampledCompletion]) -> dict[str, tuple[float, float, float, float]]:
-    """Rewards that rose while the share of right answers did not: what pays for form alone.
+    """Rewards that rose while accuracy did not, so that they may reward the format alone.
 
-    Of the first and the last fifth of the steps: a reward rises by at least 0.1 of its range, and by four times as
-    much as the share of right answers, which rises by less than 0.05.
+    From the first to the last fifth of the steps, such a reward rises by at least 0.1 of its range, and by more than
+    four times as much as the share of correct answers, which rises by less than 0.05.
 
     Returns:
-        By reward, its mean at first and at last, and the share of right answers at first and at last.
+        By reward, its mean at the start and at the end, and the share of correct answers at the start and at the end.
     """
     steps = list(completions_by_step(completions).values())
     fifth = max(1, len(steps) // 5)
     first, last = ([c for some in part for c in some] for part in (steps[:fifth], steps[-fifth:]))
-    start, end = share_right(first), share_right(last)
+    start, end = share_correct(first), share_correct(last)
     if len(steps) < 5 or start is None or end is None or end - start >= 0.05:
         return {}
     found = {}
@@ -237,7 +238,7 @@ def paid_for_form(completions: list[SampledCompletion]) -> dict[str, tuple[float
 
 
 def _with_form(completions: list[SampledCompletion]) -> list[SampledCompletion]:
-    """Marks what a reward for form paid in full in the last fifth of the steps, though it was not right."""
+    """Flags the wrong completions of the last fifth of the steps that get a reward for form in full."""
     names = paid_for_form(completions)
     if not names:
         return completions
@@ -246,6 +247,6 @@ def _with_form(completions: list[SampledCompletion]) -> list[SampledCompletion]:
     full = {name: max(c.rewards.get(name) or 0.0 for c in completions) for name in names}
 
     def paid(c: SampledCompletion) -> bool:
-        return c.step in late and c.right is False and any((c.rewards.get(n) or 0.0) >= full[n] for n in names)
+        return c.step in late and c.correct is False and any((c.rewards.get(n) or 0.0) >= full[n] for n in names)
 
-    return [replace(c, signs=("form", *c.signs)) if paid(c) else c for c in completions]
+    return [replace(c, flags=("form", *c.flags)) if paid(c) else c for c in completions]

@@ -1,4 +1,4 @@
-"""Code that loads a model and asks it as its training did, for its card."""
+"""Code for the model card that loads the model and prompts it as its training did."""
 
 import json
 import textwrap
@@ -12,19 +12,20 @@ from r1lab.rundir import directory
 
 
 def code(this: Stage, evals: list[Stage]) -> str:
-    """Code blocks that run in the card's folder as they are, with the prompt and the sampling of the evaluations."""
-    asked = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_completion_length": 256}
-    asked |= {k: v for k, v in sampling_of((evals or [this])[0]).items() if k in asked and as_number(v) is not None}
-    limit, adapter, reward = asked.pop("max_completion_length"), saved_as_adapter(this), this.kind == "reward"
+    """Code blocks that run unchanged in the card's folder, with the prompt and the sampling of the evaluations."""
+    sampling = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_completion_length": 256}
+    given = sampling_of((evals or [this])[0])
+    sampling |= {k: v for k, v in given.items() if k in sampling and as_number(v) is not None}
+    limit, adapter, reward = sampling.pop("max_completion_length"), saved_as_adapter(this), this.kind == "reward"
     template = clean(section(this.config, "prompt").get("template")) or "none"
-    sampling = ", ".join(f"{key}={value}" for key, value in asked.items())
-    drawn = f"do_sample=True, {sampling}" if asked["temperature"] else "do_sample=False"
+    settings = ", ".join(f"{key}={value}" for key, value in sampling.items())
+    generation = f"do_sample=True, {settings}" if sampling["temperature"] else "do_sample=False"
     text = section(this.config, "prompt").get("text")
     plain = prompts.is_plain(template=template, text=text)
-    special = not reward and plain  # a chat template has written them already
+    special = not reward and plain  # a chat template contains them already
     trust = ", trust_remote_code=True" if section(this.config, "model").get("trust_remote_code") is True else ""
     auto = f"AutoModelFor{'SequenceClassification' if reward else 'CausalLM'}"
-    folder, prompt = 'folder = "."  # where this card lies, or the id on the Hub', _prompt(this, evals, template)
+    folder, prompt = 'folder = "."  # the folder of this card, or its id on the Hub', _prompt(this, evals, template)
     transformers = [
         f"from transformers import {auto}, AutoTokenizer\n",
         folder,
@@ -53,18 +54,18 @@ def code(this: Stage, evals: list[Stage]) -> str:
         vllm += ["print(llm.classify([inputs], pooling_params=params)[0].outputs.probs)"]
     else:
         lora = ', lora_request=LoRARequest("adapter", 1, folder)' if adapter else ""
-        transformers += [f"output = model.generate(**inputs, {drawn}, max_new_tokens={limit})"]
+        transformers += [f"output = model.generate(**inputs, {generation}, max_new_tokens={limit})"]
         transformers += [
             'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))'
         ]
-        vllm += [f"params = SamplingParams({sampling}, max_tokens={limit})"]
+        vllm += [f"params = SamplingParams({settings}, max_tokens={limit})"]
         vllm += [f"print(llm.generate([inputs], params{lora})[0].outputs[0].text)"]
     blocks = {"transformers": transformers, "vLLM": vllm}
     return "\n\n".join(f"With {name}:\n\n```python\n{chr(10).join(code)}\n```" for name, code in blocks.items())
 
 
 def _prompt(this: Stage, evals: list[Stage], template: str) -> list[str]:
-    """Code that sets `prompt` as the training had it (`models.prompts`), for a question that the run was asked."""
+    """Code that sets `prompt` as the training did (`models.prompts`), for a question of the run."""
     first_step = next(iter(directory.samples_by_step(this.path).values()), [])[:1]
     files = [*first_step, *(e.path / "samples/questions.jsonl" for e in evals)]
     rows = [next(read.rows(path, []), {}) for path in files]
@@ -84,9 +85,9 @@ def _prompt(this: Stage, evals: list[Stage], template: str) -> list[str]:
         pattern = _literal(text or prompts.PLAIN[template])
         return [*code, f"template = {pattern}", 'prompt = template.replace("{question}", question)', *begun]
     system = clean(given.get("system")) or None
-    asked = prompts.messages([{"role": "user", "content": ""}], template=template, system=system)
-    assert isinstance(asked, list)  # plain text is dealt with above, and a reward model has no template of it
-    *before, last = asked
+    messages = prompts.messages([{"role": "user", "content": ""}], template=template, system=system)
+    assert isinstance(messages, list)  # plain text is handled above, and reward models have no plain template
+    *before, last = messages
     code += [f"system = {_literal(message['content'])}" for message in before]
     turns = ['{"role": "system", "content": system}'] if before else []
     turns += ['{"role": "user", "content": question' + (' + "\\n"' if last["content"] else "") + "}"]
@@ -104,7 +105,7 @@ def _prompt(this: Stage, evals: list[Stage], template: str) -> list[str]:
 
 
 def _own_template(path: str) -> str:
-    """A chat template of the user's own as Python source; where it is gone, code that reads a file of its name."""
+    """A user's chat template as Python source; if its file is missing, code that reads a file of that name."""
     try:
         return _literal(prompts.read_template(path))
     except UserError:
@@ -112,14 +113,14 @@ def _own_template(path: str) -> str:
 
 
 def _literal(text: str) -> str:
-    """A text as Python source, long ones on several lines."""
+    """A text as Python source, on several lines if it is long."""
     parts = textwrap.wrap(text, 100, drop_whitespace=False, replace_whitespace=False, expand_tabs=False) or [""]
     quoted = [json.dumps(part, ensure_ascii=False) for part in parts]
     return quoted[0] if len(quoted) == 1 else "\n".join(["(", *(f"    {part}" for part in quoted), ")"])
 
 
 def sampling_of(stage: Stage) -> dict:
-    """How an evaluation samples, or the rollouts of a training do, in the recipe's names."""
+    """The sampling settings of an evaluation, or of the rollouts of a training, under the recipe's names."""
     own = section(stage.config, "eval") if stage.kind == "eval" else {}
     both = section(stage.config, "rollout") | {key: value for key, value in own.items() if value is not None}
     number_of = "num_samples" if stage.kind == "eval" else "num_generations"
@@ -128,6 +129,6 @@ def sampling_of(stage: Stage) -> dict:
 
 
 def saved_as_adapter(this: Stage) -> bool:
-    """Whether `model/` holds a LoRA adapter alone."""
+    """Whether `model/` contains only a LoRA adapter."""
     folder = this.path / "model"
     return (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()

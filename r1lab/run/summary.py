@@ -251,9 +251,10 @@ def curve(run_dir: Path, stages: list[tuple[str, str, Path]], compare: list[dict
         step += rows[-1]["step"] if rows else 0
     pairs = dict.fromkeys((row["before"], row["after"]) for row in compare)
     lines = [at[before] + during[after] + at[after] for before, after in pairs] + [since]
-    return (
-        learning_curve.learning_curve(run_dir / "curve.png", segments, lines, title=run_dir.name) if segments else None
-    )
+    if not segments:
+        return None
+    title = learning_curve.headline(run_dir.name, compare)
+    return learning_curve.learning_curve(run_dir / "curve.png", segments, lines, title=title)
 
 
 def _points(step: int, tasks: dict[str, dict]) -> list[learning_curve.Point]:

@@ -4,7 +4,7 @@ import pytest
 
 from r1lab import report
 
-SHOWN = "Number(document.getElementById('told').textContent.replaceAll(',', '').split(' ')[0])"
+SHOWN = "Number(document.getElementById('status').textContent.replaceAll(',', '').split(' ')[0])"
 TEXTS = "[...document.querySelectorAll('article pre.short')].map((pre) => pre.textContent)"
 
 
@@ -42,7 +42,7 @@ def test_filters(opened):
     assert set(opened.js(steps)) == {"step 3", "step 4"}
     opened.js("document.getElementById('clear').click()")
     opened.wait(f"{SHOWN} === 176")
-    right = opened.js("index.right.filter((r, i) => r === 1 && index.stages[index.stage[i]] === 'zero').length")
+    right = opened.js("index.correct.filter((r, i) => r === 1 && index.stages[index.stage[i]] === 'zero').length")
     choose(opened, "f-reason", option(opened, "f-reason", "correct"), right)
     choose(opened, "f-reward", option(opened, "f-reward", "maths"), right)
     choose(opened, "f-high", "0.5", 0)
@@ -60,7 +60,7 @@ def test_search_in_prompts_and_completions(opened):
 def test_pages_order_and_one_prompt(opened):
     choose(opened, "f-sort", "first", 176)
     opened.js("document.getElementById('next').click()")
-    opened.wait("document.getElementById('told').textContent.endsWith('page 2 of 9')")
+    opened.wait("document.getElementById('status').textContent.endsWith('page 2 of 9')")
     choose(opened, "f-sort", "long", 176)
     assert "step 12" in opened.js("document.querySelector('article header').textContent")
     opened.js("[...document.querySelectorAll('article button')].find(b => b.textContent === 'same prompt').click()")
@@ -68,6 +68,55 @@ def test_pages_order_and_one_prompt(opened):
     assert len(set(opened.js("found.map(i => index.prompt[i])"))) == 1
     opened.js("document.getElementById('every-prompt').click()")
     opened.wait(f"{SHOWN} === 176")
+
+
+def test_orders(opened):
+    choose(opened, "f-stage", option(opened, "f-stage", "zero"), 96)
+    opened.js("document.getElementById('f-sort').value = 'correct'")
+    choose(opened, "f-to", "11", 88)
+    first = opened.js("document.querySelector('article header').textContent")
+    assert "step 11" in first and "✓ correct" in first
+    opened.js("document.getElementById('clear').click()")
+    opened.wait(f"{SHOWN} === 176")
+    assert opened.js("document.getElementById('f-sort').value") == "random"
+    assert opened.js("found.slice(0, 20).some((row, i) => row > found[i + 1])")
+    again = opened.js("found.join()")
+    opened.js("filter()")
+    assert opened.js("found.join()") == again
+
+
+def test_a_completion_is_shown_with_its_prompt_and_without_leading_blanks(tab, make_run, tmp_path):
+    start = "Solve the following problem step by step, please. "
+    path = make_run(tmp_path / "blank", steps=2, text=lambda step, i: " \n It is 4.")
+    for file in path.glob("*/samples/*.jsonl"):
+        file.write_text(file.read_text().replace("What is", f"{start}What is"))
+    (file,) = report.write([path])
+    tab.open(file)
+    choose(tab, "f-stage", option(tab, "f-stage", "zero"), 16)
+    assert set(tab.js(TEXTS)) == {"It is 4."}
+    lines = tab.js("[...document.querySelectorAll('article summary.prompt')].map((line) => line.textContent)")
+    assert set(lines) == {"… 1 + 1?", "… 2 + 1?"}  # the part that differs
+    full = tab.js("document.querySelector('article details pre').textContent")
+    assert full.startswith(start)
+
+
+def test_a_phone_shows_the_numbers_of_tables(opened):
+    opened.size(390, 844, phone=True)
+    cell = "document.querySelector('#verdict td:nth-child(4)').getBoundingClientRect()"
+    assert opened.js(f"{cell}.left >= 0 && {cell}.right <= innerWidth")
+    assert opened.js("getComputedStyle(document.querySelector('#verdict td:nth-child(4)'), '::before').content") == (
+        '"difference"'
+    )
+    opened.size(1280, 900)
+
+
+def test_the_verdict_and_its_chart_are_side_by_side_on_a_wide_window(opened):
+    boxes = "[...document.querySelectorAll('#verdict .sides > div')].map((box) => box.getBoundingClientRect())"
+    opened.size(1100, 900)
+    assert opened.js(f"(([a, b]) => a.right <= b.left && a.top === b.top)({boxes})")
+    opened.size(900, 900)
+    assert opened.js(f"(([a, b]) => a.bottom <= b.top)({boxes})")
+    opened.size(1280, 900)
 
 
 def test_a_phone_needs_no_sideways_scrolling(opened):

@@ -195,7 +195,7 @@ def test_nothing_but_a_model(tmp_path):
     (tmp_path / "model" / "model.safetensors").write_bytes(b"\x40")
     text = card.write(tmp_path, stage=tmp_path).read_text()
     assert "an unknown base" in text
-    assert "none of the run's files are there" in text
+    assert "the files of the run are missing" in text
 
 
 def test_no_model_is_refused(tmp_path):

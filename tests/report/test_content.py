@@ -1,4 +1,4 @@
-"""What a report says, and what it makes of damaged or unfinished runs."""
+"""Tables and alarms of a report, also of damaged or unfinished runs."""
 
 import dataclasses
 import json
@@ -7,14 +7,8 @@ import shutil
 
 import pytest
 
-from r1lab.report import about, content, evaluations, figures, groups, packed, read, samples
+from r1lab.report import about, content, evaluations, figures, groups, packed, read, samples, verdict
 from r1lab.rundir import storage
-
-
-def test_a_difference_is_told_by_its_interval():
-    bounds = {"better": [0.1, 0.2], "worse": [-0.2, -0.1], "unclear": [-0.1, 0.2], "touching": [0.0, 0.2]}
-    told = {name: content.direction({"ci95": ci95}) for name, ci95 in bounds.items()}
-    assert told == {"better": "▲", "worse": "▼", "unclear": "≈", "touching": "≈"}
 
 
 def test_a_pipeline_that_has_not_finished_is_compared_as_far_as_it_got(make_run, tmp_path):
@@ -28,24 +22,14 @@ def test_a_pipeline_that_has_not_finished_is_compared_as_far_as_it_got(make_run,
     assert damaged.compare == [] and any("cannot be compared" in problem for problem in damaged.problems)
 
 
-def test_stages_that_have_not_begun(make_run, tmp_path):
+def test_stages_that_have_not_started(make_run, tmp_path):
     path = make_run(tmp_path / "short")
     os.rename(path / "03-after", tmp_path / "after")
     run = read.read(path)
     assert [stage.name for stage in run.stages] == ["base", "zero", "after"]
-    assert "short: 1 of 3 stages have not begun: after" in run.problems
+    assert "short: 1 of 3 stages have not started: after" in run.problems
     rows = {row[0]: row for row in content.stages_table(run).rows}
-    assert rows["zero"][1:5] == ["grpo", "12", "12s", "finished"] and rows["after"][3:5] == ["-", "-"]
-
-
-def test_a_failed_stage_says_why(run, make_run, tmp_path):
-    path = make_run(tmp_path / "failed")
-    (path / "02-zero" / "result.json").unlink()
-    (path / "result.json").unlink()
-    (path / "02-zero" / "error.txt").write_text("train: the loss is nan\n")
-    lines = content.verdict(read.read(path), {})
-    assert lines[-1] == "≈ zero has not finished: it stands at step 12 of 12: train: the loss is nan"
-    assert lines[:-1] == content.verdict(read.read(run), {})
+    assert rows["zero"][1:5] == ["grpo", "12", "12s", "finished"] and rows["after"][3:5] == ["-", "not started"]
 
 
 def test_the_first_completions_with_a_reflection_word(run):
@@ -79,8 +63,8 @@ def test_lines_that_are_no_rows(tmp_path):
     problems = []
     assert list(read.rows(path, problems)) == [{"a": 1}, {"b": "\ufffd"}]
     assert problems == [
-        "run/metrics.jsonl: 4 lines are no JSON object, left out",
-        "run/metrics.jsonl: 1 line has bytes that are no UTF-8, shown as \ufffd",
+        "run/metrics.jsonl: 4 lines are not JSON objects, skipped",
+        "run/metrics.jsonl: 1 line has bytes that are not UTF-8, shown as \ufffd",
     ]
 
 
@@ -109,12 +93,14 @@ def test_odd_values_anywhere(make_run, tmp_path, name, value):
 def _say_everything(path):
     run = read.read(path)
     completions = samples.read(run, run.problems)
-    assert content.verdict(run, completions) and about.about(run).rows and about.summary(run)
-    assert len(content.stages_table(run).rows) == 3 and content.signs_table(completions)
-    content.alarms(run, completions), content.accuracies([run]), content.times(run), groups.groups([run])
+    verdict.verdict(run, completions), verdict.big_numbers([run]), verdict.verdict_table([run])
+    assert about.about(run).rows and about.summary(run)
+    assert len(content.stages_table(run).rows) == 3 and completions
+    content.flags_table(completions)
+    content.alarms(run, completions), verdict.accuracies([run]), content.times(run), groups.groups([run])
     for stage in run.stages:
         for chart in figures.charts({"run": [(stage, completions[stage.name])]}):
-            assert chart.told
+            assert chart.description
     packed.pack(completions, 10**7)
     json.dumps(completions, default=str).encode()
 
@@ -149,23 +135,12 @@ def test_greedy_answers_and_parts_of_tasks_stand_in_full_with_their_intervals(tm
     strict = {"strict": 0.125, "strict_ci95": [0.1, 0.2]}
     tasks = {"kk": scores | strict, "kk/2ppl": scores, "other": {"avg": 0.5}, "other/a": {"avg": 0.75}}
     table = evaluations.evaluations_table(run_of(tmp_path, read.Stage("e", "eval", tmp_path, {}, {"tasks": tasks})))
-    assert table.head[2:5] == ["% right", "greedy", "strict"]
+    assert table.head[2:5] == ["% correct", "greedy", "strict"]
     assert [row[1:5] for row in table.rows] == [
         ["kk", "50.0 [40.0, 60.0]", "25.0 [20.0, 30.0]", "12.5 [10.0, 20.0]"],
         ["kk/2ppl", "50.0 [40.0, 60.0]", "25.0 [20.0, 30.0]", "-"],
         ["other/a", "75.0", "-", "-"],
     ]
-
-
-def test_comparisons_of_greedy_answers_are_rows_of_the_table_and_no_sentences(run):
-    whole = read.read(run)
-    greedy = whole.compare[0] | {"metric": "greedy", "before_value": 0.1, "diff": 0.25, "ci95": [0.2, 0.3]}
-    more = dataclasses.replace(whole, name="more", compare=[*whole.compare, greedy])
-    assert content.verdict(more, {}) == content.verdict(whole, {})
-    rows = {row[0]: row for row in content.verdict_table([more]).rows}
-    assert rows["maths, greedy"][1:4] == ["▲ +25.0 [+20.0, +30.0]", "base", "10.0"] and "[" in rows["maths"][3]
-    side_by_side = {row[0]: row[2:4] for row in content.verdict_table([whole, more]).rows}
-    assert side_by_side["maths, greedy"] == ["-", "▲ +25.0 [+20.0, +30.0]"]
 
 
 def test_an_evaluation_that_is_under_way(make_run, tmp_path):
@@ -177,10 +152,10 @@ def test_an_evaluation_that_is_under_way(make_run, tmp_path):
     (after / "samples" / "questions.jsonl").unlink()
     storage.append_jsonl(after / "metrics.jsonl", {"phase": "eval", "step": 0, "done": 8, "total": 60})
     run = read.read(path)
-    assert content.verdict(run, {})[-1] == "≈ after has not finished: it stands at 8 of 60 questions"
+    assert verdict.verdict(run, {})[-1] == "≈ after has not finished: it is at 8 of 60 questions"
     assert content.stages_table(run).rows[-1][4] == "not finished, at 8 of 60 questions"
     assert len(samples.read(run, run.problems)["after"]) == 8
-    assert "03-after/samples/partial.jsonl: 1 line is no JSON object, left out" in run.problems
+    assert "03-after/samples/partial.jsonl: 1 line is not a JSON object, skipped" in run.problems
 
 
 def test_a_damaged_result_is_told_as_such(make_run, tmp_path):
@@ -188,22 +163,14 @@ def test_a_damaged_result_is_told_as_such(make_run, tmp_path):
     (path / "01-base" / "result.json").write_text("{")
     run = read.read(path)
     assert content.stages_table(run).rows[0][4] == "result.json damaged"
-    told = "≈ base: its result.json is damaged; it stands at 40 of 40 questions"
-    assert told in content.verdict(run, {})
+    assert "≈ base: its result.json is damaged; it is at 40 of 40 questions" in verdict.verdict(run, {})
 
 
 def test_arrows_are_explained_where_there_are_some(run, make_run, tmp_path):
     assert "Arrows" in content.stages_table(read.read(run)).note
     path = make_run(tmp_path / "evaluations", steps=1)
     shutil.rmtree(path / "02-zero")
-    assert content.stages_table(read.read(path)).note == "All of it took 40s."
-
-
-def test_the_one_evaluation_of_a_training_is_what_there_is_to_judge_by(tmp_path):
-    tasks = {"kk": {"avg": 0.5, "ci95": [0.4, 0.6]}, "kk/2ppl": {"avg": 0.6}}
-    stage = read.Stage("zero", "grpo", tmp_path, result={"steps": 9}, evals=[{"step": 5, "tasks": tasks}])
-    told = "≈ kk, held out: 50.0 [40.0, 60.0] % right at step 5, compared with nothing."
-    assert content.verdict(run_of(tmp_path, stage), {}) == [told]
+    assert content.stages_table(read.read(path)).note == "Total time: 40s."
 
 
 def test_models_are_told_without_the_places_of_a_machine(tmp_path):
@@ -216,8 +183,27 @@ def test_models_are_told_without_the_places_of_a_machine(tmp_path):
         "/old/02-y",
     )
     stages = [read.Stage(str(i), "eval", tmp_path / "s", {"model": {"path": path}}) for i, path in enumerate(paths)]
-    manifest = {"directory": "/old", "git": None, "r1lab_git": {"commit": "abc", "diff": "a\nb"}}
+    manifest = {
+        "command": ["/home/joe/venv/bin/r1lab", "run", "/data/joe/my.yaml"],
+        "directory": "/old",
+        "git": None,
+        "r1lab_git": {"commit": "0123456789abcdef", "diff": "a\nb"},
+    }
     whole = dataclasses.replace(run_of(tmp_path, stages[0], manifest=manifest), stages=stages)
     facts = dict(about.about(whole).rows)
+    assert facts["command"] == "r1lab run my.yaml"
     assert facts["models"] == "…/many/models/qwen, /data/qwen, a/b"
-    assert facts["commit"] == "abc, with 2 lines of changes"
+    assert facts["commit"] == "0123456789, with 2 lines of uncommitted changes"
+
+
+def test_a_table_has_no_columns_without_values():
+    table = content.filled(
+        content.Table(["task", "greedy", "maj@n"], [["a", "-", ""], ["b", "", "maj@4 50.0"]], "note")
+    )
+    assert table == content.Table(["task", "maj@n"], [["a", ""], ["b", "maj@4 50.0"]], "note")
+
+
+def test_flags_that_no_completion_has_are_not_in_the_table(run):
+    own = samples.read(read.read(run), [])
+    assert content.flags_table(own).head == ["stage", "completions", "bare"]
+    assert content.flags_table({"zero": own["zero"]}) is None

@@ -18,10 +18,11 @@ def text(run, tmp_path_factory):
 
 
 def test_the_verdict_stands_before_everything_else(text):
-    order = ["Verdict", "Alarms and signs", "Stages", "Curves", "Reflection words", "Completions", "What was run"]
+    order = ["Verdict", "Alarms and flags", "Stages", "Curves", "Reflection words", "Completions", "What was run"]
     assert re.findall(r"<h2>(.*?)</h2>", text) == order
-    first = re.search(r'<ul class="verdict"><li class="good">(.*?)</li>', text)[1]
-    assert first.startswith("▲ maths: ") and "paired over 40 questions" in first and first.count("[") == 3
+    numbers, table = text.index('<dl class="numbers">'), text.index("before (base)")
+    assert text.index("<h2>Verdict") < numbers < table and '<ul class="verdict">' not in text
+    assert re.search(r'<dd class="good">▲ \+[0-9.]+</dd><dd>95 % interval \[', text)
 
 
 def test_the_page_says_what_was_run_and_how(text):
@@ -57,10 +58,28 @@ def test_every_curve_has_a_title_and_an_alternative_text(text):
             r'<svg [^>]*role="img" aria-label="[^"]{20,}', figure
         )
     titles = " ".join(re.findall(r"<figcaption><b>(.*?)</b>", text))
-    wanted = (
-        "Rewards, Right answers, Length, Groups without signal, Entropy, KL divergence, Importance ratio, Speed, Time"
-    )
-    assert all(title in titles for title in wanted.split(", "))
+    wanted = ("Rewards", "Correct answers", "Length", "Groups without a signal", "Entropy", "KL divergence", "Speed")
+    assert all(title in titles for title in (*wanted, "Importance ratio", "Time"))
+
+
+def test_loss_and_gradient_norm_are_folded_away_below_the_outcome(text):
+    folded = re.search(r"<details><summary>more: loss, gradient norm</summary>(.*?)</details>", text, re.DOTALL)[1]
+    assert re.findall(r"<figcaption><b>(.*?)</b>", folded) == ["Loss", "Gradient norm"]
+
+
+def test_no_section_and_no_legend_without_content(make_run, tmp_path):
+    path = make_run(tmp_path / "plain", text=lambda step, i: "<think> two and two is four again </think> 4")
+    for file in path.glob("*/samples/questions.jsonl"):
+        file.write_text(file.read_text().replace("It is 4.", "Two and two is four, so it is 4."))
+    (file,) = report.write([path])
+    text = file.read_text(encoding="utf-8")
+    assert "Reflection words" not in text and '<dl class="terms">' not in text
+    assert not re.search(r"<td[^>]*>-</td>", text)
+
+
+def test_the_legend_has_the_flags_of_the_table(text):
+    terms = re.search(r'<dl class="terms">(.*?)</dl>', text)[1]
+    assert re.findall(r"<dt>(.*?)</dt>", terms) == ["bare"]
 
 
 def test_what_a_model_wrote_never_stands_in_the_page_as_it_is(hostile):
@@ -78,12 +97,12 @@ def test_a_damaged_run_says_what_is_missing(hostile):
     for told in (
         "hostile/manifest.json: missing",
         "hostile/result.json: missing, the run has not finished",
-        "02-zero/result.json: cannot be read, it is no JSON object",
+        "02-zero/result.json: cannot be read, it is not a JSON object",
         "03-after/result.json: missing, the stage has not finished",
-        "02-zero/metrics.jsonl: 1 line is no JSON object, left out",
-        "02-zero/samples/step_000001.jsonl: 2 lines are no JSON object, left out",
-        "02-zero/samples/step_000001.jsonl: 1 line has bytes that are no UTF-8",
-        "zero: its result.json is damaged; it stands at step 7 of ?",
+        "02-zero/metrics.jsonl: 1 line is not a JSON object, skipped",
+        "02-zero/samples/step_000001.jsonl: 2 lines are not JSON objects, skipped",
+        "02-zero/samples/step_000001.jsonl: 1 line has bytes that are not UTF-8",
+        "zero: its result.json is damaged; it is at step 7 of ?",
     ):
         assert told in text
 
@@ -92,7 +111,7 @@ def test_an_empty_stage_of_a_run_is_a_report_too(tmp_path):
     (tmp_path / "run" / "01-base").mkdir(parents=True)
     (file,) = report.write([tmp_path / "run"])
     text = file.read_text(encoding="utf-8")
-    assert "there is nothing to judge by" in text and "No completions were found." in text
+    assert "so it has no outcome" in text and "No completions were found." in text
     assert "01-base/metrics.jsonl: missing" in text
 
 
@@ -106,7 +125,7 @@ def test_markdown_with_its_pictures(run, tmp_path):
     assert len(shown) == 3 and set(shown) < set(pictures)
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert all(row.count(" | ") == rows[0].count(" | ") for row in rows[:3])
-    assert "| maths | ▲ +" in text and "too low \\<i\\>" in text
+    assert "| maths | 17.5 \\[" in text and "] | ▲ +" in text and "too low \\<i\\>" in text
 
 
 def test_runs_that_differ_in_their_seed_are_a_band(make_run, run, tmp_path):
@@ -115,7 +134,7 @@ def test_runs_that_differ_in_their_seed_are_a_band(make_run, run, tmp_path):
     text = file.read_text(encoding="utf-8")
     assert file == run.parent / "report.html"
     assert "Entropy. tried (2 runs): mean of 2 runs from" in text and "; fast: from" in text
-    assert "bands reach from the lowest run to the highest" in text
+    assert "bands range from the lowest run to the highest" in text
     assert '<th scope="col">mean of the runs</th>' in text
     file.unlink()
 
@@ -123,7 +142,7 @@ def test_runs_that_differ_in_their_seed_are_a_band(make_run, run, tmp_path):
 def test_a_stage_of_a_pipeline_by_itself(run):
     (file,) = report.write([run / "02-zero"])
     text = file.read_text(encoding="utf-8")
-    assert "zero: " in text and "of the completions are right in the first fifth of the steps" in text
+    assert "zero: " in text and "of the completions are correct in the first fifth of the steps" in text
     assert "a CPU" in text and 'id="missing"' not in text  # the manifest of the run is that of its stages
     file.unlink()
 
@@ -131,15 +150,15 @@ def test_a_stage_of_a_pipeline_by_itself(run):
 @pytest.mark.parametrize(
     ("paths", "settings", "told"),
     [
-        (["nowhere"], {}, "nowhere: no such run directory: `r1lab ls runs` lists those that there are"),
-        (["."], {}, ".: holds no run: name a folder that `r1lab run` wrote, as in runs/quickstart"),
-        ([".", "../{here}"], {}, "r1lab report: a run is named twice: name each once"),
+        (["nowhere"], {}, "nowhere: no such run directory: `r1lab ls runs` lists the existing ones"),
+        (["."], {}, ".: contains no run: name a folder that `r1lab run` wrote, as in runs/quickstart"),
+        ([".", "../{here}"], {}, "r1lab report: a run is named twice; name each run once"),
         (["."], {"format": "pdf"}, "--format pdf: html or md"),
         (
             ["runs/quikstart"],
             {},
             "runs/quikstart: no such run directory (did you mean `quickstart`?): `r1lab ls runs` "
-            "lists those that there are",
+            "lists the existing ones",
         ),
     ],
 )
@@ -155,7 +174,7 @@ def test_what_is_refused(tmp_path, monkeypatch, paths, settings, told):
 def test_a_place_that_cannot_be_written_to(run, tmp_path):
     with pytest.raises(UserError, match="--out .*: is a folder: name a file, as in --out report.html"):
         report.write([run], out=tmp_path)
-    with pytest.raises(UserError, match="its folder is not there"):
+    with pytest.raises(UserError, match="its folder does not exist"):
         report.write([run], out=tmp_path / "no" / "report.html")
 
 
@@ -163,8 +182,8 @@ def test_the_format_follows_the_name_of_the_file(run, tmp_path):
     assert report.write([run], out=tmp_path / "x.md")[0].read_text().startswith("# tried")
     assert report.write([run], out=tmp_path / "plain", format="md") == [tmp_path / "plain.md"]
     for out, settings, told in (
-        ("x.md", {"format": "html"}, "ends in .md, and --format says html: leave one of them out"),
-        ("x.txt", {}, "name a file that ends in .html or .md, or without an ending"),
+        ("x.md", {"format": "html"}, "ends in .md, but --format is html; omit one of them"),
+        ("x.txt", {}, "name a file that ends in .html or .md, or has no extension"),
     ):
         with pytest.raises(UserError, match=told):
             report.write([run], out=tmp_path / out, **settings)
@@ -180,5 +199,5 @@ def test_pictures_of_a_report_lie_beside_it_again_and_again(run, tmp_path, monke
 def test_what_stands_in_the_way_of_pictures_is_told_before_any_is_drawn(run, tmp_path, monkeypatch):
     monkeypatch.setattr(report, "_pictures", None)
     (tmp_path / "y").touch()
-    with pytest.raises(UserError, match="--png makes a folder .*y, and that is a file: name another"):
+    with pytest.raises(UserError, match="--png creates the folder .*y, but that is a file; use another name"):
         report.write([run], out=tmp_path / "y.html", png=True)

@@ -10,13 +10,13 @@ from r1lab.rundir import storage
 
 PLAIN = SampledCompletion(
     stage="zero", step=1, task="maths", prompt="What is 2 + 2?", text="<think> Two and two make four. </think> 4",
-    answer="4", rewards={"maths": 1.0, "format": 1.0}, reasons={"maths": "correct"}, reward=2.0, right=True,
-    tokens=12, cut=False,
+    answer="4", rewards={"maths": 1.0, "format": 1.0}, reasons={"maths": "correct"}, reward=2.0, correct=True,
+    tokens=12, truncated=False,
 )  # fmt: skip
 
 
-def signs(text, **more):
-    return list(samples._signs(replace(PLAIN, text=text, **more)))
+def flags_of(text, **more):
+    return list(samples._flags(replace(PLAIN, text=text, **more)))
 
 
 @pytest.mark.parametrize(
@@ -35,22 +35,22 @@ def signs(text, **more):
         (" ".join(map(str, range(100))), []),
     ],
 )
-def test_signs(text, expected):
-    assert signs(text) == expected
+def test_flags(text, expected):
+    assert flags_of(text) == expected
 
 
 def test_a_script_of_the_prompt_is_no_mixing():
-    assert signs("<think> 我们把二和二加起来 add two two two </think> 4", prompt="二加二是多少?") == []
+    assert flags_of("<think> 我们把二和二加起来 add two two two </think> 4", prompt="二加二是多少?") == []
 
 
-def test_what_is_cut(tmp_path):
+def test_what_is_shortened(tmp_path):
     schedule = {"schedule": {"max_completion_length": {10: 32}}}
     stage = read.Stage("zero", "grpo", tmp_path, config={"rollout": {"max_completion_length": 16}} | schedule)
     assert samples._limit(stage, 10) == 16 and samples._limit(stage, 11) == 32
     rows = [{"step": 1, "completion": "a", "tokens": n} for n in (15, 16)]
     storage.write_jsonl(tmp_path / "samples" / "step_000001.jsonl", rows)
     found = samples._completions(stage, tmp_path / "samples" / "step_000001.jsonl", [])
-    assert [c.cut for c in found] == [False, True]
+    assert [c.truncated for c in found] == [False, True]
 
 
 def test_pairs_and_questions(tmp_path):
@@ -64,7 +64,7 @@ def test_pairs_and_questions(tmp_path):
     question = {"completion": "4", "scores": [1, 0], "lengths": [3, 9], "truncated": [False, True], "subtask": "a/b"}
     storage.write_jsonl(tmp_path / "questions.jsonl", [question])
     (first,) = samples._completions(read.Stage("e", "eval", tmp_path), tmp_path / "questions.jsonl", [])
-    assert (first.right, first.tokens, first.cut, first.task, first.step) == (True, 3, False, "a/b", None)
+    assert (first.correct, first.tokens, first.truncated, first.task, first.step) == (True, 3, False, "a/b", None)
 
 
 def answers_of(folder, question, **config):
@@ -78,14 +78,14 @@ def test_every_answer_to_a_question_with_its_reason(tmp_path):
     question |= {"completions": ["no", "yes"], "lengths": [64, 9], "truncated": [False, True]}
     question |= {"greedy": 1, "greedy_completion": "well", "greedy_reason": "correct", "graded_by": "kk"}
     found = answers_of(tmp_path, question, rollout={"max_completion_length": 64})
-    assert [(c.text, c.task, c.reward, c.right, c.tokens, c.cut) for c in found] == [
+    assert [(c.text, c.task, c.reward, c.correct, c.tokens, c.truncated) for c in found] == [
         ("no", "hard/2ppl", 0.0, False, 64, False),  # it says itself that it was not cut
         ("yes", "hard/2ppl", 1.0, True, 9, True),
         ("well", "hard/2ppl, greedy", 1.0, True, None, False),
     ]
     assert [c.rewards for c in found] == [{"kk": 0.0}, {"kk": 1.0}, {"kk": 1.0}]
     assert [c.reasons for c in found] == [{"kk": "wrong"}, {"kk": "correct"}, {"kk": "correct"}]
-    assert content.signs_table({"e": found}).rows[0][:2] == ["e", "2"]
+    assert content.flags_table({"e": found}).rows[0][:2] == ["e", "2"]
 
 
 def test_a_question_that_no_reward_is_known_to_have_graded(tmp_path):
@@ -112,7 +112,7 @@ def trained(rise, learns):
         for i in range(100):
             form = float(i < 20 + rise * step * 10)
             right = i < 30 + learns * step * 10
-            made.append(replace(PLAIN, step=step, right=right, rewards={"maths": float(right), "format": form}))
+            made.append(replace(PLAIN, step=step, correct=right, rewards={"maths": float(right), "format": form}))
     return made
 
 
@@ -120,8 +120,8 @@ def test_form_that_is_paid_while_accuracy_is_flat():
     found = samples.paid_for_form(trained(0.7, 0))
     assert list(found) == ["format"] and found["format"][0] < 0.4 < 0.8 < found["format"][1]
     assert samples.paid_for_form(trained(0.7, 0.5)) == {} and samples.paid_for_form(trained(0, 0)) == {}
-    marked = [c for c in samples._with_form(trained(0.7, 0)) if c.signs]
-    assert marked and all(c.signs == ("form",) and not c.right and c.step > 8 for c in marked)
+    marked = [c for c in samples._with_form(trained(0.7, 0)) if c.flags]
+    assert marked and all(c.flags == ("form",) and not c.correct and c.step > 8 for c in marked)
 
 
 def test_too_many_completions_are_sampled_evenly():
@@ -138,7 +138,7 @@ def test_the_page_says_how_many_are_left_out(run):
     whole = read.read(run)
     completions = samples.read(whole, [])
     text = page._browser([whole], [completions], 1500)
-    assert "of 176 completions are in this file, evenly spread; " in text and "all of them are in samples/" in text
+    assert "of 176 completions are in this file, evenly spread; " in text and "All of them are in samples/" in text
 
 
 def test_of_large_samples_some_steps_are_read(run, monkeypatch):

@@ -17,7 +17,7 @@ def pipeline(run, monkeypatch):
     """base-eval, zero (with an evaluation at step 2), zero-eval, control, control-eval; what `curve` hands on."""
     seen = []
     monkeypatch.setattr(
-        learning_curve, "learning_curve", lambda path, segments, lines, title: seen.append((segments, lines))
+        learning_curve, "learning_curve", lambda path, segments, lines, title: seen.append((title, segments, lines))
     )
     stages = []
     for name, kind, value in [
@@ -34,13 +34,17 @@ def pipeline(run, monkeypatch):
         if name == "zero":
             rows.insert(2, {"phase": "eval", "step": 2, "total": 4, "tasks": figures(0.4)})
         storage.write_jsonl(path / "metrics.jsonl", rows)
-    compare = [{"before": "base-eval", "after": after} for after in ("zero-eval", "control-eval") for _ in range(2)]
+    row = {"task": "kk", "before_value": 0.2, "after_value": 0.5, "diff": 0.3, "ci95": [0.2, 0.4]}
+    compare = [
+        row | {"before": "base-eval", "after": after} for after in ("zero-eval", "control-eval") for _ in range(2)
+    ]
     summary.curve(run, stages, compare)
     return stages, *seen[0]
 
 
 def test_a_line_joins_what_is_compared_through_the_training_between(tmp_path, monkeypatch):
-    _, segments, lines = pipeline(tmp_path, monkeypatch)
+    _, title, segments, lines = pipeline(tmp_path, monkeypatch)
+    assert title == f"{tmp_path.name}: held-out accuracy 20.0 → 50.0 % (+30.0 [20.0, 40.0])"
     assert [(segment.name, segment.start) for segment in segments] == [("zero", 0), ("control", 4)]
     assert [[(point.step, point.value) for point in line] for line in lines] == [
         [(0, 0.2), (2, 0.4), (4, 0.5)],
