@@ -1,1 +1,1 @@
-"""`r1lab check`: what is known of a recipe before it runs."""
+"""`r1lab check`: checks a recipe before it runs."""

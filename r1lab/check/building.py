@@ -1,4 +1,4 @@
-"""What a training builds before its first step, built without weights: what raises here would raise in the run."""
+"""Builds what training builds before its first step, without weights: an error here would be an error in the run."""
 
 import contextlib
 import importlib
@@ -28,8 +28,8 @@ def building_findings(recipe: StageRecipe, start: str, settings: dict, scratch: 
     """Whether TRL's config, the optimizer, the schedule and the model with its adapters can be built.
 
     Args:
-        start: The model that the stage starts from, `@STAGE/model` followed.
-        settings: How transformers loads that model's small files.
+        start: The model that the stage starts from, with `@STAGE/model` resolved.
+        settings: Keyword arguments with which transformers loads that model's small files.
     """
     found: list[Finding] = []
     if recipe.trl:
@@ -48,7 +48,7 @@ def _trainer(recipe: StageRecipe, scratch: Path) -> list[Finding]:
 
     owned = {}
     if recipe.stage == "grpo":
-        # The batch is checked elsewhere, for as many processes as the recipe has.
+        # The batch is checked elsewhere, for the recipe's number of processes.
         owned = dict.fromkeys(("num_generations", "per_device_train_batch_size", "gradient_accumulation_steps"), 2)
         owned |= {"generation_batch_size": None, "steps_per_generation": None, "use_vllm": False}
     config_class = getattr(importlib.import_module("trl"), recipe.trl)
@@ -60,10 +60,8 @@ def _trainer(recipe: StageRecipe, scratch: Path) -> list[Finding]:
     _, more = _tried(lambda: Trainer.get_optimizer_cls_and_kwargs(args), ("train", "optim"))
     found += more
     if train.get("fsdp") and not torch.cuda.is_available():
-        what = "FSDP shards a model over GPUs, of which this machine has none"
-        found.append(
-            Finding("error", "settings", what, "remove it, or run it where there are GPUs", ("train", "fsdp"))
-        )
+        what = "FSDP shards a model over GPUs, and this machine has none"
+        found.append(Finding("error", "settings", what, "remove it, or use a machine with GPUs", ("train", "fsdp")))
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=args.learning_rate)
     schedule = {
         "num_warmup_steps": 0,
@@ -76,7 +74,7 @@ def _trainer(recipe: StageRecipe, scratch: Path) -> list[Finding]:
 
 @contextlib.contextmanager
 def _no_process_group() -> Iterator[None]:
-    """Hides what describes a process group: a config looks at its device, and so would join the group."""
+    """Hides the variables that describe a process group: a config determines its device, and would join the group."""
     described = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     held = {name: os.environ.pop(name) for name in described if name in os.environ}
     try:
@@ -90,14 +88,14 @@ def _scheduler(train: dict[str, Any]) -> Keys:
 
 
 def _model(recipe: StageRecipe, start: str, settings: dict, folder: Path | None) -> list[Finding]:
-    """The model on torch's meta device, which holds shapes without weights, against its weights, and its adapters."""
+    """Builds the model on torch's meta device (shapes, no weights) and compares it with its weights and adapters."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     trust = {"trust_remote_code": recipe.model.trust_remote_code}
     try:
         config = AutoConfig.from_pretrained(loading.resolve(start), **settings, **trust)
-    except (OSError, ValueError, UserError):  # which model and tokenizer are looked at elsewhere
+    except (OSError, ValueError, UserError):  # other checks report problems with the model and the tokenizer
         return []
     attention = {"attn_implementation": recipe.model.attn_implementation} if recipe.model.attn_implementation else {}
     with torch.device("meta"):
@@ -113,7 +111,7 @@ def _model(recipe: StageRecipe, start: str, settings: dict, folder: Path | None)
 
 
 def _adapters(recipe: StageRecipe, model: "PreTrainedModel", lora: Lora) -> list[Finding]:
-    """Whether the model has the layers that are to get adapters, and the trainer takes adapters there."""
+    """Whether the model has the target layers of the adapters, and the trainer supports adapters there."""
     from peft import get_peft_model
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -122,27 +120,29 @@ def _adapters(recipe: StageRecipe, model: "PreTrainedModel", lora: Lora) -> list
     linear = {name.rpartition(".")[2] for name, layer in model.named_modules() if hasattr(layer, "in_features")}
     targets = lora.target_modules if isinstance(lora.target_modules, list) else []
     unknown = [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in names)]
-    for target in unknown if len(unknown) < len(targets) else ():  # where no layer matches, peft itself refuses
-        hint = did_you_mean(target, sorted(linear), otherwise=f" (there are: {', '.join(sorted(linear))})")
+    for target in unknown if len(unknown) < len(targets) else ():  # if no layer matches, peft itself raises
+        hint = did_you_mean(target, sorted(linear), otherwise=f" (available: {', '.join(sorted(linear))})")
         found.append(Finding("error", "settings", f"{target}: the model has no such layer{hint}", keys=keys))
 
     def adapt() -> "PeftModel | PeftMixedModel":
         config = lora_config(lora)
-        assert config is not None  # as the section is there
+        assert config is not None  # because the section is there
         return get_peft_model(model, config)
 
     adapted, more = _tried(adapt, keys)
     head = adapted.get_output_embeddings() if adapted is not None else None
     if recipe.stage in ("sft", "grpo") and isinstance(head, BaseTunerLayer):
-        what = "TRL takes no adapter on lm_head, since it computes the loss from the weights of that layer alone"
+        what = (
+            "TRL does not support an adapter on lm_head, because it computes the loss from that layer's weights alone"
+        )
         found.append(Finding("error", "settings", what, "remove lm_head from the list", keys))
     return found + more
 
 
 def _weights(model: "PreTrainedModel", folder: Path) -> list[Finding]:
-    """Whether config.json describes the weights beside it: shapes by name, and the number of layers.
+    """Whether config.json matches the weights next to it: shapes by name, and the number of layers.
 
-    Other names say nothing: transformers renames and joins some weights when it loads them.
+    Names that differ mean nothing: transformers renames and joins some weights when it loads them.
     """
     made = {name: list(weight.shape) for name, weight in model.named_parameters()}
     held = folders.shapes(folder)
@@ -150,13 +150,13 @@ def _weights(model: "PreTrainedModel", folder: Path) -> list[Finding]:
     layers, there = _layers(made), _layers(held)
     if other:
         name = min(other)
-        what = f"{len(other)} weights have other shapes than config.json says, such as {name}: {held[name]}"
+        what = f"{len(other)} weights do not have the shapes in config.json, such as {name}: {held[name]}"
         what += f", not {made[name]}"
     elif there and layers > there:
-        what = f"config.json says {layers} layers, and the weights have {there}"
+        what = f"config.json says {layers} layers, but the weights have {there}"
     else:
         return []
-    return [Finding("error", "settings", what, "copy the config.json that belongs to them", ("model", "path"))]
+    return [Finding("error", "settings", what, "copy the config.json of these weights", ("model", "path"))]
 
 
 def _layers(names: Iterable[str]) -> int:
@@ -165,7 +165,7 @@ def _layers(names: Iterable[str]) -> int:
 
 
 def _tried(build: Callable[[], T], keys: Keys) -> tuple[T | None, list[Finding]]:
-    """What is built, or the error that its library raises for what was set."""
+    """The result of `build`, or the error that the library raises for the settings."""
     try:
         return build(), []
     except (ImportError, ValueError, TypeError, KeyError, NotImplementedError, UserError) as error:

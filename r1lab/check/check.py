@@ -1,4 +1,4 @@
-"""`r1lab check`: all that can be known of a recipe before it runs, each with a verdict and what to change."""
+"""`r1lab check`: checks a recipe before it runs; each finding has a verdict and, if needed, a fix."""
 
 import tempfile
 import time
@@ -12,21 +12,21 @@ from r1lab.findings import COLORS, Finding
 from r1lab.recipe import loading as recipes
 from r1lab.recipe.schema import GrpoRecipe, Pipeline, Recipe, StageRecipe
 
-Tell = Callable[[StageRecipe, Finding], None]
+Report = Callable[[StageRecipe, Finding], None]
 Add = Callable[[StageRecipe, list[Finding]], None]
 
 
 def check(
-    recipe: Recipe, *, tiny: bool = False, probe: bool = False, tell: Tell | None = None
+    recipe: Recipe, *, tiny: bool = False, probe: bool = False, report: Report | None = None
 ) -> list[tuple[StageRecipe, Finding]]:
-    """What is found of each stage of a recipe that has loaded without problems.
+    """The findings for each stage of a recipe that loaded without problems.
 
-    Nothing is written but in a temporary folder.
+    Writes only to a temporary folder.
 
     Args:
-        tiny: The recipe is one in small, whose limits are too short, and which tests on what it trains on.
-        probe: Also sample the model of the first grpo stage whose model is there, with its engine.
-        tell: Called with each finding as it is made.
+        tiny: The recipe was scaled down by `--tiny`: its limits are short, and it evaluates on its training rows.
+        probe: Also sample from the model of the first grpo stage whose model exists, with the stage's engine.
+        report: Called with each finding as soon as it is known.
     """
     found: list[tuple[StageRecipe, Finding]] = []
     unreached: list[tuple[StageRecipe, Finding]] = []
@@ -37,31 +37,31 @@ def check(
                 unreached.append((stage, finding))
                 continue
             found.append((stage, finding))
-            if tell:
-                tell(stage, finding)
+            if report:
+                report(stage, finding)
 
     stages = recipe.stages if isinstance(recipe, Pipeline) else [recipe]
     with tempfile.TemporaryDirectory(prefix="r1lab-check-") as scratch:
-        looked = _look_at_all(stages, Path(scratch), add, tiny)
+        seen = _check_stages(stages, Path(scratch), add, tiny)
         if probe:
-            _probe(looked, add)
+            _probe(seen, add)
     if unreached:
         names = dict.fromkeys(name for _, finding in unreached for name in finding.unreached)
-        seen = f"the Hub cannot be reached: {', '.join(names)} could not be looked at"
-        found.append((unreached[0][0], Finding("warning", "data", seen, "check again online")))
-        if tell:
-            tell(*found[-1])
+        what = f"the Hub cannot be reached: {', '.join(names)} could not be checked"
+        found.append((unreached[0][0], Finding("warning", "data", what, "check again online")))
+        if report:
+            report(*found[-1])
     return found
 
 
-def _look_at_all(stages: list[StageRecipe], scratch: Path, add: Add, tiny: bool) -> list[Seen]:
-    """Adds what is found of each stage; what was seen of each."""
+def _check_stages(stages: list[StageRecipe], scratch: Path, add: Add, tiny: bool) -> list[Seen]:
+    """Adds the findings for each stage; returns the inputs of each stage."""
     from r1lab.check.look import hub_reachable, hub_settings, is_of_the_hub, look, start_of
 
     by_name = {stage.name: stage for stage in stages}
     starts = [start_of(stage.model.path, by_name) for stage in stages]
     if any(map(is_of_the_hub, starts)):
-        hub_reachable()  # before transformers is imported, which reads the environment
+        hub_reachable()  # before importing transformers, which reads the environment
     from transformers.utils import logging
 
     from r1lab.check.building import building_findings
@@ -72,11 +72,11 @@ def _look_at_all(stages: list[StageRecipe], scratch: Path, add: Add, tiny: bool)
     from r1lab.check.saved import saved_findings
     from r1lab.check.settings import batch_findings, row_count_findings, setting_findings
 
-    logging.set_verbosity_error()  # what it warns of is looked at here, and told in a line
-    looks = [look(stage, by_name, scratch) for stage in stages]
-    looked = [seen for seen, _ in looks]
-    evaluations = [seen for seen in looked if seen.recipe.stage == "eval" and seen.data and not tiny]
-    for stage, start, (seen, found) in zip(stages, starts, looks):
+    logging.set_verbosity_error()  # the checks cover what it warns about, in one line each
+    inputs = [look(stage, by_name, scratch) for stage in stages]
+    seen_stages = [seen for seen, _ in inputs]
+    evaluations = [seen for seen in seen_stages if seen.recipe.stage == "eval" and seen.data and not tiny]
+    for stage, start, (seen, found) in zip(stages, starts, inputs):
         settings = hub_settings(start, scratch)
         add(stage, batch_findings(stage) + row_count_findings(seen) + setting_findings(stage, tiny=tiny) + found)
         add(stage, building_findings(stage, start, settings, scratch))
@@ -85,33 +85,33 @@ def _look_at_all(stages: list[StageRecipe], scratch: Path, add: Add, tiny: bool)
         add(stage, row_findings(seen, evaluations, tiny=tiny))
         if seen.rewards and seen.rows:
             add(stage, reward_findings(seen))
-    return looked
+    return seen_stages
 
 
-def _probe(looked: list[Seen], add: Add) -> None:
+def _probe(seen_stages: list[Seen], add: Add) -> None:
     from r1lab.check.probe import probe, probe_findings
 
-    for seen in looked:
+    for seen in seen_stages:
         recipe = seen.recipe
         if isinstance(recipe, GrpoRecipe) and seen.rows and not recipe.model.path.startswith("@"):
             return add(recipe, probe_findings(probe(recipe, seen)))
-    add(looked[0].recipe, [Finding("warning", "probe", "no grpo stage starts from a model that is there already")])
+    add(seen_stages[0].recipe, [Finding("warning", "probe", "no grpo stage starts from a model that already exists")])
 
 
 def line(stage: StageRecipe, finding: Finding) -> str:
-    """A finding as one line: verdict, place, key, what was seen and what to change."""
+    """A finding as one line: verdict, place, key, what was found, and the fix."""
     return f"{finding.verdict:<7} {placed(stage, finding)}"
 
 
 def placed(stage: StageRecipe, finding: Finding) -> str:
-    """A finding without its verdict; what is in order needs no place."""
+    """A finding without its verdict; a finding that is ok needs no place."""
     if finding.verdict == "ok":
         return f"{finding.check}: {finding.message}"
     return stage._document.problem((*stage._keys, *finding.keys), finding.message)
 
 
 def lines(sources: list[str], *, tiny: bool = False, probe: bool = False) -> list[str]:
-    """What `r1lab check` says of sources, a line each, problems of the recipe itself among them."""
+    """The lines that `r1lab check` prints for the sources, including problems of the recipe itself."""
     try:
         recipe = recipes.load(sources, inputs=True, tiny=tiny)
         found = check(recipe, tiny=tiny, probe=probe)
@@ -129,11 +129,11 @@ def run(
     color: bool = False,
     inputs: bool = True,
 ) -> int:
-    """`r1lab check`: prints what is found, stage by stage; returns the exit status, 3 where there is an error.
+    """`r1lab check`: prints the findings stage by stage; returns the exit status, 3 if there is an error.
 
     Args:
-        quiet: Print warnings and errors only, and one line for the rest.
-        inputs: Read model folders and files of rows as `recipes.load` does; who has done so just now need not again.
+        quiet: Print only warnings, errors and the summary.
+        inputs: Let `recipes.load` read model folders and row files; False if the caller has just done so.
     """
     started = time.monotonic()
     recipe = recipes.load(sources, inputs=inputs, tiny=tiny)
@@ -142,7 +142,7 @@ def run(
     heads: list[str] = []
     several = isinstance(recipe, Pipeline)
 
-    def tell(stage: StageRecipe, finding: Finding) -> None:
+    def report(stage: StageRecipe, finding: Finding) -> None:
         text = placed(stage, finding)
         if f"{finding.verdict} {text}" in printed:
             return
@@ -155,11 +155,11 @@ def run(
             heads.append(stage.name)
         print(f"{_styled(f'{finding.verdict:<7}', COLORS[finding.verdict], color)} {text}", flush=True)
 
-    check(recipe, tiny=tiny, probe=probe, tell=tell)
+    check(recipe, tiny=tiny, probe=probe, report=report)
     seconds = time.monotonic() - started
     errors, warnings = counts["error"], counts["warning"]
-    told = f"{counts['ok']} in order, {_counted(warnings, 'warning')}, {_counted(errors, 'error')}, {seconds:.0f} s"
-    print(f"{'' if quiet else chr(10)}checked {recipe.name}: {told}", flush=True)
+    summary = f"{counts['ok']} ok, {_counted(warnings, 'warning')}, {_counted(errors, 'error')}, {seconds:.0f} s"
+    print(f"{'' if quiet else chr(10)}checked {recipe.name}: {summary}", flush=True)
     return 3 if errors else 0
 
 

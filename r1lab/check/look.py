@@ -1,4 +1,4 @@
-"""What can be had of a stage's inputs before it runs: the tokenizer, rows, prompts as the model reads them."""
+"""Loads the inputs of a stage that exist before it runs: the tokenizer, the rows, the rendered prompts."""
 
 import os
 from functools import lru_cache
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _TOKENIZERS = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
-"""Files of which any tokenizer has one."""
+"""Every tokenizer has at least one of these files."""
 
 
 def look(recipe: StageRecipe, earlier: dict[str, StageRecipe], scratch: Path) -> tuple[Seen, list[Finding]]:
-    """A stage with its tokenizer and rows, and what could not be had.
+    """A stage with its tokenizer and rows, and findings about inputs that are unavailable.
 
     Args:
         earlier: The stages before it by name.
-        scratch: A folder for what the Hub gives.
+        scratch: A folder for downloads from the Hub.
     """
     seen, found = Seen(recipe), []
     by_server = seen.rollout is not None and seen.rollout.engine == "server"
@@ -44,19 +44,19 @@ def look(recipe: StageRecipe, earlier: dict[str, StageRecipe], scratch: Path) ->
     if seen.tokenizer and seen.rows:
         found += _render(seen, seen.tokenizer)
     elif by_server:
-        found += _asked_of_server(seen)
+        found += _for_server(seen)
     return seen, found
 
 
 def start_of(path: str, earlier: dict[str, StageRecipe]) -> str:
-    """The model that a stage's model, which may be `@STAGE/model`, was made from."""
+    """The model that a stage starts from, with `@STAGE/model` resolved."""
     while match := REFERENCE.fullmatch(path):
         path = earlier[match[1]].model.path
     return path
 
 
 def _eos_token(recipe: StageRecipe, earlier: dict[str, StageRecipe]) -> str | None:
-    """The end token that a stage, or one that its model comes from, sets in place of its tokenizer's own."""
+    """The EOS token that a stage, or an earlier stage that made its model, sets instead of the tokenizer's own."""
     while (token := getattr(recipe, "train", {}).get("eos_token")) is None:
         if not (match := REFERENCE.fullmatch(recipe.model.path)):
             return None
@@ -66,7 +66,7 @@ def _eos_token(recipe: StageRecipe, earlier: dict[str, StageRecipe]) -> str | No
 
 @lru_cache(maxsize=1)
 def hub_reachable() -> bool:
-    """Whether the Hub answers within three seconds; if not, nothing asks it any more.
+    """Whether the Hub answers within three seconds; if not, no further request is sent.
 
     Raises:
         UserError: The environment names a proxy, or certificates, that cannot be used.
@@ -80,17 +80,17 @@ def hub_reachable() -> bool:
         httpx.head(url, timeout=3, follow_redirects=True, **client_settings(url))
         return True
     except httpx.HTTPError:
-        os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: else each file is tried five times
+        os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it on import; without it each file is tried 5 times
         return False
 
 
 def is_of_the_hub(path: str) -> bool:
-    """Whether a model lies on the Hub: neither here nor carried along."""
+    """Whether a model is on the Hub, and neither local nor embedded."""
     return not path.startswith(("embedded:", "scratch:", "@")) and not Path(path).expanduser().exists()
 
 
 def hub_settings(path: str, scratch: Path) -> dict:
-    """How transformers is to load a model's small files so that nothing but `scratch` is written."""
+    """Keyword arguments with which transformers loads a model's small files and writes only to `scratch`."""
     if not is_of_the_hub(path):
         return {}
     from huggingface_hub import try_to_load_from_cache
@@ -105,9 +105,10 @@ def _tokenizer(
 ) -> tuple["PreTrainedTokenizerBase | None", list[Finding]]:
     path, keys = start_of(recipe.model.path, earlier), ("model", "path")
     if path.startswith("scratch:"):
-        return None, [Finding("ok", "prompt", f"{path}: its tokenizer is made by the run, from the rows", keys=keys)]
+        return None, [Finding("ok", "prompt", f"{path}: its tokenizer exists only during the run", keys=keys)]
     if path == "embedded:smollm2-135m" and not smollm2.converted().is_dir():
-        return None, [Finding("ok", "prompt", f"{path}: is converted at its first use, so it was not read", keys=keys)]
+        what = f"{path}: is converted on first use, so its tokenizer was not checked"
+        return None, [Finding("ok", "prompt", what, keys=keys)]
     folder = loading.local_folder(path)
     model, end = recipe.model, _eos_token(recipe, earlier)
     if folder and (problem := _unknown(folder, model.trust_remote_code)):
@@ -117,36 +118,35 @@ def _tokenizer(
         return loading.load_tokenizer(path, eos_token=end, **settings, **hub_settings(path, scratch)), []
     except UserError as error:
         return None, [_refusal(problem) for problem in error.problems]
-    except Exception as error:  # tokenizers raises nothing narrower for a file that it cannot read
+    except Exception as error:  # tokenizers raises no narrower exception for a file that it cannot read
         why = " ".join(str(error).split())[:160]
         if is_of_the_hub(path) and not hub_reachable():
-            seen = (
-                f"{path}: the Hub cannot be reached, and no tokenizer of it is in the cache: prompts and lengths were"
-            )
-            fix = f"check again online{_meant_here(path)}"
-            # One that may be meant for a folder has its own line, with that folder, among several stages too.
-            unreached = () if _meant_here(path) else (path,)
-            return None, [Finding("warning", "prompt", f"{seen} not looked at", fix, keys, unreached)]
-        fix = f"name a model with a tokenizer, or copy its tokenizer.json{_meant_here(path)}"
+            what = f"{path}: the Hub cannot be reached and the tokenizer is not in the cache, so prompts and lengths"
+            hint = _similar_folder(path)
+            # A path that may be a mistyped folder keeps its own line with the hint, even in a pipeline.
+            unreached = () if hint else (path,)
+            fix = f"check again online{hint}"
+            return None, [Finding("warning", "prompt", f"{what} were not checked", fix, keys, unreached)]
+        fix = f"use a model with a tokenizer, or copy its tokenizer.json{_similar_folder(path)}"
         return None, [Finding("error", "prompt", f"{path}: its tokenizer does not load: {why}", fix, keys)]
 
 
 def _unknown(folder: Path, trust: bool) -> tuple[str, str] | None:
-    """Why transformers cannot use a model's folder, and the fix: its config, or a tokenizer that is not there."""
+    """Why transformers cannot use a model's folder (its config, or a missing tokenizer), and the fix."""
     from transformers import AutoConfig
 
     try:
         AutoConfig.from_pretrained(folder, trust_remote_code=trust)
-    except Exception as error:  # configs check their own fields, each in its way
+    except Exception as error:  # configs validate their own fields, with exceptions of their own
         why = " ".join(str(error).split())[:160]
-        return f"its config.json cannot be used: {why}", "fix that file, or name another model"
+        return f"its config.json cannot be used: {why}", "fix that file, or use another model"
     if not trust and not any(file for pattern in _TOKENIZERS for file in folder.glob(pattern)):
-        return "no tokenizer in it, no tokenizer.json", "copy it from the model that these weights were made from"
+        return "the folder has no tokenizer.json", "copy it from the model that these weights were trained from"
     return None
 
 
-def _meant_here(path: str) -> str:
-    """A folder of this machine whose path looks like one that is not there: a typing error passes for a Hub name."""
+def _similar_folder(path: str) -> str:
+    """A hint with a local folder of a similar path, because a mistyped folder looks like a Hub id."""
     if not is_of_the_hub(path):
         return ""
     place = Path(path)
@@ -155,7 +155,7 @@ def _meant_here(path: str) -> str:
 
 
 def _data(recipe: StageRecipe) -> tuple[dict[str, list[dict]], list[Finding]]:
-    """The rows of a stage, those of generators fewer, by the task of an evaluation, else by the builder."""
+    """The rows of a stage (fewer of those that a generator makes), by evaluation task or by builder."""
     from r1lab.stages.rows import build_rows, eval_tasks, task_sections
 
     evaluation, own = recipe if isinstance(recipe, EvalRecipe) else None, getattr(recipe, "data", None)
@@ -169,19 +169,19 @@ def _data(recipe: StageRecipe) -> tuple[dict[str, list[dict]], list[Finding]]:
         if of_hub and not hub_reachable():
             unreached += of_hub
         elif data:
-            # What takes a tokenizer or other stages' samples is left for the run.
+            # Options that need a tokenizer or other stages' samples apply only in the run.
             sections[name] = data.model_copy(update={"max_tokens": None, "pass_rate": None, "order": None})
     found = []
     if left_out:
-        made = f"rows of {', '.join(left_out)} are" if sections or unreached else "its rows are"
-        found.append(Finding("ok", "data", f"{made} made by the run", keys=keys))
+        made = f"rows of {', '.join(left_out)}" if sections or unreached else "its rows"
+        found.append(Finding("ok", "data", f"{made} exist only during the run", keys=keys))
     if unreached := tuple(dict.fromkeys(unreached)):
-        seen = f"{', '.join(unreached)}: the Hub cannot be reached: rows were not looked at"
-        found.append(Finding("warning", "data", seen, "check again online", keys, unreached))
+        what = f"{', '.join(unreached)}: the Hub cannot be reached, so these rows were not checked"
+        found.append(Finding("warning", "data", what, "check again online", keys, unreached))
     try:
         if evaluation:
-            asked = evaluation.eval.model_copy(update={"size": min(evaluation.eval.size, ROWS)})
-            return eval_tasks(evaluation.model_copy(update={"eval": asked}), sections), found
+            smaller = evaluation.eval.model_copy(update={"size": min(evaluation.eval.size, ROWS)})
+            return eval_tasks(evaluation.model_copy(update={"eval": smaller}), sections), found
         sized = {name: data.model_copy(update={"size": _size(data)}) for name, data in sections.items()}
         return {name: build_rows(data, seed=recipe.seed) for name, data in sized.items()}, found
     except UserError as error:
@@ -190,7 +190,7 @@ def _data(recipe: StageRecipe) -> tuple[dict[str, list[dict]], list[Finding]]:
 
 
 def _size(data: Data) -> int | None:
-    """As many rows as the run will have, of a builder that makes them no more than are needed to look at."""
+    """The number of rows to build: as in the run, but for a generator at most `GENERATED`."""
     takes = lookup.parameters(lookup.function("data", data.builder))
     if "size" not in takes or any(_is_here(path) for path in _paths(data)):
         return data.size
@@ -198,7 +198,7 @@ def _size(data: Data) -> int | None:
 
 
 def _without_later_rows(data: Data) -> tuple[Data | None, list[str]]:
-    """A data section without what only the run makes, None where nothing is left, and the paths left out."""
+    """A data section without rows that exist only during the run (None if nothing is left), and their paths."""
     extra = data.parameters
     if data.builder != "mix":
         return (None, [extra["path"]]) if _is_made(extra.get("path")) else (data, [])
@@ -212,7 +212,7 @@ def _is_made(path: object) -> bool:
 
 
 def _paths(data: Data) -> list[str]:
-    """Where the rows of a data section, or of its parts, lie; none for what is generated."""
+    """The paths of the rows of a data section or of its parts; none for generated rows."""
     extra = data.parameters
     parts = extra["parts"] if data.builder == "mix" else [{"builder": data.builder, **extra}]
     found = []
@@ -231,10 +231,10 @@ def _is_here(path: str) -> bool:
 
 
 def _render(seen: Seen, tokenizer: "PreTrainedTokenizerBase") -> list[Finding]:
-    """Fills in the prompts and completions as the model reads them; what a template refuses is an error."""
+    """Fills in the rendered prompts and completions; rows that a template refuses are errors."""
     columns = seen.recipe.learns
     rows, template = seen.rows, template_of(seen, tokenizer)
-    if template == {"template": "none"}:  # a reward model without a chat template reads messages as their texts
+    if template == {"template": "none"}:  # a reward model without a chat template reads the texts of the messages
         rows = [row | {"prompt": prompts.joined(row["prompt"])} for row in rows]
     try:
         seen.rendered = [prompts.render(row["prompt"], tokenizer, **template) for row in rows]
@@ -246,8 +246,8 @@ def _render(seen: Seen, tokenizer: "PreTrainedTokenizerBase") -> list[Finding]:
     return []
 
 
-def _asked_of_server(seen: Seen) -> list[Finding]:
-    """What of the prompts has no place in a template that is plain text; the server renders the others."""
+def _for_server(seen: Seen) -> list[Finding]:
+    """Messages for which a plain-text template has no place; the server renders chat templates itself."""
     template = seen.prompt.model_dump() if seen.prompt else {}
     try:
         for row in seen.rows:
@@ -258,13 +258,13 @@ def _asked_of_server(seen: Seen) -> list[Finding]:
 
 
 def template_of(seen: Seen, tokenizer: "PreTrainedTokenizerBase") -> dict:
-    """The arguments of `prompts.render` for a stage; one without a section `prompt` has the model's own."""
+    """The arguments of `prompts.render` for a stage; without a `prompt` section the model's own template is used."""
     if seen.prompt is None:
         return {"template": "chat" if tokenizer.chat_template else "none"}
     return seen.prompt.model_dump()
 
 
 def _refusal(problem: str) -> Finding:
-    """What `prompts.render` refuses, at the key that its message begins with."""
+    """An error of `prompts.render`, at the key that its message begins with."""
     key, _, message = problem.partition(": ")
     return Finding("error", "prompt", message, keys=tuple(key.split(".")))

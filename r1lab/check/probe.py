@@ -1,4 +1,4 @@
-"""What the model itself does on a few prompts: whether reinforcement can start."""
+"""Samples from the model on a few prompts, to see whether RL can start from it."""
 
 import os
 import sys
@@ -16,21 +16,22 @@ from r1lab.grading.grader import build
 from r1lab.recipe.schema import GrpoRecipe
 
 PROMPTS = 16
-FEW = 0.02  # the share of right answers below which most groups of a usual size hold none
+FEW = 0.02  # the share of correct answers below which most groups of a usual size contain none
 
 
 @dataclass(frozen=True)
 class Probed:
-    """What was sampled.
+    """Statistics of the samples.
 
     Attributes:
-        right: For each prompt, how many of its `group` samples were right.
+        correct: For each prompt, how many of its `group` samples are correct.
         equal: The share of groups whose rewards are all equal, which teach nothing.
-        parsed: The share of samples in which the first reward that applies found an answer to judge.
-        truncated: The share of samples that were cut at the limit.
+        parsed: The share of samples in which the first reward that applies found an answer to grade.
+        truncated: The share of samples that reached the token limit.
+        tokens: The mean length of the samples.
     """
 
-    right: list[int]
+    correct: list[int]
     group: int
     equal: float
     parsed: float
@@ -39,7 +40,7 @@ class Probed:
 
 
 def probe(recipe: GrpoRecipe, seen: Seen) -> Probed:
-    """Samples a group of completions for each of `PROMPTS` prompts of a grpo stage, as the stage would."""
+    """Samples completions for `PROMPTS` prompts of a grpo stage, with the settings of that stage."""
     from r1lab.stages.common import asked, load_engine, sampling_of
 
     rows = seen.rows[:: max(1, len(seen.rows) // PROMPTS)][:PROMPTS]
@@ -53,7 +54,7 @@ def probe(recipe: GrpoRecipe, seen: Seen) -> Probed:
     graded = grader.grade([c.text for c in flat], repeated, [c.token_ids for c in flat])
     groups = [slice(i * group, (i + 1) * group) for i in range(len(rows))]
     return Probed(
-        right=[sum(graded.right[g]) for g in groups],
+        correct=[sum(graded.right[g]) for g in groups],
         group=group,
         equal=sum(max(graded.totals[g]) - min(graded.totals[g]) < 1e-6 for g in groups) / len(groups),
         parsed=sum(map(_parsed, zip(*graded.reasons.values()), zip(*graded.values.values()))) / len(flat),
@@ -64,7 +65,7 @@ def probe(recipe: GrpoRecipe, seen: Seen) -> Probed:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps what libraries print, from C too, off the terminal; shows it where they raise."""
+    """Hides the output of libraries, including output from C; prints it if they raise."""
     sys.stdout.flush()
     sys.stderr.flush()
     kept = [os.dup(1), os.dup(2)]
@@ -86,7 +87,7 @@ def quiet() -> Iterator[None]:
 
 
 def _parsed(reasons: tuple[str, ...], values: tuple[float | None, ...]) -> bool:
-    """Whether the first reward that applies to a completion judged an answer, right or wrong."""
+    """Whether the first reward that applies to a completion found an answer, correct or not."""
     for reason, value in zip(reasons, values):
         if reason != "does not apply":
             return value is not None and not reason.startswith(("no_", "unpars", "error", "empty"))
@@ -94,35 +95,38 @@ def _parsed(reasons: tuple[str, ...], values: tuple[float | None, ...]) -> bool:
 
 
 def probe_findings(probed: Probed) -> list[Finding]:
-    """What was sampled, and in words whether reinforcement can start."""
-    group, n = probed.group, len(probed.right)
-    samples, right = n * group, sum(probed.right)
-    scores = [[1] * r + [0] * (group - r) for r in probed.right]
+    """The statistics of the samples, and whether RL can start."""
+    group, n = probed.group, len(probed.correct)
+    samples, correct = n * group, sum(probed.correct)
+    scores = [[1] * c + [0] * (group - c) for c in probed.correct]
     low, high = stats.mean_ci95(stats.question_means(scores).tolist())
-    solved = sum(r > 0 for r in probed.right)
+    solved = sum(c > 0 for c in probed.correct)
     found = [
-        Finding("ok", "probe", f"{n} prompts, {group} samples each: pass@1 {right / samples:.1%} "
+        Finding("ok", "probe", f"{n} prompts, {group} samples each: pass@1 {correct / samples:.1%} "
                 f"[{low:.1%}, {high:.1%}], pass@{group} {solved / n:.0%}; {probed.parsed:.0%} gave an answer, "
-                f"{probed.truncated:.0%} were cut, {probed.tokens:.0f} tokens on average"),
+                f"{probed.truncated:.0%} were truncated, {probed.tokens:.0f} tokens on average"),
     ]  # fmt: skip
-    stages = "a cold start is needed: an sft stage on right solutions, or easier rows"
-    if not right:
-        found.append(Finding("warning", "probe", f"the base solves 0 of {samples}", stages, ("model",)))
-    elif right / samples < FEW:
-        what = f"the base solves {right} of {samples}: most groups will hold no right answer"
+    stages = "a cold start is needed: an sft stage on correct solutions, or easier rows"
+    if not correct:
+        what = f"the model answers 0 of {samples} samples correctly"
+        found.append(Finding("warning", "probe", what, stages, ("model",)))
+    elif correct / samples < FEW:
+        what = (
+            f"the model answers {correct} of {samples} samples correctly, so most groups will have no correct answer"
+        )
         found.append(Finding("warning", "probe", what, f"{stages}, or a larger rollout.num_generations", ("model",)))
-    elif right / samples > 0.95:
-        what = f"the base solves {right} of {samples} already: there is little to learn"
-        found.append(Finding("warning", "probe", what, "take harder rows", ("data",)))
+    elif correct / samples > 0.95:
+        what = f"the model already answers {correct} of {samples} samples correctly, so there is little to learn"
+        found.append(Finding("warning", "probe", what, "use harder rows", ("data",)))
     if probed.truncated > 0.5:
-        what = f"{probed.truncated:.0%} of the samples were cut at their limit, and score as wrong"
-        fix = "set a longer one, or see whether the model ends its turns"
+        what = f"{probed.truncated:.0%} of the samples were truncated at the token limit and score as wrong"
+        fix = "set a longer limit, or check that the model ends its responses"
         found.append(Finding("warning", "probe", what, fix, ("rollout", "max_completion_length")))
-    if right and probed.equal > 0.75:
+    if correct and probed.equal > 0.75:
         what = f"{probed.equal:.0%} of the groups have equal rewards and teach nothing"
-        fix = "set rollout.dynamic_sampling, or rows of middling difficulty by data.pass_rate"
+        fix = "set rollout.dynamic_sampling, or use rows of medium difficulty (data.pass_rate)"
         found.append(Finding("warning", "probe", what, fix, ("rollout",)))
-    elif right:
-        what = f"{1 - probed.equal:.0%} of the groups have a signal: reinforcement can start"
+    elif correct:
+        what = f"{1 - probed.equal:.0%} of the groups have a signal: RL can start"
         found.append(Finding("ok", "probe", what))
     return found

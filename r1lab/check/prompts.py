@@ -1,4 +1,4 @@
-"""What a model is given to read, and what ends its turn."""
+"""Checks the prompts that a model gets, and the tokens that end its turn."""
 
 from typing import TYPE_CHECKING, cast
 
@@ -19,11 +19,11 @@ HEAD, TAIL = 160, 120  # characters of a prompt that are shown
 
 
 def prompt_findings(seen: Seen, start: str, settings: dict) -> list[Finding]:
-    """Prompts as tokens, what of them the template keeps, thinking, and the tokens that end a turn.
+    """Prompts as tokens, the messages that the template keeps, thinking, and the tokens that end a turn.
 
     Args:
-        start: The model that the stage starts from, `@STAGE/model` followed.
-        settings: How transformers loads that model's small files.
+        start: The model that the stage starts from, with `@STAGE/model` resolved.
+        settings: Keyword arguments with which transformers loads that model's small files.
     """
     tokenizer, prompt = seen.tokenizer, seen.prompt
     if tokenizer is None:
@@ -42,7 +42,7 @@ def prompt_findings(seen: Seen, start: str, settings: dict) -> list[Finding]:
 
 
 def visible(ids: list[int], tokenizer: "PreTrainedTokenizerBase") -> str:
-    """Tokens as text on one line, special ones in ⟦ ⟧.
+    """Tokens as text on one line, special tokens in ⟦ ⟧.
 
     >>> from r1lab.models.loading import load_tokenizer
     >>> tokenizer = load_tokenizer("embedded:tiny-qwen2")
@@ -61,7 +61,7 @@ def visible(ids: list[int], tokenizer: "PreTrainedTokenizerBase") -> str:
 
 
 def _decoded(ids: list[int], tokenizer: "PreTrainedTokenizerBase") -> str:
-    return cast(str, tokenizer.decode(ids))  # its type leaves open whether it is given one list of tokens or several
+    return cast(str, tokenizer.decode(ids))  # by its type, decode may get one list of tokens or several
 
 
 def _short(text: str) -> str:
@@ -69,19 +69,20 @@ def _short(text: str) -> str:
 
 
 def _shown(seen: Seen, tokenizer: "PreTrainedTokenizerBase", prompt: Prompt) -> list[Finding]:
-    """The first prompt as it is sent, and as it would be with, or without, the model's chat template."""
+    """The first prompt as it is sent, and as it would be with (or without) the model's chat template."""
     template, plain = prompt.template, prompts.is_plain(**prompt.model_dump())
     keys = ("prompt", "template") if prompt.text is None else ("prompt", "text")
     shown = _short(visible(seen.prompt_ids[0], tokenizer))
     name = f"template {template}" if prompt.text is None else "prompt.text"
-    found = [Finding("ok", "prompt", f"sent, with {name}: {shown}", keys=keys)]
+    found = [Finding("ok", "prompt", f"first prompt, with {name}: {shown}", keys=keys)]
     row = seen.rows[0]["prompt"]
     if plain and tokenizer.chat_template:
         listed = [{"role": "user", "content": row}] if isinstance(row, str) else row
         try:
             ids = tokenizer(prompts.chat_text(listed, tokenizer), add_special_tokens=False)["input_ids"]
-            found.append(Finding("ok", "prompt", f"not used, the chat template: {_short(visible(ids, tokenizer))}"))
-        except UserError:  # it refuses what this recipe does not ask of it
+            what = f"the model's chat template, not used: {_short(visible(ids, tokenizer))}"
+            found.append(Finding("ok", "prompt", what))
+        except UserError:  # the template refuses such a conversation, and this recipe does not use it
             pass
     elif not plain:
         ids = tokenizer(row if isinstance(row, str) else row[-1]["content"], add_special_tokens=False)["input_ids"]
@@ -90,38 +91,36 @@ def _shown(seen: Seen, tokenizer: "PreTrainedTokenizerBase", prompt: Prompt) -> 
     rendered = tokenizer.eos_token_id in seen.prompt_ids[0]  # a template was applied to the data's prompts
     if template == "none" and chats and not rendered:
         what = (
-            f"prompts go without the model's chat template, in which {tokenizer.eos_token} ends a turn: a chat model"
+            f"prompts do not use the model's chat template, in which {tokenizer.eos_token} ends a turn: a chat model"
         )
         found.append(Finding("warning", "prompt", f"{what} may never stop", "set prompt.template: chat", keys))
     return found
 
 
 def _read_back(seen: Seen, tokenizer: "PreTrainedTokenizerBase") -> list[Finding]:
-    """Whether prompts come out of the tokenizer as they went in: word-level tokenizers lose spaces, or words."""
+    """Whether encoding and decoding preserves the prompts: word-level tokenizers lose spaces or words."""
     unknown = tokenizer.unk_token_id
     if unknown in (tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id):
-        unknown = None  # a byte-level tokenizer knows everything, and names some token all the same
+        unknown = None  # a byte-level tokenizer knows everything, but still declares some token as unknown
     lost = [i for i, ids in enumerate(seen.prompt_ids) if unknown is not None and unknown in ids]
     if lost:
         text = seen.rendered[lost[0]][0]
         word = next((w for w in text.split() if unknown in tokenizer(w, add_special_tokens=False)["input_ids"]), "")
-        what = f"{len(lost)} of {len(seen.rows)} prompts hold what the tokenizer does not know, such as {word!r}"
-        return [Finding("error", "prompt", what, "name a model that has read such text", ("model", "path"))]
+        what = f"{len(lost)} of {len(seen.rows)} prompts contain words that the tokenizer does not know: {word!r}"
+        return [Finding("error", "prompt", what, "use a model that was trained on such text", ("model", "path"))]
     for (text, _), ids in zip(seen.rendered, seen.prompt_ids):
         back = _decoded(ids, tokenizer)
         if "".join(back.split()) != "".join(text.split()):
             at = next((i for i, (a, b) in enumerate(zip(text, back)) if a != b), min(len(text), len(back)))
-            seen_text = f"the tokenizer gives back {back[max(0, at - 10) : at + 20]!r}"
-            what = f"{seen_text} for {text[max(0, at - 10) : at + 20]!r}"
-            return [
-                Finding(
-                    "error", "prompt", what, "copy the tokenizer.json that belongs to the model", ("model", "path")
-                )
-            ]
+            original, decoded = (part[max(0, at - 10) : at + 20] for part in (text, back))
+            what = f"the tokenizer decodes {original!r} as {decoded!r}"
+            fix = "copy the tokenizer.json that belongs to the model"
+            return [Finding("error", "prompt", what, fix, ("model", "path"))]
         if back != text:
             at = next(i for i, (a, b) in enumerate(zip(f"{text}\0", f"{back}\0")) if a != b)
-            what = f"spaces change in the tokenizer: {text[max(0, at - 10) : at + 10]!r} comes back as"
-            what += f" {back[max(0, at - 10) : at + 10]!r}, which a strict comparison would take for another answer"
+            original, decoded = (part[max(0, at - 10) : at + 10] for part in (text, back))
+            what = f"the tokenizer changes spaces: it decodes {original!r} as {decoded!r}, and a strict comparison"
+            what += " would count that as a different answer"
             fix = "set clean_up_tokenization_spaces to false in its tokenizer_config.json"
             return [Finding("warning", "prompt", what, fix, ("model", "path"))]
     return []
@@ -133,35 +132,36 @@ def _begins_once(seen: Seen, tokenizer: "PreTrainedTokenizerBase") -> list[Findi
     if not twice:
         return []
     what = f"{twice} of {len(seen.rows)} prompts begin with {tokenizer.bos_token} twice"
-    return [Finding("warning", "prompt", what, "take it out of the data's prompts", ("prompt", "template"))]
+    return [Finding("warning", "prompt", what, "remove it from the prompts of the data", ("prompt", "template"))]
 
 
 def _system(seen: Seen, prompt: Prompt) -> list[Finding]:
-    """Which system prompt stands in the text: `turn_findings` reports one that is left out."""
+    """Which system prompt the text contains; `turn_findings` reports one that is dropped."""
     given = prompt.system or prompts.SYSTEM.get(prompt.template)
     own = sum(
         isinstance(row["prompt"], list) and any(message["role"] == "system" for message in row["prompt"])
         for row in seen.rows
     )
     if own and given and not prompt.system:
-        what = f"{own} of {len(seen.rows)} prompts have a system prompt of their own, which that of template"
+        what = f"{own} of {len(seen.rows)} prompts have their own system prompt, which template {prompt.template}"
         fix = "set prompt.template: chat to keep it"
-        return [Finding("warning", "prompt", f"{what} {prompt.template} replaces", fix, ("prompt", "template"))]
+        return [Finding("warning", "prompt", f"{what} replaces", fix, ("prompt", "template"))]
     if own and given:
         return [Finding("ok", "prompt", f"prompt.system replaces the system prompt of {own} of {len(seen.rows)} rows")]
     in_text = given and given.strip() in seen.rendered[0][0]
-    return [Finding("ok", "prompt", "the system prompt is in the text")] if in_text else []
+    return [Finding("ok", "prompt", "the prompt contains the system prompt")] if in_text else []
 
 
 def _thinking(seen: Seen) -> list[Finding]:
-    """Whether the chat template opens or closes the thinking, or takes it out of what is learnt."""
+    """Whether the chat template opens or closes the thinking."""
     found, keys = [], ("prompt", "template")
     text, prefill = seen.rendered[0]
     wanted = any(known.looks_for == "form" for r in seen.rewards if (known := facts_of(r.name)))
     if prefill:
-        found.append(Finding("ok", "prompt", f"the prompt opens {prefill.strip()} itself; rewards see it put back"))
+        what = f"the prompt already opens {prefill.strip()}; rewards see it at the start of the completion"
+        found.append(Finding("ok", "prompt", what))
     elif text.rstrip().endswith("</think>"):
-        what = "the chat template ends the thinking before the model writes (…</think>)"
+        what = "the chat template closes the thinking before the model generates (…</think>)"
         fix = "set prompt.template: logic-rl, or edit the chat_template of the model"
         found.append(Finding("error" if wanted else "warning", "prompt", what, fix, keys))
     return found
@@ -170,7 +170,7 @@ def _thinking(seen: Seen) -> list[Finding]:
 def _ends(
     seen: Seen, tokenizer: "PreTrainedTokenizerBase", prompt: Prompt, start: str, settings: dict
 ) -> list[Finding]:
-    """Whether what ends a turn in the chat template is what is trained on as its end and stops the generation."""
+    """Whether the token that ends a turn in the chat template also ends the training targets and stops generation."""
     found, recipe = [], seen.recipe
     if tokenizer.eos_token_id is None:
         return []
@@ -181,31 +181,31 @@ def _ends(
     fix += "generation_config.json to the same token"
     named = getattr(config, "eos_token_id", None)
     others = named if isinstance(named, list) else [] if named is None else [named]
-    if others and tokenizer.eos_token_id not in others and not recipe.learns:  # training adds it to those
-        what = f"its generation_config.json stops at {_either(map(name, others))}, its tokenizer ends turns with "
+    if others and tokenizer.eos_token_id not in others and not recipe.learns:  # training adds it to them
+        what = f"its generation_config.json stops at {_either(map(name, others))}, but its tokenizer's EOS token is "
         found.append(Finding("warning", "prompt", f"{what}{tokenizer.eos_token}", fix, keys))
     plain = prompts.is_plain(**prompt.model_dump())
     ends = None if plain else prompts.turn_end(tokenizer, prompt.template)
     if ends is None:
         return found
     if recipe.learns and ends != tokenizer.eos_token_id:
-        what = f"{name(ends)} ends a turn in its chat template, and what is trained on ends with {tokenizer.eos_token}"
+        what = f"{name(ends)} ends a turn in its chat template, but training targets end with {tokenizer.eos_token}"
         if recipe.stage == "sft":
             keys, fix = ("train",), f'set train.eos_token: "{name(ends)}"'
         found.append(Finding("warning", "prompt", what, fix, keys))
     elif recipe.learns:
-        what = f"a turn ends with {name(ends)}, which is trained on as the end of each completion"
+        what = f"a turn ends with {name(ends)}, which also ends each training target"
         found.append(Finding("ok", "prompt", what))
     elif ends not in stops:
-        what = f"{name(ends)} ends a turn in its chat template, and generation stops at {_either(map(name, stops))}"
+        what = f"{name(ends)} ends a turn in its chat template, but generation stops at {_either(map(name, stops))}"
         found.append(Finding("warning", "prompt", f"{what}: completions may run to their limit", fix, keys))
     else:
-        found.append(Finding("ok", "prompt", f"a turn ends with {name(ends)}, where generation stops"))
+        found.append(Finding("ok", "prompt", f"a turn ends with {name(ends)}, which stops generation"))
     return found
 
 
 def _generation_config(start: str, settings: dict) -> "GenerationConfig | None":
-    """The generation config that a model is loaded with, None where it cannot be read here."""
+    """The generation config that a model is loaded with; None if it cannot be read."""
     try:
         return loading.load_generation_config(start, **settings)
     except (OSError, ValueError):  # neither in the cache nor on the Hub, or custom code
@@ -217,7 +217,7 @@ def _either(words) -> str:
 
 
 def _learned(seen: Seen, tokenizer: "PreTrainedTokenizerBase") -> list[Finding]:
-    """What a row of SFT teaches: the thinking, and the end of the turn."""
+    """The training targets of SFT rows: whether they contain the thinking and the end of the turn."""
     keys = ("model", "path")
     if not seen.examples:
         return []
@@ -227,22 +227,25 @@ def _learned(seen: Seen, tokenizer: "PreTrainedTokenizerBase") -> list[Finding]:
     back = tokenizer.batch_decode(examples, skip_special_tokens=True)
     lost = sum("</think>" not in text for text, think in zip(back, thinks) if think)
     if lost:
-        what = f"{lost} of {len(texts)} completions lose their <think> tags on the way through the tokenizer"
-        fix = "make them plain tokens in its tokenizer.json: special ones are skipped in what a model writes"
+        what = f"{lost} of {len(texts)} completions lose their <think> tags when they are encoded and decoded"
+        fix = (
+            "make the tags ordinary tokens in its tokenizer.json, because special tokens are removed from completions"
+        )
         return [Finding("error", "labels", what, fix, keys)]
     found = [Finding("ok", "labels", f"row 1 trains on: {_short(visible(examples[0], tokenizer))}")]
-    what = f"{sum(thinks)} of {len(texts)} completions think; all end with {tokenizer.eos_token}"
+    what = f"{sum(thinks)} of {len(texts)} completions contain thinking; all end with {tokenizer.eos_token}"
     found.append(Finding("ok", "labels", what))
     ended = sum(prompts.without_end(text, tokenizer) != text for text in texts)
     if ended:
-        what = f"{ended} of {len(texts)} completions hold an end token already; one end of each is trained on"
+        what = f"{ended} of {len(texts)} completions already contain an EOS token; each is trained on a single one"
         found.append(Finding("ok", "labels", what))
     opened = sum(bool(prefill) and not think for (_, prefill), think in zip(seen.rendered, thinks))
     if opened:
-        what = f"the prompt opens the thinking, and {opened} of {len(texts)} completions never close it (</think>)"
-        fix = "leave them out, or use a chat template that does not open <think>"
+        what = f"the prompt opens the thinking, but {opened} of {len(texts)} completions never close it (</think>)"
+        fix = "remove them, or use a chat template that does not open <think>"
         found.append(Finding("warning", "labels", what, fix, ("prompt", "template")))
     if tokenizer.pad_token_id == tokenizer.eos_token_id:
-        what = f"padding is {tokenizer.eos_token} too; labels are masked by place, so the end of a turn is trained on"
+        what = f"the padding token is also {tokenizer.eos_token}; labels are masked by position, so the model still"
+        what += " learns to end its turn"
         found.append(Finding("ok", "labels", what))
     return found

@@ -1,4 +1,4 @@
-"""Whether the model that a training makes can be saved, as far as the files of the one it starts from tell."""
+"""Whether the trained model can be saved, judging by the files of the model that it starts from."""
 
 from r1lab.check.seen import Seen
 from r1lab.findings import Finding
@@ -6,11 +6,11 @@ from r1lab.models import loading, saving
 
 
 def saved_findings(seen: Seen, start: str, settings: dict) -> list[Finding]:
-    """What its generation config holds that transformers reads and refuses to write.
+    """Settings in its generation config that transformers reads but refuses to write.
 
     Args:
-        start: The model that the stage starts from, `@STAGE/model` followed.
-        settings: How transformers loads that model's small files.
+        start: The model that the stage starts from, with `@STAGE/model` resolved.
+        settings: Keyword arguments with which transformers loads that model's small files.
     """
     if not seen.recipe.trl or start.startswith("scratch:") or seen.tokenizer is None:
         return []
@@ -24,5 +24,5 @@ def saved_findings(seen: Seen, start: str, settings: dict) -> list[Finding]:
         config.validate(strict=True)
     except ValueError as error:
         what = f"its generation_config.json could not be saved after the training: {' '.join(str(error).split())}"
-        found.append(Finding("error", "saving", what, "correct it in that file", keys))
+        found.append(Finding("error", "saving", what, "fix it in that file", keys))
     return found

@@ -1,4 +1,4 @@
-"""What a check of a recipe looks at: one stage with its tokenizer and a sample of its rows."""
+"""The inputs of a check: one stage with its tokenizer and a sample of its rows."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -10,24 +10,24 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ROWS = 256
-"""Rows of a stage's data that are looked at one by one."""
+"""Rows of a stage's data that are checked one by one."""
 GENERATED = 1024
-"""Rows that are asked of a builder which makes them."""
+"""Maximum number of rows that are built if the builder is a generator."""
 
 
 @dataclass
 class Seen:
-    """A stage and what of its inputs could be had before the run.
+    """A stage and those of its inputs that exist before the run.
 
     Attributes:
-        tokenizer: None where only the run makes it, or it could not be loaded.
-        rows: At most `ROWS` rows of its data, spread over all of it; none where only the run makes them.
-        tasks: All rows that could be had, of generators at most `GENERATED`, by the task of an evaluation.
+        tokenizer: None if it exists only during the run, or could not be loaded.
+        rows: At most `ROWS` rows of its data, spread over all of it; none if they exist only during the run.
+        tasks: All available rows (at most `GENERATED` from a generator), by evaluation task.
         data: The same in one list.
-        rendered: Each row's prompt as the model reads it, and what that holds of the assistant's turn (`<think>`).
+        rendered: Each row's rendered prompt, and the part of the assistant's turn that it contains (`<think>`).
         prompt_ids: The tokens of each of these prompts.
-        examples: The tokens of each row's prompt and completions, as `prompts.example` gives them; none in a stage
-            that is not trained on completions.
+        examples: The tokens of each row's prompt and completions, from `prompts.example`; none in a stage that does
+            not train on completions.
     """
 
     recipe: StageRecipe
@@ -41,7 +41,7 @@ class Seen:
 
     @property
     def prompt(self) -> Prompt | None:
-        """The recipe's section `prompt`; None in a kind of stage without one."""
+        """The recipe's `prompt` section; None in a kind of stage without one."""
         return getattr(self.recipe, "prompt", None)
 
     @property
@@ -51,10 +51,10 @@ class Seen:
 
     @property
     def rollout(self) -> Rollout | None:
-        """The recipe's section `rollout`; None in a kind of stage that generates nothing."""
+        """The recipe's `rollout` section; None in a kind of stage that generates nothing."""
         return getattr(self.recipe, "rollout", None)
 
     @property
     def train(self) -> dict[str, Any]:
-        """The recipe's section `train`; empty in a kind of stage that trains nothing."""
+        """The recipe's `train` section; empty in a kind of stage that trains nothing."""
         return getattr(self.recipe, "train", {})

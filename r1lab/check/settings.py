@@ -1,4 +1,4 @@
-"""Settings known to hurt, each with the evidence, and how a batch divides over processes."""
+"""Checks for settings that are known to hurt, each with its evidence, and for how a batch divides over processes."""
 
 import importlib.util
 import re
@@ -17,21 +17,21 @@ from r1lab.rewards.facts import facts_of
 
 PROCESSES = (1, 2, 4, 8)
 
-# Below so many billions of parameters, the learning rates between which models were trained, least and most published:
+# Below each number of billions of parameters, the smallest and the largest published learning rate:
 # DeepSeek-R1 (arXiv:2501.12948, 2.1, 3.2.1, B.4.2, B.4.3), Logic-RL (2502.14768), Open-R1's recipes,
 # Dr. GRPO (2503.20783), DAPO (2503.14476), DeepScaleR, and r1lab's own recipes for models of a few million parameters.
 PUBLISHED = {"grpo": ((0.02, 3e-5, 1e-3), (0.5, 1e-6, 1e-4), (3, 1e-6, 2e-5), (1e6, 3e-7, 3e-6)),
              "sft": ((0.02, 1e-4, 1e-3), (0.5, 1e-5, 5e-4), (1e6, 5e-6, 1e-4))}  # fmt: skip
-FAR = 4  # times beyond what was published
-LORA = 20  # adapters take 10 to 20 times the learning rate ("LoRA Without Regret", Thinking Machines, 2025)
-LONG = 500  # steps from which a run without a checkpoint is a lot to lose
+FAR = 4  # tolerated factor beyond the published range
+LORA = 20  # adapters need 10 to 20 times the learning rate ("LoRA Without Regret", Thinking Machines, 2025)
+LONG = 500  # steps above which a run without a checkpoint is a risk
 
-_NEEDS = {"use_liger_kernel": "liger_kernel", "deepspeed": "deepspeed"}  # packages that may not be installed
+_NEEDS = {"use_liger_kernel": "liger_kernel", "deepspeed": "deepspeed"}  # optional packages
 _TRACKERS = ("wandb", "trackio", "tensorboard", "mlflow", "swanlab")
 
 
 def batch_findings(recipe: StageRecipe) -> list[Finding]:
-    """Whether it can be launched; groups of a step on 1, 2, 4 and 8 processes, what to set where they divide none."""
+    """Whether the stage can be launched, and its groups per batch on 1, 2, 4 and 8 processes, or a fix if none fit."""
     launched: Launch | None = getattr(recipe, "launch", None)
     if launched is None:
         return []
@@ -45,36 +45,36 @@ def batch_findings(recipe: StageRecipe) -> list[Finding]:
     size = recipe.train.get("per_device_train_batch_size", fields["per_device_train_batch_size"][1])
     fixed = recipe.train.get("generation_batch_size")
     steps = recipe.train.get("steps_per_generation") or recipe.train.get("gradient_accumulation_steps") or 1
-    told = []
+    by_processes = []
     for processes in PROCESSES:
         on = recipe.model_copy(update={"launch": recipe.launch.model_copy(update={"gpus": processes})})
         problems = checks.batch_problems(on)
         whole = fixed or size * processes * steps
         if not problems:
-            told.append(f"{whole // group:,} on {processes}")
-        elif processes != recipe.launch.gpus:  # that of this recipe is told when it is loaded
-            told.append(f"on {processes} none: {problems[0][1].partition(': ')[2] or problems[0][1]}")
-    what = f"groups of {group} a batch, by processes: {'; '.join(told)}"
+            by_processes.append(f"{whole // group:,} on {processes}")
+        elif processes != recipe.launch.gpus:  # loading the recipe reports a problem with its own number of processes
+            by_processes.append(f"none on {processes}: {problems[0][1].partition(': ')[2] or problems[0][1]}")
+    what = f"groups of {group} per batch, by number of processes: {'; '.join(by_processes)}"
     found.append(Finding("ok", "batch", what, keys=("rollout", "num_generations")))
     return found
 
 
 def row_count_findings(seen: Seen) -> list[Finding]:
-    """Whether a grpo stage has a row for each group of a generation batch, as far as its rows could be had."""
+    """Whether a grpo stage has a row for each group of a generation batch, if its rows are available."""
     recipe, count = seen.recipe, len(seen.data)
     if not isinstance(recipe, GrpoRecipe) or not count:
         return []
-    if count >= GENERATED:  # a generator may have been asked for no more
+    if count >= GENERATED:  # a generator is not asked for more
         count = max(count, recipe.data.size or batch.groups(recipe))
     problem = batch.too_few_rows(recipe, count)
     return [Finding("error", "batch", *problem, ("data",))] if problem else []
 
 
 def setting_findings(recipe: StageRecipe, *, tiny: bool = False) -> list[Finding]:
-    """What is known to hurt.
+    """Settings that are known to hurt.
 
     Args:
-        tiny: The recipe is one in small: its settings are another model's.
+        tiny: The recipe was scaled down by `--tiny`: its settings are meant for another model.
     """
     rollout: Rollout | None = getattr(recipe, "rollout", None)
     train: dict[str, Any] = getattr(recipe, "train", {})
@@ -92,26 +92,26 @@ def setting_findings(recipe: StageRecipe, *, tiny: bool = False) -> list[Finding
         found += _learning_rate(recipe) if isinstance(recipe, SftRecipe | GrpoRecipe) else []
         found += _steps(train)
         found += _kl(recipe) if isinstance(recipe, GrpoRecipe) else []
-    base = recipe.model.path.startswith("scratch:")  # which is to learn the language of questions as well
+    base = recipe.model.path.startswith("scratch:")  # a new model also has to learn the language of the questions
     if isinstance(recipe, SftRecipe) and recipe.train.get("completion_only_loss") is False and not base:
-        what = "the questions are learnt too, which no published recipe for reasoning does"
+        what = "the questions are learned too, which no published recipe for reasoning does"
         found.append(Finding("warning", "settings", what, "set true", ("train", "completion_only_loss")))
     return found
 
 
 def _sleep(recipe: GrpoRecipe) -> list[Finding]:
-    """vLLM's sleep mode where vLLM refuses it, after the model has been loaded."""
+    """vLLM's sleep mode on a machine without a GPU, where vLLM would refuse it only after loading the model."""
     import torch
 
-    asked = recipe.train.get("vllm_enable_sleep_mode") and engines.choose(recipe.rollout.engine) == "vllm"
-    if not asked or torch.cuda.is_available():
+    sleeps = recipe.train.get("vllm_enable_sleep_mode") and engines.choose(recipe.rollout.engine) == "vllm"
+    if not sleeps or torch.cuda.is_available():
         return []
     what = "vLLM's sleep mode needs a GPU, and this machine has none"
     return [Finding("error", "settings", what, "remove it", ("train", "vllm_enable_sleep_mode"))]
 
 
 def _bfloat16(model: Model, train: dict[str, Any]) -> list[Finding]:
-    """bfloat16 where this machine only emulates it."""
+    """bfloat16 on a machine that only emulates it."""
     if not loading.emulates_bfloat16():
         return []
     what, found = "this machine only emulates bfloat16, which takes many times as long as float32", []
@@ -121,13 +121,13 @@ def _bfloat16(model: Model, train: dict[str, Any]) -> list[Finding]:
     if train.get("bf16"):
         found.append(Finding("warning", "settings", what, "set false", ("train", "bf16")))
     if not found and model.dtype == "auto":
-        seen = "auto is float32 here: this machine only emulates bfloat16"
-        found.append(Finding("ok", "settings", seen, keys=("model", "dtype")))
+        what = "dtype auto resolves to float32, because this machine only emulates bfloat16"
+        found.append(Finding("ok", "settings", what, keys=("model", "dtype")))
     return found
 
 
 def billions(path: str) -> float | None:
-    """Parameters of a model in billions, as its name or its files tell; None where neither does.
+    """The parameters of a model in billions, from its files or its name; None if neither says.
 
     >>> billions("Qwen/Qwen2.5-7B-Instruct"), billions("embedded:smollm2-135m"), billions("some/model")
     (7.0, 0.135, None)
@@ -145,7 +145,7 @@ def billions(path: str) -> float | None:
 
 
 def _learning_rate(recipe: SftRecipe | GrpoRecipe) -> list[Finding]:
-    """Whether the learning rate is far from what was published for models of this size."""
+    """Whether the learning rate is far from those published for models of this size."""
     kind, size = recipe.stage, billions(recipe.model.path)
     if kind not in PUBLISHED or size is None or recipe.train.get("learning_rate") == 0:
         return []
@@ -157,8 +157,8 @@ def _learning_rate(recipe: SftRecipe | GrpoRecipe) -> list[Finding]:
     if low / FAR <= rate <= high * times * FAR:
         return []
     side = "above" if rate > high else "below"
-    what = f"{rate:g}{'' if given else ', by default,'} is far {side} what models of {_sized(size)} parameters"
-    what += f" have been trained with by {kind}, {low:g} to {high * times:g}"
+    what = f"{rate:g}{'' if given else ' (the default)'} is far {side} the published learning rates of {kind} for"
+    what += f" models of {_sized(size)} parameters, {low:g} to {high * times:g}"
     keys = ("train", "learning_rate") if given else ("train",)
     return [
         Finding(
@@ -172,13 +172,14 @@ def _sized(size: float) -> str:
 
 
 def _kl(recipe: GrpoRecipe) -> list[Finding]:
-    """A KL penalty that keeps a small model where it is."""
+    """A KL penalty that keeps the policy close to its start."""
     beta, size = recipe.train.get("beta", trl_fields.GRPO["beta"][1]), billions(recipe.model.path)
     if beta <= 0.01:
         return []
-    what = f"{beta:g} holds the policy at its start: R1 has 0.001, Dr. GRPO and DAPO 0 (arXiv:2503.20783, 2503.14476)"
+    what = f"{beta:g} keeps the policy close to its start: R1 uses 0.001, Dr. GRPO and DAPO 0"
+    what += " (arXiv:2503.20783, 2503.14476)"
     if size is not None and size < 0.5:
-        what += "; tiny models have to move most"
+        what += "; tiny models need to move the furthest"
     return [Finding("warning", "settings", what, "set 0.001 or 0.0", ("train", "beta"))]
 
 
@@ -187,90 +188,91 @@ def _steps(train: dict[str, Any]) -> list[Finding]:
     found: list[Finding] = []
     steps, warmup = train.get("max_steps", -1), train.get("warmup_steps") or 0
     if steps > 0 and warmup >= max(steps, 1):
-        what = f"{warmup} of {steps} steps: the learning rate never gets to its value"
+        what = f"{warmup} of {steps} steps: the learning rate never reaches its peak"
         found.append(Finding("warning", "settings", what, f"set {max(1, steps // 10)}", ("train", "warmup_steps")))
     never = train.get("save_strategy") == "no" or steps > 0 and train.get("save_steps", 500) > steps
     if steps > LONG and never:
-        what = f"no checkpoint in {steps:,} steps: a kill would lose them all"
+        what = f"no checkpoint in {steps:,} steps: a run that is killed would lose all of them"
         keys = ("train", "save_strategy") if train.get("save_strategy") == "no" else ("train", "save_steps")
         found.append(Finding("warning", "settings", what, f"set train.save_steps: {max(50, steps // 20)}", keys))
     return found
 
 
 def _sampling(recipe: GrpoRecipe | SampleRecipe | EvalRecipe) -> list[Finding]:
-    """What is drawn: groups that are all the same, text that falls apart, a trainer that has no room."""
+    """Sampling: identical completions, incoherent text, no memory for the trainer."""
     rollout, found = recipe.rollout, []
     evaluation: Eval | None = getattr(recipe, "eval", None)
-    drawn, section = (recipe.eval, "eval") if isinstance(recipe, EvalRecipe) else (recipe.rollout, "rollout")
-    keys, temperature = (section, "temperature"), drawn.temperature
+    sampled, section = (recipe.eval, "eval") if isinstance(recipe, EvalRecipe) else (recipe.rollout, "rollout")
+    keys, temperature = (section, "temperature"), sampled.temperature
     if recipe.stage == "grpo" and temperature == 0:
-        what = "0: all completions of a group are the same, so no group has a signal"
+        what = "0: all completions of a group are identical, so no group has a signal"
         found.append(Finding("error", "settings", what, "set 1.0", keys))
     elif recipe.stage == "grpo" and temperature < 0.4:
-        what = f"{temperature:g}: groups hardly differ; published runs have 0.6 to 1.0"
+        what = f"{temperature:g}: the completions of a group hardly differ; published runs use 0.6 to 1.0"
         found.append(Finding("warning", "settings", what, "set 1.0", keys))
     elif temperature > 1.3:
-        what = f"{temperature:g}: long text falls apart; published runs have 0.6 to 1.0"
+        what = f"{temperature:g}: long completions become incoherent; published runs use 0.6 to 1.0"
         found.append(Finding("warning", "settings", what, "set 1.0", keys))
     if isinstance(recipe, SampleRecipe) and temperature == 0 and recipe.rollout.num_generations > 1:
-        what = f"0: the {recipe.rollout.num_generations} samples of a prompt are all the same"
+        what = f"0: the {recipe.rollout.num_generations} samples of a prompt are identical"
         found.append(Finding("error", "settings", what, "set 1.0, or num_generations: 1", keys))
     if recipe.stage == "grpo" and rollout.gpu_memory_utilization > 0.9 and rollout.engine in ("auto", "vllm"):
-        what = f"{rollout.gpu_memory_utilization:g}: leaves nothing of the GPU to the trainer beside vLLM"
+        what = f"{rollout.gpu_memory_utilization:g}: vLLM leaves too little GPU memory for the trainer"
         found.append(Finding("warning", "settings", what, "set 0.3 to 0.6", ("rollout", "gpu_memory_utilization")))
     if evaluation and evaluation.temperature == 0 and (most := _most_samples(evaluation)) > 1:
-        what = f"0: the {most} samples of a question are all the same, which engines refuse"
+        what = f"0: the {most} samples of a question are identical, which engines refuse"
         fix = "set num_samples: 1, or a temperature of 0.6"
         found.append(Finding("error", "settings", what, fix, ("eval", "temperature")))
     return found
 
 
 def _most_samples(evaluation: Eval) -> int:
-    """The most answers that a question of an evaluation gets."""
+    """The maximum number of samples per question in an evaluation."""
     own = [getattr(task, "num_samples", None) or evaluation.num_samples for task in evaluation.tasks]
     return max(own or [evaluation.num_samples])
 
 
 def _ratios(recipe: GrpoRecipe) -> list[Finding]:
-    """What weighs tokens wrongly: sequence-level importance weights, and a part of the distribution drawn."""
+    """Settings that distort importance ratios: sequence-level weights, and sampling from a truncated distribution."""
     train, rollout, found = recipe.train, recipe.rollout, []
     mode = train.get("vllm_importance_sampling_mode", "token_truncate")
     corrects = rollout.engine in ("auto", "vllm") and train.get("vllm_importance_sampling_correction", True)
     if corrects and mode.startswith("sequence"):
-        what = f"{mode}: a ratio over the whole sequence is far from 1 by rounding alone: 0.4 to 0.7 in TRL's reports"
-        what += " (trl#5815), 0.06 in NeMo-RL's (#2269), and masks or shrinks its gradient"
+        what = f"{mode}: rounding alone moves the ratio of a whole sequence far from 1 (0.4 to 0.7 in TRL's reports,"
+        what += " trl#5815; 0.06 in NeMo-RL's, #2269), which masks or shrinks its gradient"
         keys = ("train", "vllm_importance_sampling_mode")
         found.append(Finding("warning", "settings", what, "set token_truncate", keys))
-    cut = next((key for key, off in (("top_p", 1.0), ("top_k", 0)) if getattr(rollout, key) != off), None)
-    if cut and corrects:
-        what = f"{getattr(rollout, cut)} beside importance correction: its ratios compare a cut distribution with a"
-        what += " whole one (trl#6789: top_k 50 keeps 17 % of the gradient)"
-        off = "set train.vllm_importance_sampling_correction: false, or sample from all of it"
-        found.append(Finding("warning", "settings", what, off, ("rollout", cut)))
-    if train.get("importance_sampling_level") == "sequence" and train.get("epsilon", 0.2) > 0.01:
+    truncating = next((key for key, off in (("top_p", 1.0), ("top_k", 0)) if getattr(rollout, key) != off), None)
+    if truncating and corrects:
         what = (
-            f"{train.get('epsilon', 0.2):g} never clips a ratio of whole sequences: GSPO has 3e-4 (arXiv:2507.18071)"
+            f"{getattr(rollout, truncating)} with importance correction: its ratios compare a truncated distribution"
         )
+        what += " with a full one (trl#6789: top_k 50 keeps 17 % of the gradient)"
+        off = "set train.vllm_importance_sampling_correction: false, or sample from the full distribution"
+        found.append(Finding("warning", "settings", what, off, ("rollout", truncating)))
+    if train.get("importance_sampling_level") == "sequence" and train.get("epsilon", 0.2) > 0.01:
+        what = f"{train.get('epsilon', 0.2):g} never clips the ratio of a whole sequence: GSPO uses 3e-4"
+        what += " (arXiv:2507.18071)"
         keys = ("train", "epsilon") if "epsilon" in train else ("train", "importance_sampling_level")
         found.append(Finding("warning", "settings", what, "set train.epsilon: 3.0e-4", keys))
     return found
 
 
 def _lengths(recipe: GrpoRecipe, tiny: bool) -> list[Finding]:
-    """Rewards for short answers before there are any."""
+    """Rewards for short answers from the first step on, and rewards set for another completion length."""
     found, names = [], lookup.reward_names([reward.name for reward in recipe.rewards])
     for index, reward in enumerate(recipe.rewards):
         known, name = facts_of(reward.name), names[index]
         if known and known.shortens and name not in recipe.schedule.rewards and reward.weight > 0:
-            what = f"{name}: from the first step on it slows down learning (Kimi k1.5, arXiv:2501.12599, 2.3.3)"
-            fix = f"let it begin later: schedule.rewards: {{{name}: {{0: 0.0, 100: 1.0}}}}"
+            what = f"{name}: slows down learning from the first step on (Kimi k1.5, arXiv:2501.12599, 2.3.3)"
+            fix = f"start it later: schedule.rewards: {{{name}: {{0: 0.0, 100: 1.0}}}}"
             found.append(Finding("warning", "settings", what, fix, ("rewards", index)))
         if known and known.limit and not tiny:
             limit = reward.parameters.get(known.limit)
             most = recipe.rollout.max_completion_length
             if isinstance(limit, int) and limit != most and not recipe.schedule.max_completion_length:
-                what = f"{reward.name}: is set for completions of {limit:,} tokens, and rollouts end at {most:,}"
-                found.append(Finding("warning", "settings", what, "set both to the same", ("rewards", index)))
+                what = f"{reward.name}: is set for completions of {limit:,} tokens, but rollouts end at {most:,}"
+                found.append(Finding("warning", "settings", what, "set both to the same value", ("rewards", index)))
     return found
 
 
@@ -279,16 +281,16 @@ def _weights(recipe: GrpoRecipe) -> list[Finding]:
     if recipe.schedule.rewards:
         return []
     if all(reward.weight == 0 for reward in recipe.rewards):
-        what = "all weights are 0: every reward is 0, and nothing can be learnt"
+        what = "all weights are 0, so every reward is 0 and nothing can be learned"
         return [Finding("error", "settings", what, "set weight: 1.0", ("rewards",))]
     if recipe.rewards[0].weight < 0:
-        what = f"{recipe.rewards[0].name}: a weight of {recipe.rewards[0].weight:g} pays for being wrong"
+        what = f"{recipe.rewards[0].name}: a weight of {recipe.rewards[0].weight:g} rewards wrong answers"
         return [Finding("error", "settings", what, "set weight: 1.0", ("rewards", 0, "weight"))]
     return []
 
 
 def _not_installed(model: Model, train: dict[str, Any]) -> list[Finding]:
-    """Packages that settings ask for and that are not here."""
+    """Packages that settings need and that are not installed."""
     wanted: list[tuple[Keys, str]] = [(("train", key), package) for key, package in _NEEDS.items() if train.get(key)]
     trackers = train.get("report_to") or []
     for tracker in [trackers] if isinstance(trackers, str) else trackers:
@@ -301,7 +303,7 @@ def _not_installed(model: Model, train: dict[str, Any]) -> list[Finding]:
         wanted.append((("model", "attn_implementation"), "flash_attn"))
     return [
         Finding("error", "settings", f"{package.replace('_', '-')} is not installed",
-                f"pip install {package.replace('_', '-')}, or leave it out", keys)
+                f"pip install {package.replace('_', '-')}, or remove this setting", keys)
         for keys, package in wanted
         if importlib.util.find_spec(package) is None
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The rule for a prompt: each message stands in it once, and it ends in an open turn of the assistant."""
+"""The rule for a prompt: it contains each message exactly once, and ends in an open assistant turn."""
 
 import re
 from typing import TYPE_CHECKING, cast
@@ -11,14 +11,14 @@ from r1lab.models import loading, prompts
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-MOST = 0.5  # the share of rows from which a fault in them is an error, not a warning
+MOST = 0.5  # the share of faulty rows above which the fault is an error, not a warning
 _KEYS = ("prompt", "template")
 _OTHERS = ("<|im_start|>", "<|start_header_id|>", "[/INST]", "<start_of_turn>", "<｜Assistant｜>", "<|assistant|>")
-"""What begins a turn in widely used chat templates: text that holds one was rendered for some model already."""
+"""Text that begins a turn in widely used chat templates: a prompt that contains it was already rendered."""
 
 
 def turn_findings(seen: Seen, tokenizer: "PreTrainedTokenizerBase", template: dict) -> list[Finding]:
-    """Whether each message of a row stands once in its prompt, and whether the prompt opens the assistant's turn.
+    """Whether a prompt contains each message of its row exactly once, and whether it opens the assistant turn.
 
     Args:
         template: The arguments of `prompts.render`.
@@ -32,7 +32,7 @@ def turn_findings(seen: Seen, tokenizer: "PreTrainedTokenizerBase", template: di
             return found
         found += _rendered_already(seen, tokenizer, template)
         return found + (_closed(seen, tokenizer) if own else _opens(seen, tokenizer, template))
-    except UserError:  # what a chat template refuses of a row is reported where the row is rendered
+    except UserError:  # a row that a chat template refuses is reported when the row is rendered
         return []
 
 
@@ -47,7 +47,7 @@ def _marks(number: int) -> tuple[str, str]:
 
 
 def _marked(listed: list[dict]) -> list[dict]:
-    """Messages whose texts stand between marks: templates strip texts, and short ones stand in other places too."""
+    """Messages with markers around their texts: templates strip texts, and a short text may also occur elsewhere."""
     pairs = [(message, *_marks(number)) for number, message in enumerate(listed)]
     return [message | {"content": f"{begin}{message['content']}{end}"} for message, begin, end in pairs]
 
@@ -59,22 +59,22 @@ def _text(tokenizer: "PreTrainedTokenizerBase", listed: list[dict], template: di
 
 
 def _who(template: dict) -> str:
-    """What writes a prompt, for messages."""
+    """What renders the prompt, as named in messages."""
     if template.get("text") is not None:
         return "prompt.text"
     return "the template" if prompts.is_file(template["template"]) else "the model's chat template"
 
 
 def _lost(seen: Seen, tokenizer: "PreTrainedTokenizerBase", template: dict) -> list[Finding]:
-    """Messages that are left out, changed or written twice: the first kind found, and in how many prompts."""
+    """Messages that are dropped, changed or duplicated: the first fault found, and the number of messages."""
     faults: dict[str, list[str]] = {}
     shortened = 0
     for row in seen.rows:
         listed = _listed(row["prompt"], template)
         text = _text(tokenizer, _marked(listed), template)
         if not text.strip():
-            return [Finding("error", "prompt", "the model's chat template is empty: it writes nothing of a prompt",
-                            "set prompt.template: r1-zero, or name another model", _KEYS)]  # fmt: skip
+            return [Finding("error", "prompt", "the model's chat template is empty, so the prompt is empty",
+                            "set prompt.template: r1-zero, or use another model", _KEYS)]  # fmt: skip
         for number, message in enumerate(listed):
             begin, end = _marks(number)
             count = text.count(f"{begin}{message['content']}{end}")
@@ -84,35 +84,34 @@ def _lost(seen: Seen, tokenizer: "PreTrainedTokenizerBase", template: dict) -> l
                 shortened += 1  # as Qwen3's and R1's templates do on purpose
                 continue
             kept = begin in text or end in text
-            what = "writes twice" if count else "changes" if kept else "leaves out"
-            name = "the system prompt" if message["role"] == "system" else f"a message of the {message['role']}"
-            sentence = f"{_who(template)} {what} {name}"
-            if what == "leaves out" and message["role"] == "system":
-                sentence = f"{_who(template)} leaves the system prompt out"
-            faults.setdefault(sentence, []).append(message["content"])
+            what = "duplicates" if count else "changes" if kept else "drops"
+            name = "the system prompt" if message["role"] == "system" else f"a message with the role {message['role']}"
+            faults.setdefault(f"{_who(template)} {what} {name}", []).append(message["content"])
     for sentence, texts in faults.items():
-        fix = "say it in the question instead" if "system" in sentence else "name a model whose template keeps it"
+        fix = "put it into the question instead" if "system" in sentence else "use a model whose template keeps it"
         if "model" not in _who(template):
-            fix = "write each message once, where it belongs"
+            fix = "write each message once in the template"
         where = ("prompt", "system") if "system" in sentence else _KEYS
         count = f" ({len(texts)} in {len(seen.rows)} prompts)" if "system" not in sentence else ""
         return [Finding("error", "prompt", f"{sentence}: {texts[0][:60]!r}{count}", fix, where)]
     if shortened:
-        what = f"the chat template leaves the thinking out of {shortened} earlier turns of the assistant, as those of"
-        return [Finding("warning", "prompt", f"{what} reasoning models do", keys=_KEYS)]
+        what = (
+            f"the chat template drops the thinking of {shortened} earlier assistant turns, as templates of reasoning"
+        )
+        return [Finding("warning", "prompt", f"{what} models do", keys=_KEYS)]
     return []
 
 
 def _tail(tokenizer: "PreTrainedTokenizerBase", template: dict, row: dict) -> str:
-    """What follows the last message in a prompt."""
+    """The text after the last message in a prompt."""
     listed = _marked(_listed(row["prompt"], template))
     return _text(tokenizer, listed, template).rpartition(_marks(len(listed) - 1)[1])[2]
 
 
 def _opens(seen: Seen, tokenizer: "PreTrainedTokenizerBase", template: dict) -> list[Finding]:
-    """Whether a prompt ends with what stands before the assistant's text in a whole conversation.
+    """Whether a prompt ends with the text that precedes the assistant's text in a whole conversation.
 
-    Some templates (Mistral's) have no generation prompt of their own: what ends the user's turn begins the next one.
+    Some templates (Mistral's) have no separate generation prompt: the end of the user turn begins the next one.
     """
     if prompts.is_plain(**template):
         return []
@@ -131,17 +130,17 @@ def _opens(seen: Seen, tokenizer: "PreTrainedTokenizerBase", template: dict) -> 
     if _unprefilled(tail) == _unprefilled(between):
         return []
     what = f"the prompt opens no assistant turn: the chat template ends it with {tail.strip()!r}"
-    fix = "add {% if add_generation_prompt %} with what begins that turn to the model's chat template"
+    fix = "add {% if add_generation_prompt %} with the start of that turn to the model's chat template"
     return [Finding("error", "prompt", what, fix, _KEYS)]
 
 
 def _unprefilled(text: str) -> str:
-    """What begins a turn, without the thinking that it may open or skip."""
+    """The start of a turn, without the thinking that it may open or skip."""
     return re.sub(r"<think>\s*(</think>)?\s*$", "", text).rstrip()
 
 
 def _rendered_already(seen: Seen, tokenizer: "PreTrainedTokenizerBase", template: dict) -> list[Finding]:
-    """Prompts that hold what the template is about to write."""
+    """Prompts that already contain text that the template is about to add."""
     opening = _unprefilled(_tail(tokenizer, template, seen.rows[0])).strip()
     tokens = {_name(i, tokenizer) for i in prompts.special_ids(tokenizer)} | set(_OTHERS)
     if not prompts.is_plain(**template):
@@ -162,28 +161,26 @@ def _rendered_already(seen: Seen, tokenizer: "PreTrainedTokenizerBase", template
         return []
     found, text = faults[0]
     at = text.index(found)
-    what = f"{len(faults)} of {len(seen.rows)} prompts hold {found!r}, as in {text[max(0, at - 20) : at + 40]!r}"
-    fix = "take the template's own text out of the data"
+    what = f"{len(faults)} of {len(seen.rows)} prompts contain {found!r}, as in {text[max(0, at - 20) : at + 40]!r}"
+    fix = "remove the template's text from the data"
     fix += ", or set prompt.template: none" if isinstance(seen.rows[0]["prompt"], str) else ""
     verdict = "error" if len(faults) / len(seen.rows) > MOST else "warning"
-    return [Finding(verdict, "prompt", f"{what}: a template was applied to them already", fix, _KEYS)]
+    return [Finding(verdict, "prompt", f"{what}: a template was already applied to them", fix, _KEYS)]
 
 
 def _name(token: int, tokenizer: "PreTrainedTokenizerBase") -> str:
-    # Its type leaves open whether it is given one token or several.
+    # By its type, it may get one token or several.
     return cast(str, tokenizer.convert_ids_to_tokens(token))
 
 
 def _closed(seen: Seen, tokenizer: "PreTrainedTokenizerBase") -> list[Finding]:
-    """Prompts without a template that end with the end of a turn, so that nobody's turn is open."""
+    """Prompts without a template that end in a closed turn, so that no assistant turn is open."""
     ids = (*loading.end_token_ids(tokenizer), prompts.turn_end(tokenizer))
     ends = tuple(_name(token, tokenizer) for token in ids if token is not None)
     closed = [text for text, _ in seen.rendered if ends and text.rstrip().endswith(ends)]
     if not closed:
         return []
-    what = f"{len(closed)} of {len(seen.rows)} prompts end with the end of a turn, as in {closed[0][-40:]!r}"
+    what = f"{len(closed)} of {len(seen.rows)} prompts end in a closed turn, as in {closed[0][-40:]!r}"
     verdict = "error" if len(closed) / len(seen.rows) > MOST else "warning"
-    fix = (
-        "end them with what begins the assistant's turn, or take the template's text out and set prompt.template: chat"
-    )
+    fix = "end them with the start of the assistant turn, or remove the template's text and set prompt.template: chat"
     return [Finding(verdict, "prompt", f"{what}: they open no assistant turn", fix, _KEYS)]

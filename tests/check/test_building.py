@@ -67,7 +67,7 @@ def test_check_joins_no_process_group(tmp_path):
     ("config", "said"),
     [
         ({"vocab_size": 600}, "such as model.embed_tokens.weight: [564, 128], not [600, 128]"),
-        ({"num_hidden_layers": 6, "layer_types": None}, "config.json says 6 layers, and the weights have 4"),
+        ({"num_hidden_layers": 6, "layer_types": None}, "config.json says 6 layers, but the weights have 4"),
         ({"model_type": "qwen99"}, "its config.json cannot be used: "),
         ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantized by gptq, which cannot be trained"),
     ],
@@ -82,4 +82,4 @@ def test_a_tokenizer_that_is_not_there_is_named(found, model):
     folder = model()
     (folder / "tokenizer.json").unlink()
     errors = found(SFT | {"model": {"path": str(folder)}}, "error")
-    assert len(errors) == 1 and "no tokenizer in it, no tokenizer.json: copy it" in errors[0], errors
+    assert len(errors) == 1 and "the folder has no tokenizer.json: copy it" in errors[0], errors

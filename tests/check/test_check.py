@@ -30,7 +30,7 @@ def test_what_is_printed_and_the_exit_status(capsys):
     assert "0 warnings, 0 errors" in out.splitlines()[-1]
     assert cli.main(["check", "quickstart", "stages.zero.rollout.max_completion_length=2000"]) == 3
     assert (
-        "error   command line: stages.zero.rollout.max_completion_length: the model reads 1,024"
+        "error   command line: stages.zero.rollout.max_completion_length: the model's context is 1,024"
         in capsys.readouterr().out
     )
     assert cli.main(["check", "quickstart", "stages.zero.train.max_step=2", "--quiet"]) == 2
@@ -40,7 +40,7 @@ def test_run_does_not_start_what_is_wrong_unless_told_so(tmp_path):
     words = ["quickstart", "--tiny", "stages.zero.rewards.0.tasks=[chess]", "--runs-dir", str(tmp_path)]
     done = subprocess.run([sys.executable, "-m", "r1lab", "run", *words], capture_output=True, text=True)
     assert done.returncode == 3
-    assert "is for chess, and no row is" in done.stdout
+    assert "is for chess, but the rows have" in done.stdout
     assert "not started, see above; --no-check starts it anyway" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -74,24 +74,24 @@ def test_the_probe_samples_the_model_and_says_whether_reinforcement_can_start():
     words = ["quickstart", "stages.zero.rollout.engine=transformers", "stages.zero.rollout.max_completion_length=192"]
     lines = [line for line in check.lines(words, probe=True) if "probe:" in line]
     assert any("16 prompts, 8 samples each: pass@1" in line for line in lines)
-    assert any("reinforcement can start" in line for line in lines)
+    assert any("RL can start" in line for line in lines)
 
 
 def probed(**figures):
-    given = {"right": [2] * 16, "group": 8, "equal": 0.2, "parsed": 0.9, "truncated": 0.0, "tokens": 100.0} | figures
+    given = {"correct": [2] * 16, "group": 8, "equal": 0.2, "parsed": 0.9, "truncated": 0.0, "tokens": 100.0} | figures
     return [(f.verdict, f.message) for f in probe.probe_findings(probe.Probed(**given)) if f.verdict != "ok"]
 
 
 def test_what_the_probe_makes_of_its_figures():
     assert probed() == []
-    ((verdict, message),) = probed(right=[0] * 16, equal=1.0)
-    assert verdict == "warning" and message.startswith("the base solves 0 of 128: a cold start is needed")
-    ((verdict, message),) = probed(right=[1, 1] + [0] * 14, equal=0.5)
-    assert verdict == "warning" and message.startswith("the base solves 2 of 128: most groups")
-    ((verdict, message),) = probed(right=[8] * 16, equal=0.5)
-    assert message == "the base solves 128 of 128 already: there is little to learn: take harder rows"
+    ((verdict, message),) = probed(correct=[0] * 16, equal=1.0)
+    assert verdict == "warning" and "0 of 128 samples correctly: a cold start is needed" in message
+    ((verdict, message),) = probed(correct=[1, 1] + [0] * 14, equal=0.5)
+    assert verdict == "warning" and message.startswith("the model answers 2 of 128 samples correctly, so most groups")
+    ((verdict, message),) = probed(correct=[8] * 16, equal=0.5)
+    assert message.startswith("the model already answers 128 of 128") and message.endswith(": use harder rows")
     assert probed(truncated=0.9)[0][0] == "warning"
-    assert "teach nothing" in probed(right=[8] * 6 + [0] * 10, equal=0.95)[0][1]
+    assert "teach nothing" in probed(correct=[8] * 6 + [0] * 10, equal=0.95)[0][1]
 
 
 def test_recipes_are_found():

@@ -12,8 +12,8 @@ def write(rows):
 
 
 def test_percentiles_of_one_and_of_many():
-    assert percentiles([7]) == "median 7, 95 % up to 7, longest 7 tokens"
-    assert percentiles(list(range(1, 101))) == "median 50, 95 % up to 96, longest 100 tokens"
+    assert percentiles([7]) == "median 7, 95th percentile 7, maximum 7 tokens"
+    assert percentiles(list(range(1, 101))) == "median 50, 95th percentile 96, maximum 100 tokens"
 
 
 def test_a_limit_below_the_worked_solutions(found, grpo):
@@ -23,16 +23,14 @@ def test_a_limit_below_the_worked_solutions(found, grpo):
     )
     rewards = [{"name": "exact_match"}]
     (line,) = found(grpo(data=data, rewards=rewards, rollout={"max_completion_length": 48}), "warning")
-    assert (
-        "rollout.max_completion_length: 48: 50% of worked solutions are longer and would be cut: set at least" in line
-    )
+    assert "rollout.max_completion_length: 48: 50% of worked solutions are longer and would be truncated: set " in line
     enough = int(line.rpartition(" ")[2])
     assert found(grpo(data=data, rewards=rewards, rollout={"max_completion_length": enough}), "warning") == []
 
 
 def test_prompts_and_completions_beyond_the_model_and_the_engine(found, grpo):
     (line,) = found(grpo(rollout={"max_completion_length": 1000}), "error")
-    assert "the model reads 1,024 tokens, and 100% of the prompts have more with 1000 to write" in line
+    assert "the model's context is 1,024 tokens, and 100% of the prompts exceed it with a completion of 1000" in line
     fits = int(line.split(" to ")[-1].split()[0])
     assert found(grpo(rollout={"max_completion_length": fits}), "error") == []
     assert found(grpo(rollout={"max_completion_length": fits + 1}), "error")

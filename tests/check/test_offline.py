@@ -9,7 +9,7 @@ def test_a_hub_that_cannot_be_reached_is_one_line_for_all_stages(monkeypatch):
     lines = [line for line in check.lines(["eval/greedy", "stages=[{name: a, stage: eval}, {name: b, stage: eval}]",
                                            "compare=[[a, b]]"]) if "the Hub cannot be reached" in line]  # fmt: skip
     look.hub_reachable.cache_clear()
-    assert len(lines) == 1 and "could not be looked at: check again online" in lines[0]
+    assert len(lines) == 1 and "could not be checked: check again online" in lines[0]
 
 
 def test_tasks_that_are_here_are_looked_at_beside_those_of_the_hub(found, monkeypatch):
@@ -21,9 +21,9 @@ def test_tasks_that_are_here_are_looked_at_beside_those_of_the_hub(found, monkey
     })  # fmt: skip
     look.hub_reachable.cache_clear()
     assert [line for line in lines if line.startswith("error")] == []
-    assert any("200 rows looked at: arithmetic" in line for line in lines), lines
+    assert any("200 rows checked; tasks: arithmetic" in line for line in lines), lines
     (line,) = [line for line in lines if "the Hub cannot be reached" in line]
-    assert "r.yaml:1: eval.tasks: openai/gsm8k: the Hub cannot be reached: rows were not looked at" in line
+    assert "r.yaml:1: eval.tasks: openai/gsm8k: the Hub cannot be reached, so these rows were not checked" in line
 
 
 def test_a_typing_error_in_a_folder_keeps_its_hint_among_several_stages(monkeypatch, tmp_path):

@@ -15,8 +15,8 @@ REFUSES = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System ro
 def test_a_recipe_in_order_shows_its_prompt_with_and_without_the_chat_template(found, grpo):
     lines = found(grpo())
     assert all(line.startswith("ok ") for line in lines)
-    assert any("sent, with template r1-zero: A conversation between User" in line for line in lines)
-    assert any("not used, the chat template: ⟦<|im_start|>⟧user⏎" in line for line in lines)
+    assert any("first prompt, with template r1-zero: A conversation between User" in line for line in lines)
+    assert any("the model's chat template, not used: ⟦<|im_start|>⟧user⏎" in line for line in lines)
 
 
 def test_a_chat_template_that_is_not_there(found, grpo, model):
@@ -31,7 +31,7 @@ def test_a_template_that_ends_the_thinking_before_the_model_writes(found, grpo, 
     folder = model(template=CLOSED)
     recipe = grpo(model={"path": str(folder)}, prompt={"template": "chat"}, rewards=[{"name": "knights_knaves"}])
     recipe["rewards"] += [{"name": reward, "weight": 0.1}] if reward == "format" else []
-    (line,) = [line for line in found(recipe) if "ends the thinking" in line]
+    (line,) = [line for line in found(recipe) if "closes the thinking" in line]
     assert line.startswith("error" if reward == "format" else "warning")
 
 
@@ -40,13 +40,13 @@ def test_a_template_that_opens_the_thinking_is_in_order(found, grpo, model):
     recipe = grpo(model={"path": str(folder)}, prompt={"template": "chat"})
     recipe["rewards"].append({"name": "format", "weight": 0.1})
     assert found(recipe, "error") == []
-    assert any("the prompt opens <think> itself; rewards see it put back" in line for line in found(recipe, "ok"))
+    assert any("the prompt already opens <think>; rewards see it at the start" in line for line in found(recipe, "ok"))
 
 
 def test_a_system_prompt_that_the_template_drops_or_refuses(found, grpo, model):
     folder = model(template=NO_SYSTEM)
     (line,) = found(grpo(model={"path": str(folder)}, prompt={"template": "open-r1"}), "error")
-    assert "leaves the system prompt out: 'You are a helpful AI Assistant" in line
+    assert "drops the system prompt: 'You are a helpful AI Assistant" in line
     (folder / "chat_template.jinja").write_text(REFUSES + CHAT_TEMPLATE, encoding="utf-8")
     (line,) = found(grpo(model={"path": str(folder)}, prompt={"template": "open-r1"}), "error")
     assert "chat template refuses a prompt: System role not supported" in line
@@ -56,19 +56,19 @@ def test_a_turn_that_ends_with_another_token_than_generation(found, grpo, model)
     folder = model(tokenizer={"eos_token": "<|endoftext|>"}, generation={"eos_token_id": 0})
     lines = found(grpo(model={"path": str(folder)}, prompt={"template": "chat"}), "warning")
     assert any(
-        "<|im_end|> ends a turn in its chat template, and generation stops at <|endoftext|>" in x for x in lines
+        "<|im_end|> ends a turn in its chat template, but generation stops at <|endoftext|>" in x for x in lines
     )
 
 
 def test_a_generation_config_that_stops_elsewhere(found, grpo, model):
     folder = model(generation={"eos_token_id": 0})
     (line,) = found(grpo(model={"path": str(folder)}), "warning")
-    assert "its generation_config.json stops at <|endoftext|>, its tokenizer ends turns with <|im_end|>" in line
+    assert "its generation_config.json stops at <|endoftext|>, but its tokenizer's EOS token is <|im_end|>" in line
 
 
 def test_a_chat_model_that_is_asked_without_its_template(found, grpo):
     (line,) = found(grpo(prompt={"template": "none"}), "warning")
-    assert "without the model's chat template" in line and line.endswith("set prompt.template: chat")
+    assert "do not use the model's chat template" in line and line.endswith("set prompt.template: chat")
 
 
 def test_a_tokenizer_that_loses_spaces(found, grpo, model):
@@ -77,7 +77,7 @@ def test_a_tokenizer_that_loses_spaces(found, grpo, model):
     settings["decoder"] = {"type": "WordPiece", "prefix": "##", "cleanup": True}
     (folder / "tokenizer.json").write_text(json.dumps(settings), encoding="utf-8")
     lines = found(grpo(model={"path": str(folder)}), "error")
-    assert any("the tokenizer gives back" in line for line in lines)
+    assert any("the tokenizer decodes" in line for line in lines)
 
 
 def test_what_a_row_of_sft_teaches_is_shown(found, model):
@@ -98,8 +98,8 @@ def test_what_a_row_of_sft_teaches_is_shown(found, model):
         }
     )
     assert any("row 1 trains on:  <think> 0 and 1 </think>⏎<answer> 1 </answer>⟦<|im_end|>⟧" in line for line in lines)
-    assert any("9 of 9 completions think; all end with <|im_end|>" in line for line in lines)
-    assert any("padding is <|im_end|> too; labels are masked by place" in line for line in lines)
+    assert any("9 of 9 completions contain thinking; all end with <|im_end|>" in line for line in lines)
+    assert any("the padding token is also <|im_end|>; labels are masked by position" in line for line in lines)
 
 
 def sft(folder, rows, **train):
@@ -120,11 +120,11 @@ ROWS = [{"prompt": f"{n}+1?", "completion": f"<think>\n{n}\n</think>\n\n{n + 1}"
 def test_the_end_that_is_trained_on_is_named_for_what_it_is(found, model):
     folder = model(tokenizer={"eos_token": "<|endoftext|>"}, generation={"eos_token_id": 0})
     (line,) = found(sft(folder, ROWS), "warning")
-    assert "<|im_end|> ends a turn in its chat template, and what is trained on ends with <|endoftext|>" in line
+    assert "<|im_end|> ends a turn in its chat template, but training targets end with <|endoftext|>" in line
     assert line.endswith('set train.eos_token: "<|im_end|>"')
     lines = found(sft(folder, ROWS, eos_token="<|im_end|>"))
-    assert any("a turn ends with <|im_end|>, which is trained on as the end of each completion" in x for x in lines)
-    assert not any("where generation stops" in x for x in lines)
+    assert any("a turn ends with <|im_end|>, which also ends each training target" in x for x in lines)
+    assert not any("which stops generation" in x for x in lines)
 
 
 def test_an_end_token_that_the_tokenizer_lacks_is_an_error(found, model):
@@ -137,12 +137,12 @@ def test_an_end_token_that_the_tokenizer_lacks_is_an_error(found, model):
 def test_generation_that_stops_at_the_end_of_the_generation_config(found, grpo, model):
     folder = model(tokenizer={"eos_token": "<|endoftext|>"}, generation={"eos_token_id": [2, 0]})
     lines = found(grpo(model={"path": str(folder)}, prompt={"template": "chat"}))
-    assert any("ok      prompt: a turn ends with <|im_end|>, where generation stops" in x for x in lines)
+    assert any("ok      prompt: a turn ends with <|im_end|>, which stops generation" in x for x in lines)
 
 
 def test_a_tokenizer_without_an_end(found, model):
     (line,) = found(sft(model(tokenizer={"eos_token": None, "pad_token": None}), ROWS), "error")
-    assert "its tokenizer has no end token" in line
+    assert "its tokenizer has no EOS token" in line
     assert line.endswith("set eos_token in its tokenizer_config.json, or train.eos_token")
 
 
@@ -153,9 +153,9 @@ def test_a_tokenizer_larger_than_the_embedding(found, model):
     settings["added_tokens"].append(tool)
     (folder / "tokenizer.json").write_text(json.dumps(settings), encoding="utf-8")
     (line,) = found(sft(folder, ROWS), "warning")
-    assert "its tokenizer has 1 tokens that the model's embedding lacks, such as '<tool>'" in line
+    assert "its tokenizer has 1 token beyond the model's embedding, such as '<tool>'" in line
     (line,) = found(sft(folder, [*ROWS, {"prompt": "?", "completion": "<tool> 4"}]), "error")
-    assert "its tokenizer gives '<tool>' the id 564, and the model's embedding ends at 563" in line
+    assert "its tokenizer gives '<tool>' the id 564, but the model's embedding ends at 563" in line
 
 
 def test_a_reward_stage_is_checked_as_its_model_reads(found, model):
@@ -174,7 +174,7 @@ def test_a_reward_stage_is_checked_as_its_model_reads(found, model):
 
 def test_a_completion_that_never_closes_a_prefilled_thinking(found, model):
     (line,) = found(sft(model(template=OPENED), [{"prompt": "2+2?", "completion": "4"}]), "warning")
-    assert "the prompt opens the thinking, and 1 of 1 completions never close it" in line
+    assert "the prompt opens the thinking, but 1 of 1 completions never close it" in line
 
 
 def test_a_system_prompt_of_the_data_that_a_template_replaces(found, grpo):
@@ -182,12 +182,12 @@ def test_a_system_prompt_of_the_data_that_a_template_replaces(found, grpo):
     with open("rows.jsonl", "w", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for _ in range(9))
     recipe = grpo(data={"path": "rows.jsonl"}, prompt={"template": "open-r1"}, rewards=[{"name": "exact_match"}])
-    assert any("9 of 9 prompts have a system prompt of their own" in line for line in found(recipe, "warning"))
+    assert any("9 of 9 prompts have their own system prompt" in line for line in found(recipe, "warning"))
 
 
 def test_a_padding_token_that_the_tokenizer_lacks_is_an_error(found, model):
     (line,) = found(sft(model(), ROWS, pad_token="<pad>"), "error")
-    assert "train.pad_token: '<pad>' is no token of the model's tokenizer, which pads with <|endoftext|>" in line
+    assert "train.pad_token: '<pad>' is not a token of the model's tokenizer, which pads with <|endoftext|>" in line
 
 
 def test_an_end_token_holds_for_the_stages_that_build_on_it(found, grpo, model):
@@ -195,7 +195,7 @@ def test_an_end_token_holds_for_the_stages_that_build_on_it(found, grpo, model):
     first = sft(folder, ROWS, eos_token="<|im_end|>") | {"name": "first"}
     second = grpo(model={"path": "@first/model"}, prompt={"template": "chat"}) | {"name": "second"}
     lines = found({"name": "both", "stages": [first, second]})
-    assert any("a turn ends with <|im_end|>, where generation stops" in line for line in lines)
+    assert any("a turn ends with <|im_end|>, which stops generation" in line for line in lines)
     assert not any("may run to their limit" in line for line in lines)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from r1lab import lookup
 from r1lab.check import rewards
-from r1lab.check.exploits import exploits, golds, right_turns
+from r1lab.check.exploits import correct_responses, exploits, gold_answers
 from r1lab.data import knights_knaves
 from r1lab.grading import grader as graders
 
@@ -26,10 +26,10 @@ LOGIC_RL = Path(__file__).parents[3] / "shared" / "data" / "logic_rl_kk" / "inst
         ("arithmetic", [{"name": "exact_match"}, {"name": "tag_count", "weight": 0.1}]),
     ],
 )
-def test_right_turns_are_right_and_exploits_are_not(builder, specs, prefill):
+def test_correct_responses_are_right_and_exploits_are_not(builder, specs, prefill):
     rows = lookup.function("data", builder)(split="train", seed=0, size=12)
     grader = graders.build(specs, prefill=prefill)
-    turns = [right_turns(row, prefill)["<answer> … </answer>"] for row in rows]
+    turns = [correct_responses(row, prefill)["<answer> … </answer>"] for row in rows]
     right = grader.grade(turns, rows, [[1]] * len(rows))
     assert all(right.right)
     for i, row in enumerate(rows):
@@ -42,21 +42,21 @@ def test_right_turns_are_right_and_exploits_are_not(builder, specs, prefill):
 
 
 def test_a_row_without_an_answer_has_no_right_turn():
-    assert right_turns({"prompt": "Say hello.", "answer": None}, "") == {}
-    assert golds({"prompt": "?", "answer": ["4", "four"]}) == ["4", "four"]
-    assert golds({"prompt": "?", "solution": "print(4)"}) == ["print(4)"]
+    assert correct_responses({"prompt": "Say hello.", "answer": None}, "") == {}
+    assert gold_answers({"prompt": "?", "answer": ["4", "four"]}) == ["4", "four"]
+    assert gold_answers({"prompt": "?", "solution": "print(4)"}) == ["print(4)"]
 
 
 def test_logic_rls_loopholes_are_told_and_are_no_alarm(found, grpo):
     lines = found(grpo(rewards=[{"name": "knights_knaves", "mode": "logic_rl"}]))
     assert all(line.startswith("ok") for line in lines)
-    assert any("gives the right answer 3 on 64 of 64 rows" in line for line in lines)
+    assert any("scores the gold answer 3 on 64 of 64 rows" in line for line in lines)
 
 
 def test_rewards_that_ask_a_server_are_not_called(found, grpo):
     judge = {"name": "judge", "model": "m", "base_url": "http://127.0.0.1:9/v1"}
     lines = found(grpo(rewards=[{"name": "knights_knaves"}, judge]))
-    assert any("judge: asks a server, which was not done" in line for line in lines)
+    assert any("judge: needs a server, so it was not tried" in line for line in lines)
     assert all(line.startswith("ok") for line in lines)
 
 
@@ -72,7 +72,7 @@ def test_the_form_of_code_and_of_choices(found, grpo):
     with open("code.jsonl", "w", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
     lines = found(grpo(data={"builder": "rows", "path": "code.jsonl"}, rewards=[{"name": "code"}]))
-    assert any("code: gives the right answer 1 on 4 of 4 rows, as a block of code" in line for line in lines)
+    assert any("code: scores the gold answer 1 on 4 of 4 rows, as a code block" in line for line in lines)
 
 
 def test_a_deadline_ends_what_runs_and_leaves_no_alarm():
@@ -109,7 +109,7 @@ def test_a_reward_that_is_slow_and_works_is_no_error(found, grpo, monkeypatch):
     Path("mine.py").write_text(SLOW.replace("SECONDS", "0.05"))
     lines = found(grpo(rewards=[{"name": "./mine.py:score"}]))
     assert not any(line.startswith("error") for line in lines)
-    assert any("s of CPU time for a completion, too long to try them on 64 rows" in line for line in lines)
+    assert any("s of CPU time per completion, too long to try them on 64 rows" in line for line in lines)
 
 
 def test_a_reward_that_waits_is_not_taken_for_endless(found, grpo, monkeypatch):
@@ -126,7 +126,7 @@ def test_a_reward_with_signals_of_its_own_is_tried_and_ended(found, grpo, monkey
     body = "from math_verify import parse\ndef score(completions, *, answer):\n parse('$7$')\n while True: pass"
     Path("mine.py").write_text(body)
     (line,) = found(grpo(rewards=[{"name": "./mine.py:score"}]), "error")
-    assert "over 1 s of CPU time for one completion (a right answer), or never end" in line
+    assert "over 1 s of CPU time for one completion (a correct answer), or never end" in line
 
 
 def test_right_answers_that_take_too_long_are_told(found, grpo):
@@ -145,7 +145,7 @@ def test_right_answers_that_take_too_long_are_told(found, grpo):
     )
     settings = grpo(data={"builder": "rows", "path": "code.jsonl"}, rewards=[{"name": "code", "timeout": 0.3}])
     (line,) = [line for line in found(settings, "warning") if "rewards.0" in line]
-    assert "code: 2 of 4 right answers take longer than their limit, and score 0" in line
+    assert "code: 2 of 4 correct answers exceed the reward's time limit and score 0" in line
 
 
 @pytest.mark.parametrize(("wrong", "verdict"), [(20, "error"), (12, "warning")])
@@ -156,14 +156,14 @@ def test_gold_that_is_never_right_cannot_work_and_gold_that_is_sometimes_can(fou
     text += " return [float(f'<answer> {a} <' in t and not k) for t, a, k in zip(completions, answer, kind)]"
     Path("mine.py").write_text(text)
     lines = found(grpo(data={"builder": "rows", "path": "sums.jsonl"}, rewards=[{"name": "./mine.py:score"}]))
-    told = [line for line in lines if f"the rows' own answer is not right on {wrong} of 20 rows" in line]
+    told = [line for line in lines if f"the gold answer does not score as correct on {wrong} of 20 rows" in line]
     assert [line.split()[0] for line in told] == [verdict]
 
 
 @pytest.mark.skipif(not LOGIC_RL.is_dir(), reason="needs ../shared/data/logic_rl_kk")
 def test_answers_of_logic_rl_are_in_order():
     rows = lookup.function("data", "logic_rl")(path=str(LOGIC_RL), people=[3], size=8)
-    turns = [right_turns(row, "<think>")["<answer> … </answer>"] for row in rows]
+    turns = [correct_responses(row, "<think>")["<answer> … </answer>"] for row in rows]
     grader = graders.build([{"name": "knights_knaves", "mode": "logic_rl"}], prefill="<think>")
     assert set(grader.grade(turns, rows).totals) == {3.0}
 
@@ -205,8 +205,8 @@ def nothing(completions, **columns):
     [
         ("a_dict", "error", "a_dict: gave a value of type dict for "),
         ("later", "error", "later: is an `async def`: make it a plain `def`, with asyncio.run inside"),
-        ("leaves", "error", "leaves: fails on a right answer: SystemExit: no key"),
-        ("nothing", "warning", "nothing: gives None to everything, so it counts nothing on any of 8 rows"),
+        ("leaves", "error", "leaves: fails on a correct answer: SystemExit: no key"),
+        ("nothing", "warning", "nothing: gives None to everything, so it has no effect on any of 8 rows"),
     ],
 )
 @pytest.mark.filterwarnings("error")
@@ -222,4 +222,4 @@ def test_a_reward_of_trls_for_conversations_is_told_what_a_completion_is(found, 
         "def score(completions, **_):\n    return [float(len(c[0]['content'])) for c in completions]\n"
     )
     (line,) = found(grpo(rewards=[{"name": "knights_knaves"}, {"name": "./trls.py:score"}]), "error")
-    assert "score: fails on a right answer: TypeError" in line and "completions are strings here" in line
+    assert "score: fails on a correct answer: TypeError" in line and "completions are strings here" in line

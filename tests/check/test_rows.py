@@ -17,7 +17,7 @@ def question(n, task=None):
 def test_rows_that_say_the_same(found, grpo):
     data = write([question(n % 20) for n in range(60)])
     (line,) = found(grpo(data=data, rewards=[{"name": "exact_match"}]), "warning")
-    assert "40 of 60 rows say the same as another: set data.deduplicate: true" in line
+    assert "40 of 60 rows are exact duplicates: set data.deduplicate: true" in line
     assert found(grpo(data={**data, "deduplicate": True}, rewards=[{"name": "exact_match"}]), "warning") == []
 
 
@@ -25,12 +25,12 @@ def test_shares_of_tasks_and_a_reward_for_none_of_them(found, grpo):
     data = write([question(n, "farm" if n % 4 else "eggs") for n in range(40)])
     rewards = [{"name": "exact_match"}, {"name": "format", "tasks": ["knights_knaves"], "weight": 0.1}]
     lines = found(grpo(data=data, rewards=rewards))
-    assert any("40 rows looked at: farm 75%, eggs 25%" in line for line in lines)
+    assert any("40 rows checked; tasks: farm 75%, eggs 25%" in line for line in lines)
     (line,) = [line for line in lines if line.startswith("error")]
-    assert "rewards.1.tasks: format is for knights_knaves, and no row is: there are" in line
+    assert "rewards.1.tasks: format is for knights_knaves, but the rows have" in line
     rewards = [{"name": "exact_match", "tasks": ["farm"]}]
     (line,) = [line for line in found(grpo(data=data, rewards=rewards), "error") if "no reward" in line]
-    assert "no reward is for rows of eggs" in line
+    assert "no reward applies to rows of eggs" in line
 
 
 def test_training_rows_that_are_in_the_evaluation(found, grpo):

@@ -42,13 +42,13 @@ def test_the_size_of_a_model_by_its_name(path, size):
 def test_groups_by_processes(loaded):
     (finding,) = batch_findings(loaded())
     assert finding.verdict == "ok"
-    assert finding.seen == "groups of 8 a batch, by processes: 2 on 1; 4 on 2; 8 on 4; 16 on 8"
+    assert finding.seen == "groups of 8 per batch, by number of processes: 2 on 1; 4 on 2; 8 on 4; 16 on 8"
     train = {"learning_rate": 2.0e-4, "per_device_train_batch_size": 4}
     refused, finding = batch_findings(loaded(train=train, launch={"gpus": 2}))
     assert refused.verdict == "error" and refused.seen.startswith("2 GPUs: a run starts one process so far")
     assert refused.fix.startswith("set launch.gpus: 1, and train.gradient_accumulation_steps 2 times as high")
     assert finding.seen.startswith(
-        "groups of 8 a batch, by processes: on 1 none: set train.per_device_train_batch_size to 8"
+        "groups of 8 per batch, by number of processes: none on 1: set train.per_device_train_batch_size to 8"
     )
     assert finding.seen.endswith("; 1 on 2; 2 on 4; 4 on 8")
 

@@ -77,16 +77,16 @@ CUT = CHATML.replace("{{ m['content'] }}", "{{ m['content'][:24] }}")
 @pytest.mark.parametrize(
     ("template", "what"),
     [
-        (LAST_ONLY, "leaves out a message of the user: 'My name is Zoe.' (1 in 1 prompts)"),
-        (CHATML.replace("{{ m['content'] }}", ""), "leaves out a message of the user: 'My name"),
+        (LAST_ONLY, "drops a message with the role user: 'My name is Zoe.' (1 in 1 prompts)"),
+        (CHATML.replace("{{ m['content'] }}", ""), "drops a message with the role user: 'My name"),
         (
             CHATML.replace("{{ m['content'] }}", "{{ m['content'] }} {{ m['content'] }}"),
-            "writes twice a message",
+            "duplicates a message",
         ),
-        (CUT, "changes a message of the user"),
+        (CUT, "changes a message with the role user"),
         (
             CHATML.replace("{{ m['content'] }}", "{{ m['content'] | tojson | replace('a', 'e') }}"),
-            "a message of",
+            "a message with",
         ),
     ],
 )
@@ -98,7 +98,7 @@ def test_a_template_that_loses_or_doubles_a_message(template, what):
 def test_thinking_of_earlier_turns_that_is_left_out_is_a_warning():
     thought = [LONG[0], {"role": "assistant", "content": "<think>\nA name.\n</think>\n\nHello."}, *asked("2+2?")]
     ((verdict, message),) = told([thought], QWEN3)
-    assert verdict == "warning" and "leaves the thinking out of 1 earlier turns" in message
+    assert verdict == "warning" and "drops the thinking of 1 earlier assistant turns" in message
     assert told([thought], CHATML) == []
 
 
@@ -108,7 +108,7 @@ def test_prompts_that_are_rendered_already(name):
     tokenizer.chat_template = KNOWN[name]
     text = tokenizer.apply_chat_template(asked("2+2?"), tokenize=False, add_generation_prompt=True)
     ((verdict, message),) = told([text], KNOWN[name])
-    assert verdict == "error" and "a template was applied to them already" in message
+    assert verdict == "error" and "a template was already applied to them" in message
     assert told([text], KNOWN[name], template="none") == []  # that is how to ask for it
     other = CHATML if name != "chatml" else KNOWN["llama-3"]
     assert [verdict for verdict, _ in told([text], other)] == ["error"]
@@ -116,14 +116,14 @@ def test_prompts_that_are_rendered_already(name):
 
 def test_one_odd_prompt_of_many_is_a_warning():
     ((verdict, message),) = told(["2+2?"] * 9 + ["What does <|im_end|> mean?"], CHATML)
-    assert verdict == "warning" and message.startswith("1 of 10 prompts hold '<|im_end|>'")
+    assert verdict == "warning" and message.startswith("1 of 10 prompts contain '<|im_end|>'")
 
 
 def test_a_prompt_in_the_text_of_r1_zero_already():
     from r1lab.models.prompts import R1_ZERO
 
     ((verdict, message),) = told([R1_ZERO.replace("{question}", "2+2?")], CHATML, template="r1-zero")
-    assert verdict == "error" and "hold 'Assistant:'" in message
+    assert verdict == "error" and "contain 'Assistant:'" in message
 
 
 def test_a_rendered_prompt_that_opens_no_turn():
