@@ -55,7 +55,7 @@ def test_a_machine_that_does_not_tell_is_taken_to_compute(tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     "settings, verdicts, said",
     [
-        ([], ["ok"], "auto is float32 here"),
+        ([], ["ok"], "dtype auto resolves to float32"),
         (["model.dtype=float32"], [], ""),
         (["model.dtype=bfloat16"], ["warning"], "many times as long"),
         (["model.dtype=bfloat16", "train.bf16=true"], ["warning", "warning"], "many times as long"),

@@ -120,7 +120,7 @@ def found(prompt: dict, question: str | list = "2+2?") -> list[tuple[str, str]]:
 def test_the_rule_for_a_prompt_holds_for_ones_own(jinja):
     assert found({"text": "Q: {question} A:"}) == [] and found({"template": jinja(OPEN)}) == []
     ((verdict, message),) = found({"text": "{question} {question}"})
-    assert verdict == "error" and message.startswith("prompt.text writes twice a message of the user")
+    assert verdict == "error" and message.startswith("prompt.text duplicates a message with the role user")
     ((verdict, message),) = found({"text": "<|im_start|>user\n{question}<|im_end|>"})
     assert verdict == "error" and "they open no assistant turn" in message
     ((verdict, message),) = found({"text": "{question}"}, [{"role": "user", "content": "a"}] * 2)
