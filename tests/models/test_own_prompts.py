@@ -128,7 +128,7 @@ def test_the_rule_for_a_prompt_holds_for_ones_own(jinja):
     ((verdict, message),) = found({"template": jinja(PLAIN)})
     assert verdict == "error" and "opens no assistant turn" in message
     ((verdict, message),) = found({"template": jinja("{{ messages[0].role }}")})
-    assert verdict == "error" and message.startswith("the template leaves out a message of the user")
+    assert verdict == "error" and message.startswith("the template drops a message with the role user")
 
 
 @pytest.mark.parametrize(
