@@ -1,4 +1,4 @@
-"""From the name of a reward or builder in a recipe to its function, and what can be known of it without importing it.
+"""From the name of a reward or builder in a recipe to its function, and the facts that are known without importing it.
 
 A name is one of r1lab's own (`knights_knaves`), a dotted path (`my_package.rewards.brevity`), or a file and a function
 (`./rewards.py:brevity`). Under `rewards:` the name `knights_knaves` is `r1lab.rewards.knights_knaves_reward`, under
@@ -24,16 +24,16 @@ _SUFFIX = {"rewards": "_reward", "data": ""}
 
 
 def function(kind: str, name: str, base_dir: str | Path | None = None) -> Callable:
-    """The function that a name stands for.
+    """The function that a name refers to.
 
     Args:
         kind: `"rewards"` or `"data"`.
         name: r1lab's own name, a dotted path, or `file.py:function`.
-        base_dir: What a relative file is relative to. Default: the current directory.
+        base_dir: The folder that a relative file is relative to. Default: the current directory.
 
     Raises:
-        UserError: There is no such function, or its module cannot be imported. The line does not say where the name
-            was written: the caller knows.
+        UserError: There is no such function, or its module cannot be imported. The message does not say where the name
+            was written, because only the caller knows.
 
     >>> function("data", "knights_knaves").__name__
     'knights_knaves'
@@ -48,7 +48,7 @@ def function(kind: str, name: str, base_dir: str | Path | None = None) -> Callab
 def external(name: str, base_dir: str | Path | None = None) -> Callable:
     """The function of a user's file (`./mine.py:function`) or package (`package.module.function`). See `function`."""
     if name.endswith(".py"):
-        raise UserError(f"{name}: of which function? As in {name}:score")
+        raise UserError(f"{name}: names no function: write it as {name}:score")
     if ".py:" in name:
         file, _, attribute = name.rpartition(":")
         return _callable(name, _load_file((Path(base_dir or ".") / Path(file).expanduser()).resolve()), attribute)
@@ -76,7 +76,7 @@ def names(kind: str) -> list[str]:
 
 
 def summaries(kind: str) -> dict[str, str]:
-    """The first line of each one's docstring, by name, read from the source without importing it."""
+    """The first line of each function's docstring, by name, read from the source without importing it."""
     exported, lines = _exported(kind), {}
     trees: dict[Path, ast.Module] = {}
     for name in names(kind):
@@ -91,9 +91,9 @@ def summaries(kind: str) -> dict[str, str]:
 
 
 def parameters(function: Callable) -> dict[str, inspect.Parameter]:
-    """What a recipe may set: the parameters of a builder, or those of a reward that have a default.
+    """The parameters that a recipe may set: those of a builder, or those of a reward that have a default.
 
-    A reward's parameters without a default are the completions and the columns of the data that it asks for.
+    A reward's parameters without a default are the completions and the columns of the data that it needs.
 
     >>> "people" in parameters(function("data", "knights_knaves"))
     True
@@ -102,14 +102,15 @@ def parameters(function: Callable) -> dict[str, inspect.Parameter]:
 
 
 def columns(function: Callable) -> list[str]:
-    """The columns of the data that a reward cannot do without: parameters without a default that no grader fills."""
-    given = ("completions", "prompts", "completion_ids", "right")
-    wanted = [name for name, parameter in _named(function).items() if _is_column(function, parameter)]
-    return [name for name in wanted if name not in given]
+    """The columns of the data that a reward requires: its parameters without a default that no grader provides."""
+    provided = ("completions", "prompts", "completion_ids", "right")
+    required = [name for name, parameter in _named(function).items() if _is_column(function, parameter)]
+    return [name for name in required if name not in provided]
 
 
 def folder(kind: str) -> Path:
-    """Where the rewards, builders (`data`) or packaged recipes lie: beside the package in a checkout, else in it."""
+    """The folder of the rewards, builders (`data`) or packaged recipes: next to the package in a checkout, else in
+    it."""
     package = Path(__file__).parent
     return package.parent / kind if (package.parent / "pyproject.toml").is_file() else package / kind
 
@@ -155,7 +156,7 @@ def _import(path: str, name: str) -> ModuleType:
 
 
 def _importable(folder: Path) -> None:
-    """Lets a user's code import what lies in its folder; last, so that no file there stands for a library."""
+    """Lets a user's code import from its own folder; last in the path, so that no file there shadows a library."""
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
 
@@ -169,7 +170,7 @@ def _load_file(path: Path) -> ModuleType:
         raise UserError(f"{path}: no such file")
     _importable(path.parent)
     spec = importlib.util.spec_from_file_location(module_name, path)
-    assert spec is not None and spec.loader is not None  # as for every file that ends in .py
+    assert spec is not None and spec.loader is not None  # true for every file that ends in .py
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
     try:
@@ -181,7 +182,7 @@ def _load_file(path: Path) -> ModuleType:
 
 
 def reward_names(given: list[str]) -> list[str]:
-    """What rewards are called in figures and schedules; the second of the same name is NAME_2.
+    """The names of rewards in results and schedules; the second one of the same name is NAME_2.
 
     >>> reward_names(["format", "./mine.py:score", "format"])
     ['format', 'score', 'format_2']

@@ -1,1 +1,1 @@
-"""Completions to scores: reading answers, comparing them, and grading that cannot hang a run."""
+"""From completions to scores: extracting answers, comparing them, and grading that cannot hang a run."""

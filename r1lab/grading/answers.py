@@ -1,7 +1,7 @@
-"""What an assistant turn commits itself to: its final text, and the last answer that it marks there.
+"""The answer that a response commits to: its final text, and the last answer marked there.
 
-How an answer is boxed, announced and wrapped is in `boxes`, `phrases` and `markup`; which value a sentence names is in
-`values`. Everything here takes linear time on any text.
+`boxes`, `phrases` and `markup` define how an answer is boxed, announced and wrapped; `values` defines which value a
+sentence names. Everything here takes linear time on any text.
 """
 
 import re
@@ -24,7 +24,7 @@ _BARE_LENGTH, _BARE_WORDS = 60, 3
 
 
 def final_text(turn: str) -> str | None:
-    """What follows the thinking; None where the thinking never ends, so that nothing in it counts.
+    """The text after the thinking; None if the thinking never ends, so that nothing in it counts.
 
     >>> final_text("<think> 5? No, 7. </think> It is 7.")
     ' It is 7.'
@@ -38,7 +38,7 @@ def final_text(turn: str) -> str | None:
 
 
 def thinking(turn: str) -> str:
-    """What stands before the final text, without the tags; all of a turn that has none of them.
+    """The text before the final text, without the tags; the whole response if it has no tags.
 
     >>> thinking("<think> 5? No, 7. </think> It is 7."), thinking("<think> It is 7."), thinking("It is 7.")
     (' 5? No, 7. ', ' It is 7.', 'It is 7.')
@@ -51,7 +51,7 @@ def thinking(turn: str) -> str:
 
 
 def answer_block(text: str) -> str | None:
-    """What the last complete `<answer>...</answer>` of the final text holds.
+    """The content of the last complete `<answer>...</answer>` in the final text.
 
     >>> answer_block("<think> a <answer> 1 </answer> </think> <answer> 2 </answer> <answer> 3 </answer>")
     ' 3 '
@@ -64,19 +64,19 @@ def answer_block(text: str) -> str | None:
 
 
 def committed(turn: str, also: re.Pattern | None = None) -> tuple[str, str] | None:
-    r"""The last answer that the final text commits itself to, and how it is marked.
+    r"""The last answer that the final text commits to, and how it is marked.
 
-    An `<answer>` block always wins: what is marked in it, else all of it. Then whichever comes last of a box, GSM8K's
-    `#### 72` and a phrase ("the answer is", "Answer:", "option C is correct") to the end of its sentence. Then what is
-    bold in the last paragraph. Then the last line, if it is short and no prose. Then the value in the last sentence
-    that names one. A box that never closes says that the text was truncated: then only an earlier mark counts.
+    An `<answer>` block always wins: what is marked in it, else all of it. Next comes the last of a box, GSM8K's `####
+    72` and a phrase ("the answer is", "Answer:", "option C is correct") up to the end of its sentence. Next, bold text
+    in the last paragraph. Next, the last line, if it is short and not prose. Next, the value in the last sentence that
+    names one. A box that never closes means that the text was truncated: then only an earlier mark counts.
 
     Args:
         also: Further phrases that mark an answer; their first group is the answer.
 
     Returns:
-        The answer without the bold and the dollars around it, and one of answer_tag, boxed, hashes, phrase, bold, bare
-        and prose; None where nothing is committed to, so also where the thinking never ends.
+        The answer without surrounding bold and dollars, and one of answer_tag, boxed, hashes, phrase, bold, bare and
+            prose; None if there is no committed answer, as when the thinking never ends.
 
     >>> committed(r"<think> ... </think> \boxed{5}. Wait, that is wrong. It should be \boxed{7}")
     ('7', 'boxed')
@@ -101,8 +101,8 @@ def committed(turn: str, also: re.Pattern | None = None) -> tuple[str, str] | No
 
 
 def readings(turn: str) -> list[str]:
-    r"""What a turn commits itself to, as it stands, and then as the one value that it names, where it is a sentence
-    and in no box. A sentence that names several values, or hedges, or negates ("it is 3 or 4", "not 5"), has no value.
+    r"""The committed answer of a response as written, followed by the one value that it names, if it is a sentence and
+    not in a box. A sentence that names several values, or hedges, or negates ("it is 3 or 4", "not 5"), has no value.
 
     >>> readings("Final Answer: The largest $n$ is 34."), readings("Result: 175"), readings("The answer is 3 or 4.")
     (['The largest $n$ is 34', '34'], ['Result: 175', '175'], ['3 or 4'])
@@ -120,7 +120,7 @@ def readings(turn: str) -> list[str]:
 
 
 def _marked(text: str, also: re.Pattern | None) -> tuple[str, str] | None:
-    """Whichever comes last of a box, GSM8K's hashes and a phrase, and how it is marked."""
+    """The last of a box, GSM8K's hashes and a phrase, and how it is marked."""
     found, box = [], last_answer(text, boxes(text)[0])
     if box:
         found.append((box.start, box.content, "boxed"))
@@ -135,7 +135,7 @@ def _marked(text: str, also: re.Pattern | None) -> tuple[str, str] | None:
 
 
 def _unmarked(text: str) -> tuple[str, str] | None:
-    """The answer of a text that marks none: bold, a comment ("the answer is right"), the last line, the last value."""
+    """The answer of an unmarked text: bold, a comment ("the answer is right"), the last line, the last value."""
     if bold := _bold(text):
         return bold, "bold"
     if comment := announced(text, comments=True):

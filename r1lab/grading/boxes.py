@@ -1,4 +1,4 @@
-r"""What a text puts in boxes: `\boxed{}` and `\fbox{}`. Everything here takes linear time on any text."""
+r"""Answers in boxes: `\boxed{}` and `\fbox{}`. Everything here takes linear time on any text."""
 
 import re
 from itertools import pairwise
@@ -6,24 +6,24 @@ from typing import NamedTuple
 
 from r1lab.grading.markup import plain
 
-# A run of backslashes is one token, so that an escaped brace differs from a line break before a brace.
-# Of a box without braces a number, a capital letter, a formula in dollars or a short fraction is read.
+# A run of backslashes is one token, which distinguishes an escaped brace from a line break before a brace. A box
+# without braces may have a number, a capital letter, a formula in dollars or a short fraction.
 _TEX = re.compile(
     r"(\\++)(?:(?:boxed|fbox|framebox)(?:\s*+(\{)|[ \t]*+([-+−]?\.?\d[^\s{}$\\]*+)|[ \t]++([A-Z]\b)"
     r"|[ \t]*+(\$[^$\n]{1,200}\$|\\[dt]?frac\s?\d\s?\d(?!\d)))|[{}])?|[{}]"
 )
 _WORDS = r"(?:and|or|und|oder|et|ou|y|o|e|и|или)"
 _SEPARATOR = rf"[,;、，；&和或与]|\\text\s*\{{\s*,?\s*{_WORDS}\s*\}}|\b{_WORDS}\b(?!\s*=)|\\(?:vee|wedge|lor|land)\b"
-_BESIDE = re.compile(
+_ADJACENT = re.compile(
     rf"(?:\s|[$*~]|\\[()\[\],;:! ]|\\q?quad(?![a-zA-Z])|\\\\|{_SEPARATOR})*+"
     r"(?:[A-Za-z](?:_\{?\w{1,3}\}?)?\s*=\s*)?"
 )
 _SEPARATED, _PARAGRAPH = re.compile(_SEPARATOR), re.compile(r"\n[ \t]*\n")
-_FARTHEST = 80  # characters between two boxes that are one answer
+_FARTHEST = 80  # characters between two boxes that form one answer
 
 
 class Box(NamedTuple):
-    """A box with something in it, and where it starts and ends in the text."""
+    """A non-empty box, and where it starts and ends in the text."""
 
     start: int
     end: int
@@ -31,9 +31,9 @@ class Box(NamedTuple):
 
 
 def boxes(text: str) -> tuple[list[Box], bool]:
-    r"""The boxes whose braces are balanced, in the order in which they open, and whether the last one never closes.
+    r"""The boxes with balanced braces, in the order in which they open, and whether the last one never closes.
 
-    Empty ones do not count, nor does one that holds another. `\boxed 5` and `\boxed5` are read too.
+    Empty boxes do not count, nor does one that contains another. `\boxed 5` and `\boxed5` count too.
 
     >>> boxes(r"\boxed{x = \boxed{5}} or \fbox7 or I put it in \boxed{}, as in \boxed{3")
     ([Box(start=11, end=20, content='5'), Box(start=25, end=31, content='7')], True)
@@ -49,7 +49,7 @@ def boxes(text: str) -> tuple[list[Box], bool]:
         elif box_brace:
             open_braces.append((start, end))
         elif slashes and (len(slashes) % 2 or end == token.end(1)):
-            continue  # an escaped brace, or none
+            continue  # an escaped brace, or no brace
         elif token[0].endswith("{"):
             open_braces.append(None)
         elif open_braces and (box := open_braces.pop()) and not (found and found[-1].start > box[0]):
@@ -60,9 +60,9 @@ def boxes(text: str) -> tuple[list[Box], bool]:
 
 
 def last_boxed(text: str) -> str | None:
-    r"""What the last `\boxed{...}` or `\fbox{...}` holds whose braces are balanced; empty ones do not count.
+    r"""The content of the last `\boxed{...}` or `\fbox{...}` with balanced braces; empty ones do not count.
 
-    The last one is the one that opens last, so the inner one of two. `\boxed 5` is read too.
+    The last one is the one that opens last, so the inner one of two. `\boxed 5` counts too.
 
     >>> last_boxed(r"\boxed{5}, no: \boxed{\frac{1}{2}}. I put it in \boxed{}, as in \boxed{3")
     '\\frac{1}{2}'
@@ -72,10 +72,10 @@ def last_boxed(text: str) -> str | None:
 
 
 def last_answer(text: str, found: list[Box]) -> Box | None:
-    r"""The last box, together with those before it that are one answer with it.
+    r"""The last box, together with those before it that form one answer with it.
 
-    Boxes are one answer where nothing but a comma, "and", "or", mathematics signs or `x =` stands between them; with
-    no separator at all they must be in one paragraph. Anything else between them makes the later one a correction.
+    Boxes form one answer if they are separated only by a comma, "and", "or", math symbols or `x =`; with no separator
+    at all they must be in one paragraph. Any other text between them makes the later one a correction.
 
     Args:
         found: The boxes of the text.
@@ -96,6 +96,6 @@ def last_answer(text: str, found: list[Box]) -> Box | None:
 
 
 def _are_one(between: str) -> bool:
-    if len(between) > _FARTHEST or not _BESIDE.fullmatch(between):
+    if len(between) > _FARTHEST or not _ADJACENT.fullmatch(between):
         return False
     return bool(_SEPARATED.search(between)) or not _PARAGRAPH.search(between)

@@ -1,7 +1,7 @@
-"""How much CPU time a process and its children have used, and whether they have had their time.
+"""The CPU time that a process and its children have used, and whether they are over their limit.
 
-A deadline by the wall clock makes a verdict depend on what else the machine does. Here CPU time decides, which a busy
-machine gives out more slowly but does not take away; the wall clock is only a cap for what sleeps.
+A wall-clock deadline would make a verdict depend on what else the machine does. Here CPU time decides, which a busy
+machine provides more slowly but does not take away; the wall clock is only a limit for sleeping processes.
 """
 
 import os
@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 _TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
-_random = random.Random()  # not the one that a training is seeded by
-LOOK = 1.0  # seconds between two looks at most; a process with several threads uses CPU time faster than time passes
+_random = random.Random()  # not the generator that a training run seeds
+LOOK = 1.0  # maximum seconds between two checks; a process with several threads uses CPU time faster than time passes
 
 
 class Used(NamedTuple):
@@ -24,7 +24,7 @@ class Used(NamedTuple):
 
 
 def used(pid: int) -> Used:
-    """What a process and its living children, and theirs, have used so far (Linux); of one that is gone, nothing."""
+    """The time used so far by a process and its living children, and theirs (Linux); zero for one that has ended."""
     seconds, running = 0.0, 0
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
@@ -38,13 +38,13 @@ def used(pid: int) -> Used:
             for child in children:
                 below = used(int(child))
                 seconds, running = seconds + below.seconds, running + below.running
-    except OSError:  # it has just ended, or the kernel lists no children
+    except OSError:  # it has just ended, or the kernel does not list children
         pass
     return Used(seconds, running)
 
 
 def held(pid: int) -> int:
-    """The most bytes that a process or any of its living children, or theirs, has held at a time (Linux)."""
+    """The peak memory, in bytes, of a process or of any of its living children, or theirs (Linux)."""
     most = 0
     try:
         with open(f"/proc/{pid}/status", "rb") as file:
@@ -53,23 +53,23 @@ def held(pid: int) -> int:
         for thread in os.listdir(f"/proc/{pid}/task"):
             with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
                 most = max([most, *(held(int(child)) for child in file.read().split())])
-    except (OSError, KeyError):  # it has just ended and holds nothing, or the kernel lists no children
+    except (OSError, KeyError):  # it has just ended and uses nothing, or the kernel does not list children
         pass
     return most
 
 
 @dataclass
 class Watch:
-    """Whether work in a process is over its time.
+    """Checks whether work in a process is over its time limit.
 
-    Where there is no /proc the wall clock stands in for the CPU time.
+    Without /proc the wall clock is used instead of the CPU time.
 
     Attributes:
         pid: The process.
-        seconds: The CPU time that it may use, its children's included.
-        cap: Seconds by the wall clock that it may sleep in all. What is ready to run is only waiting for its turn, and
+        seconds: The CPU time that it may use, including its children's.
+        cap: Total wall-clock seconds that it may sleep. A process that is ready to run is only waiting for a core, so
             its CPU time decides.
-        before: The CPU time that it had used when the work began.
+        before: The CPU time that it had used when the work started.
     """
 
     pid: int
@@ -77,7 +77,7 @@ class Watch:
     cap: float
     before: float = 0.0
     started: float = field(default_factory=time.monotonic)
-    last: float = 0.0  # the time of the last look
+    last: float = 0.0  # the time of the last check
     next: float = 0.0
     slept: float = 0.0
 
@@ -86,7 +86,7 @@ class Watch:
         self.next = self.started + min(self.seconds, LOOK, self.cap)
 
     def over(self) -> bool:
-        """Whether the work has had its time. Looks no more often than it must."""
+        """Whether the work is over its limit. Checks no more often than necessary."""
         now = time.monotonic()
         if now < self.next:
             return False
@@ -100,6 +100,6 @@ class Watch:
         to_cap = self.cap - self.slept
         if left <= 0 or to_cap <= 0:
             return True
-        # At odd times, or a program could sleep between the looks and be awake for each.
+        # At random times, or a program could sleep between the checks and be awake for each.
         self.next = now + min(_random.uniform(LOOK / 2, LOOK), max(0.05, min(left, to_cap)))
         return False

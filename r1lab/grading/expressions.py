@@ -1,7 +1,7 @@
-r"""Expressions, equations and regions as math-verify reads them, and when two of them are the same.
+r"""Expressions, equations and regions as math-verify parses them, and whether two of them are equal.
 
-Values decide where there are any: two expressions are the same if they agree at a few points to forty digits, which is
-faster than SymPy's `simplify`, and says no as well as yes. Everything else is for math-verify's `verify`.
+Values decide if there are any: two expressions are equal if they agree at a few points to forty digits, which is
+faster than SymPy's `simplify`, and can also show that they differ. math-verify's `verify` compares everything else.
 """
 
 import logging
@@ -23,42 +23,42 @@ from r1lab.grading.units import agree, measured
 logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns of timeouts that are off: the pool has its own
 
 # math-verify's own list of units takes the variables c, d, g, h, l, m, o, s and t for units, and its repair of
-# operators joins a fraction with the digit after it. Where it cannot read the whole, it must not look for a part.
+# operators joins a fraction with the digit after it. If it cannot parse the whole, it must not search for a part.
 _PARSER = LatexExtractionConfig(
     try_extract_without_anchor=False,
     boxed_match_priority=0,
     normalization_config=NormalizationConfig(basic_latex=True, units=False, malformed_operators=False, boxed="all"),
 )
-_DERIVED = re.compile(r"(?<=[a-zA-Z)}'])'")  # math-verify overlooks the primes of f'(x) and B'
+_DERIVED = re.compile(r"(?<=[a-zA-Z)}'])'")  # math-verify ignores the primes of f'(x) and B'
 _DIGITS_APART = re.compile(r"\d\s+\d")
-# Digits that two values are worked out to, and to how many of them they must agree; of integrals and series less.
+# The digits to which two values are computed, and how many of them must agree; fewer for integrals and series.
 _EXACT, _NUMERIC = (50, 40), (20, 13)
 
 
 class Unreadable(Exception):
-    """An answer that cannot be compared with the gold."""
+    """An answer that cannot be compared with the gold answer."""
 
 
-# What SymPy raises on forms that make no sense, as an interval that ends in a matrix.
+# Exceptions that SymPy raises on meaningless forms, such as an interval that ends in a matrix.
 SENSELESS = (ArithmeticError, AttributeError, LookupError, NotImplementedError, RecursionError, TypeError, ValueError)
 
 
 @lru_cache(maxsize=4096)
 def parsed(text: str):
-    """The SymPy form that math-verify finds in an answer; None where it cannot read all of it."""
+    """The SymPy form that math-verify finds in an answer; None if it cannot parse all of it."""
     text_in_box = rf"\boxed{{{repaired(text)}}}"
     found = parse(text_in_box, [_PARSER], parsing_timeout=None)  # pyright: ignore[reportArgumentType]  # documented
     form = next((form for form in found if not isinstance(form, str)), None)
     if isinstance(form, (sympy.Tuple, sympy.Interval)) and text[0] in "([" and text[-1] not in ")]":
-        return None  # math-verify stops reading after a tuple
+        return None  # math-verify stops parsing after a tuple
     return form
 
 
 def same_expression(answer: str, gold: str) -> bool:
-    r"""Whether two expressions or equations, with units or without, are the same.
+    r"""Whether two expressions or equations, with or without units, are equal.
 
     Raises:
-        Unreadable: One of the two cannot be read, or is too large to be worked out.
+        Unreadable: One of the two cannot be parsed, or is too large to evaluate.
 
     >>> same_expression(r"\frac{\sqrt{3}}{3}", r"\frac{1}{\sqrt{3}}"), same_expression("x^2-1", "(x-1)(x+1)")
     (True, True)
@@ -67,17 +67,17 @@ def same_expression(answer: str, gold: str) -> bool:
     """
     if len(answer) > LONGEST:
         raise Unreadable
-    said, wanted = measured(answer), measured(gold)
-    if not agree(said.unit, wanted.unit) or said[2:] != wanted[2:]:
+    given, expected = measured(answer), measured(gold)
+    if not agree(given.unit, expected.unit) or given[2:] != expected[2:]:
         return False
     if answer[:1] != "'" and len(_DERIVED.findall(answer)) != len(_DERIVED.findall(gold)):
         return False
-    if _DIGITS_APART.search(repaired(said.value)) and not _DIGITS_APART.search(wanted.value):
+    if _DIGITS_APART.search(repaired(given.value)) and not _DIGITS_APART.search(expected.value):
         raise Unreadable
-    a, b = parsed(said.value), parsed(wanted.value)
+    a, b = parsed(given.value), parsed(expected.value)
     if a is None or b is None or too_large(a, b):
         raise Unreadable
-    verdict = _same_value(a, b, _places(said.value, wanted.value))
+    verdict = _same_value(a, b, _places(given.value, expected.value))
     if verdict is not None:
         return verdict
     if isinstance(a, sympy.Eq) != isinstance(b, sympy.Eq):  # math-verify would take the right side of an equation
@@ -86,12 +86,12 @@ def same_expression(answer: str, gold: str) -> bool:
 
 
 def _places(*texts: str) -> int | None:
-    """The decimals of the numbers that have six or more."""
+    """The number of decimals of numbers that have six or more."""
     return min((len(digits) for text in texts for digits in re.findall(r"\.(\d{6,})", text)), default=None)
 
 
 def _same_value(a, b, places: int | None = None) -> bool | None:
-    """Whether two forms have the same value, at a few points where they have variables; None: undecided."""
+    """Whether two forms have the same value, at a few points if they have variables; None if undecided."""
     if isinstance(a, sympy.MatrixBase) and isinstance(b, sympy.MatrixBase):
         verdicts = [_same_value(x, y, places) for x, y in zip(a.flat(), b.flat())] if a.shape == b.shape else [False]
         return False if False in verdicts else None if None in verdicts else True
@@ -129,7 +129,7 @@ def _has_values(form) -> TypeGuard[sympy.Expr]:
 
 
 def _at_points(precision: int, *forms) -> list[tuple]:
-    """The values of expressions at four points (positive and negative ones), None where there is no finite one."""
+    """The values of expressions at four points (positive and negative), None where there is no finite one."""
     symbols = sorted(set().union(*(form.free_symbols for form in forms)), key=str)
     rows = []
     for k in range(4 if symbols else 1):
@@ -152,7 +152,7 @@ def _value(form, point: dict, precision: int):
 
 
 def _same_equation(a: sympy.Eq, b: sympy.Eq) -> bool | None:
-    """True where one equation is a multiple of the other, False where they are in other variables; None: undecided."""
+    """True if one equation is a multiple of the other, False if they have other variables; None if undecided."""
     if a.free_symbols != b.free_symbols:
         return False
     sides = [side for side in (a.lhs, a.rhs, b.lhs, b.rhs) if _has_values(side)]
@@ -165,12 +165,12 @@ def _same_equation(a: sympy.Eq, b: sympy.Eq) -> bool | None:
     first = values[0][0] / values[0][1]
     if all(abs(x / y - first) <= abs(first) * 1e-18 for x, y in values):
         return True
-    # math-verify compares the solutions, and takes two equations without any for the same.
+    # math-verify compares the solutions, and considers two equations without any equal.
     return None if len(a.free_symbols) > 1 or sympy.solve(b, *b.free_symbols) else False
 
 
 def _not_tiny(a, b) -> bool:
-    """False where two constants were taken for equal because both are next to nothing (or their difference is)."""
+    """False if two constants were considered equal only because both (or their difference) are close to zero."""
     if not (isinstance(a, sympy.Expr) and isinstance(b, sympy.Expr)):
         return True
     if a.free_symbols or b.free_symbols or a.has(AppliedUndef) or b.has(AppliedUndef):
@@ -186,7 +186,7 @@ def same_region(answer: str, gold: str) -> bool:
     r"""Whether inequalities and sets of numbers, in any mixture, describe the same numbers.
 
     Raises:
-        Unreadable: The answer cannot be read.
+        Unreadable: The answer cannot be parsed.
 
     >>> same_region(r"x<-1 \text{ or } x>2", r"(-\infty,-1) \cup (2,\infty)"), same_region(r"x \le 2", "x < 2")
     (True, False)
@@ -194,17 +194,17 @@ def same_region(answer: str, gold: str) -> bool:
     a, b = region(answer), region(gold)
     if a and b:
         return not (a[1] and b[1] and a[1] != b[1]) and bool(verify(b[0], a[0], timeout_seconds=None))
-    said, wanted = parsed(answer), parsed(gold)
-    if said is None or wanted is None or too_large(said, wanted):
+    given, expected = parsed(answer), parsed(gold)
+    if given is None or expected is None or too_large(given, expected):
         raise Unreadable
-    return bool(verify(wanted, said, timeout_seconds=None, allow_set_relation_comp=True))
+    return bool(verify(expected, given, timeout_seconds=None, allow_set_relation_comp=True))
 
 
 _SET_BUILDER = re.compile(r"\\?\{\s*\(?(\w)\)?\s*(?:\\in\s*\\mathbb\s*\{\s*R\s*\}\s*)?(?::|\||\\mid)(.*?)\\?\}")
 
 
 def region(text: str) -> tuple[sympy.Set, frozenset] | None:
-    """The real numbers that inequalities, "or", "and" and intervals describe, and the variable that they name."""
+    """The real numbers that inequalities, "or", "and" and intervals describe, and the variable in them."""
     if built := _SET_BUILDER.fullmatch(text):
         text = built[2]
     sets, names = [], frozenset()
@@ -239,12 +239,12 @@ _ENDS = {
 
 
 def _solutions(form) -> sympy.Set | None:
-    """The set that a relation, or a chain of them, in one variable describes; None where SymPy finds none."""
+    """The set that a relation, or a chain of them, in one variable describes; None if SymPy finds none."""
     if isinstance(form, And):
         parts = form._unsorted_args  # pyright: ignore[reportAttributeAccessIssue]  # what latex2sympy adds to SymPy's
         sets = [_solutions(part) for part in parts]
         return None if None in sets else sympy.Intersection(*sets)
-    if type(form) in _ENDS:  # at once, where `as_set` takes half a second
+    if type(form) in _ENDS:  # directly, because `as_set` takes half a second
         for relation in (form, form.reversed):
             if isinstance(relation.lhs, (sympy.Symbol, AppliedUndef)) and not relation.rhs.free_symbols:
                 return _ENDS[type(relation)](relation.rhs)

@@ -19,19 +19,19 @@ MACHINE = f"error: {MachineError.__name__}: "  # the reason of a completion that
 
 @dataclass
 class Graded:
-    """What a grader says of a batch.
+    """The result of grading a batch.
 
     Attributes:
-        completions: The assistant turns as graded, a prefilled tag put back.
-        values: For each reward, one value a completion; None where it does not apply or failed.
-        reasons: For each reward, one reason a completion; empty where the reward gives none, `does not apply` or
-            `error: ...` where it failed.
-        totals: The weighted sum of each completion's values, a None counting nothing.
+        completions: The responses as graded, with a prefilled tag restored.
+        values: For each reward, one value per completion; None if it does not apply or failed.
+        reasons: For each reward, one reason per completion; empty if the reward gives none, `does not apply`, or
+            `error: ...` if it failed.
+        totals: The weighted sum of each completion's values; None adds nothing.
         right: Whether the first reward that applies gave at least 1.
-        failed: For each reward, on how many completions it failed.
-        tokens: The tokens of each completion; empty where they are not known.
-        fatal: The first failure as `(reward, index)` that ends a run, or None: that of a reward without
-            `on_error: zero`, or one for the machine's sake, which is never a score.
+        failed: For each reward, the number of completions on which it failed.
+        tokens: The tokens of each completion; empty if they are unknown.
+        fatal: The first failure that ends a run, as `(reward, index)`, or None: that of a reward without `on_error:
+            zero`, or one caused by the machine, which is never a score.
     """
 
     completions: list[str]
@@ -44,7 +44,7 @@ class Graded:
     tokens: list[int] = field(default_factory=list)
 
     def records(self, rows: list[dict], *, step: int) -> list[dict]:
-        """One record a completion, for `samples/`."""
+        """One record per completion, for `samples/`."""
         return [
             {
                 "step": step,
@@ -61,7 +61,7 @@ class Graded:
             for i, row in enumerate(rows)
         ]
 
-    def figures(self) -> dict[str, dict]:
+    def statistics(self) -> dict[str, dict]:
         """For each reward its mean and standard deviation, the share of None, and how often each reason was given."""
         found = {}
         for name, values in self.values.items():
@@ -76,13 +76,13 @@ class Graded:
         return found
 
     def stop_if_failed(self, rows: list[dict], path: Path) -> None:
-        """End the run where a reward failed that may not, naming the completion, which is kept in `path`.
+        """Ends the run if a reward failed that must not fail, naming the completion, which is kept in `path`.
 
         Args:
-            path: The samples file; written here unless it holds this batch already.
+            path: The samples file; written here unless it has this batch already.
 
         Raises:
-            UserError: Of status 1.
+            UserError: With status 1.
         """
         if self.fatal is None:
             return
@@ -91,9 +91,9 @@ class Graded:
             storage.write_jsonl(path, self.records(rows, step=0))
         error = self.reasons[name][i].removeprefix("error: ")
         if self.reasons[name][i].startswith(MACHINE):
-            fix = "give this machine what it lacks, and go on with --resume"
+            fix = "fix the machine, and continue with --resume"
         else:
-            fix = "`on_error: zero` beside its name scores such rows 0 and goes on"
+            fix = "`on_error: zero` next to its name scores such rows 0 and continues"
         raise UserError(
             f"rewards: {name}: failed on {self.failed[name]} of {len(rows)} completions, first on line {i + 1} of "
             f"{path}: {error}; {fix}",
@@ -102,7 +102,7 @@ class Graded:
 
 
 def merged(parts: list[Graded]) -> Graded:
-    """Batches graded one by one as one batch."""
+    """Separately graded batches as one batch."""
     fatal, before = None, 0
     for part in parts:
         if fatal is None and part.fatal is not None:
@@ -123,14 +123,14 @@ def merged(parts: list[Graded]) -> Graded:
 
 @dataclass
 class Grader:
-    """Reward functions with their names and weights, and the start of the turn that the prompt holds already.
+    """Reward functions with their names and weights, and the prefilled start of the response.
 
     Attributes:
-        tasks: For each reward the tasks that it applies to, None for all. `knights_knaves` is also
+        tasks: For each reward the tasks that it applies to, None for all. `knights_knaves` also means
             `knights_knaves/2ppl`.
-        on_error: For each reward `fail` or `zero`: what a completion that it fails on means. What fails for lack of
-            memory or processes on this machine (`MachineError`) says nothing of a completion, and ends the run.
-        failed: For each reward, on how many completions it has failed so far.
+        on_error: For each reward `fail` or `zero`: how a completion on which it fails is handled. A failure for lack
+            of memory or processes on this machine (`MachineError`) says nothing about a completion, and ends the run.
+        failed: For each reward, the number of completions on which it has failed so far.
     """
 
     names: list[str]
@@ -142,14 +142,14 @@ class Grader:
     failed: Counter = field(default_factory=Counter)
 
     def grade(self, completions: list[str], rows: list[dict], completion_ids: list[list[int]] | None = None) -> Graded:
-        """Score completions against their rows (one row a completion, repeated for the samples of a prompt).
+        """Scores completions against their rows (one row per completion, repeated for the samples of a prompt).
 
         Args:
-            completion_ids: The tokens of each completion. Where one has text and no tokens, as from a server that does
-                not send them, they are known of none.
+            completion_ids: The tokens of each completion. If one has text and no tokens, as from a server that does
+                not send them, they are unknown for all.
 
         Raises:
-            UserError: A reward asks for a column that there is not, or gives another number of values than there are
+            UserError: A reward needs a column that does not exist, or returns another number of values than there are
                 completions.
         """
         if any(text and not ids for text, ids in zip(completions, completion_ids or ())):
@@ -183,10 +183,10 @@ class Grader:
         return Graded(turns, values, reasons, totals, [bool(r) for r in right], failed, fatal, tokens)
 
     def gold_problems(self, rows: list[dict]) -> list[str]:
-        """What is wrong with the rows themselves, whatever the model writes: one line for each reward with problems.
+        """Problems with the rows themselves, whatever the model generates: one line for each reward with problems.
 
-        Each of r1lab's own rewards that reads the rows grades an empty completion for each distinct one, which shows
-        an unparsable gold. What a user's reward would make of that is not known.
+        Each of r1lab's own rewards that uses the rows grades an empty completion for each distinct row, which shows an
+        unparsable gold answer. For a user's reward this is unknown.
         """
         found = []
         for name, function, tasks in zip(self.names, self.functions, self.tasks):
@@ -206,13 +206,13 @@ class Grader:
 
 
 def build(reward_specs: list[dict], base_dir=None, prefill: str = "") -> Grader:
-    """A grader from a recipe's `rewards`: `{name, weight, tasks, on_error, and the reward's own parameters}` each.
+    """A grader from a recipe's `rewards`: each is `{name, weight, tasks, on_error, and the reward's own parameters}`.
 
-    The same reward may stand there twice with other parameters: its second value is named `NAME_2`.
+    The same reward may occur twice with different parameters: its second value is named `NAME_2`.
 
     Args:
-        base_dir: The folder that `./file.py:function` is relative to. Default: the current one.
-        prefill: What the prompt holds of the assistant's turn (`<think>`); it is put back before grading.
+        base_dir: The folder that `./file.py:function` is relative to. Default: the current folder.
+        prefill: The part of the response that is in the prompt (`<think>`); it is restored before grading.
 
     >>> grader = build([{"name": "format", "weight": 0.5}, {"name": "format", "mode": "soft"}], prefill="<think>")
     >>> graded = grader.grade([" Two. </think> So: <answer> 2 </answer>"], [{"prompt": "1+1?"}])
@@ -229,7 +229,7 @@ def build(reward_specs: list[dict], base_dir=None, prefill: str = "") -> Grader:
         on_error.append(parameters.pop("on_error", "fail"))
         function = lookup.function("rewards", name, base_dir)
         takes = lookup.parameters(function)
-        for key in parameters.keys() - takes.keys():  # **columns would swallow it
+        for key in parameters.keys() - takes.keys():  # **columns would accept it silently
             hint = did_you_mean(key, takes, otherwise=f"; it has {', '.join(takes) or 'none'}")
             raise UserError(f"rewards: {name}: {key}: unknown parameter{hint}")
         functions.append(partial(function, **parameters) if parameters else function)
@@ -239,17 +239,17 @@ def build(reward_specs: list[dict], base_dir=None, prefill: str = "") -> Grader:
 
 
 def is_own(function: Callable) -> bool:
-    """Whether a reward is one of r1lab's: safe in any thread, with deadlines of its own."""
+    """Whether a reward is one of r1lab's own: safe in any thread, with its own deadlines."""
     return (function.func if isinstance(function, partial) else function).__module__.startswith("r1lab.rewards.")
 
 
 def applies(tasks: list[str] | None, task: str | None) -> bool:
     """Whether a reward for `tasks` (None: all) is for rows of a task: `countdown` is also `countdown/3`."""
-    return tasks is None or any(task == wanted or str(task).startswith(f"{wanted}/") for wanted in tasks)
+    return tasks is None or any(task == listed or str(task).startswith(f"{listed}/") for listed in tasks)
 
 
 def _scores(name: str, function: Callable, turns: list[str], rows: list[dict], completion_ids, right) -> list[tuple]:
-    """A value and a reason for each turn."""
+    """A value and a reason for each response."""
     if not turns:
         return []
     columns = _columns(name, function, rows, completion_ids, right)
@@ -260,7 +260,7 @@ def _scores(name: str, function: Callable, turns: list[str], rows: list[dict], c
     except (
         Exception,
         SystemExit,
-    ):  # a reward may be anybody's code: one bad row must not cost the run, so each row is tried alone
+    ):  # user code may raise anything: one bad row must not end the run, so each row is tried alone
         scores = []
         for i, turn in enumerate(turns):
             try:
@@ -268,12 +268,12 @@ def _scores(name: str, function: Callable, turns: list[str], rows: list[dict], c
             except UserError:
                 raise
             except (Exception, SystemExit) as error:
-                scores.append((None, f"error: {type(error).__name__}: {error}{_meant(error)}"))
+                scores.append((None, f"error: {type(error).__name__}: {error}{_hint(error)}"))
         return scores
 
 
-def _meant(error: BaseException) -> str:
-    """What to type where a reward reads a completion as chat messages, as TRL's conversational rewards do."""
+def _hint(error: BaseException) -> str:
+    """The fix for a reward that treats a completion as chat messages, as TRL's conversational rewards do."""
     of_messages = isinstance(error, TypeError) and str(error).startswith("string indices must be integers")
     of_messages |= isinstance(error, AttributeError) and str(error).startswith("'str' object has no attribute 'get'")
     if not of_messages:
@@ -305,9 +305,9 @@ def _value(score, reason: str = "") -> tuple[float | None, str]:
 
 
 def _columns(name: str, function: Callable, rows: list[dict], completion_ids, right) -> dict[str, list]:
-    """The columns that a reward asks for by name, or all of them if it takes `**columns`.
+    """The columns that a reward needs by name, or all of them if it takes `**columns`.
 
-    A parameter with a default is a setting, which a column of the same name does not touch; one that is None by
+    A parameter with a default is a setting, which a column of the same name does not change; one that is None by
     default may be either.
     """
     bound = function.keywords if isinstance(function, partial) else {}
@@ -318,7 +318,7 @@ def _columns(name: str, function: Callable, rows: list[dict], completion_ids, ri
         columns["completion_ids"] = list(completion_ids)
     if right is not None:
         columns["right"] = right
-    named, takes_all, wanted = set(), False, set()
+    named, takes_all, used = set(), False, set()
     for i, (key, parameter) in enumerate(inspect.signature(function).parameters.items()):
         named.add(key)
         if parameter.kind is parameter.VAR_KEYWORD:
@@ -327,15 +327,18 @@ def _columns(name: str, function: Callable, rows: list[dict], completion_ids, ri
             continue
         elif parameter.default is parameter.empty and key not in columns:
             if key == "right":
-                raise UserError(f"rewards: {name}: asks what is right, so a reward that tells must stand before it")
+                raise UserError(
+                    f"rewards: {name}: needs to know which completions are correct: "
+                    "put it after a reward that decides this"
+                )
             if key == "completion_ids":
-                raise UserError(f"rewards: {name}: counts tokens, which the server does not send: leave it out here")
-            raise UserError(f"rewards: {name}: asks for {key}; there are {', '.join(columns)}")
+                raise UserError(f"rewards: {name}: needs token counts, which the server does not send: remove it here")
+            raise UserError(f"rewards: {name}: needs the column {key}; available: {', '.join(columns)}")
         elif parameter.default is parameter.empty or parameter.default is None:
-            wanted.add(key)
+            used.add(key)
     if takes_all:
-        wanted |= columns.keys() - named - {"completions"}
-    return {key: column for key, column in columns.items() if key in wanted}
+        used |= columns.keys() - named - {"completions"}
+    return {key: column for key, column in columns.items() if key in used}
 
 
 def _by_name(function: Callable) -> bool:

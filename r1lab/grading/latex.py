@@ -1,15 +1,15 @@
-r"""The text of an answer, cleaned and repaired until math-verify reads what was meant.
+r"""The text of an answer, cleaned and repaired so that math-verify parses what was meant.
 
-`normal` removes what surrounds an answer and gives one spelling to what has many (Unicode signs, styles, spacing);
-`repaired` turns plain notation (`2^(1/3)`, `sqrt(2)`, `5\sqrt13`) into the LaTeX that math-verify's grammar holds.
-Everything here takes linear time for any answer of a bounded length.
+`normal` removes what surrounds an answer and unifies spellings (Unicode symbols, styles, spacing); `repaired` turns
+plain notation (`2^(1/3)`, `sqrt(2)`, `5\sqrt13`) into LaTeX that math-verify's grammar supports. Everything here takes
+linear time for any answer of a bounded length.
 """
 
 import re
 import unicodedata
 from functools import lru_cache
 
-LONGEST = 2000  # characters of an answer that is compared in more ways than letter by letter; matrices need hundreds
+LONGEST = 2000  # characters of an answer that is compared in more ways than by character; matrices need hundreds
 
 _SIGNS = {
     "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ",
@@ -23,7 +23,7 @@ _SIGNS = {
 _GREEK = dict(zip("αβγδεζηθκλμνξπρστφχψωΓΔΘΛΞΠΣΦΨΩ", (
     "alpha beta gamma delta epsilon zeta eta theta kappa lambda mu nu xi pi rho sigma tau phi chi psi omega "
     "Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega").split()))  # fmt: skip
-# NFKC would write the digits of a fraction, an exponent or an index beside those before them: 3⅛ as 31/8, 10⁵ as 105.
+# NFKC would join the digits of a fraction, an exponent or an index to those before them: 3⅛ as 31/8, 10⁵ as 105.
 _FRACTIONS = {
     c: r"\frac{{{}}}{{{}}}".format(*unicodedata.normalize("NFKC", c).split("⁄"))
     for c in map(chr, [*range(0xBC, 0xBF), *range(0x2150, 0x215F)])
@@ -78,7 +78,7 @@ _UNIT_FRACTION = re.compile(
 # Powers within upright letters, `\mathrm{m\,s^{-2}}`, whose braces would hide where these letters end.
 _UPRIGHT_POWERS = re.compile(r"\\(?:mathrm|text)\s*\{(?:[^{}^]|\^(?!\s*\{)|\^\s*\{\s*-?\d\s*\})*\}")
 _POWER_IN_BRACES = re.compile(r"\^\s*\{\s*(-?\d)\s*\}")
-# A degree sign made of a letter, a number in upright letters, a sign in words, and a micro sign (no variable).
+# A degree sign made of a letter, a number in upright letters, a symbol in words, and a micro sign (not a variable).
 _DEGREE = re.compile(r"(?<=[\d)}])\s*\^\s*(?:\{\s*(?:\\text\s*\{\s*o\s*\}|o)\s*\}|\\text\s*\{\s*o\s*\}|o(?![a-zA-Z]))")
 _PRIMES = re.compile(r"(?<=\d)\s*\^\s*(?:\{\s*(?:\\prime\s*){1,2}\}|\\prime(?![a-zA-Z]))")
 _NUMBER_IN_TEXT = re.compile(r"\\text\s*\{\s*(\d[\d.,/]*)\s*\}")
@@ -113,7 +113,7 @@ _QUALIFIER = re.compile(
 
 @lru_cache(maxsize=4096)
 def normal(text: str) -> str:
-    r"""An answer in one spelling, without what surrounds it: mathematics signs, bold, spacing, a full stop.
+    r"""An answer in one spelling, without what surrounds it: math delimiters, bold, spacing, a period.
 
     >>> normal("**$ 3{,}5 $**."), normal(r"\dfrac{1}{2} \text{ cm}"), normal("3⅛"), normal("10⁻⁵")
     ('3{,}5', '\\frac{1}{2} \\text{ cm}', '3\\frac{1}{8}', '10^{-5}')
@@ -160,7 +160,8 @@ def _upright(found: re.Match) -> str:
 
 
 def _unwrapped(text: str) -> str | None:
-    """What is wrapped as a whole in dollars, bold or one pair of braces (plain braces around a list are a set)."""
+    """The content of dollars, bold or one pair of braces around a whole text (plain braces around a list are a
+    set)."""
     if whole := _WRAPPED.fullmatch(text):
         return next(
             inner for inner in (whole["a"], whole["b"], whole["c"], whole["d"], whole["e"]) if inner is not None
@@ -174,7 +175,7 @@ def _unwrapped(text: str) -> str | None:
 
 
 def closing(text: str, start: int) -> int:
-    r"""Where the bracket that opens at `start` is closed, or -1. Escaped braces are brackets of their own kind.
+    r"""Where the bracket that opens at `start` closes, or -1. Escaped braces are a separate kind of bracket.
 
     >>> closing("f(g(x))+1", 1)
     6
@@ -213,7 +214,7 @@ _ABSOLUTE = re.compile(r"(?<![a-zA-Z\\])abs\s*\(([^()]*)\)")
 
 
 def repaired(text: str) -> str:
-    r"""What `normal` gives in the notation of math-verify's grammar.
+    r"""The result of `normal` in the notation of math-verify's grammar.
 
     >>> repaired("5\\sqrt13"), repaired("2^(1/3)"), repaired("1.2*10^-5"), repaired("arctan(1/2)")
     ('5\\sqrt{13}', '2^{1/3}', '1.2*10^{-5}', '\\arctan(1/2)')
@@ -259,7 +260,7 @@ def _matrix_of_lists(text: str) -> str:
 
 
 def _braced(operator: re.Pattern, text: str, written, argument: int) -> str:
-    """An operator's argument in braces: digits or a letter that follow it, or what stands in parentheses."""
+    """An operator with its argument in braces: digits or a letter that follow it, or the content of parentheses."""
     parts, done = [], 0
     for found in operator.finditer(text):
         if found.start() < done:

@@ -1,4 +1,4 @@
-r"""What is wrapped around an answer and changes nothing: bold, dollars, fonts, colors, spacing, a full stop.
+r"""Wrappers around an answer that change nothing: bold, dollars, fonts, colors, spacing, a period.
 
 Everything here takes linear time on any text.
 """
@@ -9,7 +9,7 @@ BOLD = re.compile(r"\*\*([^*\n]+)\*\*")
 _WRAPPED = re.compile(
     r"\$\$((?:[^$\\]|\\.)+)\$\$|\$((?:[^$\\]|\\.)+)\$|\\\(((?:(?!\\\)).)+)\\\)|\\\[((?:(?!\\\]).)+)\\\]", re.DOTALL
 )
-# Commands whose last argument is shown as it is; `\bbox[5px]{7}` and `\textcolor{red}{7}` take others before it.
+# Commands whose last argument is displayed unchanged; `\bbox[5px]{7}` and `\textcolor{red}{7}` have others before it.
 _COMMAND = re.compile(
     r"\\(?:(?:text|math)(?:bf|it|rm|tt|sf|sl|up|normal)?|underline|uline|emph|mbox|hbox|boldsymbol|bm|pmb"
     r"|bbox(?:\[[^\]{}]{0,80}\])?|(?:text|f)?color(?:box)?\s*\{[^{}]{0,40}\}(?:\s*\{[^{}]{0,40}\}(?=\s*\{))?)\s*\{"
@@ -26,7 +26,7 @@ _ENDLESS = re.compile(r"\.\d{1,20}\.{3}$")  # the dots of 0.666... are no full s
 
 
 def plain(answer: str) -> str:
-    r"""An answer without what is wrapped around it: bold, dollars, `\text{}`, colors, spacing, a full stop.
+    r"""An answer without its wrappers: bold, dollars, `\text{}`, colors, spacing, a period.
 
     >>> plain(r"**$\text{(B)}$.**"), plain(r"\color{red}{7}\ "), plain(r"\underline{\frac{1}{2}}")
     ('(B)', '7', '\\frac{1}{2}')
@@ -46,7 +46,7 @@ def plain(answer: str) -> str:
 
 
 def closes(text: str, start: int) -> int:
-    """Where the brace is closed that is open at `start`; -1 where it never is. Escaped braces do not count.
+    """Where the brace that is open at `start` closes; -1 if it never does. Escaped braces do not count.
 
     >>> closes("{a{b}c}d", 1)
     6
@@ -63,7 +63,7 @@ _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 
 
 def _spaced_out(text: str) -> str:
-    """A text without the white space around it, LaTeX's own included."""
+    """A text without the white space around it, including LaTeX's own."""
     if spacing := _SPACING_BEFORE.match(text):
         text = text[spacing.end() :]
     for _ in range(8):

@@ -1,9 +1,9 @@
-r"""Whether an answer to a maths problem is right: what a worker of the pool does for `accuracy_reward`.
+r"""Whether an answer to a math problem is correct: what a worker of the pool does for `accuracy_reward`.
 
-An answer and a gold are compared by structure (lists, tuples, equations) down to their parts. Of those, plain numbers
-are compared exactly, words as words, and all else by math-verify's parser and comparison, which get a text that
-`r1lab.grading.latex` has repaired. What would not fit in memory is refused before it is worked out. May hang or crash
-all the same: to be called through `r1lab.grading.pool`.
+An answer and a gold answer are compared by structure (lists, tuples, equations) down to their parts. Plain numbers are
+compared exactly, words as words, and everything else by math-verify's parser and comparison, which get a text that
+`r1lab.grading.latex` has repaired. Expressions that would not fit in memory are rejected before they are evaluated.
+Grading may hang or crash all the same: call it through `r1lab.grading.pool`.
 """
 
 import re
@@ -26,7 +26,7 @@ from r1lab.grading.quantities import (
 )
 from r1lab.grading.units import agree, measured, unit
 
-_SIGNS = ("-", "−", "+", "¬", "~")  # before words, of which they say something else
+_SIGNS = ("-", "−", "+", "¬", "~")  # before words, whose meaning they change
 _LETTER = re.compile(r"\(?([A-Z])\)?[.:]?", re.ASCII)
 _OPTION = re.compile(r"(?:\\text\s*\{\s*\(([A-Z])\)[.:]?\s*\}|\(([A-Z])\)(?=\s))[.:]?\s*(?=[^\s=+*/^-])")
 _ANOTHER = re.compile(r"\b(?:or|and|not|[A-HJ-Z])\b", re.ASCII)
@@ -37,7 +37,7 @@ _SHORT_WORDS = frozenset("no on up in it is at by he we".split())
 _CONGRUENT = re.compile(
     r"(?:(?P<name>[a-zA-Z](?:_\S+)?)\s*\\equiv\s*)?(?P<rest>-?\d{1,9})\s*(?:\(\s*)?(?:\\[pb]?mod|mod)\s*\{?\s*(?P<by>\d{1,9})\s*\}?\s*\)?"
 )
-# A segment or a polygon by its corners: `\overline{AB}`, `\text{segment } AB`. Products of letters look alike.
+# A segment or a polygon by its corners: `\overline{AB}`, `\text{segment } AB`. Products of letters look similar.
 _FIGURE = re.compile(
     r"(?:\\text\s*\{\s*(?:line\s+)?(?:segment|side)\s*\}\s*|(?:line\s+)?(?:segment|side)\s+)?"
     r"(?:\\overline\s*\{\s*(?P<line>[A-Z]{2})\s*\}|(?P<bare>[A-Z]{2}))"
@@ -53,7 +53,7 @@ _SIMPLE = re.compile(r"-?\d{1,15}(?:\.\d{1,15})?", re.ASCII)
 
 
 def grade(turn: str, gold: str) -> tuple[float | None, str]:
-    """1 or 0 for the last answer that an assistant turn commits to, None where the gold cannot be read; the reason.
+    """1 or 0 for the last answer that a response commits to, None if the gold cannot be parsed; and the reason.
 
     >>> grade(r"It is \\boxed{5}. Wait, that is wrong. It should be \\boxed{7}.", "7")
     (1.0, 'correct')
@@ -61,14 +61,14 @@ def grade(turn: str, gold: str) -> tuple[float | None, str]:
     (0.0, 'wrong: 1/2006!')
     """
     answers = [answer for answer in map(normal, readings(turn)) if answer]
-    wanted = normal(gold)
-    if wanted in answers:
+    expected = normal(gold)
+    if expected in answers:
         return 1.0, "correct"
     if not understood(gold):
         return None, "gold_unparsed"
     if not answers:
         return 0.0, "no_answer"
-    verdicts = [same(answer, wanted) for answer in answers]
+    verdicts = [same(answer, expected) for answer in answers]
     if "correct" in verdicts:
         return 1.0, "correct"
     shown = " ".join(answers[-1].split())[:60]
@@ -76,7 +76,7 @@ def grade(turn: str, gold: str) -> tuple[float | None, str]:
 
 
 def warm() -> None:
-    """Grades one answer of each usual form, so that what the first of them costs is not a worker's time."""
+    """Grades one answer of each common form, so that first-use costs are not part of a worker's time."""
     for answer, gold in (
         (r"\frac{1}{2}", "0.5"), (r"\sqrt{8}", r"2\sqrt{2}"), ("(1, 2)", "(1,3)"), (r"\{1, 2\}", r"\{2,1\}"),
         ("x = 3", "3"), ("x^2 + 1", "1 + x^2"), (r"\begin{pmatrix} 1 & 2 \end{pmatrix}", "7"), ("50\\%", "0.5"),
@@ -87,7 +87,7 @@ def warm() -> None:
 
 
 def understood(gold: str) -> bool:
-    """Whether a gold answer can be compared in more ways than letter by letter."""
+    """Whether a gold answer can be compared in more ways than character by character."""
     gold = normal(gold)
     try:
         return bool(gold) and len(gold) <= LONGEST and _readable(gold)
@@ -96,16 +96,16 @@ def understood(gold: str) -> bool:
 
 
 def same(answer: str, gold: str) -> str:
-    """`correct`, `wrong` or `unparsed` for an answer beside a gold, both as `normal` gives them."""
+    """`correct`, `wrong` or `unparsed` for an answer and a gold answer, both as returned by `normal`."""
     if len(answer) > LONGEST and not answer.lstrip("-").isdigit():
         return "unparsed"
     if (letter := _LETTER.fullmatch(gold)) and (len(answer) > 1 or gold != letter[1]):
-        said = re.match(r"\(?([A-Za-z])\)?(?:[.:)\s]|$)", answer)
-        said = _OPTION.match(answer) or said
+        given = re.match(r"\(?([A-Za-z])\)?(?:[.:)\s]|$)", answer)
+        given = _OPTION.match(answer) or given
         right = (
-            said
-            and letter[1] in [(part or "").upper() for part in said.groups()]
-            and not _ANOTHER.search(answer, said.end())
+            given
+            and letter[1] in [(part or "").upper() for part in given.groups()]
+            and not _ANOTHER.search(answer, given.end())
         )
         if right or not re.search(r"[=^_\\]", answer):
             return "correct" if right else "wrong"
@@ -153,15 +153,15 @@ def _equal(answer: str, gold: str) -> bool:
     special = _congruent(answer, gold), _timed(answer, gold), _based(answer, gold)
     if (verdict := next((v for v in special if v is not None), None)) is not None:
         return verdict
-    wanted = quantity(gold)
-    said = quantity(answer, letters=wanted is not None)
-    if said and said.unit and not wanted:  # `9.8 m/s^2` is a product of letters, but not beside a unit
-        wanted = quantity(gold, letters=True)
-    if said and wanted:
-        return _same_quantity(said, answer, wanted, gold)
-    if wanted and re.fullmatch(r"-?\d+,\d+", answer) and wanted.value.denominator > 1:  # a decimal comma
+    expected = quantity(gold)
+    given = quantity(answer, letters=expected is not None)
+    if given and given.unit and not expected:  # `9.8 m/s^2` is a product of letters, except next to a unit
+        expected = quantity(gold, letters=True)
+    if given and expected:
+        return _same_quantity(given, answer, expected, gold)
+    if expected and re.fullmatch(r"-?\d+,\d+", answer) and expected.value.denominator > 1:  # a decimal comma
         if (value := number(answer.replace(",", "."))) is not None:
-            return _same_quantity(Quantity(value), answer, wanted, gold)
+            return _same_quantity(Quantity(value), answer, expected, gold)
     if membership := re.match(r"[a-zA-Z]\w*\s*\\in\s*(?=\\\{|\{)", answer):
         answer = answer[membership.end() :]
     if (verdict := _listed(answer, gold)) is not None:
@@ -180,42 +180,44 @@ def _equal(answer: str, gold: str) -> bool:
 
 
 def _listed(answer: str, gold: str) -> bool | None:
-    """Of lists, sets and tuples; None where neither is one."""
+    """The comparison of lists, sets and tuples; None if neither is one."""
     if _REGION.search(answer) or _REGION.search(gold):
         return None
-    said, wanted = structure.elements(answer), structure.elements(gold)
-    if len(said) != len(wanted):
-        said, wanted = structure.elements(answer, thousands=False), structure.elements(gold, thousands=False)
-    if len(said) == 1 < len(wanted):  # (x, y) = (1, 2) beside x = 1, y = 2
-        said = structure.assigned(answer) or said
-    elif len(wanted) == 1 < len(said):
-        wanted = structure.assigned(gold) or wanted
-    if len(said) == len(wanted) > 1:
-        return _same_elements(said, wanted)
+    given, expected = structure.elements(answer), structure.elements(gold)
+    if len(given) != len(expected):
+        given, expected = structure.elements(answer, thousands=False), structure.elements(gold, thousands=False)
+    if len(given) == 1 < len(expected):  # (x, y) = (1, 2) compared with x = 1, y = 2
+        given = structure.assigned(answer) or given
+    elif len(expected) == 1 < len(given):
+        expected = structure.assigned(gold) or expected
+    if len(given) == len(expected) > 1:
+        return _same_elements(given, expected)
     one, other = (
-        structure.bracketed(text) if len(found) == 1 else None for text, found in ((answer, said), (gold, wanted))
+        structure.bracketed(text) if len(found) == 1 else None for text, found in ((answer, given), (gold, expected))
     )
-    if bool(one) != bool(other):  # a point or a vector beside a matrix of one row or one column
+    if bool(one) != bool(other):  # a point or a vector compared with a matrix of one row or one column
         one, other = one or structure.vector(answer), other or structure.vector(gold)
     if one and other:
         return one[0] == other[0] and len(one[1]) == len(other[1]) and all(map(_equal, one[1], other[1]))
-    if one and len(wanted) > 1 and one[0] in ("()", "[]"):
-        return len(one[1]) == len(wanted) and all(map(_equal, one[1], wanted))
-    if other and len(said) > 1 and other[0] == "()":
-        return len(said) == len(other[1]) and all(map(_equal, _in_order(said), other[1]))
-    if len(said) > 1 or len(wanted) > 1:
+    if one and len(expected) > 1 and one[0] in ("()", "[]"):
+        return len(one[1]) == len(expected) and all(map(_equal, one[1], expected))
+    if other and len(given) > 1 and other[0] == "()":
+        return len(given) == len(other[1]) and all(map(_equal, _in_order(given), other[1]))
+    if len(given) > 1 or len(expected) > 1:
         return False
-    if said != [answer] or wanted != [gold]:
-        return _equal(said[0], wanted[0])
+    if given != [answer] or expected != [gold]:
+        return _equal(given[0], expected[0])
     return None
 
 
-def _same_elements(said: list[str], wanted: list[str]) -> bool:
-    """In any order, each once."""
-    if all(len(structure.sides(text)) > 1 for text in wanted) != all(len(structure.sides(text)) > 1 for text in said):
-        said, wanted = _values(said), _values(wanted)
-    left = list(wanted)
-    for one in said:
+def _same_elements(given: list[str], expected: list[str]) -> bool:
+    """Whether two lists have the same elements, in any order, each once."""
+    if all(len(structure.sides(text)) > 1 for text in expected) != all(
+        len(structure.sides(text)) > 1 for text in given
+    ):
+        given, expected = _values(given), _values(expected)
+    left = list(expected)
+    for one in given:
         match = next((i for i, other in enumerate(left) if one == other), None)
         if match is None:
             match = next((i for i, other in enumerate(left) if _equal(one, other)), None)
@@ -226,7 +228,7 @@ def _same_elements(said: list[str], wanted: list[str]) -> bool:
 
 
 def _values(texts: list[str]) -> list[str]:
-    """Elements without their names: `x=1` beside `1`."""
+    """Elements without their names, so that `x=1` equals `1`."""
     found = [structure.sides(text) for text in texts]
     return [
         parts[-1] if len(parts) == 2 and structure.is_name(parts[0]) else text for parts, text in zip(found, texts)
@@ -234,7 +236,7 @@ def _values(texts: list[str]) -> list[str]:
 
 
 def _in_order(texts: list[str]) -> list[str]:
-    """The values of `y=2, x=1` in the order of their names, as a point gives them."""
+    """The values of `y=2, x=1` in the order of their names, as in a point."""
     found = [structure.sides(text) for text in texts]
     if all(len(parts) == 2 and re.fullmatch("[a-z]", parts[0]) for parts in found):
         found = sorted(found)
@@ -242,7 +244,7 @@ def _in_order(texts: list[str]) -> list[str]:
 
 
 def _committed_side(sides: list[str], gold: str) -> str:
-    """Of a value and its approximation the exact one; of a decimal gold, the side with as many decimals."""
+    """The exact one of a value and its approximation; for a decimal gold, the side with as many decimals."""
     if structure.is_name(sides[0]):
         sides = sides[1:]
     places = re.fullmatch(r"-?\d*\.(\d+)", gold)
@@ -254,18 +256,18 @@ def _committed_side(sides: list[str], gold: str) -> str:
 
 
 def _equation(answer: str, gold: str) -> bool | None:
-    """Where one of the two is an equation; None where neither is."""
-    said, wanted = structure.sides(answer), structure.sides(gold)
-    if len(said) == len(wanted) == 1:
+    """The comparison if one of the two is an equation; None if neither is."""
+    given, expected = structure.sides(answer), structure.sides(gold)
+    if len(given) == len(expected) == 1:
         return None
-    name, values = _named(said)
-    gold_name, gold_values = _named(wanted)
-    if len(wanted) == 1:
-        if name and len(values) > 1:  # x = formula = 5 + 6 = 11: what has letters is no value
+    name, values = _named(given)
+    gold_name, gold_values = _named(expected)
+    if len(expected) == 1:
+        if name and len(values) > 1:  # x = formula = 5 + 6 = 11: a side with letters is not a value
             values = [v for v in values[:-1] if not _has_letters(v)] + values[-1:]
         return all(_equal(value, gold) for value in reversed(values))
-    if len(said) == 1:
-        if not gold_name and any(map(_has_letters, wanted)):
+    if len(given) == 1:
+        if not gold_name and any(map(_has_letters, expected)):
             return False
         return _equal(answer, gold_values[-1])
     if name and gold_name:
@@ -281,7 +283,7 @@ def _equation(answer: str, gold: str) -> bool | None:
 
 
 def _named(parts: list[str]) -> tuple[str | None, list[str]]:
-    """The name that an equation gives a value to, and the values; no name where it is an equation to be solved."""
+    """The name to which an equation assigns a value, and the values; no name if it is an equation to solve."""
     if structure.is_name(parts[0]):
         return parts[0], parts[1:]
     if len(parts) > 1 and structure.is_name(parts[-1]) and not any(map(_has_letters, parts[:-1])):
@@ -294,29 +296,30 @@ def _has_letters(text: str) -> bool:
     return bool(re.search(r"(?<![a-zA-Z\\])(?![ei](?![a-zA-Z]))[a-zA-Z]", text))
 
 
-def _same_quantity(said: Quantity, answer: str, wanted: Quantity, gold: str) -> bool:
-    if not agree(said.unit, wanted.unit):
+def _same_quantity(given: Quantity, answer: str, expected: Quantity, gold: str) -> bool:
+    if not agree(given.unit, expected.unit):
         return False
-    a, b = said.value, wanted.value
-    if said.percent == wanted.percent:
+    a, b = given.value, expected.value
+    if given.percent == expected.percent:
         return _close(a, answer, b, gold)
-    percent, bare = (a, b) if said.percent else (b, a)
+    percent, bare = (a, b) if given.percent else (b, a)
     return percent == 100 * bare or (percent == bare and abs(bare) >= 1)
 
 
 def _close(a: Fraction, a_text: str, b: Fraction, b_text: str) -> bool:
-    """Equal, or one is the other rounded or cut to six decimals or more, of which four digits say something.
+    """Whether two numbers are equal, or one is the other rounded or truncated to at least six decimals, four of them
+    significant.
 
-    What a program prints of a float is right to its fifteen digits, while the last one may be off.
+    A printed float is accurate to fifteen digits, but its last digit may be off.
     """
     if a == b:
         return True
     for rounded, text, exact in ((a, a_text, b), (b, b_text, a)):
         decimals = re.search(r"\.(\d{6,})", text)
-        figures = len(text.replace(".", "").lstrip("-+0"))
-        if decimals and figures >= 15 and abs(exact - rounded) <= abs(exact) * Fraction(1, 10**15):
+        significant = len(text.replace(".", "").lstrip("-+0"))
+        if decimals and significant >= 15 and abs(exact - rounded) <= abs(exact) * Fraction(1, 10**15):
             return True
-        if decimals and figures >= 4:
+        if decimals and significant >= 4:
             off = (exact - rounded) * 10 ** len(decimals[1])
             if abs(off) <= Fraction(1, 2) or (abs(off) < 1 and (off > 0) == (exact > 0)):
                 return True
@@ -326,63 +329,63 @@ def _close(a: Fraction, a_text: str, b: Fraction, b_text: str) -> bool:
 def _congruent(answer: str, gold: str) -> bool | None:
     if "mod" not in answer and "mod" not in gold:
         return None
-    said, wanted = _CONGRUENT.fullmatch(answer), _CONGRUENT.fullmatch(gold)
-    if said and wanted:
-        by = int(wanted["by"])
-        return by == int(said["by"]) != 0 and (int(said["rest"]) - int(wanted["rest"])) % by == 0
-    if one := said or wanted:
+    given, expected = _CONGRUENT.fullmatch(answer), _CONGRUENT.fullmatch(gold)
+    if given and expected:
+        by = int(expected["by"])
+        return by == int(given["by"]) != 0 and (int(given["rest"]) - int(expected["rest"])) % by == 0
+    if one := given or expected:
         rest, by = int(one["rest"]), int(one["by"])
-        return by != 0 and _equal(str(rest % by) if said else answer, str(rest % by) if wanted else gold)
+        return by != 0 and _equal(str(rest % by) if given else answer, str(rest % by) if expected else gold)
     return None
 
 
 def _timed(answer: str, gold: str) -> bool | None:
-    said, wanted = time_of_day(answer), time_of_day(gold)
-    if said and wanted:
-        return same_time(said, wanted)
+    given, expected = time_of_day(answer), time_of_day(gold)
+    if given and expected:
+        return same_time(given, expected)
     answer, gold = map(_without_subjects, (answer, gold))
     ratios = [
         re.sub(r"\s*\\?:\s*|\s+(?:\\text\s*\{\s*)?to(?:\s*\})?\s+", ":", text).split(":") for text in (answer, gold)
     ]
     if len(ratios[0]) == len(ratios[1]) > 1 and not any("=" in text for text in (answer, gold)):
         a, b = ([value for part in ratio if (value := number(part.strip(" {}")))] for ratio in ratios)
-        if len(a) == len(b) == len(ratios[0]):  # else a part is none, or zero
+        if len(a) == len(b) == len(ratios[0]):  # else a part is not a number, or zero
             return all(x * b[0] == y * a[0] for x, y in zip(a, b))
     return None
 
 
 def _without_subjects(text: str) -> str:
-    r"""A ratio without what it is the ratio of: `3:2 \text{ (boys to girls)}`."""
+    r"""A ratio without the things in it: `3:2 \text{ (boys to girls)}`."""
     named = _RATIO_OF.fullmatch(text) if ":" in text else None
     return named[1] if named and unit(re.sub(r"\b(?:to|ratio)\b", " ", named[2])) == "" else text
 
 
 def _symbolic(answer: str, gold: str) -> bool | None:
-    """Where one of the two is the empty set or a segment; None where neither is."""
+    """The comparison if one of the two is the empty set or a segment; None if neither is."""
     if _NOTHING.fullmatch(answer) and _NOTHING.fullmatch(gold):
         return True if _SYMBOL.fullmatch(answer) or _SYMBOL.fullmatch(gold) else None
-    said, wanted = _FIGURE.fullmatch(answer), _FIGURE.fullmatch(gold)
-    if said and wanted and not (said[0] == said["bare"] and wanted[0] == wanted["bare"]):
-        return (said["line"] or said["bare"]) == (wanted["line"] or wanted["bare"])
+    given, expected = _FIGURE.fullmatch(answer), _FIGURE.fullmatch(gold)
+    if given and expected and not (given[0] == given["bare"] and expected[0] == expected["bare"]):
+        return (given["line"] or given["bare"]) == (expected["line"] or expected["bare"])
     return None
 
 
 def _based(answer: str, gold: str) -> bool | None:
-    said, wanted = in_base(answer), in_base(gold)
-    if said and wanted:
-        return said == wanted
-    if one := said or wanted:
+    given, expected = in_base(answer), in_base(gold)
+    if given and expected:
+        return given == expected
+    if one := given or expected:
         digits = one[0]
-        other = gold if said else answer
+        other = gold if given else answer
         if re.fullmatch(r"[0-9A-Fa-f.]+", other):
             return other.upper() == digits
-        if names_base(other):  # one that its digits cannot have
+        if names_base(other):  # a base in which its digits are invalid
             return False
     return None
 
 
 def _is_words(text: str) -> bool:
-    r"""Whether a gold is a word or words, which math-verify would take for a product of letters."""
+    r"""Whether a gold answer is a word or words, which math-verify would take for a product of letters."""
     plain = _flat(text)
     if not _TEXT.fullmatch(plain) or quantity(text) or PLAIN_FUNCTION.search(plain):
         return False

@@ -1,4 +1,4 @@
-r"""The words with which a text announces its answer, in the languages in which models are asked most.
+r"""Phrases with which a text announces its answer, in the most common languages of prompts.
 
 Everything here takes linear time on any text.
 """
@@ -70,7 +70,7 @@ _LEAD_AT_START = re.compile(
     rf"\s*(?:\\[a-z]{{1,10}}\s*\{{|[*_]{{1,3}})?\s*(?:(?:so|the|my|our|final|correct)\s+)*{_ANNOUNCES}",
     re.IGNORECASE | re.MULTILINE,
 )
-# "18 is the answer", "option C is correct": what stands before it is announced.
+# "18 is the answer", "option C is correct": the text before it is announced.
 _TRAIL = re.compile(
     r"\s(?:is|are)\s(?:(?P<answer>the|our|my)\s(?:(?:correct|right|final|required|only|best)\s)*(?:answers?|solution|choice|option)\b"
     r"|(?:the\s)?(?:correct|right|best)(?:\s(?:one|option|choice|answer))?(?=[.,;!\s]*$|[.,;!]))",
@@ -78,7 +78,7 @@ _TRAIL = re.compile(
 )
 _BEFORE = re.compile(r"(?:[.!?:;,]\s|\n|\b(?:so|thus|hence|that|therefore|then|and|because)\b,?\s)", re.IGNORECASE)
 _OPTION = re.compile(r"(?i:(?:(?:the|only|option|choice|answer)\s)*)([(\[]?[A-Z][)\]]?)")
-# A sentence: formulas (no amounts of dollars), initials and abbreviations whole; a full stop ends it before a blank.
+# A sentence: formulas (not amounts of dollars), initials and abbreviations whole; a period ends it before a space.
 SENTENCE = re.compile(
     r"(?:\\\$|\$\$.*?\$\$|\$(?![\s$])(?:[^$\n\\]|\\.)*+(?<!\s)\$|\\\[.*?\\\]|\\\(.*?\\\)"
     r"|\b[A-Z]\.(?= [A-Z]\.)|(?<=[A-Z]\. )[A-Z]\.|(?<=[A-Z]\.)[A-Z]\."
@@ -86,13 +86,13 @@ SENTENCE = re.compile(
     r"|[^.!?。！？\n]|[.!?](?=\S))*+",
     re.DOTALL,
 )
-# What takes an answer back in its own sentence: "a student says that the answer is A, which is wrong".
+# Phrases that withdraw an answer in its own sentence: "a student says that the answer is A, which is wrong".
 _REJECTED = re.compile(
     r"\b(?:which|(?:but|and) (?:that|this|it))(?: is| was| would be|['’]s) (?:\w{1,12} )?"
     r"(?:wrong|incorrect|false|mistaken|impossible|not (?:right|correct|true|possible))\b",
     re.IGNORECASE,
 )
-# What is said before an answer to which the speaker does not commit: "I doubt that the answer is 7", "if it were 24".
+# Phrases before an answer to which the speaker does not commit: "I doubt that the answer is 7", "if it were 24".
 DOUBT = re.compile(
     r"\b(?:doubt\w*|unsure|uncertain|unclear|not (?:sure|certain|clear|true|the case)|whether|if|unless|suppos\w{1,3}"
     r"|assum\w{1,3}|imagine"
@@ -103,7 +103,7 @@ DOUBT = re.compile(
 )
 _JSON_VALUE = re.compile(r"\s*(?:\"((?:[^\"\\]|\\.)*+)\"|([^\s,}\]\"]+))")
 _REASON = re.compile(r"[\s,;(]*\b(?:because|since|which|where)\b.*", re.DOTALL)
-# "The answer is correct" says something of an answer that stands elsewhere.
+# "The answer is correct" says something about an answer that is elsewhere.
 _COMMENT = re.compile(
     r"(?:not|in|inside|correct|incorrect|right|wrong|clear|above|below|as|given|found|boxed|shown|written|obtained|"
     r"consistent|reasonable|valid|verified|confirmed|helpful|what|that|this|it|there)\b",
@@ -112,16 +112,16 @@ _COMMENT = re.compile(
 _POLITE = re.compile(r"(?<=[\w)\]}$*])\s?(?:です|である|となります|になります|だ|입니다|이다|이에요|예요)$")
 _OPENING, _CLOSING = "[(（【", "])）】"
 
-# The longest answer that a phrase may announce, and how many phrases of a kind are looked at, from the end.
+# The longest answer that a phrase may announce, and how many phrases of a kind are checked, from the end.
 _WINDOW, _PHRASES = 500, 50
-_CLAUSE = 80  # characters before "is the answer" that are looked at
+_CLAUSE = 80  # characters before "is the answer" that are searched
 
 
 def announced(text: str, *, comments: bool = False) -> tuple[int, str] | None:
-    """What the last phrase that commits to an answer announces, and where that phrase starts.
+    """The answer that the last committing phrase announces, and where that phrase starts.
 
     Args:
-        comments: Whether an announced word such as "correct" counts, which mostly says something of another answer.
+        comments: Whether an announced word such as "correct" counts, which usually refers to another answer.
 
     >>> announced("The answer is 5, I think. No: it must be 6. So the answer should be 7.")
     (51, '7')
@@ -132,7 +132,7 @@ def announced(text: str, *, comments: bool = False) -> tuple[int, str] | None:
 
 
 def without_lead(text: str) -> str:
-    r"""An answer without the phrase that announces it at its start, be it in `\text{}`.
+    r"""An answer without the phrase at its start that announces it, also in `\text{}`.
 
     >>> without_lead(r"\text{The answer is: } 7"), without_lead(r"\text{Answer: 7}"), without_lead("7")
     ('7', '7', '7')
@@ -194,7 +194,7 @@ def _trail(text: str) -> tuple[int, str] | None:
 
 
 def _last_places(text: str, stems: tuple[str, ...]) -> list[int]:
-    """Where the stems stand in a text, the last first; of each only the last ones."""
+    """Where the stems occur in a text, the last first; only the last occurrences of each."""
     lower = text.replace("İ", "I").lower()  # the one character whose lower case is longer
     places: set[int] = set()
     for stem in stems:

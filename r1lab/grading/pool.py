@@ -1,10 +1,11 @@
-"""Worker processes with hard deadlines, for graders that may hang, crash or eat memory.
+"""Worker processes with hard deadlines, for graders that may hang, crash or use too much memory.
 
-SymPy can hold Python's interpreter lock for minutes inside one big multiplication: no thread, signal handler or
-timeout of the same process then runs. So graders run in processes of their own, which are killed at the deadline.
+SymPy can hold Python's interpreter lock for minutes inside one big multiplication, when no thread, signal handler or
+timeout of the same process can run. So graders run in separate processes, which are killed at the deadline.
 
-A verdict does not depend on what else the machine does: deadlines are of CPU time, what fails may fail for the company
-that it had and is graded once more by itself, and what fails for lack of memory or processes on the machine raises.
+A verdict does not depend on what else the machine does: deadlines are in CPU time; an item that fails, which may be
+due to others running at the same time, is graded once more alone; and a lack of memory or processes on the machine
+raises.
 """
 
 import contextlib
@@ -26,24 +27,25 @@ from r1lab.grading.clock import Watch
 from r1lab.grading.pool_server import COMMAND, FORK, KILL, REPLY
 
 MEMORY = 512 << 20
-FIRST = 1.0  # CPU seconds of an item's first try: ordinary ones take a hundredth, and those that hang come last
-CAP = 60.0  # seconds by the wall clock for an item that sleeps
+FIRST = 1.0  # CPU seconds of an item's first try: normal ones take a hundredth, and hanging ones go last
+CAP = 60.0  # wall-clock seconds for an item that sleeps
 CHUNK = 8
-CONVINCED = 4  # items that failed again by themselves; the others then need not be alone
-STARTS = 3  # workers in a row that end before they are ready
+CONVINCED = 4  # items that failed again when alone; the others then need not be alone
+STARTS = 3  # consecutive workers that end before they are ready
 
-# Of the process as it starts: vLLM pins the calling thread to one core later on.
+# Of the process as it starts: vLLM later pins the calling thread to one core.
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
 class Outcome(NamedTuple):
-    """What became of one item: `status` is `ok` (with the task's `value`), `timeout`, `memory`, `died` or `error`.
+    """The outcome of one item: `status` is `ok` (with the task's `value`), `timeout`, `memory`, `died` or `error`.
 
-    A first try may also end as `machine` or `killed`, which no batch returns: twice so is a `MachineError`.
+    A first try may also end as `machine` or `killed`, which no batch returns: if it happens twice, it is a
+    `MachineError`.
     """
 
     status: str
-    value: Any = None  # what JSON can hold
+    value: Any = None  # JSON-serializable
 
 
 @dataclass(eq=False)
@@ -51,8 +53,8 @@ class _Worker:
     pid: int
     connection: Connection
     ready: bool = False
-    seconds: float = 0.0  # of CPU time, when it began with its present item
-    items: deque = field(default_factory=deque)  # indices sent and not yet answered; the first is being worked on
+    seconds: float = 0.0  # of CPU time, when it started its current item
+    items: deque = field(default_factory=deque)  # indices sent and not yet answered; the first is in progress
     watch: Watch | None = None
 
 
@@ -60,20 +62,21 @@ class Pool:
     """Runs one task on many items in worker processes.
 
     An item that exceeds its deadline costs one worker, which is killed with its children and replaced; its outcome is
-    `timeout`. Each item first gets a second of CPU time at most, so that those that hang do not keep the others
-    waiting. What ended as anything but `ok` or `error` is graded once more in a new worker, with the whole deadline,
+    `timeout`. Each item first gets at most one second of CPU time, so that hanging items do not delay the others.
+    Items with an outcome other than `ok` or `error` are graded once more in a new worker, with the whole deadline,
     while no other item is graded; once four items have failed again, the others are graded `workers` at a time. There
     are never more than `workers` worker processes.
 
-    Safe to call from any thread (one batch at a time). In a forked process `shared` gives a pool of its own.
+    Safe to call from any thread (one batch at a time). In a forked process `shared` returns a separate pool.
 
     Args:
-        task: `module:function`. The function takes the values of an item and returns what JSON can hold. If the module
-            has a function `warm`, it is called before workers are forked: what it has parsed costs none of them time.
+        task: `module:function`. The function takes the values of an item and returns a JSON-serializable value. If the
+            module has a function `warm`, it is called before workers are forked, so that its parsing and imports cost
+            them no time.
         workers: How many processes work at a time. Default: the cores, divided among the ranks on this machine.
-        deadline: Seconds of CPU time for one item, the worker's and its children's (not on Linux: by the wall clock).
-        memory: Bytes that a worker may use beyond what it starts with (Linux).
-        cap: Seconds by the wall clock after which an item that sleeps is a timeout too.
+        deadline: CPU seconds for one item, including the worker's children (wall-clock seconds outside Linux).
+        memory: Bytes that a worker may use beyond its memory at the start (Linux).
+        cap: Wall-clock seconds after which a sleeping item is a timeout too.
     """
 
     def __init__(
@@ -93,7 +96,7 @@ class Pool:
         self._idle: list[_Worker] = []
 
     def map(self, items: list[tuple], *, deadline: float | None = None) -> list[Outcome]:
-        """The outcome of the task on each item, in order; an item is the tuple of the task's arguments.
+        """The outcomes of the task on all items, in order; an item is the tuple of the task's arguments.
 
         Raises:
             MachineError: An item could not be graded for lack of memory or processes on this machine, or the task
@@ -124,15 +127,15 @@ class Pool:
         return outcomes
 
     def close(self) -> None:
-        """End the server and its workers."""
+        """Ends the server and its workers."""
         with self._lock:
             if self._server and self._control:
-                self._control.close()  # which the server takes as its end
+                self._control.close()  # the server ends when this closes
                 self._server.wait()
             self._drop()
 
     def _drop(self) -> None:
-        """Forget the server: it is gone, or it is another process's."""
+        """Forgets the server: it has ended, or it belongs to another process."""
         for worker in self._idle:
             worker.connection.close()
         if self._control:
@@ -146,9 +149,9 @@ class Pool:
 
         Args:
             limit: CPU seconds after which a worker is killed.
-            deadline: CPU seconds after which an answer comes too late, however late this process sees it.
-            chunk: Items sent at a time.
-            fresh: Give each item a new worker.
+            deadline: CPU seconds after which an answer is too late, no matter when this process sees it.
+            chunk: The number of items sent at a time.
+            fresh: Whether each item gets a new worker.
         """
         outcomes: dict[int, Outcome] = {}
         queue, busy, starts = deque(range(len(items))), {}, 0
@@ -162,7 +165,7 @@ class Pool:
                         break
                     busy[worker.connection] = worker
                     self._send(worker, items, queue, chunk, limit)
-                ended: dict[_Worker, Outcome | None] = {}  # with what became of the item that it was at
+                ended: dict[_Worker, Outcome | None] = {}  # with the outcome of its current item
                 first = min(worker.watch.next for worker in busy.values())
                 for connection in wait(list(busy), timeout=max(0.0, first - time.monotonic())):
                     worker = busy[connection]
@@ -201,7 +204,7 @@ class Pool:
                     starts += 1
                     if starts == STARTS:
                         raise MachineError(f"{self.task}: {STARTS} workers in a row ended before they were ready")
-        finally:  # whoever is still busy after an interrupt works for nobody
+        finally:  # workers that are still busy after an interrupt are no longer needed
             for worker in list(busy.values()):
                 self._retire(worker, busy, queue)
         return [outcomes[i] for i in range(len(items))]
@@ -209,14 +212,14 @@ class Pool:
     def _send(self, worker: _Worker, items: list[tuple], queue: deque, chunk: int, limit: float) -> None:
         worker.items.extend(queue.popleft() for _ in range(min(chunk, len(queue))))
         self._begin(worker, limit)
-        with contextlib.suppress(OSError):  # it is dead: the read that follows finds out
+        with contextlib.suppress(OSError):  # it is dead: the following read finds out
             worker.connection.send_bytes(json.dumps([items[i] for i in worker.items]).encode())
 
     def _begin(self, worker: _Worker, limit: float) -> None:
         worker.watch = Watch(worker.pid, limit, self.cap, worker.seconds)
 
     def _retire(self, worker: _Worker, busy: dict, queue: deque) -> int:
-        """End a worker and put back what it has not begun; how it ended, as waitpid(2) says it."""
+        """Ends a worker and returns its unstarted items to the queue; the return value is its waitpid(2) status."""
         queue.extendleft(reversed(worker.items))
         del busy[worker.connection]
         return self._end(worker)
@@ -224,7 +227,7 @@ class Pool:
     def _end(self, worker: _Worker) -> int:
         worker.connection.close()
         ended = self._command(KILL, worker.pid)
-        return signal.SIGKILL if ended is None else ended  # the server is gone, and its workers with it
+        return signal.SIGKILL if ended is None else ended  # the server has ended, and its workers with it
 
     def _start(self) -> None:
         if self._server and self._server.poll() is None and self._control:
@@ -239,15 +242,15 @@ class Pool:
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is the parent's to handle
+            start_new_session=True,  # the parent handles Ctrl-C
         )
         theirs.close()
         if not self._control.recv(1):
             self._drop()
-            raise MachineError(f"{self.task}: the grading server does not start; its error stands above")
+            raise MachineError(f"{self.task}: the grading server does not start; its error is printed above")
 
     def _fork(self, *, needed: bool) -> _Worker | None:
-        """A new worker; None where the machine gives none and those at work will do."""
+        """A new worker; None if the machine cannot start one and the running ones suffice."""
         ours, theirs = socket.socketpair()
         with theirs:
             pid = self._command(FORK, 0, theirs.fileno())
@@ -265,7 +268,7 @@ class Pool:
         return None
 
     def _command(self, command: bytes, number: int, *descriptors: int) -> int | None:
-        """The server's reply; None where it is gone."""
+        """The server's reply; None if it has ended."""
         if self._control is None:
             return None
         try:
@@ -273,16 +276,16 @@ class Pool:
             reply = self._control.recv(REPLY.size)
         except OSError:
             return None
-        except BaseException:  # an interrupt: the reply that is still to come would be taken for the next one
+        except BaseException:  # an interrupt: the pending reply would be mistaken for the next one
             self._drop()
             raise
         return REPLY.unpack(reply)[0] if reply else None
 
 
 def _death(status: int) -> Outcome:
-    """What the end of a worker that nobody here has ended says of its item: to kill it is not an item's doing."""
+    """The outcome of an item whose worker ended by itself; being killed is not the item's fault."""
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
-        return Outcome("killed", "a worker was killed, as the kernel does where there is no memory left")
+        return Outcome("killed", "a worker was killed, as the kernel does when no memory is left")
     return Outcome("died")
 
 
@@ -290,7 +293,7 @@ _shared: dict[str, Pool] = {}
 
 
 def shared(task: str) -> Pool:
-    """This process's pool for a task, started when it is first used.
+    """This process's pool for a task, started at its first use.
 
     >>> shared("r1lab.grading.pool:echo").map([("one", 1), ("two", 2)])
     [Outcome(status='ok', value=['one', 1]), Outcome(status='ok', value=['two', 2])]
@@ -301,13 +304,13 @@ def shared(task: str) -> Pool:
 
 
 def echo(*values) -> list:
-    """The item itself: what a grading costs beside the grading."""
+    """Returns the item, which measures the overhead of the pool."""
     return list(values)
 
 
 def _after_fork() -> None:
     for pool in _shared.values():
-        pool._drop()  # only this process's ends of the sockets
+        pool._drop()  # closes only this process's ends of the sockets
     _shared.clear()
 
 

@@ -1,8 +1,8 @@
-"""The process that forks grading workers, and what a worker does. `r1lab.grading.pool` starts and commands it.
+"""The process that forks grading workers, and the workers' loop. `r1lab.grading.pool` starts and controls it.
 
-It has one thread, and it imports and warms up the task before it forks, so that a new worker costs some ten
-milliseconds, where a fresh interpreter with SymPy would cost a second; and it holds no work of its own, so that it can
-always answer.
+It has one thread, and it imports and warms up the task before it forks, so that a new worker costs about ten
+milliseconds, where a new interpreter with SymPy would cost a second. It does no grading itself, so it can always
+answer.
 """
 
 import contextlib
@@ -25,31 +25,32 @@ from multiprocessing.connection import Connection
 COMMAND = struct.Struct("!cI")  # FORK with the worker's socket, or KILL with its process id
 REPLY = struct.Struct("!i")  # to FORK the process id, or an error number below 0; to KILL the status of waitpid(2)
 FORK, KILL = b"f", b"k"
-SHORT = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EIO)  # the machine is to blame
+SHORT = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EIO)  # the machine's fault
 
 
 def main(task_name: str, control_fd: int, parent: int, memory: int, cores: list[int]) -> None:
-    """Serve fork and kill commands until the parent is gone; then kill every worker.
+    """Serves fork and kill commands until the parent ends; then kills every worker.
 
     Args:
-        task_name: `module:function`; the function takes an item's values and returns something that JSON holds. If the
-            module has a function `warm`, it is called once: what it parses and imports is there in every worker.
-        control_fd: The socket that commands come on.
-        parent: Its process id: a fork of the parent may hold the socket open, so its end alone is no sign.
-        memory: Bytes that a worker may use beyond what it starts with.
+        task_name: `module:function`; the function takes an item's values and returns a JSON-serializable value. If the
+            module has a function `warm`, it is called once: what it parses and imports is available in every worker.
+        control_fd: The socket for commands.
+        parent: The parent's process id: a fork of the parent may keep the socket open, so the socket alone is not
+        enough.
+        memory: Bytes that a worker may use beyond its memory at the start.
         cores: The cores to run on: the thread that starts the pool may be pinned to one of them, as vLLM does.
     """
     control = socket.socket(fileno=control_fd)
-    with contextlib.suppress(AttributeError, OSError):  # no affinity on this system, or fewer cores by now
+    with contextlib.suppress(AttributeError, OSError):  # no affinity on this system, or fewer cores now
         os.sched_setaffinity(0, cores)
     module, _, function = task_name.partition(":")
     found = importlib.import_module(module)
     task = getattr(found, function)
     getattr(found, "warm", lambda: None)()
-    gc.freeze()  # or each worker's first collection would copy every page
+    gc.freeze()  # without it each worker's first collection would copy every page
     control.sendall(b"r")
     workers: set[int] = set()
-    with contextlib.suppress(ConnectionError):  # the parent has just gone
+    with contextlib.suppress(ConnectionError):  # the parent has just ended
         while os.getppid() == parent:
             if not select.select([control], [], [], 1.0)[0]:
                 continue
@@ -68,21 +69,21 @@ def main(task_name: str, control_fd: int, parent: int, memory: int, cores: list[
                     os._exit(0)
                 os.close(descriptors[0])
                 if pid > 0:
-                    with contextlib.suppress(OSError):  # the worker did it first
+                    with contextlib.suppress(OSError):  # the worker already did
                         os.setpgid(pid, pid)
                     workers.add(pid)
                 control.sendall(REPLY.pack(pid))
             else:
-                control.sendall(REPLY.pack(_end(pid) if pid in workers else signal.SIGKILL))  # of a server before it
+                control.sendall(REPLY.pack(_end(pid) if pid in workers else signal.SIGKILL))  # an earlier server's
                 workers.discard(pid)
     for pid in workers:
         _end(pid)
 
 
 def _end(pid: int) -> int:
-    """Kill a worker with its children; how it ended, perhaps before this.
+    """Kills a worker with its children and returns its status, possibly from an earlier end.
 
-    It is waited for only here, so that its number cannot be another's by now.
+    Only this function waits for it, so that its process id cannot belong to another process yet.
     """
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
@@ -90,20 +91,20 @@ def _end(pid: int) -> int:
 
 
 def _serve(task, connection: Connection, memory: int) -> None:
-    """Says that it is ready by its CPU time, then for each item its outcome and its CPU time so far."""
+    """Reports its CPU time when it is ready, then for each item the outcome and the CPU time so far."""
     with contextlib.suppress(OSError):
         os.setpgid(0, 0)
     server = os.getppid()
-    if sys.platform == "linux":  # elsewhere a worker that hangs outlives a server that is killed
+    if sys.platform == "linux":  # elsewhere a hanging worker outlives a killed server
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         with open("/proc/self/statm") as statm:
             used = int(statm.read().split()[0]) * resource.getpagesize()
         most = resource.getrlimit(resource.RLIMIT_AS)[1]
         limit = used + memory if most == resource.RLIM_INFINITY else min(used + memory, most)
         resource.setrlimit(resource.RLIMIT_AS, (limit, most))
-    if os.getppid() != server:  # it died before it was watched
+    if os.getppid() != server:  # it ended before the call above
         return
-    with contextlib.suppress(EOFError, ConnectionError):  # the pool wants this worker no more
+    with contextlib.suppress(EOFError, ConnectionError):  # the pool no longer needs this worker
         connection.send_bytes(json.dumps(_seconds()).encode())
         while True:
             for item in json.loads(connection.recv_bytes()):
@@ -120,18 +121,18 @@ def _outcome(task, item: list, memory: int) -> list:
     try:
         return ["ok", task(*item)]
     except MemoryError:
-        pass  # its frames, and what they hold, are gone when the machine is asked
-    except Exception as error:  # whatever a grader meets costs its row alone
+        pass  # its frames, and the memory in them, are freed before the check below
+    except Exception as error:  # whatever a grader raises affects only its row
         short = isinstance(error, OSError) and error.errno in SHORT
         return ["machine" if short else "error", f"{type(error).__name__}: {error}"[:500]]
     return ["memory", ""] if _granted(memory) else ["machine", "there is no memory left"]
 
 
 def _granted(memory: int) -> bool:
-    """Whether the machine would still give as much memory as an item may use: if so, the limit refused more."""
+    """Whether the machine can still provide as much memory as an item may use: if so, the limit was exceeded."""
     if sys.platform == "linux":
         most = resource.getrlimit(resource.RLIMIT_AS)[1]
-        resource.setrlimit(resource.RLIMIT_AS, (most, most))  # the pool ends this worker now
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))  # the pool now ends this worker
     try:
         mmap.mmap(-1, memory).close()
         return True

@@ -1,4 +1,4 @@
-r"""Exact numbers with what belongs to them (currency, unit, percent sign), times of day, and number bases."""
+r"""Exact numbers with their context (currency, unit, percent sign), times of day, and number bases."""
 
 import re
 from fractions import Fraction
@@ -8,7 +8,7 @@ from r1lab.grading.units import measured
 
 
 class Quantity(NamedTuple):
-    """An exact number: its value, its unit (None: none, or a noun), and whether it is a percentage."""
+    """An exact number: its value, its unit (None for none, or for a noun), and whether it is a percentage."""
 
     value: Fraction
     unit: str | None = None
@@ -90,10 +90,10 @@ def number(text: str) -> Fraction | None:
 
 
 def quantity(text: str, *, letters: bool = False) -> Quantity | None:
-    r"""A number with its unit, or None where the text is anything else.
+    r"""A number with its unit, or None if the text is anything else.
 
     Args:
-        letters: Whether a lone letter after a blank is a unit (`5 m`) rather than a variable.
+        letters: Whether a single letter after a space is a unit (`5 m`) rather than a variable.
 
     >>> quantity(r"60 \text{ km/h}"), quantity("64.00€").value, quantity("3 million dollars").value
     (Quantity(value=Fraction(60, 1), unit='kph', percent=False), Fraction(64, 1), Fraction(3000000, 1))
@@ -123,7 +123,7 @@ _HOUR = re.compile(r"(\d{1,2})\s*(?:\\text\s*\{\s*)?([ap])\.?\s*m\b\.?(?:\s*\})?
 
 
 def time_of_day(text: str) -> tuple[int, int, int, str | None] | None:
-    r"""Hour, minute, second and `a`, `p` or None; None where the text is no time.
+    r"""Hour, minute, second and `a`, `p` or None; None if the text is not a time.
 
     >>> time_of_day("3:30 PM"), time_of_day(r"15:30"), time_of_day("7 a.m."), time_of_day("3:4")
     ((3, 30, 0, 'p'), (15, 30, 0, None), (7, 0, 0, 'a'), None)
@@ -138,7 +138,7 @@ def time_of_day(text: str) -> tuple[int, int, int, str | None] | None:
 
 
 def same_time(a: tuple, b: tuple) -> bool:
-    """The same clock; 15:30 is 3:30 p.m.; where only one says which half of the day it is, the clock decides."""
+    """Whether two times are the same: 15:30 is 3:30 p.m.; if only one has a half of the day, the clock decides."""
     if a[3] is None or b[3] is None:
         return a[1:3] == b[1:3] and (
             a[0] == b[0] or 12 < max(a[0], b[0]) == min(a[0], b[0]) + 12 and "p" in (a[3], b[3])
@@ -156,7 +156,7 @@ _BASE = re.compile(
 
 
 def names_base(text: str) -> bool:
-    """Whether a number stands with a base, be it one that it can have or not.
+    """Whether a number is written with a base, valid or not.
 
     >>> names_base("52_1"), names_base("52")
     (True, False)
@@ -166,7 +166,7 @@ def names_base(text: str) -> bool:
 
 
 def in_base(text: str) -> tuple[str, int] | None:
-    r"""The digits of a number and the base that stands with it, or None.
+    r"""The digits of a number and the base that it is written with, or None.
 
     >>> in_base("413_5"), in_base(r"413_{\text{five}}"), in_base("2a3_{16}"), in_base("a_1")
     (('413', 5), ('413', 5), ('2A3', 16), None)
@@ -174,8 +174,8 @@ def in_base(text: str) -> tuple[str, int] | None:
     found = _BASE.fullmatch(text)
     if not found or not any(c.isdigit() for c in found[1]):
         return None
-    said = found[2] or found[3] or found[4]
-    base = int(said) if said.isdigit() else _BASES.get(said)
+    name = found[2] or found[3] or found[4]
+    base = int(name) if name.isdigit() else _BASES.get(name)
     digits = found[1].upper()
     if not base or not 2 <= base <= 36 or any(int(c, 36) >= base for c in digits.replace(".", "")):
         return None

@@ -1,34 +1,34 @@
-"""Runs a program that nobody has read: fresh process, no network, no files but its own, and a deadline.
+"""Runs an untrusted program: new process, no network, no files but its own, and a deadline.
 
-What is covered, on Linux where a user may make user namespaces:
+On Linux, if a user may create user namespaces, the sandbox provides:
 
-- The program sees a root of its own: the system's /usr, /bin, /lib and the Python installation, read-only; an empty
-  /tmp to work in, limited in size, gone afterwards; null, zero and urandom; no home, no /etc, no host's /proc or /dev.
-- It has a network of its own with nobody in it, no other processes to see or signal, and none of the caller's
-  environment, open files or keys.
-- It runs as nobody, without capabilities, and cannot gain any or make namespaces of its own.
-- CPU time is limited for all its processes together, memory, file size and open files for each, and so is the number
-  of processes and threads. At the deadline, or when the program ends, its PID namespace ends and with it every process
-  it has started, whatever session or signal mask they have.
-- The deadline is of CPU time, so how busy the machine is changes no verdict; the wall clock ends what sleeps.
+- The program has its own root: the system's /usr, /bin, /lib and the Python installation, read-only; an empty /tmp
+with a size limit, deleted afterwards; null, zero and urandom; no home, no /etc, no /proc or /dev of the host.
+- It has its own network without any connection, no other processes to see or signal, and none of the caller's
+environment, open files or keys.
+- It runs as nobody, without capabilities, and cannot gain any or create namespaces.
+- CPU time is limited for all its processes together; memory, file size and open files are limited per process, and so
+is the number of processes and threads. At the deadline, or when the program ends, its PID namespace ends and with it
+every process that it has started, whatever session or signal mask they have.
+- The deadline is in CPU time, so the load of the machine changes no verdict; the wall clock ends sleeping programs.
 - Output over the limit is not read.
 
-Where namespaces are refused (many containers) or do not exist (macOS), one line in the log says so. The program then
-still has the limits (macOS: not memory), a scrubbed environment, its own folder and the deadline. It may not start
+If namespaces are not permitted (many containers) or do not exist (macOS), one line in the log says so. The program
+then still has the limits (macOS: not memory), a cleaned environment, its own folder and the deadline. It may not start
 processes or threads; it can read and write what its user can, signal what its user may (and so escape the deadline),
-and use the network. As root on Linux it runs as nobody, if nobody can reach the Python installation; if not, it has
+and use the network. As root on Linux it runs as nobody, if nobody can access the Python installation; if not, it has
 all of root's rights.
 
-What is not covered:
+What it does not protect against:
 
-- This is no virtual machine. The program talks to the host's kernel, and a bug in there is a way out. There is no
-  seccomp filter.
-- Memory is limited for each process, not for all of a program's together, and only where it is mapped: a program may
-  hold `processes` times the limit and `STACKS`, and more in memory files (memfd) and, unless root runs the sandbox,
-  System V segments. Where that matters, run the training in a control group.
-- /proc/meminfo, /proc/cpuinfo and the like tell of the machine. Timing and caches do too.
-- Only the standard library can be imported, and what else lies in the base installation; not the virtual environment.
-- GPUs are not there.
+- It is not a virtual machine. The program uses the host's kernel, and a kernel bug is a way out. There is no seccomp
+filter.
+- Memory is limited per process, not for all of a program's processes together, and only where it is mapped: a program
+may use `processes` times the limit and `STACKS`, and more in memory files (memfd) and, unless root runs the sandbox,
+System V segments. If that matters, run the training in a control group.
+- /proc/meminfo, /proc/cpuinfo and similar files describe the machine. So do timing and caches.
+- Only the standard library and the packages of the base installation can be imported, not the virtual environment.
+- There is no GPU.
 """
 
 import contextlib
@@ -52,14 +52,14 @@ from r1lab.grading.clock import Watch, held, used
 
 _LAUNCHER = Path(__file__).with_name("sandbox_launcher.py")
 _GRACE = 10  # seconds for the launcher to end
-_SETUP = 10  # CPU seconds for the launcher to start the program; it takes a tenth of one
+_SETUP = 10  # CPU seconds for the launcher to start the program; it takes a tenth of a second
 _EXCEPTION = re.compile(r"([A-Za-z_][\w.]{0,59})(?::|$)")
 _log = logging.getLogger(__name__)
 _lock = threading.Lock()
 
 STACKS = 2**30
-"""Bytes of address space beside `Limits.memory`. The usual thread for deep recursion reserves 512 MiB for its stack,
-and touches little of it."""
+"""Bytes of address space in addition to `Limits.memory`. The usual thread for deep recursion reserves 512 MiB for its
+stack and uses little of it."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +67,12 @@ class Limits:
     """What a program may use.
 
     Attributes:
-        seconds: CPU time of all its processes together, Python's own start (some 0.03) included. Not on Linux: time by
-            the wall clock, and one second more.
-        cap: Seconds by the wall clock after which a program is ended too if it sleeps. What is ready to run only waits
-            for its turn.
-        memory: Bytes that each process may hold. It may map `STACKS` more, for stacks that it does not fill.
-        processes: Processes and threads at a time.
+        seconds: CPU time of all its processes together, including Python's own start (about 0.03). Outside Linux:
+            wall-clock time, and one second more.
+        cap: Wall-clock seconds after which a sleeping program is ended too. A program that is ready to run is only
+            waiting for a core.
+        memory: Bytes that each process may use. It may map `STACKS` more, for stacks that it does not fill.
+        processes: The number of processes and threads at a time.
         disk: Bytes in the work folder, and in any one file.
         output: Bytes of standard output.
     """
@@ -91,8 +91,8 @@ class Result:
 
     Attributes:
         status: `ok` (exit status 0), `timeout`, `memory`, `output_limit`, `error: NAME` (the exception, the signal or
-            the exit status), or `unavailable: WHY` where the sandbox itself failed, or the machine had no memory.
-        stdout: What it printed, as UTF-8, up to the limit; bytes that are not UTF-8 become U+FFFD.
+            the exit status), or `unavailable: WHY` if the sandbox itself failed, or the machine had no memory.
+        stdout: Its output, as UTF-8, up to the limit; bytes that are not UTF-8 become U+FFFD.
     """
 
     status: str
@@ -103,14 +103,14 @@ DEFAULT = Limits()
 
 
 def run(program: str, stdin: str = "", limits: Limits = DEFAULT) -> Result:
-    """Run a Python program in a process of its own on this machine.
+    """Runs a Python program in a process of its own on this machine.
 
     >>> run("print(int(input()) + 1)", "41")
     Result(status='ok', stdout='42\\n')
     >>> run("1 / 0").status
     'error: ZeroDivisionError'
     """
-    with _lock:  # so that threads do not ask, and complain, at the same time
+    with _lock:  # so that threads do not check, and warn, at the same time
         isolated = _namespaces()
     if isolated:
         return _launch(program, stdin, limits)
@@ -122,7 +122,7 @@ def run(program: str, stdin: str = "", limits: Limits = DEFAULT) -> Result:
 
 
 def e2b(program: str, stdin: str = "", limits: Limits = DEFAULT) -> Result:
-    """Run a Python program in a fresh E2B sandbox (e2b.dev); its own limits take the place of all but the time.
+    """Runs a Python program in a new E2B sandbox (e2b.dev), with E2B's own limits except for the time.
 
     Raises:
         UserError: The package is not installed.
@@ -153,21 +153,21 @@ def e2b(program: str, stdin: str = "", limits: Limits = DEFAULT) -> Result:
 
 @functools.cache
 def _namespaces() -> bool:
-    """Whether this machine gives namespaces; if not, say once what is not enforced without."""
+    """Whether this machine provides namespaces; if not, logs once what is not enforced without them."""
     problem = _launch("", "", DEFAULT).status if sys.platform == "linux" else f"none on {sys.platform}"
     if problem == "ok":
         return True
     _log.warning(
-        "code runs without namespaces (%s): network, other files and processes are NOT kept from it; "
+        "code runs without namespaces (%s): the network, other files and processes are NOT isolated; "
         "it may not start processes or threads%s",
         problem.removeprefix("unavailable: "),
-        ", but it runs as root, to whom that does not apply" if os.geteuid() == 0 else "",
+        ", but it runs as root, to which that does not apply" if os.geteuid() == 0 else "",
     )
     return False
 
 
 def _launch(program: str, stdin: str, limits: Limits, work: str = "") -> Result:
-    """Start sandbox_launcher.py, wait for its report, and read what the program printed."""
+    """Starts sandbox_launcher.py, waits for its report, and reads the program's output."""
     python = os.path.realpath(sys._base_executable)  # pyright: ignore[reportAttributeAccessIssue]  # CPython has it
     processes = 0 if work else limits.processes
     with contextlib.ExitStack() as files:
@@ -202,14 +202,14 @@ def _launch(program: str, stdin: str, limits: Limits, work: str = "") -> Result:
     if what == "exit":
         code, seconds, held = detail.split()
         status = _status(os.waitstatus_to_exitcode(int(code)), complaint)
-        if int(held) > limits.memory:  # first: where memory comes slowly, taking it uses up the time too
+        if int(held) > limits.memory:  # checked first: where memory is slow, allocating it uses up the time too
             status = "memory"
         elif float(seconds) > limits.seconds:
             status = "timeout"
     elif what in ("timeout", "memory"):
         status = what
     elif started and not detail:
-        status = "error: SIGKILL"  # the launcher's end: without namespaces a program may have brought it about
+        status = "error: SIGKILL"  # the launcher ended: without namespaces a program may have caused it
     else:
         status = f"unavailable: {detail or 'the launcher was killed'}"
     if status == "error: SIGKILL" and _kills_for_memory() != out_of_memory:
@@ -220,9 +220,9 @@ def _launch(program: str, stdin: str, limits: Limits, work: str = "") -> Result:
 
 
 def _report(launcher: subprocess.Popen, report: int, limits: Limits) -> tuple[bool, str]:
-    """Whether the program was started, and how it ended as the launcher says, or `timeout` or `memory`.
+    """Whether the program was started, and how it ended according to the launcher, or `timeout` or `memory`.
 
-    Nothing of it is left.
+    Afterwards none of its processes is left.
     """
     poll = select.poll()
     poll.register(report, select.POLLIN)
@@ -232,8 +232,9 @@ def _report(launcher: subprocess.Popen, report: int, limits: Limits) -> tuple[bo
             if poll.poll(max(0.0, watch.next - time.monotonic()) * 1000):
                 said = os.read(report, 4096).decode("utf-8", "replace")
                 if said.startswith("start "):
-                    # What it used is known when it ends; this is for what does not end by itself, so it leaves the
-                    # kernel's own limit (`set_limits`) the time to end a program and to take its memory back.
+                    # The launcher reports the time of a program that ends. This check is for one that does not end by
+                    # itself, so it leaves the kernel's own limit (`set_limits`) enough time to end a program and free
+                    # its memory.
                     before = used(launcher.pid).seconds
                     started, watch = True, Watch(launcher.pid, limits.seconds + 2, limits.cap, before)
                     said = said.removeprefix("start ")
@@ -242,7 +243,7 @@ def _report(launcher: subprocess.Popen, report: int, limits: Limits) -> tuple[bo
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     launcher.wait(timeout=_GRACE)
                 return started, said
-            if watch.over() and not poll.poll(0):  # unless it has ended by itself meanwhile
+            if watch.over() and not poll.poll(0):  # unless it has just ended by itself
                 if not started:
                     return started, "setup no answer"
                 return started, "memory" if held(launcher.pid) > limits.memory else "timeout"
@@ -253,7 +254,7 @@ def _report(launcher: subprocess.Popen, report: int, limits: Limits) -> tuple[bo
 
 
 def _kills_for_memory() -> int:
-    """How many processes the kernel has killed on this machine for lack of memory (Linux)."""
+    """The number of processes that the kernel has killed on this machine for lack of memory (Linux)."""
     try:
         found = re.search(r"^oom_kill (\d+)$", Path("/proc/vmstat").read_text(), re.MULTILINE)
     except OSError:
@@ -262,14 +263,14 @@ def _kills_for_memory() -> int:
 
 
 def _status(code: int, stderr: str) -> str:
-    """The status for an exit code (negative: a signal) and what was said on standard error."""
+    """The status for an exit code (negative: a signal) and the text on standard error."""
     if code == 0:
         return "ok"
     if code < 0:
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
         return "timeout" if name == "SIGXCPU" else f"error: {name}"
     *before, last = stderr.strip().split("\n")
-    if code == 1 and last == "MemoryError":  # for a traceback there may be no memory
+    if code == 1 and last == "MemoryError":  # there may be no memory for a traceback
         return "memory"
     raised = _EXCEPTION.match(last) if code == 1 and any('File "' in line for line in before) else None
     return f"error: {raised[1]}" if raised else f"error: exit status {code}"

@@ -1,9 +1,9 @@
 """Starts one program inside the sandbox; `sandbox.py` runs this file as `python -I -S sandbox_launcher.py ...`.
 
-Never imported by r1lab, and needs nothing but the standard library. In order: leave the host's namespaces, build a
-root that holds Python and an empty /tmp and nothing else, take the rights away, set the limits, start the program,
-wait for it, and report how it ended and what it used. The process that waits is the init of the program's PID
-namespace: when it ends, or `sandbox.py` ends it at the deadline, the kernel kills every process that is left in there.
+r1lab never imports this file, and it needs only the standard library. In order, it leaves the host's namespaces,
+builds a root with only Python and an empty /tmp, gives up its rights, sets the limits, starts the program, waits for
+it, and reports how it ended and what it used. The waiting process is the init of the program's PID namespace: when it
+ends, or `sandbox.py` ends it at the deadline, the kernel kills every process in the namespace.
 """
 
 import ctypes
@@ -24,19 +24,20 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 def main(report: int, source: int, python: str, prefix: str, work: str, seconds: float, *limits: int) -> None:
-    """Run the program of the file descriptor `source` and write how it ended to `report`.
+    """Runs the program in the file descriptor `source` and writes how it ended to `report`.
 
     Args:
-        report: Gets `setup ERROR`, or `start ` as the program starts and then `exit STATUS SECONDS BYTES`: how it
-            ended (as wait(2) says it), its CPU time, and the most memory that one of its processes held.
-        source: Holds the program's text.
+        report: Receives `setup ERROR`, or `start ` when the program starts and then `exit STATUS SECONDS BYTES`: how
+            it ended (as in wait(2)), its CPU time, and the peak memory of its largest process.
+        source: The program's text.
         python: The interpreter.
-        prefix: The installation it belongs to, the one folder that the program sees beside the system's.
-        work: A folder to run in without any namespace, or empty: a new /tmp in new namespaces.
+        prefix: The installation that the interpreter belongs to, the only folder that the program sees besides the
+        system's.
+        work: A folder to run in without namespaces, or empty: a new /tmp in new namespaces.
         seconds: CPU time for each process.
         limits: Bytes of address space, processes, and bytes of disk.
     """
-    os.set_inheritable(report, False)  # or the program could write there itself
+    os.set_inheritable(report, False)  # so that the program cannot write to it
     os.umask(0o022)
     isolated = not work
     text = open(source, "rb").read()
@@ -54,11 +55,11 @@ def main(report: int, source: int, python: str, prefix: str, work: str, seconds:
     with open("main.py", "wb") as file:
         file.write(text)
     if sys.platform == "linux":
-        check(libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "prctl")  # no way in by /proc for a program of the same user
+        check(libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "prctl")  # no access through /proc for the same user
     program = os.fork()
     if program == 0:
         if isolated:
-            os.setsid()  # or it could signal its group, and thus this process's parent outside
+            os.setsid()  # so that it cannot signal its group, and thus this process's parent outside
         drop_rights(isolated, python, work)
         set_limits(seconds, *limits)
         variables = {"PATH": "/usr/bin:/bin", "HOME": work, "TMPDIR": work, "LANG": "C.UTF-8"}
@@ -68,15 +69,14 @@ def main(report: int, source: int, python: str, prefix: str, work: str, seconds:
     held = used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     os.write(report, f"exit {status} {used.ru_utime + used.ru_stime:.3f} {held}".encode())
     if not isolated:
-        os.killpg(0, signal.SIGKILL)  # this process and whatever else is still in its session
+        os.killpg(0, signal.SIGKILL)  # this process and everything that is still in its session
 
 
 def enter_namespaces() -> None:
-    """Leave the host's users, mounts, processes, network, System V IPC, host name and control groups.
+    """Leaves the host's users, mounts, processes, network, System V IPC, host name and control groups.
 
-    The program is to run as nobody, since the kernel does not hold root to RLIMIT_NPROC. Root therefore maps two
-    users, itself (to build the program's root) and nobody, which a process can only do for another one: hence the
-    helper.
+    The program runs as nobody, because the kernel does not apply RLIMIT_NPROC to root. Root therefore maps two users,
+    itself (to build the program's root) and nobody, which a process can only do for another one: hence the helper.
     """
     uid, gid, parent = os.geteuid(), os.getegid(), os.getpid()
     ready, go = os.pipe()
@@ -102,7 +102,8 @@ def enter_namespaces() -> None:
 
 
 def make_root(prefix: str, disk: int) -> None:
-    """Make a root of the system's programs and Python, read-only, an empty /tmp, a private /proc and three devices."""
+    """Makes a root of the system's programs and Python, read-only, an empty /tmp, a private /proc and three
+    devices."""
     mount("none", "/", None, MS_REC | MS_PRIVATE)
     mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,mode=755")
     os.mkdir("/tmp/old")
@@ -124,8 +125,8 @@ def make_root(prefix: str, disk: int) -> None:
         write(f"/dev/{device}", "")
         mount(f"/old/dev/{device}", f"/dev/{device}", None, MS_BIND)
     os.symlink("/tmp", "/dev/shm")
-    # With user namespaces of its own a program could mount file systems without a limit, and System V memory has none.
-    # Either may be refused (the second to all but root), and so may /proc, inside some containers.
+    # With user namespaces a program could mount file systems without a limit, and System V memory has no limit. Inside
+    # some containers either setting may be forbidden (the second to all but root), and so may /proc.
     attempt(write, "/old/proc/sys/user/max_user_namespaces", "0")
     attempt(write, "/old/proc/sys/kernel/shmmni", "0")
     os.mkdir("/proc")
@@ -136,7 +137,7 @@ def make_root(prefix: str, disk: int) -> None:
 
 
 def drop_rights(isolated: bool, python: str, work: str) -> None:
-    """Become nobody for good. Capabilities go with root's number, or else with execve(2)."""
+    """Becomes nobody for good. Capabilities end with root's user id, or else with execve(2)."""
     root = os.geteuid() == 0
     reachable = all(os.stat(path).st_mode & 1 for path in (python, *parents(python), *parents(work)))
     if isolated or (root and reachable):
@@ -152,7 +153,8 @@ def drop_rights(isolated: bool, python: str, work: str) -> None:
 
 
 def set_limits(seconds: float, memory: int, processes: int, disk: int) -> None:
-    """Set what one process may use. Without namespaces RLIMIT_NPROC counts the user's other processes too: then 0."""
+    """Sets the limits of one process. Without namespaces RLIMIT_NPROC counts the user's other processes too: then
+    0."""
     limits = {
         "CPU": int(seconds) + 1,
         "AS": memory,
@@ -191,13 +193,13 @@ def mount(source: str, target: str, kind: str | None, flags: int, options: str =
 
 
 def write(path: str, text: str) -> None:
-    """Write a file in one go, as the kernel's own want it."""
+    """Writes a file with one write call, as the kernel's own files require."""
     with open(path, "w") as file:
         file.write(text)
 
 
 def attempt(function, *arguments) -> None:
-    """Do what need not work everywhere."""
+    """Makes a system call that some systems do not support."""
     try:
         function(*arguments)
     except OSError:
@@ -205,13 +207,13 @@ def attempt(function, *arguments) -> None:
 
 
 def die_with_parent() -> None:
-    """Have the kernel kill this process when the one that started it ends."""
+    """Has the kernel kill this process when the one that started it ends."""
     if sys.platform == "linux":
         check(libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "prctl")
 
 
 def check(code: int, what: str) -> None:
-    """Raise what a failed call of the C library left in errno."""
+    """Raises the error that a failed call of the C library left in errno."""
     if code:
         number = ctypes.get_errno()
         raise OSError(number, f"{what}: {os.strerror(number)}")

@@ -1,4 +1,4 @@
-"""Scripts of the world's languages: one table for what counts, compares or points out letters of a script."""
+"""Scripts of the world's languages: one table for everything that counts, compares or finds letters of a script."""
 
 SCRIPTS = {
     "latin": "a-zA-ZªºÀ-ÖØ-öø-ɏḀ-ỿ",
@@ -12,4 +12,4 @@ SCRIPTS = {
     "han": "\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U000323af々",
     "kana": "\u3041-\u3096\u30a1-\u30faー",
 }
-"""By name: its letters, as they stand in a character class of a regular expression."""
+"""By name: its letters, as a character class of a regular expression."""

@@ -1,14 +1,14 @@
-"""How large the numbers are that working an expression out makes: what would not fit in memory is refused before."""
+"""The size of the numbers in an expression: an expression that would not fit in memory is not evaluated."""
 
 import math
 
 import sympy
 
-MOST_DIGITS = 200_000  # of a number that is worked out
+MOST_DIGITS = 200_000  # of a number that is computed
 
 
 def too_large(*expressions) -> bool:
-    """Whether working one of the expressions out makes a number of more than `MOST_DIGITS` digits.
+    """Whether evaluating one of the expressions makes a number of more than `MOST_DIGITS` digits.
 
     >>> from sympy import Integer, Pow
     >>> too_large(Pow(Integer(9), Pow(Integer(9), Integer(9), evaluate=False), evaluate=False)), too_large(Integer(7))
@@ -18,9 +18,9 @@ def too_large(*expressions) -> bool:
 
 
 def digits(expression, values: dict | None = None) -> float:
-    """An upper bound on the decimal digits of the largest number that working an expression out makes.
+    """An upper bound on the decimal digits of the largest number in the evaluation of an expression.
 
-    Nothing is worked out to find it. Functions that it does not know count as their arguments.
+    Nothing is evaluated to find it. Unknown functions count as their arguments.
 
     >>> from sympy import Integer, Pow
     >>> tower = Pow(Integer(9), Pow(Integer(9), Integer(9), evaluate=False), evaluate=False)
@@ -54,7 +54,7 @@ def digits(expression, values: dict | None = None) -> float:
 
 
 def _terms(expression, values: dict) -> float:
-    """Of a sum or product: as many terms as its limits say, each as large as with the last index."""
+    """The bound for a sum or product: the number of terms by its limits, each as large as with the last index."""
     values, count = dict(values), 0.0
     for symbol, *limits in expression.limits:
         values[symbol] = max((digits(limit, values) for limit in limits), default=0.0)
@@ -66,7 +66,7 @@ def _terms(expression, values: dict) -> float:
 
 
 def _size(digits_: float) -> float:
-    """The value of a number of so many digits."""
+    """The value of a number with this many digits."""
     return 10.0 ** min(digits_, 300.0)
 
 

@@ -1,6 +1,6 @@
-r"""What an answer is made of: elements of lists, sets and tuples, sides of equations, names, both signs of `\pm`.
+r"""The parts of an answer: elements of lists, sets and tuples, sides of equations, names, both signs of `\pm`.
 
-Texts are as `r1lab.grading.latex.normal` gives them.
+Texts are in the form that `r1lab.grading.latex.normal` returns.
 """
 
 import re
@@ -24,7 +24,7 @@ _FRENCH = re.compile(r"([\]\[])([^\[\](){}]*[,;][^\[\](){}]*)([\]\[])")
 
 
 def _split(text: str, separates) -> list[str]:
-    """The parts between separators that stand outside all brackets; `separates(token)` tells them."""
+    """The parts between separators outside all brackets; `separates(token)` identifies separators."""
     parts, start, depth = [], 0, 0
     for token in _TOKEN.finditer(text):
         word = token[0]
@@ -39,7 +39,7 @@ def _split(text: str, separates) -> list[str]:
 
 
 def elements(text: str, *, thousands: bool = True) -> list[str]:
-    r"""The elements of a list or a set without their brackets, both signs written out; one for anything else.
+    r"""The elements of a list or a set without their brackets, with both signs expanded; one for anything else.
 
     Args:
         thousands: Whether the commas of a single `1,234` belong to a number.
@@ -119,7 +119,7 @@ def bracketed(text: str) -> tuple[str, list[str]] | None:
 
 
 def assigned(text: str) -> list[str] | None:
-    """The equations that one between two tuples stands for, or None.
+    """The equations that an equation between two tuples means, or None.
 
     >>> assigned("(x, y) = (3, -2)"), assigned("x = 3")
     (['x = 3', 'y = -2'], None)
@@ -135,7 +135,7 @@ def assigned(text: str) -> list[str] | None:
 
 
 def vector(text: str) -> tuple[str, list[str]] | None:
-    r"""The elements of a matrix of one row or one column, as `bracketed` gives those of a vector; None for others.
+    r"""The elements of a matrix with one row or one column, as `bracketed` returns those of a vector; None for others.
 
     >>> vector(r"\begin{pmatrix} 1 \\ -2 \end{pmatrix}"), vector(r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}")
     (('()', ['1', '-2']), None)
@@ -148,7 +148,7 @@ def vector(text: str) -> tuple[str, list[str]] | None:
 
 
 def sides(text: str) -> list[str]:
-    r"""What stands between the equals signs.
+    r"""The parts between equals signs.
 
     >>> sides("x = 5+5 = 10"), sides(r"x \le 3"), sides(r"x \in [1,2]")
     (['x', '5+5', '10'], ['x \\le 3'], ['x', '[1,2]'])
@@ -157,7 +157,7 @@ def sides(text: str) -> list[str]:
 
 
 def approximated(text: str) -> list[str]:
-    r"""What stands between the signs of approximate equality.
+    r"""The parts between signs of approximate equality.
 
     >>> approximated(r"\frac{7}{3} \approx 2.33")
     ['\\frac{7}{3}', '2.33']
@@ -170,7 +170,7 @@ def approximated(text: str) -> list[str]:
 
 
 def alternatives(text: str) -> list[str]:
-    r"""What stands between "or"s and signs of union; the intervals of a list are joined too.
+    r"""The parts between "or"s and signs of union; the intervals of a list are joined too.
 
     >>> alternatives(r"x<1 \text{ or } x>2"), alternatives("(1,2), [3,4)")
     (['x<1', 'x>2'], ['(1,2)', '[3,4)'])
@@ -182,7 +182,7 @@ def alternatives(text: str) -> list[str]:
 
 
 def conditions(text: str) -> list[str]:
-    """What stands between commas and "and"s."""
+    """The parts between commas and "and"s."""
     return [part for part in _split(text, lambda t: t == "," or bool(_AND_OR.fullmatch(t))) if part]
 
 
@@ -206,10 +206,10 @@ _COMMAND = re.compile(r"\\[a-zA-Z]+")
 
 
 def is_name(text: str) -> bool:
-    r"""Whether a side of an equation only names the quantity that the other side gives.
+    r"""Whether a side of an equation only names the quantity on the other side.
 
-    A name has no numbers outside an index or an argument, no power and no root, so that an unsolved equation
-    (`x^2 = 25`, `2x = 10`) is none. Sums, products and ratios of different letters name what was asked for.
+    A name has no numbers outside an index or an argument, no power and no root, so an unsolved equation (`x^2 = 25`,
+    `2x = 10`) has none. Sums, products and ratios of different letters are names of the requested quantity.
 
     >>> [is_name(t) for t in (r"S_{\triangle ABC}", "f(2)", "|AB|", r"\frac{NO}{BO}", "m+n", r"\text{Area}", "(x, y)")]
     [True, True, True, True, True, True, True]
@@ -234,7 +234,7 @@ def is_name(text: str) -> bool:
 
 
 def label(text: str) -> str:
-    """A name without blanks, braces and text commands, to be compared."""
+    """A name without spaces, braces and text commands, for comparison."""
     return re.sub(r"\\(?:text|triangle|overline|vec)(?![a-zA-Z])|[\s{}\\]", "", text)
 
 

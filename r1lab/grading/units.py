@@ -1,13 +1,13 @@
-r"""What may stand behind a number without changing it: real units, and plain nouns for what is counted.
+r"""Text that may follow a number without changing it: real units, and plain nouns for what is counted.
 
-What is neither is part of the mathematics and is never dropped: a variable (`6cd`), a constant (`2 pi`), a word that
-says something of the number (`7 or 8`, `7 halves`), so that no answer passes for what it does not say.
+Anything else is part of the mathematics and is never dropped: a variable (`6cd`), a constant (`2 pi`), a word that
+changes the number (`7 or 8`, `7 halves`), so that no answer is accepted for something that it does not say.
 """
 
 import re
 from typing import NamedTuple
 
-# Canonical name of a unit: its other spellings. A plural "s" is understood.
+# Canonical name of a unit: its other spellings. A plural "s" is implied.
 _UNITS = {
     "m": "meter metre", "cm": "centimeter centimetre", "mm": "millimeter millimetre", "km": "kilometer kilometre",
     "dm": "decimeter decimetre", "nm": "nanometer", "μm": "micrometer micrometre micron", "μs": "microsecond",
@@ -32,10 +32,10 @@ _UNITS = {
 _CANONICAL = {name: unit for unit, names in _UNITS.items() for name in (unit, *names.split())}
 _SAME = {"km/h": "kph", "mi/h": "mph"}
 
-# Lone letters that are units where they stand apart (`5 m`) beside a gold that is a bare number.
+# Single letters that are units after a space (`5 m`) if the gold answer is a bare number.
 _LETTERS = frozenset("mgsLNJWVAK")
 
-# Words that say something of the number, so that what they follow is not the number of anything.
+# Words that change the number, so that the text after them is not the unit of a number.
 _MEANING = frozenset(
     "or and not no nor neither never but if to than plus minus negative positive times over by divided multiplied of "
     "squared cubed factorial choose mod modulo base root power half halves third thirds quarter quarters fourth "
@@ -64,11 +64,11 @@ _PARTS = re.compile(
 
 
 def unit(text: str, *, letters: bool = False) -> str | None:
-    r"""The canonical name of the unit that stands behind a number; "" for a noun or nothing, None for anything else.
+    r"""The canonical name of the unit after a number; "" for a noun or nothing, None for anything else.
 
     Args:
-        text: All that follows the number, with the blank before it.
-        letters: Whether a lone letter after a blank may be a unit outside `\text{}`.
+        text: All text after the number, including the space.
+        letters: Whether a single letter after a space may be a unit outside `\text{}`.
 
     >>> unit(r" \text{ km/h}"), unit(" miles per hour"), unit("cm^2"), unit(" square centimeters"), unit(" apples")
     ('kph', 'mph', 'cm2', 'cm2', '')
@@ -128,7 +128,7 @@ def _canonical(word: str) -> str | None:
 
 
 def _noun(word: str, apart: bool, upright: bool) -> bool:
-    """Whether a word names what is counted."""
+    """Whether a word names the counted things."""
     if re.match(_ASIAN, word):
         return len(word) <= _LONGEST and not _ASIAN_MEANING.search(word)
     if word.lower() in _SMALL:
@@ -137,7 +137,7 @@ def _noun(word: str, apart: bool, upright: bool) -> bool:
 
 
 class Measured(NamedTuple):
-    """An expression and what stood behind it: its unit (None: none or a noun), a factor, whether it was percent."""
+    """An expression without the text after it: its unit (None: none or a noun), a factor, whether it was percent."""
 
     value: str
     unit: str | None = None
@@ -164,7 +164,7 @@ _VALUE_END = re.compile(
 
 
 def measured(text: str, *, letters: bool = False) -> Measured:
-    r"""An expression apart from its unit, percent sign or magnitude.
+    r"""An expression without its unit, percent sign or magnitude.
 
     >>> measured(r"2\sqrt{3} \text{ cm}"), measured("9.8 \\text{ m} / \\text{s}^{2}").unit
     (Measured(value='2\\sqrt{3}', unit='cm', factor=1, percent=False), 'm/s2')
@@ -201,10 +201,10 @@ def measured(text: str, *, letters: bool = False) -> Measured:
 
 
 def agree(a: str | None, b: str | None) -> bool:
-    """Whether two units may stand for each other: the same, or one of them is not given (or only called "units")."""
+    """Whether two units are compatible: the same, or one of them is missing (or only called "units")."""
     if not a or not b or a == b:
         return True
     generic = [name for name in (a, b) if name.startswith("unit")]
-    if len(generic) == 2 or generic and generic[0] != "unit":  # units^2 are no units^3, nor cm^3
+    if len(generic) == 2 or generic and generic[0] != "unit":  # units^2 is neither units^3 nor cm^3
         return a[-1:] == b[-1:]
     return bool(generic)

@@ -1,6 +1,6 @@
 r"""The value that a sentence names: "she has 18 dollars", "the largest $n$ is 34", "thus x = 5", "Result: 175".
 
-Only the last sentences of a text are looked at, so that everything here takes linear time on any text.
+Only the last sentences of a text are searched, so that everything here takes linear time on any text.
 """
 
 import re
@@ -8,7 +8,7 @@ import re
 from r1lab.grading.markup import plain
 from r1lab.grading.phrases import DOUBT, SENTENCE
 
-_TAIL, _LONGEST = 1500, 500  # characters at the end of a text, and of one sentence, that are looked at
+_TAIL, _LONGEST = 1500, 500  # characters at the end of a text, and of one sentence, that are searched
 
 _FORMULA = (
     r"\$\$[^$]+\$\$|(?<![\d\\])\$(?![\s$])(?:[^$\n\\]|\\.)+(?<!\s)\$(?!\d)"
@@ -40,7 +40,7 @@ _NEGATED_AFTER = re.compile(
     r"[\s*$]*[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]{0,4}?"
     r"(?:(?:이|가)?\s*아[니닙닌]|で(?:は|も)(?:ない|ありません)|じゃ(?:ない|ありません)|değil|नहीं|是错|是錯|不对|不對|は間違|は誤)"
 )
-# What makes another value of the one that it stands before.
+# Words that change the value that follows them.
 _CHANGED = re.compile(
     r"\b(?:(?:half|twice|thrice|double|triple|quadruple|times|third|quarter|fourth|fifth|sixth|eighth|tenth|square|cube"
     r"|root|reciprocal|inverse|opposite|factorial|multiple|power|negative|minus)s?"
@@ -50,9 +50,9 @@ _CHANGED = re.compile(
 )
 _SUBJECT = re.compile(r"[^,;:(]{0,40}?\b(?<!which )(?<!that )(?:is|are|was|were|equals?)\b", re.I)
 _WORD = re.compile(r"[^\W\d_]{2}")
-# Words before a value, and what stands around it: no formula that the value is part of.
+# Words before a value, and the text around it: not a formula that the value is part of.
 _WORDS = re.compile(r"[\w\s.,:;'\"’“”‘*!?%&/()—–→⇒，、；：。（）-]*")
-# What a letter or a number goes to: "as x → 3".
+# The limit of a letter or a number: "as x → 3".
 _LIMIT = re.compile(r"(?:(?<![^\W\d_])[^\W\d_]|\d)\s*[→⇒]\s*$")
 # "18 points + 18 points = "
 _SUM = re.compile(r"[\w\s.,:;'\"’“”‘*!?%&/—–+×÷=$()-]*")
@@ -64,12 +64,12 @@ _ENDED = re.compile(r"\s|$|/\s?(?=[^\W\d_]{2})|[.,;:!?\"'”’*]+(?:\s|$)|[^\W\
 _FUNCTION = re.compile(
     r"\b(?:sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt|arc\w+|max|min|gcd|lcm|det|abs|mod|root)\s*$", re.I
 )
-# The name before a value: "B: 175". Of two values with names of their own, neither is the answer.
+# The name before a value: "B: 175". If two values have names of their own, neither is the answer.
 _NAME = re.compile(r"(?:^|[,;，；、\n])\s*(?:and\s+)?(?P<name>[^\W\d_][\w ]{0,24})\s?[:：=]\s*$")
 _RESULT = re.compile(r"(?:\w+ )?(?:answer|total|result|sum|final|altogether|overall)\b.*", re.I)
-# A calculation in parentheses that shows where a value comes from: "7 (3 + 4 = 7)".
+# A calculation in parentheses that shows how a value is derived: "7 (3 + 4 = 7)".
 _SHOWN = re.compile(r"\s*\(([^()]*)\)[\s.!]*")
-# Where the explanation of a value starts that a sentence starts with.
+# Where the explanation of a value starts, in a sentence that starts with the value.
 _CLAUSE = re.compile(
     r"(?:\s*[,;]\s*|\s+[(—]\s*|\s+[-–]\s+(?=(?:that|this|which|it)\b)|\s+(?=which|that|because|since|so|as|where|who)"
     r"|\s+of\s+(?=(?:an?|the|his|her|their|its|all)\b))"
@@ -77,9 +77,9 @@ _CLAUSE = re.compile(
     r"|(?!(?:sin|cos|tan|log|ln|mod|pi|and|or)\b)[^\W\d_]{2})",
     re.I,
 )
-# A sentence may go on after a displayed formula, but what it names stands before or after that.
+# A sentence may continue after a displayed formula, but the value that it names is before or after that.
 _DISPLAYED = re.compile(r"(?<=\\\])(?=\s*[A-Z])|(?<=\$\$)(?=\s*[A-Z])|\\end\{\w{1,12}\*?\}(?=\s*[A-Z])")
-# The question again, or a part of it: "3 + 4" in it is no result, however easily it is worked out.
+# The question again, or a part of it: "3 + 4" in it is not a result, however easy it is to calculate.
 _REQUEST = re.compile(
     r"\W*(?:what(?:\s+(?:is|are|was|were|would|will|do|does|did)\b|['’]s\b)(?!.*\b(?:is|are|was|were|equals?)\b)"
     r"|how\s+(?:many|much|long|far|old)\b"
@@ -88,7 +88,7 @@ _REQUEST = re.compile(
     re.I,
 )
 _ARROW = re.compile(r"^(?:[=-]>|[→⇒∴])\s*")
-# Words that make another value of a number, beside units.
+# Words besides units that change the value of a number.
 _MAGNITUDE = re.compile(
     r"\s*(?:-?\s?(?:hundred|thousand|million|billion|trillion|dozen|score|gross|pi|hal(?:f|ves)|quarters?|percent|"
     r"percentage|times (?:as|the|that|more|less|larger|greater|\d)|plus"
@@ -116,9 +116,9 @@ def last_value(text: str) -> str | None:
 
 
 def value(answer: str) -> str | None:
-    r"""The one value, or list of values, that an answer names; None where it hedges ("3 or 4") or negates ("not 5").
+    r"""The one value, or list of values, that an answer names; None if it hedges ("3 or 4") or negates ("not 5").
 
-    None, too, where it has several lines or sentences that are values.
+    It is also None if several lines or sentences have values.
 
     >>> value("the largest $n$ is 34"), value("64, in total, so she earns that much"), value("A: 175")
     ('34', '64', '175')
@@ -133,7 +133,7 @@ def value(answer: str) -> str | None:
 
 def _with_values(text: str) -> list[str]:
     tail = text[-_TAIL:]
-    if len(text) > _TAIL:  # no formula whose start is missing
+    if len(text) > _TAIL:  # skip a formula whose start is missing
         tail = tail[tail.find("\n", 0, _TAIL // 2) + 1 :]
     found = []
     for sentence in SENTENCE.finditer(tail):
@@ -188,7 +188,7 @@ def _named(sentence: str) -> str | None:
 
 
 def _last_side(shown: str) -> tuple[str, bool]:
-    """Of a calculation with numbers such as "3 + 4 = 7" the last side, else all; and whether it is a calculation."""
+    """The last side of a calculation such as "3 + 4 = 7", else the whole text; and whether it is a calculation."""
     shown = plain(shown) if shown.startswith(("$", "\\(", "\\[", "*")) else shown
     sides = _EQUALS.split(shown)
     if len(sides) == 1 or not _CALCULATION.fullmatch(sides[-2]) or _PLAIN.fullmatch(sides[-2]):
@@ -197,7 +197,7 @@ def _last_side(shown: str) -> tuple[str, bool]:
 
 
 def _is_one_of_several(sentence: str, values: list[re.Match], first: re.Match) -> bool:
-    """Whether a value and another one before it have names of their own: "A: 174, B: 175", but not "Total: 18"."""
+    """Whether a value and an earlier one have names of their own: "A: 174, B: 175", but not "Total: 18"."""
     name = _NAME.search(sentence[: first.start()])
     if not name or _RESULT.match(name["name"]):
         return False
@@ -205,7 +205,7 @@ def _is_one_of_several(sentence: str, values: list[re.Match], first: re.Match) -
 
 
 def _is_prose(lead: str) -> bool:
-    """Whether what stands before a value is words or a calculation of it, rather than a formula around it."""
+    """Whether the text before a value is words or a calculation of it, rather than a formula around it."""
     if not _PLACED.search(lead) or _LIMIT.search(lead) or _FUNCTION.search(lead) or lead.count("(") != lead.count(")"):
         return False
     words = _VALUE.sub("", lead)
@@ -213,7 +213,7 @@ def _is_prose(lead: str) -> bool:
 
 
 def _explained(sentence: str, values: list[re.Match]) -> str | None:
-    """Of a sentence that starts with its value what stands before the explanation of it."""
+    """The part before the explanation in a sentence that starts with its value."""
     listed = values[0]
     for found in values[1:]:
         if not _LISTED.fullmatch(sentence[listed.end() : found.start()]):

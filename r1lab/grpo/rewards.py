@@ -69,7 +69,7 @@ class BatchRewards:
             path, [record for graded, some in self._rounds for record in graded.records(some, step=step)]
         )
         result.stop_if_failed(batch, path)
-        figures = merged([graded for graded, _ in self._rounds]).figures()
+        figures = merged([graded for graded, _ in self._rounds]).statistics()
         self.figures.update(merged_figures(gather_object([figures])))
         return result.values[self.grader.names[0]]
 

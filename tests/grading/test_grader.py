@@ -135,7 +135,7 @@ def test_a_failure_ends_the_run_and_names_the_completion_which_is_kept(own, tmp_
     said = failure(lambda: graded.stop_if_failed([ROW] * 3, path), 1)
     assert said == (
         f"rewards: broken: failed on 2 of 3 completions, first on line 2 of {path}: AttributeError: 'str' object has "
-        "no attribute 'foo'; `on_error: zero` beside its name scores such rows 0 and goes on"
+        "no attribute 'foo'; `on_error: zero` next to its name scores such rows 0 and continues"
     )
     record = storage.read_jsonl(path)[1]
     assert record["completion"] == "b" and record["reasons"]["broken"].startswith("error: AttributeError")
@@ -166,9 +166,7 @@ def test_what_fails_for_the_machines_sake_is_no_score_and_ends_the_run(own, tmp_
     graded = built.grade(["x"] * 3, rows)
     assert graded.values["short"] == [1.0, None, 1.0] and built.failed["short"] == 1
     said = failure(lambda: graded.stop_if_failed(rows, tmp_path / "failed.jsonl"), 1)
-    assert said.endswith(
-        "MachineError: no worker can be started; give this machine what it lacks, and go on with --resume"
-    )
+    assert said.endswith("MachineError: no worker can be started; fix the machine, and continue with --resume")
 
 
 def test_tokens_that_a_server_does_not_send_are_not_taken_for_none(own):
@@ -176,7 +174,7 @@ def test_tokens_that_a_server_does_not_send_are_not_taken_for_none(own):
     built = own(text, "count")
     assert built.grade(["a b", ""], [ROW] * 2, [[1, 2], []]).values["count"] == [2.0, 0.0]
     said = failure(lambda: built.grade(["a b", "c"], [ROW] * 2, [[], [1]]), 2)
-    assert said == "rewards: count: counts tokens, which the server does not send: leave it out here"
+    assert said == "rewards: count: needs token counts, which the server does not send: remove it here"
     graded = grader.build([{"name": "exact_match"}]).grade(["a"], [ROW], [[]])
     assert graded.tokens == []
 
@@ -196,13 +194,13 @@ def test_later_rewards_may_ask_what_is_right_and_a_first_one_may_not(own):
     graded = own(text, {"name": "knights_knaves"}, "bonus").grade([TURN, "no"], [ROW] * 2)
     assert graded.values["bonus"] == [1.0, -1.0] and graded.right == [True, False]
     said = failure(lambda: own(text, "bonus").grade([TURN], [ROW]), 2)
-    assert said == "rewards: bonus: asks what is right, so a reward that tells must stand before it"
+    assert said.startswith("rewards: bonus: needs to know which completions are correct: put it after a reward that")
 
 
 def test_figures_are_mean_spread_share_of_none_and_reasons():
     specs = [{"name": "knights_knaves", "mode": "logic_rl", "tasks": ["knights_knaves"]}, {"name": "format"}]
     turns = [TURN, TURN.replace("knave", "knight"), "no", TURN]
-    figures = grader.build(specs).grade(turns, [ROW] * 3 + [{"prompt": "?"}]).figures()
+    figures = grader.build(specs).grade(turns, [ROW] * 3 + [{"prompt": "?"}]).statistics()
     assert figures["knights_knaves"]["mean"] == pytest.approx(-0.5 / 3) and figures["knights_knaves"]["none"] == 0.25
     assert figures["knights_knaves"]["std"] == pytest.approx(2.4608, abs=1e-4)
     assert figures["knights_knaves"]["reasons"] == {"correct": 1, "wrong": 1, "no_format": 1, "does not apply": 1}
@@ -213,8 +211,8 @@ def test_an_unreadable_gold_gives_no_signal_and_its_reason_is_counted():
     rows = [{"prompt": "p", "answer": "?"}, {"prompt": "p", "answer": "7"}]
     graded = grader.build([{"name": "accuracy"}]).grade(["<think> a </think> <answer> 7 </answer>"] * 2, rows)
     assert graded.values["accuracy"] == [None, 1.0] and graded.totals == [0.0, 1.0]
-    assert graded.figures()["accuracy"]["reasons"] == {"gold_unparsed": 1, "correct": 1}
-    assert graded.figures()["accuracy"]["mean"] == 1.0
+    assert graded.statistics()["accuracy"]["reasons"] == {"gold_unparsed": 1, "correct": 1}
+    assert graded.statistics()["accuracy"]["mean"] == 1.0
 
 
 def test_gold_that_cannot_be_graded_is_told_before_anything_is_written(own):
@@ -250,7 +248,7 @@ def test_a_wrong_number_of_values_ends_the_run_and_names_the_reward(own, body, s
 def test_a_column_that_is_not_there_is_named(own):
     built = own("def needs(completions, *, tests): return [0] * len(completions)", "needs")
     said = failure(lambda: built.grade(["a"], [ROW]), 2)
-    assert said == "rewards: needs: asks for tests; there are prompt, answer, task, prompts"
+    assert said == "rewards: needs: needs the column tests; available: prompt, answer, task, prompts"
 
 
 def test_what_a_recipe_asks_wrongly():

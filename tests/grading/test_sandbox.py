@@ -186,7 +186,7 @@ def test_missing_namespaces_are_said_once(monkeypatch, caplog):
         sandbox._namespaces.cache_clear()
     (record,) = caplog.records
     assert "\n" not in record.getMessage()
-    assert "without namespaces (EPERM): network, other files and processes are NOT kept from it" in record.getMessage()
+    assert "without namespaces (EPERM): the network, other files and processes are NOT isolated" in record.getMessage()
 
 
 def test_e2b_without_its_package(monkeypatch):
