@@ -353,10 +353,10 @@ def doctor_verb(arguments: argparse.Namespace) -> int:
     from r1lab.doctor import examine
 
     color, width = _terminal()
-    tell = (
+    show = (
         None if arguments.json else lambda finding: print(examine.page(finding, color=color, width=width), flush=True)
     )
-    findings = examine.examine(fast=arguments.fast, runs_dir=Path(arguments.runs_dir), tell=tell)
+    findings = examine.examine(fast=arguments.fast, runs_dir=Path(arguments.runs_dir), report=show)
     good, warnings, errors = (sum(f.verdict == verdict for f in findings) for verdict in ("ok", "warning", "error"))
     if arguments.json:
         print(json.dumps(examine.report(findings), indent=2))

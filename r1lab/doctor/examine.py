@@ -1,7 +1,7 @@
-"""`r1lab doctor`: what of this machine and its packages stands in the way of a run, and what to type about it.
+"""`r1lab doctor`: checks that this machine and its packages can run r1lab, and says what to type if not.
 
-`machine` looks at the machine, `nvidia` at GPUs, `packages` at versions,
-`trial` lets vLLM write a token; the Hub and its cache are looked at here.
+`machine` checks the machine, `nvidia` the GPUs, `packages` the versions, `trial` generates a token with vLLM. This
+module checks the Hub and its cache.
 """
 
 import contextlib
@@ -26,25 +26,25 @@ from r1lab.net import client_settings
 from r1lab.rundir import manifest
 
 
-def examine(*, fast: bool, runs_dir: Path, tell: Callable[[Finding], None] | None = None) -> list[Finding]:
-    """Looks at everything, what is quick first.
+def examine(*, fast: bool, runs_dir: Path, report: Callable[[Finding], None] | None = None) -> list[Finding]:
+    """Runs all checks, the quick ones first.
 
     Args:
-        fast: Whether to leave out the trial of vLLM, which takes most of the time.
-        runs_dir: Where run directories are to lie, there or not yet.
-        tell: Called with each finding as it is made.
+        fast: Whether to skip the trial of vLLM, which takes most of the time.
+        runs_dir: The folder for run directories, which need not exist yet.
+        report: Called with each finding as soon as it is known.
     """
     findings: list[Finding] = []
     for finding in _findings(fast, runs_dir):
         findings.append(finding)
-        if tell:
-            tell(finding)
+        if report:
+            report(finding)
     return findings
 
 
 def _findings(fast: bool, runs_dir: Path) -> Iterator[Finding]:
     answer: list[tuple[str, float | None]] = []
-    # A name that does not resolve can take long, whatever the timeout: so it is asked aside, and not waited for.
+    # Resolving a host name can take long regardless of the timeout, so this happens in a thread of its own.
     asking = threading.Thread(target=lambda: answer.append(ask_hub()), daemon=True)
     asking.start()
     yield packages.python()
@@ -77,7 +77,7 @@ def _findings(fast: bool, runs_dir: Path) -> Iterator[Finding]:
 
 
 def page(finding: Finding, color: bool = False, width: int | None = None) -> str:
-    """A finding as one line, or where a terminal is narrower, as lines with the later ones set in.
+    """A finding as one line, or in a narrow terminal as several lines, the later ones indented.
 
     >>> print(page(Finding("warning", "ports", "8000 is in use", "vllm serve MODEL --port 8001"), width=40))
     warning ports: 8000 is in use: vllm
@@ -92,7 +92,7 @@ def page(finding: Finding, color: bool = False, width: int | None = None) -> str
 
 
 def report(findings: list[Finding]) -> dict:
-    """For a bug report: versions, platform and findings, without the user's name, home folder or keys."""
+    """Versions, platform and findings for a bug report, without the user's name, home folder or keys."""
     found = [
         {"verdict": finding.verdict, "check": finding.check}
         | {"seen": _anonymous(finding.seen), "fix": _anonymous(finding.fix)}
@@ -107,7 +107,7 @@ def report(findings: list[Finding]) -> dict:
 
 
 def _anonymous(text: str) -> str:
-    """Without home folder, user name, and the values of environment variables that hold keys."""
+    """The text without home folder, user name, and the values of environment variables that contain keys."""
     secret = [value for name, value in os.environ.items() if re.search("TOKEN|KEY|SECRET|PASSWORD", name.upper())]
     for value in sorted((v for v in secret if len(v) > 5), key=len, reverse=True):
         text = text.replace(value, "***")
@@ -132,7 +132,7 @@ def _offline() -> bool:
 
 
 def ask_hub() -> tuple[str, float | None]:
-    """Why the Hub cannot be used, empty where it can, and how many seconds its clock is ahead of this one."""
+    """Why the Hub cannot be used (empty if it can), and how many seconds its clock is ahead of this one."""
     if _offline():
         return "", None
     import httpx
@@ -142,7 +142,7 @@ def ask_hub() -> tuple[str, float | None]:
         response = httpx.head(url, timeout=3, **client_settings(url))
     except UserError as error:  # a proxy that cannot be used
         return str(error), None
-    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:  # ValueError: an address that is none
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:  # ValueError: an invalid address
         return re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or type(error).__name__, None
     date = response.headers.get("date")
     ahead = parsedate_to_datetime(date).timestamp() - time.time() if date else None
@@ -150,35 +150,35 @@ def ask_hub() -> tuple[str, float | None]:
 
 
 def hub(why: str) -> Finding:
-    """Whether the Hugging Face Hub can be read, and whether there is a token, which is never told.
+    """Whether the Hugging Face Hub can be reached, and whether a token is set; its value is never shown.
 
     Args:
-        why: Why it cannot be reached, empty where it can.
+        why: Why the Hub cannot be reached; empty if it can.
     """
     from huggingface_hub import get_token
 
     if _offline():
-        return Finding("ok", "hub", "offline, as HF_HUB_OFFLINE says: models and data come from the cache")
+        return Finding("ok", "hub", "offline, because HF_HUB_OFFLINE is set: models and data come from the cache")
     if why:
-        seen = f"cannot be reached ({why}): only embedded and cached models"
+        seen = f"cannot be reached ({why}): only embedded and cached models are available"
         return Finding("warning", "hub", seen, "export HF_HUB_OFFLINE=1, or HF_ENDPOINT=URL of a mirror")
     token = "a token is set" if get_token() else "no token (for gated models: hf auth login)"
     return Finding("ok", "hub", f"reachable, {token}")
 
 
 def cache() -> list[Finding]:
-    """The Hub's cache: where it is, what room there is, which models are whole."""
+    """The Hub's cache: its folder, its free space, and which models are complete."""
     from huggingface_hub import CacheNotFound, constants, scan_cache_dir
 
     folder = Path(constants.HF_HUB_CACHE)
-    # Never an error: what lies there can be read, and other models need no cache.
+    # Never an error: cached models can still be read, and other models need no cache.
     place = [
         replace(finding, verdict="warning") if finding.verdict == "error" else finding
         for finding in machine.disk("cache", folder, "export HF_HOME=DIR")
     ]
     try:
         info = scan_cache_dir()
-    except (CacheNotFound, ValueError):  # ValueError: a file in its place
+    except (CacheNotFound, ValueError):  # ValueError: a file instead of a folder
         return place if place[0].verdict != "ok" else [Finding("ok", "cache", "no model or data set of the Hub")]
     models = sorted((repo for repo in info.repos if repo.repo_type == "model"), key=lambda repo: -repo.last_accessed)
     whole = [repo.repo_id for repo in models if any(_is_weights(f.file_name) for r in repo.revisions for f in r.files)]
@@ -188,10 +188,11 @@ def cache() -> list[Finding]:
     seen = f"{shown}, {sum(repo.repo_type == 'dataset' for repo in info.repos)} data sets, {size:.1f} GiB"
     found = [finding for finding in place if finding.verdict != "ok"] + [Finding("ok", "cache", seen)]
     if halves:
-        found.append(Finding("warning", "cache", f"{_some(halves)}: not all was loaded", f"hf download {halves[0]}"))
+        seen = f"{_some(halves)}: incomplete download"
+        found.append(Finding("warning", "cache", seen, f"hf download {halves[0]}"))
     bare = [repo.repo_id for repo in models if repo.repo_id not in (*whole, *halves)]
     if bare and _offline():
-        found.append(Finding("warning", "cache", f"{_some(bare)}: no weights here", "unset HF_HUB_OFFLINE"))
+        found.append(Finding("warning", "cache", f"{_some(bare)}: no weights in the cache", "unset HF_HUB_OFFLINE"))
     return found
 
 

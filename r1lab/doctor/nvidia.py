@@ -1,4 +1,4 @@
-"""What `nvidia-smi` says of GPUs and their driver. torch is not imported."""
+"""Checks GPUs and their driver with `nvidia-smi`, without importing torch."""
 
 import os
 import re
@@ -9,16 +9,16 @@ from pathlib import Path
 from r1lab.findings import Finding
 
 FREE = 0.9
-"""The share of a GPU's memory that should be free: what vLLM takes of an empty one where nothing else is said."""
+"""The share of a GPU's memory that should be free: what vLLM uses by default."""
 
-# The oldest Linux driver for each CUDA, later minor versions of it included: NVIDIA, CUDA Compatibility, table 1.
+# The oldest Linux driver for each major version of CUDA: NVIDIA, CUDA Compatibility, table 1.
 _DRIVERS = {11: 450, 12: 525, 13: 580}
 _QUERY = "index,uuid,name,driver_version,memory.total,memory.free,compute_cap"
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU as `nvidia-smi` shows it; memory in MiB, None where it does not say."""
+    """A GPU as `nvidia-smi` shows it; memory in MiB, None if unknown."""
 
     index: int
     uuid: str
@@ -30,13 +30,13 @@ class Gpu:
 
 
 def gpus(cuda: str | None, *, vllm: bool) -> tuple[list[Gpu], list[Finding]]:
-    """The GPUs that a run may use, and what is to be said of them, their driver, and the torch that is installed.
+    """The GPUs that a run may use, and findings about them, their driver, and the installed torch.
 
     Args:
-        cuda: The CUDA version that torch is built for, None for a build without.
+        cuda: The CUDA version that torch is built for; None for a build without CUDA.
         vllm: Whether vLLM for CUDA is installed.
     """
-    cards, problem = _ask()
+    cards, problem = _query()
     if problem:
         return [], [
             Finding("error" if cuda else "warning", "gpu", f"nvidia-smi: {problem}", "reboot, or reinstall the driver")
@@ -44,8 +44,8 @@ def gpus(cuda: str | None, *, vllm: bool) -> tuple[list[Gpu], list[Finding]]:
     if not cards:
         if not cuda:
             return [], [Finding("ok", "gpu", "none, and torch is built without CUDA")]
-        driver = " (but /proc/driver/nvidia is)" if Path("/proc/driver/nvidia").exists() else ""
-        seen = f"nvidia-smi is not there{driver}, and torch is built for CUDA {cuda}"
+        driver = " (but there is /proc/driver/nvidia)" if Path("/proc/driver/nvidia").exists() else ""
+        seen = f"there is no nvidia-smi{driver}, but torch is built for CUDA {cuda}"
         fix = "docker run --gpus all, or make install R1LAB_DEVICE=cpu"
         return [], [Finding("error" if vllm else "warning", "gpu", seen, fix)]
     found = [*_driver(cards[0].driver, cuda)]
@@ -59,7 +59,7 @@ def gpus(cuda: str | None, *, vllm: bool) -> tuple[list[Gpu], list[Finding]]:
 
 def _driver(driver: str, cuda: str | None) -> list[Finding]:
     if cuda is None:
-        seen = f"a GPU is here (driver {driver}), but torch is built without CUDA"
+        seen = f"there is a GPU (driver {driver}), but torch is built without CUDA"
         return [Finding("warning", "driver", seen, "make install R1LAB_DEVICE=cuda")]
     needed = _DRIVERS.get(int(cuda.partition(".")[0]))
     if needed and int(driver.partition(".")[0]) < needed:
@@ -70,12 +70,12 @@ def _driver(driver: str, cuda: str | None) -> list[Finding]:
 
 def _memory(card: Gpu, users: list[str]) -> Finding:
     seen = f"{card.index}: {card.name}"
-    if card.total is None or card.free is None:  # one memory for CPU and GPU, or MIG
+    if card.total is None or card.free is None:  # memory shared by CPU and GPU, or MIG
         return Finding("ok", "gpu", seen)
     seen += f", {card.free / 1024:.1f} of {card.total / 1024:.1f} GiB free"
     if card.free >= FREE * card.total:
         return Finding("ok", "gpu", seen)
-    seen += f", used by {', '.join(users)}" if users else ", used by processes that do not show here"
+    seen += f", used by {', '.join(users)}" if users else ", used by processes that nvidia-smi does not show"
     return Finding("warning", "gpu", seen, "end them, or set CUDA_VISIBLE_DEVICES to another GPU")
 
 
@@ -87,23 +87,23 @@ def _old(cards: list[Gpu]) -> list[Finding]:
 
 
 def _visible(cards: list[Gpu]) -> list[Gpu]:
-    """What `CUDA_VISIBLE_DEVICES` leaves: CUDA takes its list up to the first that is not there."""
-    asked = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if asked is None:
+    """The GPUs in `CUDA_VISIBLE_DEVICES`: CUDA reads its list up to the first that does not exist."""
+    value = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if value is None:
         return cards
     visible = []
-    for word in asked.split(","):
+    for word in value.split(","):
         hit = [c for c in cards if word.strip() == str(c.index) or (word and c.uuid.startswith(word.strip()))]
         if not hit and word.strip().startswith("MIG-"):
-            hit = cards[:1]  # a part of one; nvidia-smi's table does not say of which
+            hit = cards[:1]  # a part of a GPU; nvidia-smi's table does not say which one
         if not hit:
             break
         visible += hit[:1]
     return visible
 
 
-def _ask() -> tuple[list[Gpu], str]:
-    """The GPUs, and what `nvidia-smi` complains of."""
+def _query() -> tuple[list[Gpu], str]:
+    """The GPUs, and the error of `nvidia-smi`, if any."""
     done = _smi(f"--query-gpu={_QUERY}")
     if done is None:
         return [], ""
@@ -117,7 +117,7 @@ def _ask() -> tuple[list[Gpu], str]:
 
 
 def _users() -> dict[str, list[str]]:
-    """Processes on each GPU, by its UUID."""
+    """The processes on each GPU, by UUID."""
     done = _smi("--query-compute-apps=gpu_uuid,pid,process_name")
     users: dict[str, list[str]] = {}
     for line in done.stdout.splitlines() if done and not done.returncode else []:
@@ -137,5 +137,5 @@ def _smi(query: str) -> subprocess.CompletedProcess | None:
 
 
 def _number(text: str, kind: type = int):
-    """None for what `nvidia-smi` writes as [N/A]."""
+    """A number; None for values that `nvidia-smi` prints as [N/A]."""
     return kind(text) if re.fullmatch(r"[\d.]+", text) else None

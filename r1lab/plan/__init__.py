@@ -1,8 +1,8 @@
-"""`r1lab plan`: whether a recipe fits a device, where its memory goes, how long it takes; nothing is loaded.
+"""`r1lab plan`: whether a recipe fits on a device, how its memory is used, and how long it takes; loads no weights.
 
-`shapes.py` reads a model's sizes, `lengths.py` the rows, `memory.py` adds the bytes up, `cost.py` the FLOPs,
-`generating.py` says what engines take, `stages.py` applies all of it to a stage, `changes.py` looks for what makes it
-fit, `printed.py` prints.
+`shapes.py` reads the sizes of a model, `lengths.py` the rows, `memory.py` adds up the bytes and `cost.py` the FLOPs,
+`generating.py` estimates engines, `stages.py` applies all of it to a stage, `changes.py` searches for changes that
+make it fit, and `printed.py` prints the plan.
 """
 
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ __all__ = ["Planned", "as_json", "as_text", "parse_memory", "plan"]
 
 @dataclass(frozen=True)
 class Planned:
-    """A recipe's plan: its stages in order, and for those that do not fit what would make them."""
+    """A recipe's plan: its stages in order, and the changes that make those fit that do not."""
 
     name: str
     device: Device
@@ -34,27 +34,27 @@ class Planned:
 
     @property
     def fits(self) -> bool:
-        """Whether every stage does."""
+        """Whether every stage fits."""
         return all(stage.fits for stage in self.stages)
 
     @property
     def seconds(self) -> float | None:
-        """Of all stages, as far as they are known."""
+        """The time of all stages for which it is known."""
         return _sum([stage.seconds for stage in self.stages])
 
     @property
     def flops(self) -> float | None:
-        """Of all stages."""
+        """The FLOPs of all stages."""
         return _sum([stage.flops for stage in self.stages])
 
     @property
     def tokens(self) -> float | None:
-        """Of all stages."""
+        """The tokens of all stages."""
         return _sum([stage.tokens for stage in self.stages])
 
     @property
     def disk(self) -> int:
-        """Bytes that all stages leave."""
+        """The disk space of all stages in bytes."""
         return sum(stage.disk for stage in self.stages)
 
 
@@ -67,13 +67,13 @@ def plan(recipe: Recipe, *, gpu: str | None = None, gpus: int | None = None, mem
     """Plans every stage of a recipe.
 
     Args:
-        recipe: A stage's recipe or a `Pipeline`, as `r1lab.recipe.loading.load` gives it.
-        gpu: A name in `r1lab.plan.gpus.GPUS`. Default: the CUDA device here, else this machine's memory and cores.
-        gpus: How many. Default: each stage's `launch.gpus`.
-        memory: Bytes of each, in place of the device's own.
+        recipe: A stage's recipe or a `Pipeline`, as returned by `r1lab.recipe.loading.load`.
+        gpu: A name in `r1lab.plan.gpus.GPUS`. Default: this machine's CUDA device, or its memory and cores.
+        gpus: The number of GPUs. Default: each stage's `launch.gpus`.
+        memory: Bytes of each device, instead of its own memory.
 
     Raises:
-        UserError: There is no such GPU, or the config of a model cannot be had.
+        UserError: There is no such GPU, or the config of a model is not available.
     """
     if gpus is not None and gpus < 1:
         raise UserError(f"--gpus {gpus}: at least 1")

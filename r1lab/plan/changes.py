@@ -1,4 +1,4 @@
-"""What to change where a stage does not fit: words to type, each tried by planning again, with what it costs."""
+"""Changes that make a stage fit: overrides to type, each verified by planning again, with its cost."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ class Change:
     """A change that makes a stage fit.
 
     Attributes:
-        words: `key=value` words, to be typed after the recipe.
-        price: What it costs, and the memory that it saves.
+        words: `key=value` overrides, to be typed after the recipe.
+        price: Its cost, and the memory that it saves.
     """
 
     words: tuple[str, ...]
@@ -34,12 +34,12 @@ Settings = dict[str, object]
 def changes(
     recipe: StageRecipe, before: StagePlan, plan: Plan, *, prefix: str = "", more_gpus: bool = True
 ) -> list[Change]:
-    """At most three changes that make a stage fit, the cheapest first; several at once where no single one does.
+    """At most three changes that make a stage fit, the cheapest first; a combination if no single one is enough.
 
     Args:
-        plan: Plans a recipe of this stage again.
-        prefix: What the words need before their keys in a pipeline: `stages.NAME.`.
-        more_gpus: Whether more of them may be asked for.
+        plan: Plans this stage with another recipe.
+        prefix: The prefix of the keys in a pipeline: `stages.NAME.`.
+        more_gpus: Whether a change may use more GPUs.
     """
     found: list[Change] = []
     candidates = [
@@ -61,7 +61,7 @@ def changes(
 def _together(
     recipe: StageRecipe, before: StagePlan, plan: Plan, candidates: list[tuple[Settings, str]], prefix: str
 ) -> list[Change]:
-    """One change of several settings, each needed; none if even all that help are not enough."""
+    """One change of several settings, each of them needed; none if all helpful settings together are not enough."""
     chosen: dict[int, Settings] = {}
 
     def planned(places: Iterable[int]) -> StagePlan:
@@ -78,11 +78,11 @@ def _together(
             after = planned(chosen)
             if _excess(after) < _excess(best):
                 best, nearer = after, True
-                break  # what did not help before may now, and is tried before what costs more
+                break  # a setting that did not help before may help now, so start again with the cheapest
             del chosen[place]
     if not best.fits:
         return []
-    for place in sorted(chosen, reverse=True):  # the dearest stand last
+    for place in sorted(chosen, reverse=True):  # the most expensive come last
         without = [other for other in chosen if other != place]
         if (after := planned(without)).fits:
             best = after
@@ -97,7 +97,7 @@ def _excess(planned: StagePlan) -> tuple[bool, int]:
 
 
 def changed(recipe: Stage, settings: Settings) -> Stage:
-    """A stage's recipe with other values, by dotted keys, checked as one that is read."""
+    """A stage's recipe with other values, by dotted keys, validated like a recipe from a file."""
     plain = recipes.resolved(recipe)
     for key, value in settings.items():
         *way, last = key.split(".")
@@ -110,7 +110,7 @@ def changed(recipe: Stage, settings: Settings) -> Stage:
 
 
 def _candidates(recipe: StageRecipe, before: StagePlan) -> Iterator[tuple[Settings, str]]:
-    """Settings to try, those first that cost least, each with what it costs besides time."""
+    """Settings to try, the cheapest first, each with its cost apart from time."""
     if not trains(recipe):
         yield from _engine(recipe, before)
         yield from _half_precision(recipe)
@@ -129,30 +129,30 @@ def _candidates(recipe: StageRecipe, before: StagePlan) -> Iterator[tuple[Settin
             }
             if train.get("steps_per_generation"):
                 settings["train.steps_per_generation"] = train["steps_per_generation"] * parts
-            yield settings, "the same update in smaller passes"
+            yield settings, "same update in smaller micro-batches"
     if not train.get("gradient_checkpointing"):
         yield {"train.gradient_checkpointing": True}, ""
     if gpus > 1 and not (train.get("fsdp") or train.get("deepspeed")):
-        yield {"train.fsdp": "full_shard"}, "weights travel between GPUs"
+        yield {"train.fsdp": "full_shard"}, "weights are exchanged between GPUs"
     if not train.get("optim") or "8bit" not in train["optim"]:
         yield {"train.optim": "adamw_bnb_8bit"}, "needs bitsandbytes, optimizer states in 8 bits"
     yield from _half_precision(recipe)
     if recipe.stage != "reward":
         if not lora:
-            yield {"model.lora.r": 16}, "trains adapters, not the model"
+            yield {"model.lora.r": 16}, "trains adapters instead of the model"
         if not lora or not lora.quantize:
             quantized: Settings = {"model.lora.quantize": "4bit"}
             if not lora:
                 quantized["model.lora.r"] = 16
-            yield quantized, "needs bitsandbytes, trains adapters on a base of 4 bits"
+            yield quantized, "needs bitsandbytes, trains adapters on a 4-bit base"
         if not lora or lora.merge:
             yield (
                 {"model.lora.r": lora.r if lora else 16, "model.lora.merge": False},
-                "trains adapters, and saves them alone",
+                "trains adapters, and saves only them",
             )
     for more in (2, 4, 8, 16, 32):
         if more > gpus and more % gpus == 0 and not train.get("deepspeed"):
-            yield {"launch.gpus": more, "train.fsdp": "full_shard"}, f"takes {more} GPUs"
+            yield {"launch.gpus": more, "train.fsdp": "full_shard"}, f"uses {more} GPUs"
     limit = train.get("max_length")
     if recipe.stage in ("sft", "dpo"):
         for length in (16_384, 8192, 4096, 2048, 1024, 512):
@@ -163,16 +163,16 @@ def _candidates(recipe: StageRecipe, before: StagePlan) -> Iterator[tuple[Settin
 
 
 def _engine(recipe: StageRecipe, before: StagePlan) -> Iterator[tuple[Settings, str]]:
-    """What the generating engine can do with less, or needs more of."""
+    """Changes to the memory of the generating engine."""
     rollout: Rollout | None = getattr(recipe, "rollout", None)
     if rollout is None:
         return
     if isinstance(recipe, GrpoRecipe) and rollout.engine in ("auto", "vllm"):
         if not recipe.train.get("vllm_enable_sleep_mode"):
-            yield {"train.vllm_enable_sleep_mode": True}, "vLLM's weights are moved away and back each step"
+            yield {"train.vllm_enable_sleep_mode": True}, "vLLM's weights are offloaded and reloaded every step"
         for share in (0.2, 0.15, 0.1):
             if share < rollout.gpu_memory_utilization and not before.short:
-                yield {"rollout.gpu_memory_utilization": share}, "fewer completions at once"
+                yield {"rollout.gpu_memory_utilization": share}, "fewer completions at the same time"
     if before.short:
         for share in (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95):
             if share > rollout.gpu_memory_utilization:
@@ -185,18 +185,18 @@ def _generating_less(recipe: StageRecipe) -> Iterator[tuple[Settings, str]]:
     if rollout is None:
         return
     if rollout.engine in ("auto", "vllm"):
-        yield {"rollout.engine": "transformers"}, "generates several times slower"
+        yield {"rollout.engine": "transformers"}, "generation is several times slower"
     own = recipe.eval.max_completion_length if isinstance(recipe, EvalRecipe) else None
     limit = own or rollout.max_completion_length
     for length in (16_384, 8192, 4096, 2048, 1024, 512):
         if length < limit:
             key = f"{'eval' if own else 'rollout'}.max_completion_length"
-            yield {key: length}, f"completions are cut at {length:,} tokens"
+            yield {key: length}, f"completions are truncated at {length:,} tokens"
 
 
 def _half_precision(recipe: StageRecipe) -> Iterator[tuple[Settings, str]]:
     if recipe.model.dtype == "float32":
-        yield {"model.dtype": "bfloat16"}, "updates below 1/256 of a weight are rounded away"
+        yield {"model.dtype": "bfloat16"}, "updates below 1/256 of a weight are lost in rounding"
 
 
 def _words(settings: Settings, prefix: str) -> tuple[str, ...]:
@@ -204,13 +204,13 @@ def _words(settings: Settings, prefix: str) -> tuple[str, ...]:
 
 
 def _same_kind(settings: Settings, change: Change, prefix: str) -> bool:
-    """Whether a change sets the same keys as one that was found: a larger step of it is not another way."""
+    """Whether a change sets the same keys as one that was found: a larger step of it is not an alternative."""
     keys = {word.partition("=")[0].removeprefix(prefix) for word in change.words}
     return bool(keys & set(settings))
 
 
 def _price(before: StagePlan, after: StagePlan, cost: str) -> str:
-    """The memory that a change saves, the time that it costs, and what else."""
+    """The memory that a change saves, the time that it costs, and its other cost."""
     parts = []
     less = before.peak.total - after.peak.total
     if less:

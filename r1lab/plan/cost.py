@@ -1,7 +1,8 @@
-"""Work and time: FLOPs of a pass, seconds of training and of generating. Estimates, and told as such.
+"""Estimates of work and time: FLOPs of a pass, and seconds of training and generation.
 
-A matrix product costs a token two FLOPs a parameter, and twice that backwards (arXiv:2001.08361, section 2.1);
-attention adds its two products (arXiv:2204.02311, appendix B), here over half the context, since it is causal.
+A matrix product costs two FLOPs per token and parameter, and twice that in the backward pass (arXiv:2001.08361,
+section 2.1); attention adds its two products (arXiv:2204.02311, appendix B), here over half the context because it is
+causal.
 """
 
 from r1lab.plan.gpus import Device
@@ -9,11 +10,11 @@ from r1lab.plan.memory import kv_bytes
 from r1lab.plan.shapes import Shape
 
 TRAINING, READING = 0.35, 0.5
-"""Assumed shares: of a device's FLOPs that training reaches (MFU), and of its bandwidth that decoding does."""
+"""Assumed shares of a device's FLOPs that training reaches (MFU), and of its bandwidth that decoding reaches."""
 
 
 def forward(shape: Shape, tokens: float, context: float) -> float:
-    """FLOPs of a forward pass over tokens that see `context` tokens each, on average."""
+    """FLOPs of a forward pass over tokens that attend to `context` tokens each, on average."""
     matrices = shape.active - (0 if shape.tied else shape.head)
     attention = 2 * shape.layers * shape.heads * (shape.key_dim + shape.value_dim) * context
     return tokens * (2 * matrices + attention)
@@ -22,15 +23,15 @@ def forward(shape: Shape, tokens: float, context: float) -> float:
 def decoding(
     shape: Shape, device: Device, *, rows: int, at_once: int, prompt: int, completion: int, size: int
 ) -> float:
-    """Seconds that a device writes `rows` completions, `at_once` of them together.
+    """Seconds that a device needs to generate `rows` completions, `at_once` of them in parallel.
 
-    Each token reads all weights and the keys and values so far; the FLOPs bound it where many are written together.
+    Each token reads all weights and the keys and values so far; with many rows in parallel the FLOPs are the limit.
 
     Args:
-        size: Bytes a number of weights and cache.
+        size: Bytes per number in weights and cache.
     """
     context = prompt + completion / 2
     together = max(1, min(rows, at_once))
     read = shape.parameters * size + together * context * kv_bytes(shape, size, latent=True)
-    a_token = max(read / (device.bandwidth * READING), forward(shape, together, context) / (device.flops * TRAINING))
-    return -(-rows // together) * completion * a_token
+    per_token = max(read / (device.bandwidth * READING), forward(shape, together, context) / (device.flops * TRAINING))
+    return -(-rows // together) * completion * per_token

@@ -1,4 +1,4 @@
-"""What it takes to generate: an engine's weights and cache on a device, and how much it writes at once."""
+"""The memory of generation: an engine's weights and cache on a device, and the rows that it generates in parallel."""
 
 import os
 
@@ -10,24 +10,24 @@ from r1lab.recipe.schema import GrpoRecipe
 from r1lab.recipe.sections import Eval, GrpoRollout, Rollout, SampleRollout
 
 ENGINE = 1.0
-"""GiB that vLLM is assumed to need on a GPU beside weights and cache, for activations and CUDA graphs."""
+"""GiB that vLLM is assumed to need on a GPU in addition to weights and cache, for activations and CUDA graphs."""
 
 BATCH = 64
-"""Rows that r1lab's engine on `generate` writes at once (`r1lab.engines.transformers`)."""
+"""Rows that r1lab's engine on `generate` generates in parallel (`r1lab.engines.transformers`)."""
 
 
 def uses_vllm(rollout: Rollout | None) -> bool:
-    """Whether a stage generates by vLLM."""
+    """Whether a stage generates with vLLM."""
     return rollout is not None and engines.choose(rollout.engine) == "vllm"
 
 
 def completion_limit(recipe: GrpoRecipe) -> int:
-    """The longest completion that a GRPO stage asks for."""
+    """The maximum length of a completion in a GRPO stage."""
     return max(recipe.rollout.max_completion_length, *recipe.schedule.max_completion_length.values(), 0)
 
 
-def asked(rollout: Rollout, evaluation: Eval | None) -> tuple[int, int, int]:
-    """Of an evaluation or a sample stage: tokens of a completion, samples a prompt, and greedy answers beside them."""
+def sample_sizes(rollout: Rollout, evaluation: Eval | None) -> tuple[int, int, int]:
+    """For an evaluation or a sample stage: tokens per completion, samples and greedy answers per prompt."""
     if evaluation:
         written = evaluation.max_completion_length or rollout.max_completion_length
         return written, evaluation.num_samples, int(evaluation.greedy)
@@ -38,19 +38,19 @@ def asked(rollout: Rollout, evaluation: Eval | None) -> tuple[int, int, int]:
 def vllm(
     rollout: Rollout, device: Device, shape: shapes.Shape, size: int, length: int, split: int = 1
 ) -> tuple[Memory, str]:
-    """vLLM's share of a device, and what it lacks for one sequence of `length` tokens, which is its least.
+    """vLLM's share of a device, and why that is too little for one sequence of `length` tokens, if it is.
 
-    On a GPU it takes `rollout.gpu_memory_utilization` of all memory, and what its weights leave is cache. On a CPU
-    its cache is `VLLM_CPU_KVCACHE_SPACE`, which r1lab sets to 1 GiB, all of it from the start.
+    On a GPU vLLM uses `rollout.gpu_memory_utilization` of all memory, and its cache is what the weights leave. On a
+    CPU the cache is `VLLM_CPU_KVCACHE_SPACE`, which r1lab sets to 1 GiB, all of it allocated at the start.
 
     Args:
-        split: Devices that hold a copy together (`train.vllm_tensor_parallel_size`).
+        split: Devices that share a copy of the model (`train.vllm_tensor_parallel_size`).
     """
     weights = shape.parameters * size // split
     sequence = length * memory.kv_bytes(shape, size, latent=True) // split
     if not device.cuda:
         space = int(float(os.environ.get("VLLM_CPU_KVCACHE_SPACE") or 1) * GIB)
-        lacks = f"VLLM_CPU_KVCACHE_SPACE: {gib(space)} GiB is less than one sequence's {gib(sequence)}"
+        lacks = f"VLLM_CPU_KVCACHE_SPACE: {gib(space)} GiB, but one sequence needs {gib(sequence)}"
         return Memory(engine=weights, kv_cache=space), lacks if sequence > space else ""
     whole = int(device.memory * rollout.gpu_memory_utilization)
     cache = whole - weights - int(ENGINE * GIB)
@@ -59,24 +59,24 @@ def vllm(
         return share, ""
     needed = weights + ENGINE * GIB + sequence
     return share, (
-        f"vLLM has {gib(whole)} GiB (rollout.gpu_memory_utilization: {rollout.gpu_memory_utilization:g}) and "
+        f"vLLM has {gib(whole)} GiB (rollout.gpu_memory_utilization: {rollout.gpu_memory_utilization:g}) but "
         f"needs {gib(needed)} for its weights and one sequence of {length:,} tokens"
     )
 
 
 def at_once(cache: int, shape: shapes.Shape, size: int, length: int) -> int:
-    """Sequences of `length` tokens that a cache of so many bytes has room for, at least one."""
+    """Sequences of `length` tokens that fit in `cache` bytes, at least one."""
     return max(1, cache // (length * memory.kv_bytes(shape, size, latent=True)))
 
 
 def transformers(
     shape: shapes.Shape, size: int, *, prompt: int, written: int, n: int, rows: int | None = None
 ) -> tuple[Memory, int]:
-    """What r1lab's own engine on `generate` holds beside the weights, and the rows that it writes at once.
+    """The memory of r1lab's own engine on `generate` without the weights, and the rows that it generates in parallel.
 
     Args:
-        n: Completions of a prompt, which it writes together.
-        rows: Prompts; None for more than it writes at once.
+        n: Completions per prompt, which are generated together.
+        rows: Prompts; None for more than fit in a batch.
     """
     together = max(1, BATCH // n) * n
     if rows is not None:

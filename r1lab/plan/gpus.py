@@ -1,4 +1,4 @@
-"""The devices that a plan is for: GPUs from their makers' data sheets, or what is here."""
+"""The devices of a plan: GPUs from the vendors' data sheets, or this machine."""
 
 import re
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ from r1lab.text import did_you_mean
 
 GIB = 2**30
 FLOPS_PER_CYCLE = 32
-"""Of an x86 core, in float32: two fused multiply-adds of eight lanes (AVX2)."""
+"""FLOPs per cycle of an x86 core in float32: two fused multiply-adds of eight lanes (AVX2)."""
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,9 @@ class Device:
 
     Attributes:
         memory: Bytes.
-        flops: Dense peak a second in bfloat16; in float16 where it has no bfloat16; on a CPU in float32.
-        bandwidth: Bytes a second, of its memory.
-        bfloat16: Whether it computes in bfloat16, and does not only emulate it.
+        flops: Dense peak FLOPs per second in bfloat16 (float16 if it has no bfloat16, float32 on a CPU).
+        bandwidth: Memory bandwidth in bytes per second.
+        bfloat16: Whether it computes in bfloat16 rather than only emulating it.
     """
 
     name: str
@@ -36,8 +36,8 @@ def _gpu(name: str, gib: float, teraflops: float, gigabytes: float, bfloat16: bo
     return Device(name, int(gib * GIB), teraflops * 1e12, gigabytes * 1e9, bfloat16=bfloat16)
 
 
-# The makers' data sheets: memory, dense tensor peak with float32 sums, bandwidth in GB/s. GDDR6 with its error
-# correction on, as data-centre cards have it, holds a sixteenth less than the sheet says: 22.5 of 24.
+# From the vendors' data sheets: memory, dense tensor peak with float32 accumulation, bandwidth in GB/s. GDDR6 with
+# error correction, as on data center cards, has a sixteenth less than the data sheet says: 22.5 of 24.
 GPUS = {
     "t4": _gpu("T4", 15, 65, 320, bfloat16=False),
     "v100": _gpu("V100 32 GB", 32, 125, 900, bfloat16=False),
@@ -58,10 +58,10 @@ GPUS = {
 
 
 def find(name: str) -> Device:
-    """The GPU of a name.
+    """The GPU with a name.
 
     Raises:
-        UserError: There is none in the table.
+        UserError: The table has no such GPU.
 
     >>> find("RTX 4090").memory // GIB
     24
@@ -70,12 +70,12 @@ def find(name: str) -> Device:
     for known in (key, key.replace("-", ""), f"rtx{key}", key.removeprefix("rtx"), key.removesuffix("-80")):
         if known in GPUS:
             return GPUS[known]
-    there = f"; there are: {', '.join(GPUS)}; or name the nearest with your card's --memory"
-    raise UserError(f"--gpu {name}: no such GPU in the table{did_you_mean(key, list(GPUS))}{there}")
+    available = f"; available: {', '.join(GPUS)}; or name the most similar one and set your card's --memory"
+    raise UserError(f"--gpu {name}: no such GPU in the table{did_you_mean(key, list(GPUS))}{available}")
 
 
 def here() -> Device:
-    """The CUDA device of this machine, else its cores and memory."""
+    """This machine's CUDA device, or its cores and memory."""
     import torch
 
     if torch.cuda.is_available():
@@ -89,19 +89,19 @@ def here() -> Device:
 
 
 def cpu() -> Device:
-    """This machine's cores and memory, no more of it than its control group allows."""
+    """This machine's cores and memory, within the limits of its control group."""
     cores, memory = hardware.usable_cores(), hardware.memory().allowed
     name = f"this machine's {cores} CPU core{'s' * (cores > 1)}"
-    # The clock is seldom told to a virtual machine; 2.5 GHz and 10 GB/s are assumed.
+    # A virtual machine rarely knows its clock rate; 2.5 GHz and 10 GB/s are assumed.
     speed = {"flops": cores * FLOPS_PER_CYCLE * 2.5e9, "bandwidth": 10e9}
     return Device(name, memory, **speed, cuda=False, bfloat16=not cpu_emulates_bfloat16())
 
 
 def parse_memory(text: str) -> int:
-    """Bytes of a size as people write it; GB is read as GiB, as makers of GPUs mean it.
+    """The bytes of a size such as `24GiB`; GB is read as GiB, as GPU vendors mean it.
 
     Raises:
-        UserError: It is no size.
+        UserError: It is not a size.
 
     >>> parse_memory("24GiB") == parse_memory("24 gb") == 24 * GIB
     True
@@ -113,7 +113,7 @@ def parse_memory(text: str) -> int:
 
 
 def gib(size: float) -> str:
-    """Bytes in GiB, as people read them.
+    """Bytes in GiB, rounded for reading.
 
     >>> gib(200 * 2**30), gib(1.5 * 2**30), gib(2**29), gib(2**22)
     ('200', '1.5', '0.50', '0.004')

@@ -1,4 +1,4 @@
-"""How many rows a stage has and how long they are, as its tokenizer counts them; assumed where neither is here."""
+"""The number and the lengths of a stage's rows, counted with its tokenizer, or assumed if that is not available."""
 
 import tempfile
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from r1lab.recipe.schema import EvalRecipe, SampleRecipe, StageRecipe
 from r1lab.recipe.sections import Data, Rollout
 
 CHARACTERS, TEMPLATE = 3, 128
-"""Characters assumed of a token where the tokenizer is not here, and tokens of a template around the prompt."""
+"""Assumed characters per token without a tokenizer, and tokens of the template around the prompt."""
 
 PROMPT, COMPLETION = 512, 1024
-"""Tokens that are assumed of a row that cannot be read; the latter is TRL's own default of `max_length`."""
+"""Assumed tokens of a row that cannot be read; the latter is TRL's default for `max_length`."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,11 @@ class Lengths:
     """Rows of a stage's data, in tokens.
 
     Attributes:
-        rows: How many; None where only the run knows.
-        prompt: The longest prompt.
-        whole: The longest row, prompt and known completion together.
-        mean: The mean of the latter.
-        assumed: What was assumed of them, empty where they were counted.
+        rows: The number of rows; None if only the run knows it.
+        prompt: The length of the longest prompt.
+        whole: The length of the longest row, prompt and known completion together.
+        mean: The mean length of rows.
+        assumed: The assumption about the lengths; empty if they were counted.
     """
 
     rows: int | None
@@ -43,7 +43,7 @@ class Lengths:
 
 
 def lengths(recipe: StageRecipe, earlier: dict[str, StageRecipe]) -> Lengths:
-    """Of a stage, `earlier` the stages before it by name."""
+    """The lengths of a stage's rows; `earlier` are the stages before it by name."""
     made = _made(recipe, earlier)
     if made:
         return made
@@ -56,29 +56,29 @@ def lengths(recipe: StageRecipe, earlier: dict[str, StageRecipe]) -> Lengths:
     if seen.prompt_ids and (whole := _whole(seen)):
         return Lengths(rows, max(map(len, seen.prompt_ids)), max(whole), sum(whole) / len(whole))
     if guessed := _guessed(seen.rows, recipe.learns):
-        told = f"a token for every {CHARACTERS} characters, since its tokenizer is not here"
-        return Lengths(rows, guessed[0], guessed[1], guessed[1], told)
+        assumed = f"one token per {CHARACTERS} characters, because its tokenizer is not available"
+        return Lengths(rows, guessed[0], guessed[1], guessed[1], assumed)
     limit = getattr(recipe, "train", {}).get("max_length")
     data: Data | None = getattr(recipe, "data", None)
     most = data.max_tokens if data else None
     prompt = most or PROMPT
     if recipe.generates:
-        return Lengths(rows, prompt, prompt, prompt, f"prompts of {prompt:,} tokens, since none could be counted")
+        return Lengths(rows, prompt, prompt, prompt, f"prompts of {prompt:,} tokens (could not be counted)")
     whole = limit or most or COMPLETION
-    return Lengths(rows, min(prompt, whole), whole, whole, f"rows of {whole:,} tokens, since none could be counted")
+    return Lengths(rows, min(prompt, whole), whole, whole, f"rows of {whole:,} tokens (could not be counted)")
 
 
 def _guessed(rows: list[dict], learned: tuple[str, ...]) -> tuple[int, int] | None:
-    """The longest prompt and the longest row by their characters; None where there are no texts."""
+    """The lengths of the longest prompt and the longest row, estimated from characters; None without texts."""
     if not rows or not all(isinstance(row.get(key), str) for row in rows for key in ("prompt", *learned)):
         return None
-    asked = [-(-len(row["prompt"]) // CHARACTERS) for row in rows]
+    prompts = [-(-len(row["prompt"]) // CHARACTERS) for row in rows]
     answers = [max((-(-len(row[key]) // CHARACTERS) for key in learned), default=0) for row in rows]
-    return max(asked) + TEMPLATE, max(a + b for a, b in zip(asked, answers, strict=True)) + TEMPLATE
+    return max(prompts) + TEMPLATE, max(a + b for a, b in zip(prompts, answers, strict=True)) + TEMPLATE
 
 
 def _whole(seen: Seen) -> list[int]:
-    """Tokens of each row: its prompt, and what is learnt of it."""
+    """Tokens of each row: its prompt, and the text that it is trained on."""
     recipe = seen.recipe
     if not recipe.learns:
         return [len(ids) for ids in seen.prompt_ids]
@@ -91,7 +91,7 @@ def _whole(seen: Seen) -> list[int]:
 
 
 def _size(recipe: StageRecipe, seen: int) -> int | None:
-    """Rows of a stage's data, or questions of an evaluation; what the builder makes by default where none is said."""
+    """Rows of a stage's data, or questions of an evaluation; by default what the builder makes by default."""
     if isinstance(recipe, EvalRecipe):
         return recipe.eval.size * max(1, len(recipe.eval.tasks))
     data: Data | None = getattr(recipe, "data", None)
@@ -107,7 +107,7 @@ def _size(recipe: StageRecipe, seen: int) -> int | None:
 
 
 def _made(recipe: StageRecipe, earlier: dict[str, StageRecipe]) -> Lengths | None:
-    """Of rows that an earlier sample stage makes: as many and as long as they can be."""
+    """The lengths of rows that an earlier sample stage makes: the maximum number of rows, at maximum length."""
     data: Data | None = getattr(recipe, "data", None)
     path = data.parameters.get("path") if data and data.builder != "mix" else None
     match = REFERENCE.fullmatch(path) if isinstance(path, str) else None
@@ -124,5 +124,4 @@ def _made(recipe: StageRecipe, earlier: dict[str, StageRecipe]) -> Lengths | Non
     whole = min(whole, limit) if limit else whole
     if data.size:
         rows = min(rows or data.size, data.size)
-    told = f"all that {match[1]} may keep, each as long as it may be"
-    return Lengths(rows, before.prompt, whole, whole, told)
+    return Lengths(rows, before.prompt, whole, whole, f"all rows that {match[1]} may keep, at maximum length")

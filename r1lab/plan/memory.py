@@ -1,9 +1,10 @@
-"""Where the memory of a stage goes, from first principles: bytes on one device, at each moment that may be the peak.
+"""The memory of a stage from first principles: bytes on one device, at each moment that may be the peak.
 
-What is counted follows what runs: transformers' decoders under TRL's trainers and r1lab's GRPO step. Sources: weights,
-gradients and optimizer ZeRO (arXiv:1910.02054, section 3.1) and its stages (section 5); activations Korthikanti et al.
-(arXiv:2205.05198, section 4), adapted to what autograd keeps of a gated MLP and of attention without scores;
-checkpointing their section 5; QLoRA arXiv:2305.14314, section 3. docs/plan.md derives each line.
+The formulas follow the code that runs: transformers' decoders under TRL's trainers and r1lab's GRPO step. Sources:
+weights, gradients and optimizer ZeRO (arXiv:1910.02054, section 3.1) and its stages (section 5); activations
+Korthikanti et al. (arXiv:2205.05198, section 4), adapted to the tensors that autograd keeps of a gated MLP and of
+attention without scores; checkpointing their section 5; QLoRA arXiv:2305.14314, section 3. docs/plan.md derives each
+line.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -14,25 +15,25 @@ TRL_TOKENS, TRL_VOCABULARY = 4096, 32_768
 """The tile of logits that TRL's fused head computes at a time (trl/kernels/chunked_logprob.py, trainer/utils.py)."""
 
 TRL_COPIES = 8.25
-"""Buffers of a tile's size that its backward pass has at once without Triton: the tile, y, z, log p, p, the gradient,
-the one-hot as booleans and as numbers, and a product."""
+"""Buffers of a tile's size that exist together in its backward pass without Triton: the tile, y, z, log p, p, the
+gradient, the one-hot vector as booleans and as numbers, and a product."""
 
-PIECE = 2**25
-"""glibc's largest M_MMAP_THRESHOLD: pieces from this size on are given back to the system when they are freed."""
+BLOCK = 2**25
+"""glibc's largest M_MMAP_THRESHOLD: blocks of this size or more return to the system when they are freed."""
 
 HEAP_UNUSED = 0.25
-"""The share of glibc's heap that lies unused between pieces of many sizes; measured (docs/plan.md)."""
+"""The unused share of glibc's heap between blocks of many sizes; measured (docs/plan.md)."""
 
 CHUNK_BYTES, CHUNK_COPIES, ONE_CHUNK_COPIES = 2**27, 4, 3
-"""r1lab's head on a CPU (`r1lab.grpo.head`): a chunk, and how many buffers of its size there are with several chunks
-(those of the chunk before live on while the next is computed) and with one."""
+"""r1lab's head on a CPU (`r1lab.grpo.head`): the size of a chunk, and the number of buffers of that size with several
+chunks (the buffers of one chunk still exist while the next is computed) and with a single chunk."""
 
 
 @dataclass(frozen=True)
 class Memory:
     """Bytes on one device at one moment.
 
-    `engine` is what the generating engine holds beside the key-value cache; `overhead` the process itself.
+    `engine` is the generating engine without its key-value cache; `overhead` is the process itself.
     """
 
     weights: int = 0
@@ -47,26 +48,26 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """The sum of all components."""
         return sum(getattr(self, field.name) for field in fields(self))
 
 
 @dataclass(frozen=True)
 class Precision:
-    """Bytes a number: of the weights as they lie in memory, and of what is computed. Autocast keeps cast weights."""
+    """Bytes per number of the weights in memory, and of computed values. Autocast keeps cast weights."""
 
     weights: int
     compute: int
 
     @property
     def norm(self) -> tuple[int, int, int]:
-        """Of a norm's input, which is kept in float32, of its normalised input, and of its output."""
+        """Bytes per number of a norm's input, which is kept in float32, its normalized input, and its output."""
         return 4, self.weights, self.compute
 
 
 @dataclass(frozen=True)
 class Adapters:
-    """Adapters: their parameters, their rank times the layers that have them, and the bits of the base."""
+    """Adapters: their parameters, their rank, the number of layers that have them, and the bits of the base."""
 
     parameters: int
     rank: int
@@ -77,14 +78,14 @@ class Adapters:
 
 @dataclass(frozen=True)
 class Sharding:
-    """How many devices train, and what is spread over them: ZeRO's stage (0: nothing), or FSDP2 as stage 3."""
+    """The number of training devices, and ZeRO's stage, which says what is sharded (0: nothing; FSDP2 is stage 3)."""
 
     devices: int = 1
     stage: int = 0
     fsdp: bool = False
 
     def of(self, size: float, stage: int) -> int:
-        """Bytes on a device of what is spread from `stage` on."""
+        """Bytes per device of something that is sharded from `stage` on."""
         return int(size / self.devices if self.stage >= stage else size)
 
 
@@ -93,12 +94,12 @@ class Layout:
     """A micro-batch as the model sees it.
 
     Attributes:
-        rows, tokens: Sequences, and positions that all layers but attention see.
-        keys: Positions of keys and values in attention; more than `tokens` where completions share a prompt's.
+        rows, tokens: Sequences, and positions in all layers except attention.
+        keys: Positions of keys and values in attention; more than `tokens` if completions share a prompt's.
         scores: Products of queries and keys of one head.
         scored: Positions whose logits are computed.
-        masked: Whether attention is given a mask: rows are padded, or packed where no kernel takes varying lengths.
-        packed: Whether r1lab's packed rows are computed; else TRL's padded ones.
+        masked: Whether attention gets a mask, because rows are padded, or packed without a variable-length kernel.
+        packed: Whether these are r1lab's packed rows rather than TRL's padded ones.
     """
 
     rows: int
@@ -111,12 +112,12 @@ class Layout:
 
 
 def padded(rows: int, length: int, *, masked: bool) -> Layout:
-    """Rows of `length` tokens, padded to it."""
+    """Rows that are padded to `length` tokens."""
     return Layout(rows, rows * length, rows * length, rows * length**2, rows * length, masked)
 
 
 def packed(rows: int, group: int, prompt: int, completion: int, *, shared: bool, masked: bool) -> Layout:
-    """Groups of completions behind their prompts in one row (arXiv:2506.05433); the last token predicts nothing."""
+    """Groups of completions after their prompts in one row (arXiv:2506.05433); the last token predicts nothing."""
     prompts = -(-rows // group) if shared else rows
     written = completion - 1
     return Layout(
@@ -132,16 +133,16 @@ def packed(rows: int, group: int, prompt: int, completion: int, *, shared: bool,
 
 @dataclass(frozen=True)
 class Training:
-    """A training stage, by what decides its memory.
+    """The properties of a training stage that determine its memory.
 
     Attributes:
-        states: Bytes a trained parameter that the optimizer keeps; None is Adam's two in the weights' precision.
-        reference: Whether a second, frozen model is there.
-        accumulates: Whether gradients of an earlier backward pass are there during a pass.
+        states: Bytes of optimizer state per trained parameter; None means Adam's two in the weights' precision.
+        reference: Whether there is a second, frozen model.
+        accumulates: Whether gradients of an earlier backward pass exist during a pass.
         mixed: Whether DeepSpeed or FSDP2 keeps float32 master weights.
         fused: Whether Triton computes TRL's head, as on a GPU.
         chunked: Whether r1lab's head computes its logits in chunks.
-        heap: Whether memory is glibc's, which keeps what was freed in pieces of less than 32 MiB.
+        heap: Whether glibc manages the memory, which keeps freed blocks of less than 32 MiB.
     """
 
     shape: Shape
@@ -160,12 +161,12 @@ class Training:
 
     @property
     def trained(self) -> int:
-        """Parameters that are trained."""
+        """The number of trained parameters."""
         return self.lora.parameters if self.lora else self.shape.parameters
 
     @property
     def trained_bytes(self) -> int:
-        """Of a trained parameter: peft keeps adapters in float32, TRL those of a quantised base in bfloat16."""
+        """Bytes per trained parameter: peft keeps adapters in float32, TRL those of a quantized base in bfloat16."""
         if not self.lora:
             return self.precision.weights
         return 2 if self.lora.quantize else 4
@@ -176,11 +177,11 @@ class Training:
 
 
 def phases(work: Training) -> dict[str, Memory]:
-    """What is there at each moment of a step that may be the peak.
+    """The memory at each moment of a step that may be the peak.
 
     `loss`: all activations, and the head's buffers. `backward`: all activations, and the gradients that flow through
     the last layer. `update`: all gradients, and that of the embedding before it is added to the head's. `save`: LoRA's
-    merged weights beside the base.
+    merged weights in addition to the base.
     """
     shape, sharding = work.shape, work.sharding
     lasting = Memory(weights=weights(work), reference=reference(work), optimizer=optimizer(work))
@@ -215,7 +216,7 @@ def phases(work: Training) -> dict[str, Memory]:
 
 
 def weights(work: Training) -> int:
-    """Of the model that is trained, with its adapters."""
+    """Bytes of the trained model, with its adapters."""
     return _base(work) + (work.lora.parameters * work.trained_bytes if work.lora else 0)
 
 
@@ -225,22 +226,22 @@ def _base(work: Training) -> int:
     size = 4 if work.sharding.fsdp and not lora else size
     total = shape.parameters * size
     if lora and lora.quantize:
-        # NF4 with double quantisation: 4 bits and 0.127 of constants (arXiv:2305.14314, section 3). What is not
-        # quantised, embedding, head and norms, peft casts to float32.
+        # NF4 with double quantization: 4 bits and 0.127 of constants (arXiv:2305.14314, section 3). peft casts the
+        # rest (embedding, head and norms) to float32.
         each = (4.127 if lora.quantize == "4bit" else 8.0) / 8
         total = shape.linear_parameters * each + (shape.parameters - shape.linear_parameters) * 4
     return work.sharding.of(total, 3)
 
 
 def reference(work: Training) -> int:
-    """Of the frozen reference model; with LoRA it is the base without its adapters, and takes nothing."""
+    """Bytes of the frozen reference model; with LoRA it is the base without its adapters, and needs no memory."""
     if not work.reference or work.lora:
         return 0
     return work.sharding.of(work.shape.parameters * work.precision.weights, 3)
 
 
 def gradients(work: Training) -> int:
-    """All gradients; distributed data parallel without sharding holds them in its buckets a second time."""
+    """Bytes of all gradients; distributed data parallel without sharding has a second copy in its buckets."""
     size = work.precision.compute if work.mixed and not work.sharding.fsdp else work.trained_bytes
     total = work.trained * (4 if work.sharding.fsdp else size)
     buckets = 2 if work.sharding.devices > 1 and not work.sharding.stage else 1
@@ -248,7 +249,7 @@ def gradients(work: Training) -> int:
 
 
 def optimizer(work: Training) -> int:
-    """The optimizer's states; with ZeRO's mixed precision also the float32 master weights: 12 bytes for Adam."""
+    """Bytes of the optimizer state; with ZeRO's mixed precision also the float32 master weights: 12 bytes for Adam."""
     each = 2 * work.trained_bytes if work.states is None else work.states
     if work.mixed or work.sharding.fsdp:
         each = (8 if work.states is None else work.states) + (0 if work.sharding.fsdp else 4)
@@ -256,16 +257,16 @@ def optimizer(work: Training) -> int:
 
 
 def _gathered(work: Training) -> int:
-    """Weights that a sharded pass has whole: two layers, the one computed and the next, and the larger of the ends."""
+    """Bytes of gathered weights in a sharded pass: the current and the next layer, and the larger of the two ends."""
     layer = (work.shape.parameters - work.shape.head * (1 if work.shape.tied else 2)) // work.shape.layers
     return (2 * layer + work.shape.head) * work.precision.compute
 
 
 def activations(work: Training) -> tuple[int, int]:
-    """What autograd keeps: of the whole forward pass, and of one layer.
+    """The bytes that autograd keeps of the whole forward pass, and of one layer.
 
-    With checkpointing each layer keeps its input alone (arXiv:2205.05198, section 5), and one is computed again at a
-    time.
+    With checkpointing each layer keeps only its input (arXiv:2205.05198, section 5), and one layer at a time is
+    recomputed.
     """
     shape, layout, compute = work.shape, work.layout, work.precision.compute
     one = layer(work)
@@ -281,11 +282,11 @@ def activations(work: Training) -> tuple[int, int]:
 
 
 def layer(work: Training, *, experts: bool = False) -> int:
-    """What autograd keeps of one layer, in bytes.
+    """The bytes that autograd keeps of one layer.
 
-    Two norms (input in float32, normalised input, output), queries, keys, values and output of the attention with its
-    softmax sums, and of a gated MLP the gate, its activation, the other branch and their product. Attention scores are
-    not kept, but where queries and values differ in size on a CPU, which has no kernel for that.
+    Two norms (input in float32, normalized input, output); queries, keys, values and output of the attention with its
+    softmax sums; and of a gated MLP the gate, its activation, the other branch and their product. Attention scores are
+    not kept, except if queries and values differ in size on a CPU, which has no kernel for that.
     """
     shape, layout, compute = work.shape, work.layout, work.precision.compute
     before, normed, after = work.precision.norm
@@ -294,7 +295,7 @@ def layer(work: Training, *, experts: bool = False) -> int:
     norms = 2 * shape.hidden * (before + normed + after)
     queries = shape.heads * (shape.key_dim + shape.value_dim * (2 if layout.packed and layout.masked else 1)) * compute
     sums = shape.heads * 4
-    heads = shape.heads if layout.masked else shape.kv_heads  # with a mask, sdpa is given each query's own copy
+    heads = shape.heads if layout.masked else shape.kv_heads  # with a mask, sdpa gets a copy for each query head
     keys = heads * (shape.key_dim + shape.value_dim) * compute
     if shape.qk_norm:
         queries += (shape.heads + shape.kv_heads) * shape.key_dim * (before + normed)
@@ -308,7 +309,7 @@ def layer(work: Training, *, experts: bool = False) -> int:
     adapters = work.lora.rank * work.lora.layers * compute // shape.layers if work.lora else 0
     kept = layout.tokens * (norms + queries + sums + mlp + adapters) + layout.keys * keys
     if layout.masked and not layout.packed:
-        kept += layout.scores * compute  # the mask, anew in each layer
+        kept += layout.scores * compute  # the mask, created again in each layer
     if shape.key_dim != shape.value_dim and not work.fused:
         kept += shape.heads * layout.scores * compute
     return int(kept)
@@ -338,32 +339,32 @@ def logits(work: Training) -> int:
 
 
 def retained(work: Training, reused: int) -> int:
-    """What stays of the last step's gradients when they are freed, on a CPU.
+    """Bytes of the last step's gradients that remain in memory on a CPU after they are freed.
 
-    glibc gives pieces of 32 MiB and more back to the system; smaller ones it keeps for what comes next, which is
-    activations, and these fill `reused` bytes of it. Between pieces of many sizes a share of the heap stays unused.
+    glibc returns blocks of 32 MiB and more to the system and keeps smaller ones for reuse. Activations come next and
+    reuse `reused` bytes. A share of the heap stays unused between blocks of many sizes.
     """
     if not work.heap:
         return 0
     shape = work.shape
     ends = shape.head * (1 if shape.tied else 2) if work.trains_head else 0
-    small = ends * work.trained_bytes < PIECE
+    small = ends * work.trained_bytes < BLOCK
     grads = 0 if work.accumulates else gradients(work) - (0 if small else ends * work.trained_bytes)
-    large = work.layout.tokens * shape.intermediate * work.precision.compute >= PIECE
+    large = work.layout.tokens * shape.intermediate * work.precision.compute >= BLOCK
     heap = max(grads, 0 if large else reused)
     return int(max(0, grads - (0 if large else reused)) + HEAP_UNUSED * heap)
 
 
 def kv_bytes(shape: Shape, size: int, *, latent: bool = False) -> int:
-    """Of one token's keys and values in all layers. vLLM caches latent attention as its latents, `generate` whole."""
+    """Bytes of a token's keys and values in all layers. For latent attention, vLLM caches the latents alone."""
     if latent and shape.latent:
         return shape.layers * shape.latent * size
     return shape.layers * shape.kv_heads * (shape.key_dim + shape.value_dim) * size
 
 
 def generating(shape: Shape, *, rows: int, length: int, size: int) -> Memory:
-    """What transformers' `generate` adds: keys and values of all rows, the layer that is being enlarged twice, and the
-    logits of the last token in float32 as they are, scaled, as probabilities and as drawn from.
+    """The memory that transformers' `generate` adds: keys and values of all rows (twice for the layer that is being
+    extended), and the float32 logits of the last token (raw, scaled, as probabilities, and as sampled from).
     """
     cache = rows * length * kv_bytes(shape, size)
     return Memory(kv_cache=cache + cache // shape.layers, logits=rows * shape.vocabulary * 4 * 4)
@@ -375,5 +376,5 @@ def _matrices(shape: Shape) -> int:
 
 
 def plus(one: Memory, other: Memory) -> Memory:
-    """The sum of two."""
+    """The sum of two records."""
     return Memory(*(getattr(one, f.name) + getattr(other, f.name) for f in fields(Memory)))

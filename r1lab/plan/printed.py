@@ -1,4 +1,4 @@
-"""A plan as text for people and as JSON for programs."""
+"""A plan as text and as JSON."""
 
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING
@@ -23,18 +23,18 @@ MOMENTS = {
 
 
 def as_text(planned: "Planned", *, width: int | None = None, color: bool = False) -> str:
-    """The tables of memory and of work, the verdict, and what to type where it does not fit.
+    """The tables of memory and work, the verdict, and what to type if the recipe does not fit.
 
     Args:
-        width: Of the terminal; None for a file. Columns that all stages leave empty are not shown.
-        color: Whether the verdict is coloured.
+        width: The width of the terminal; None for a file. Columns that are empty for all stages are not shown.
+        color: Whether to color the verdict.
     """
     device = f"{planned.devices} x {planned.device.name}" if planned.devices > 1 else planned.device.name
     lines = [f"{planned.name} on {device}, {gib(planned.device.memory)} GiB{' each' * (planned.devices > 1)}", ""]
-    title = "memory at its peak, GiB" + " a device" * (planned.devices > 1)
+    title = "memory at its peak, GiB" + " per device" * (planned.devices > 1)
     lines += _indented(_memory(planned.stages), title)
     lines += ["", *_indented(_work(planned), "work, time and disk (estimates)"), ""]
-    lines = [_cut(line, width) for line in lines]  # what is to be typed is never cut
+    lines = [_shortened(line, width) for line in lines]  # lines to type are never shortened
     for verdict, line in _verdict(planned):
         lines.append(_painted(line, verdict) if color else line)
     offered = [word for found in planned.changes.values() for change in found for word in change.words]
@@ -91,7 +91,7 @@ def _count(number: float | None) -> str:
 
 
 def _indented(rows: list[list[str]], title: str) -> list[str]:
-    """A title, and a table below it: the first column to the left, figures to the right, the last as it is."""
+    """A title and a table below it: the first column aligned left, numbers right, the last column as it is."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [title]
     for name, *middle, last in rows:
@@ -101,21 +101,21 @@ def _indented(rows: list[list[str]], title: str) -> list[str]:
 
 
 def _verdict(planned: "Planned") -> list[tuple[str, str]]:
-    """Lines with what they say: `ok`, `error`, or plain."""
+    """Lines with their verdict: `ok`, `error`, or empty."""
     most = max(planned.stages, key=lambda stage: stage.peak.total)
     room = gib(planned.device.memory)
     if planned.fits:
-        return [("ok", f"fits: {most.name} takes most, {gib(most.peak.total)} of {room} GiB")]
+        return [("ok", f"fits: largest stage {most.name}, {gib(most.peak.total)} of {room} GiB")]
     lines: list[tuple[str, str]] = []
     for stage in planned.stages:
         if stage.fits:
             continue
-        why = stage.short or f"{stage.name} takes {gib(stage.peak.total)} of {room} GiB {MOMENTS[stage.moment]}"
+        why = stage.short or f"{stage.name} needs {gib(stage.peak.total)} of {room} GiB {MOMENTS[stage.moment]}"
         lines.append(("error", f"does not fit: {f'{stage.name}: ' if stage.short else ''}{why}"))
         found = planned.changes.get(stage.name, ())
         if not found:
             lines.append(
-                ("", "  nothing that was tried makes it fit: name a larger --gpu, more --gpus, or a smaller model")
+                ("", "  no change that was tried makes it fit: choose a larger --gpu, more --gpus, or a smaller model")
             )
         for change in found:
             lines += [("", f"  {' '.join(change.words)}"), ("", f"      {change.price}")]
@@ -127,9 +127,9 @@ def _assumed(planned: "Planned") -> list[str]:
     for stage in planned.stages:
         for line in stage.assumed:
             stages.setdefault(line, []).append(stage.name)
-    told = [f"{', '.join(names)}: {line}" for line, names in stages.items()]
-    share = "completions as long as they may be; time at 35 % of peak FLOPs and half the bandwidth, starts left out"
-    return [*told, share]
+    own = [f"{', '.join(names)}: {line}" for line, names in stages.items()]
+    shared = "completions of maximum length; time at 35 % of peak FLOPs and half the bandwidth, startup excluded"
+    return [*own, shared]
 
 
 def _painted(line: str, verdict: str) -> str:
@@ -137,12 +137,12 @@ def _painted(line: str, verdict: str) -> str:
     return f"\033[{code}m{line}\033[0m" if code else line
 
 
-def _cut(line: str, width: int | None) -> str:
+def _shortened(line: str, width: int | None) -> str:
     return f"{line[: width - 1]}…" if width and len(line) > width else line
 
 
 def as_json(planned: "Planned") -> dict:
-    """All of a plan as plain data: sizes in bytes, times in seconds."""
+    """The whole plan as plain data: sizes in bytes, times in seconds."""
     stages = []
     for stage in planned.stages:
         stages.append(

@@ -1,4 +1,4 @@
-"""The shapes of models: their sizes from their configs alone, no weights read."""
+"""The shapes of models, from their configs alone: no weights are read."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 QWEN, LLAMA = 151_936, 128_256  # vocabularies
-# Vocabulary, width, layers, heads, heads of keys and values, width of the MLP, whether head and embedding are one;
+# Vocabulary, width, layers, heads, heads of keys and values, width of the MLP, whether head and embedding are tied,
 # from each model's config.json on the Hub.
 _SIZES = {
     "qwen2": {
@@ -52,23 +52,23 @@ _MORE = {
     "qwen3": {"head_dim": 128},
     "qwen3_moe": {"head_dim": 128, "num_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768},
 }
-# What a name may have more than the base's, at the same sizes.
+# Additions to the name of a base model that do not change its sizes.
 _VARIANTS = ("-Instruct", "-Base", "-Math", "-Coder", "-2507", "-Thinking", "-1M", "-RoPE-300k", "Meta-")
 _SAME = {"Llama-3-8B": "Llama-3.1-8B", "Llama-3-70B": "Llama-3.1-70B", "Llama-3.3-70B": "Llama-3.1-70B"}
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What of a decoder decides its memory and work.
+    """The sizes of a decoder that determine its memory and work.
 
     Attributes:
-        parameters, active: All, and those that a token passes: of a mixture of experts the chosen ones.
-        linears: Inputs and outputs of the linear layers but the head: what LoRA's `all-linear` adapts.
-        key_dim, value_dim: Of one head.
-        latent: Elements a token and layer that vLLM caches of multi-head latent attention (arXiv:2405.04434, section
-            2.1); 0 where keys and values are cached whole.
+        parameters, active: All parameters, and those that a token uses (only the chosen ones of a mixture of experts).
+        linears: Inputs and outputs of the linear layers except the head, which LoRA's `all-linear` adapts.
+        key_dim, value_dim: The sizes of one head.
+        latent: Elements per token and layer that vLLM caches for multi-head latent attention (arXiv:2405.04434,
+            section 2.1); 0 if keys and values are cached.
         dense_layers: Layers with an ordinary MLP; the others have experts.
-        shared_experts: Of a layer with experts, beside the `experts_per_token` chosen ones.
+        shared_experts: Experts of a layer that every token uses, in addition to the `experts_per_token` chosen ones.
     """
 
     vocabulary: int
@@ -92,12 +92,12 @@ class Shape:
 
     @property
     def head(self) -> int:
-        """Parameters of the head."""
+        """The parameters of the head."""
         return self.vocabulary * self.hidden
 
     @property
     def linear_parameters(self) -> int:
-        """Parameters of `linears`."""
+        """The parameters of `linears`."""
         return sum(inputs * outputs for _, inputs, outputs in self.linears)
 
 
@@ -106,12 +106,12 @@ def find(path: str, *, revision: str | None = None, trust_remote_code: bool = Fa
     """The shape of a model: `embedded:NAME`, `scratch:NAME`, a folder, or a Hub id.
 
     Raises:
-        UserError: Its config is neither here nor in the table, and the Hub cannot be reached; or it is no decoder.
+        UserError: Its config is neither local nor in the table, and the Hub cannot be reached; or it is not a decoder.
     """
     if path.startswith("scratch:"):
         kind, sizes = scratch.SCRATCH[path.removeprefix("scratch:")]
         return shape(_config(kind, {**sizes, "tie_word_embeddings": True}))
-    if path == "embedded:smollm2-135m":  # its folder is made at its first use; a plan makes none
+    if path == "embedded:smollm2-135m":  # its folder is created on first use; a plan creates none
         sizes = (49_152, 576, 30, 9, 3, 1536, True)
         return shape(_config("llama", dict(zip(_FIELDS, sizes, strict=True))))
     return shape(_read(path, revision, trust_remote_code))
@@ -136,15 +136,15 @@ def _read(path: str, revision: str | None, trust_remote_code: bool) -> "Pretrain
     try:
         return AutoConfig.from_pretrained(path, local_files_only=not online, **settings)
     except (OSError, ValueError) as error:
-        why = "the Hub does not give its config" if online else "the Hub cannot be reached"
+        why = "its config cannot be loaded from the Hub" if online else "the Hub cannot be reached"
         raise UserError(
-            f"model.path: {path}: {why}, and r1lab's table has no such model: put its config.json into a folder and "
+            f"model.path: {path}: {why}, and r1lab's table does not list it: put its config.json into a folder and "
             "type model.path=./FOLDER"
         ) from error
 
 
 def table(path: str) -> tuple[str, dict] | None:
-    """The kind and the sizes of a common model of the Hub, by its id.
+    """The type and the sizes of a common model on the Hub, by its id.
 
     >>> table("Qwen/Qwen2.5-Math-1.5B-Instruct")[1]["hidden_size"]
     1536
@@ -168,10 +168,10 @@ def _config(kind: str, sizes: dict) -> "PretrainedConfig":
 
 
 def shape(config: "PretrainedConfig") -> Shape:
-    """The shape that a transformers config describes; the model is built without memory, so nothing is guessed.
+    """The shape that a transformers config describes, read from the model itself, which is built without memory.
 
     Raises:
-        UserError: It is not the config of a decoder that transformers knows.
+        UserError: It is not the config of a decoder that transformers supports.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -180,7 +180,8 @@ def shape(config: "PretrainedConfig") -> Shape:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
     except (ValueError, KeyError) as error:
-        raise UserError(f"model.path: {type(config).__name__}: no causal language model: name another") from error
+        name = type(config).__name__
+        raise UserError(f"model.path: {name}: not a causal language model: use another model") from error
     text = config.get_text_config()
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}  # tied ones once
     parameters = sum(sizes.values())

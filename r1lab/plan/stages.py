@@ -1,4 +1,4 @@
-"""From a stage's recipe to its plan: what it holds, what it computes, what it leaves on the disk."""
+"""From a stage's recipe to its plan: its memory, its work, and its disk space."""
 
 import math
 from dataclasses import dataclass, replace
@@ -14,14 +14,14 @@ from r1lab.recipe.schema import DpoRecipe, GrpoRecipe, RewardRecipe, SftRecipe, 
 from r1lab.recipe.sections import Eval, GrpoTrain, Lora, Rollout
 
 PROCESS, VLLM = 0.53, 0.17
-"""GiB of a stage's process on a CPU before there is a model, and what vLLM's import adds, which TRL's GRPO needs
-whatever the engine (measured: docs/plan.md)."""
+"""GiB of a stage's process on a CPU before it loads a model, and of vLLM's import, which TRL's GRPO trainer does with
+any engine (measured: docs/plan.md)."""
 
 CONTEXT, FRAGMENTS = 1.0, 0.05
-"""Assumed of a GPU: GiB of CUDA's context and libraries, and the share that its allocator leaves unused."""
+"""Assumed for a GPU: GiB of CUDA's context and libraries, and the share that its allocator leaves unused."""
 
 TEXT, TOKEN = 4.5, 8
-"""Bytes of a token as text in host memory, which a stage reads whole, and in the Arrow file that SFT trains from."""
+"""Bytes per token as text in host memory, where all rows of a stage are, and in the Arrow file that SFT trains on."""
 
 _STATES = {"adamw_bnb_8bit": 2, "adamw_8bit": 2, "paged_adamw_8bit": 2, "lion_8bit": 1, "adamw_torch_8bit": 2,
            "adamw_torch_4bit": 1, "adafactor": 0, "sgd": 0, "lomo": 0, "adalomo": 0}  # fmt: skip
@@ -30,16 +30,16 @@ _DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 @dataclass(frozen=True)
 class StagePlan:
-    """What a stage takes.
+    """The resources that a stage needs.
 
     Attributes:
         phases: Memory at each moment that may be the peak, in bytes on a device.
-        budget: Bytes that a device has.
-        tokens, flops, seconds: Of the whole stage on all devices; seconds are an estimate. None where the number of
-            rows is not known.
-        disk: Bytes that it leaves, at its fullest.
-        short: What cannot work whatever the peak, as an engine without room for one sequence.
-        host: Bytes of host memory that the texts of its rows take while they are read.
+        budget: The memory of a device in bytes.
+        tokens, flops, seconds: Of the whole stage on all devices; seconds are an estimate. None if the number of rows
+            is unknown.
+        disk: The maximum number of bytes on disk.
+        short: Why it cannot work regardless of the peak, such as an engine without memory for one sequence.
+        host: Bytes of host memory that the texts of its rows need while they are read.
     """
 
     name: str
@@ -83,12 +83,12 @@ def plan_stage(name: str, recipe: StageRecipe, *, device: Device, start: str, fo
     """The plan of one stage.
 
     Args:
-        recipe: Its `launch.gpus` says on how many devices it trains.
-        start: The model that it starts from, `@STAGE/model` followed.
+        recipe: Its `launch.gpus` is the number of training devices.
+        start: The model that it starts from, with `@STAGE/model` resolved.
         found: Its rows; those longer than `train.max_length` are left out.
 
     Raises:
-        UserError: The shape of its model cannot be had.
+        UserError: The shape of its model is not available.
     """
     assumed = (found.assumed,) if found.assumed else ()
     rollout: Rollout | None = getattr(recipe, "rollout", None)
@@ -106,7 +106,7 @@ def plan_stage(name: str, recipe: StageRecipe, *, device: Device, start: str, fo
     host = int((found.rows or 0) * found.mean * TEXT)
     phases = {phase: _with_process(recipe, device, parts, host) for phase, parts in made.phases.items()}
     if made.seconds is None:
-        assumed += ("how many rows it has is not known here: data.size gives steps, tokens and time",)
+        assumed += ("the number of rows is unknown: set data.size for steps, tokens and time",)
     return replace(made, phases=phases, assumed=assumed, host=host)
 
 
@@ -116,22 +116,22 @@ def _shape(recipe: StageRecipe, start: str) -> shapes.Shape:
 
 
 def _without_bfloat16(recipe: StageRecipe, device: Device) -> str:
-    """What a device that does not compute in bfloat16 means for a stage."""
+    """The consequence for a stage of a device that does not compute in bfloat16."""
     if recipe.model.dtype == "bfloat16" or getattr(recipe, "train", {}).get("bf16"):
         instead = "model.dtype: float16, train.bf16: false, train.fp16: true" if device.cuda else "model.dtype: auto"
-        return f"only emulated bfloat16 on {device.name}, many times slower than planned: set {instead}"
-    return f"float32 where model.dtype is auto: {device.name} only emulates bfloat16"
+        return f"bfloat16 is only emulated on {device.name}, many times slower than planned: set {instead}"
+    return f"model.dtype auto is float32, because {device.name} only emulates bfloat16"
 
 
 def setting(recipe: Trained, key: str) -> Any:
-    """A value of a stage's `train` section, else TRL's default."""
+    """A value of a stage's `train` section, or TRL's default."""
     given = recipe.train.get(key)
     default = trl_fields.FIELDS[recipe.trl].get(key, (None, None))[1]
     return default if given is None else given
 
 
 def _with_process(recipe: StageRecipe, device: Device, parts: Memory, host: int = 0) -> Memory:
-    """Memory with that of the process itself, on a CPU its rows' texts included."""
+    """Memory including that of the process itself, on a CPU with the texts of its rows."""
     if device.cuda:
         return replace(parts, overhead=int(CONTEXT * GIB + FRAGMENTS * (parts.activations + parts.logits)))
     process = PROCESS + (
@@ -141,7 +141,7 @@ def _with_process(recipe: StageRecipe, device: Device, parts: Memory, host: int 
 
 
 def _size(recipe: StageRecipe, device: Device) -> int:
-    """Bytes of a weight."""
+    """Bytes per weight."""
     dtype = recipe.model.dtype
     if dtype == "auto":
         return 2 if device.cuda and device.bfloat16 else 4
@@ -149,7 +149,7 @@ def _size(recipe: StageRecipe, device: Device) -> int:
 
 
 def _trains(name: str, recipe: Trained, device: Device, shape: shapes.Shape, found: Lengths) -> StagePlan:
-    """A stage that trains, and where it is GRPO also generates."""
+    """The plan of a stage that trains, and in GRPO also generates."""
     lora, devices = _lora(recipe, shape), recipe.launch.gpus
     sharding, mixed = _sharding(recipe, devices)
     size = _size(recipe, device)
@@ -208,7 +208,7 @@ def _trains(name: str, recipe: Trained, device: Device, shape: shapes.Shape, fou
 def _layout(
     recipe: Trained, device: Device, precision: Precision, found: Lengths, per: int, accumulation: int
 ) -> tuple[Layout, bool]:
-    """The largest micro-batch, and whether an update's rows come in more than one."""
+    """The largest micro-batch, and whether the rows of an update need more than one."""
     if recipe.stage == "grpo":
         return _grpo_layout(recipe, device, precision, found, per, accumulation)
     if "rejected" in recipe.learns:
@@ -221,7 +221,7 @@ def _layout(
 def _grpo_layout(
     recipe: GrpoRecipe, device: Device, precision: Precision, found: Lengths, per: int, accumulation: int
 ) -> tuple[Layout, bool]:
-    """The same of a GRPO stage, whose step packs rows up to its budget of tokens."""
+    """The same for a GRPO stage, which packs rows up to a budget of tokens."""
     own = GrpoTrain(**{key: value for key, value in recipe.train.items() if key in GrpoTrain.model_fields})
     group, written = recipe.rollout.num_generations, completion_limit(recipe)
     longest = found.prompt + written
@@ -239,7 +239,7 @@ def _grpo_layout(
 
 
 def steps_per_generation(recipe: GrpoRecipe) -> int:
-    """Micro-steps that a batch of completions is made for."""
+    """The number of micro-steps per batch of completions."""
     whole = recipe.train.get("generation_batch_size")
     if whole:
         return max(1, whole // (setting(recipe, "per_device_train_batch_size") * recipe.launch.gpus))
@@ -257,13 +257,13 @@ def _lora(recipe: Trained, shape: shapes.Shape) -> Adapters | None:
 
 
 def _sharding(recipe: Trained, devices: int) -> tuple[Sharding, bool]:
-    """How training is spread, and whether DeepSpeed keeps float32 master weights."""
+    """How training is sharded, and whether DeepSpeed or FSDP2 keeps float32 master weights."""
     deepspeed = recipe.train.get("deepspeed")
     if recipe.train.get("fsdp"):
         return Sharding(devices, 3, fsdp=True), True
     if isinstance(deepspeed, dict):
         return Sharding(devices, deepspeed.get("zero_optimization", {}).get("stage", 0)), True
-    if isinstance(deepspeed, str):  # a file's name, as in zero2.json
+    if isinstance(deepspeed, str):  # a file name such as zero2.json
         return Sharding(devices, 2 if "2" in deepspeed else 3), True
     return Sharding(devices), False
 
@@ -289,7 +289,7 @@ def _rollouts(
     found: Lengths,
     rows: int,
 ) -> tuple[dict[str, Memory], str, float]:
-    """A GRPO stage's phases with its engine's share, what it lacks, and seconds of generating an update's rows."""
+    """A GRPO stage's phases with its engine, what the engine lacks, and the seconds of generation per update."""
     size, length = work.precision.weights, found.prompt + completion_limit(recipe)
     made = setting(recipe, "per_device_train_batch_size") * steps_per_generation(recipe)
     idle = replace(phases["update"], gradients=0, activations=0)
@@ -297,7 +297,7 @@ def _rollouts(
     if not generating.uses_vllm(recipe.rollout):
         adds = {"generate": memory.generating(shape, rows=made, length=length, size=size)}
         if recipe.eval and recipe.eval.every:
-            written, n, _ = generating.asked(recipe.rollout, recipe.eval)
+            written, n, _ = generating.sample_sizes(recipe.rollout, recipe.eval)
             adds["evaluate"], _ = generating.transformers(shape, size, prompt=found.prompt, written=written, n=n)
         phases = phases | {phase: memory.plus(idle, parts) for phase, parts in adds.items()}
         return phases, "", cost.decoding(shape, device, at_once=made, **seconds)
@@ -313,10 +313,10 @@ def _rollouts(
 def _generates(
     name: str, recipe: StageRecipe, rollout: Rollout, device: Device, shape: shapes.Shape, found: Lengths
 ) -> StagePlan:
-    """A stage that generates and trains nothing."""
+    """The plan of a stage that generates and trains nothing."""
     size, questions = _size(recipe, device), found.rows
     evaluation: Eval | None = getattr(recipe, "eval", None)
-    written, n, greedy = generating.asked(rollout, evaluation)
+    written, n, greedy = generating.sample_sizes(rollout, evaluation)
     length, rows = found.prompt + written, (questions or 1) * (n + greedy)
     short = ""
     if generating.uses_vllm(rollout):
@@ -344,7 +344,7 @@ def _generates(
 
 
 def _disk(recipe: Trained, shape: shapes.Shape, work: Training, steps: int | None) -> int:
-    """Checkpoints that are there at once, with the one that is being written, and the model at the end."""
+    """Bytes of the checkpoints that exist together, including one that is being written, and of the final model."""
     size = work.precision.weights
     final = shape.parameters * size
     states = work.trained * (2 * work.trained_bytes if work.states is None else work.states)
@@ -364,5 +364,5 @@ def _disk(recipe: Trained, shape: shapes.Shape, work: Training, steps: int | Non
 
 
 def _tokens(recipe: Trained, found: Lengths) -> int:
-    """The Arrow file of an SFT stage's tokens, which is there while it trains."""
+    """Bytes of the Arrow file with an SFT stage's tokens, which exists while it trains."""
     return int((found.rows or 0) * found.mean * TOKEN) if recipe.stage == "sft" else 0

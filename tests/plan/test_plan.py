@@ -64,7 +64,7 @@ def test_gpus_by_the_names_people_use(name):
 
 
 def test_an_unknown_gpu_says_which_there_are():
-    with pytest.raises(UserError, match="--gpu h1000: .*there are: t4"):
+    with pytest.raises(UserError, match="--gpu h1000: .*available: t4"):
         gpus.find("h1000")
 
 
@@ -76,7 +76,7 @@ def test_quickstart_fits_here(quickstart):
 
 def test_the_cli_exits_with_3_where_it_does_not_fit(capsys):
     assert cli.main(["plan", "quickstart", "--memory", "256MiB"]) == 3
-    assert "does not fit: base takes" in capsys.readouterr().out
+    assert "does not fit: base needs" in capsys.readouterr().out
 
 
 def test_each_change_makes_it_fit(tmp_path):
