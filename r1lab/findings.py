@@ -8,7 +8,7 @@ from r1lab.recipe.yaml_source import Keys
 Verdict = Literal["ok", "warning", "error"]
 
 COLORS = {"ok": "32", "warning": "33", "error": "1;31"}
-"""The terminal's color codes of verdicts."""
+"""The terminal color codes of the verdicts."""
 
 
 @dataclass(frozen=True)
@@ -32,5 +32,5 @@ class Finding:
 
     @property
     def message(self) -> str:
-        """What was seen and the fix, as one line."""
+        """The observation and the fix, as one line."""
         return f"{self.seen}: {self.fix}" if self.fix else self.seen

@@ -1,1 +1,1 @@
-"""`r1lab doctor`: what of this machine stands in the way of a run."""
+"""`r1lab doctor`: checks that this machine can run r1lab."""

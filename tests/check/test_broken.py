@@ -1,4 +1,4 @@
-"""Every recipe in tests/broken has a fault that has cost somebody a run, and says what `check` must print of it."""
+"""Every recipe in tests/broken has a fault that has cost somebody a run, and quotes the lines that `check` prints."""
 
 import json
 import shutil
@@ -81,18 +81,18 @@ def broken(tmp_path_factory):
     return folder
 
 
-def told(name: str, folder: Path, monkeypatch) -> list[str]:
+def reported(name: str, folder: Path, monkeypatch) -> list[str]:
     monkeypatch.chdir(folder)
     monkeypatch.setattr(rewards, "DEADLINE", 2.0 if name == "reward-hangs" else 60.0)
     return check.lines([f"{name}.yaml"])
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_broken_recipe_is_told_by_its_line(name, broken, monkeypatch):
+def test_check_reports_a_broken_recipe(name, broken, monkeypatch):
     header = (broken / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
     wanted = [line.removeprefix("# check: ") for line in header if line.startswith("# check: ")]
     assert header[0].startswith("# peers 2") and wanted
-    lines = [" ".join(line.split()).replace(f"{broken}/", "./") for line in told(name, broken, monkeypatch)]
+    lines = [" ".join(line.split()).replace(f"{broken}/", "./") for line in reported(name, broken, monkeypatch)]
     for line in wanted:
         assert line in lines, "\n".join(lines)
 

@@ -17,7 +17,7 @@ RECIPES = sorted(packaged_recipes())
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_no_false_alarm_on_a_recipe_in_small(name):
+def test_no_false_alarm_on_a_tiny_recipe(name):
     lines = check.lines([name], tiny=True)
     assert lines
     assert [line for line in lines if not line.startswith("ok")] == []
@@ -36,7 +36,7 @@ def test_what_is_printed_and_the_exit_status(capsys):
     assert cli.main(["check", "quickstart", "stages.zero.train.max_step=2", "--quiet"]) == 2
 
 
-def test_run_does_not_start_what_is_wrong_unless_told_so(tmp_path):
+def test_run_does_not_start_a_recipe_with_an_error(tmp_path):
     words = ["quickstart", "--tiny", "stages.zero.rewards.0.tasks=[chess]", "--runs-dir", str(tmp_path)]
     done = subprocess.run([sys.executable, "-m", "r1lab", "run", *words], capture_output=True, text=True)
     assert done.returncode == 3
@@ -82,7 +82,7 @@ def probed(**figures):
     return [(f.verdict, f.message) for f in probe.probe_findings(probe.Probed(**given)) if f.verdict != "ok"]
 
 
-def test_what_the_probe_makes_of_its_figures():
+def test_findings_of_the_probe():
     assert probed() == []
     ((verdict, message),) = probed(correct=[0] * 16, equal=1.0)
     assert verdict == "warning" and "0 of 128 samples correctly: a cold start is needed" in message

@@ -1,4 +1,4 @@
-"""What `check` says of lengths beside the limits that would cut them."""
+"""What `check` reports on lengths and the limits that would truncate them."""
 
 import json
 

@@ -12,7 +12,7 @@ def test_a_hub_that_cannot_be_reached_is_one_line_for_all_stages(monkeypatch):
     assert len(lines) == 1 and "could not be checked: check again online" in lines[0]
 
 
-def test_tasks_that_are_here_are_looked_at_beside_those_of_the_hub(found, monkeypatch):
+def test_local_tasks_are_checked_without_those_of_the_hub(found, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     look.hub_reachable.cache_clear()
     lines = found({

@@ -66,7 +66,7 @@ def test_a_generation_config_that_stops_elsewhere(found, grpo, model):
     assert "its generation_config.json stops at <|endoftext|>, but its tokenizer's EOS token is <|im_end|>" in line
 
 
-def test_a_chat_model_that_is_asked_without_its_template(found, grpo):
+def test_a_chat_model_that_is_prompted_without_its_template(found, grpo):
     (line,) = found(grpo(prompt={"template": "none"}), "warning")
     assert "do not use the model's chat template" in line and line.endswith("set prompt.template: chat")
 

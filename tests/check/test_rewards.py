@@ -1,4 +1,4 @@
-"""What `check` says of rewards: right answers pay, exploits do not, and what breaks is told."""
+"""What `check` says of rewards: correct answers score highest, exploits do not, and failures are reported."""
 
 import json
 import signal
@@ -26,7 +26,7 @@ LOGIC_RL = Path(__file__).parents[3] / "shared" / "data" / "logic_rl_kk" / "inst
         ("arithmetic", [{"name": "exact_match"}, {"name": "tag_count", "weight": 0.1}]),
     ],
 )
-def test_correct_responses_are_right_and_exploits_are_not(builder, specs, prefill):
+def test_correct_responses_score_as_correct_and_exploits_do_not(builder, specs, prefill):
     rows = lookup.function("data", builder)(split="train", seed=0, size=12)
     grader = graders.build(specs, prefill=prefill)
     turns = [correct_responses(row, prefill)["<answer> … </answer>"] for row in rows]
@@ -41,19 +41,19 @@ def test_correct_responses_are_right_and_exploits_are_not(builder, specs, prefil
         assert max(graded.totals) < right.totals[i]
 
 
-def test_a_row_without_an_answer_has_no_right_turn():
+def test_a_row_without_an_answer_has_no_correct_response():
     assert correct_responses({"prompt": "Say hello.", "answer": None}, "") == {}
     assert gold_answers({"prompt": "?", "answer": ["4", "four"]}) == ["4", "four"]
     assert gold_answers({"prompt": "?", "solution": "print(4)"}) == ["print(4)"]
 
 
-def test_logic_rls_loopholes_are_told_and_are_no_alarm(found, grpo):
+def test_logic_rls_loopholes_are_reported_without_alarm(found, grpo):
     lines = found(grpo(rewards=[{"name": "knights_knaves", "mode": "logic_rl"}]))
     assert all(line.startswith("ok") for line in lines)
     assert any("scores the gold answer 3 on 64 of 64 rows" in line for line in lines)
 
 
-def test_rewards_that_ask_a_server_are_not_called(found, grpo):
+def test_rewards_that_need_a_server_are_not_called(found, grpo):
     judge = {"name": "judge", "model": "m", "base_url": "http://127.0.0.1:9/v1"}
     lines = found(grpo(rewards=[{"name": "knights_knaves"}, judge]))
     assert any("judge: needs a server, so it was not tried" in line for line in lines)
@@ -129,7 +129,7 @@ def test_a_reward_with_signals_of_its_own_is_tried_and_ended(found, grpo, monkey
     assert "over 1 s of CPU time for one completion (a correct answer), or never end" in line
 
 
-def test_right_answers_that_take_too_long_are_told(found, grpo):
+def test_correct_answers_that_take_too_long_are_reported(found, grpo):
     Path("code.jsonl").write_text(
         "".join(
             json.dumps(
@@ -156,8 +156,8 @@ def test_gold_that_is_never_right_cannot_work_and_gold_that_is_sometimes_can(fou
     text += " return [float(f'<answer> {a} <' in t and not k) for t, a, k in zip(completions, answer, kind)]"
     Path("mine.py").write_text(text)
     lines = found(grpo(data={"builder": "rows", "path": "sums.jsonl"}, rewards=[{"name": "./mine.py:score"}]))
-    told = [line for line in lines if f"the gold answer does not score as correct on {wrong} of 20 rows" in line]
-    assert [line.split()[0] for line in told] == [verdict]
+    reported = [line for line in lines if f"the gold answer does not score as correct on {wrong} of 20 rows" in line]
+    assert [line.split()[0] for line in reported] == [verdict]
 
 
 @pytest.mark.skipif(not LOGIC_RL.is_dir(), reason="needs ../shared/data/logic_rl_kk")
@@ -217,7 +217,7 @@ def test_what_a_reward_gives_in_place_of_values_is_reported(found, grpo, name, v
     assert any(said in line for line in found(grpo(rewards=mine, data=data), verdict))
 
 
-def test_a_reward_of_trls_for_conversations_is_told_what_a_completion_is(found, grpo, tmp_path):
+def test_a_trl_reward_for_conversations_gets_an_explanation(found, grpo, tmp_path):
     (tmp_path / "trls.py").write_text(
         "def score(completions, **_):\n    return [float(len(c[0]['content'])) for c in completions]\n"
     )

@@ -1,4 +1,4 @@
-"""What `check` says of a training set: tasks, rows that say the same, rows that are in an evaluation."""
+"""What `check` says of a training set: tasks, duplicates, rows that are in an evaluation."""
 
 import json
 

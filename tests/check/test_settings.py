@@ -20,7 +20,7 @@ def loaded(grpo, tmp_path, monkeypatch):
     return load
 
 
-def told(recipe, **more):
+def reported(recipe, **more):
     return [(f.verdict, ".".join(map(str, f.keys))) for f in setting_findings(recipe, **more) if f.verdict != "ok"]
 
 
@@ -66,28 +66,28 @@ def test_groups_by_processes(loaded):
         ("some/model", 1.0, True),
     ],
 )
-def test_learning_rates_beside_published_ones(loaded, path, rate, fine):
+def test_learning_rates_compared_with_published_ones(loaded, path, rate, fine):
     train = {"learning_rate": rate, "per_device_train_batch_size": 16, "max_steps": 60}
-    assert told(loaded(model={"path": path}, train=train)) == [] if fine else [("warning", "train.learning_rate")]
+    assert reported(loaded(model={"path": path}, train=train)) == [] if fine else [("warning", "train.learning_rate")]
 
 
 def test_adapters_take_more(loaded):
     train = {"learning_rate": 1e-5, "per_device_train_batch_size": 16, "max_steps": 60}
-    assert told(loaded(model={"path": "Qwen/Qwen2.5-7B", "lora": {"r": 8}}, train=train)) == []
+    assert reported(loaded(model={"path": "Qwen/Qwen2.5-7B", "lora": {"r": 8}}, train=train)) == []
 
 
-def test_settings_of_a_recipe_in_small_are_another_models(loaded):
+def test_settings_of_a_tiny_recipe_belong_to_another_model(loaded):
     train = {"learning_rate": 1e-6, "per_device_train_batch_size": 16, "max_steps": 2, "beta": 0.2}
     recipe = loaded(train=train)
-    assert told(recipe, tiny=True) == []
-    assert told(recipe) == [("warning", "train.learning_rate"), ("warning", "train.beta")]
+    assert reported(recipe, tiny=True) == []
+    assert reported(recipe) == [("warning", "train.learning_rate"), ("warning", "train.beta")]
 
 
 def test_rewards_by_a_schedule_may_begin_at_zero(loaded):
     rewards = [{"name": "knights_knaves", "weight": 0.0}, {"name": "length", "weight": 0.5}]
     schedule = "schedule={rewards: {knights_knaves: {0: 1.0}, length: {0: 0.0, 50: 0.5}}}"
-    assert told(loaded(schedule, rewards=rewards)) == []
-    assert ("warning", "rewards.1") in told(loaded(rewards=rewards))
+    assert reported(loaded(schedule, rewards=rewards)) == []
+    assert ("warning", "rewards.1") in reported(loaded(rewards=rewards))
 
 
 def test_sleep_mode_without_a_gpu_is_an_error(loaded, monkeypatch):
@@ -95,8 +95,8 @@ def test_sleep_mode_without_a_gpu_is_an_error(loaded, monkeypatch):
 
     words = ["train.vllm_enable_sleep_mode=true", "rollout.engine=vllm"]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert ("error", "train.vllm_enable_sleep_mode") in told(loaded(*words))
-    assert not [keys for _, keys in told(loaded()) if "sleep" in keys]
+    assert ("error", "train.vllm_enable_sleep_mode") in reported(loaded(*words))
+    assert not [keys for _, keys in reported(loaded()) if "sleep" in keys]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
-    assert not [keys for _, keys in told(loaded(*words)) if "sleep" in keys]
+    assert not [keys for _, keys in reported(loaded(*words)) if "sleep" in keys]

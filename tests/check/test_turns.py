@@ -1,4 +1,4 @@
-"""The rule for a prompt: each message stands in it once, and it ends in an open turn of the assistant."""
+"""The rule for a prompt: it contains each message once, and ends in an open assistant turn."""
 
 import copy
 from pathlib import Path
@@ -20,8 +20,8 @@ PLAIN = loading.load_tokenizer("embedded:tiny-qwen2")
 LONG = [{"role": "user", "content": "My name is Zoe."}, {"role": "assistant", "content": "Hello."}]
 
 
-def told(prompts: list, chat_template: str | None, template: str = "chat", **prompt) -> list[tuple[str, str]]:
-    """Verdict and message of what is found of prompts in a model's chat template."""
+def reported(prompts: list, chat_template: str | None, template: str = "chat", **prompt) -> list[tuple[str, str]]:
+    """Verdicts and messages for prompts in a model's chat template."""
     tokenizer = copy.deepcopy(PLAIN)
     tokenizer.chat_template = chat_template
     stage = GrpoRecipe(
@@ -45,27 +45,27 @@ def asked(text: str) -> list[dict]:
 @pytest.mark.parametrize("name", KNOWN)
 @pytest.mark.parametrize("prompt", ["2+2?", asked("user"), [*LONG, *asked("2+2?")]], ids=["text", "word", "history"])
 def test_well_known_templates_keep_the_rule(name, prompt):
-    assert told([prompt], KNOWN[name]) == []
+    assert reported([prompt], KNOWN[name]) == []
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30), st.sampled_from(list(KNOWN)))
-def test_any_text_stands_once(text, name):
+def test_a_prompt_contains_any_text_once(text, name):
     if any(token in text for token in ("<", "[")) or not text.strip():
         return
-    assert told([text], KNOWN[name]) == []
+    assert reported([text], KNOWN[name]) == []
 
 
 @pytest.mark.parametrize("name", ["chatml", "qwen2.5", "qwen3", "llama-3"])
 def test_a_template_without_a_generation_prompt(name):
     cut = KNOWN[name].partition("{% if add_generation_prompt")[0]
-    ((verdict, message),) = told(["2+2?"], cut)
+    ((verdict, message),) = reported(["2+2?"], cut)
     assert verdict == "error" and message.startswith("the prompt opens no assistant turn: the chat template ends it")
 
 
 @pytest.mark.parametrize("template", ["{# nothing #}", " \n"])
 def test_an_empty_template(template):
-    ((verdict, message),) = told(["2+2?"], template)
+    ((verdict, message),) = reported(["2+2?"], template)
     assert verdict == "error" and "chat template is empty" in message
 
 
@@ -91,15 +91,15 @@ CUT = CHATML.replace("{{ m['content'] }}", "{{ m['content'][:24] }}")
     ],
 )
 def test_a_template_that_loses_or_doubles_a_message(template, what):
-    found = told([[*LONG, *asked("2+2?")]], template)
+    found = reported([[*LONG, *asked("2+2?")]], template)
     assert [verdict for verdict, _ in found] == ["error"] and what in found[0][1]
 
 
 def test_thinking_of_earlier_turns_that_is_left_out_is_a_warning():
     thought = [LONG[0], {"role": "assistant", "content": "<think>\nA name.\n</think>\n\nHello."}, *asked("2+2?")]
-    ((verdict, message),) = told([thought], QWEN3)
+    ((verdict, message),) = reported([thought], QWEN3)
     assert verdict == "warning" and "drops the thinking of 1 earlier assistant turns" in message
-    assert told([thought], CHATML) == []
+    assert reported([thought], CHATML) == []
 
 
 @pytest.mark.parametrize("name", ["chatml", "qwen3", "llama-3", "r1-distill", "mistral", "gemma"])
@@ -107,37 +107,37 @@ def test_prompts_that_are_rendered_already(name):
     tokenizer = copy.deepcopy(PLAIN)
     tokenizer.chat_template = KNOWN[name]
     text = tokenizer.apply_chat_template(asked("2+2?"), tokenize=False, add_generation_prompt=True)
-    ((verdict, message),) = told([text], KNOWN[name])
+    ((verdict, message),) = reported([text], KNOWN[name])
     assert verdict == "error" and "a template was already applied to them" in message
-    assert told([text], KNOWN[name], template="none") == []  # that is how to ask for it
+    assert reported([text], KNOWN[name], template="none") == []  # that is how to ask for it
     other = CHATML if name != "chatml" else KNOWN["llama-3"]
-    assert [verdict for verdict, _ in told([text], other)] == ["error"]
+    assert [verdict for verdict, _ in reported([text], other)] == ["error"]
 
 
 def test_one_odd_prompt_of_many_is_a_warning():
-    ((verdict, message),) = told(["2+2?"] * 9 + ["What does <|im_end|> mean?"], CHATML)
+    ((verdict, message),) = reported(["2+2?"] * 9 + ["What does <|im_end|> mean?"], CHATML)
     assert verdict == "warning" and message.startswith("1 of 10 prompts contain '<|im_end|>'")
 
 
 def test_a_prompt_in_the_text_of_r1_zero_already():
     from r1lab.models.prompts import R1_ZERO
 
-    ((verdict, message),) = told([R1_ZERO.replace("{question}", "2+2?")], CHATML, template="r1-zero")
+    ((verdict, message),) = reported([R1_ZERO.replace("{question}", "2+2?")], CHATML, template="r1-zero")
     assert verdict == "error" and "contain 'Assistant:'" in message
 
 
 def test_a_rendered_prompt_that_opens_no_turn():
-    ((verdict, message),) = told(["<|im_start|>user\n2+2?<|im_end|>\n"], CHATML, template="none")
+    ((verdict, message),) = reported(["<|im_start|>user\n2+2?<|im_end|>\n"], CHATML, template="none")
     assert verdict == "error" and "they open no assistant turn" in message
 
 
 def test_templates_that_have_no_place_for_a_message():
     system = [{"role": "system", "content": "Be brief."}, *asked("2+2?")]
-    ((verdict, message),) = told([system], KNOWN["gemma"])
+    ((verdict, message),) = reported([system], KNOWN["gemma"])
     assert verdict == "error" and "System role not supported" in message
-    ((verdict, message),) = told([system], CHATML, template="r1-zero")
+    ((verdict, message),) = reported([system], CHATML, template="r1-zero")
     assert verdict == "error" and "r1-zero has no place for a message with the role system" in message
-    ((verdict, message),) = told([asked("2+2?")], CHATML, template="none")
+    ((verdict, message),) = reported([asked("2+2?")], CHATML, template="none")
     assert verdict == "error" and message.endswith("set prompt.template: chat")
-    ((verdict, message),) = told(["2+2?"], CHATML, template="r1-zero", system="Be brief.")
+    ((verdict, message),) = reported(["2+2?"], CHATML, template="r1-zero", system="Be brief.")
     assert verdict == "error" and "has no place for a system prompt" in message

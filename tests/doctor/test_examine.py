@@ -100,7 +100,10 @@ def test_the_environment_that_breaks_a_run_is_named(broken):
     assert "4096 threads on" in found(broken, "threads")[0][1]
     assert found(broken, "encoding") == [("warning", "output ascii instead of UTF-8", "export PYTHONUTF8=1")]
     network = found(broken, "network")
-    assert any("NCCL_SOCKET_IFNAME=nosuch0 is not an interface of this machine" in seen and "lo" in seen for _, seen, _ in network)
+    assert any(
+        "NCCL_SOCKET_IFNAME=nosuch0 is not an interface of this machine" in seen and "lo" in seen
+        for _, seen, _ in network
+    )
     assert any(fix == "unset LOCAL_RANK" for _, _, fix in network)
     assert found(broken, "runs")[0][0] == "error"
 
@@ -127,8 +130,8 @@ def test_what_the_report_hides(monkeypatch):
     monkeypatch.setenv("LOGNAME", "bob")
     monkeypatch.setenv("MY_API_KEY", 'odd"secret')
     seen = '/home/bob/runs /home/bobby /data/bob/x http://u:p@proxy:80 odd"secret hf_abcdefghij bobsled'
-    told = examine.report([Finding("ok", "runs", seen)])["findings"][0]["seen"]
-    assert told == "~/runs /home/bobby /data/USER/x http://***@proxy:80 *** *** bobsled"
+    reported = examine.report([Finding("ok", "runs", seen)])["findings"][0]["seen"]
+    assert reported == "~/runs /home/bobby /data/USER/x http://***@proxy:80 *** *** bobsled"
 
 
 def test_a_torchvision_for_another_torch_is_found_without_importing_it(tmp_path):
@@ -241,7 +244,7 @@ def test_few_open_files_are_a_warning_that_says_what_to_type():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="namespaces")
-def test_a_kernel_without_user_namespaces_is_told_with_the_switch():
+def test_a_kernel_without_user_namespaces_is_reported_with_the_switch():
     if machine.sandbox().verdict != "ok" or not shutil.which("unshare"):
         pytest.skip("namespaces are refused here anyway")
     code = "from r1lab.doctor import machine; print(machine.sandbox())"
@@ -284,12 +287,12 @@ TWO = "0, GPU-aa, NVIDIA H100, 580.65.06, 81559, 81000, 9.0\\n1, GPU-bb, NVIDIA 
 def test_a_gpu_that_others_use_and_one_without_bfloat16(tmp_path, monkeypatch):
     nvidia_smi(tmp_path, monkeypatch, TWO, "GPU-bb, 4711, /usr/bin/python3\\n")
     cards, findings = nvidia.gpus("13.0", vllm=True)
-    told = [(finding.verdict, finding.message) for finding in findings]
+    reported = [(finding.verdict, finding.message) for finding in findings]
     assert len(cards) == 2
-    assert told[0] == ("ok", "580.65.06, torch is built for CUDA 13.0")
-    assert told[1] == ("ok", "0: NVIDIA H100, 79.1 of 79.6 GiB free")
-    assert told[2][0] == "warning" and "2.0 of 15.0 GiB free, used by python3 (pid 4711)" in told[2][1]
-    assert told[3][0] == "warning" and "1: compute capability 7.5, without bfloat16" in told[3][1]
+    assert reported[0] == ("ok", "580.65.06, torch is built for CUDA 13.0")
+    assert reported[1] == ("ok", "0: NVIDIA H100, 79.1 of 79.6 GiB free")
+    assert reported[2][0] == "warning" and "2.0 of 15.0 GiB free, used by python3 (pid 4711)" in reported[2][1]
+    assert reported[3][0] == "warning" and "1: compute capability 7.5, without bfloat16" in reported[3][1]
 
 
 def test_a_driver_too_old_for_torch_and_a_torch_without_cuda(tmp_path, monkeypatch):
@@ -324,20 +327,20 @@ def test_a_driver_that_fails_and_none_at_all(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "code, told",
+    "code, reported",
     [
         ("raise ImportError('libcudart.so.13: cannot open')", "cannot import torch: ImportError: libcudart.so.13"),
         ("import os; print('gone', flush=True); os.kill(os.getpid(), 9)", "`import torch` ended Python with SIGKILL"),
         ("import time; time.sleep(600)", "did not finish within 8 s"),
     ],
 )
-def test_a_stack_that_breaks_is_told_with_where_it_broke(tmp_path, monkeypatch, code, told):
+def test_a_broken_stack_is_reported_with_its_step(tmp_path, monkeypatch, code, reported):
     (tmp_path / "torch.py").write_text(code)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     (finding,) = trial(gpus=False, seconds=8 if "sleep" in code else 120)
-    assert told in finding.seen and finding.fix
+    assert reported in finding.seen and finding.fix
     assert finding.verdict == "error" or "the machine is busy" in finding.seen
-    if "SIGKILL" in told:
+    if "SIGKILL" in reported:
         assert "last line: gone" in finding.seen
 
 
@@ -353,7 +356,7 @@ def test_vllm_generates_a_token(tmp_path):
 # How it looks
 
 
-def test_a_line_is_cut_only_for_a_terminal():
+def test_a_line_is_wrapped_only_for_a_terminal():
     finding = Finding("warning", "ports", "8000 is in use by something else", "vllm serve MODEL --port 8001")
     assert examine.page(finding) == ("warning ports: 8000 is in use by something else: vllm serve MODEL --port 8001")
     lines = examine.page(finding, color=True, width=50).split("\n")

@@ -141,7 +141,7 @@ def test_an_epoch_has_as_many_steps_as_rows_ask_for(tmp_path):
     assert plan.plan(load(tmp_path), gpu="h100").stages[0].steps == 640 * 8 // 16
 
 
-def test_text_for_a_file_has_no_colour_and_is_cut_for_a_terminal(quickstart):
+def test_text_has_no_color_in_a_file_and_is_shortened_for_a_terminal(quickstart):
     planned = quickstart
     assert "\033" not in plan.as_text(planned, width=None, color=False)
     assert "\033[32mfits" in plan.as_text(planned, width=None, color=True)

@@ -1,4 +1,4 @@
-"""The bytes that the formulas give beside those that autograd keeps of real models."""
+"""Compares the bytes of the formulas with those that autograd keeps of real models."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Sizes of models beside what their makers publish and what lies here."""
+"""Compares sizes of models with published ones and with the embedded models."""
 
 import pytest
 
