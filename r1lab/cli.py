@@ -265,7 +265,7 @@ def run_verb(arguments: argparse.Namespace) -> int:
 
     return pipeline.run(
         recipe,
-        recipe_text=recipes.written(arguments.sources),
+        recipe_text=recipes.source_text(arguments.sources),
         runs_dir=runs_dir,
         name=arguments.name,
         resume=arguments.resume,

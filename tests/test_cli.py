@@ -73,7 +73,11 @@ def files(folder):
             "",
             "r.yaml:1: model: missing: a stage of kind grpo needs it, as in `model: {path: embedded:tiny-qwen2}`",
         ),
-        ("stage: grpo", "stage: grpo\nstage: sft", "r.yaml:2: stage: occurs twice, line 1 holds it too: remove one"),
+        (
+            "stage: grpo",
+            "stage: grpo\nstage: sft",
+            "r.yaml:2: stage: occurs twice (also in line 1): remove one of them",
+        ),
         (
             "builder: knights_knaves, people: 2, size: 40",
             "path: none.jsonl",
@@ -106,7 +110,7 @@ def files(folder):
         (
             "builder: knights_knaves, people: 2, size: 40",
             "path: rows.jsonl",
-            "r.yaml:3: data.path: rows.jsonl:2: no `answer` in this row, for the reward knights_knaves",
+            "r.yaml:3: data.path: rows.jsonl:2: this row has no `answer`, for the reward knights_knaves",
         ),
     ],
     ids=[
@@ -135,7 +139,7 @@ def test_bad_input_is_told_in_one_line_and_nothing_is_written(here, capsys, ran,
 
 def test_a_missing_recipe_is_told(here, capsys, ran):
     assert refused(capsys, "run", "none.yaml") == [
-        "none.yaml: no such file, and no recipe of r1lab's; `r1lab ls recipes` lists those"
+        "none.yaml: no such file or packaged recipe; `r1lab ls recipes` lists the recipes"
     ]
     assert files(here) == ["r.yaml"]
 

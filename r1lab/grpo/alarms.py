@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 
 from r1lab.errors import UserError
 from r1lab.recipe.schema import GrpoRecipe
-from r1lab.recipe.sections import Alarm, Alarms, FigureAlarm
+from r1lab.recipe.sections import Alarm, Alarms, MetricAlarm
 from r1lab.rundir import storage
 
 # The figure of each alarm among the trainer's logs.
@@ -101,7 +101,7 @@ def _episode(name: str, alarm: Alarm, history: list[dict], first: int) -> Episod
             continue
         message = None
         if row["step"] > after:
-            bounded = isinstance(alarm, FigureAlarm)
+            bounded = isinstance(alarm, MetricAlarm)
             message = _out_of_bounds(name, alarm, row[name], scale) if bounded else _not_finite(row)
         if not message:
             since = row["step"] + 1
@@ -112,7 +112,7 @@ def _episode(name: str, alarm: Alarm, history: list[dict], first: int) -> Episod
 
 def _patience(alarm: Alarm) -> int:
     """How many steps in a row a figure may be out of bounds before the alarm fires; that of the loss fires at once."""
-    return alarm.steps if isinstance(alarm, FigureAlarm) else 1
+    return alarm.steps if isinstance(alarm, MetricAlarm) else 1
 
 
 def _not_finite(row: dict) -> str | None:
@@ -120,7 +120,7 @@ def _not_finite(row: dict) -> str | None:
     return bad[0] if bad else None
 
 
-def _out_of_bounds(name: str, alarm: FigureAlarm, value: float, scale: float) -> str | None:
+def _out_of_bounds(name: str, alarm: MetricAlarm, value: float, scale: float) -> str | None:
     if alarm.below is not None and value <= alarm.below * scale:
         return f"{TOLD[name][0]} is {value:.3g}, at or below {alarm.below * scale:.3g}"
     if alarm.above is not None and value >= alarm.above * scale:

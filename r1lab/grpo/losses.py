@@ -20,7 +20,7 @@ from collections.abc import Callable
 
 import torch
 
-from r1lab.recipe.trial import asked_of
+from r1lab.recipe.trial import loss_arguments
 
 
 def as_advantages(function: Callable, inputs: dict, logps: torch.Tensor, level: str) -> dict:
@@ -43,6 +43,6 @@ def as_advantages(function: Callable, inputs: dict, logps: torch.Tensor, level: 
         log_ratios = (log_ratios * mask).sum(dim=1, keepdim=True) / mask.sum(dim=1, keepdim=True).clamp(min=1.0)
     given = {"logps": logps, "old_logps": old, "advantages": inputs["advantages"].unsqueeze(1)}
     given |= {"ratios": log_ratios.exp(), "mask": mask}
-    loss = function(**{name: given[name] for name in asked_of(function.__name__, function)})
+    loss = function(**{name: given[name] for name in loss_arguments(function.__name__, function)})
     least = torch.finfo(loss.dtype).tiny  # where a ratio has become 0 the loss is 0, not NaN
     return inputs | {"advantages": -loss.masked_fill(mask == 0, 0.0) / given["ratios"].clamp(min=least)}

@@ -1,1 +1,1 @@
-"""A recipe: YAML files and `key=value` settings to a checked recipe."""
+"""Loads and checks recipes from YAML files and `key=value` settings."""

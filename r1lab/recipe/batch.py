@@ -1,17 +1,18 @@
-"""Whether a recipe's rows and settings make at least one step of training."""
+"""Whether a recipe's rows and settings allow at least one training step."""
 
 from r1lab.recipe import trl_fields
 from r1lab.recipe.schema import GrpoRecipe
 from r1lab.recipe.values import Problems
+from r1lab.text import counted
 
 
 def groups(recipe: GrpoRecipe) -> int:
-    """How many groups, each of another row, a generation batch of a grpo recipe has over all processes."""
+    """The number of groups, each for a different row, in a generation batch of a grpo recipe over all processes."""
     return _completions(recipe)[0] // recipe.rollout.num_generations
 
 
 def _completions(recipe: GrpoRecipe) -> tuple[int, str, int]:
-    """Completions of a generation batch, the key of `train` that decides it, and how many times that key's value."""
+    """Completions of a generation batch, the key of `train` that decides it, and the factor that multiplies it."""
     train = recipe.train
     if train.get("generation_batch_size"):
         return train["generation_batch_size"], "generation_batch_size", 1
@@ -21,25 +22,26 @@ def _completions(recipe: GrpoRecipe) -> tuple[int, str, int]:
 
 
 def too_few_rows(recipe: GrpoRecipe, rows: int) -> tuple[str, str] | None:
-    """What is wrong where a grpo recipe's `rows` do not fill a generation batch, and what to do; None if they do.
+    """The problem and the fix if a grpo recipe's `rows` do not fill a generation batch; None if they do.
 
-    TRL's sampler drops an incomplete batch, so no step would be trained at all.
+    TRL's sampler drops an incomplete batch, so there would be no training step at all.
     """
-    wanted, (_, key, times) = groups(recipe), _completions(recipe)
-    if rows >= wanted:
+    needed, (_, key, times) = groups(recipe), _completions(recipe)
+    if rows >= needed:
         return None
     most = rows * recipe.rollout.num_generations // times
     smaller = f", or lower train.{key} to at most {most}" if most else ""
-    what = f"{rows} row{'s' * (rows != 1)}, and a generation batch has {wanted} groups, each of another row"
-    return f"{what}: no step could be trained", f"give at least {wanted} rows{smaller}"
+    what = f"{counted(rows, 'row')}, but a generation batch has {needed} groups, each for a different row"
+    return f"{what}: there would be no training step", f"use at least {needed} rows{smaller}"
 
 
 def no_steps(train: dict) -> Problems:
-    """Settings by which a training would end before its first step, and save an untrained model as finished."""
+    """Settings with which training would end before its first step, and save an untrained model as finished."""
     steps, epochs = train.get("max_steps", -1), train.get("num_train_epochs", 1)
     if steps != -1 and steps < 1:
-        return [(("train", "max_steps"), f"{steps}: trains nothing: set at least 1, or remove it to train by epochs")]
+        what = f"{steps}: there would be no training step: set at least 1, or remove it to train by epochs"
+        return [(("train", "max_steps"), what)]
     if steps == -1 and epochs <= 0:
-        what = f"{epochs:g}: trains nothing: set it above 0, or set train.max_steps"
+        what = f"{epochs:g}: there would be no training step: set it above 0, or set train.max_steps"
         return [(("train", "num_train_epochs"), what)]
     return []

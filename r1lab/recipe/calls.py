@@ -1,4 +1,4 @@
-"""Whether the rewards and builders that a recipe names exist, and take the parameters that it gives them."""
+"""Whether the rewards and builders that a recipe names exist and accept the parameters that it passes."""
 
 import inspect
 import typing
@@ -15,18 +15,20 @@ from r1lab.text import did_you_mean
 
 
 def evaluation_problems(recipe: GrpoRecipe | EvalRecipe, evaluation: Eval) -> Problems:
-    """Whether an evaluation has questions, and the builder of each task is known and takes its parameters."""
+    """Whether an evaluation has questions, and the builder of each task exists and accepts its parameters."""
     if not evaluation.tasks and recipe.data is None:
-        ways = "set eval.tasks, as in `eval: {tasks: [math]}`, or data, as in `data: {builder: knights_knaves}`"
-        return [(("data",), f"missing: an evaluation needs questions: {ways}")]
+        fix = "set eval.tasks, as in `eval: {tasks: [math]}`, or data, as in `data: {builder: knights_knaves}`"
+        return [(("data",), f"missing: an evaluation needs questions: {fix}")]
     return tasks_problems(evaluation.tasks, ("eval", "tasks"), recipe.data)
 
 
 def tasks_problems(tasks: list[str | Task], where: Keys, data: Data | None) -> Problems:
-    """Whether builders that are named, or given with their parameters, are known and take these.
+    """Whether the builders of tasks exist and accept the parameters of the tasks.
 
     Args:
-        data: The parameters of a builder that is only named, where it is that section's.
+        tasks: Names of builders, or builders with parameters.
+        where: The keys that lead to the list.
+        data: The section whose parameters a task gets that only names the same builder.
     """
     found: Problems = []
     for index, task in enumerate(tasks):
@@ -35,17 +37,21 @@ def tasks_problems(tasks: list[str | Task], where: Keys, data: Data | None) -> P
             given = data.parameters if data and task == data.builder else {}
             found += [(keys, message) for _, message in call_problems("data", task, given, keys)]
         elif "split" in task.parameters:
-            found.append(((*keys, "split"), "not set here: an evaluation asks for the test split"))
+            found.append(((*keys, "split"), "not set here: an evaluation always uses the test split: remove it"))
         else:
             found += call_problems("data", task.builder, task.parameters, keys, task)
     return found
 
 
 def call_problems(kind: str, name: str, given: dict, keys: Keys, section: Data | Task | None = None) -> Problems:
-    """Whether a reward (`kind` "rewards") or builder ("data") exists and takes the parameters `given`.
+    """Whether a reward (`kind` "rewards") or builder ("data") exists and accepts the parameters `given`.
 
     Args:
-        section: Where `size` and `seed` stand, for a builder.
+        kind: `rewards` or `data`.
+        name: The name of the function in the recipe.
+        given: Its parameters.
+        keys: The keys that lead to the section.
+        section: For a builder, the section that has its `size` and `seed`.
     """
     named = (*keys, "name" if kind == "rewards" else "builder")
     try:
@@ -53,7 +59,7 @@ def call_problems(kind: str, name: str, given: dict, keys: Keys, section: Data |
     except UserError as error:
         return [(named, problem) for problem in error.problems]
     parameters = lookup.parameters(function)
-    takes = [key for key in parameters if kind == "rewards" or key not in ("split", "size", "seed")]
+    accepted = [key for key in parameters if kind == "rewards" or key not in ("split", "size", "seed")]
     variadic = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(function).parameters.values())
     found, hints = [], _hints(function)
     for key, value in given.items():
@@ -61,21 +67,22 @@ def call_problems(kind: str, name: str, given: dict, keys: Keys, section: Data |
             found += value_problems(value, hints.get(key, Any), (*keys, key))
         elif kind == "rewards" or not variadic:
             own = {"rewards": ["name", "weight", "tasks", "on_error"], "data": ["builder", "split", "size", "seed"]}
-            has = f"; {name} has {', '.join(takes)}" if takes else f"; {name} has none"
-            found.append(((*keys, key), f"unknown parameter{did_you_mean(key, [*takes, *own[kind]], otherwise=has)}"))
+            has = f"; {name} has {', '.join(accepted) or 'none'}"
+            hint = did_you_mean(key, [*accepted, *own[kind]], otherwise=has)
+            found.append(((*keys, key), f"unknown parameter{hint}"))
     if kind == "data" and name == "mix":
         found += _parts_problems(given.get("parts"), (*keys, "parts"))
     for key in ("size", "seed") if section is not None else ():
         if getattr(section, key) is not None and key not in parameters and not variadic:
-            found.append(((*keys, key), f"the builder {name} has no {key}: remove it"))
-    for key in takes:
+            found.append(((*keys, key), f"the builder {name} has no parameter {key}: remove it"))
+    for key in accepted:
         if parameters[key].default is inspect.Parameter.empty and key not in given:
             found.append((named, f"{name} needs the parameter `{key}`"))
     return found
 
 
 def _parts_problems(parts: object, keys: Keys) -> Problems:
-    """Whether the builder of each part of a mixture is known and takes its parameters."""
+    """Whether the builder of each part of a mixture exists and accepts its parameters."""
     found: Problems = []
     for index, part in enumerate(parts if isinstance(parts, list) else []):
         at = (*keys, index)
@@ -87,12 +94,12 @@ def _parts_problems(parts: object, keys: Keys) -> Problems:
 
 
 def part_parameters(part: dict) -> dict:
-    """What a part of a mixture gives its builder."""
+    """The parameters that a part of a mixture passes to its builder."""
     return {key: value for key, value in part.items() if key not in ("builder", "weight", "split", "size", "seed")}
 
 
 def _hints(function: Callable) -> dict[str, Any]:
-    """The types of a function's parameters; none where a user's annotations cannot be resolved."""
+    """The types of a function's parameters; none if a user's annotations cannot be resolved."""
     try:
         return typing.get_type_hints(function)
     except (NameError, TypeError):

@@ -1,6 +1,6 @@
-"""What a schema alone cannot tell: TRL's fields, references, the batch; `r1lab.recipe.calls` has the functions.
+"""Checks that go beyond the schema: TRL's fields, references, the batch. `r1lab.recipe.calls` checks functions.
 
-Each check returns `(keys, message)` pairs, the keys below those of the stage.
+Each check returns `(keys, message)` pairs, with keys relative to the stage.
 """
 
 import math
@@ -11,7 +11,7 @@ from r1lab.recipe import batch, trl_fields
 from r1lab.recipe.calls import call_problems, evaluation_problems, tasks_problems
 from r1lab.recipe.prompt import prompt_problems
 from r1lab.recipe.references import references
-from r1lab.recipe.schema import EvalRecipe, GrpoRecipe, SampleRecipe, StageRecipe
+from r1lab.recipe.schema import STAGES, EvalRecipe, GrpoRecipe, SampleRecipe, StageRecipe
 from r1lab.recipe.sections import ADVANTAGES, Data, EvalRollout, GrpoRollout, GrpoTrain, Prompt, Reward, Rollout
 from r1lab.recipe.values import Problems, not_a_choice, value_problems
 from r1lab.recipe.yaml_source import Keys
@@ -19,7 +19,7 @@ from r1lab.rundir import trackers
 from r1lab.text import did_you_mean, either
 
 ELSEWHERE = {
-    "output_dir": "the run directory decides it: use --runs-dir and --name",
+    "output_dir": "it is the run directory: use --runs-dir and --name",
     "run_name": "set `name` instead",
     "seed": "set `seed` at the top of the recipe instead",
     "num_generations": "set `rollout.num_generations` instead",
@@ -43,24 +43,24 @@ ELSEWHERE = {
     "eval_on_start": "put an eval stage before this one instead",
     "num_generations_eval": "set `eval.num_samples` instead",
     "resume_from_checkpoint": "use `r1lab run --resume` instead",
-    "do_train": "the `stage` decides it",
-    "do_eval": "the `stage` decides it",
-    "do_predict": "the `stage` decides it",
-    "remove_unused_columns": "r1lab decides it: rewards get every column they ask for",
-    "parallelism_config": "YAML cannot write such an object",
-    "local_rank": "the launcher decides it",
+    "do_train": "`stage` decides this: remove it",
+    "do_eval": "`stage` decides this: remove it",
+    "do_predict": "`stage` decides this: remove it",
+    "remove_unused_columns": "r1lab decides this, because rewards need the columns of the rows: remove it",
+    "parallelism_config": "this is a Python object, which YAML cannot express: remove it",
+    "local_rank": "the launcher sets this: remove it",
     "push_to_hub": "r1lab uploads nothing: use `hf upload` on the run's model/ instead",
-    "ignore_data_skip": "a resumed run goes on with the rows that it had not seen: remove it",
+    "ignore_data_skip": "a resumed run always continues with the rows that it has not seen: remove it",
     "logging_strategy": "r1lab writes a row of metrics for each step: remove it",
     "logging_steps": "r1lab writes a row of metrics for each step: remove it",
     "logging_first_step": "r1lab writes a row of metrics for each step: remove it",
-    "save_only_model": "a checkpoint without its optimizer cannot be resumed: remove it (save_total_limit limits how "
-    "many checkpoints are kept)",
+    "save_only_model": "a checkpoint without its optimizer cannot be resumed: remove it (save_total_limit limits the "
+    "number of checkpoints that are kept)",
     "chat_template_path": "write the template into chat_template.jinja in the model's folder instead",
 }
 """TRL's fields that a recipe does not set under `train`, and what to do instead."""
 
-LEAST = {
+MINIMUM = {
     "per_device_train_batch_size": 1,
     "gradient_accumulation_steps": 1,
     "steps_per_generation": 1,
@@ -70,12 +70,12 @@ LEAST = {
     "max_grad_norm": 0,
     "warmup_steps": 0,
 }
-"""The least that fields of TRL may be, which TRL finds out after everything is built, or never."""
+"""The minimum values of fields of TRL, which TRL checks only after everything is built, or never."""
 
 _EVALUATION = ("eval_strategy", "eval_steps", "eval_on_start")
-_EVAL_STAGE = "put a stage of kind eval after it, on its `@STAGE/model`"
+_EVAL_STAGE = "add an eval stage after it, with `model: {path: @STAGE/model}`"
 
-# TRL types these as str and finds a wrong one only after the first rollout.
+# TRL types these as str and rejects an unknown one only after the first rollout.
 CHOICES = {
     "grpo": {
         "loss_type": ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo"),
@@ -86,13 +86,13 @@ CHOICES = {
     },
     "sft": {"loss_type": ("nll", "dft"), "truncation_mode": ("keep_start", "keep_end")},
 }
-# Transformers finds an unknown one only when it builds the trainer.
+# Transformers rejects an unknown one only when it builds the trainer.
 _REPORTERS = (*trackers.NAMES, "none", "all", "azure_ml", "clearml", "codecarbon", "comet_ml", "dagshub", "dvclive",
               "flyte", "kubeflow", "mlflow", "neptune", "swanlab")  # fmt: skip
 
 
 def stage_problems(recipe: StageRecipe) -> Problems:
-    """What is wrong with a stage's recipe whose every key has the right type."""
+    """What is wrong with a stage's recipe in which every key has the correct type."""
     found: Problems = []
     if recipe.trl:
         found += train_problems(recipe)
@@ -111,10 +111,12 @@ def stage_problems(recipe: StageRecipe) -> Problems:
         found += evaluation_problems(recipe, recipe.eval)
     path = recipe.model.path
     if path.startswith("scratch:") and recipe.stage != "sft":
-        found.append((("model", "path"), f"{path}: only an sft stage can start from random weights"))
+        what = f"{path}: only an sft stage can start from random weights: name a trained model"
+        found.append((("model", "path"), what))
     if not recipe._keys:
         found += [
-            (keys, f"{value}: only a stage of a pipeline can refer to another") for keys, value in references(recipe)
+            (keys, f"{value}: only a stage of a pipeline can refer to another stage: give a path")
+            for keys, value in references(recipe)
         ]
     if isinstance(recipe, SampleRecipe):
         found += keep_problems(recipe)
@@ -128,48 +130,52 @@ def stage_problems(recipe: StageRecipe) -> Problems:
 
 
 def keep_problems(recipe: SampleRecipe) -> Problems:
-    """Whether the rewards that decide what a sample stage keeps are there."""
+    """Whether a sample stage has the rewards that decide which samples it keeps."""
     keep = recipe.keep
     if not recipe.rewards and keep.which in ("right", "best"):
-        what = f"{keep.which}: needs `rewards`, whose first one tells which samples are right"
+        what = f"{keep.which}: needs `rewards`: the first one decides which samples are correct"
         return [(("keep", "which"), what)]
     if not recipe.rewards and keep.which == "pairs":
-        return [(("keep", "which"), "pairs: needs `rewards`, by which the samples of a prompt are ranked")]
+        return [(("keep", "which"), "pairs: needs `rewards`, which rank the samples of a prompt")]
     names = lookup.reward_names([reward.name for reward in recipe.rewards])
     missing = [name for name in keep.at_least if name not in names]
-    there = f"; there are: {', '.join(names)}" if names else ": `rewards` names none"
+    known = f"; available: {', '.join(names)}" if names else ": `rewards` is empty"
     return [
-        (("keep", "at_least", name), f"no such reward{did_you_mean(name, names, otherwise=there)}") for name in missing
+        (("keep", "at_least", name), f"no such reward{did_you_mean(name, names, otherwise=known)}") for name in missing
     ]
 
 
 def engine_problems(rollout: Rollout) -> Problems:
-    """Whether a server is named where one is to be asked."""
+    """Whether the engine `server` has a URL, and is not that of a grpo stage."""
     server = rollout.engine == "server"
     if server and isinstance(rollout, GrpoRollout):
-        return [(("rollout", "engine"), "server: GRPO's rollouts need the policy's own weights: set auto")]
+        return [(("rollout", "engine"), "server: GRPO's rollouts need the current weights of the policy: set auto")]
     if server and isinstance(rollout, EvalRollout) and not rollout.url:
         return [(("rollout", "engine"), "server: needs `rollout.url`, as in http://localhost:8000/v1")]
     return []
 
 
+def train_fields(kind: str) -> list[str]:
+    """The keys that `train` of a kind of stage may have; none for a kind that does not train."""
+    fields = [name for name in trl_fields.FIELDS.get(STAGES[kind].trl, ()) if name not in ELSEWHERE]
+    return [*fields, *(GrpoTrain.model_fields if kind == "grpo" else ())]
+
+
 def train_problems(recipe: StageRecipe) -> Problems:
-    """Each key of `train` against TRL's config class, each value against the type there."""
+    """Checks each key of `train` against TRL's config class, and each value against its type there."""
     found, fields, config = [], trl_fields.FIELDS[recipe.trl], recipe.trl
     train: dict[str, Any] = getattr(recipe, "train", {})
     for key, value in train.items():
         keys = ("train", key)
         if key in _EVALUATION and key in fields and recipe.stage != "grpo":
-            found.append((keys, f"not set here: a stage of kind {recipe.stage} evaluates nothing: {_EVAL_STAGE}"))
+            found.append((keys, f"not set here: a stage of kind {recipe.stage} does not evaluate: {_EVAL_STAGE}"))
         elif key in ELSEWHERE and key in fields:
             found.append((keys, f"not set here: {ELSEWHERE[key]}"))
         elif recipe.stage == "grpo" and key in GrpoTrain.model_fields:
             found += value_problems(value, GrpoTrain.model_fields[key].rebuild_annotation(), keys)
             found += _function_problems(key, value, keys) if not found else []
         elif key not in fields:
-            settable = [name for name in fields if name not in ELSEWHERE]
-            settable += GrpoTrain.model_fields if recipe.stage == "grpo" else ()
-            hint = did_you_mean(key, settable, otherwise=f": TRL's {config} has no such field")
+            hint = did_you_mean(key, train_fields(recipe.stage), otherwise=f": TRL's {config} has no such field")
             found.append((keys, f"unknown key{hint}"))
         elif key in (choices := CHOICES.get(recipe.stage, {})) and value not in choices[key]:
             found.append((keys, not_a_choice(value, choices[key])))
@@ -179,96 +185,95 @@ def train_problems(recipe: StageRecipe) -> Problems:
             given = [value] if isinstance(value, str) else value or []
             found += [(keys, not_a_choice(name, _REPORTERS)) for name in given if name not in _REPORTERS]
         elif key == "save_strategy" and value == "best":
-            found.append((keys, "best: no training evaluates what it would choose by: set steps"))
-        elif key in LEAST and value is not None and value < LEAST[key]:
-            found.append((keys, f"{value}: should be at least {LEAST[key]}"))
+            found.append((keys, "best: no evaluation during training selects a best checkpoint: set steps"))
+        elif key in MINIMUM and value is not None and value < MINIMUM[key]:
+            found.append((keys, f"{value}: should be at least {MINIMUM[key]}"))
     return found or batch.no_steps(train) + _sync_problems(recipe, train)
 
 
 def _function_problems(key: str, value: str | None, keys: Keys) -> Problems:
-    """Whether an advantage is one of r1lab's or a function, and a loss a function; `inputs` looks for the function."""
+    """Whether an advantage is one of r1lab's or a function, and a loss is a function; `inputs` loads the function."""
     kinds = {"advantage": ADVANTAGES, "loss": ()}.get(key)
     if kinds is None or value is None or value in kinds or "." in value:
         return []
-    own = "; ./mine.py:function names your own"
-    what = not_a_choice(value, kinds) if kinds else f"{value}: is no function"
-    return [(keys, f"{what}{own}")]
+    what = not_a_choice(value, kinds) if kinds else f"{value}: not a function"
+    return [(keys, f"{what}; write ./mine.py:function for your own")]
 
 
 def _sync_problems(recipe: StageRecipe, train: dict[str, Any]) -> Problems:
-    """References that TRL refuses to synchronize, which it says only when it builds the trainer."""
+    """Reference models that TRL cannot synchronize, which it reports only when it builds the trainer."""
     keys = ("train", "sync_ref_model")
     if train.get("sync_ref_model") and getattr(recipe.model, "lora", None):
-        why = (
-            "the reference of LoRA is the base without its adapters, which stays: remove sync_ref_model or model.lora"
-        )
+        why = "with LoRA the reference is the base model, which does not change: remove sync_ref_model or model.lora"
         return [(keys, why)]
     if train.get("sync_ref_model") and recipe.stage == "grpo" and not train.get("beta", trl_fields.GRPO["beta"][1]):
-        return [(keys, "there is no reference without a KL penalty: set train.beta, or remove sync_ref_model")]
+        why = "without a KL penalty there is no reference model: set train.beta, or remove sync_ref_model"
+        return [(keys, why)]
     return []
 
 
 def grpo_problems(recipe: GrpoRecipe) -> Problems:
-    """What biases the gradient, and settings of a grpo stage that contradict each other."""
+    """Settings of a grpo stage that bias the gradient or contradict each other."""
     found: Problems = []
     train, rollout = recipe.train, recipe.rollout
     if not rollout.biased_sampling:
-        cut = [("rollout", "top_p", rollout.top_p < 1, "1.0"), ("rollout", "top_k", rollout.top_k > 0, "0")]
-        cut.append(("train", "min_p", bool(train.get("min_p")), "0.0"))
-        for section, key, wrong, off in cut:
+        truncating = [("rollout", "top_p", rollout.top_p < 1, "1.0"), ("rollout", "top_k", rollout.top_k > 0, "0")]
+        truncating.append(("train", "min_p", bool(train.get("min_p")), "0.0"))
+        for section, key, wrong, off in truncating:
             if wrong:
-                what = "completions drawn from a part of the distribution bias the gradient and its importance ratio"
-                ways = f"set {off}, or say rollout.biased_sampling: true as well"
-                found.append(((section, key), f"{what}: {ways}"))
+                what = "sampling from a truncated distribution biases the gradient and its importance ratio"
+                fix = f"set {off}, or also set rollout.biased_sampling: true"
+                found.append(((section, key), f"{what}: {fix}"))
     if "logging_nan_inf_filter" in train:
-        found.append((("train", "logging_nan_inf_filter"), "not set here: see `alarms.loss`"))
+        found.append((("train", "logging_nan_inf_filter"), "not set here: set `alarms.loss` instead"))
     found += _loss_problems(train)
     if train.get("advantage") and "scale_rewards" in train:
-        found.append((("train", "advantage"), "decides what TRL's scale_rewards does: remove one of them"))
+        found.append((("train", "advantage"), "replaces TRL's scale_rewards: remove one of them"))
     if (
         train.get("advantage")
         and train.get("multi_objective_aggregation", "sum_then_normalize") != "sum_then_normalize"
     ):
-        found.append((("train", "advantage"), "is of summed rewards: remove multi_objective_aggregation"))
+        found.append((("train", "advantage"), "needs the sum of the rewards: remove multi_objective_aggregation"))
     if recipe.curriculum and recipe.curriculum.min_pass_rate > recipe.curriculum.max_pass_rate:
-        found.append((("curriculum", "min_pass_rate"), "is above max_pass_rate: no row would be left"))
+        found.append((("curriculum", "min_pass_rate"), "is above max_pass_rate, so no row would be left: lower it"))
     lora = recipe.model.lora
     if lora and lora.quantize == "8bit" and rollout.engine != "transformers":
-        found.append((("model", "lora", "quantize"), "8bit does not go with vLLM: set rollout.engine: transformers"))
+        found.append((("model", "lora", "quantize"), "vLLM does not support 8bit: set rollout.engine: transformers"))
     names = lookup.reward_names([reward.name for reward in recipe.rewards])
     for name in recipe.schedule.rewards:
         if name not in names:
-            hint = did_you_mean(name, names, otherwise=f"; there are: {', '.join(names)}")
+            hint = did_you_mean(name, names, otherwise=f"; available: {', '.join(names)}")
             found.append((("schedule", "rewards", name), f"no such reward{hint}"))
     return found
 
 
 def _loss_problems(train: dict) -> Problems:
-    """Settings that a loss of one's own leaves without an effect, or that would change its formula."""
+    """Settings that a user's own loss leaves without effect, or that would change its formula."""
     if not train.get("loss"):
         return []
     found: Problems = []
     if (kind := train.get("loss_type", "dapo")) in ("cispo", "sapo", "vespo"):
-        averages = "set loss_type to grpo, bnpo, dr_grpo, dapo or luspo, which say how tokens are averaged"
-        found.append((("train", "loss_type"), f"{kind} is a formula, which train.loss stands in place of: {averages}"))
+        fix = "set loss_type to grpo, bnpo, dr_grpo, dapo or luspo, which only decide how tokens are averaged"
+        found.append((("train", "loss_type"), f"{kind}: train.loss replaces this formula: {fix}"))
     for key in ("epsilon", "epsilon_high", "delta", "off_policy_mask_threshold"):
         if train.get(key):
-            found.append((("train", key), "belongs to TRL's formula, which train.loss stands in place of: remove it"))
+            found.append((("train", key), "belongs to TRL's formula, which train.loss replaces: remove it"))
     return found
 
 
 def batch_problems(recipe: GrpoRecipe) -> Problems:
-    """Whether groups of `num_generations` completions fill the generation batch, as TRL asks."""
+    """Whether groups of `num_generations` completions fill the generation batch, as TRL requires."""
     train, group, gpus = recipe.train, recipe.rollout.num_generations, recipe.launch.gpus
     if group < 2:
-        return [(("rollout", "num_generations"), f"{group}: GRPO compares completions of a group: at least 2")]
+        what = f"{group}: GRPO compares the completions of a group: set at least 2"
+        return [(("rollout", "num_generations"), what)]
     size = train.get("per_device_train_batch_size", trl_fields.GRPO["per_device_train_batch_size"][1])
     step = size * gpus
     steps = train.get("steps_per_generation") or train.get("gradient_accumulation_steps") or 1
     whole = train.get("generation_batch_size")
     key = "generation_batch_size"
     if whole is not None and train.get("steps_per_generation") is not None:
-        return [(("train", key), "TRL takes this or steps_per_generation, not both: remove one")]
+        return [(("train", key), "TRL accepts either this or steps_per_generation: remove one of them")]
     if whole is not None and step > 0 and whole % step:
         near = _near(whole, step)
         return [(("train", key), f"{whole}: not a multiple of the {step} completions of one step: set {near}")]
@@ -293,14 +298,14 @@ def batch_problems(recipe: GrpoRecipe) -> Problems:
 
 
 def _whole_groups(recipe: GrpoRecipe, each: int) -> Problems:
-    """Whether each GPU has whole groups of its `each` completions, as choosing prompts asks."""
+    """Whether the `each` completions of a GPU are whole groups, as dynamic sampling and curricula require."""
     group = recipe.rollout.num_generations
     chosen = [("rollout", "dynamic_sampling")] if recipe.rollout.dynamic_sampling else []
     chosen += [("curriculum",)] if recipe.curriculum else []
     if not chosen or each % group == 0:
         return []
-    ways = f"set train.per_device_train_batch_size to a multiple of {group}"
-    return [(chosen[0], f"a GPU has {each} completions of a batch, but needs whole groups of {group}: {ways}")]
+    fix = f"set train.per_device_train_batch_size to a multiple of {group}"
+    return [(chosen[0], f"a GPU has {each} completions per batch, but needs whole groups of {group}: {fix}")]
 
 
 def _near(value: int, multiple: int) -> str:

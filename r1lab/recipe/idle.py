@@ -1,9 +1,8 @@
-"""Keys of a recipe that have no effect in their stage: they are refused, since whoever wrote one expects something.
+"""Keys of a recipe that have no effect in their stage. They are errors, because whoever writes one expects an effect.
 
-A section that a pipeline gives once for all its stages may hold keys that only some of them use, and so may one that
-several stages take from one YAML anchor. There a key is refused only where no stage uses it. Nor is one refused that a
-later source leaves without an effect, as `rollout.engine=transformers` on the command line does to a file's share of
-the GPU.
+A section that all stages of a pipeline share, or that several stages take from one YAML anchor, may have keys that
+only some stages use. Such a key is an error only if no stage uses it. A key is also accepted if a later source leaves
+it without effect, as `rollout.engine=transformers` on the command line does to a file's share of the GPU.
 """
 
 import logging
@@ -23,7 +22,7 @@ _INSTEAD = {
     ("eval", "rollout", "temperature"): "set eval.temperature",
     ("eval", "rollout", "num_generations"): "set eval.num_samples",
     ("eval", "data", "size"): "set eval.size",
-    ("reward", "model", "lora"): "it trains whole models",
+    ("reward", "model", "lora"): "it trains all weights",
 }
 _SERVER = ("url", "max_concurrent", "requests_per_minute")
 _VLLM = ("max_model_length", "gpu_memory_utilization")
@@ -33,11 +32,11 @@ _LOADING = ("revision", "dtype", "attn_implementation", "trust_remote_code")
 
 
 Idle = tuple[Keys, str, Keys]
-"""A key without an effect, the reason, and the key that decides it; the kind of the stage is decided by no key."""
+"""A key without effect, the reason, and the key that decides it, empty if the kind of the stage decides it."""
 
 
 def idle_keys(kind: str, data: dict) -> Iterator[Idle]:
-    """Keys of a stage without an effect there; the data need not be valid.
+    """The keys without effect in a stage; the data need not be valid.
 
     >>> list(idle_keys("eval", {"rollout": {"temperature": 0.1}}))[0]
     (('rollout', 'temperature'), 'has no effect in a stage of kind eval: set eval.temperature', ())
@@ -56,12 +55,12 @@ def idle_keys(kind: str, data: dict) -> Iterator[Idle]:
     rewards = data.get("rewards")
     for index, reward in enumerate(rewards if kind == "eval" and isinstance(rewards, list) else ()):
         if isinstance(reward, dict):
-            yield ("rewards", index, "weight"), f"{why}, which adds no rewards up", ()
+            yield ("rewards", index, "weight"), f"{why}, which does not add rewards", ()
     yield from _by_other_keys(kind, data)
 
 
 def _by_other_keys(kind: str, data: dict) -> Iterator[Idle]:
-    """Keys that other keys of the stage leave without an effect."""
+    """Keys that have no effect because of other keys of the stage."""
 
     def given(section: str, key: str, default: object = None) -> object:
         held = data.get(section)
@@ -80,25 +79,23 @@ def _by_other_keys(kind: str, data: dict) -> Iterator[Idle]:
         yield from ((("rollout", key), with_engine, by_engine) for key in _VLLM)
     held = data.get("train")
     train = held if isinstance(held, dict) else {}
-    why = "has no effect: no training evaluates by it"
+    why = "has no effect: training does not use it for evaluation"
     yield from ((("train", key), why, ()) for key in _TRL_EVAL if key in train)
     if engine == "transformers":
         yield from ((("train", key), with_engine, by_engine) for key in train if key in _VLLM_TRAIN)
     if server:
         yield from ((("model", key), with_engine, by_engine) for key in _LOADING)
     if scratch:
-        why = "has no effect for a model that starts from random weights"
+        why = "has no effect on a model that starts from random weights"
         yield from ((("model", key), why, by_path) for key in _LOADING)
     elif isinstance(path, str) and (path.startswith(("embedded:", "@")) or os.path.isdir(os.path.expanduser(path))):
-        yield ("model", "revision"), "has no effect for a model that is not on the Hub", by_path
+        yield ("model", "revision"), "has no effect on a model that is not from the Hub", by_path
     if server or kind == "eval" or scratch:
-        who = (
-            "an evaluation" if kind == "eval" else "a server" if server else "a model that starts from random weights"
-        )
+        who = "in an evaluation" if kind == "eval" else "with a server" if server else "with a model of random weights"
         decider = () if kind == "eval" else by_engine if server else by_path
-        yield ("data", "max_tokens"), f"has no effect: {who} counts no tokens of the rows", decider
+        yield ("data", "max_tokens"), f"has no effect {who}, where rows are not tokenized", decider
     if engine == "vllm" and kind in ("eval", "sample"):
-        yield ("model", "attn_implementation"), f"{with_engine}, which has its own", by_engine
+        yield ("model", "attn_implementation"), f"{with_engine}, which has its own attention", by_engine
     if given("prompt", "text") is not None:
         why = "has no effect with prompt.text: write it into the text"
         yield ("prompt", "system"), why, ("prompt", "text")
@@ -107,12 +104,12 @@ def _by_other_keys(kind: str, data: dict) -> Iterator[Idle]:
         yield ("prompt", "system"), why, ("prompt", "template")
     which = data.get("keep") if isinstance(data.get("keep"), str) else given("keep", "which")
     if which in ("best", "pairs"):
-        why = f"has no effect with keep.which: {which}, which keeps one of a prompt"
+        why = f"has no effect with keep.which: {which}, which keeps one per prompt"
         yield ("keep", "per_prompt"), why, ("keep", "which")
     if kind == "grpo" and given("eval", "every") is None:
         yield ("eval",), "has no effect in a stage of kind grpo without eval.every", ("eval", "every")
     if kind == "eval" and _unused_data(data):
-        why = "has no effect beside eval.tasks, which say what is evaluated: remove it, or name it there"
+        why = "has no effect with eval.tasks, which decide what is evaluated: remove it, or name it in eval.tasks"
         yield ("data",), why, ("eval", "tasks")
 
 
@@ -126,10 +123,10 @@ def _unused_data(data: dict) -> bool:
 
 
 def without_idle(document: Document, stages: list[tuple[Keys, str, dict]]) -> tuple[list[dict], Problems]:
-    """The data of stages without their idle keys, and what to say of those that no stage uses.
+    """The data of stages without their idle keys, and the problems for those that no stage uses.
 
     Args:
-        document: Where each key was written. What was not written, such as a change of `--tiny`, is dropped silently.
+        document: Where each key was written. A key that was not written, but set by `--tiny`, is dropped silently.
         stages: For each stage the keys that lead to it, its kind, and its data with the shared sections.
     """
     cleaned, idle, used = [], {}, set()
@@ -142,20 +139,20 @@ def without_idle(document: Document, stages: list[tuple[Keys, str, dict]]) -> tu
             if tail[:1] in reasons and len(tail) > 1:
                 continue
             origin = document.origin((*keys, *tail))
-            # Under one place and name lies one text: a shared section, or an anchor that several stages repeat.
+            # The same place and name are the same text: a shared section, or an anchor that several stages repeat.
             written = (place, _) = (document.places.get(origin), tail)
             if tail not in reasons:
                 used.add(written)
-            elif place and not _says_nothing(kind, tail, data) and not (replaced and place != COMMAND_LINE):
+            elif place and not _is_default(kind, tail, data) and not (replaced and place != COMMAND_LINE):
                 if _source(deciders.get(tail) or place) == _source(place):
                     idle.setdefault(written, (origin, reasons[tail]))
         cleaned.append(_without(data, reasons))
     left = {written: problem for written, problem in idle.items() if written not in used}
-    # An earlier version, which let such keys pass, wrote the recipe of that run.
+    # The recipe of a run may be from an earlier version, which accepted such keys.
     saved = {written: problem for written, problem in left.items() if directory.is_saved(_source(written[0]))}
     for file in dict.fromkeys(_source(place) for place, _ in saved):
         names = [".".join(map(str, keys)) for (place, _), (keys, _) in saved.items() if _source(place) == file]
-        _log.warning("%s: ignored, as it has no effect: %s", file, ", ".join(names))
+        _log.warning("%s: ignored because it has no effect: %s", file, ", ".join(names))
     return cleaned, [problem for written, problem in left.items() if written not in saved]
 
 
@@ -185,7 +182,7 @@ def _tails(data: dict) -> Iterator[Keys]:
 
 
 def _without(data: dict, reasons: Container[Keys], keys: Keys = ()) -> dict:
-    """A map without the keys that have a reason to go, below it too."""
+    """A map without the keys that have a reason, at all levels."""
 
     def kept(value: object, at: Keys) -> object:
         if isinstance(value, dict):
@@ -195,9 +192,9 @@ def _without(data: dict, reasons: Container[Keys], keys: Keys = ()) -> dict:
     return {k: kept(value, (*keys, k)) for k, value in data.items() if (*keys, k) not in reasons}
 
 
-def _says_nothing(kind: str, tail: Keys, data: dict) -> bool:
-    """Whether a key is null or holds its default, as a resolved recipe does for all of them."""
-    value: Any = data  # a map or a list on the way, as `_tails` found it
+def _is_default(kind: str, tail: Keys, data: dict) -> bool:
+    """Whether a key is null or has its default value, as all keys of a resolved recipe may."""
+    value: Any = data  # a map or a list until the last key, as `_tails` found it
     for key in tail:
         value = value[key]
     schema = schema_at(STAGES[kind], tail[:-1])

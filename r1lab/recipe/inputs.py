@@ -1,6 +1,6 @@
-"""Checks of a recipe that touch files: model folders, data files and their rows, functions of the user's own.
+"""Checks of a recipe that read files: model folders, data files and their rows, the user's own functions.
 
-torch is imported for an advantage or a loss of the user's own alone.
+Only a user's own advantage or loss imports torch.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,14 +23,14 @@ from r1lab.recipe.yaml_source import Keys
 from r1lab.rewards.facts import facts_of
 from r1lab.text import did_you_mean
 
-SHOWN = 5  # rows of one file that are named; more are counted
+SHOWN = 5  # problems with rows of one file that are listed; the rest are counted
 
 
 def input_problems(recipe: StageRecipe, skip: set[str]) -> Problems:
-    """What is wrong with a stage's inputs, leaving out the sections in `skip`, which are wrong already."""
+    """What is wrong with a stage's inputs, without the sections in `skip`, which are already known to be wrong."""
     found: Problems = []
     rollout: Rollout | None = None if "rollout" in skip else getattr(recipe, "rollout", None)
-    if "model" not in skip and not (rollout and rollout.engine == "server"):  # where the model lies is its business
+    if "model" not in skip and not (rollout and rollout.engine == "server"):  # a server loads the model itself
         found += [(("model", "path"), message) for message in model_problems(recipe.model.path)]
         if (
             not found
@@ -38,8 +38,8 @@ def input_problems(recipe: StageRecipe, skip: set[str]) -> Problems:
             and engines.choose(rollout.engine) == "vllm"
             and loading.is_adapter(recipe.model.path)
         ):
-            ways = "set rollout.engine: transformers, or model.lora.merge: true where it was trained"
-            found.append((("model", "path"), f"is a LoRA adapter, and vLLM starts from whole models: {ways}"))
+            fix = "set rollout.engine: transformers, or train the adapter with model.lora.merge: true"
+            found.append((("model", "path"), f"is a LoRA adapter, but vLLM needs a full model: {fix}"))
         found += [] if found else [(("model", "path"), message) for message in _quantized(recipe, rollout)]
     if rollout:
         wrong = engine_options.problems(rollout.engine, rollout.options)
@@ -55,34 +55,34 @@ def input_problems(recipe: StageRecipe, skip: set[str]) -> Problems:
         for key in known.needs if known else ():
             if not reward.parameters.get(key):
                 found.append((("rewards", index), f"{reward.name} needs the parameter `{key}`"))
-    wanted = [] if "rewards" in skip else wanted_columns(recipe)
+    required = [] if "rewards" in skip else required_columns(recipe)
     for keys, section, given in _sources(recipe, skip):
-        found += [((*keys, *below), message) for below, message in data_problems(recipe, section, given, wanted)]
+        found += [((*keys, *below), message) for below, message in data_problems(recipe, section, given, required)]
     return found
 
 
 def _quantized(recipe: StageRecipe, rollout: Rollout | None) -> list[str]:
-    """Whether a model whose weights are quantized already is one that this stage can use."""
+    """Whether the stage can use a model with quantized weights."""
     method = quantized_by(loading.local_folder(recipe.model.path))
     if method is None or method == "bitsandbytes":
         return []
     what = f"{recipe.model.path}: its weights are quantized by {method}"
     if hasattr(recipe, "train"):
-        return [f"{what}, which cannot be trained: name the model that it was made from"]
+        return [f"{what} and cannot be trained: use the model before quantization"]
     by_vllm = rollout is not None and engines.choose(rollout.engine) == "vllm"
     if method in ("gptq", "awq") and not by_vllm and not find_spec("gptqmodel"):
-        return [f"{what}, which transformers reads by gptqmodel: pip install gptqmodel, or name the whole model"]
+        return [f"{what}, which transformers loads with gptqmodel: pip install gptqmodel, or use the original model"]
     return []
 
 
 def model_problems(path: str) -> list[str]:
-    """What is wrong with a model's path. A Hub id is taken as it is; it is found missing when it is loaded."""
+    """What is wrong with a model's path. A Hub id is not checked here."""
     if path.startswith("@"):
         return []
     if path.startswith("scratch:"):
         name = path.removeprefix("scratch:")
         known = sorted(scratch.SCRATCH)
-        hint = did_you_mean(name, known, otherwise=f" (there are: {', '.join(known)})")
+        hint = did_you_mean(name, known, otherwise=f"; available: {', '.join(known)}")
         return [] if name in scratch.SCRATCH else [f"{path}: no such architecture{hint}"]
     if path.startswith("embedded:"):
         return embedded_problems(path.removeprefix("embedded:"))
@@ -90,13 +90,13 @@ def model_problems(path: str) -> list[str]:
     if folder.is_dir():
         return folder_problems(folder)
     if folder.is_file():
-        return [f"{path}: is a file; a model is a folder with config.json and weights"]
+        return [f"{path}: this is a file: give a model's folder, with config.json and weights"]
     looks_local = path.startswith((".", "/", "~")) or path.endswith("/") or path.count("/") > 1
     return [f"{path}: no such folder"] if looks_local else []
 
 
 def embedded_problems(name: str) -> list[str]:
-    """What is wrong with the name of a model that r1lab carries."""
+    """What is wrong with the name of an embedded model."""
     if name == "smollm2-135m":
         from r1lab.models.smollm2 import converted, find_gguf
 
@@ -112,25 +112,25 @@ def embedded_problems(name: str) -> list[str]:
         return folder_problems(folder, f"embedded:{name}")
     have = sorted(path.name for path in loading.EMBEDDED.glob("*/")) + ["smollm2-135m"]
     hint = did_you_mean(name, have)
-    return [f"embedded:{name}: no such embedded model{hint}; there are: {', '.join(have)}"]
+    return [f"embedded:{name}: no such embedded model{hint}; available: {', '.join(have)}"]
 
 
-Wanted = list[tuple[str, str, list[str] | None]]
-"""Columns that rows need: the column, who asks for it, and for rows of which tasks (None: of all)."""
+Required = list[tuple[str, str, list[str] | None]]
+"""Columns that rows need: the column, what needs it, and the tasks of the rows that need it (None: all rows)."""
 
 Source = tuple[Keys, Data | Task, dict]
-"""A call of a builder: the keys where it stands, its section, and the parameters given."""
+"""A call of a builder: the keys that lead to it, its section, and its parameters."""
 
 
-def wanted_columns(recipe: StageRecipe) -> Wanted:
-    """The columns that each row needs, who asks for it, and of which rows."""
+def required_columns(recipe: StageRecipe) -> Required:
+    """The columns that rows need, what needs each, and which rows need it."""
     article = "an" if recipe.stage == "sft" else "a"
-    wanted: Wanted = [(c, f"{article} {recipe.stage} stage, which is trained on it", None) for c in recipe.learns]
+    required: Required = [(c, f"{article} {recipe.stage} stage, which is trained on it", None) for c in recipe.learns]
     rewards: list[Reward] = getattr(recipe, "rewards", [])
     for reward in rewards:
         function = lookup.function("rewards", reward.name)
-        wanted += [(column, f"the reward {reward.name}", reward.tasks) for column in lookup.columns(function)]
-    return wanted
+        required += [(column, f"the reward {reward.name}", reward.tasks) for column in lookup.columns(function)]
+    return required
 
 
 def _sources(recipe: StageRecipe, skip: set[str]) -> Iterator[Source]:
@@ -152,7 +152,7 @@ def _sources(recipe: StageRecipe, skip: set[str]) -> Iterator[Source]:
 
 
 def _parts(keys: Keys, section: Data | Task) -> Iterator[Source]:
-    """A builder, or each of a mixture's."""
+    """A builder, or each builder of a mixture."""
     if section.builder != "mix":
         yield keys, section, section.parameters
         return
@@ -161,11 +161,11 @@ def _parts(keys: Keys, section: Data | Task) -> Iterator[Source]:
         yield (*keys, "parts", index), section.model_copy(update={"builder": "rows", **own}), part_parameters(part)
 
 
-def data_problems(recipe: StageRecipe, section: Data | Task, given: dict, wanted: Wanted) -> Problems:
-    """Whether the data is there and each row has what is asked of it.
+def data_problems(recipe: StageRecipe, section: Data | Task, given: dict, required: Required) -> Problems:
+    """Whether the data exists and each row has the required columns.
 
-    The rows of files are all read; of r1lab's builders one row is made; a builder of the user's own is not called, nor
-    is one that would read a data set of the Hub.
+    All rows of files are read. r1lab's own builders make one row. A user's own builder is not called, and neither is
+    one that would read a data set of the Hub.
     """
     name, path = section.builder, given.get("path")
     keys = ("path",) if "path" in given else ("builder",)
@@ -174,7 +174,7 @@ def data_problems(recipe: StageRecipe, section: Data | Task, given: dict, wanted
     try:
         if name == "rows":
             split, columns = getattr(section, "split", "test"), given.get("columns")
-            return [(keys, message) for message in row_problems(given["path"], split, wanted, columns)]
+            return [(keys, message) for message in row_problems(given["path"], split, required, columns)]
         builder = lookup.function("data", name)
         reads = lookup.parameters(builder).get("path")
         place = path if path is not None else getattr(reads, "default", None)
@@ -183,10 +183,11 @@ def data_problems(recipe: StageRecipe, section: Data | Task, given: dict, wanted
         rows = _one_row(recipe, section, given, builder)
     except UserError as error:
         return [(keys, problem) for problem in error.problems]
-    lacking = {column: who for row in rows[:1] for column, who in _lacking(row, wanted)}
+    missing = {column: user for row in rows[:1] for column, user in _missing(row, required)}
     has = ", ".join(column for row in rows for column, value in row.items() if value is not None)
     return [
-        (("builder",), f"{name} gives no `{column}`, for {who}; it gives {has}") for column, who in lacking.items()
+        (("builder",), f"{name} has no column `{column}`, for {user}; it has {has}")
+        for column, user in missing.items()
     ]
 
 
@@ -196,17 +197,17 @@ def _is_local(path: str) -> bool:
     return is_local(path)
 
 
-def _lacking(row: dict, wanted: Wanted) -> list[tuple[str, str]]:
-    """The columns that a row lacks, each with who asks for it."""
+def _missing(row: dict, required: Required) -> list[tuple[str, str]]:
+    """The columns that a row lacks, each with what needs it."""
     return [
-        (column, who)
-        for column, who, tasks in wanted
+        (column, user)
+        for column, user, tasks in required
         if applies(tasks, row.get("task")) and row.get(column) in (None, "", [])
     ]
 
 
-def row_problems(path: str, split: str, wanted: Wanted, columns: Columns | None = None) -> list[str]:
-    """Rows that lack a required column. A dataset on the Hub is not checked: that might need a download.
+def row_problems(path: str, split: str, required: Required, columns: Columns | None = None) -> list[str]:
+    """Rows that lack a required column. A data set of the Hub is not read, because that might download it.
 
     Raises:
         UserError: The rows cannot be read, or have no prompt.
@@ -215,28 +216,28 @@ def row_problems(path: str, split: str, wanted: Wanted, columns: Columns | None 
 
     if not _is_local(path):
         return []
-    others = tuple(dict.fromkeys(column for column, _, _ in wanted if column != "prompt"))
+    others = tuple(dict.fromkeys(column for column, _, _ in required if column != "prompt"))
     rows = numbered_rows(path, split, columns, needed=others)
     if not rows:
-        return [f"{path}: no rows in it"]
-    lacking: dict[tuple[str, str], list[str]] = {}
+        return [f"{path}: has no rows"]
+    missing: dict[tuple[str, str], list[str]] = {}
     for place, row in rows:
-        for missing in _lacking(row, wanted):
-            lacking.setdefault(missing, []).append(place)
+        for column_and_user in _missing(row, required):
+            missing.setdefault(column_and_user, []).append(place)
     found = []
-    for (column, who), places in lacking.items():
+    for (column, user), places in missing.items():
         if len(places) == len(rows) and not any(column in row for _, row in rows):
-            found.append(f"{path}: {no_column(column, [row for _, row in rows], f', for {who}', given=columns)}")
+            found.append(f"{path}: {no_column(column, [row for _, row in rows], f', for {user}', given=columns)}")
             continue
-        found += [f"{place}: no `{column}` in this row, for {who}" for place in places[:SHOWN]]
+        found += [f"{place}: this row has no `{column}`, for {user}" for place in places[:SHOWN]]
         if len(places) > SHOWN:
             found.append(f"{path}: {len(places) - SHOWN} more of {len(rows)} rows have no `{column}`")
     return found
 
 
 def _one_row(recipe: StageRecipe, section: Data | Task, given: dict, builder: Callable) -> list[dict]:
-    """What a builder gives when asked for one row."""
-    takes = lookup.parameters(builder)
+    """Builds one row."""
+    accepted = lookup.parameters(builder)
     seed = recipe.seed if section.seed is None else section.seed
     settings = {"split": getattr(section, "split", "test"), "size": 1, "seed": seed}
-    return builder(**given, **{key: value for key, value in settings.items() if key in takes})
+    return builder(**given, **{key: value for key, value in settings.items() if key in accepted})

@@ -1,11 +1,11 @@
-"""On what a stage runs: so far one process, with one GPU."""
+"""The processes and GPUs of a stage: so far one process, with one GPU."""
 
 
 def problem(gpus: int) -> str:
-    """Why a stage cannot run on so many GPUs; empty if it can.
+    """Why a stage cannot run on this number of GPUs; empty if it can.
 
-    A training whose batch silently were that of one process would not be the recipe's. Evaluations and sample stages
-    have no `launch` section.
+    The batch of one process is smaller than the recipe's, so training must not silently start with it. Evaluations and
+    sample stages have no `launch` section.
 
     >>> problem(1)
     ''
@@ -13,6 +13,6 @@ def problem(gpus: int) -> str:
     if gpus == 1:
         return ""
     return (
-        f"{gpus} GPUs: a run starts one process so far, which would have a batch {gpus} times as small: set "
+        f"{gpus} GPUs: a run starts only one process so far, so its batch would be {gpus} times smaller: set "
         f"launch.gpus: 1, and train.gradient_accumulation_steps {gpus} times as high for the same update"
     )

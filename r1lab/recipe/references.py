@@ -1,4 +1,4 @@
-"""What a stage takes from an earlier one: `@STAGE/model` and `@STAGE/samples` in the recipe of a pipeline."""
+"""References of a stage to the output of an earlier one: `@STAGE/model` and `@STAGE/samples` in a pipeline."""
 
 import re
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ def stages(config: dict) -> set[str]:
 
 
 def with_folders(config: dict, folders: dict[str, Path]) -> dict:
-    """A recipe with its references replaced by absolute paths into `folders`, those of the stages by name."""
+    """A recipe with its references replaced by absolute paths; `folders` has the folder of each stage by name."""
     return {key: _with_folders(value, folders) for key, value in config.items()}
 
 
@@ -41,7 +41,7 @@ def _with_folders(value: object, folders: dict[str, Path]) -> object:
 def changes(old: dict, new: dict, folders: dict[str, str]) -> list[str]:
     """The keys in which a stage's resolved recipe differs from that of an earlier run, each with both values.
 
-    A reference such as `@base/model` equals any path to that folder: a run directory may be moved.
+    A reference such as `@base/model` equals any path to that folder, because a run directory may be moved.
 
     >>> changes({"train": {"beta": 0.1}}, {"train": {"beta": 0.2}, "rollout": {"options": {}}}, {})
     ['train.beta: was 0.1, now 0.2']
@@ -81,13 +81,13 @@ def _flat(value: object, prefix: str = "") -> dict[str, object]:
 
 
 def pipeline_problems(recipe: Pipeline) -> Problems:
-    """Whether stages have names of their own, refer to earlier ones only, and `compare` names evaluations."""
+    """Whether the names of stages are unique, references are to earlier stages, and `compare` names evaluations."""
     found: Problems = []
     earlier: dict[str, str] = {}
     for index, stage in enumerate(recipe.stages):
         keys = ("stages", index)
         if stage.name in earlier:
-            found.append(((*keys, "name"), f"{stage.name}: another stage has this name"))
+            found.append(((*keys, "name"), f"{stage.name}: another stage has the same name: choose a different one"))
         for below, value in references(stage):
             found += [((*keys, *below), m) for m in _reference_problems(value, below, earlier, recipe)]
         earlier[stage.name] = stage.stage
@@ -97,14 +97,14 @@ def pipeline_problems(recipe: Pipeline) -> Problems:
             found.append((("compare", index), "should be a pair of two eval stages, [before, after]"))
         for name in pair:
             if name not in evals:
-                there = f"; there are: {', '.join(evals)}" if evals else "; there is none"
-                hint = did_you_mean(name, evals, otherwise=there)
+                known = f"; available: {', '.join(evals)}" if evals else "; this pipeline has none"
+                hint = did_you_mean(name, evals, otherwise=known)
                 found.append((("compare", index), f"{name}: no such eval stage{hint}"))
     return found
 
 
 def references(stage: StageRecipe) -> Iterator[tuple[Keys, str]]:
-    """The values of a stage that refer to another one, or look as if they should."""
+    """The values of a stage that refer to another one, or look like a reference."""
     if stage.model.path.startswith("@"):
         yield ("model", "path"), stage.model.path
     sections = stage.model_dump(include={"data", "eval", "rewards"})
@@ -122,22 +122,22 @@ def _leaves(value: object, keys: Keys) -> Iterator[tuple[Keys, object]]:
 
 
 def _reference_problems(value: str, keys: Keys, earlier: dict[str, str], recipe: Pipeline) -> list[str]:
-    wanted = "model" if "model" in (keys[0], keys[-1]) else "samples"
+    expected = "model" if "model" in (keys[0], keys[-1]) else "samples"
     match = REFERENCE.fullmatch(value)
-    if not match or match[2] != wanted:
-        return [f"{value}: should be @STAGE/{wanted}, STAGE being the name of an earlier stage"]
+    if not match or match[2] != expected:
+        return [f"{value}: should be @STAGE/{expected}, where STAGE is the name of an earlier stage"]
     name = match[1]
     if name not in earlier:
         if any(stage.name == name for stage in recipe.stages):
-            return [f"{value}: {name} does not come before this stage"]
-        able = [stage for stage, kind in earlier.items() if STAGES[kind].makes == wanted]
+            return [f"{value}: {name} does not come before this stage: move it up"]
+        able = [stage for stage, kind in earlier.items() if STAGES[kind].makes == expected]
         return [f"{value}: no such stage{did_you_mean(name, able)}"]
     kind = earlier[name]
-    if STAGES[kind].makes != wanted:
-        return [f"{value}: {name} is a stage of kind {kind}, which makes no {wanted}"]
-    if wanted == "model" and (kind == "reward") != (keys[0] == "rewards"):
-        scores = (
-            "scores and does not write" if kind == "reward" else "writes and does not score: a reward stage's does"
-        )
-        return [f"{value}: {name} is a stage of kind {kind}, whose model {scores}"]
+    if STAGES[kind].makes != expected:
+        output = "a model" if expected == "model" else "samples"
+        return [f"{value}: {name} is a stage of kind {kind}, which does not produce {output}"]
+    if expected == "model" and (kind == "reward") != (keys[0] == "rewards"):
+        does = "scores text and does not generate it" if kind == "reward" else "generates text and does not score it"
+        fix = "name a stage that trains a policy" if kind == "reward" else "name a reward stage"
+        return [f"{value}: {name} is a stage of kind {kind}, whose model {does}: {fix}"]
     return []

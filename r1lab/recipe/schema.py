@@ -1,9 +1,9 @@
-"""The kinds of stages, one model each, and pipelines of them; `r1lab.recipe.sections` has what they are made of.
+"""The schemas of the kinds of stages and of pipelines; those of their sections are in `r1lab.recipe.sections`.
 
-pydantic checks them; `r1lab.recipe.loading` loads them.
+pydantic validates them; `r1lab.recipe.loading` loads them.
 """
 
-# A kind of stage narrows `stage` and `model` of StageRecipe, which a type checker takes for attributes to be assigned.
+# A kind of stage narrows `stage` and `model` of StageRecipe, which a type checker rejects for assignable attributes.
 # pyright: reportIncompatibleVariableOverride=false
 
 from importlib import metadata
@@ -35,17 +35,17 @@ from r1lab.recipe.yaml_source import Document, Keys
 
 
 class StageRecipe(Section):
-    """What all stages have. `name` is the file's unless given.
+    """The fields that all stages have. `name` defaults to the name of the file.
 
-    What a kind of stage is stands on its class and nowhere else.
+    All facts about a kind of stage are attributes of its class.
 
     Attributes:
         module: The module whose `run(recipe, run_dir)` runs it.
-        words: What the kind is called in prose.
-        trl: The TRL config that `train` is read as; empty for a kind that trains nothing.
-        learns: The columns of a row that it is trained on.
-        generates: Whether it writes completions.
-        makes: What a later stage may refer to, as in `@STAGE/model`; empty for nothing.
+        words: The name of the kind in prose.
+        trl: The TRL config that validates `train`; empty for a kind that does not train.
+        learns: The columns of a row that it trains on.
+        generates: Whether it generates completions.
+        makes: The output that a later stage may refer to, as in `@STAGE/model`; empty for none.
     """
 
     module: ClassVar[str] = ""
@@ -101,7 +101,7 @@ class GrpoRecipe(StageRecipe):
 
 
 class SampleRecipe(StageRecipe):
-    """Sampling completions to learn from."""
+    """Sampling completions for later training."""
 
     module: ClassVar[str] = "r1lab.stages.sample"
     words: ClassVar[str] = "sampling"
@@ -116,7 +116,7 @@ class SampleRecipe(StageRecipe):
 
 
 class EvalRecipe(StageRecipe):
-    """Evaluation of a model, on `eval.tasks` or else on `data`: it has one of them."""
+    """Evaluation of a model on `eval.tasks`, or on `data`; one of them is required."""
 
     module: ClassVar[str] = "r1lab.stages.eval"
     words: ClassVar[str] = "evaluation"
@@ -130,7 +130,7 @@ class EvalRecipe(StageRecipe):
 
 
 class DpoRecipe(StageRecipe):
-    """Direct preference optimisation (arXiv:2305.18290) on rows with `chosen` and `rejected`."""
+    """Direct preference optimization (arXiv:2305.18290) on rows with `chosen` and `rejected`."""
 
     module: ClassVar[str] = "r1lab.stages.dpo"
     words: ClassVar[str] = "direct preference optimization"
@@ -146,9 +146,9 @@ class DpoRecipe(StageRecipe):
 
 
 class RewardRecipe(StageRecipe):
-    """A reward model from rows with `chosen` and `rejected`, for the reward `reward_model`.
+    """Training of a reward model on rows with `chosen` and `rejected`, for the reward `reward_model`.
 
-    `scope` is what it reads of a turn: what follows the thinking, or all of it.
+    `scope` is the part of a response that it scores: `summary`, what follows the thinking, or the whole response.
     """
 
     module: ClassVar[str] = "r1lab.stages.reward"
@@ -171,11 +171,11 @@ STAGES: dict[str, type[StageRecipe]] = {
     "dpo": DpoRecipe,
     "reward": RewardRecipe,
 }
-"""The kinds of stages. A new one is a class here; one from elsewhere is found by `find_kinds`."""
+"""The kinds of stages. Those of other packages are added by `find_kinds`."""
 
 
 def find_kinds(data: dict) -> None:
-    """Adds to `STAGES` the kinds that a recipe names and an installed package has, as its entry point `r1lab.stages`.
+    """Adds to `STAGES` the kinds that a recipe names and an installed package has as an entry point `r1lab.stages`.
 
     Raises:
         UserError: The package does not load.
@@ -189,7 +189,7 @@ def find_kinds(data: dict) -> None:
                 STAGES[point.name] = point.load()
             except Exception as error:  # a package may raise anything
                 why = " ".join(f"{type(error).__name__}: {error}".split())
-                raise UserError(f"stage: {point.name}: {point.value} does not load: {why}: correct it") from error
+                raise UserError(f"stage: {point.name}: {point.value} fails to load: {why}: fix it") from error
 
 
 def trains(kind: str) -> bool:
@@ -198,16 +198,16 @@ def trains(kind: str) -> bool:
 
 
 def _of_its_kind(stage: Any) -> Any:
-    """A stage that is given as plain data, read as what its kind says."""
+    """A stage that is given as plain data, validated by the schema of its kind."""
     if not isinstance(stage, dict):
         return stage
     if stage.get("stage") not in STAGES:
-        raise ValueError(f"a stage of a kind among {', '.join(STAGES)}")
+        raise ValueError(f"should be a stage of a kind in {', '.join(STAGES)}")
     return STAGES[stage["stage"]].model_validate(stage)
 
 
 class Pipeline(Section):
-    """Stages in their order. `compare` pairs names of eval stages, before and after; by default the first and last."""
+    """Stages in order. `compare` has pairs of eval stages, before and after; by default the first and the last."""
 
     name: str = Field(min_length=1)
     seed: int = Field(default=0, ge=0)

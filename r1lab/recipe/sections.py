@@ -1,4 +1,4 @@
-"""The sections of recipes, one model each: what a stage may say of its model, data, prompt, rewards, rollout, ..."""
+"""The schemas of the sections of a recipe: model, data, prompt, rewards, rollout, ..."""
 
 from typing import Annotated, Any, Literal
 
@@ -6,27 +6,27 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_val
 
 
 class Section(BaseModel):
-    """A part of a recipe. Unknown keys are errors, and no value is converted: `"8"` is not a number."""
+    """A part of a recipe. Unknown keys are errors, and values are not converted: `"8"` is not a number."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class Call(Section):
-    """A section that names a function; keys that are not its own are parameters of that function."""
+    """A section that names a function; all other keys are parameters of that function."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """What the function is given, by the names of its parameters."""
+        """The parameters of the function, by name."""
         return self.model_extra or {}
 
 
 class Lora(Section):
     """peft's LoRA: rank, `lora_alpha`, dropout, and the layers that get adapters.
 
-    `quantize` holds the base in 4 or 8 bits (QLoRA). The adapter is saved in `adapter/`; `merge` says whether `model/`
-    is the model with the adapter merged, or the adapter alone.
+    `quantize` keeps the base model in 4 or 8 bits (QLoRA). The adapter is saved in `adapter/`. With `merge`, `model/`
+    is the model with the adapter merged; otherwise it is the adapter alone.
     """
 
     r: int = Field(default=16, ge=1)
@@ -48,15 +48,15 @@ class Model(Section):
 
 
 class TrainedModel(Model):
-    """A model of which a stage may train LoRA adapters in place of all weights."""
+    """A model that a stage trains: all weights, or LoRA adapters."""
 
     lora: Lora | None = None
 
 
 class Decontaminate(Section):
-    """Leaves out rows whose prompt shares a run of `n` words with a prompt of an evaluation set.
+    """Removes rows whose prompt shares `n` consecutive words with a prompt of an evaluation set.
 
-    `against` are the evaluation sets, as builders with their parameters, asked for their test split.
+    `against` lists the evaluation sets, as builders with their parameters; their test splits are used.
     """
 
     against: list["TaskOrName"] = Field(min_length=1)
@@ -64,9 +64,9 @@ class Decontaminate(Section):
 
 
 class PassRate(Section):
-    """Keeps rows of which between `lowest` and `highest` of the samples were right.
+    """Keeps rows for which a share between `lowest` and `highest` of the samples was correct.
 
-    `path` is where the samples lie: `@STAGE/samples` of a sample stage with `keep: all`.
+    `path` is the folder of the samples: `@STAGE/samples` of a sample stage with `keep: all`.
     """
 
     path: str
@@ -75,11 +75,11 @@ class PassRate(Section):
 
 
 class Data(Call):
-    """A dataset builder with its parameters. `size` counts rows; `seed` is the recipe's unless given.
+    """A dataset builder with its parameters. `size` is the number of rows; `seed` defaults to the recipe's.
 
-    The rest is done to the rows that the builder gives, in this order: `deduplicate` (true: the same words; a number:
-    that share of 5-word runs in common), `decontaminate`, `max_tokens` (of prompt and completion together),
-    `pass_rate`, and `order`, easy first: the curriculum of a grpo stage with `shuffle_dataset: false`.
+    The other keys process the rows of the builder, in this order: `deduplicate` (true: the same words; a number: the
+    share of 5-word sequences in common), `decontaminate`, `max_tokens` (of prompt and completion together),
+    `pass_rate`, and `order`, easy rows first, as a curriculum for a grpo stage with `shuffle_dataset: false`.
     """
 
     builder: str = "rows"
@@ -94,17 +94,17 @@ class Data(Call):
 
 
 class EvalData(Data):
-    """Rows that a model is evaluated on: the test split, unless another one is named."""
+    """Rows that a model is evaluated on: the test split, unless `split` names another one."""
 
     split: Literal["train", "test"] = "test"
 
 
 class Prompt(Section):
-    """How a question is put to the model.
+    """How a question is presented to the model.
 
-    `template` is a name in `r1lab.models.prompts.TEMPLATES`, or a chat template of your own, `./mine.jinja`; `text` a
-    plain text of your own in its place, with `{question}` where the question belongs. `system` is a system prompt in
-    place of the template's, `prefill` what the assistant's turn begins with.
+    `template` is a name in `r1lab.models.prompts.TEMPLATES`, or your own chat template, `./mine.jinja`. `text` is your
+    own plain text instead, with `{question}` in the place of the question. `system` is a system prompt in place of the
+    template's. `prefill` is the beginning of the assistant's turn.
     """
 
     template: str = "none"
@@ -116,8 +116,8 @@ class Prompt(Section):
 class Reward(Call):
     """A reward function with its weight and its parameters.
 
-    `tasks` are the tasks of rows that it applies to (default: all). `on_error` says what a completion means that it
-    raises on: the end of the run, or a score of 0 that is counted.
+    `tasks` are the tasks of rows that it applies to (default: all). `on_error` decides what happens if the function
+    raises an exception: `fail` ends the run; `zero` scores the completion 0 and counts the error.
     """
 
     name: str
@@ -127,10 +127,10 @@ class Reward(Call):
 
 
 class DynamicSampling(Section):
-    """DAPO's (arXiv:2503.14476, section 3.2): groups without signal are replaced by fresh prompts.
+    """DAPO's dynamic sampling (arXiv:2503.14476, section 3.2): groups without signal are replaced by new prompts.
 
-    `metric` is what must differ within a group: `right`, or the `reward`, which a format reward may make differ
-    where all answers are wrong. After `max_rounds` extra rounds a batch is filled with groups without signal.
+    `metric` must differ within a group: `right`, or the `reward`, which a format reward may make different even if all
+    answers are wrong. After `max_rounds` extra rounds, the batch is filled with groups without signal.
     """
 
     metric: Literal["right", "reward"] = "right"
@@ -138,10 +138,10 @@ class DynamicSampling(Section):
 
 
 class Rollout(Section):
-    """How completions are generated, in every stage that generates. Lengths in tokens.
+    """How completions are generated, in every stage that generates. Lengths are in tokens.
 
-    `options` are laid over the engine's own arguments: vLLM's EngineArgs, those of transformers' `generate`, or the
-    body of each request to a server.
+    `options` override the engine's own arguments: vLLM's EngineArgs, those of transformers' `generate`, or the body of
+    each request to a server.
     """
 
     engine: Literal["auto", "vllm", "transformers", "server"] = "auto"
@@ -154,9 +154,9 @@ class Rollout(Section):
 
 
 class EvalRollout(Rollout):
-    """How an evaluation generates; temperature and number of answers are those of `eval`.
+    """How an evaluation generates; temperature and number of answers are in `eval`.
 
-    The engine `server` asks an OpenAI-compatible server at `url` for `model.path`.
+    The engine `server` sends requests for the model `model.path` to an OpenAI-compatible server at `url`.
     """
 
     url: str | None = None
@@ -165,16 +165,16 @@ class EvalRollout(Rollout):
 
 
 class SampleRollout(EvalRollout):
-    """How a sample stage generates `num_generations` completions of each prompt."""
+    """How a sample stage generates `num_generations` completions per prompt."""
 
     num_generations: int = Field(default=8, ge=1)
     temperature: float = Field(default=1.0, ge=0)
 
 
 class GrpoRollout(Rollout):
-    """How a grpo stage generates groups of `num_generations` completions, beside the trainer on the same GPU.
+    """How a grpo stage generates groups of `num_generations` completions, on the same GPU as the trainer.
 
-    `biased_sampling` allows what biases the gradient: `top_p`, `top_k`, `min_p`.
+    `biased_sampling` allows settings that bias the gradient: `top_p`, `top_k`, `min_p`.
     """
 
     gpu_memory_utilization: float = Field(default=0.3, gt=0, le=1)
@@ -185,18 +185,17 @@ class GrpoRollout(Rollout):
 
 
 ADVANTAGES = ("grpo", "dr_grpo", "rloo", "reinforce_pp_baseline")
-"""The kinds of advantages that r1lab has, beside TRL's."""
+"""r1lab's own advantages, in addition to TRL's."""
 
 
 class GrpoTrain(Section):
-    """What is r1lab's own under `train` of a grpo stage, beside TRL's fields: how a step is computed.
+    """r1lab's own keys under `train` of a grpo stage, in addition to TRL's fields. They decide how a step is computed.
 
-    `advantage` is one of `ADVANTAGES` or a function of your own, `./mine.py:function` (`r1lab.grpo.advantages`);
-    without it, TRL's `scale_rewards` decides. `loss` is a function of your own in place of TRL's formula
-    (`r1lab.grpo.losses`). The rest changes neither the loss nor its gradient: each switch is there to be measured, and
-    to be ruled out.
-    `max_tokens_per_microbatch` counts a group's prompt once; by default it is what `per_device_train_batch_size`
-    rows of the longest prompt and completion would have.
+    `advantage` is one of `ADVANTAGES` or your own function, `./mine.py:function` (`r1lab.grpo.advantages`); without
+    it, TRL's `scale_rewards` decides. `loss` is your own function in place of TRL's formula (`r1lab.grpo.losses`). The
+    other keys change neither the loss nor its gradient; you can switch each off to measure its effect or to rule it
+    out. `max_tokens_per_microbatch` counts the prompt of a group once; its default is the number of tokens that
+    `per_device_train_batch_size` rows of the longest prompt and completion have.
     """
 
     advantage: str | None = None
@@ -213,10 +212,10 @@ class GrpoTrain(Section):
 
 
 class Curriculum(Section):
-    """Which prompts a step takes, by the share of a row's last group that was right.
+    """Selects the prompts of a step by pass rate, the share of a row's last group that was correct.
 
-    A row below `min_pass_rate` or above `max_pass_rate` is set aside for `retry_after` steps. With `learnability`
-    rows are drawn by p (1 - p), those never tried by the mean of their task.
+    A row below `min_pass_rate` or above `max_pass_rate` is set aside for `retry_after` steps. With `learnability`,
+    rows are sampled in proportion to p (1 - p); for rows that were never tried, p is the mean of their task.
     """
 
     min_pass_rate: float = Field(default=0.0, ge=0, le=1)
@@ -226,7 +225,7 @@ class Curriculum(Section):
 
 
 class Schedule(Section):
-    """Values by the step from which they hold, as in `temperature: {0: 1.0, 100: 0.7}`; rewards: weights by name."""
+    """Values by the step at which they start, as in `temperature: {0: 1.0, 100: 0.7}`; `rewards`: weights by name."""
 
     max_completion_length: dict[int, Annotated[int, Field(ge=1)]] = {}
     temperature: dict[int, Annotated[float, Field(gt=0)]] = {}
@@ -234,17 +233,17 @@ class Schedule(Section):
 
 
 class Alarm(Section):
-    """What is done when an alarm fires.
+    """What happens when an alarm fires.
 
-    `warn` tells it once; `stop` ends the run; `rollback` goes back to the last good checkpoint with a lower learning
-    rate, and stops when the same alarm fires again.
+    `warn` prints one warning; `stop` ends the run; `rollback` returns to the last good checkpoint with a lower
+    learning rate, and ends the run when the same alarm fires again.
     """
 
     do: Literal["warn", "stop", "rollback"] = "warn"
 
 
-class FigureAlarm(Alarm):
-    """Fires when a figure was at or `below`, or at or `above`, a bound for `steps` steps in a row."""
+class MetricAlarm(Alarm):
+    """Fires when a metric was at or `below`, or at or `above`, a bound for `steps` steps in a row."""
 
     below: float | None = None
     above: float | None = None
@@ -252,20 +251,20 @@ class FigureAlarm(Alarm):
 
 
 class Alarms(Section):
-    """What tells that a run has gone wrong; null switches an alarm off, and a key given leaves the others as they are.
+    """Alarms for runs that go wrong. null switches an alarm off; keys that are not set keep their defaults.
 
-    `entropy`, `kl` and `drift` (engine from policy) are in nats a token. The bounds of `length` are multiples of the
-    mean of the `first` steps. `truncated` and `no_signal` are shares of completions and of groups. `loss` fires at
-    once where the loss or the gradient is not finite. A rollback multiplies the learning rate by
+    `entropy`, `kl` and `drift` (of the engine from the policy) are in nats per token. The bounds of `length` are
+    multiples of the mean of the `first` steps. `truncated` is a share of completions, `no_signal` a share of groups.
+    `loss` fires immediately if the loss or the gradient is not finite. A rollback multiplies the learning rate by
     `learning_rate_factor`.
     """
 
-    entropy: FigureAlarm | None = FigureAlarm(below=0.02, steps=10)
-    length: FigureAlarm | None = FigureAlarm(below=0.25, above=8.0, steps=5)
-    truncated: FigureAlarm | None = FigureAlarm(above=0.5, steps=20)
-    kl: FigureAlarm | None = FigureAlarm(above=2.0, steps=5)
-    no_signal: FigureAlarm | None = FigureAlarm(above=0.95, steps=10)
-    drift: FigureAlarm | None = FigureAlarm(above=0.2, steps=3, do="stop")
+    entropy: MetricAlarm | None = MetricAlarm(below=0.02, steps=10)
+    length: MetricAlarm | None = MetricAlarm(below=0.25, above=8.0, steps=5)
+    truncated: MetricAlarm | None = MetricAlarm(above=0.5, steps=20)
+    kl: MetricAlarm | None = MetricAlarm(above=2.0, steps=5)
+    no_signal: MetricAlarm | None = MetricAlarm(above=0.95, steps=10)
+    drift: MetricAlarm | None = MetricAlarm(above=0.2, steps=3, do="stop")
     loss: Alarm | None = Alarm(do="stop")
     first: int = Field(default=10, ge=1)
     learning_rate_factor: float = Field(default=0.5, gt=0, le=1)
@@ -273,7 +272,7 @@ class Alarms(Section):
     @model_validator(mode="before")
     @classmethod
     def _over_defaults(cls, data: Any) -> Any:
-        """Lays what is given of an alarm over the defaults of that alarm."""
+        """Merges the given keys of an alarm over the defaults of that alarm."""
         if not isinstance(data, dict):
             return data
         defaults = cls().active() if data else {}
@@ -281,15 +280,15 @@ class Alarms(Section):
         return {k: {**plain[k], **v} if k in plain and isinstance(v, dict) else v for k, v in data.items()}
 
     def active(self) -> dict[str, Alarm]:
-        """The alarms that are on, by name."""
+        """The alarms that are switched on, by name."""
         return {name: alarm for name, alarm in self if isinstance(alarm, Alarm)}
 
 
 class Task(Call):
-    """A task of an evaluation: a builder with its parameters, asked for its test split.
+    """A task of an evaluation: a builder with its parameters; its test split is used.
 
-    `num_samples` answers a question, those of `eval` unless given. `instruction` is added below each question, under
-    templates that say nothing of an answer's form (`none`, `chat`).
+    `num_samples` is the number of answers per question, by default that of `eval`. `instruction` is added below each
+    question if the template does not specify the format of the answer (`none`, `chat`).
     """
 
     name: str | None = None
@@ -301,7 +300,7 @@ class Task(Call):
 
 
 TASKS_OWN = frozenset(Task.model_fields) - frozenset(Data.model_fields)
-"""What a task has that no `data` section has."""
+"""Keys of a task that a `data` section does not have."""
 
 
 def _kind_of_task(value: object) -> str:
@@ -312,7 +311,7 @@ TaskOrName = Annotated[Annotated[str, Tag("name")] | Annotated[Task, Tag("task")
 
 
 class Eval(Section):
-    """What is evaluated: `size` questions per task, each with `num_samples` answers and a greedy one."""
+    """The evaluation: `size` questions per task, each with `num_samples` sampled answers and a greedy one."""
 
     tasks: list[TaskOrName] = []
     size: int = Field(default=200, ge=1)
@@ -323,13 +322,13 @@ class Eval(Section):
 
 
 class GrpoEval(Eval):
-    """An evaluation of the policy `every` so many steps."""
+    """An evaluation of the policy, repeated after `every` steps."""
 
     every: int | None = Field(default=None, ge=1)
 
 
 class Launch(Section):
-    """On what a training runs."""
+    """The hardware that training runs on."""
 
     gpus: int = Field(default=1, ge=1)
 
@@ -337,10 +336,10 @@ class Launch(Section):
 class Keep(Section):
     """Which samples are kept.
 
-    `which`: all; those that are right (the first reward that applies gave at least 1); the best right one of each
-    prompt; or pairs for preference training, the best and the worst of each prompt where their rewards differ.
-    `at_least` sets the lowest value of rewards by name. Of the rest at most `per_prompt`, drawn by the seed, are kept,
-    the same completion once.
+    `which` is `all`; `right`, the correct ones (the first reward that applies is at least 1); `best`, the best correct
+    one per prompt; or `pairs` for preference training, the best and the worst sample per prompt if their rewards
+    differ. `at_least` sets minimum values of rewards by name. Of the remaining samples, at most `per_prompt` random
+    ones are kept, and identical completions only once.
     """
 
     which: Literal["all", "right", "best", "pairs"] = "all"
@@ -351,7 +350,7 @@ class Keep(Section):
     @model_validator(mode="before")
     @classmethod
     def _by_name(cls, data: Any) -> Any:
-        """`keep: right` is `keep: {which: right}`; all samples of `keep: all` stay, the same ones too."""
+        """`keep: right` is `keep: {which: right}`; `keep: all` keeps all samples, even identical ones."""
         if isinstance(data, str):
             return {"which": data, "deduplicate": data != "all"}
         return data

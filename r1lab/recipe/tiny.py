@@ -1,7 +1,7 @@
-"""`--tiny`: a recipe in small, to see that it runs: embedded models, a handful of rows, two steps a stage, no network.
+"""`--tiny` scales a recipe down to see that it runs: embedded models, a few rows, two steps per stage, no network.
 
-What a recipe is made of stays: its stages, prompts, rewards, losses, advantages, schedules. What it costs goes, and so
-does what it cannot have here: servers, reward models of the Hub, several GPUs.
+The stages, prompts, rewards, losses, advantages and schedules of the recipe stay. Its sizes are reduced, and
+everything that needs more than a CPU is removed: servers, reward models of the Hub, several GPUs.
 """
 
 import copy
@@ -11,7 +11,8 @@ from r1lab.lookup import folder, reward_names
 from r1lab.recipe.schema import STAGES, trains
 from r1lab.rewards.facts import facts_of
 
-ROWS, QUESTIONS, TOKENS, SAMPLED = 16, 4, 32, 96  # tokens of a completion; those of a sample stage, to have right ones
+ROWS, QUESTIONS, TOKENS = 16, 4, 32  # TOKENS: of a completion
+SAMPLED = 96  # tokens of a completion of a sample stage, long enough for some to be correct
 _ROLLOUT = {"engine": "transformers", "num_generations": 2, "max_completion_length": TOKENS}
 _TRAIN = {
     "max_steps": 2,
@@ -21,7 +22,7 @@ _TRAIN = {
     "bf16": False,
     "gradient_checkpointing": False,
 }
-# What sizes a run, or needs a GPU, or a library that is not always there.
+# Keys that set the size of a run, or need a GPU or a library that may not be installed.
 _NOT_TRAIN = (
     "num_train_epochs", "steps_per_generation", "generation_batch_size", "max_tokens_per_microbatch", "save_steps",
     "max_length", "deepspeed", "fsdp", "fsdp_config", "use_liger_kernel", "optim", "tf32", "fp16", "torch_compile",
@@ -32,26 +33,27 @@ _NOT_ROLLOUT = (
 )  # fmt: skip
 
 
-def shrunk(recipe: dict) -> tuple[dict, list[str]]:
-    """A recipe's plain data in small, and what had to be left out, one line each.
+def scaled_down(recipe: dict) -> tuple[dict, list[str]]:
+    """A recipe's plain data, scaled down, and one line about each part that was removed.
 
-    >>> small, _ = shrunk({"stage": "grpo", "model": {"path": "Qwen/Qwen2.5-7B"}, "train": {"learning_rate": 1e-6}})
+    >>> data = {"stage": "grpo", "model": {"path": "Qwen/Qwen2.5-7B"}, "train": {"learning_rate": 1e-6}}
+    >>> small, _ = scaled_down(data)
     >>> small["model"]["path"], small["train"]["max_steps"], small["train"]["learning_rate"]
     ('embedded:tiny-qwen2', 2, 1e-06)
     """
-    recipe, left_out = copy.deepcopy(recipe), []
+    recipe, removed = copy.deepcopy(recipe), []
     if isinstance(recipe.get("name"), str):
         recipe["name"] += "-tiny"
     stages = recipe.get("stages")
     for part in stages if isinstance(stages, list) else []:
         if isinstance(part, dict):
-            _stage(part, left_out, shared=recipe)
-    _stage(recipe, left_out, shared={})
-    return recipe, list(dict.fromkeys(left_out))
+            _stage(part, removed, shared=recipe)
+    _stage(recipe, removed, shared={})
+    return recipe, list(dict.fromkeys(removed))
 
 
-def _stage(part: dict, left_out: list[str], shared: dict) -> None:
-    """A stage, or the shared sections of a pipeline, in place. `shared` is as it was written."""
+def _stage(part: dict, removed: list[str], shared: dict) -> None:
+    """Scales down a stage, or the shared sections of a pipeline, in place. `shared` has the sections as written."""
     kind = str(part.get("stage"))
     generates = kind in STAGES and STAGES[kind].generates
     for section in ("rollout", "eval"):
@@ -64,7 +66,7 @@ def _stage(part: dict, left_out: list[str], shared: dict) -> None:
     if isinstance(part.get("data"), dict):
         _data(part["data"])
     if isinstance(part.get("rewards"), list):
-        part["rewards"] = _rewards(part["rewards"], left_out)
+        part["rewards"] = _rewards(part["rewards"], removed)
     if isinstance(part.get("rollout"), dict) or generates:
         rollout = {k: v for k, v in (part.get("rollout") or {}).items() if k not in _NOT_ROLLOUT} | _ROLLOUT
         if isinstance(rollout.get("dynamic_sampling"), dict):
@@ -83,7 +85,7 @@ def _stage(part: dict, left_out: list[str], shared: dict) -> None:
         _schedule(part["schedule"], reward_names([str(r.get("name")) for r in given if isinstance(r, dict)]))
     if kind == "sample" and not (isinstance(part.get("keep"), dict) and part["keep"].get("which") == "pairs"):
         if part.get("keep") not in (None, "all", "pairs"):
-            part["keep"] = "all"  # a model so small may have none that is right
+            part["keep"] = "all"  # such a small model may have no correct sample
     if "launch" in part:
         part["launch"] = {"gpus": 1}
 
@@ -102,7 +104,7 @@ def _model(model: dict) -> dict:
 
 
 def _data(data: dict) -> None:
-    """Rows of the Hub are those in small that r1lab carries, in the same form; generators give fewer."""
+    """Replaces data sets of the Hub by small packaged ones of the same format; generators make fewer rows."""
     for part in data.get("parts") or []:
         if isinstance(part, dict):
             _data(part)
@@ -110,7 +112,7 @@ def _data(data: dict) -> None:
     if builder == "mix" or "size" in data or "parts" not in data:
         data["size"] = min(data.get("size") or ROWS, ROWS)
     if isinstance(path, str) and path.startswith("@"):
-        if builder == "traces":  # a model so small writes none
+        if builder == "traces":  # such a small model generates no traces
             data["builder"] = "rows"
             for name in ("config", "right_only", "answer_tags", "per_prompt", "on_unknown"):
                 data.pop(name, None)
@@ -124,14 +126,14 @@ def _data(data: dict) -> None:
     data.pop("max_tokens", None)
     if isinstance(data.get("pass_rate"), dict):
         data["pass_rate"] = {"path": data["pass_rate"].get("path")}
-    data.pop("decontaminate", None)  # the sets in small are the same for training and test
+    data.pop("decontaminate", None)  # the small sets are the same for training and test
 
 
 def _here(path: object) -> bool:
     return isinstance(path, str) and Path(path).expanduser().exists()
 
 
-def _rewards(rewards: list, left_out: list[str]) -> list:
+def _rewards(rewards: list, removed: list[str]) -> list:
     kept = []
     for reward in rewards:
         name = reward.get("name") if isinstance(reward, dict) else None
@@ -139,7 +141,7 @@ def _rewards(rewards: list, left_out: list[str]) -> list:
         known = facts_of(name) if isinstance(name, str) else None
         if known and known.asks and not (known.asks == "model" and model.startswith("@")):
             what = "server" if known.asks == "server" else "large model"
-            left_out.append(f"rewards: {name} is left out: it asks a {what}")
+            removed.append(f"rewards: {name} is left out, because it needs a {what}")
         else:
             kept.append(reward)
     return kept or [{"name": "format"}]
@@ -171,7 +173,7 @@ def _eval(section: dict) -> None:
 
 
 def _schedule(schedule: dict, rewards: list[str]) -> None:
-    """Each change a step after the one before, so that two steps see the first of them."""
+    """Makes each change one step after the previous one, so that two steps see the first change."""
 
     def steps(values: object) -> object:
         return dict(enumerate(value for _, value in sorted(values.items()))) if isinstance(values, dict) else values

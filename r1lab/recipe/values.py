@@ -1,9 +1,9 @@
-"""Whether values have their types, and how a user is told that they have not."""
+"""Whether values have the correct types, and the messages if they do not."""
 
 import difflib
 import re
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
@@ -23,13 +23,13 @@ def value_problems(value: object, hint: Any, keys: Keys) -> Problems:
     """
     try:
         TypeAdapter(hint, config=None).validate_python(value, strict=True)
-    except PydanticUserError:  # a user's annotation that pydantic has no check for
+    except PydanticUserError:  # a user's annotation that pydantic cannot check
         return []
     except ValidationError as error:
         if isinstance(value, list) and _lax(value, hint):  # YAML has no tuples
             return []
-        # Of the branches of a union, the one that the value got furthest into is the one that was meant.
-        below, message = max(told(error, value), key=lambda problem: len(problem[0]))
+        # Of the branches of a union, the one with the deepest problem is most likely the intended one.
+        below, message = max(validation_problems(error, value), key=lambda problem: len(problem[0]))
         return [((*keys, *below), message)]
     return []
 
@@ -42,7 +42,7 @@ def _lax(value: object, hint: Any) -> bool:
     return True
 
 
-_WORDS = {
+_DESCRIPTIONS = {
     "int_type": "a whole number",
     "int_from_float": "a whole number",
     "float_type": "a number",
@@ -60,7 +60,11 @@ _WORDS = {
 }
 
 
-def told(
+def _dotted(keys: Keys) -> str:
+    return ".".join(map(str, keys))
+
+
+def validation_problems(
     error: ValidationError,
     data: object,
     *,
@@ -68,15 +72,20 @@ def told(
     examples: dict[str, str] | None = None,
     model: type[BaseModel] | None = None,
     others: Iterable[type[BaseModel]] = (),
+    train: Collection[str] = (),
+    label: Callable[[Keys], str] = _dotted,
 ) -> Problems:
-    """pydantic's errors in r1lab's words, one for each place in the data.
+    """pydantic's errors as r1lab's messages, one for each place in the data.
 
     Args:
+        error: The errors.
         data: What was validated.
-        stage: The kind of stage, for sections that it lacks or does not have.
-        examples: What a required section looks like.
-        model: The schema, for names of keys that were meant.
-        others: Schemas that share sections with it, for names that it does not have itself.
+        stage: The kind of stage, for sections that are missing or unknown.
+        examples: Examples of required sections.
+        model: The schema, for suggestions of keys.
+        others: Schemas that share sections with it, for suggestions of keys that it does not have itself.
+        train: The keys of the section `train`, which the schema does not list.
+        label: Keys as the user can type them on the command line.
     """
     grouped: dict[Keys, list[ErrorDetails]] = {}
     for problem in error.errors(include_url=False):
@@ -88,7 +97,10 @@ def told(
             example = (examples or {}).get(str(keys[-1])) if len(keys) == 1 else None
             text = f"missing: a stage of kind {stage} needs it, as in `{example}`" if example else "missing"
         elif first["type"] == "extra_forbidden":
-            text = _unknown_key(keys, stage, model, others)
+            schemas = (model, *(others if len(keys) > 1 else ()))  # a section may be shared with stages that have it
+            below = next(filter(None, (one_level_down(schema, keys, train) for schema in schemas)), None)
+            known = f"unknown key (did you mean `{label(below)}`?)" if below else None
+            text = known or _unknown_key(keys, stage, model, others)
         else:
             text = _wrong_value(problems)
         found.append((keys, text))
@@ -96,7 +108,7 @@ def told(
 
 
 def _keys_in(data: object, problem: ErrorDetails) -> Keys:
-    """Where an error lies in the data: pydantic's location without the names of branches of unions."""
+    """The place of an error in the data: pydantic's location without the names of branches of unions."""
     keys, location = [], problem["loc"]
     for index, key in enumerate(location):
         if isinstance(data, dict) and key in data:
@@ -116,11 +128,34 @@ def _unknown_key(keys: Keys, stage: str, model: type[BaseModel] | None, others: 
     close = did_you_mean(keys[-1], known) or did_you_mean(keys[-1], elsewhere)
     if len(keys) == 1 and not close:
         return f"unknown key: a stage of kind {stage} has {', '.join(known)}"
-    return f"unknown key{close}" if close or not known else f"unknown key; there are: {', '.join(known)}"
+    return f"unknown key{close}" if close or not known else f"unknown key; available: {', '.join(known)}"
+
+
+def one_level_down(model: type[BaseModel] | None, keys: Keys, train: Collection[str] = ()) -> Keys | None:
+    """The keys of the field that has the name of an unknown key, in a section one level below it; None if none has.
+
+    Args:
+        model: The schema.
+        keys: The keys that lead to the unknown key, and the key itself.
+        train: The keys of the section `train`, which the schema does not list.
+
+    >>> from r1lab.recipe.schema import GrpoRecipe
+    >>> one_level_down(GrpoRecipe, ("temperature",)), one_level_down(GrpoRecipe, ("model", "r"))
+    (('rollout', 'temperature'), ('model', 'lora', 'r'))
+    """
+    *above, name = keys
+    schema = schema_at(model, tuple(above))
+    fields = schema.model_fields if schema else {}
+    # The first section counts, and a list of sections, such as `rewards`, only after the others.
+    for key in sorted(fields, key=lambda key: typing.get_origin(fields[key].annotation) is list):
+        section, at = _section_in(fields[key].annotation), (*above, key)
+        if name in (section.model_fields if section else train if at == ("train",) else ()):
+            return (*at, 0, name) if typing.get_origin(fields[key].annotation) is list else (*at, name)
+    return None
 
 
 def schema_at(model: type[BaseModel] | None, keys: Keys) -> type[BaseModel] | None:
-    """The schema of the section at a place below a schema; None where there is no section."""
+    """The schema of the section at a place below a schema; None if there is no section."""
     for key in keys:
         if model is None:
             return None
@@ -138,29 +173,29 @@ def _section_in(hint: object) -> type[BaseModel] | None:
 
 
 def fields_at(model: type[BaseModel] | None, keys: Keys) -> list[str]:
-    """The keys that a schema knows at a place."""
+    """The keys that a schema has at a place."""
     found = schema_at(model, keys)
     return list(found.model_fields) if found else []
 
 
 def _wrong_value(problems: list[ErrorDetails]) -> str:
-    value, wanted = problems[0]["input"], []
+    value, expected = problems[0]["input"], []
     for problem in problems:
         if problem["type"] in ("literal_error", "enum"):
             return not_a_choice(value, re.findall(r"'([^']*)'", problem.get("ctx", {})["expected"]))
         if problem["type"] in ("too_short", "string_too_short"):
             return "is empty"
         bound = next(iter(problem.get("ctx", {}).values()), "")
-        words = _WORDS.get(problem["type"]) or problem["msg"].removeprefix("Input should be ")
-        wanted.append(words.format(bound=bound))
-    wanted = [
-        word.removeprefix("a ").replace("valid ", "a ") if word.startswith("a valid") else word for word in wanted
+        text = _DESCRIPTIONS.get(problem["type"]) or problem["msg"].removeprefix("Input should be ")
+        expected.append(text.format(bound=bound))
+    expected = [
+        text.removeprefix("a ").replace("valid ", "a ") if text.startswith("a valid") else text for text in expected
     ]
-    return f"should be {either(list(dict.fromkeys(wanted)))}, not {_shown(value)}"
+    return f"should be {either(list(dict.fromkeys(expected)))}, not {_shown(value)}"
 
 
 def not_a_choice(value: object, choices: Sequence[str]) -> str:
-    """What to say of a value that is none of the choices."""
+    """The message for a value that is not one of the choices."""
     close = [choice for choice in choices if value and choice.startswith(str(value))]
     close += difflib.get_close_matches(str(value), choices, n=1)
     if close:

@@ -1,7 +1,7 @@
-"""What a recipe is read from: YAML 1.2 files and `key=value` words, merged, with the place that each key was written.
+"""Reads and merges the sources of a recipe, YAML 1.2 files and `key=value` settings, and records where each key is.
 
-Later sources win: maps merge, lists replace. `stages` is a list of named stages, which a map of stages, or a key such
-as `stages.zero.train.max_steps`, addresses by name.
+Later sources override earlier ones: maps are merged, lists are replaced. `stages` is a list of named stages. A map of
+stages, or a key such as `stages.zero.train.max_steps`, refers to them by name.
 """
 
 import copy
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from ruamel.yaml.constructor import SafeConstructor
 
 COMMAND_LINE = "command line"
-MOST_VALUES = 100_000
-"""Values of a recipe, those that anchors repeat counted each time."""
+MAX_VALUES = 100_000
+"""Maximum number of values in a recipe; values that anchors repeat count each time."""
 
 _STANDARD = "tag:yaml.org,2002:"
 _PLAIN = ("map", "seq", "str", "int", "float", "bool", "null", "timestamp")
@@ -31,7 +31,7 @@ _ASSIGNMENT = re.compile(r"[A-Za-z_][\w.-]*=")
 
 Scalar = str | int | float | None
 Keys = tuple[Scalar, ...]
-"""Keys and places in lists that lead to a value. A key of a map may be any scalar, such as a step of a schedule."""
+"""Keys of maps and indices of lists that lead to a value. A key may be any scalar, such as a step of a schedule."""
 
 
 @dataclass
@@ -39,11 +39,11 @@ class Document:
     """Plain data, and where each of its keys was written.
 
     Attributes:
-        data: Maps, lists and scalars below a map.
+        data: A map of maps, lists and scalars.
         places: For the keys that lead to a value, `file:line` or `command line`.
-        shown: For keys whose value was taken over from elsewhere in the document, the keys it was written under.
-        problems: What is wrong with the text, such as a key that occurs twice.
-        depth: How many keys were typed with dots: above them the document says where, below them what.
+        shown: For keys whose value was copied from elsewhere in the document, the keys under which it was written.
+        problems: Problems of the text, such as a key that occurs twice.
+        depth: The number of keys that were typed with dots. They select the place of the value that is set.
     """
 
     data: dict
@@ -60,7 +60,7 @@ class Document:
         return keys
 
     def problem(self, keys: Keys, message: str) -> str:
-        """One line for a user: `file:line: key: message`, with the place of the nearest key that was written."""
+        """A line for the user, `file:line: key: message`, with the place of the nearest key that was written."""
         keys = self.origin(keys)
         nearest = next((keys[:n] for n in range(len(keys), -1, -1) if keys[:n] in self.places), None)
         place = "" if nearest is None else f"{self.places[nearest]}: "
@@ -68,22 +68,22 @@ class Document:
 
     def label(self, keys: Keys) -> str:
         """Keys as they are typed on the command line: `stages.zero.train.max_steps`, `rewards.0.weight`."""
-        words = [str(key) for key in keys]
+        labels = [str(key) for key in keys]
         if len(keys) > 1 and keys[0] == "stages" and isinstance(keys[1], int):
             stages = self.data.get("stages")
             stage = stages[keys[1]] if isinstance(stages, list) and keys[1] < len(stages) else None
             if isinstance(stage, dict) and isinstance(stage.get("name"), str):
-                words[1] = stage["name"]
-        return ".".join(words)
+                labels[1] = stage["name"]
+        return ".".join(labels)
 
 
 def is_assignment(source: str) -> bool:
-    """Whether a word of the command line is `key=value` and not a file.
+    """Whether an argument of the command line is `key=value` and not a file.
 
     >>> is_assignment("train.max_steps=10"), is_assignment("recipes/quickstart.yaml")
     (True, False)
     """
-    return bool(_ASSIGNMENT.match(source)) and not os.path.isfile(source)  # False also for what is too long for a name
+    return bool(_ASSIGNMENT.match(source)) and not os.path.isfile(source)  # isfile: False if too long for a file name
 
 
 def find(source: str) -> Path:
@@ -96,29 +96,30 @@ def find(source: str) -> Path:
     if path.is_file():
         return path
     if path.is_dir():
-        raise UserError(f"{source}: is a folder, a recipe is a YAML file; a run's is {path / 'config.yaml'}")
+        raise UserError(f"{source}: this is a folder: give a YAML file, for a run {path / 'config.yaml'}")
     name = source.removeprefix("recipes/").removesuffix(".yaml")
     packaged = folder("recipes") / f"{name}.yaml"
     if not Path(name).is_absolute() and ".." not in Path(name).parts and packaged.is_file():
         return packaged
     hint = did_you_mean(name, packaged_recipes())
-    raise UserError(f"{source}: no such file, and no recipe of r1lab's{hint}; `r1lab ls recipes` lists those")
+    raise UserError(f"{source}: no such file or packaged recipe{hint}; `r1lab ls recipes` lists the recipes")
 
 
 def packaged_recipes() -> dict[str, Path]:
-    """r1lab's own recipes by name, sorted, such as `quickstart` and `tiny/qwen2-base`."""
+    """The packaged recipes by name, sorted, such as `quickstart` and `tiny/qwen2-base`."""
     root = folder("recipes")
     return {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.rglob("*.yaml"))}
 
 
 def read(sources: list[str], change: Callable[[dict], dict] | None = None) -> Document:
-    """The merged document of all sources, with every problem of their text.
+    """The merged document of all sources, with all problems of their text.
 
     Args:
-        change: Done to the data of the files, before `key=value` words are merged over it.
+        sources: Files, names of packaged recipes, and `key=value` settings.
+        change: Changes the data of the files, before `key=value` settings are merged over it.
 
     Raises:
-        UserError: No source can be read at all.
+        UserError: None of the sources can be read.
     """
     merged, problems = Document({}), []
     if change:
@@ -142,7 +143,7 @@ def read(sources: list[str], change: Callable[[dict], dict] | None = None) -> Do
 
 
 def parse_file(path: Path) -> Document:
-    """A YAML file. Values that begin with `./` or `../` are paths relative to it, and become absolute, as `~/` does.
+    """Reads a YAML file. Values that begin with `./` or `../` are relative to it and become absolute, as `~/` does.
 
     Raises:
         UserError: It cannot be read, or is not YAML.
@@ -155,14 +156,14 @@ def parse_file(path: Path) -> Document:
     return parse(text, str(shown), base_dir=path.parent)
 
 
-def parse_assignment(word: str) -> Document:
-    """`key=value` from the command line; the key is dotted, the value is YAML.
+def parse_assignment(text: str) -> Document:
+    """Reads `key=value` from the command line; the key is dotted, the value is YAML.
 
     >>> parse_assignment("train.max_steps=10").data
     {'train': {'max_steps': 10}}
     """
-    dotted, _, text = word.partition("=")
-    if text.startswith("@"):  # a reference, which YAML wants in quotes and a shell would take them off
+    dotted, _, text = text.partition("=")
+    if text.startswith("@"):  # a reference: YAML needs quotes around it, which a shell removes
         text = json.dumps(text)
     value, below = _value(text, COMMAND_LINE, base_dir=Path("."), label=dotted)
     first, *rest = keys = tuple(dotted.split("."))
@@ -174,28 +175,28 @@ def parse_assignment(word: str) -> Document:
 
 
 def parse(text: str, name: str, *, base_dir: Path) -> Document:
-    """YAML 1.2 text that holds a map as a document; a key that occurs twice in a map is a problem.
+    """Reads YAML 1.2 text with a map; a key that occurs twice in a map is a problem.
 
     Args:
         text: The text.
         name: The file's name, for places.
-        base_dir: What values that begin with `./` or `../` are relative to.
+        base_dir: The folder to which values that begin with `./` or `../` are relative.
 
     Raises:
-        UserError: It is not YAML, or no map.
+        UserError: The text is not YAML, or not a map.
     """
     data, document = _value(text, name, base_dir=base_dir)
     if not isinstance(data, dict):
-        what = f"{name}: is not a recipe: the file should be a map of keys, as in `stage: grpo`"
+        what = f"{name}: not a recipe: the file should be a map of keys, as in `stage: grpo`"
         raise UserError([*document.problems, what])
     document.data = data
     return document
 
 
 def _value(text: str, name: str, *, base_dir: Path, label: str = "") -> tuple[object, Document]:
-    """The value that a YAML text holds, and a document that has the places of all below it, and the problems.
+    """The value of a YAML text, and a document with the places of everything below it, and with its problems.
 
-    `label` is the key that the text is the value of, on the command line.
+    `label` is the key of the value, if the text is from the command line.
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -211,17 +212,14 @@ def _value(text: str, name: str, *, base_dir: Path, label: str = "") -> tuple[ob
         raise UserError(f"{place}: not YAML: {error.problem or error.context}{hint}") from error
     except YAMLError as error:
         raise UserError(f"{start}: not YAML: {' '.join(str(error).split())}") from error
-    except (
-        RecursionError,
-        ValueError,
-    ) as error:  # ruamel's parser recurses; a sign that it cannot read is no YAMLError
-        raise UserError(f"{start}: not YAML that can be read: {_reason(error)}") from error
+    except (RecursionError, ValueError) as error:  # ruamel raises ValueError for some invalid characters
+        raise UserError(f"{start}: cannot be read as YAML: {_reason(error)}") from error
     value, document = None, Document({})
     if node is not None:
         try:
             value = _Reader(document, yaml.constructor, name, base_dir, start).value(node, ())
         except RecursionError as error:
-            raise UserError(f"{start}: not YAML that can be read: {_reason(error)}") from error
+            raise UserError(f"{start}: cannot be read as YAML: {_reason(error)}") from error
         document.places.setdefault((), name if name == COMMAND_LINE else f"{name}:1")
     return value, document
 
@@ -232,12 +230,16 @@ def _reason(error: Exception) -> str:
 
 @dataclass
 class _Reader:
-    """Turns the nodes of a YAML text into plain data and notes where each key stands.
+    """Turns the nodes of a YAML text into plain data and records the place of each key.
 
     Attributes:
-        start: What a message begins with where there is no line.
-        around: The nodes that hold the one that is read, by identity: an anchor may hold itself.
-        count: Values read so far, those that anchors repeat included.
+        document: Gets the places and problems.
+        constructor: ruamel's constructor of scalars.
+        name: The file's name, for places.
+        base_dir: The folder of relative paths.
+        start: The start of a message without a line.
+        around: The identities of the nodes around the current one, because an anchor may contain itself.
+        count: The number of values read so far, including those that anchors repeat.
     """
 
     document: Document
@@ -253,7 +255,7 @@ class _Reader:
         if node.id == "scalar":
             return self._scalar(node)
         if id(node) in self.around:
-            raise self._error(node, "an anchor that holds itself: a recipe has an end")
+            raise self._error(node, "this anchor contains itself: write the value out")
         self.around.add(id(node))
         try:
             return self._map(node, keys) if node.id == "mapping" else self._list(node, keys)
@@ -261,10 +263,10 @@ class _Reader:
             self.around.remove(id(node))
 
     def _check(self, node) -> None:
-        """Refuses tags that are no plain data, and anchors that repeat each other without bounds."""
+        """Refuses tags that are not plain data, and anchors that multiply each other without limit."""
         self.count += 1
-        if self.count > MOST_VALUES:
-            raise self._error(node, f"more than {MOST_VALUES:,} values: do anchors repeat each other?")
+        if self.count > MAX_VALUES:
+            raise self._error(node, f"more than {MAX_VALUES:,} values: check for anchors that repeat each other")
         tag = node.tag or ""
         if tag.removeprefix(_STANDARD) not in _PLAIN or not tag.startswith(_STANDARD):
             shown = f"!!{tag.removeprefix(_STANDARD)}" if tag.startswith(_STANDARD) else tag
@@ -285,7 +287,7 @@ class _Reader:
             return node.value
         try:
             value = self.constructor.construct_object(node)
-        except (ValueError, KeyError, IndexError) as error:  # such as `!!int many` and `!!int` alone
+        except (ValueError, KeyError, IndexError) as error:  # such as `!!int many`, or `!!int` without a value
             kind = node.tag.removeprefix(_STANDARD)
             raise self._error(node, f"{node.value[:40]!r} cannot be read as {kind}") from error
         if isinstance(value, str) and value.startswith("~/") and "\n" not in value:
@@ -303,12 +305,12 @@ class _Reader:
                 continue
             self._check(key_node)
             if key_node.id != "scalar":
-                raise self._error(key_node, "a key should be a word, not a list or a map")
+                raise self._error(key_node, "a key should be text or a number, not a list or a map")
             key = self._scalar(key_node)
             below = (*keys, key)
             if key in data:
-                first = f"line {lines[key]}" if self.name != COMMAND_LINE else "before"
-                twice = f"occurs twice, {first} holds it too: remove one"
+                first = f" (also in line {lines[key]})" if self.name != COMMAND_LINE else ""
+                twice = f"occurs twice{first}: remove one of them"
                 place = self._place(key_node)
                 self.document.problems.append(f"{place}: {'.'.join(map(str, below))}: {twice}")
                 continue
@@ -322,7 +324,7 @@ class _Reader:
 
 
 def merge(base: Document, new: Document, problems: list[str]) -> None:
-    """Merges a document into another one, in place: maps merge, all else replaces."""
+    """Merges a document into another one, in place: maps are merged, everything else is replaced."""
     if () in new.places:
         base.places.setdefault((), new.places[()])
     _merge_map(base, base.data, (), new, new.data, (), problems)
@@ -334,38 +336,39 @@ def _merge_map(base: Document, into: dict, at: Keys, new: Document, data: dict, 
         key = _same_key(into, key)
         target = (*at, key)
         old = into.get(key)
-        addressed = len(source) < new.depth  # the value only says where in the old one to look
+        addressed = len(source) < new.depth  # the value only selects a place in the old one
         if isinstance(old, list) and isinstance(value, dict) and (addressed or target == ("stages",)):
             _merge_list(base, old, target, new, value, source, problems)
         elif isinstance(old, dict) and isinstance(value, dict) and (value or addressed):
             _merge_map(base, old, target, new, value, source, problems)
         elif addressed and old is not None:
-            problems.append(new.problem(source, f"is {old!r} in the recipe, which has no keys below it: set it whole"))
+            what = f"is {old!r} in the recipe and has no keys below it: set the whole value"
+            problems.append(new.problem(source, what))
         else:
             into[key] = value
             _move_places(base, target, new, source)
 
 
 def _merge_list(base: Document, old: list, at: Keys, new: Document, value: dict, keys: Keys, problems: list[str]):
-    """Merges a map into a list: its keys are the names of stages, or numbers of items from 0."""
+    """Merges a map into a list: its keys are names of stages, or indices from 0."""
     named = {item.get("name"): i for i, item in enumerate(old) if isinstance(item, dict)} if at == ("stages",) else {}
     for key, item in value.items():
         index = named.get(key, int(key) if str(key).isdigit() else None)
         if index is None or index >= len(old):
-            what = "no such stage" if at == ("stages",) else f"no such item, this list has {len(old)} (the first is 0)"
-            hint = did_you_mean(key, named, otherwise=f" (there are: {', '.join(map(str, named))})" if named else "")
+            what = "no such stage" if at == ("stages",) else f"no such item: this list has {len(old)} (the first is 0)"
+            hint = did_you_mean(key, named, otherwise=f"; available: {', '.join(map(str, named))}" if named else "")
             problems.append(new.problem((*keys, key), f"{what}{hint}"))
         elif isinstance(old[index], dict) and isinstance(item, dict):
             if at == ("stages",) and new.depth > len(keys) + 2:
-                _take_over(base, old[index], (*at, index), item)
+                _copy_shared(base, old[index], (*at, index), item)
             _merge_map(base, old[index], (*at, index), new, item, (*keys, key), problems)
         else:
             old[index] = item
             _move_places(base, (*at, index), new, (*keys, key))
 
 
-def _take_over(base: Document, stage: dict, at: Keys, item: dict) -> None:
-    """Gives a stage its own copy of a shared section before one key in it is changed, which keeps the others."""
+def _copy_shared(base: Document, stage: dict, at: Keys, item: dict) -> None:
+    """Gives a stage its own copy of a shared section before one key of it is set, so that the other keys stay."""
     for section in item:
         shared = base.data.get(section)
         if section not in stage and isinstance(shared, (dict, list)):
@@ -374,13 +377,13 @@ def _take_over(base: Document, stage: dict, at: Keys, item: dict) -> None:
 
 
 def _same_key(into: dict, key: Scalar) -> Scalar:
-    """The key of a map that a word of the command line means: `people.2` may mean the number 2."""
+    """The key of a map that the command line means: `people.2` may mean the number 2."""
     number = int(key) if isinstance(key, str) and key.isdigit() else None
     return number if key not in into and number in into else key
 
 
 def _move_places(base: Document, target: Keys, new: Document, source: Keys) -> None:
-    """Takes over the places of a value that replaces another."""
+    """Moves the places of a value that replaces another one."""
     for keys in [keys for keys in base.places if keys[: len(target)] == target]:
         del base.places[keys]
     for keys, place in list(new.places.items()):

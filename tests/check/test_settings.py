@@ -45,7 +45,7 @@ def test_groups_by_processes(loaded):
     assert finding.seen == "groups of 8 per batch, by number of processes: 2 on 1; 4 on 2; 8 on 4; 16 on 8"
     train = {"learning_rate": 2.0e-4, "per_device_train_batch_size": 4}
     refused, finding = batch_findings(loaded(train=train, launch={"gpus": 2}))
-    assert refused.verdict == "error" and refused.seen.startswith("2 GPUs: a run starts one process so far")
+    assert refused.verdict == "error" and refused.seen.startswith("2 GPUs: a run starts only one process so far")
     assert refused.fix.startswith("set launch.gpus: 1, and train.gradient_accumulation_steps 2 times as high")
     assert finding.seen.startswith(
         "groups of 8 per batch, by number of processes: none on 1: set train.per_device_train_batch_size to 8"

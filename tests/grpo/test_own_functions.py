@@ -88,9 +88,9 @@ def test_advantages_of_ones_own(mine):
         ("advantage", "number", r"should take one tensor .* it returns float"),
         ("advantage", "transposed", r"it returns \(3, 2\) for \(2, 3\)"),
         ("advantage", "no_arguments", r"write `def no_arguments\(rewards\):`"),
-        ("advantage", "raises", "raises on a tiny input: TypeError"),
+        ("advantage", "raises", "raises an exception on a tiny input: TypeError"),
         ("advantage", "missing", "has no function missing"),
-        ("loss", "typing_error", r"asks for `logp`, which no loss is given \(did you mean `logps`\?\)"),
+        ("loss", "typing_error", r"unknown argument `logp` \(did you mean `logps`\?\)"),
         ("loss", "of_rows", r"it returns \(2,\) for \(2, 3\)"),
         ("loss", "without_gradient", "has no gradient"),
     ],
@@ -114,9 +114,9 @@ def test_what_is_wrong_with_a_function_is_said_before_the_run_in_one_line(tmp_pa
 @pytest.mark.parametrize(
     ("train", "said"),
     [
-        ("advantage: rlo", "train.advantage: rlo: no such choice (did you mean `rloo`?); ./mine.py:function names"),
-        ("loss: clipped", "train.loss: clipped: is no function; ./mine.py:function names your own"),
-        ("loss: mine.py:f, loss_type: sapo", "train.loss_type: sapo is a formula, which train.loss stands in place"),
+        ("advantage: rlo", "train.advantage: rlo: no such choice (did you mean `rloo`?); write ./mine.py:function"),
+        ("loss: clipped", "train.loss: clipped: not a function; write ./mine.py:function for your own"),
+        ("loss: mine.py:f, loss_type: sapo", "train.loss_type: sapo: train.loss replaces this formula"),
         ("loss: mine.py:f, epsilon: 0.1", "train.epsilon: belongs to TRL's formula"),
     ],
 )

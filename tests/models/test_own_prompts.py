@@ -76,11 +76,11 @@ def test_a_server_is_asked_with_the_text(tmp_path):
     ("prompt", "said"),
     [
         ('text: "Solve this:"', "prompt.text: has no place for the question: write {question} where it belongs"),
-        ('text: "{question}", template: chat', "prompt.text: stands in place of a template: remove prompt.template"),
+        ('text: "{question}", template: chat', "prompt.text: replaces the template: remove prompt.template"),
         ('text: "{question}", system: Hi', "prompt.system: has no effect with prompt.text: write it into the text"),
         (
             "template: r2-zero",
-            "prompt.template: r2-zero: no such choice (did you mean `r1-zero`?); ./mine.jinja na",
+            "prompt.template: r2-zero: no such choice (did you mean `r1-zero`?); write ./mine.jinja",
         ),
         ("template: ./none.jinja", "none.jinja: No such file or directory: write it, or name another one"),
         ("template: ./broken.jinja", "broken.jinja:2: Unexpected end of template"),

@@ -43,9 +43,10 @@ def said_by_check(recipe):
 )
 def test_fewer_rows_than_groups_are_an_error_of_check_and_of_the_run(tmp_path, size, rows, groups, way):
     few = loaded(tmp_path, rows, size)
-    problem = f"{rows} rows, and a generation batch has {groups} groups, each of another row: no step could be trained"
+    batches = f"a generation batch has {groups} groups, each for a different row"
+    problem = f"{rows} rows, but {batches}: there would be no training step"
     [said] = said_by_check(few)
-    assert said.startswith(f"{problem}: give at least {groups} rows, or lower ") and said.endswith(way)
+    assert said.startswith(f"{problem}: use at least {groups} rows, or lower ") and said.endswith(way)
     with pytest.raises(UserError, match=f"data: {problem}"):
         grpo.run(few, tmp_path)
     assert batch.too_few_rows(few, groups) is None
@@ -58,6 +59,6 @@ def test_the_rows_that_an_operation_leaves_are_what_counts(tmp_path, operation):
         '{"prompt": "1 + 1?", "answer": "2"}\n' * 4
         + "".join(f'{{"prompt": "{i} + 1, which is more than you think?", "answer": "2"}}\n' for i in range(4))
     )
-    with pytest.raises(UserError, match=r"data: [45] rows, and a generation batch has 8 groups"):
+    with pytest.raises(UserError, match=r"data: [45] rows, but a generation batch has 8 groups"):
         grpo.run(few, tmp_path)
     assert len(said_by_check(few)) == ("deduplicate" in operation)  # tokens are counted by the run

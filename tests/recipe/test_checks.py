@@ -23,7 +23,7 @@ train:
 
 def check_inputs(recipe) -> list[str]:
     """What is wrong with the files of a recipe that has been loaded."""
-    found = loading._found_by_checks(getattr(recipe, "stages", [recipe]), inputs=True)
+    found = loading._check_problems(getattr(recipe, "stages", [recipe]), inputs=True)
     return list(dict.fromkeys(recipe._document.problem(keys, message) for keys, message in found))
 
 
@@ -99,9 +99,17 @@ def test_fields_set_elsewhere_are_fields_of_trl():
             "40 completions do not divide into groups of 6: set train.generation_batch_size to 24 or 48",
         ),
         ("generation_batch_size: 20", [], "20: not a multiple of the 8 completions of one step: set 16 or 24"),
-        ("generation_batch_size: 16", ["train.steps_per_generation=2"], "not both: remove one"),
+        (
+            "generation_batch_size: 16",
+            ["train.steps_per_generation=2"],
+            "either this or steps_per_generation: remove one of them",
+        ),
         ("per_device_train_batch_size: 0", [], "0: should be at least 1"),
-        ("per_device_train_batch_size: 8", ["rollout.num_generations=1"], "1: GRPO compares completions of a group"),
+        (
+            "per_device_train_batch_size: 8",
+            ["rollout.num_generations=1"],
+            "1: GRPO compares the completions of a group: set at least 2",
+        ),
     ],
 )
 def test_a_batch_that_groups_do_not_fill_is_told_with_sizes_that_would_do(write, train, words, message):
@@ -115,10 +123,10 @@ def test_a_batch_that_groups_do_not_fill_is_told_with_sizes_that_would_do(write,
         ("logging_steps: 2", "train.logging_steps: not set here: r1lab writes a row of metrics for each step"),
         ("logging_strategy: epoch", "train.logging_strategy: not set here: r1lab writes a row of metrics for each"),
         ("logging_first_step: true", "train.logging_first_step: not set here: r1lab writes a row of metrics for each"),
-        ("max_steps: 0", "train.max_steps: 0: trains nothing: set at least 1"),
-        ("max_steps: -3", "train.max_steps: -3: trains nothing: set at least 1"),
-        ("num_train_epochs: 0", "train.num_train_epochs: 0: trains nothing: set it above 0"),
-        ("num_train_epochs: -0.5", "train.num_train_epochs: -0.5: trains nothing"),
+        ("max_steps: 0", "train.max_steps: 0: there would be no training step: set at least 1"),
+        ("max_steps: -3", "train.max_steps: -3: there would be no training step: set at least 1"),
+        ("num_train_epochs: 0", "train.num_train_epochs: 0: there would be no training step: set it above 0"),
+        ("num_train_epochs: -0.5", "train.num_train_epochs: -0.5: there would be no training step"),
         ("save_only_model: true", "train.save_only_model: not set here: a checkpoint without its optimizer cannot be"),
     ],
 )
@@ -157,8 +165,8 @@ def test_rows_without_an_answer_are_named_by_file_and_row(write):
     rows = [{"prompt": "1+1?", "answer": "2"}, {"prompt": "1+2?"}, "\n", {"prompt": "1+3?", "answer": None}]
     loaded = loading.load([grpo_on(write, rows)])
     assert of_data(check_inputs(loaded)) == [
-        "r.yaml:3: data.path: rows.jsonl:2: no `answer` in this row, for the reward knights_knaves",
-        "r.yaml:3: data.path: rows.jsonl:4: no `answer` in this row, for the reward knights_knaves",
+        "r.yaml:3: data.path: rows.jsonl:2: this row has no `answer`, for the reward knights_knaves",
+        "r.yaml:3: data.path: rows.jsonl:4: this row has no `answer`, for the reward knights_knaves",
     ]
 
 
@@ -213,7 +221,7 @@ def test_files_of_data_that_are_not_there_are_told(write):
 def test_a_builder_that_lacks_a_column_is_told(write):
     text = "stage: sft\nmodel: {path: hub/model}\ndata: {builder: knights_knaves}\n"
     (line,) = check_inputs(loading.load([write(text)]))
-    assert line.startswith("r.yaml:3: data.builder: knights_knaves gives no `completion`, for an sft stage")
+    assert line.startswith("r.yaml:3: data.builder: knights_knaves has no column `completion`, for an sft stage")
     assert check_inputs(loading.load([write(text), "data.solution=evaluation"])) == []
 
 
@@ -243,7 +251,7 @@ def test_a_folder_that_is_no_model_is_told(write, tmp_path):
 
 def test_a_lora_adapter_is_no_model(write):
     write("{}", "adapter/adapter_config.json")
-    assert "is a LoRA adapter, and vLLM starts from whole models" in model_problem(write, "./adapter")
+    assert "is a LoRA adapter, but vLLM needs a full model" in model_problem(write, "./adapter")
 
 
 def test_an_unknown_embedded_model_is_told_with_one_like_it(write):
@@ -272,8 +280,8 @@ def test_references_are_not_looked_for_before_the_run(write):
 @pytest.mark.parametrize(
     ("words", "line", "message"),
     [
-        (["rollout.top_p=0.9"], "rollout.top_p", "set 1.0, or say rollout.biased_sampling: true as well"),
-        (["rollout.top_k=20"], "rollout.top_k", "bias the gradient and its importance ratio: set 0"),
+        (["rollout.top_p=0.9"], "rollout.top_p", "set 1.0, or also set rollout.biased_sampling: true"),
+        (["rollout.top_k=20"], "rollout.top_k", "biases the gradient and its importance ratio: set 0"),
         (["train.min_p=0.1"], "train.min_p", "set 0.0"),
         (["train.advantage=rlo"], "train.advantage", "rloo"),
         (["train.advantage=rloo", "train.scale_rewards=none"], "train.advantage", "remove one of them"),
@@ -286,7 +294,7 @@ def test_references_are_not_looked_for_before_the_run(write):
         (
             ["rollout.dynamic_sampling={max_rounds: 2}", "train.per_device_train_batch_size=4", "launch.gpus=2"],
             "rollout.dynamic_sampling",
-            "a GPU has 4 completions of a batch, but needs whole groups of 8: set train.per_device_train_batch_size",
+            "a GPU has 4 completions per batch, but needs whole groups of 8: set train.per_device_train_batch_size",
         ),
         (["rollout.dynamic_sampling={max_round: 2}"], "rollout.dynamic_sampling.max_round", "max_rounds"),
     ],
@@ -316,7 +324,7 @@ def test_weights_that_are_a_pickle_alone_are_refused_with_the_way_to_convert_the
 
 def test_an_sft_stage_that_should_evaluate_is_told_of_a_stage_that_does(write):
     text = "stage: sft\nmodel: {path: hub/model}\ndata: {builder: countdown, solution: true}\n"
-    with pytest.raises(UserError, match="a stage of kind sft evaluates nothing: put a stage of kind eval after it"):
+    with pytest.raises(UserError, match="a stage of kind sft does not evaluate: add an eval stage after it"):
         loading.load([write(text), "train.eval_strategy=steps"])
 
 
@@ -337,12 +345,12 @@ def test_values_that_trl_refuses_late_or_trains_nothing_with_are_told_when_the_r
 
 
 def test_a_reference_needs_a_penalty(write):
-    with pytest.raises(UserError, match="train.sync_ref_model: there is no reference without a KL penalty"):
+    with pytest.raises(UserError, match="train.sync_ref_model: without a KL penalty there is no reference model"):
         loading.load([write(GRPO), "train.sync_ref_model=true"])
 
 
 def test_lora_has_no_reference_to_be_synchronized(write):
-    with pytest.raises(UserError, match="train.sync_ref_model: the reference of LoRA is the base"):
+    with pytest.raises(UserError, match="train.sync_ref_model: with LoRA the reference is the base model"):
         loading.load([write(GRPO), "model.lora={r: 4}", "train.sync_ref_model=true", "train.beta=0.1"])
 
 
@@ -351,10 +359,13 @@ def test_lora_has_no_reference_to_be_synchronized(write):
     [
         ("report_to: foo", "train.report_to: "),
         ("report_to: [tensorbord]", "train.report_to: tensorbord: no such choice (did you mean `tensorboard`?)"),
-        ("save_strategy: best", "train.save_strategy: best: no training evaluates what it would choose by: set steps"),
+        (
+            "save_strategy: best",
+            "train.save_strategy: best: no evaluation during training selects a best checkpoint: set steps",
+        ),
         ("push_to_hub: true", "train.push_to_hub: not set here: r1lab uploads nothing"),
         ("ignore_data_skip: true", "train.ignore_data_skip: not set here: "),
-        ("per_device_eval_batch_size: 4", "train.per_device_eval_batch_size: has no effect: no training evaluates"),
+        ("per_device_eval_batch_size: 4", "train.per_device_eval_batch_size: has no effect: training does not use it"),
     ],
 )
 def test_what_trl_would_take_without_an_effect_or_fail_on_late_is_refused(write, line, said):

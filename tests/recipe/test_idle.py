@@ -174,8 +174,8 @@ def test_each_key_of_a_kind_is_read_by_its_stage(kind):
         ("eval", {"rollout": {"temperature": 0.1}}, "rollout.temperature", "set eval.temperature"),
         ("eval", {"rollout": {"num_generations": 2}}, "rollout.num_generations", "set eval.num_samples"),
         ("eval", {"data": {"builder": "arithmetic", "size": 4}}, "data.size", "set eval.size"),
-        ("eval", {"rewards": [{"name": "exact_match", "weight": 0.5}]}, "rewards.0.weight", "adds no rewards up"),
-        ("eval", {"eval": {"tasks": ["math"]}}, "data", "beside eval.tasks"),
+        ("eval", {"rewards": [{"name": "exact_match", "weight": 0.5}]}, "rewards.0.weight", "does not add rewards"),
+        ("eval", {"eval": {"tasks": ["math"]}}, "data", "with eval.tasks"),
         ("sample", {"rollout": {"max_concurrent": 4}}, "rollout.max_concurrent", "without rollout.engine: server"),
         ("eval", {"rollout": {"url": "http://x/v1"}}, "rollout.url", "without rollout.engine: server"),
         (
@@ -203,7 +203,7 @@ def test_each_key_of_a_kind_is_read_by_its_stage(kind):
             "with rollout.engine: vllm",
         ),
         ("sft", {"model": {"path": "scratch:tiny-qwen2", "dtype": "bfloat16"}}, "model.dtype", "random weights"),
-        ("sft", {"model": {"path": "embedded:tiny-qwen2", "revision": "main"}}, "model.revision", "not on the Hub"),
+        ("sft", {"model": {"path": "embedded:tiny-qwen2", "revision": "main"}}, "model.revision", "not from the Hub"),
         ("sft", {"prompt": {"system": "Be brief."}}, "prompt.system", "with prompt.template: none"),
         (
             "grpo",
@@ -211,9 +211,9 @@ def test_each_key_of_a_kind_is_read_by_its_stage(kind):
             "prompt.system",
             "with prompt.template: r1-zero",
         ),
-        ("sample", {"keep": {"which": "best", "per_prompt": 2}}, "keep.per_prompt", "keeps one of a prompt"),
+        ("sample", {"keep": {"which": "best", "per_prompt": 2}}, "keep.per_prompt", "keeps one per prompt"),
         ("grpo", {"eval": {"size": 10}}, "eval", "without eval.every"),
-        ("reward", {"model": {"path": "m", "lora": {"r": 4}}}, "model.lora", "whole models"),
+        ("reward", {"model": {"path": "m", "lora": {"r": 4}}}, "model.lora", "trains all weights"),
     ],
 )
 def test_keys_that_other_keys_leave_without_an_effect(kind, given, key, why, tmp_path):
@@ -288,6 +288,6 @@ def test_a_saved_recipe_may_hold_keys_without_an_effect_which_are_named_in_one_l
     (tmp_path / "manifest.json").write_text("{}")
     (tmp_path / "recipe.yaml").write_text("")
     assert "temperature" not in loading.resolved(loading.load([str(tmp_path / "config.yaml")]))["rollout"]
-    assert caplog.messages == [f"{tmp_path / 'config.yaml'}: ignored, as it has no effect: rollout.temperature"]
+    assert caplog.messages == [f"{tmp_path / 'config.yaml'}: ignored because it has no effect: rollout.temperature"]
     with pytest.raises(UserError, match="rollout.temperature: has no effect"):
         loading.load([str(tmp_path / "r.yaml")])

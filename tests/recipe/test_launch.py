@@ -13,6 +13,6 @@ def test_a_training_on_several_gpus_is_refused_before_anything_is_written(tmp_pa
     with pytest.raises(UserError) as caught:
         pipeline.run(loaded, recipe_text="", runs_dir=tmp_path)
     (line,) = caught.value.problems  # an evaluation is the same on one
-    assert line.startswith("zero: launch.gpus: 2 GPUs: a run starts one process so far") and not list(
+    assert line.startswith("zero: launch.gpus: 2 GPUs: a run starts only one process so far") and not list(
         tmp_path.iterdir()
     )

@@ -121,7 +121,7 @@ def test_paths_with_a_dot_are_relative_to_the_file_they_stand_in(write, tmp_path
 
 
 def test_the_recipe_as_written_keeps_comments_and_what_was_merged(write):
-    text = loading.written([write("# why\n" + GRPO), write("seed: 1\n", "overlay.yaml"), "seed=2"])
+    text = loading.source_text([write("# why\n" + GRPO), write("seed: 1\n", "overlay.yaml"), "seed=2"])
     assert text.startswith("# why\n" + GRPO)
     assert text.endswith(
         "# merged over it, from overlay.yaml:\n#   seed: 1\n\n# merged over it, from the command line: seed=2\n"
@@ -178,12 +178,16 @@ def test_an_unknown_stage_is_told(write):
         ("@zero/model", "@tuned/model", "r.yaml:10: stages.keep.model.path: @tuned/model: tuned does not come before"),
         ("@zero/model", "@zer/model", "@zer/model: no such stage (did you mean `zero`?)"),
         ("@zero/model", "@zero/samples", "@zero/samples: should be @STAGE/model"),
-        ("@keep/samples", "@zero/samples", "@zero/samples: zero is a stage of kind grpo, which makes no samples"),
-        ("@tuned/model", "@keep/model", "@keep/model: keep is a stage of kind sample, which makes no model"),
-        ("name: after", "name: zero", "r.yaml:12: stages.zero.name: zero: another stage has this name"),
+        (
+            "@keep/samples",
+            "@zero/samples",
+            "@zero/samples: zero is a stage of kind grpo, which does not produce samples",
+        ),
+        ("@tuned/model", "@keep/model", "@keep/model: keep is a stage of kind sample, which does not produce a model"),
+        ("name: after", "name: zero", "r.yaml:12: stages.zero.name: zero: another stage has the same name"),
         ("name: after", "name: After One", "needs a name of lower-case letters"),
         ("name: after, ", "", "needs a name of lower-case letters"),
-        ("seed: 5", "compare: [[zero, after]]", "compare.0: zero: no such eval stage; there are: after"),
+        ("seed: 5", "compare: [[zero, after]]", "compare.0: zero: no such eval stage; available: after"),
         ("seed: 5", "stage: grpo", "r.yaml:2: stage: a recipe has either `stage` or `stages`: remove one"),
         (
             "seed: 5",
@@ -192,7 +196,11 @@ def test_an_unknown_stage_is_told(write):
         ),
         ("seed: 5", "prompts: {}", "r.yaml:2: prompts: unknown key (did you mean `prompt`?)"),
         ('path: "@tuned/model"', "path: @tuned/model", "r.yaml:12: not YAML: found character '@'"),
-        ("stage: sft", "stage: sfft", "r.yaml:11: stages.tuned.stage: 'sfft' is no stage (did you mean `sft`?)"),
+        (
+            "stage: sft",
+            "stage: sfft",
+            "r.yaml:11: stages.tuned.stage: 'sfft': no such kind of stage (did you mean `sft`?)",
+        ),
         (
             "max_steps: 2",
             "max_stps: 2",
@@ -232,13 +240,17 @@ def test_a_shared_section_that_no_stage_has_is_told(write):
         ("mode: strict", "mood: strict", "r.yaml:5: rewards.0.mood: unknown parameter (did you mean `mode`?)"),
         ("name: knights_knaves", "name: knights", "r.yaml:5: rewards.0.name: knights: no such reward"),
         ("builder: knights_knaves", "builder: knaves", "r.yaml:3: data.builder: knaves: no such builder"),
-        ("stage: grpo", "stage: gpro", "r.yaml:1: stage: 'gpro' is no stage (did you mean `grpo`?): one of sft, grpo"),
+        (
+            "stage: grpo",
+            "stage: gpro",
+            "r.yaml:1: stage: 'gpro': no such kind of stage (did you mean `grpo`?): set one of sft, grpo",
+        ),
         (
             "stage: grpo",
             "seed: 0",
-            "r.yaml:1: `stage` is missing: one of sft, grpo, sample, eval, dpo, reward; or `stages`",
+            "r.yaml:1: `stage` is missing: set it to one of sft, grpo, sample, eval, dpo, reward, or `stages`",
         ),
-        ("stage: grpo", "stage: grpo\nstage: sft", "r.yaml:2: stage: occurs twice, line 1 holds it too: remove one"),
+        ("stage: grpo", "stage: grpo\nstage: sft", "r.yaml:2: stage: occurs twice (also in line 1): remove one"),
         ("stage: grpo", "stage: grpo\nrolout: {}", "r.yaml:2: rolout: unknown key (did you mean `rollout`?)"),
         ("stage: grpo", "stage: grpo\nkeep: all", "r.yaml:2: keep: has no effect in a stage of kind grpo"),
         (
@@ -262,6 +274,56 @@ def test_a_shared_section_that_no_stage_has_is_told(write):
 )
 def test_a_wrong_recipe_is_told_by_file_line_and_key(write, old, new, message):
     assert any(message in line for line in problems(write(changed(old, new))))
+
+
+@pytest.mark.parametrize(
+    ("setting", "line"),
+    [
+        ("learning_rate=1e-5", "learning_rate: unknown key (did you mean `train.learning_rate`?)"),
+        ("temperature=0.7", "temperature: unknown key (did you mean `rollout.temperature`?)"),
+        ("num_samples=4", "num_samples: unknown key (did you mean `eval.num_samples`?)"),
+        ("advantage=rloo", "advantage: unknown key (did you mean `train.advantage`?)"),
+        ("weight=2", "weight: unknown key (did you mean `rewards.0.weight`?)"),
+        ("model.r=8", "model.r: unknown key (did you mean `model.lora.r`?)"),
+        (
+            "rollout.max_rounds=2",
+            "rollout.max_rounds: unknown key (did you mean `rollout.dynamic_sampling.max_rounds`?)",
+        ),
+    ],
+)
+def test_a_key_that_exists_one_level_down_is_suggested(write, setting, line):
+    assert problem(write(GRPO), setting) == f"command line: {line}"
+
+
+def test_a_key_one_level_down_is_suggested_with_its_place_in_the_file(write):
+    assert problem(write("learning_rate: 1e-5\n" + GRPO)) == (
+        "r.yaml:1: learning_rate: unknown key (did you mean `train.learning_rate`?)"
+    )
+
+
+def test_a_field_of_trl_that_r1lab_sets_elsewhere_is_not_suggested(write):
+    assert problem(write(GRPO), "output_dir=x").startswith("command line: output_dir: unknown key: a stage of kind")
+
+
+@pytest.mark.parametrize(
+    ("setting", "line"),
+    [
+        ("packing=true", "packing: unknown key (did you mean `stages.tuned.train.packing`?)"),
+        ("beta=0.1", "beta: unknown key (did you mean `stages.zero.train.beta`?)"),
+        ("learning_rate=1e-5", "learning_rate: unknown key (did you mean `stages.NAME.train.learning_rate`?)"),
+        ("temperature=1", "temperature: unknown key (did you mean `rollout.temperature`?)"),
+        ("which=best", "which: unknown key (did you mean `stages.keep.keep.which`?)"),
+        ("stages.zero.beta=0.1", "stages.zero.beta: unknown key (did you mean `stages.zero.train.beta`?)"),
+    ],
+)
+def test_a_key_of_a_stage_is_suggested_at_the_top_of_a_pipeline(write, setting, line):
+    assert problem(write(PIPELINE), setting) == f"command line: {line}"
+
+
+def test_a_key_one_level_down_in_a_shared_section_is_suggested_once(write):
+    text = PIPELINE.replace("temperature: 0.5", "max_rounds: 2")
+    suggested = "rollout.dynamic_sampling.max_rounds"
+    assert problem(write(text)) == f"r.yaml:6: rollout.max_rounds: unknown key (did you mean `{suggested}`?)"
 
 
 @pytest.mark.parametrize("section", ["model", "data", "rewards"])
@@ -311,23 +373,22 @@ def test_words_of_the_command_line_are_told_as_such(write):
     )
     assert problem(write(GRPO), "train.beta=[").startswith("command line: train.beta: not YAML: ")
     assert problem(write("seed: 3\n" + GRPO), "seed.x=1").startswith("command line: seed: is 3 in the recipe")
-    assert "rewards.3: no such item, this list has 1" in problem(write(GRPO), "rewards.3.weight=1")
+    assert "rewards.3: no such item: this list has 1" in problem(write(GRPO), "rewards.3.weight=1")
 
 
 def test_a_recipe_that_is_not_there_is_told_with_one_like_it():
     assert problem("quickstrt") == (
-        "quickstrt: no such file, and no recipe of r1lab's (did you mean `quickstart`?); "
-        "`r1lab ls recipes` lists those"
+        "quickstrt: no such file or packaged recipe (did you mean `quickstart`?); `r1lab ls recipes` lists the recipes"
     )
 
 
 def test_files_that_are_no_recipes_are_told(write, tmp_path):
-    assert "is not a recipe" in problem(write(""))
-    assert "is not a recipe" in problem(write("- a\n- b\n"))
+    assert "not a recipe" in problem(write(""))
+    assert "not a recipe" in problem(write("- a\n- b\n"))
     assert problem(write("a: [1,\n")).startswith("r.yaml:2: not YAML: ")
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00a")
     assert "cannot be read" in problem("binary.yaml")
-    assert "is a folder, a recipe is a YAML file" in problem(str(tmp_path))
+    assert "this is a folder: give a YAML file" in problem(str(tmp_path))
 
 
 def test_merge_keys_are_told(write):
@@ -348,7 +409,7 @@ def test_a_builder_says_what_it_needs_and_what_it_does_not_take(write):
     assert problem(write(text)) == "r.yaml:3: data.builder: rows needs the parameter `path`"
     write("def fixed(*, split='train'):\n    return []\n", "mine.py")
     text = "stage: sft\nmodel: {path: x}\ndata: {builder: './mine.py:fixed', size: 3}\n"
-    assert problem(write(text)).endswith("mine.py:fixed has no size: remove it")
+    assert problem(write(text)).endswith("mine.py:fixed has no parameter size: remove it")
 
 
 def test_a_set_to_decontaminate_against_does_not_have_the_parameters_of_the_data(write):
@@ -435,13 +496,13 @@ def test_is_assignment_prefers_a_file_of_that_name(write):
         ),
         ("x: !env HOME", "r.yaml:2: the tag !env is not plain data"),
         ("x: !include f.yaml", "r.yaml:2: the tag !include is not plain data"),
-        ("x: &a [*a]", "r.yaml:2: an anchor that holds itself"),
-        ("x: &a\n  b: *a", "r.yaml:2: an anchor that holds itself"),
+        ("x: &a [*a]", "r.yaml:2: this anchor contains itself"),
+        ("x: &a\n  b: *a", "r.yaml:2: this anchor contains itself"),
         ("x: !!int many", "r.yaml:2: 'many' cannot be read as int"),
-        ("? [a, b]\n: c", "r.yaml:2: a key should be a word, not a list or a map"),
+        ("? [a, b]\n: c", "r.yaml:2: a key should be text or a number, not a list or a map"),
         (
             "x: " + "[" * 3000 + "]" * 3000,
-            "r.yaml: not YAML that can be read: its lists or maps are nested too deeply",
+            "r.yaml: cannot be read as YAML: its lists or maps are nested too deeply",
         ),
         (
             "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]\n"

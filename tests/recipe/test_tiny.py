@@ -41,7 +41,7 @@ def test_what_a_recipe_is_made_of_stays(name):
 def test_the_recipe_given_is_not_changed():
     data = yaml_source.read(["quickstart"]).data
     before = copy.deepcopy(data)
-    tiny.shrunk(data)
+    tiny.scaled_down(data)
     assert data == before
 
 
@@ -54,20 +54,20 @@ def test_words_of_the_command_line_come_after():
 
 def test_what_cannot_be_had_is_left_out_and_told():
     given = {"stage": "grpo", "rewards": [{"name": "judge", "url": "http://x"}, {"name": "accuracy"}]}
-    small, left_out = tiny.shrunk(given)
+    small, left_out = tiny.scaled_down(given)
     assert [reward["name"] for reward in small["rewards"]] == ["accuracy"]
-    assert left_out == ["rewards: judge is left out: it asks a server"]
+    assert left_out == ["rewards: judge is left out, because it needs a server"]
 
 
 def test_rows_of_the_hub_are_those_that_r1lab_carries():
-    small, _ = tiny.shrunk({"stage": "sft", "data": {"builder": "gsm8k"}, "name": "mine"})
+    small, _ = tiny.scaled_down({"stage": "sft", "data": {"builder": "gsm8k"}, "name": "mine"})
     assert small["data"]["path"].endswith("data/tiny/gsm8k.jsonl") and small["data"]["size"] == 16
-    small, _ = tiny.shrunk({"stage": "sft", "data": {"builder": "rows", "path": "@draw/samples"}})
+    small, _ = tiny.scaled_down({"stage": "sft", "data": {"builder": "rows", "path": "@draw/samples"}})
     assert small["data"]["path"] == "@draw/samples"
 
 
 def test_a_schedule_changes_at_the_first_steps():
     schedule = {"max_completion_length": {0: 8192, 1000: 16384}, "rewards": {"format": {0: 1.0, 1300: 0.5}}}
     rewards = [{"name": "format"}]
-    small, _ = tiny.shrunk({"stage": "grpo", "rewards": rewards, "schedule": schedule})
+    small, _ = tiny.scaled_down({"stage": "grpo", "rewards": rewards, "schedule": schedule})
     assert small["schedule"] == {"max_completion_length": {0: 16, 1: 32}, "rewards": {"format": {0: 1.0, 1: 0.5}}}

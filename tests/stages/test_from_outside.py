@@ -132,7 +132,7 @@ def test_a_kind_of_stage_is_checked_planned_and_shown(tmp_path, counting, capsys
 def test_a_kind_whose_package_does_not_load_is_one_line(tmp_path, counting):
     (tmp_path / "counting.py").write_text("import no_such_package")
     (tmp_path / "r.yaml").write_text("{stage: counting, model: {path: embedded:tiny-qwen2}}")
-    with pytest.raises(UserError, match="stage: counting: counting:CountRecipe does not load: ModuleNotFoundError"):
+    with pytest.raises(UserError, match="stage: counting: counting:CountRecipe fails to load: ModuleNotFoundError"):
         loading.load([str(tmp_path / "r.yaml")])
 
 
