@@ -104,9 +104,9 @@ function showStatus() {
 async function show() {
   const mine = turn;
   const rows = found.slice(page * PAGE, (page + 1) * PAGE);
-  const made = [];
-  for (const row of rows) made.push(article(row, await text(row)));
+  const texts = await Promise.all(rows.map(text));
   if (mine !== turn) return;
+  const made = rows.map((row, i) => article(row, texts[i]));
   by("list").replaceChildren(...made);
   for (const box of made) {
     const body = box.querySelector("pre.short");

@@ -89,15 +89,12 @@ def _verdict(runs: list[Run], completions: list[Completions], salt: Iterator[int
     )
     if numbers:
         yield f'<dl class="numbers">{numbers}</dl>'
-    drawn = "".join(_accuracies(runs, salt))
-    if table := verdict.verdict_table(runs):
-        yield _sides(_table(table), drawn) if drawn else _table(table)
     for run, own in zip(runs, completions):
         if lines := "".join(f"<li{_tone(line)}>{escape(line)}</li>" for line in verdict.verdict(run, own)):
             yield f"<h3>{escape(run.name)}</h3>" if len(runs) > 1 else ""
             yield f'<ul class="verdict">{lines}</ul>'
-    if not table:
-        yield drawn
+    table, drawn = verdict.verdict_table(runs), "".join(_accuracies(runs, salt))
+    yield _sides(_table(table), drawn) if table and drawn else _table(table) if table else drawn
     for run in runs:
         if full := evaluations_table(run):
             summary = f"{_named(run, runs)}<b>Evaluations in full</b>"

@@ -119,6 +119,17 @@ def test_the_verdict_and_its_chart_are_side_by_side_on_a_wide_window(opened):
     opened.size(1280, 900)
 
 
+def test_a_table_that_leaves_no_room_for_its_chart_is_whole_above_it(tab, run, make_run, tmp_path):
+    runs = [run, *(make_run(tmp_path / f"a-run-of-a-long-name-{i}", steps=1, seed=i) for i in range(1, 4))]
+    (file,) = report.write(runs, out=tmp_path / "wide.html")
+    tab.size(1280, 900)
+    tab.open(file)
+    table = "document.querySelector('#verdict .sides .table')"
+    assert tab.js(f"{table}.scrollWidth <= {table}.clientWidth")
+    boxes = "[...document.querySelectorAll('#verdict .sides > div')].map((box) => box.getBoundingClientRect())"
+    assert tab.js(f"(([a, b]) => a.bottom <= b.top)({boxes})")
+
+
 def test_a_phone_needs_no_sideways_scrolling(opened):
     opened.size(390, 844, phone=True)
     assert opened.js("document.documentElement.scrollWidth <= innerWidth")
