@@ -55,11 +55,11 @@ def ifeval(*, path: str = HUB, split: Literal["test"] = "test", size: int | None
         names, given = first_of(row, "instruction_id_list"), first_of(row, "kwargs")
         if len(names) != len(given):
             raise ValueError(f"kwargs: {len(given)} for {len(names)} instructions")
-        asked = [_constraints(name, kwargs or {}) for name, kwargs in zip(names, given)]
-        unknown.update({name for name, found in zip(names, asked) if not found})
-        if not all(asked):
+        translated = [_constraints(name, kwargs or {}) for name, kwargs in zip(names, given)]
+        unknown.update({name for name, found in zip(names, translated) if not found})
+        if not all(translated):
             return None
-        constraints = [constraint for found in asked for constraint in found]
+        constraints = [constraint for found in translated for constraint in found]
         prompt, key = first_of(row, "prompt"), row.get("key")
         return {"prompt": prompt, "answer": None, "task": "ifeval", "constraints": constraints, "id": key}
 

@@ -57,15 +57,15 @@ def deduction(statements: tuple, names: list[str]) -> str:
             return True
         for kind in (True, False):
             world[person] = kind
-            said = f"Assume {names[person]} is a {KIND[kind]}"
+            assumption = f"Assume {names[person]} is a {KIND[kind]}"
             i = broken()
             if i is None:
-                lines.append(f"{said}.")
+                lines.append(f"{assumption}.")
                 if search(person + 1):
                     return True
             else:
                 lines.append(
-                    f"{said}: contradiction, {names[i]} is a {KIND[world[i]]} but would "
+                    f"{assumption}: contradiction, {names[i]} is a {KIND[world[i]]} but would "
                     f"{'lie' if world[i] else 'tell the truth'} in saying that {claim(statements[i], names)}."
                 )
             del world[person]

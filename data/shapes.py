@@ -55,8 +55,10 @@ def shaped(row: dict) -> dict:
 
 
 def json_values(value, where: str = "") -> Any:
-    """A value as JSON can represent it: dates become text in ISO form, decimals their digits, bytes text (base64 if
-    they are not UTF-8), and NaN, which pandas writes for a missing value, None.
+    """A value as JSON can represent it.
+
+    Dates become text in ISO form, decimals their digits, bytes text (base64 if they are not UTF-8), and NaN, which
+    pandas writes for a missing value, None.
 
     Raises:
         ValueError: A text has half of a character, or a value has a type that files of rows do not have.

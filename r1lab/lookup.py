@@ -109,8 +109,7 @@ def columns(function: Callable) -> list[str]:
 
 
 def folder(kind: str) -> Path:
-    """The folder of the rewards, builders (`data`) or packaged recipes: next to the package in a checkout, else in
-    it."""
+    """The folder of the rewards, builders (`data`) or packaged recipes: next to the package, or in it."""
     package = Path(__file__).parent
     return package.parent / kind if (package.parent / "pyproject.toml").is_file() else package / kind
 

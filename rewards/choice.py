@@ -85,12 +85,12 @@ def _score(turn: str, gold: str, choices: list[str]) -> Score:
     found = committed(turn, also=_CHOSEN)
     if not found:
         return Score(0.0, "no_answer")
-    said = read_choice(found[0], choices)
-    if found[1] == "bare" and _lists_options(turn, said):
+    named = read_choice(found[0], choices)
+    if found[1] == "bare" and _lists_options(turn, named):
         return Score(0.0, "hedged")
-    if len(said) > 1:
-        return Score(0.0, said)
-    return Score(1.0, "correct") if said == right else Score(0.0, "wrong")
+    if len(named) > 1:
+        return Score(0.0, named)
+    return Score(1.0, "correct") if named == right else Score(0.0, "wrong")
 
 
 def read_choice(answer: str, choices: list[str]) -> str:

@@ -150,8 +150,9 @@ def code_reward(
 
 
 def read_tests(given: list | dict | str) -> list[dict]:
-    """Tests in one form: `function`, `args`, `output` for a call, or `input`, `output` for a program; the rest is
-    None.
+    """Tests in one form, with `function`, `args`, `output` for a call, or `input`, `output` for a program.
+
+    The other keys are None.
 
     >>> read_tests('{"test_cases": [{"type": "stdin_stdout", "fn_name": null, "input": "1", "output": "2"}]}')
     [{'function': None, 'args': None, 'input': '1', 'output': '2'}]

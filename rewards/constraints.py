@@ -292,12 +292,12 @@ def script(text: str, name: str, share: float = 0.9) -> str | None:
 def two_responses(text: str) -> str | None:
     """Two different responses separated by a line of six asterisks; such lines may also surround them."""
     lines = ("\0" if line.strip() == _SEPARATOR else line for line in plain(text).casefold().splitlines())
-    said = [WORD.findall(part) for part in "\n".join(lines).split("\0")]  # plain text has no null character
-    if len(said) > 2 and not said[0]:
-        del said[0]
-    if len(said) > 2 and not said[-1]:
-        del said[-1]
-    return None if len(said) == 2 and all(said) and said[0] != said[1] else f"{len(said)} parts"
+    parts = [WORD.findall(part) for part in "\n".join(lines).split("\0")]  # plain text has no null character
+    if len(parts) > 2 and not parts[0]:
+        del parts[0]
+    if len(parts) > 2 and not parts[-1]:
+        del parts[-1]
+    return None if len(parts) == 2 and all(parts) and parts[0] != parts[1] else f"{len(parts)} parts"
 
 
 def postscript(text: str, marker: str = "P.S.") -> str | None:
@@ -306,8 +306,10 @@ def postscript(text: str, marker: str = "P.S.") -> str | None:
     for last in reversed(paragraphs(text, "blank")):
         if start.startswith("p.p.") or not _packed(last).startswith("p.p."):
             break
-    said = [_packed(line.lstrip("#> ")) for line in last.splitlines()]
-    return None if any(line.startswith(start) and WORD.search(line[len(start) :]) for line in said) else f"no {marker}"
+    packed = [_packed(line.lstrip("#> ")) for line in last.splitlines()]
+    return (
+        None if any(line.startswith(start) and WORD.search(line[len(start) :]) for line in packed) else f"no {marker}"
+    )
 
 
 def _packed(text: str) -> str:
@@ -334,10 +336,10 @@ def paragraph_starts(text: str, number: int, word: str) -> str | None:
 def one_of(text: str, options: list[str]) -> str | None:
     """The whole answer is one of these, ignoring case, emphasis and quotation marks; it may end with `!`."""
 
-    def said(option: str) -> str:
+    def bare(option: str) -> str:
         return _unmarked(option).rstrip(".!" + _AROUND)
 
-    return None if said(text) in map(said, options) else "none of the options alone"
+    return None if bare(text) in map(bare, options) else "none of the options alone"
 
 
 COUNTS = {

@@ -55,10 +55,10 @@ def _score(turn: str, accepted: list | tuple, settings: dict[str, bool]) -> Scor
     block = answer_block(text)
     text = text if block is None else block
     box = last_answer(text, boxes(text)[0])
-    said = _normal(box.content if box else text, **settings)
-    if not said:
+    given = _normal(box.content if box else text, **settings)
+    if not given:
         return Score(0.0, "no_answer")
-    right = any(said == _normal(str(gold), **settings) for gold in accepted)
+    right = any(given == _normal(str(gold), **settings) for gold in accepted)
     return Score(1.0, "correct") if right else Score(0.0, "wrong")
 
 

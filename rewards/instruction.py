@@ -49,21 +49,24 @@ def instruction_reward(
     """
     if mode not in ("share", "all", "official"):
         raise UserError(f"rewards: instruction: mode: {mode!r} is not share, all or official")
-    return [_score(turn, asked, mode) if asked else None for turn, asked in zip(completions, constraints, strict=True)]
+    return [
+        _score(turn, required, mode) if required else None
+        for turn, required in zip(completions, constraints, strict=True)
+    ]
 
 
-def _score(turn: str, asked: list[dict], mode: str) -> Score:
+def _score(turn: str, required: list[dict], mode: str) -> Score:
     final = final_text(turn)
     block = None if final is None else answer_block(final)
     answer = final or "" if block is None else block
     # Also where there is no answer: a mistake in the data should show on any completion.
     check = ifeval_checks.unmet if mode == "official" else unmet
-    failed = [failure for failure in (check(answer, constraint) for constraint in asked) if failure]
+    failed = [failure for failure in (check(answer, constraint) for constraint in required) if failure]
     if final is None:
         return Score(0.0, "no_answer")
     if not (answer.strip() if mode == "official" else words(answer)):
         return Score(0.0, "empty_answer")
     if not failed:
         return Score(1.0, "all_met")
-    share = 1 - len(failed) / len(asked) if mode == "share" else 0.0
+    share = 1 - len(failed) / len(required) if mode == "share" else 0.0
     return Score(share, f"failed: {', '.join(failed)}")

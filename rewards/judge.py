@@ -100,19 +100,19 @@ def judge_reward(
     if not timeout > 0:
         raise UserError(f"rewards: judge: timeout: {timeout} is not a number of seconds above 0")
     texts = [judged_text(turn, scope) for turn in completions]
-    asked = [i for i, text in enumerate(texts) if text]
+    judged = [i for i, text in enumerate(texts) if text]
     references = answer or [None] * len(texts)
     settings = {"max_concurrent": concurrency, "timeout": timeout, "retries": retries, "backoff": backoff}
     engine = _engine(base_url, model, api_key_env, os.environ.get(api_key_env), **settings)
-    requests = [_messages(rubric, prompts[i], texts[i], references[i]) for i in asked]
-    said = dict(zip(asked, _replies(requests, engine, max_tokens)))
-    if failures := Counter(reply for reply in said.values() if isinstance(reply, str)):
+    requests = [_messages(rubric, prompts[i], texts[i], references[i]) for i in judged]
+    replies = dict(zip(judged, _replies(requests, engine, max_tokens)))
+    if failures := Counter(reply for reply in replies.values() if isinstance(reply, str)):
         counts = ", ".join(f"{count} {reason}" for reason, count in failures.most_common())
-        why = f"no score for {failures.total()} of {len(asked)}: {counts}"
+        why = f"no score for {failures.total()} of {len(judged)}: {counts}"
         logging.getLogger(__name__).warning("rewards: judge: %s", why)
     scores: list[float | None] = []
     for i, turn in enumerate(completions):
-        reply = said.get(i)
+        reply = replies.get(i)
         if reply is None:
             scores.append(Score(0.0, "no_summary" if turn.strip() else "empty"))
         else:
@@ -162,13 +162,13 @@ def _messages(rubric: str, prompt: str | list[dict], text: str, reference: objec
     return [{"role": "system", "content": system}, {"role": "user", "content": user.encode(errors="replace").decode()}]
 
 
-def _replies(asked: list[list[dict]], engine, max_tokens: int) -> list[float | str]:
+def _replies(requests: list[list[dict]], engine, max_tokens: int) -> list[float | str]:
     """For each request the judge's score, 0 to 10, or the reason why there is none."""
     from r1lab.engines import Sampling
     from r1lab.engines.replies import Failure
 
-    replies: list[float | str] = [""] * len(asked)
-    for i, answer in engine.answers(asked, Sampling(max_tokens=max_tokens, temperature=0.0)):
+    replies: list[float | str] = [""] * len(requests)
+    for i, answer in engine.answers(requests, Sampling(max_tokens=max_tokens, temperature=0.0)):
         if isinstance(answer, Failure):
             if answer.status in _WRONG_REQUEST:
                 where = f"rewards: judge: {engine.url}: {answer}"

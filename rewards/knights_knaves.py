@@ -96,15 +96,14 @@ def _strict(text: str, gold: dict[str, str]) -> Score:
     thinking, answer = found
     if len([word for word in substance(thinking) if len(word) > 1 and word.isalpha()]) < 2:
         return Score(0.0, "empty_thinking")
-    said = read_answer(answer, tuple(gold))
-    if isinstance(said, str):
-        return Score(0.0, said)
-    return Score(1.0, "correct") if said == gold else Score(0.0, "wrong")
+    claimed = read_answer(answer, tuple(gold))
+    if isinstance(claimed, str):
+        return Score(0.0, claimed)
+    return Score(1.0, "correct") if claimed == gold else Score(0.0, "wrong")
 
 
 def read_answer(answer: str, names: tuple[str, ...]) -> dict[str, str] | str:
-    """Name to knight or knave from an answer that says one thing of each person and nothing else, or the reason why
-    not.
+    """Name to knight or knave from an answer with exactly one claim per person and nothing else, or why not.
 
     >>> read_answer("(1) **Zoey** is a knight , and Luke: Knave.", ("Zoey", "Luke"))
     {'Zoey': 'knight', 'Luke': 'knave'}
@@ -124,14 +123,14 @@ def read_answer(answer: str, names: tuple[str, ...]) -> dict[str, str] | str:
             text = text[joined.end() :].lstrip(_BETWEEN)
             if not text:
                 return "unparsed"
-    said = dict(claims)
-    if None in said:
+    claimed = dict(claims)
+    if None in claimed:
         return "extra_person"
-    if len(set(claims)) != len(said):
+    if len(set(claims)) != len(claimed):
         return "contradiction"
-    if len(claims) != len(said):
+    if len(claims) != len(claimed):
         return "repeated"
-    return said if said.keys() == set(names) else "missing_person"
+    return claimed if claimed.keys() == set(names) else "missing_person"
 
 
 def _plain(text: str) -> str:
@@ -155,10 +154,10 @@ def _lenient(text: str, gold: dict[str, str]) -> Score:
     lines = (_QUOTES.sub("", _plain(line).translate(_JSON)) for line in (text if block is None else block).split("\n"))
     lines = (_ITEM.sub("", line.strip(), count=1) for line in lines)
     found = claims("\n".join(line for line in lines if line), tuple(called))
-    said = {called[name]: kind for name, kind in found.items()}
-    if said.keys() != gold.keys():
+    claimed = {called[name]: kind for name, kind in found.items()}
+    if claimed.keys() != gold.keys():
         return Score(0.0, "missing_person")
-    return Score(1.0, "correct") if said == gold else Score(0.0, "wrong")
+    return Score(1.0, "correct") if claimed == gold else Score(0.0, "wrong")
 
 
 def _logic_rl(text: str, gold: dict[str, str]) -> Score:
@@ -171,13 +170,13 @@ def _logic_rl(text: str, gold: dict[str, str]) -> Score:
     lowered = answer.lower()
     if lowered.count("knight") + lowered.count("knave") != len(gold):
         return Score(-1.0, "unparsed")
-    said = {}
+    claimed = {}
     for name in gold:
         claim = re.search(rf"\b{re.escape(name)}\b\s+is\s+a\s+\b(knight|knave)\b", answer, re.IGNORECASE)
         if not claim:
             return Score(-1.0, "unparsed")
-        said[name] = claim[1].lower()
-    return Score(3.0, "correct") if said == gold else Score(-0.5, "wrong")
+        claimed[name] = claim[1].lower()
+    return Score(3.0, "correct") if claimed == gold else Score(-0.5, "wrong")
 
 
 _MODES = {"strict": _strict, "lenient": _lenient, "logic_rl": _logic_rl}

@@ -68,14 +68,14 @@ def claims(text: str, names: tuple[str, ...]) -> dict[str, str]:
     {'ann': 'knave'}
     """
     found = sorted([*_sentences(text, names), *_rows(text, names)], key=lambda claim: claim[0])
-    said, last = {}, None
+    kinds, last = {}, None
     for _, name, kind in found:
         last = last if kind == _SAME else kind
-        left = [name] if name else [other for other in names if other not in said]
-        if not left:  # "the others", when something was said of everyone before: of whom is unknown
-            said.clear()
-        said.update(dict.fromkeys(left, last))
-    return {name: kind for name, kind in said.items() if kind}
+        left = [name] if name else [other for other in names if other not in kinds]
+        if not left:  # "the others", after claims about everyone: it is unknown who they are
+            kinds.clear()
+        kinds.update(dict.fromkeys(left, last))
+    return {name: kind for name, kind in kinds.items() if kind}
 
 
 @lru_cache(maxsize=1024)
@@ -124,8 +124,8 @@ def _sentences(text: str, names: tuple[str, ...]) -> Iterator[tuple[int, str | N
 
 def _claimed(text: str, start: int, end: int, called, kind: str) -> Iterator[tuple[int, str, str | None]]:
     if not _NO_CLAIM.search(text[max(0, start - 40) : start]):
-        said = None if _TAKEN_BACK.match(text, end) else kind
-        yield from ((start, name, said) for name in called)
+        claimed = None if _TAKEN_BACK.match(text, end) else kind
+        yield from ((start, name, claimed) for name in called)
 
 
 def _rows(text: str, names: tuple[str, ...]) -> Iterator[tuple[int, str, str | None]]:

@@ -91,13 +91,13 @@ def _score(turn: str, language: str) -> Score:
         return Score(0.0, "no_words")
     if script not in ("han", "kana"):
         in_script = re.compile(f"[{SCRIPTS[script]}]+")
-        said = sum(in_script.fullmatch(word) is not None for word in words)
+        matching = sum(in_script.fullmatch(word) is not None for word in words)
     else:
         japanese = kana * 10 >= han + kana
-        said = (japanese * (han + kana) if script == "kana" else (not japanese) * han) / 2
-    if not said:
+        matching = (japanese * (han + kana) if script == "kana" else (not japanese) * han) / 2
+    if not matching:
         return Score(0.0, "other_language")
-    return Score(said / total, "consistent" if said == total else f"mixed: {said / total:.2f}")
+    return Score(matching / total, "consistent" if matching == total else f"mixed: {matching / total:.2f}")
 
 
 def _without_symbols(found: re.Match) -> str:

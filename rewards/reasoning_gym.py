@@ -50,8 +50,8 @@ def reasoning_gym_reward(completions, *, answer, metadata, deadline: float = 5.0
             scores[i] = Score(0.0, "no_answer")
             final = final_text(turn) or ""
             block = answer_block(final)
-            if said := (final if block is None else block).strip():
-                items[i] = (said, gold, json.loads(entry) if isinstance(entry, str) else entry)
+            if given := (final if block is None else block).strip():
+                items[i] = (given, gold, json.loads(entry) if isinstance(entry, str) else entry)
     if not items:
         return scores
     if importlib.util.find_spec("reasoning_gym") is None:

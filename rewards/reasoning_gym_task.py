@@ -14,13 +14,13 @@ _FORBIDDEN = ("os.", "shutil.", "socket.", "subprocess.")
 _ALLOWED = ("os.listdir", "os.scandir")  # which imports need
 
 
-def grade(said: str, gold: str | None, metadata: dict) -> float | None:
+def grade(answer: str, gold: str | None, metadata: dict) -> float | None:
     """The scorer's value for an answer; None if it fails on this answer but not on the gold one."""
     scorer = _scorer(metadata["source_dataset"])
     entry = {"answer": gold, "metadata": metadata}
     _guard()
     try:
-        return float(scorer(said, entry))
+        return float(scorer(answer, entry))
     except Exception:  # scorers run eval and all kinds of parsers on whatever a model generates
         scorer(gold, entry)  # raises if the row is at fault
         return None

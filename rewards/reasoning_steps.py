@@ -34,7 +34,7 @@ def reasoning_steps_reward(completions, *, steps: int = 3, **columns) -> list[fl
         raise UserError(f"rewards: reasoning_steps: steps: {steps!r} is not a whole number of at least 1")
     scores = []
     for text in completions:
-        said = {frozenset(substance(step)) for step in _STEP.split(thinking(text))[1:]}
-        count = sum(len(words) > 1 for words in said)
+        distinct = {frozenset(substance(step)) for step in _STEP.split(thinking(text))[1:]}
+        count = sum(len(words) > 1 for words in distinct)
         scores.append(Score(min(1.0, count / steps), f"steps: {count}"))
     return scores

@@ -101,8 +101,10 @@ def committed(turn: str, also: re.Pattern | None = None) -> tuple[str, str] | No
 
 
 def readings(turn: str) -> list[str]:
-    r"""The committed answer of a response as written, followed by the one value that it names, if it is a sentence and
-    not in a box. A sentence that names several values, or hedges, or negates ("it is 3 or 4", "not 5"), has no value.
+    r"""The committed answer of a response as written, followed by the one value that it names.
+
+    Only a sentence outside a box has such a value. A sentence that names several values, or hedges, or negates ("it is
+    3 or 4", "not 5"), has no value.
 
     >>> readings("Final Answer: The largest $n$ is 34."), readings("Result: 175"), readings("The answer is 3 or 4.")
     (['The largest $n$ is 34', '34'], ['Result: 175', '175'], ['3 or 4'])

@@ -160,8 +160,7 @@ def _upright(found: re.Match) -> str:
 
 
 def _unwrapped(text: str) -> str | None:
-    """The content of dollars, bold or one pair of braces around a whole text (plain braces around a list are a
-    set)."""
+    """The content of dollars, bold or braces around a whole text (plain braces around a list are a set)."""
     if whole := _WRAPPED.fullmatch(text):
         return next(
             inner for inner in (whole["a"], whole["b"], whole["c"], whole["d"], whole["e"]) if inner is not None

@@ -307,10 +307,10 @@ def _same_quantity(given: Quantity, answer: str, expected: Quantity, gold: str) 
 
 
 def _close(a: Fraction, a_text: str, b: Fraction, b_text: str) -> bool:
-    """Whether two numbers are equal, or one is the other rounded or truncated to at least six decimals, four of them
-    significant.
+    """Whether two numbers are equal, or one is the other rounded or truncated.
 
-    A printed float is accurate to fifteen digits, but its last digit may be off.
+    A rounded number must have at least six decimals and four significant digits. A printed float is accurate to
+    fifteen digits, but its last digit may be off.
     """
     if a == b:
         return True

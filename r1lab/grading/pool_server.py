@@ -36,7 +36,7 @@ def main(task_name: str, control_fd: int, parent: int, memory: int, cores: list[
             module has a function `warm`, it is called once: what it parses and imports is available in every worker.
         control_fd: The socket for commands.
         parent: The parent's process id: a fork of the parent may keep the socket open, so the socket alone is not
-        enough.
+            enough.
         memory: Bytes that a worker may use beyond its memory at the start.
         cores: The cores to run on: the thread that starts the pool may be pinned to one of them, as vLLM does.
     """

@@ -230,19 +230,19 @@ def _report(launcher: subprocess.Popen, report: int, limits: Limits) -> tuple[bo
     try:
         while True:
             if poll.poll(max(0.0, watch.next - time.monotonic()) * 1000):
-                said = os.read(report, 4096).decode("utf-8", "replace")
-                if said.startswith("start "):
+                outcome = os.read(report, 4096).decode("utf-8", "replace")
+                if outcome.startswith("start "):
                     # The launcher reports the time of a program that ends. This check is for one that does not end by
                     # itself, so it leaves the kernel's own limit (`set_limits`) enough time to end a program and free
                     # its memory.
                     before = used(launcher.pid).seconds
                     started, watch = True, Watch(launcher.pid, limits.seconds + 2, limits.cap, before)
-                    said = said.removeprefix("start ")
-                    if not said:
+                    outcome = outcome.removeprefix("start ")
+                    if not outcome:
                         continue
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     launcher.wait(timeout=_GRACE)
-                return started, said
+                return started, outcome
             if watch.over() and not poll.poll(0):  # unless it has just ended by itself
                 if not started:
                     return started, "setup no answer"

@@ -32,7 +32,7 @@ def main(report: int, source: int, python: str, prefix: str, work: str, seconds:
         source: The program's text.
         python: The interpreter.
         prefix: The installation that the interpreter belongs to, the only folder that the program sees besides the
-        system's.
+            system's.
         work: A folder to run in without namespaces, or empty: a new /tmp in new namespaces.
         seconds: CPU time for each process.
         limits: Bytes of address space, processes, and bytes of disk.
@@ -102,8 +102,7 @@ def enter_namespaces() -> None:
 
 
 def make_root(prefix: str, disk: int) -> None:
-    """Makes a root of the system's programs and Python, read-only, an empty /tmp, a private /proc and three
-    devices."""
+    """Makes a root of the system's programs and Python, an empty /tmp, a private /proc and devices."""
     mount("none", "/", None, MS_REC | MS_PRIVATE)
     mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,mode=755")
     os.mkdir("/tmp/old")
@@ -153,8 +152,7 @@ def drop_rights(isolated: bool, python: str, work: str) -> None:
 
 
 def set_limits(seconds: float, memory: int, processes: int, disk: int) -> None:
-    """Sets the limits of one process. Without namespaces RLIMIT_NPROC counts the user's other processes too: then
-    0."""
+    """Sets the limits of one process. Without namespaces RLIMIT_NPROC counts the user's other processes: then 0."""
     limits = {
         "CPU": int(seconds) + 1,
         "AS": memory,
