@@ -105,7 +105,7 @@ def files(folder):
         (
             "some-org/some-model",
             "./model",
-            "r.yaml:2: model.path: {here}/model: no weights in it, no *.safetensors: was it copied whole?",
+            "r.yaml:2: model.path: {here}/model: it has no weights (*.safetensors): copy it again",
         ),
         (
             "builder: knights_knaves, people: 2, size: 40",

@@ -1,8 +1,8 @@
 """Text generation behind one interface: vLLM in process, transformers' `generate`, or an OpenAI-compatible server.
 
-An `Engine` generates completions for each prompt, drawn as a `Sampling` says. Its `stream` yields them as they are
-complete; `generate` returns those of all prompts. Whatever the engine, the text is the same: sampling follows the
-`Sampling` alone, never the model's own generation config, of which only the end tokens count
+An `Engine` samples completions for each prompt with the parameters of a `Sampling`. Its `stream` yields them as they
+are complete; `generate` returns those of all prompts. All engines sample from the same distribution: they follow the
+`Sampling` and ignore the model's own generation config except for its end tokens
 (`r1lab.models.loading.end_token_ids`).
 """
 
@@ -26,7 +26,7 @@ class Completion:
         text: The decoded completion, without the end token.
         token_ids: Its tokens, the end token included; empty where a server does not return them.
         truncated: Whether it was truncated at `max_tokens`.
-        logprobs: The log-probability of each token under the sampling distribution, where they were asked for.
+        logprobs: The log-probability of each token under the sampling distribution, if they were requested.
     """
 
     text: str
@@ -36,23 +36,22 @@ class Completion:
 
 
 Prompt = str | list[dict]
-"""A rendered text, which every engine continues, or chat messages, which only a server takes and renders itself."""
+"""A rendered text, which every engine continues, or chat messages, which only a server accepts and renders itself."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How completions are drawn; the same for every engine.
+    """How completions are sampled; the same for every engine.
 
     Attributes:
-        n: Completions for each prompt.
-        max_tokens: The most tokens of a completion.
-        temperature: What logits are divided by before the draw; 0 is greedy decoding.
-        top_p: Draw only from the most probable tokens that together have this probability; 1 is all of them.
-        top_k: Draw only from so many of the most probable tokens; 0 is all of them.
-        seed: What is drawn for a prompt depends on this and on the prompt's place in the list, and not on what is
-            done already; None leaves it to the random state. A server is not sent it: it draws from a random state of
-            its own.
-        logprobs: Whether to return the log-probabilities of the tokens, which only vLLM in process does.
+        n: Completions per prompt.
+        max_tokens: The maximum number of tokens in a completion.
+        temperature: Logits are divided by this before sampling; 0 is greedy decoding.
+        top_p: Sample only from the most probable tokens that together have this probability; 1 is all of them.
+        top_k: Sample only from this number of most probable tokens; 0 is all of them.
+        seed: The completions of a prompt depend on this and on the index of the prompt, and not on which prompts are
+            done already. None uses the global random state. A server does not get it and uses its own random state.
+        logprobs: Whether to return the log-probabilities of the tokens. Only vLLM in process does.
     """
 
     n: int = 1
@@ -65,20 +64,20 @@ class Sampling:
 
 
 class Engine(Protocol):
-    """What generates completions."""
+    """Generates completions."""
 
     @property
     def notes(self) -> Sequence[str]:
-        """What a reader of the completions has to know of how they came about."""
+        """What a reader of the completions has to know about how they were generated."""
         ...
 
     def stream(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, done: Collection[int] = frozenset()
     ) -> Iterator[tuple[int, list[Completion]]]:
-        """Each prompt's completions as soon as they are complete.
+        """Yields the completions of each prompt as soon as all of them are complete.
 
         Args:
-            done: Places of prompts that need no completions.
+            done: Indices of prompts that need no completions.
 
         Yields:
             `(i, completions)` of `prompts[i]`, in any order.
@@ -87,7 +86,7 @@ class Engine(Protocol):
 
 
 def generate(engine: Engine, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
-    """The completions of all prompts, in their order."""
+    """Returns the completions of all prompts, in the order of the prompts."""
     groups: list[list[Completion]] = [[]] * len(prompts)
     for i, group in engine.stream(prompts, sampling):
         groups[i] = group
@@ -95,33 +94,33 @@ def generate(engine: Engine, prompts: Sequence[Prompt], sampling: Sampling) -> l
 
 
 def rendered(prompts: Sequence[Prompt]) -> list[str]:
-    """The prompts of an engine in this process, which continues texts.
+    """Returns the prompts as texts, for an engine in this process.
 
     Raises:
-        TypeError: One is a list of chat messages.
+        TypeError: A prompt is a list of chat messages.
     """
     texts = [prompt for prompt in prompts if isinstance(prompt, str)]
     if len(texts) < len(prompts):
-        raise TypeError("chat messages are for a server: render them with r1lab.models.prompts.render")
+        raise TypeError("only a server accepts chat messages: render them with r1lab.models.prompts.render")
     return texts
 
 
-def seed_of(seed: int, place: int) -> int:
-    """A seed for the prompt, or the batch, at a place in the list, independent of those of its neighbors."""
-    return zlib.crc32(f"{seed}/{place}".encode())
+def seed_of(seed: int, index: int) -> int:
+    """Returns a seed for the prompt, or the batch, at an index; the seeds of different indices are independent."""
+    return zlib.crc32(f"{seed}/{index}".encode())
 
 
 def choose(engine: str) -> str:
-    """The engine that a recipe's `rollout.engine` stands for on this machine: `auto` is vLLM where it is installed."""
+    """Returns the engine for a recipe's `rollout.engine` on this machine: `auto` is vLLM if it is installed."""
     if engine != "auto":
         return engine
     return "transformers" if importlib.util.find_spec("vllm") is None else "vllm"
 
 
-def told(engine: str) -> str:
-    """What is started for a recipe's `rollout.engine`, for the person who waits.
+def description(engine: str) -> str:
+    """Describes the engine for a recipe's `rollout.engine`, as progress messages show it.
 
-    >>> told("transformers")
+    >>> description("transformers")
     "transformers' generate"
     """
     chosen = choose(engine)
@@ -129,14 +128,14 @@ def told(engine: str) -> str:
         return "vLLM"
     if chosen == "server":
         return "the server"
-    why = ", since vLLM is not installed (slower)" if engine == "auto" else ""
+    why = ", because vLLM is not installed (slower)" if engine == "auto" else ""
     return f"transformers' generate{why}"
 
 
 def missing(engine: str) -> tuple[str, str] | None:
-    """What an engine needs and this machine lacks, and what to do; None if it can start.
+    """Returns what an engine needs that this machine lacks, and the fix; None if the engine can start.
 
-    On a CPU vLLM compiles each model with a C++ compiler, and fails minutes after its start where there is none.
+    On a CPU, vLLM compiles each model with a C++ compiler; without one it fails minutes after its start.
     """
     import torch
 
@@ -145,26 +144,26 @@ def missing(engine: str) -> tuple[str, str] | None:
     name = os.environ.get("CXX") or "g++"
     if shutil.which(shlex.split(name)[0]):
         return None
-    return f"vLLM compiles models for a CPU with {name}, which is not here", (
+    return f"vLLM compiles models for a CPU with {name}, which is not installed", (
         "apt-get install g++, or set rollout.engine: transformers"
     )
 
 
 def require(engine: str) -> None:
-    """Raises a UserError where an engine cannot start on this machine."""
+    """Raises a UserError if an engine cannot start on this machine."""
     if problem := missing(engine):
         raise UserError(f"rollout.engine: {problem[0]}: {problem[1]}")
 
 
-def check_room(prompt: int, most: int) -> None:
-    """Whether a completion has room after a prompt of so many tokens, where the two may have `most` together.
+def check_prompt_length(tokens: int, limit: int) -> None:
+    """Checks that a prompt leaves room for a completion, if both together are limited to `limit` tokens.
 
     Raises:
-        UserError: It has none.
+        UserError: It leaves none.
     """
-    if prompt >= most:
-        what = f"rollout.max_model_length: {most}: a prompt of {prompt} tokens leaves no room for a completion"
-        raise UserError(f"{what}: set a higher one if the model reads more, or leave such rows out", status=1)
+    if tokens >= limit:
+        what = f"rollout.max_model_length: {limit}: a prompt of {tokens} tokens leaves no room for a completion"
+        raise UserError(f"{what}: raise it if the model's context is longer, or filter out such rows", status=1)
 
 
 def load(
@@ -180,13 +179,14 @@ def load(
     trust_remote_code: bool = False,
     options: dict | None = None,
 ) -> Engine:
-    """An engine for a model.
+    """Returns an engine for a model.
 
     Args:
-        max_model_length: The most tokens of a prompt and its completion together. Default: what the model reads.
+        max_model_length: The maximum number of tokens in a prompt and its completion together. Default: the model's
+            context length.
         gpu_memory_utilization: vLLM's share of a GPU's memory.
         attn_implementation: transformers' attention kernel; vLLM has its own.
-        options: Laid over the engine's own arguments; see `r1lab.engines.options`.
+        options: Override the engine's own arguments; see `r1lab.engines.options`.
     """
     require(engine)
     if choose(engine) == "vllm":
@@ -213,7 +213,7 @@ def load(
     torch.manual_seed(seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return TransformersEngine(
-        model.to(device),  # pyright: ignore[reportArgumentType]  transformers decorates it as no method
+        model.to(device),  # pyright: ignore[reportArgumentType]  transformers' decorator hides that it is a method
         load_tokenizer(path, **settings),
         max_length=max_model_length,
         options=options,
@@ -229,11 +229,11 @@ def connect(
     max_failed: float = 0.0,
     options: dict | None = None,
 ) -> Engine:
-    """An engine that asks an OpenAI-compatible server, which is there and knows the model.
+    """Returns an engine for an OpenAI-compatible server, after checking that it answers and serves the model.
 
     Args:
-        max_failed: The share of the prompts that may go without completions.
-        options: More fields for the body of each request.
+        max_failed: The share of the prompts that may fail.
+        options: Further fields for the body of each request.
     """
     from r1lab.engines.address import models_served
     from r1lab.engines.server import ServerEngine

@@ -1,4 +1,4 @@
-"""The address of an OpenAI-compatible server: whether one answers there and has the model, and what to type if not."""
+"""The address of an OpenAI-compatible server: whether a server answers and serves the model, and the fix if not."""
 
 import os
 import re
@@ -11,23 +11,24 @@ from r1lab.errors import UserError
 from r1lab.net import client_settings, proxy_of
 from r1lab.text import did_you_mean
 
-WRONG_REQUEST = (301, 302, 307, 308, 401, 403, 404, 405)  # statuses that no other prompt would change
+WRONG_REQUEST = (301, 302, 307, 308, 401, 403, 404, 405)  # statuses that do not depend on the prompt
 
 
 def models_served(url: str, model: str, *, api_key_env: str = "OPENAI_API_KEY", wait: float = 0.0) -> list[str]:
-    """The models that a server lists, among them `model`; one request.
+    """Returns the models that a server lists, after checking that `model` is one of them; one request.
 
     Args:
-        url: The server, up to and with `/v1`.
-        model: The model, as the server names it.
+        url: The server's address, including `/v1`.
+        model: The server's name for the model.
         api_key_env: The environment variable that holds the key.
-        wait: Seconds to wait for the server to come up.
+        wait: Seconds to wait for the server to start.
 
     Returns:
-        Their names; none where the server has no list.
+        Their names; empty if the server has no list.
 
     Raises:
-        UserError: Nothing answers, or not as such a server does; it refuses the key, or does not list the model.
+        UserError: Nothing answers, what answers is not such a server, it refuses the key, or it does not list the
+            model.
     """
     url, key = checked(url), key_of(api_key_env)
     deadline = time.monotonic() + wait
@@ -42,23 +43,23 @@ def models_served(url: str, model: str, *, api_key_env: str = "OPENAI_API_KEY", 
         left = deadline - time.monotonic()
         if not failure or not failure.again or left <= 0:
             break
-        print(f"waiting for {url}: {shown(failure, key)} (at most {left:.0f} s more)", flush=True)
+        print(f"waiting for {url}: {shown(failure, key)} (for up to {left:.0f} s more)", flush=True)
         time.sleep(min(5.0, left))
     if failure and failure.status in (404, 405) and re.search(r"/v\d", url):
         return []  # not every server has a list
     if not failure and not known:
-        failure = Failure(f"/models lists none: {said}", status=405)
+        failure = Failure(f"/models lists no models: {said}", status=405)
     # Ollama lists llama3 as llama3:latest, Google gemini-pro as models/gemini-pro.
     if not failure and _plain(model) not in map(_plain, known):
         failure = Failure(f"it has no model {model}{did_you_mean(model, known)}", status=404)
     if failure:
-        told = advice(failure, url, model, known, api_key_env)
-        raise UserError(f"rollout.url: {url}: {shown(failure, key)}; {told}")
+        fix = advice(failure, url, model, known, api_key_env)
+        raise UserError(f"rollout.url: {url}: {shown(failure, key)}; {fix}")
     return known
 
 
 def get_models(url: str, key: str | None) -> httpx.Response:
-    """A server's answer to the question which models it has."""
+    """Requests the list of models from a server."""
     return httpx.get(f"{url}/models", headers=headers_of(key), timeout=10, **client_settings(url))
 
 
@@ -67,47 +68,51 @@ def _plain(model: str) -> str:
 
 
 def advice(failure: Failure, url: str, model: str, known: list[str], api_key_env: str) -> str:
-    """What to type after a failure that does not go away."""
+    """Returns the fix for a failure that persists."""
     status, proxy = failure.status, proxy_of(url)
     if failure.advice:
         return failure.advice
     if proxy and (status is None or status in (407, 502, 503, 504)):
         host = httpx.URL(url).host
-        return f"it was asked through the proxy {proxy}: is that right? If not, export no_proxy={host}"
+        return f"the request went through the proxy {proxy}; to bypass it, export no_proxy={host}"
     if status is None:
         port = httpx.URL(url).port or (443 if url.startswith("https") else 80)
-        return f"start a server there, as with `vllm serve {model} --port {port}`, or correct rollout.url"
+        return f"start a server there, for example `vllm serve {model} --port {port}`, or correct rollout.url"
     if status in (401, 403):
-        return f"put its key into the environment variable {api_key_env}"
+        return f"set the environment variable {api_key_env} to its key"
     if known and _plain(model) not in map(_plain, known):
         more = f" and {len(known) - 10} more" if len(known) > 10 else ""
-        return f"set model.path to one that it has: {', '.join(known[:10])}{more}"
+        return f"set model.path to a model that it serves: {', '.join(known[:10])}{more}"
     if status in WRONG_REQUEST:
-        return f"write {url}/v1" if not re.search(r"/v\d", url) else "is it an OpenAI-compatible server's, up to /v1?"
+        version = re.search(r"/v\d", url)
+        server = "set rollout.url to the address of an OpenAI-compatible server, up to and including /v1"
+        return server if version else f"set rollout.url to {url}/v1"
     if status in (408, 429):
-        return "set rollout.requests_per_minute, or a lower rollout.max_concurrent"
-    return "correct what it names" if 400 <= status < 500 else "look at the server's log"
+        return "set rollout.requests_per_minute, or lower rollout.max_concurrent"
+    return "fix what the error names" if 400 <= status < 500 else "check the server's log"
 
 
 def checked(url: str) -> str:
-    """The address without a slash at its end.
+    """Returns the address without a trailing slash.
 
     Raises:
         UserError: It is not the address of a server.
     """
     if not re.fullmatch(r"https?://(\[[\da-f:.]+\]|[^\s/:\[\]]+)(:\d{1,5})?(/\S*)?", url):
-        raise UserError(f"rollout.url: {url} is not like http://localhost:8000/v1")
+        raise UserError(f"rollout.url: {url} is not a server's address, such as http://localhost:8000/v1")
     return url.rstrip("/")
 
 
 def key_of(api_key_env: str) -> str | None:
-    """The key, which no message may show: httpx would, of one that no header can hold."""
+    """Returns the key. A key that no header can hold is refused here, because httpx's error would show it."""
     key = os.environ.get(api_key_env, "").strip()
     if not re.fullmatch(r"[!-~]*", key):
-        raise UserError(f"{api_key_env}: this environment variable holds what is no key (spaces, or not ASCII)")
+        raise UserError(
+            f"{api_key_env}: this environment variable is not a valid key (it has spaces, or is not ASCII)"
+        )
     return key or None
 
 
 def headers_of(key: str | None) -> dict[str, str]:
-    """The headers that carry a key."""
+    """Returns the headers that carry a key."""
     return {"Authorization": f"Bearer {key}"} if key else {}

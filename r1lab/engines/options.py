@@ -1,4 +1,4 @@
-"""`rollout.options`: what a recipe lays over an engine's own arguments, and which of them there are."""
+"""`rollout.options`: overrides of an engine's own arguments, and which arguments an engine has."""
 
 import ast
 import importlib.util
@@ -24,16 +24,16 @@ ELSEWHERE = {
         "max_model_len": "set `rollout.max_model_length` instead",
         "gpu_memory_utilization": "set `rollout.gpu_memory_utilization` instead",
         "seed": "set `seed` at the top of the recipe instead",
-        "logprobs_mode": "r1lab decides it: training compares these log-probabilities with the policy's",
+        "logprobs_mode": "r1lab sets it: training compares these log-probabilities with the policy's",
     },
     "transformers": _SAMPLED
     | {
-        "do_sample": "the temperature decides it",
+        "do_sample": "it follows from the temperature",
         "num_return_sequences": _NUMBER,
         "max_new_tokens": _LENGTH,
         "max_length": "set `rollout.max_model_length` instead",
-        "eos_token_id": "the tokenizer and the model decide it",
-        "pad_token_id": "the tokenizer decides it",
+        "eos_token_id": "it comes from the tokenizer and the model",
+        "pad_token_id": "it comes from the tokenizer",
     },
     "server": _SAMPLED
     | {
@@ -43,16 +43,16 @@ ELSEWHERE = {
         "max_completion_tokens": _LENGTH,
         "prompt": "set the section `prompt` instead",
         "messages": "set the section `prompt` instead",
-        "stream": "answers are read as wholes",
+        "stream": "responses are not streamed",
     },
 }
-"""Arguments that have a key of their own in a recipe, by engine, and what to do instead."""
+"""Arguments that have their own key in a recipe, by engine, and what to do instead."""
 
 
 def problems(engine: str, options: dict) -> list[tuple[str, str]]:
-    """What is wrong with `rollout.options` for a recipe's `rollout.engine`: the option, and a line that says why.
+    """Returns the invalid options of `rollout.options` for a recipe's `rollout.engine`, each with the reason.
 
-    What a server knows only the server can say.
+    The fields that a server accepts are not known here.
     """
     chosen = engines.choose(engine)
     known = names(chosen) if options else None
@@ -69,7 +69,7 @@ def problems(engine: str, options: dict) -> list[tuple[str, str]]:
 
 @cache
 def names(engine: str) -> list[str] | None:
-    """The arguments of an engine; None where they are not known here."""
+    """Returns the arguments of an engine; None if they are not known."""
     if engine == "transformers":
         from transformers import GenerationConfig
 
@@ -77,7 +77,7 @@ def names(engine: str) -> list[str] | None:
     spec = importlib.util.find_spec("vllm") if engine == "vllm" else None
     if spec is None or not spec.submodule_search_locations:
         return None
-    # The fields of a dataclass, read from its source: to import vLLM takes seconds, and may not work on this machine.
+    # Read from the source of the dataclass, because importing vLLM takes seconds and may fail on this machine.
     source = Path(spec.submodule_search_locations[0]) / "engine" / "arg_utils.py"
     tree = ast.parse(source.read_text(encoding="utf-8"))
     arguments = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "EngineArgs")

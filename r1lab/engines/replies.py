@@ -1,4 +1,4 @@
-"""What an OpenAI-compatible server sends back: completions, or why there are none."""
+"""Parses the responses of an OpenAI-compatible server into completions, or into the reason why there are none."""
 
 import json
 import os
@@ -15,18 +15,18 @@ from r1lab.engines import Completion
 # FINISH_REASON_MAX_TOKENS, ...
 _WHOLE = {"stop", "stopped", "eos", "end", "ended", "complete", "completed", "done"}
 _TRUNCATED = {"length", "max", "limit"}
-_NEITHER = {"error", "abort", "aborted", "cancel", "cancelled", "canceled", "incomplete", "filter", "safety", "failed"}
+_FAILED = ("error", "abort", "cancel", "incomplete", "filter", "safety", "fail")  # the beginnings of such words
 
 
 class Failure(Exception):
-    """Why a prompt got no completions, in one line.
+    """The reason why a prompt got no completions, in one line.
 
     Attributes:
-        status: The HTTP status: 200 where the answer was not whole, None where none came.
-        again: Whether sending the request again may help.
-        after: Seconds that the server asks to wait before.
-        split: Whether `n` may be what the server does not do.
-        advice: What to type, where that is known already; no other request will fare better then.
+        status: The HTTP status: 200 if the response was not complete, None if there was no response.
+        again: Whether a retry may help.
+        after: Seconds to wait before the retry, if the server says so.
+        split: Whether the cause may be that the server does not support `n`.
+        advice: The fix, if it is known already; then no other request can succeed either.
     """
 
     def __init__(
@@ -44,20 +44,22 @@ class Failure(Exception):
 
 
 def completions(body: bytes, n: int, max_tokens: int) -> tuple[list[Completion], bool]:
-    """The `n` completions of an answer.
+    """Returns the `n` completions of a response.
 
-    What a reasoning model thought (`reasoning_content` or `reasoning`, or parts of that kind) is put back before the
-    content as it was written, `<think>\\n...\\n</think>\\n\\n`; without a content the thinking is left open. Where the
-    server's chat template opens the thinking itself, the content has only its end: the opening tag is put back.
+    The thinking of a reasoning model (`reasoning_content` or `reasoning`, or content parts of these types) is put back
+    in front of the content as the model generated it, `<think>\\n...\\n</think>\\n\\n`; without content the thinking
+    is left open. If the server's chat template opens the thinking itself, the content has only the closing tag, and
+    the opening tag is put back.
 
     Args:
-        max_tokens: The limit that was asked for: where a server gives no finish reason, it decides.
+        max_tokens: The limit of the request. If the server gives no finish reason, a completion of this length counts
+            as truncated.
 
     Returns:
-        `(completions, opened)`: and whether an opening tag was put back.
+        `(completions, opened)`, where `opened` says whether an opening tag was put back.
 
     Raises:
-        Failure: It is not an answer, or one of its choices is not whole.
+        Failure: The body is not a valid response, or one of its choices is not complete.
 
     >>> message = {"reasoning_content": "2 + 2", "content": "4"}
     >>> reply = {"choices": [{"message": message, "finish_reason": "stop"}]}
@@ -69,12 +71,12 @@ def completions(body: bytes, n: int, max_tokens: int) -> tuple[list[Completion],
     try:
         reply = json.loads(body)
     except (ValueError, RecursionError):
-        raise Failure(f"an answer that is not JSON: {said}") from None
+        raise Failure(f"the response is not JSON: {said}") from None
     choices = reply.get("choices") if isinstance(reply, dict) else None
     if not isinstance(choices, list) or not choices:
-        raise Failure(f"an answer without choices: {said}")
+        raise Failure(f"the response has no choices: {said}")
     if len(choices) < n:
-        raise Failure(f"an answer of {len(choices)} choices for n: {n}", again=False, split=True)
+        raise Failure(f"the response has {len(choices)} choices for n: {n}", again=False, split=True)
     usage = reply.get("usage")
     count = usage.get("completion_tokens") if isinstance(usage, dict) else None
     group, opened = [], False
@@ -93,13 +95,13 @@ def completions(body: bytes, n: int, max_tokens: int) -> tuple[list[Completion],
 def _is_truncated(finish: object) -> bool:
     words = set(re.findall(r"[a-z]+|[A-Z]+(?![a-z])|[A-Z][a-z]+", finish)) if isinstance(finish, str) else set()
     words = {word.lower() for word in words}
-    if words & _NEITHER or not words & (_WHOLE | _TRUNCATED):
-        raise Failure(f"a choice that is not whole (finish_reason: {finish})")
+    if any(word.startswith(_FAILED) for word in words) or not words & (_WHOLE | _TRUNCATED):
+        raise Failure(f"a choice is not complete (finish_reason: {finish})")
     return bool(words & _TRUNCATED)
 
 
 def _text(choice: dict) -> tuple[str, bool]:
-    """What a choice says, and whether the tag that opens its thinking was put back."""
+    """Returns the text of a choice, and whether the tag that opens its thinking was put back."""
     message = choice.get("message")
     if isinstance(message, dict):
         chat, (content, parts_thought) = True, _joined(message.get("content"))
@@ -110,7 +112,7 @@ def _text(choice: dict) -> tuple[str, bool]:
     if content is None and thought:
         content = ""
     if not isinstance(content, str) or not isinstance(thought, str):
-        raise Failure(f"a choice without text: {json.dumps(choice)[:1000]}")
+        raise Failure(f"a choice has no text: {json.dumps(choice)[:1000]}")
     before, end, _ = content.partition("</think>")
     opened = chat and bool(end) and "<think>" not in before
     if thought and not opened and not content.lstrip().startswith("<think>"):  # some servers give it in both places
@@ -118,11 +120,11 @@ def _text(choice: dict) -> tuple[str, bool]:
         content = f"{thought}\n</think>\n\n{content}" if content else thought
     elif opened:
         content = "<think>\n" + content.lstrip("\n")
-    return content.encode(errors="replace").decode(), opened  # half an emoji has no UTF-8
+    return content.encode(errors="replace").decode(), opened  # half of a surrogate pair has no UTF-8
 
 
 def _joined(content: object) -> tuple[object, str]:
-    """A message's content and the thinking in it; some servers give both as a list of typed parts.
+    """Returns a message's content and the thinking in it; some servers give both as a list of typed parts.
 
     >>> _joined([{"type": "thinking", "thinking": "2 + 2"}, {"type": "text", "text": "4"}])
     ('4', '2 + 2')
@@ -143,12 +145,12 @@ def _joined(content: object) -> tuple[object, str]:
 
 
 def refusal(response: httpx.Response) -> Failure:
-    """A response that is no success."""
+    """Returns the failure for a response with an error status."""
     status, said = response.status_code, response.text
     try:
         said = json.loads(said)
     except (ValueError, RecursionError):
-        pass  # it is shown as it is
+        pass  # the text is shown unparsed
     for key in ("error", "detail", "message"):
         said = said.get(key, said) if isinstance(said, dict) else said
     return Failure(
@@ -161,20 +163,20 @@ def refusal(response: httpx.Response) -> Failure:
 
 
 def broken(error: httpx.RequestError) -> Failure:
-    """A connection that failed: `Connection refused`, which lies under two wrappers, or what else it was."""
+    """Returns the failure for a broken connection, with the cause that httpx wraps twice, as `Connection refused`."""
     inner: BaseException = error
     if isinstance(error, httpx.ConnectError):
         while deeper := inner.__cause__ or inner.__context__:
             inner = deeper
-        if isinstance(inner, BaseExceptionGroup):  # one for each address of the host
+        if isinstance(inner, BaseExceptionGroup):  # one per address of the host
             inner = inner.exceptions[-1]
     if isinstance(inner, ssl.SSLCertVerificationError):
         advice = "set SSL_CERT_FILE to a file with the certificate of the authority that signed it"
         why = f"its certificate is not trusted: {inner.verify_message}"
         return Failure(why, status=None, again=False, advice=advice)
     if isinstance(inner, ssl.SSLError) and inner.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"):
-        advice = "write http:// in rollout.url, or the port at which it speaks https"
-        return Failure("it does not speak https there", status=None, again=False, advice=advice)
+        advice = "use http:// in rollout.url, or the port of its https endpoint"
+        return Failure("the server does not use https on this port", status=None, again=False, advice=advice)
     text = " ".join(str(inner).split())
     if isinstance(inner, OSError) and inner.errno and "Connect call failed" in text:
         text = os.strerror(inner.errno)
@@ -183,7 +185,7 @@ def broken(error: httpx.RequestError) -> Failure:
 
 
 def models(response: httpx.Response) -> list[str]:
-    """The names that the answer of `/models` lists; none where it is no list."""
+    """Returns the names that a response of `/models` lists; empty if it is not a list."""
     try:
         return [model["id"] for model in json.loads(response.text)["data"] if isinstance(model["id"], str)]
     except (ValueError, LookupError, TypeError, RecursionError):
@@ -191,7 +193,7 @@ def models(response: httpx.Response) -> list[str]:
 
 
 def shown(text: object, key: str | None = None) -> str:
-    """The beginning of what a server said, in one line, without the key.
+    """Returns the beginning of a server's message, in one line, without the key.
 
     >>> shown("Incorrect API key:\\n sk-1", "sk-1")
     'Incorrect API key: ***'
@@ -201,7 +203,7 @@ def shown(text: object, key: str | None = None) -> str:
 
 
 def _retry_after(header: str) -> float:
-    """Seconds; the header has them, or a date."""
+    """Returns the seconds to wait; the header has them, or a date."""
     if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", header):
         return float(header)
     try:

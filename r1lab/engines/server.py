@@ -1,8 +1,8 @@
-"""An OpenAI-compatible server as an engine: requests at the same time, sent again where the server fails.
+"""An OpenAI-compatible server as an engine: concurrent requests, with retries when the server fails.
 
-Servers differ. A field that OpenAI's API lacks is left out from the first time that the server refuses it by name, and
-so are a temperature and a `top_p` that a model does not support; `max_tokens` becomes `max_completion_tokens`; `n`
-completions are asked for one by one where it does not give `n` at once. Each is reported in a line.
+Servers differ, and the engine adapts. It stops sending a field that OpenAI's API lacks once the server refuses it by
+name, and a temperature or `top_p` that the model does not support; it renames `max_tokens` to `max_completion_tokens`;
+it requests completions one by one if the server does not support `n`. It reports each of these in a line.
 """
 
 import asyncio
@@ -23,31 +23,31 @@ from r1lab.engines.replies import Failure, broken, completions, models, refusal,
 from r1lab.errors import UserError
 from r1lab.net import client_settings
 
-HOPELESS = 10  # prompts that fail one after the other: the server is down, or nothing that it is asked suits it
+FAILURES_IN_A_ROW = 10  # after this number of them the server is taken to be down, or to refuse every request
 _UNSUPPORTED = re.compile(
     r"unsupported|not support|only the default|unrecogni|unknown|unexpected|not (be )?(allowed|permitted|accept)"
     r"|cannot both|extra|deprecated|removed",
     re.IGNORECASE,
 )
-_jitter = random.Random()  # not the global generator, which is seeded and others draw from
+_jitter = random.Random()  # not the global generator, whose seed decides what others sample
 
 
 class ServerEngine:
     """Generation on an OpenAI-compatible server: an `r1lab.engines.Engine`.
 
     Args:
-        url: The server, up to and with `/v1`.
-        model: The model, as the server names it.
-        api_key_env: The environment variable that holds the key; no key is sent where it is not set.
-        max_concurrent: How many requests at a time.
-        requests_per_minute: No more are sent, spread evenly; None for no limit.
-        retries: How often a request is sent again after a failed connection, a timeout, a 429, a 5xx, or an answer
-            that is not whole.
-        backoff: Seconds before the first retry; each further one waits twice as long, at most a minute, or as long
-            as the server asks.
-        timeout: Seconds for a whole answer.
-        max_failed: The share of the prompts of a call that may fail; None for any number of them.
-        extra_body: More fields for each request, as in `{"chat_template_kwargs": {"enable_thinking": True}}`.
+        url: The server's address, including `/v1`.
+        model: The server's name for the model.
+        api_key_env: The environment variable that holds the key; if it is not set, no key is sent.
+        max_concurrent: The maximum number of requests at a time.
+        requests_per_minute: The rate limit; requests are spread evenly. None for no limit.
+        retries: The maximum number of retries after a failed connection, a timeout, a 429, a 5xx, or an incomplete
+            response.
+        backoff: Seconds before the first retry; each further one waits twice as long, up to a minute, or as long as
+            the server says.
+        timeout: Seconds until a response must be complete.
+        max_failed: The share of the prompts of a call that may fail; None for all of them.
+        extra_body: Further fields for each request, as in `{"chat_template_kwargs": {"enable_thinking": True}}`.
     """
 
     def __init__(
@@ -66,43 +66,47 @@ class ServerEngine:
     ):
         self.url, self.model, self.api_key_env = checked(url), model, api_key_env
         self.key = key_of(api_key_env)
-        client_settings(self.url)  # raises where they cannot work, before anything is asked
+        client_settings(self.url)  # raises if they cannot work, before the first request
         self.max_concurrent, self.interval = max_concurrent, 60 / requests_per_minute if requests_per_minute else 0.0
         self.retries, self.backoff, self.timeout = retries, backoff, timeout
         self.max_failed, self.extra_body = max_failed, extra_body or {}
         self.left_out: set[str] = set()  # fields that the server refuses
         self.notes: list[str] = []
-        self.one_by_one = False  # it does not do `n` > 1
-        self.limit = "max_tokens"  # what it calls the most tokens of an answer
-        self.dropped: set[str] = set()  # parts of the sampling that it refuses
+        self.one_by_one = False  # it does not support `n` > 1
+        self.limit = "max_tokens"  # its name for the maximum number of new tokens
+        self.dropped: set[str] = set()  # sampling parameters that it refuses
         self._next_slot = 0.0
-        self._told: dict[str, float] = {}
+        self._warned_at: dict[str, float] = {}
 
     def stream(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, done: Collection[int] = frozenset()
     ) -> Iterator[tuple[int, list[Completion]]]:
-        """`answers` without the failures, of which there are none without a `max_failed`."""
+        """Like `answers`, but a prompt that failed is left out and logged with the reason."""
         with closing(self.answers(prompts, sampling, done=done)) as answers:
-            yield from ((i, answer) for i, answer in answers if not isinstance(answer, Failure))
+            for i, answer in answers:
+                if isinstance(answer, Failure):
+                    self._warn(f"prompt {i + 1} of {len(prompts)} is left out: {answer}")
+                else:
+                    yield i, answer
 
     def answers(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, done: Collection[int] = frozenset()
     ) -> Generator[tuple[int, list[Completion] | Failure], None, None]:
-        """Each prompt's completions, or why there are none, as they arrive, to be written down one by one.
+        """Yields the completions of each prompt, or the failure, as they arrive, so that the caller can save each.
 
-        Requests go on while the caller is busy, and end when it closes the generator or is interrupted.
+        Requests continue while the caller is busy, and end when it closes the generator or is interrupted.
 
         Args:
-            done: Places of prompts that are not asked.
+            done: Indices of prompts that need no completions.
 
         Yields:
-            `(i, completions)` of `prompts[i]`, or `(i, failure)`, in the order in which they come. `token_ids` is
-            empty where the server does not return them, `logprobs` always.
+            `(i, completions)` of `prompts[i]`, or `(i, failure)`, in the order of arrival. `token_ids` is empty if the
+            server does not return them; `logprobs` is always empty.
 
         Raises:
-            UserError: More than `max_failed` of the prompts failed, or 10 one after the other, or all; or the server
-                refuses the key, or knows neither the address nor the model. What had arrived has been yielded. Never
-                with `max_failed=None`.
+            UserError: More than `max_failed` of the prompts failed, or 10 in a row, or all; or the server refuses the
+                key, or the address or the model does not exist there. Everything that had arrived has been yielded.
+                With `max_failed=None` it is never raised.
         """
         sent = {
             "max_tokens": sampling.max_tokens,
@@ -112,48 +116,48 @@ class ServerEngine:
         }
         arrived: queue.SimpleQueue = queue.SimpleQueue()
         loop = asyncio.new_event_loop()
-        asked = [(i, prompt) for i, prompt in enumerate(prompts) if i not in done]
-        work = loop.create_task(self._answer_all(asked, sampling.n, sent, arrived.put))
+        pending = [(i, prompt) for i, prompt in enumerate(prompts) if i not in done]
+        work = loop.create_task(self._answer_all(pending, sampling.n, sent, arrived.put))
         work.add_done_callback(lambda _: arrived.put(None))
         thread = threading.Thread(
             target=lambda: loop.run_until_complete(asyncio.wait([work])), name="server engine", daemon=True
         )
         thread.start()
         good = failed = in_a_row = 0
-        hopeless = None
+        fatal = None
         try:
             while (item := arrived.get()) is not None:
                 _, answer = item
                 if not isinstance(answer, Failure):
                     good, in_a_row = good + 1, 0
-                elif hopeless:
+                elif fatal:
                     continue
                 elif self.max_failed is not None:
                     failed += 1
-                    if answer.again or not good:  # else it was the prompt, say one that is too long
+                    if answer.again or not good:  # otherwise the prompt was the cause, for example its length
                         in_a_row += 1
                     if (
-                        failed > self.max_failed * len(asked)
-                        or in_a_row >= HOPELESS
-                        or failed == len(asked)
+                        failed > self.max_failed * len(pending)
+                        or in_a_row >= FAILURES_IN_A_ROW
+                        or failed == len(pending)
                         or (not good and (answer.advice or answer.status in WRONG_REQUEST))
                     ):
-                        hopeless = answer
+                        fatal = answer
                         loop.call_soon_threadsafe(work.cancel)
-                        continue  # to what has arrived meanwhile
+                        continue  # with what has arrived meanwhile
                 yield item
-            if hopeless:
-                raise UserError(self._ended(hopeless, failed, good), status=1)
-            work.result()  # raises what should not have happened
+            if fatal:
+                raise UserError(self._error(fatal, failed, good), status=1)
+            work.result()  # raises unexpected errors
         finally:
             loop.call_soon_threadsafe(work.cancel)
             thread.join()
             loop.close()
 
-    async def _answer_all(self, asked: list[tuple[int, Prompt]], n: int, sampling: dict, put) -> None:
-        waiting = iter(asked)
+    async def _answer_all(self, pending: list[tuple[int, Prompt]], n: int, sampling: dict, put) -> None:
+        waiting = iter(pending)
         headers = headers_of(self.key) | {"Content-Type": "application/json"}
-        timeout = httpx.Timeout(None, connect=10)  # `_post` has one for the whole answer
+        timeout = httpx.Timeout(None, connect=10)  # `_post` has one for the complete response
         limits = httpx.Limits(max_connections=self.max_concurrent)
 
         async def work() -> None:
@@ -166,15 +170,15 @@ class ServerEngine:
         settings = {"headers": headers, "limits": limits, "timeout": timeout, **client_settings(self.url)}
         async with httpx.AsyncClient(**settings) as client:
             async with asyncio.TaskGroup() as group:
-                for _ in range(min(self.max_concurrent, len(asked))):
+                for _ in range(min(self.max_concurrent, len(pending))):
                     group.create_task(work())
 
     async def _group(self, client: httpx.AsyncClient, prompt: Prompt, n: int, sampling: dict) -> list[Completion]:
-        """`n` completions, one by one where the server does not give them at once."""
+        """Requests `n` completions, one by one if the server does not support `n`."""
         refused = None
         if n == 1 or not self.one_by_one:
             try:
-                return await self._ask(client, prompt, n, sampling)
+                return await self._request(client, prompt, n, sampling)
             except Failure as failure:
                 if n == 1 or not failure.split:
                     raise
@@ -182,13 +186,13 @@ class ServerEngine:
         group = []
         for i in range(n):
             seed = {"seed": self.extra_body["seed"] + i} if "seed" in self.extra_body else {}
-            group += await self._ask(client, prompt, 1, sampling | seed)
+            group += await self._request(client, prompt, 1, sampling | seed)
         if refused is not None and not self.one_by_one:
             self.one_by_one = True
-            self._tell(f"{refused}; asking for completions one by one")
+            self._warn(f"{refused}; requesting completions one by one")
         return group
 
-    async def _ask(self, client: httpx.AsyncClient, prompt: Prompt, n: int, sampling: dict) -> list[Completion]:
+    async def _request(self, client: httpx.AsyncClient, prompt: Prompt, n: int, sampling: dict) -> list[Completion]:
         for attempt in range(self.retries + 1):
             try:
                 return await self._send(client, prompt, n, sampling)
@@ -196,46 +200,46 @@ class ServerEngine:
                 failure.args = (shown(failure, self.key),)
                 if not failure.again or attempt == self.retries or failure.after > self.timeout:
                     raise
-                self._next_slot = max(self._next_slot, time.monotonic() + failure.after)  # for all that are to come
+                self._next_slot = max(self._next_slot, time.monotonic() + failure.after)  # for all later requests
                 wait = max(failure.after, min(60.0, self.backoff * 2**attempt) * _jitter.uniform(0.5, 1.0))
-                self._tell(f"{failure}; asking again")
+                self._warn(f"{failure}; retrying")
             await asyncio.sleep(wait)
         raise AssertionError("unreachable")
 
     async def _send(self, client: httpx.AsyncClient, prompt: Prompt, n: int, sampling: dict) -> list[Completion]:
-        """One request, or as many as it takes to find out which fields the server refuses."""
+        """Sends one request, or several until it is known which fields the server refuses."""
         if isinstance(prompt, str):
-            path, asked = "completions", {"prompt": prompt}
+            path, content = "completions", {"prompt": prompt}
         else:
-            path, asked = "chat/completions", {"messages": prompt}
+            path, content = "chat/completions", {"messages": prompt}
         limit, dropped, first = self.limit, set(self.dropped), None
         while True:
-            # What vLLM would else take from the model's generation_config, or llama.cpp from its own defaults.
+            # vLLM would otherwise take these from the model's generation_config, and llama.cpp from its own defaults.
             optional = {"min_p": 0.0, "repetition_penalty": 1.0, "return_token_ids": True}
             if sampling["top_k"] < 0:
                 optional["top_k"] = -1
             if isinstance(prompt, str):
-                optional["add_special_tokens"] = False  # the template has written them
+                optional["add_special_tokens"] = False  # the template already contains them
             optional = {name: value for name, value in optional.items() if name not in self.left_out}
             fixed = {name: value for name, value in sampling.items() if name != "top_k" or value > 0}
             fixed = {limit if name == "max_tokens" else name: value for name, value in fixed.items()
                      if name not in dropped}  # fmt: skip
-            body = {"model": self.model, **asked, "n": n, **optional, **self.extra_body, **fixed}
+            body = {"model": self.model, **content, "n": n, **optional, **self.extra_body, **fixed}
             response = await self._post(client, path, body)
             if response.is_success:
                 group, opened = completions(response.content, n, sampling["max_tokens"])
                 self._learn(limit, dropped, sampling)
                 if opened:
-                    self._note("its chat template opens the thinking: <think> was put back where answers lack it")
+                    self._note("its chat template opens the thinking, so <think> was put back into its responses")
                 return group
             refused = [name for name in optional if re.search(rf"\b{name}\b", response.text)]
             if response.status_code not in (400, 422):
                 raise refusal(response)
             if refused:
                 self.left_out.update(refused)
-                self._tell(f"does not take {', '.join(refused)}: left out; its own defaults hold")
+                self._warn(f"does not support {', '.join(refused)}: not sent, so its own defaults apply")
                 continue
-            # What follows is kept only if the server then answers: what it names may be wrong, not unknown to it.
+            # These changes are kept only if the server then answers: the error may be about a value, not a field.
             first = first or refusal(response)
             if limit == "max_tokens" and "max_tokens" in response.text:
                 limit = "max_completion_tokens"
@@ -245,13 +249,13 @@ class ServerEngine:
                 raise first if "max_completion_tokens" in response.text else refusal(response)
 
     def _learn(self, limit: str, dropped: set[str], sampling: dict) -> None:
-        """Keeps what it took for the server to answer, for all requests to come."""
+        """Keeps the changes after which the server answered, for all later requests."""
         if limit != "max_tokens" and limit != self.limit:
             self.limit = limit
-            self._tell(f"does not take max_tokens: {limit} in its place")
+            self._warn(f"does not support max_tokens: {limit} is sent instead")
         for name in sorted(dropped - self.dropped):
             self.dropped.add(name)
-            self._note(f"does not take {name}: {sampling[name]:g}, which is left out: it samples with its own {name}")
+            self._note(f"does not support {name}: {sampling[name]:g}, so it samples with its own {name}")
 
     async def _post(self, client: httpx.AsyncClient, path: str, body: dict) -> httpx.Response:
         now = time.monotonic()
@@ -262,35 +266,35 @@ class ServerEngine:
             async with asyncio.timeout(self.timeout):
                 return await client.post(f"{self.url}/{path}", content=json.dumps(body))
         except TimeoutError:
-            raise Failure(f"no whole answer in {self.timeout:g} s", status=408) from None
+            raise Failure(f"no complete response in {self.timeout:g} s", status=408) from None
         except httpx.RequestError as error:
             raise broken(error) from None
 
     def _note(self, what: str) -> None:
         if f"{self.url}: {what}" not in self.notes:
             self.notes.append(f"{self.url}: {what}")
-            self._tell(what)
+            self._warn(what)
 
-    def _tell(self, what: str) -> None:
-        """A warning, the same one at most every half minute."""
+    def _warn(self, what: str) -> None:
+        """Prints a warning, but not the same one again within half a minute."""
         now = time.monotonic()
-        if now - self._told.get(what, float("-inf")) > 30:
-            self._told[what] = now
+        if now - self._warned_at.get(what, float("-inf")) > 30:
+            self._warned_at[what] = now
             print(f"warning: {self.url}: {what}", flush=True)
 
-    def _ended(self, failure: Failure, failed: int, good: int) -> str:
+    def _error(self, failure: Failure, failed: int, good: int) -> str:
         known = []
         if failure.status == 404:
             try:
                 known = models(get_models(self.url, self.key))
             except httpx.RequestError:
-                pass  # the 404 is what is reported
-        told = advice(failure, self.url, self.model, known, self.api_key_env)
-        return f"rollout.url: {self.url}: {failure} ({failed} of {failed + good} prompts failed); {told}"
+                pass  # the 404 is reported
+        fix = advice(failure, self.url, self.model, known, self.api_key_env)
+        return f"rollout.url: {self.url}: {failure} ({failed} of {failed + good} prompts failed); {fix}"
 
 
 def _unsupported(said: str, sent: dict) -> str | None:
-    """Which of `top_p` and `temperature` a server says that it does not support, the harmless one first.
+    """Returns which of `top_p` and `temperature` a server says it does not support, first one that has no effect.
 
     >>> _unsupported("'temperature' does not support 0.6 with this model.", {"temperature": 0.6, "top_p": 1.0})
     'temperature'

@@ -1,4 +1,4 @@
-"""transformers' `generate` as an engine: slower than vLLM, but it runs wherever a model loads."""
+"""transformers' `generate` as an engine: slower than vLLM, but it runs on every machine that can load the model."""
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ import torch
 from accelerate.utils import is_peft_model
 from transformers import GenerationConfig
 
-from r1lab.engines import Completion, Prompt, Sampling, check_room, rendered, seed_of
+from r1lab.engines import Completion, Prompt, Sampling, check_prompt_length, rendered, seed_of
 from r1lab.models.loading import end_token_ids
 
 BATCH = 64  # sequences generated at once
@@ -15,13 +15,14 @@ BATCH = 64  # sequences generated at once
 
 @contextmanager
 def without_generation_config(model):
-    """Within it, `generate` follows the arguments that it gets and nothing else.
+    """A context in which `generate` follows only its arguments.
 
-    transformers takes whatever the caller leaves out (penalties, banned n-grams, suppressed and forced tokens, ...)
-    from the model's own generation config, which neither vLLM nor the policy's log-probabilities follow.
+    By default, transformers takes everything that the caller leaves out (penalties, banned n-grams, suppressed and
+    forced tokens, ...) from the model's own generation config, which neither vLLM nor the policy's log-probabilities
+    follow.
 
     Yields:
-        The generation config that the model has otherwise.
+        The generation config that the model has outside of this context.
     """
     base = model.get_base_model() if is_peft_model(model) else model
     kept, base.generation_config = base.generation_config, GenerationConfig()
@@ -35,9 +36,9 @@ class TransformersEngine:
     """`generate` on a transformers model that is in memory: an `r1lab.engines.Engine`.
 
     Args:
-        max_length: The most tokens of a prompt and its completion together, as vLLM's `max_model_len`. Default: what
-            the model reads, beyond which it writes nonsense or fails.
-        options: Further arguments of `generate`, over r1lab's.
+        max_length: The maximum number of tokens in a prompt and its completion together, as vLLM's `max_model_len`.
+            Default: the model's context length, beyond which it generates nonsense or fails.
+        options: Further arguments of `generate`, which override r1lab's.
     """
 
     notes: Sequence[str] = ()
@@ -55,7 +56,7 @@ class TransformersEngine:
         self.options = options or {}
         self.tokenizer = tokenizer
         self.batch_size = batch_size or BATCH
-        self.max_length = max_length or _reads(model.config.get_text_config())
+        self.max_length = max_length or _context_length(model.config.get_text_config())
 
     def stream(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, done: Collection[int] = frozenset()
@@ -78,7 +79,7 @@ class TransformersEngine:
             prompts, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt"
         ).to(self.model.device)
         limits = self._limits(batch["attention_mask"].sum(dim=1).tolist(), sampling.max_tokens)
-        drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
+        settings = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
         was_training = self.model.training
         self.model.eval()
         try:
@@ -94,23 +95,23 @@ class TransformersEngine:
                             "eos_token_id": ends or None,
                             "disable_compile": True,
                             "do_sample": sampling.temperature > 0,
-                            **(drawn if sampling.temperature > 0 else {}),
+                            **(settings if sampling.temperature > 0 else {}),
                             **self.options,
                         }
                     ),
                 )
         finally:
             self.model.train(was_training)
-        written = out[:, batch["input_ids"].shape[1] :].tolist()
+        generated = out[:, batch["input_ids"].shape[1] :].tolist()
         n = sampling.n
-        completions = [self._completion(ids[: limits[i // n]], set(ends)) for i, ids in enumerate(written)]
+        completions = [self._completion(ids[: limits[i // n]], set(ends)) for i, ids in enumerate(generated)]
         return [completions[i : i + n] for i in range(0, len(completions), n)]
 
     def _limits(self, prompts: list[int], max_tokens: int) -> list[int]:
-        """The most tokens that may follow each prompt, of which the number of tokens is given."""
+        """Returns the maximum number of new tokens for each prompt, given the prompts' numbers of tokens."""
         if self.max_length is None:
             return [max_tokens] * len(prompts)
-        check_room(max(prompts), self.max_length)
+        check_prompt_length(max(prompts), self.max_length)
         return [min(max_tokens, self.max_length - length) for length in prompts]
 
     def _completion(self, ids: list[int], ends: set[int]) -> Completion:
@@ -122,7 +123,7 @@ class TransformersEngine:
         )
 
 
-def _reads(config) -> int | None:
-    """The most tokens that a model reads; None where its config says it otherwise, as YaRN's factor does."""
+def _context_length(config) -> int | None:
+    """Returns a model's context length; None if its config gives it in another way, such as YaRN's factor."""
     scaled = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default") != "default"
     return None if scaled else getattr(config, "max_position_embeddings", None)

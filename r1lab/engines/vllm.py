@@ -1,4 +1,4 @@
-"""vLLM in process; under TRL's trainer with weights that follow the policy."""
+"""vLLM in process; in TRL's trainer, its weights are synced with the policy."""
 
 import os
 import types
@@ -9,18 +9,18 @@ from itertools import islice
 
 import torch
 
-from r1lab.engines import Completion, Prompt, Sampling, check_room, rendered, seed_of
+from r1lab.engines import Completion, Prompt, Sampling, check_prompt_length, rendered, seed_of
 from r1lab.models.loading import resolve, torch_dtype
 from r1lab.models.lora import merged_weights
 
-# Read when vLLM is imported. One process: it starts faster, holds less memory, and lets weights be handed over.
+# vLLM reads these when it is imported. One process starts faster, needs less memory, and can be given new weights.
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB; vLLM's default takes half of the machine
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB; vLLM's default is half of the machine's memory
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 if not torch.cuda.is_available():
-    # On a CPU vLLM 0.31 saves what it compiled ahead of time, cannot load it ("'function' object has no attribute
-    # 'finalize_loading'"), and compiles anew at every start; inductor's own cache is found again.
+    # On a CPU, vLLM 0.31 saves its ahead-of-time compilation, cannot load it ("'function' object has no attribute
+    # 'finalize_loading'"), and compiles again at every start; inductor's own cache does work.
     os.environ.setdefault("VLLM_USE_AOT_COMPILE", "0")
 
 from accelerate.utils import is_peft_model  # noqa: E402
@@ -29,7 +29,7 @@ from trl.generation import vllm_generation  # noqa: E402
 from vllm import LLM, RequestOutput, SamplingParams  # noqa: E402
 from vllm.sampling_params import RequestOutputKind  # noqa: E402
 
-WINDOW = 2048  # sequences that vLLM holds at once, running or waiting: twice the most that it runs by default
+WINDOW = 2048  # sequences in vLLM at a time, running or waiting: twice the maximum that it runs by default
 
 
 def start(
@@ -43,7 +43,7 @@ def start(
     trust_remote_code: bool = False,
     options: dict | None = None,
 ) -> LLM:
-    """A vLLM instance in this process; `options` are arguments of vLLM's own that are laid over these."""
+    """Returns a vLLM instance in this process; `options` are vLLM's own arguments and override these."""
     arguments = {
         "model": resolve(path),
         "dtype": torch_dtype(dtype),
@@ -54,7 +54,7 @@ def start(
         "trust_remote_code": trust_remote_code,
         "logprobs_mode": "processed_logprobs",
         "enable_prefix_caching": True,
-        # On a CPU vLLM 0.31 cannot draw by seed for a prompt that it reads in chunks ("CPU Generator does not use
+        # On a CPU, vLLM 0.31 cannot use a seed for a prompt with chunked prefill ("CPU Generator does not use
         # offset"). None is vLLM's own default.
         "enable_chunked_prefill": None if torch.cuda.is_available() else False,
     }
@@ -73,15 +73,15 @@ class VLLMEngine:
     def stream(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, done: Collection[int] = frozenset()
     ) -> Iterator[tuple[int, list[Completion]]]:
-        """See `Engine`. Each prompt has a seed of its own, so that vLLM batches continuously: as soon as one prompt is
-        complete, another one takes its place."""
+        """See `Engine`. Each prompt has its own seed, so that vLLM can batch continuously: as soon as a prompt is
+        complete, the next one starts."""
         texts, engine = rendered(prompts), self.llm.llm_engine
         waiting, running = (i for i in range(len(texts)) if i not in done), {}
         try:
             while True:
                 for i in islice(waiting, max(1, WINDOW // sampling.n) - len(running)):
                     ids = self.tokenizer(texts[i], add_special_tokens=False)["input_ids"]
-                    check_room(len(ids), self.llm.model_config.max_model_len)
+                    check_prompt_length(len(ids), self.llm.model_config.max_model_len)
                     params = SamplingParams(
                         n=sampling.n,
                         max_tokens=sampling.max_tokens,
@@ -120,15 +120,15 @@ class VLLMEngine:
 
 
 def load_weights(llm: LLM, named_parameters) -> None:
-    """Hand new weights to a running vLLM, and forget what it cached under the old ones.
+    """Loads new weights into a running vLLM, and clears what it cached with the old ones.
 
     Args:
         named_parameters: `(name, tensor)` pairs, named and shaped as in the checkpoint.
     """
     runner = llm.llm_engine.model_executor.driver_worker.model_runner
     runner.reload_weights(weights_iterator=named_parameters)
-    # A head tied to the embedding has no weight of its own in the checkpoint, so vLLM 0.31 does not reload it: the
-    # shared storage is new, but the CPU backend's packed copy for the matrix product is the old one.
+    # A head tied to the embedding has no weight in the checkpoint, so vLLM 0.31 does not reload it: the shared storage
+    # is new, but the CPU backend's packed copy for the matrix product is still the old one.
     model = runner.get_model()
     if model.config.tie_word_embeddings and model.lm_head.weight.device.type == "cpu":
         model.lm_head.quant_method.process_weights_after_loading(model.lm_head)
@@ -136,9 +136,9 @@ def load_weights(llm: LLM, named_parameters) -> None:
 
 
 def with_names(function: Callable, **names) -> Callable:
-    """A copy of a function in which some names of its module stand for something else; the module stays as it is.
+    """Returns a copy of a function that sees other objects under some names of its module; the module is unchanged.
 
-    For a function of another package that makes an object and cannot be told of which class.
+    This is for a function of another package that creates an object and has no parameter for its class.
 
     Raises:
         AttributeError: If the function does not use one of the names.
@@ -157,15 +157,16 @@ def with_names(function: Callable, **names) -> Callable:
 
 
 class SyncedVLLM(vllm_generation.VLLMGeneration):
-    """TRL's colocated vLLM, with a weight sync that also works where vLLM repacks its weights after loading.
+    """TRL's colocated vLLM, with a weight sync that also works if vLLM repacks its weights after loading.
 
     vLLM's CPU linear layers replace their parameters after loading, so TRL 1.16's direct `model.load_weights` fails
     there ("'Parameter' object has no attribute 'weight_loader'"). vLLM's own `reload_weights` restores the layers,
-    loads, and repacks. To be removed when TRL syncs by `reload_weights` itself.
+    loads, and repacks. This class can be removed when TRL syncs with `reload_weights` itself.
 
     Args:
-        skip_text: The tokens are wanted, not vLLM's own text of each of them; a stop string needs that text.
-        options: Laid over the arguments of vLLM.
+        skip_text: Whether vLLM skips its incremental detokenization, because only the tokens are needed. With a stop
+            string it does not skip it.
+        options: Override the arguments of vLLM.
     """
 
     def __init__(
@@ -187,9 +188,9 @@ class SyncedVLLM(vllm_generation.VLLMGeneration):
         with_names(vllm_generation.VLLMGeneration._init_vllm, LLM=self._start)(self)
 
     def _start(self, **settings) -> LLM:
-        # TRL leaves the dtype to the checkpoint's config; the policy may have been loaded in another one, and
-        # log-probabilities of two precisions differ. It would quantise vLLM as QLoRA's base, and then hand it packed
-        # bytes at each sync: the merged weights are whole.
+        # TRL leaves the dtype to the checkpoint's config, but the policy may have been loaded with another one, and
+        # log-probabilities of two precisions differ. TRL would also quantize vLLM like QLoRA's base, and then load
+        # packed bytes at each sync; the merged weights that are synced here are not quantized.
         quantized = getattr(self.model.config, "quantization_config", None) is not None
         dtype = self.model.config.dtype if quantized else self.model.dtype  # QLoRA's norms are float32
         llm = LLM(**(settings | {"quantization": None, "dtype": dtype, "enable_prefix_caching": True} | self.options))
@@ -197,7 +198,7 @@ class SyncedVLLM(vllm_generation.VLLMGeneration):
         return llm
 
     def _step(self, step: Callable[[], list]) -> list:
-        """vLLM's step, after which `watched` hears what it has finished."""
+        """Runs vLLM's step, and then reports finished requests to the callback of `watched`."""
         outputs = step()
         if self._finished is not None:
             for output in outputs:
@@ -206,7 +207,7 @@ class SyncedVLLM(vllm_generation.VLLMGeneration):
         return outputs
 
     def _iter_named_params(self):
-        """TRL's, but a LoRA model is merged on the way: TRL merges in place, which wears a bfloat16 base off."""
+        """Like TRL's, but a LoRA model is merged out of place: TRL's merge in place degrades a bfloat16 base."""
         whole = not self._dist.is_fsdp and not is_deepspeed_zero3_enabled()
         if not (is_peft_model(self.model) and whole):
             yield from super()._iter_named_params()
@@ -216,15 +217,15 @@ class SyncedVLLM(vllm_generation.VLLMGeneration):
 
     @contextmanager
     def awake(self, *, stale: bool):
-        """Within it vLLM can generate; with sleep mode it sleeps afterwards, as TRL leaves it between rollouts.
+        """A context in which vLLM can generate; with sleep mode it sleeps afterwards, as in TRL between rollouts.
 
-        Sleep discards the weights and the key-value cache, so that weights are synced again after each one.
+        Sleep discards the weights and the KV cache, so the weights are synced again after each sleep.
 
         Args:
             stale: Whether the policy has changed since the last sync.
         """
         if stale or (self.enable_sleep_mode and self._llm_weights_sleeping):
-            self.sync_weights()  # which wakes the weights
+            self.sync_weights()  # this also wakes the weights
         if not self.enable_sleep_mode:
             yield
             return
@@ -237,7 +238,7 @@ class SyncedVLLM(vllm_generation.VLLMGeneration):
 
     @contextmanager
     def watched(self, finished):
-        """Within it, `finished(i, token_ids)` is called for each prompt's completion as soon as it is there."""
+        """A context in which `finished(i, token_ids)` is called for each prompt as soon as its completion is done."""
         if self.mode != "colocate" or self.tensor_parallel_size > 1:
             yield
             return

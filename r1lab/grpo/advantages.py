@@ -1,7 +1,7 @@
-"""How a completion's reward becomes its advantage; TRL's own kinds are set by `scale_rewards`.
+"""Computes advantages from rewards; `scale_rewards` sets TRL's own types of advantages.
 
-A function of your own, `train.advantage: ./mine.py:function`, takes the rewards of all groups of a batch, a tensor
-(groups, completions of a group), NaN where no reward applies, and returns advantages of the same shape:
+Your own function, `train.advantage: ./mine.py:function`, gets the rewards of all groups of a batch, a tensor
+(groups, completions per group) with NaN where no reward applies, and returns advantages of the same shape:
 
     def best_of_group(rewards):
         return (rewards == rewards.nan_to_num(-1e9).amax(dim=1, keepdim=True)).float() - 1 / rewards.shape[1]
@@ -14,18 +14,18 @@ from r1lab.recipe.sections import ADVANTAGES
 
 
 def advantages(rewards: torch.Tensor, size: int, kind: str) -> torch.Tensor:
-    """Advantages of the completions of all groups.
+    """Returns the advantages of the completions of all groups.
 
     Args:
         rewards: (N,), group after group; NaN where no reward applies.
-        size: Completions of a group.
-        kind: `grpo`: over the group's mean, by its standard deviation (DeepSeekMath, arXiv:2402.03300, section 4.1.2).
-            `dr_grpo`: over the mean alone (arXiv:2503.20783, section 3.2). `rloo`: over the mean of the others
-            (arXiv:2402.14740, equation 8). `reinforce_pp_baseline`: over the group's mean, then normalised over the
-            whole batch (REINFORCE++, arXiv:2501.03262, section 3.2). Any other kind names a function of the user's.
+        size: Completions per group.
+        kind: `grpo`: less the group's mean, divided by its standard deviation (DeepSeekMath, arXiv:2402.03300, section
+            4.1.2). `dr_grpo`: less the mean only (arXiv:2503.20783, section 3.2). `rloo`: less the mean of the others
+            (arXiv:2402.14740, equation 8). `reinforce_pp_baseline`: less the group's mean, then normalized over the
+            whole batch (REINFORCE++, arXiv:2501.03262, section 3.2). Any other value names a user's function.
 
     Returns:
-        (N,), 0 where there is no reward.
+        (N,), 0 where no reward applies.
 
     >>> advantages(torch.tensor([1.0, 0.0, 0.0, 0.0]), 4, "rloo")
     tensor([ 1.0000, -0.3333, -0.3333, -0.3333])

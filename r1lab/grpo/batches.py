@@ -1,9 +1,15 @@
-"""Rows of a generation batch put into micro-batches, and the importance ratio of their tokens."""
+"""Splits a generation batch into micro-batches, and computes the importance ratio of their tokens."""
+
+from __future__ import annotations
 
 import math
 import random
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from r1lab.grpo.trainer import GRPOTrainer
 
 BY_TOKEN = (
     "completion_ids",
@@ -17,16 +23,16 @@ BY_TOKEN = (
 
 
 def importance_ratio(difference: torch.Tensor, mode: str, low: float | None, high: float | None) -> torch.Tensor:
-    """The correction for what the engine samples with other numerics than the policy's.
+    """Returns the importance ratios that correct for the engine's numerics, which differ from the policy's.
 
     Args:
-        difference: (B, C), log-probability of the policy less that of the engine, 0 where masked.
-        mode: TRL's `vllm_importance_sampling_mode`: the ratio of each token or of the sequence, cut to the bounds
+        difference: (B, C), the policy's log-probability less the engine's, 0 where masked.
+        mode: TRL's `vllm_importance_sampling_mode`: the ratio per token or per sequence, clamped to the bounds
             (truncate) or 0 outside of them (mask).
         low, high: The bounds.
 
     Returns:
-        (B, C), or (B, 1) for a sequence.
+        (B, C), or (B, 1) per sequence.
 
     >>> importance_ratio(torch.tensor([[0.0, 2.0]]), "token_truncate", None, 3.0)
     tensor([[1., 3.]])
@@ -42,11 +48,11 @@ def importance_ratio(difference: torch.Tensor, mode: str, low: float | None, hig
 
 
 def by_group(lengths: list[int], size: int, updates: int, *, rng: random.Random, sort: bool = True) -> list[int]:
-    """Rows in an order in which groups stay together; of the groups of an update those of like length are neighbours.
+    """Returns an order of rows in which groups stay together, and the groups of an update are sorted by length.
 
     Args:
-        lengths: Of the completions, group after group.
-        size: Completions of a group.
+        lengths: Tokens of each completion, group after group.
+        size: Completions per group.
         updates: How many optimizer steps share the batch; each gets a random part of the groups.
         sort: Whether an update's groups are sorted by length, the longest first.
 
@@ -64,13 +70,13 @@ def by_group(lengths: list[int], size: int, updates: int, *, rng: random.Random,
 
 
 def by_tokens(order: list[int], lengths: list[int], prompts: list[int], size: int, budget: int) -> list[list[int]]:
-    """Micro-batches of at most `budget` tokens, a group's prompt counted once, in the order given.
+    """Returns micro-batches of up to `budget` tokens, with a group's prompt counted once, in the given order.
 
     Args:
-        order: Rows to take, those of a group one after another.
+        order: The rows to use, with those of a group adjacent.
         lengths, prompts: Tokens of each row's completion and prompt.
-        size: Completions of a group; row // size is its group.
-        budget: In tokens. A group above it is split; a row above it stands alone.
+        size: Completions per group; row // size is its group.
+        budget: The limit in tokens. A larger group is split; a larger row is a micro-batch of its own.
 
     >>> by_tokens([2, 3, 0, 1], [5, 1, 9, 9], [2, 2, 2, 2], 2, 12)
     [[2], [3], [0, 1]]
@@ -93,7 +99,7 @@ def by_tokens(order: list[int], lengths: list[int], prompts: list[int], size: in
 
 
 def rows(batch: dict, some: torch.Tensor) -> dict:
-    """Some rows of a batch; what is no row of its own stays whole."""
+    """Returns some rows of a batch; values that are not per row stay whole."""
     size = len(batch["advantages"])
     return {
         key: value[some] if torch.is_tensor(value) and value.dim() and len(value) == size else value
@@ -102,39 +108,40 @@ def rows(batch: dict, some: torch.Tensor) -> dict:
 
 
 def trimmed(inputs: dict) -> dict:
-    """A batch without the columns in which all completions have ended."""
+    """Returns a batch without the columns after the longest completion."""
     longest = max(1, int(inputs["completion_mask"].sum(dim=1).max()))
     width = inputs["completion_mask"].size(1)
-    cut = [key for key in BY_TOKEN if key in inputs and inputs[key].size(1) == width]  # ratios may be one a sequence
-    return inputs | {key: inputs[key][:, :longest] for key in cut}
+    # Ratios may be per sequence.
+    keys = [key for key in BY_TOKEN if key in inputs and inputs[key].size(1) == width]
+    return inputs | {key: inputs[key][:, :longest] for key in keys}
 
 
 def tokens(accelerator, batch: dict) -> int:
-    """The completion tokens of a batch, over all ranks."""
+    """Returns the number of completion tokens of a batch, over all ranks."""
     return int(accelerator.gather(batch["completion_mask"].sum()).sum())
 
 
 def nothing(model) -> torch.Tensor:
-    """0, as a function of every parameter that is trained."""
+    """Returns 0, as a function of every trained parameter."""
     return sum((p.sum() for p in model.parameters() if p.requires_grad), torch.zeros(())) * 0.0
 
 
 def loss_mask(batch: dict) -> torch.Tensor:
-    """(B, C), the tokens that the loss is over: those of the completions but for what tools have answered."""
+    """Returns (B, C), the tokens of the loss: those of the completions without the responses of tools."""
     return batch["completion_mask"] * batch.get("tool_mask", 1)
 
 
-def micro_steps(trainer, batch: dict) -> list[list[dict | None]]:
-    """The micro-batches of each of the steps that TRL takes over a generation batch.
+def micro_steps(trainer: GRPOTrainer, batch: dict) -> list[list[dict | None]]:
+    """Returns the micro-batches of each of the steps into which TRL divides a generation batch.
 
     Args:
-        trainer: The trainer, whose settings decide.
-        batch: What its `_generate_and_score_completions` returns.
+        trainer: Its settings decide.
+        batch: The result of its `_generate_and_score_completions`.
     """
-    steps, size = trainer.args.steps_per_generation, trainer.num_generations
+    steps, size = trainer.generation_steps, trainer.num_generations
     lengths = batch["completion_mask"].sum(dim=1).tolist()
     rng = random.Random(trainer.state.global_step)
-    # An update may see several micro-steps, whose rows may then be exchanged, but not rows of another update.
+    # Rows may be exchanged between the micro-steps of an update, but not between updates.
     together = math.gcd(steps, trainer.args.gradient_accumulation_steps)
     order = by_group(lengths, size, steps // together, rng=rng, sort=trainer.own.sort_by_length)
     if not trainer.by_rows:
@@ -147,10 +154,10 @@ def micro_steps(trainer, batch: dict) -> list[list[dict | None]]:
     found = []
     for update in torch.tensor(order).chunk(steps // together):
         kept = update[useful[update]].tolist()
-        # As many tokens as TRL's micro-batch would hold, padding included, unless the recipe says how many.
+        # As many tokens as TRL's micro-batch with its padding, unless the recipe sets the number.
         budget = trainer.args.per_device_train_batch_size * (max(prompts) + max(lengths))
         parts = by_tokens(kept, lengths, prompts, size, trainer.own.max_tokens_per_microbatch or budget)
-        # bnpo's mean over the tokens of a micro-batch is here one over the tokens of the update's share.
+        # bnpo's mean over the tokens of a micro-batch is here a mean over the tokens of the update's share.
         total = sum(scored[row] for row in update.tolist())
         made = [
             rows(batch, torch.tensor(part, device=batch["advantages"].device))
@@ -161,20 +168,20 @@ def micro_steps(trainer, batch: dict) -> list[list[dict | None]]:
     return found
 
 
-def _share(trainer, part: list[int], scored: list[int], tokens: int, steps: int) -> float:
-    """What a micro-batch's loss, a mean over its rows or tokens, counts beside one of TRL's micro-batches."""
+def _share(trainer: GRPOTrainer, part: list[int], scored: list[int], tokens: int, steps: int) -> float:
+    """Returns the weight of a micro-batch's loss, a mean over rows or tokens, relative to TRL's micro-batches."""
     if trainer.loss_type in ("dapo", "cispo", "vespo"):
-        return 1.0  # a sum over a number of tokens that stands fixed
+        return 1.0  # a sum divided by a fixed number of tokens
     if trainer.loss_type == "bnpo":
         return sum(scored[row] for row in part) / max(1, tokens) * steps
     return len(part) / trainer.args.per_device_train_batch_size
 
 
 def _dealt(accelerator, parts: list[dict], steps: int, batch: dict) -> list[list[dict | None]]:
-    """Micro-batches dealt to micro-steps, equally many on all ranks.
+    """Distributes micro-batches over micro-steps, the same number on all ranks.
 
-    Where a rank has none left, None stands for one; of several ranks each takes a row that counts nothing, since
-    TRL's loss gathers its metrics, and sharded layers their weights, on all ranks at once.
+    A rank with too few gets None instead. With several ranks it gets a row of weight 0 instead, because TRL's loss
+    gathers its metrics, and sharded layers their weights, on all ranks at the same time.
     """
     filler = None
     if accelerator.num_processes > 1:
@@ -186,7 +193,7 @@ def _dealt(accelerator, parts: list[dict], steps: int, batch: dict) -> list[list
 
 
 class Uneven:
-    """An accelerator whose ranks may gather unequally many figures: NaN stands for those that a rank lacks."""
+    """An accelerator whose ranks may gather different numbers of values: NaN replaces those that a rank lacks."""
 
     def __init__(self, accelerator):
         self._accelerator = accelerator
@@ -195,7 +202,7 @@ class Uneven:
         return getattr(self._accelerator, name)
 
     def gather(self, tensor: torch.Tensor) -> torch.Tensor:
-        """All ranks' figures, one rank after another."""
+        """Returns the values of all ranks, one rank after another."""
         if tensor.dim():
             tensor = self._accelerator.pad_across_processes(tensor, pad_index=math.nan)
         return self._accelerator.gather(tensor)

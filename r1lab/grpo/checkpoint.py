@@ -1,25 +1,31 @@
-"""What a GRPO checkpoint holds beside transformers' own state: pass rates, the reference model, a rollout in use."""
+"""The parts of a GRPO checkpoint that transformers does not save: pass rates, reference model, unfinished rollout."""
+
+from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load_model, save_model
 
 from r1lab.rundir import storage
 
+if TYPE_CHECKING:
+    from r1lab.grpo.trainer import GRPOTrainer
+
 CHOOSER, REFERENCE, ROLLOUT = "chooser.json", "reference.safetensors", "rollout.rank{}.pt"
 
 
 @dataclass
 class SavedRollout:
-    """What the steps that train on a generation batch share.
+    """A generation batch, as the steps that train on it log it.
 
     Attributes:
         step: The step before which it was generated, counted from 0.
         tokens: Completion tokens, over all ranks.
-        figures: What TRL logs of it, under TRL's names.
+        figures: TRL's metrics of the batch, under TRL's names.
     """
 
     step: int = 0
@@ -27,10 +33,10 @@ class SavedRollout:
     figures: dict[str, float] = field(default_factory=dict)
 
 
-def save(trainer, folder: Path) -> None:
-    """Writes a trainer's own state; to be called before transformers writes its last file, which makes `folder` whole.
+def save(trainer: GRPOTrainer, folder: Path) -> None:
+    """Writes the trainer's own state. Call it before transformers writes its last file, which completes `folder`.
 
-    A rollout is kept where updates on it are still to come, so that a resumed run trains on it too.
+    The rollout is saved if more updates on it follow, so that a resumed run trains on it too.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if trainer.chooser is not None and trainer.args.should_save:
@@ -43,8 +49,8 @@ def save(trainer, folder: Path) -> None:
         torch.save(state, folder / ROLLOUT.format(trainer.accelerator.process_index))
 
 
-def load(trainer, folder: Path) -> None:
-    """Gives a trainer the state that `save` has written."""
+def load(trainer: GRPOTrainer, folder: Path) -> None:
+    """Restores the state that `save` wrote."""
     if trainer.chooser is not None and (path := folder / CHOOSER).exists():
         trainer.chooser.load(json.loads(path.read_text(encoding="utf-8")))
     if trainer.args.sync_ref_model and (path := folder / REFERENCE).exists():

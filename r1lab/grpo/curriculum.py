@@ -1,4 +1,4 @@
-"""Which prompts are put to the policy: fresh ones for groups without signal, and a curriculum by pass rate."""
+"""Chooses the prompts for the policy: fresh ones for groups without signal, and a curriculum by pass rate."""
 
 import heapq
 import random
@@ -8,15 +8,15 @@ from r1lab.recipe.sections import Curriculum
 
 
 class Chooser:
-    """Draws rows of the training data; the same on every rank, and after a resumption.
+    """Samples rows of the training data; the same on every rank, and after a resume.
 
     Args:
-        tasks: Of each row; a row never tried is taken to be as hard as its task.
-        seed: A draw depends on it, the step and the round alone, and on the pass rates seen so far.
-        curriculum: Which rows are set aside, and whether learnable ones come first; None is all rows alike.
+        tasks: The task of each row; a row without a pass rate gets that of its task.
+        seed: The samples depend only on it, the step, the round, and the pass rates so far.
+        curriculum: Which rows are set aside, and whether learnable ones come first; None treats all rows alike.
 
     Attributes:
-        seen: For each row tried, `(step, pass rate)` of the last time.
+        seen: For each row used so far, `(step, pass rate)` of the last time.
     """
 
     def __init__(self, tasks: list[str | None], *, seed: int, curriculum: Curriculum | None = None):
@@ -24,11 +24,11 @@ class Chooser:
         self.seen: dict[int, tuple[int, float]] = {}
 
     def see(self, rates: list[tuple[int, float]], step: int) -> None:
-        """Note the pass rates of rows, `(row, rate)`."""
+        """Records the pass rates of rows, `(row, rate)`."""
         self.seen.update({row: (step, rate) for row, rate in rates})
 
     def set_aside(self, row: int, step: int) -> bool:
-        """Whether a row was last too hard or too easy, and not long ago."""
+        """Whether a row was too hard or too easy the last time, and that was recent."""
         if self.curriculum is None or row not in self.seen:
             return False
         tried, rate = self.seen[row]
@@ -36,9 +36,9 @@ class Chooser:
         return not low <= rate <= high and step - tried < self.curriculum.retry_after
 
     def draw(self, step: int, extra_round: int, count: int, but: Set[int] = frozenset()) -> list[int]:
-        """Distinct rows for a round of a step, none of `but` while there are others.
+        """Samples distinct rows for a round of a step, none of `but` while there are others.
 
-        With `learnability`, a row is drawn in proportion to p (1 - p) of its pass rate p, and at least to 0.02
+        With `learnability`, the weight of a row with pass rate p is p (1 - p), but not less than 0.02
         ("Learning to Reason at the Frontier of Learnability", arXiv:2502.12272).
         """
         rng = random.Random(f"{self.seed}/{step}/{extra_round}")
@@ -53,7 +53,7 @@ class Chooser:
                 keys[row] **= 1 / max(p * (1 - p), 0.02)
         fresh = [row for row in rows if row not in left_out] if left_out else rows
         chosen = heapq.nlargest(count, fresh, key=keys.__getitem__)
-        if len(chosen) < count:  # too few are left: those set aside longest ago, then any
+        if len(chosen) < count:  # too few are left: add those set aside longest ago, then any
             taken = set(chosen)
             rest = [row for row in rows if row not in taken]
             rest.sort(key=lambda row: (row in but, self.seen.get(row, (-1,))[0], -keys[row]))
@@ -69,9 +69,9 @@ class Chooser:
         return {task: sum(rates) / len(rates) for task, rates in sums.items()}
 
     def state(self) -> dict:
-        """What a checkpoint holds of it, as JSON."""
+        """Returns its state for a checkpoint, as JSON."""
         return {"seen": [[row, step, rate] for row, (step, rate) in sorted(self.seen.items())]}
 
     def load(self, state: dict) -> None:
-        """Go on from a checkpoint."""
+        """Restores its state from a checkpoint."""
         self.seen = {row: (step, rate) for row, step, rate in state["seen"]}

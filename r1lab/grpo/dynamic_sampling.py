@@ -1,6 +1,9 @@
-"""Rollouts of chosen prompts: dynamic sampling (DAPO, arXiv:2503.14476, section 3.2) and the curriculum."""
+"""Rollouts with a choice of prompts: dynamic sampling (DAPO, arXiv:2503.14476, section 3.2) and the curriculum."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate.utils import gather_object
@@ -10,17 +13,20 @@ from r1lab.errors import UserError
 from r1lab.grpo.curriculum import Chooser
 from r1lab.recipe.sections import Curriculum
 
+if TYPE_CHECKING:
+    from r1lab.grpo.trainer import GRPOTrainer
+
 
 @dataclass
 class Group:
-    """The completions of a prompt, as lists that can be sent to other ranks.
+    """The completions of a prompt, as lists for exchange between ranks.
 
     Attributes:
         inputs: The dataset's row for the trainer.
         prompt_ids: Token ids of the prompt.
         completion_ids, completions, logprobs: Token ids, text and the engine's log-probabilities of each completion.
-        rewards: For each completion the value of each reward, NaN where it does not apply.
-        right: Which completions are right; None where the grader is not known.
+        rewards: For each completion the value of each reward, NaN if it does not apply.
+        right: Which completions are correct; None if the grader is not known.
     """
 
     inputs: dict
@@ -33,15 +39,15 @@ class Group:
 
 
 def has_signal(group: Group, metric: str, weights: list[float]) -> bool:
-    """Whether the completions of a group differ in what they earn: `right`, or the weighted `reward`."""
+    """Whether the completions of a group differ in correctness (`right`), or in the weighted `reward`."""
     if metric == "right" and group.right is not None:
         return len(set(group.right)) > 1
     totals = [sum(w * v for w, v in zip(weights, values) if v == v) for values in group.rewards]
     return max(totals) - min(totals) > 1e-8
 
 
-def chooser_for(trainer, tasks: list[str | None] | None, curriculum: Curriculum | None) -> Chooser:
-    """What decides which prompts a step of a trainer takes.
+def chooser_for(trainer: GRPOTrainer, tasks: list[str | None] | None, curriculum: Curriculum | None) -> Chooser:
+    """Returns the chooser of a trainer's prompts.
 
     Raises:
         UserError: The trainer's rows cannot be chosen.
@@ -49,32 +55,34 @@ def chooser_for(trainer, tasks: list[str | None] | None, curriculum: Curriculum 
     rows = trainer.train_dataset
     if trainer.tools or trainer._is_vlm or trainer.rollout_func or isinstance(rows, IterableDataset):
         raise UserError(
-            "dynamic_sampling, curriculum: they choose rows of a data set with a length, for a model that writes "
-            "text: leave out tools, images, rollout_func and iterable data sets"
+            "dynamic_sampling, curriculum: they need a data set with a length and a model that generates only text: "
+            "remove tools, images, rollout_func and iterable data sets"
         )
     return Chooser(tasks or [None] * len(rows), seed=trainer.args.seed, curriculum=curriculum)
 
 
-def choose(trainer, inputs: list[dict]) -> list[Group]:
-    """The groups that this rank trains on in place of `inputs`, generated and graded.
+def choose(trainer: GRPOTrainer, inputs: list[dict]) -> list[Group]:
+    """Returns the groups that this rank trains on instead of `inputs`, generated and graded.
 
-    Prompts come from the curriculum if there is one. With dynamic sampling, groups without signal make room for fresh
-    prompts, in as many rounds as it takes or the recipe allows. All ranks hold all groups for a moment and take their
-    share in the order of generation, so that the set of groups does not depend on the number of ranks.
+    Prompts come from the curriculum if there is one. With dynamic sampling, groups without signal are replaced by
+    groups of fresh prompts, until there are enough or the recipe's limit of rounds is reached. All ranks gather all
+    groups and take their share in the order of generation, so that the set of groups does not depend on the number of
+    ranks.
     """
     size, ranks, rank = trainer.num_generations, trainer.accelerator.num_processes, trainer.accelerator.process_index
     step, dynamic, chosen = trainer.state.global_step, trainer.dynamic_sampling, trainer.chooser
+    assert chosen is not None  # the trainer calls this only with a chooser
     share = len(inputs) // size
     wanted = share * ranks
     weights = trainer.reward_weights.tolist()
     kept: list[Group] = []
     spare: list[Group] = []
     used: set[int] = set()
-    rounds, asked = 0, wanted
+    rounds, count = 0, wanted
     while True:
         if rounds or chosen.curriculum is not None:
-            numbers = chosen.draw(step, rounds, asked, but=used)
-            mine = numbers[rank * asked // ranks : (rank + 1) * asked // ranks]
+            numbers = chosen.draw(step, rounds, count, but=used)
+            mine = numbers[rank * count // ranks : (rank + 1) * count // ranks]
             inputs = [trainer.train_dataset[number] for number in mine for _ in range(size)]
         groups = [group for groups in gather_object([_generate(trainer, inputs)]) for group in groups]
         used |= {group.inputs["row"] for group in groups}
@@ -86,10 +94,10 @@ def choose(trainer, inputs: list[dict]) -> list[Group]:
         if len(kept) >= wanted or dynamic is None or rounds == dynamic.max_rounds:
             break
         rounds += 1
-        # As many as the share with signal so far would need, and every rank the same number.
+        # As many as needed at the rate of signal so far, and the same number on every rank.
         rate = max(len(kept), 1) / (len(kept) + len(spare))
-        asked = min(wanted, int((wanted - len(kept)) / rate) + 1)
-        asked = -(-asked // ranks) * ranks
+        count = min(wanted, int((wanted - len(kept)) / rate) + 1)
+        count = -(-count // ranks) * ranks
     metrics = trainer._metrics["train"]
     metrics["sampled/rounds"].append(rounds)
     metrics["sampled/groups"].append(len(kept) + len(spare))
@@ -100,13 +108,14 @@ def choose(trainer, inputs: list[dict]) -> list[Group]:
     return (kept + spare)[:wanted][rank * share : (rank + 1) * share]
 
 
-def _generate(trainer, inputs: list[dict]) -> list[Group]:
-    """Completions of this rank's prompts, each repeated for its group, with their rewards."""
+def _generate(trainer: GRPOTrainer, inputs: list[dict]) -> list[Group]:
+    """Generates and grades completions of this rank's prompts, which are repeated for their groups."""
     size, first = trainer.num_generations, trainer.accelerator.process_index * len(inputs)
     prompts = [row["prompt"] for row in inputs]
     prompt_ids, completion_ids, _, completions, logprobs, *_ = trainer.rollout(inputs, prompts)
     rewards = trainer.graded(inputs, prompts, completions, completion_ids)[first : first + len(inputs)]
-    right = trainer.rewards.newest.right if trainer.rewards is not None else None
+    graded = trainer.rewards.newest if trainer.rewards is not None else None
+    right = graded.right if graded is not None else None
     return [
         Group(
             inputs=inputs[start],
@@ -122,7 +131,7 @@ def _generate(trainer, inputs: list[dict]) -> list[Group]:
 
 
 def as_generated(groups: list[Group], accelerator) -> tuple[list[dict], tuple, torch.Tensor]:
-    """Groups as TRL's trainer has them: inputs, what `_generate` returns, and the rewards of all ranks."""
+    """Returns groups in TRL's form: the inputs, the result of `_generate`, and the rewards of all ranks."""
     size = len(groups[0].completion_ids)
     inputs = [group.inputs for group in groups for _ in range(size)]
     logprobs = None

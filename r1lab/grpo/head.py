@@ -4,7 +4,7 @@ import torch
 from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 
 CHUNK_BYTES = 2**27
-"""Memory of one chunk's logits: two such buffers exist at a time, whatever the vocabulary and the batch."""
+"""Memory of the logits of one chunk; two such buffers exist at a time, for any vocabulary and batch."""
 
 
 def token_logps(
@@ -17,7 +17,7 @@ def token_logps(
     softcap: float | None = None,
     chunked: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probability of each target, and the entropy of its distribution, in nats.
+    """Returns the log-probability of each target, and the entropy of its distribution, in nats.
 
     On CUDA this is TRL's Triton kernel, in float32; elsewhere, and in float64, the function below.
 
@@ -26,7 +26,7 @@ def token_logps(
         weight: (V, H), of the head.
         bias: (V,) or None.
         targets: (N,), token ids.
-        temperature: What logits are divided by.
+        temperature: Logits are divided by it.
         softcap: Gemma 2's: logits become `softcap * tanh(logits / softcap)`.
         chunked: False computes all logits at once, by plain autograd.
 
@@ -55,15 +55,15 @@ def _logits(hidden, weight, bias, temperature, softcap) -> torch.Tensor:
 
 
 class _TokenLogps(torch.autograd.Function):
-    """Softmax and gradient written out: d logp / dz = onehot - p, d entropy / dz = -p (log p + entropy).
+    """Softmax with a manual gradient: d logp / dz = onehot - p, d entropy / dz = -p (log p + entropy).
 
-    Where all logits fit in one chunk, the probabilities are kept for the backward pass; else each chunk's logits are
-    computed again there, one product of four more.
+    If all logits fit in one chunk, the probabilities are kept for the backward pass; else the backward pass computes
+    each chunk's logits again, a fourth matrix product in addition to three.
     """
 
     @staticmethod
     def forward(ctx, hidden, weight, bias, targets, temperature, softcap):
-        ctx.set_materialize_grads(False)  # the entropy is most often for the log alone
+        ctx.set_materialize_grads(False)  # the entropy is usually only logged
         dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         rows = max(1, CHUNK_BYTES // (len(weight) * dtype.itemsize))
         logps, entropies = hidden.new_empty(len(hidden), dtype=dtype), hidden.new_empty(len(hidden), dtype=dtype)
@@ -104,7 +104,7 @@ class _TokenLogps(torch.autograd.Function):
                 pull = -grad_logps[part, None] * p
                 pull.scatter_add_(-1, targets[part, None], grad_logps[part, None])
                 grad = pull if grad is None else pull + grad
-            assert grad is not None  # autograd comes here for one of the two
+            assert grad is not None  # autograd calls this for at least one of the two
             if temperature != 1:
                 grad = grad / temperature
             if slope is not None:

@@ -1,19 +1,20 @@
-"""A loss of a user's own, `train.loss: ./mine.py:function`, within TRL's.
+"""A user's own loss, `train.loss: ./mine.py:function`, within TRL's trainer.
 
     def clipped(*, ratios, advantages):
         return -torch.min(ratios * advantages, ratios.clamp(0.8, 1.2) * advantages)
 
-The function gives the loss of each token and takes of these by name what it needs, B completions of at most C tokens:
+The function returns the loss of each token. It gets those of these arguments that it names, for B completions of up to
+C tokens:
 
 - `logps` (B, C): log-probabilities of the tokens under the policy, with their gradient;
-- `old_logps` (B, C): those under the policy that the rollout was drawn from, without a gradient;
+- `old_logps` (B, C): those under the policy that generated the rollout, without a gradient;
 - `advantages` (B, 1);
 - `ratios` (B, C): `exp(logps - old_logps)`, or (B, 1) with `importance_sampling_level: sequence`;
-- `mask` (B, C): 1 where there is a token, 0 where there is padding, whose loss does not count.
+- `mask` (B, C): 1 for tokens, 0 for padding, whose loss does not count.
 
-A micro-batch holds some rows of a batch, in any order: a function must not compare rows. The rest stays TRL's:
-`loss_type` says how tokens are averaged, and `beta`, the engine's importance correction, the entropy terms are applied
-to what the function gives.
+A micro-batch has some rows of a batch, in any order, so a function must not compare rows. TRL does the rest:
+`loss_type` sets how tokens are averaged, and `beta`, the engine's importance correction and the entropy terms are
+applied to the function's result.
 """
 
 from collections.abc import Callable
@@ -24,15 +25,15 @@ from r1lab.recipe.trial import loss_arguments
 
 
 def as_advantages(function: Callable, inputs: dict, logps: torch.Tensor, level: str) -> dict:
-    """Inputs from which TRL's clipped loss is that of the function, value and gradient.
+    """Returns inputs for which TRL's clipped loss equals the function's, in value and gradient.
 
-    TRL's loss of a token is `-min(ratio * advantage, clipped ratio * advantage)`, and it takes an advantage for each
-    token, here `-loss / ratio` with its gradient. Bounds that clip nothing (`epsilon_low`, `epsilon_high`) are the
-    trainer's part.
+    TRL's loss of a token is `-min(ratio * advantage, clipped ratio * advantage)`, and it accepts an advantage per
+    token, here `-loss / ratio` with its gradient. The trainer sets bounds that clip nothing (`epsilon_low`,
+    `epsilon_high`).
 
     Args:
         inputs: A micro-batch of TRL's trainer.
-        logps: (B, C), of its completions, with their gradient.
+        logps: (B, C), log-probabilities of its completions, with their gradient.
         level: TRL's `importance_sampling_level`.
     """
     mask = inputs["completion_mask"]
@@ -44,5 +45,5 @@ def as_advantages(function: Callable, inputs: dict, logps: torch.Tensor, level: 
     given = {"logps": logps, "old_logps": old, "advantages": inputs["advantages"].unsqueeze(1)}
     given |= {"ratios": log_ratios.exp(), "mask": mask}
     loss = function(**{name: given[name] for name in loss_arguments(function.__name__, function)})
-    least = torch.finfo(loss.dtype).tiny  # where a ratio has become 0 the loss is 0, not NaN
+    least = torch.finfo(loss.dtype).tiny  # where a ratio underflows to 0, the loss is 0, not NaN
     return inputs | {"advantages": -loss.masked_fill(mask == 0, 0.0) / given["ratios"].clamp(min=least)}

@@ -1,9 +1,9 @@
-"""Prompts and completions in one row without padding, the prompt of a group once, and the attention for it.
+"""Packs prompts and completions into one row without padding, with each group's prompt once, and its attention.
 
 TRL runs every completion with its own copy of the prompt, all padded to the longest. Here the distinct prompts of a
-micro-batch and their completions lie one after another in a single row, so that all layers but attention see each
-token once and no padding; attention lets a completion see its prompt and itself. Loss and gradient are the same
-(Prefix Grouper, arXiv:2506.05433, does it per group).
+micro-batch and their completions are adjacent in a single row, so that all layers except attention process each token
+once and no padding; in attention, a completion sees its prompt and itself. Loss and gradient are the same (Prefix
+Grouper, arXiv:2506.05433, does this per group).
 """
 
 import functools
@@ -22,23 +22,23 @@ from trl.trainer.utils import maybe_gather_lm_head_ctx
 from r1lab.grpo.batches import nothing
 from r1lab.grpo.head import token_logps
 
-LIKE = 0.75  # a sequence shorter than this share of the longest in its part starts a part of its own
+LIKE = 0.75  # a sequence shorter than this share of the longest in its part starts a new part
 PREFIX = "r1lab_packed_"
-# Nats. An architecture that packed rows do not fit is off by more than this; rounding is not.
+# Nats. On an unsupported architecture, packed rows differ by more than this; rounding differs by less.
 TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-2, torch.bfloat16: 0.5, torch.float16: 0.3}
 
 
 @dataclass
 class Part:
-    """Sequences of like length that attend together.
+    """Sequences of similar length whose attention is computed together.
 
     Attributes:
-        tokens: How many tokens of the row they are.
-        queries: (n, L), places in the row; shorter sequences repeat their last place.
-        keys: (n, K), places in the row.
+        tokens: Their number of tokens in the row.
+        queries: (n, L), indices into the row; shorter sequences repeat their last index.
+        keys: (n, K), indices into the row.
         kept: (N,), which of the n * L queries are tokens of the row, in the row's order.
-        distance: (n, L, K), how far behind the query a key is, in tokens; negative where the query may not see it.
-        whole_keys: (M,), the keys of each sequence one after another, without padding.
+        distance: (n, L, K), how many tokens a key is before the query; negative if the query must not see it.
+        whole_keys: (M,), the keys of all sequences, one sequence after another, without padding.
         key_lengths, lengths: (n,), keys and queries of each sequence, without padding.
     """
 
@@ -53,7 +53,7 @@ class Part:
     masks: dict = field(default_factory=dict)
 
     def mask(self, window: int | None, dtype: torch.dtype) -> torch.Tensor:
-        """(n, 1, L, K), 0 where a query sees a key and the least number elsewhere."""
+        """Returns (n, 1, L, K), 0 where a query sees a key and the lowest number elsewhere."""
         if (window, dtype) not in self.masks:
             hidden = (self.distance < 0) | (self.distance >= (window or sys.maxsize))
             mask = torch.zeros_like(hidden, dtype=dtype).masked_fill_(hidden, torch.finfo(dtype).min)
@@ -67,12 +67,12 @@ class Packed:
 
     Attributes:
         ids, positions: (1, T), tokens and their positions in their sequences.
-        parts: What attends together, in the row's order.
-        places: (N,), where in the row the hidden state lies that predicts each scored token.
+        parts: The sequences by length, in the row's order.
+        places: (N,), the index of the hidden state that predicts each scored token.
         targets: (N,), the scored tokens, completion after completion.
         mask: (D, C), which tokens of each distinct completion are scored.
         scored, twin: (S,), the rows of the micro-batch that are scored, and which of the D completions each is.
-        size: B, the rows of the micro-batch.
+        size: B, the number of rows of the micro-batch.
     """
 
     ids: torch.Tensor
@@ -86,7 +86,7 @@ class Packed:
     size: int
 
     def to(self, device) -> "Packed":
-        """The same row on another device."""
+        """Returns the same row on another device."""
         tensors = {k: v.to(device) for k, v in vars(self).items() if torch.is_tensor(v)}
         parts = [
             replace(part, masks={}, **{k: v.to(device) for k, v in vars(part).items() if torch.is_tensor(v)})
@@ -96,7 +96,7 @@ class Packed:
 
     @functools.cached_property
     def sequences(self) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor, int, int]]:
-        """The keys of all sequences, where queries and keys of each begin, and the longest of both."""
+        """The keys of all sequences, where the queries and keys of each begin, and the maximum length of both."""
         lengths, key_lengths = (
             torch.cat([getattr(part, name) for part in self.parts]) for name in ("lengths", "key_lengths")
         )
@@ -105,7 +105,7 @@ class Packed:
         return keys, (starts, key_starts, int(lengths.max()), int(key_lengths.max()))
 
     def unpack(self, values: torch.Tensor) -> torch.Tensor:
-        """(N,) values of the scored tokens as (B, C), zero elsewhere."""
+        """Returns (N,) values of the scored tokens as (B, C), zero elsewhere."""
         table = values.new_zeros(self.mask.shape).masked_scatter(self.mask, values)
         whole = values.new_zeros(self.size, self.mask.size(1))
         return whole.index_copy(0, self.scored, table.index_select(0, self.twin))
@@ -119,11 +119,11 @@ def pack(
     *,
     share: bool = True,
 ) -> Packed:
-    """Lay a micro-batch out as one row.
+    """Packs a micro-batch into one row.
 
     Args:
         prompt_ids, prompt_mask: (B, P), padded on the left; rows of one group are equal.
-        completion_ids, completion_mask: (B, C), padded on the right. Rows that are masked as a whole are left out.
+        completion_ids, completion_mask: (B, C), padded on the right. Fully masked rows are left out.
         share: Whether equal prompts, and equal completions of them, are computed once; else each row has its own.
     """
     device = completion_ids.device
@@ -137,27 +137,27 @@ def pack(
         rows, twin = scored, torch.arange(len(scored), device=device)
         first, group = rows, twin
     lengths = prompt_mask[first].sum(dim=1)
-    order, cut = parts(lengths.tolist())
+    order, slices = parts(lengths.tolist())
     first = first[order]
     lengths, group = lengths[order], torch.argsort(torch.tensor(order, device=device))[group]
     starts = lengths.cumsum(0) - lengths
     ends = starts + lengths - 1
-    made = [_part(starts[c], lengths[c]) for c in cut if len(rows)]
+    made = [_part(starts[c], lengths[c]) for c in slices if len(rows)]
     total = int(lengths.sum())
     ids = [prompt_ids[first][prompt_mask[first].bool()]]
     places = torch.arange(prompt_mask.size(1), device=device) - (prompt_mask.size(1) - lengths)[:, None]
     positions = [places[prompt_mask[first].bool()]]
 
-    # The last token of a completion predicts nothing that is scored, so it is not in the row.
+    # The last token of a completion predicts no scored token, so it is not in the row.
     counts = completion_mask[rows].sum(dim=1)
     begins = torch.zeros_like(counts)
     longer = (counts > 1).nonzero().squeeze(1)
     if len(longer):
-        order, cut = parts((counts[longer] - 1).tolist())
+        order, slices = parts((counts[longer] - 1).tolist())
         longer = longer[order]
         its = counts[longer] - 1
         begins[longer] = total + its.cumsum(0) - its
-        for c in cut:
+        for c in slices:
             some = longer[c]
             g = group[some]
             made.append(_part(begins[some], counts[some] - 1, (starts[g], lengths[g])))
@@ -183,7 +183,7 @@ def pack(
 
 
 def _distinct(values: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of rows that are equal the first, in their order; and for each row the place of its like among these."""
+    """Returns the first of each set of equal rows, in their order, and for each row the index of its equal there."""
     _, inverse = torch.unique(values[rows], dim=0, return_inverse=True)
     count = int(inverse.max()) + 1 if len(inverse) else 0
     place = torch.arange(len(rows), device=rows.device)
@@ -193,7 +193,7 @@ def _distinct(values: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, t
 
 
 def _part(starts, lengths, prompts: tuple[torch.Tensor, torch.Tensor] | None = None) -> Part:
-    """Sequences that begin at `starts` and see themselves, after `prompts`, of which starts and lengths are given."""
+    """Builds a part: sequences that begin at `starts` and see themselves and `prompts` (starts, lengths)."""
     column = torch.arange(int(lengths.max()), device=lengths.device)
     queries = starts[:, None] + torch.minimum(column, lengths[:, None] - 1)
     kept = (column < lengths[:, None]).flatten().nonzero().squeeze(1)
@@ -212,7 +212,7 @@ def _part(starts, lengths, prompts: tuple[torch.Tensor, torch.Tensor] | None = N
 
 
 def parts(lengths: list[int]) -> tuple[list[int], list[slice]]:
-    """An order by length, the longest first, and its slices of like length.
+    """Returns an order by length, the longest first, and its slices of similar length.
 
     >>> parts([10, 100, 9, 90])
     ([1, 3, 0, 2], [slice(0, 2, None), slice(2, 4, None)])
@@ -226,12 +226,12 @@ def parts(lengths: list[int]) -> tuple[list[int], list[slice]]:
 
 
 def attend(original: str, module, query, key, value, attention_mask, *, packed: Packed | None = None, **kwargs):
-    """The model's own attention, part by part where a packed row asks for it.
+    """Runs the model's own attention, part by part for a packed row.
 
     Args:
         original: The name of the model's attention implementation.
         query, key, value: (1, heads, T, head size).
-        packed: Where prompts and completions lie; None is the model's attention as it is.
+        packed: The layout of prompts and completions; None runs the model's attention unchanged.
     """
     if original == "eager":
         function = sys.modules[type(module).__module__].eager_attention_forward
@@ -255,9 +255,9 @@ def attend(original: str, module, query, key, value, attention_mask, *, packed: 
 
 
 def can_vary(query: torch.Tensor, value: torch.Tensor, kwargs: dict) -> bool:
-    """Whether torch's attention for sequences of varying length, which needs no padding, does for this layer.
+    """Whether this layer can use torch's attention for sequences of varying length, which needs no padding.
 
-    Decided once, by trying it on the device beside plain attention; if it fails or differs, a line says so.
+    The kernel is tried once on the device and compared with plain attention; if it fails or differs, a line says so.
     """
     plain = not kwargs.get("dropout") and kwargs.get("softcap") is None and kwargs.get("s_aux") is None
     half = query.dtype in (torch.bfloat16, torch.float16)
@@ -275,17 +275,19 @@ def _kernel_works() -> bool:
     try:
         ours = varying(row, q[0].transpose(0, 1), k[0].transpose(0, 1), v[0].transpose(0, 1), settings)
     except (RuntimeError, ImportError) as error:
-        print(f"attention is padded to like lengths: torch's varlen_attn: {str(error).splitlines()[0]}", flush=True)
+        print(f"attention is padded to similar lengths: torch's varlen_attn: {str(error).splitlines()[0]}", flush=True)
         return False
     plain, _ = attend("sdpa", layer, q.float(), k.float(), v.float(), None, packed=row, **settings)
     gap = (ours.float() - plain[0]).abs().max().item()
     if gap > 0.03:
-        print(f"attention is padded to like lengths: torch's varlen_attn differs by {gap:.2g} from sdpa", flush=True)
+        print(
+            f"attention is padded to similar lengths: torch's varlen_attn differs by {gap:.2g} from sdpa", flush=True
+        )
     return gap <= 0.03
 
 
 def varying(packed: Packed, query, key, value, kwargs: dict) -> torch.Tensor:
-    """Attention of all sequences of a row in one call without padding; (T, heads, head size) in and out."""
+    """Runs the attention of all sequences of a row in one call without padding; (T, heads, head size) in and out."""
     from torch.nn.attention.varlen import varlen_attn
 
     keys, bounds = packed.sequences
@@ -302,16 +304,16 @@ def varying(packed: Packed, query, key, value, kwargs: dict) -> torch.Tensor:
 
 
 def install(model, *, temperature: float = 1.0, cast_head: bool = False, try_it: bool = True) -> str | None:
-    """Make a decoder able to run packed rows: `model(packed=row)` gives log-probabilities and entropies.
+    """Makes a decoder run packed rows: `model(packed=row)` returns log-probabilities and entropies.
 
     Args:
         model: A causal language model of transformers, not wrapped, with TRL's fused head.
-        temperature: That of TRL's fused head.
+        temperature: The temperature of TRL's fused head.
         cast_head: Whether the head runs in float32.
-        try_it: Set a small packed row beside padded ones; not where the weights are not whole yet.
+        try_it: Whether to compare a small packed row with padded ones, which sharded weights do not allow.
 
     Returns:
-        None, or why this model cannot: then it is left as it was.
+        None, or the reason why this model cannot; then it is unchanged.
     """
     config = model.config.get_text_config()
     original = config._attn_implementation.removeprefix(PREFIX)
@@ -320,11 +322,11 @@ def install(model, *, temperature: float = 1.0, cast_head: bool = False, try_it:
     if config is not model.config:
         return f"{type(model).__name__} is multimodal"
     if not model._supports_attention_backend:
-        return f"{type(model).__name__} does not take another attention"
+        return f"{type(model).__name__} does not support another attention function"
     if kinds - {"full_attention", "sliding_attention"}:
-        return f"its layers are {', '.join(sorted(kinds))}, and only attention can skip the padding"
+        return f"its layers are {', '.join(sorted(kinds))}, and only attention works without padding"
     if original not in ("sdpa", "eager"):
-        return f"attn_implementation is {original}; sdpa can share prompts"
+        return f"attn_implementation is {original}, and only sdpa and eager can share prompts"
     if any(getattr(config, name, None) not in (None, 1) for name in scales):
         return f"{type(model).__name__} scales its logits"
     name = PREFIX + original
@@ -334,11 +336,11 @@ def install(model, *, temperature: float = 1.0, cast_head: bool = False, try_it:
     fused = model.forward
     softcap = getattr(config, "final_logit_softcapping", None)
 
-    @functools.wraps(type(model).forward)  # `generate` looks at the signature
+    @functools.wraps(type(model).forward)  # `generate` inspects the signature
     def forward(self, *args, packed=None, temperature=1.0, chunked=True, **kwargs):
         if packed is None:
             return fused(*args, **kwargs)
-        # A mask of four dimensions is taken as it is; `attend` does not look at it.
+        # transformers does not change a four-dimensional mask, and `attend` ignores it.
         mask = torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=packed.ids.device)
         out = self.base_model(
             input_ids=packed.ids, attention_mask=mask, position_ids=packed.positions, use_cache=False, packed=packed
@@ -368,7 +370,7 @@ def install(model, *, temperature: float = 1.0, cast_head: bool = False, try_it:
 
 @torch.no_grad()
 def _misfit(model, temperature: float) -> str | None:
-    """Why packed rows do not fit a model: a small one fails, or its log-probabilities are not those of padded rows."""
+    """Returns why a model cannot use packed rows: a small one fails, or its log-probabilities are different."""
     device, vocabulary, g = model.device, model.config.get_text_config().vocab_size, torch.Generator().manual_seed(0)
     prompts = torch.randint(vocabulary, (2, 6), generator=g).repeat_interleave(2, dim=0).to(device)
     completions = torch.randint(vocabulary, (4, 9), generator=g).to(device)
@@ -382,7 +384,7 @@ def _misfit(model, temperature: float) -> str | None:
     try:
         ours, _ = logps(model, pack(prompts, prompt_mask, completions, mask), temperature=temperature)
         plain = model(input_ids=ids, attention_mask=masks, labels=labels, fused_lm_head=True).log_probs[:, -9:]
-    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:  # of a forward not known here
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:  # the forward is not known here
         return f"fails on packed rows: {str(error).partition(chr(10))[0]}"
     finally:
         model.train(was_training)
@@ -392,7 +394,7 @@ def _misfit(model, temperature: float) -> str | None:
 
 
 def logps(model, row: Packed, *, temperature: float = 1.0, chunked: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probability and entropy of each scored token, both (B, C), zero elsewhere."""
+    """Returns the log-probability and entropy of each scored token, both (B, C), zero elsewhere."""
     if len(row.targets) == 0:  # still a function of every parameter
         whole = nothing(model) * torch.ones(row.size, row.mask.size(1), device=row.ids.device)
         return whole, whole

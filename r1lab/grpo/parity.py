@@ -1,8 +1,11 @@
-"""Whether the engine samples from the policy: its log-probabilities beside the trainer's, before the first step."""
+"""Checks that the engine samples from the policy: compares its log-probabilities with the trainer's at the start."""
+
+from __future__ import annotations
 
 import math
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import torch
 from transformers import TrainerCallback
@@ -12,40 +15,43 @@ from r1lab.engines import Sampling, generate
 from r1lab.errors import UserError
 from r1lab.rundir import storage
 
+if TYPE_CHECKING:
+    from r1lab.grpo.trainer import GRPOTrainer
+
 LIMIT = 0.1
-"""Nats a token: bfloat16 engines differ by about 0.01 on average, wrong weights by more than 1."""
+"""Nats per token: bfloat16 engines differ by about 0.01 on average, wrong weights by more than 1."""
 
 
 class Parity(TrainerCallback):
-    """Samples a few completions when training begins, and ends the run where engine and policy disagree."""
+    """Samples a few completions when training begins, and ends the run if engine and policy disagree."""
 
-    def __init__(self, trainer, texts: list[str], run_dir: Path):
+    def __init__(self, trainer: GRPOTrainer, texts: list[str], run_dir: Path):
         self.trainer, self.texts, self.run_dir = trainer, texts[:4], run_dir
 
     def on_train_begin(self, args, state, control, **kwargs):
         mean, most, tokens = difference(self.trainer, self.texts)
-        both = self.trainer.accelerator.gather(torch.tensor([mean, most], device=self.trainer.accelerator.device))
+        both = _gather(self.trainer, torch.tensor([mean, most], device=self.trainer.accelerator.device))
         mean, most = both.view(-1, 2)[:, 0].mean().item(), both.view(-1, 2)[:, 1].max().item()
-        told = f"log-probabilities of engine and policy differ by {mean:.2g} nats on average, {most:.2g} at most"
+        found = f"log-probabilities of engine and policy differ by {mean:.2g} nats per token (maximum {most:.2g})"
         if state.is_world_process_zero:
-            print(f"parity: {told} ({tokens} tokens)", flush=True)
+            print(f"parity: {found}, over {tokens} tokens", flush=True)
             row = {"phase": "parity", "step": state.global_step, "time": time.time()}
             row |= {"mean": mean, "max": most, "tokens": tokens}
             storage.append_jsonl(self.run_dir / "metrics.jsonl", row)
         if not mean <= LIMIT:
             raise UserError(
-                f"rollout.engine: vllm does not sample from the policy: {told}; try model.dtype: float32, or "
+                f"rollout.engine: vllm does not sample from the policy: {found}; set model.dtype: float32, or "
                 "rollout.engine: transformers",
                 status=1,
             )
 
 
-def difference(trainer, texts: list[str], *, max_tokens: int = 32) -> tuple[float, float, int]:
-    """How far log-probabilities of sampled tokens are apart, in nats: the mean, the most, and the number of tokens.
+def difference(trainer: GRPOTrainer, texts: list[str], *, max_tokens: int = 32) -> tuple[float, float, int]:
+    """Returns how much the log-probabilities of sampled tokens differ, in nats: mean, maximum, and number of tokens.
 
     Args:
-        trainer: With vLLM, whose weights are brought up to date.
-        texts: Prompts as they are put to the model; four completions of each are sampled.
+        trainer: A trainer with vLLM, whose weights are synced first.
+        texts: Rendered prompts; four completions of each are sampled.
     """
     max_tokens = min(max_tokens, trainer.max_completion_length)
     sampling = Sampling(n=4, max_tokens=max_tokens, temperature=trainer.temperature, logprobs=True)
@@ -75,21 +81,25 @@ def difference(trainer, texts: list[str], *, max_tokens: int = 32) -> tuple[floa
     return found.mean().item(), found.max().item(), len(found)
 
 
-def log(trainer, difference: torch.Tensor, ratio: torch.Tensor) -> None:
-    """Logs how far the engine's log-probabilities are from the policy's, under TRL's names, over all ranks."""
-    metrics, gather = trainer._metrics["train"], trainer.accelerator.gather
-    # As TRL where nothing is left.
+def log(trainer: GRPOTrainer, difference: torch.Tensor, ratio: torch.Tensor) -> None:
+    """Logs how much the engine's log-probabilities differ from the policy's, under TRL's names, over all ranks."""
+    metrics = trainer._metrics["train"]
+    # Like TRL if nothing is left.
     difference, ratio = (x if x.numel() else x.new_zeros(1) for x in (difference, ratio))
     for name, value in (("mean", difference.mean()), ("max", difference.max())):
-        both = gather(value)
-        figure = both.max() if name == "max" else both.mean()
-        metrics[f"sampling/sampling_logp_difference/{name}"].append(figure.item())
+        both = _gather(trainer, value)
+        merged = both.max() if name == "max" else both.mean()
+        metrics[f"sampling/sampling_logp_difference/{name}"].append(merged.item())
     for name in ("min", "mean", "max"):
-        both = gather(getattr(ratio, name)())
+        both = _gather(trainer, getattr(ratio, name)())
         metrics[f"sampling/importance_sampling_ratio/{name}"].append(getattr(both, name)().item())
 
 
+def _gather(trainer: GRPOTrainer, tensor: torch.Tensor) -> torch.Tensor:
+    return cast(torch.Tensor, trainer.accelerator.gather(tensor))  # it returns a tensor for a tensor
+
+
 def gaps(ours: torch.Tensor, theirs: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """How far log-probabilities are apart, of each token of the mask that the engine could score (else it is NaN)."""
+    """Returns the |difference| of log-probabilities for each masked-in token that the engine could score (not NaN)."""
     difference = (ours - theirs).abs()[mask.bool()]
     return difference[~difference.isnan()]

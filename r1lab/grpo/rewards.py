@@ -1,4 +1,4 @@
-"""Rewards for TRL's trainer that keep every completion with its scores and reasons."""
+"""Rewards for TRL's trainer, which save every completion with its scores and reasons."""
 
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,17 +11,18 @@ from r1lab.rundir import storage
 
 
 class BatchRewards:
-    """The grader's rewards as functions for TRL, which calls them in their order on each batch.
+    """The grader's rewards as functions for TRL, which calls them in order on each batch.
 
-    The first grades the batch and writes it to `samples/`, the others hand out their share. Rows are found by the
-    dataset's `row` column. A group may be graded before its batch is complete, in a thread: `started`, `finished`.
+    The first one grades the batch and writes it to `samples/`; the others return their part of the result. Rows are
+    found through the dataset's `row` column. A group may be graded before its batch is complete, in a thread:
+    `started`, `finished`.
 
     Attributes:
-        functions: One a reward.
+        functions: One function per reward.
         figures: For each reward the share of None and its reasons in the newest batch, over all ranks.
         newest: The newest batch of this rank, graded.
-        any_thread: Whether groups may be graded early. A user's reward may need the main thread, as math-verify does,
-            whose timeouts are signals.
+        any_thread: Whether groups may be graded early. A user's reward may need the main thread, like math-verify with
+            its signal-based timeouts.
     """
 
     def __init__(self, grader: Grader, rows: list[dict], run_dir: Path, rank: int = 0):
@@ -37,12 +38,12 @@ class BatchRewards:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="grader")
 
     def started(self, row_numbers: list[int], size: int, decode) -> None:
-        """A batch is being generated: the rows of its completions, completions a group, and ids to texts."""
+        """Prepares for a batch that is being generated: its rows, the group size, and the decoding function."""
         self._batch, self._size, self._decode = row_numbers, size, decode
         self._early, self._waiting = {}, {}
 
     def finished(self, i: int, token_ids: list[int]) -> None:
-        """Completion `i` of the batch is there; with the last of its group, the group is graded in the background."""
+        """Takes completion `i` of the batch; once its group is complete, the group is graded in the background."""
         group = self._waiting.setdefault(i // self._size, {})
         group[i] = list(token_ids)
         if len(group) == self._size:
@@ -75,7 +76,7 @@ class BatchRewards:
 
     def _hand_out(self, name: str):
         def values(prompts, **_) -> list[float | None]:
-            assert self.newest is not None  # TRL calls `_grade` before
+            assert self.newest is not None  # TRL calls `_grade` first
             return self.newest.values[name]
 
         return values
@@ -90,7 +91,7 @@ def _named(function, name: str):
 
 
 def merged_figures(ranks: list[dict]) -> dict:
-    """The share of None and the reasons of each reward over all ranks, whose batches are equally large.
+    """Merges the share of None and the reasons of each reward over all ranks, whose batches have the same size.
 
     >>> merged_figures([{"a": {"none": 0.5, "reasons": {"wrong": 1}}}, {"a": {"none": 0.0, "reasons": {"wrong": 2}}}])
     {'a': {'none': 0.25, 'reasons': {'wrong': 3}}}

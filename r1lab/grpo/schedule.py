@@ -9,7 +9,7 @@ from r1lab.recipe.sections import Schedule
 
 
 def value_at(steps: Mapping[int, float], step: int) -> float | None:
-    """The value in force at a step, counted from 0: that of the last entry that has begun.
+    """Returns the value at a step, counted from 0: that of the last entry that has begun.
 
     >>> value_at({0: 256, 100: 512}, 99), value_at({0: 256, 100: 512}, 100), value_at({10: 1.0}, 3)
     (256, 512, None)
@@ -19,16 +19,16 @@ def value_at(steps: Mapping[int, float], step: int) -> float | None:
 
 
 class Scheduled(TrainerCallback):
-    """Sets the values that a schedule has for the step of each rollout, also in a resumed run."""
+    """Sets the values of a schedule for the step of each rollout, also in a resumed run."""
 
     def __init__(self, trainer, schedule: Schedule, names: list[str]):
         self.trainer, self.schedule, self.names = trainer, schedule, names
-        if schedule.temperature and not trainer.packs:  # TRL's head keeps the temperature that it began with
-            raise UserError("schedule.temperature: needs train.pack: true, and a model that can: remove it")
+        if schedule.temperature and not trainer.packs:  # TRL's head cannot change its temperature
+            raise UserError("schedule.temperature: needs train.pack: true and a model that supports it: remove it")
 
     def on_step_begin(self, args, state, control, **kwargs):
         trainer, engine = self.trainer, getattr(self.trainer, "vllm_generation", None)
-        # A rollout keeps its temperature for all of its updates, or their importance ratios would be wrong.
+        # A rollout keeps its temperature for all of its updates; otherwise their importance ratios would be wrong.
         step = trainer.rollout_step()
         length = value_at(self.schedule.max_completion_length, step)
         temperature = value_at(self.schedule.temperature, step)

@@ -1,6 +1,6 @@
 """TRL's GRPOTrainer with a step that does less work: no padding, a group's prompt once, no rows without signal.
 
-Rewards, losses, logging and sharding stay TRL's; each part can be switched off (`r1lab.recipe.sections.GrpoTrain`).
+Rewards, losses, logging and sharding are TRL's; each part can be turned off (`r1lab.recipe.sections.GrpoTrain`).
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from r1lab.recipe import trial
 from r1lab.recipe.sections import Curriculum, DynamicSampling, GrpoTrain
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
     from trl.trainer.grpo_config import GRPOConfig
 
@@ -38,52 +39,53 @@ if TYPE_CHECKING:
 
 
 class GRPOTrainer(grpo_trainer.GRPOTrainer):
-    """Takes the place of `trl.GRPOTrainer`: the same arguments, the same loss and gradient, in less time.
+    """Replaces `trl.GRPOTrainer`: the same arguments, the same loss and gradient, in less time.
 
-    Where packed rows cannot serve (multimodal models, an attention or a kind of adapter that they do not fit), it
-    computes as TRL does, and a line says why. Which rows an update trains on, where several share a rollout, is drawn
-    otherwise than in TRL.
+    If packed rows do not work (multimodal models, an unsupported attention or type of adapter), it computes as TRL
+    does, and a line says why. If several updates share a rollout, they get other rows than in TRL.
 
-    A step goes through these methods, in this order; those with a * are here, the others are TRL's alone.
+    A step calls these methods, in this order; those with a * are defined here, the others only in TRL.
 
         training_step
-            * _prepare_inputs                          for each micro-step; where a rollout is due:
+            * _prepare_inputs                          per micro-step; if a rollout is due:
                 * _generate_and_score_completions
-                    dynamic_sampling.choose            with dynamic sampling or a curriculum, once a round:
+                    dynamic_sampling.choose            with dynamic sampling or a curriculum, once per round:
                         * rollout, * graded
-                    * _generate                        what `choose` has generated, else:
+                    * _generate                        the completions of `choose`, else:
                         * rollout
                             _generate
                                 * _tokenize_prompts
                                 _generate_single_turn
                     * _get_per_token_logps_and_entropies    old and reference log-probabilities, where needed
-                    * _calculate_rewards               what `choose` has graded, else:
+                    * _calculate_rewards               the rewards of `choose`, else:
                         * graded
                 batches.micro_steps                    the rows of the rollout as micro-batches
-            * compute_loss                             of a micro-step
-                * _part_loss                           of each of its micro-batches
+            * compute_loss                             per micro-step
+                * _part_loss                           per micro-batch
                     * _compute_loss
                         * _trls_loss                   TRL's `_compute_loss`
                             * _get_per_token_logps_and_entropies
 
     Args:
         args, kwargs: All of `trl.GRPOTrainer`.
-        own: What is r1lab's own in a recipe's `train` section; the rest of it is TRL's config, as `args`.
-        rewards: The grader behind `reward_funcs`, for grading early and for knowing what is right.
+        own: r1lab's own keys of a recipe's `train` section; the others are in TRL's config, `args`.
+        rewards: The grader behind `reward_funcs`, for early grading and for correctness.
         dynamic_sampling, curriculum: A recipe's sections of these names; `train_dataset` then has a column `row`.
-        tasks: Of the rows of `train_dataset`, for the curriculum.
-        options: Laid over the engine's own arguments.
-        rendered: Prompts are texts as `r1lab.models.prompts.render` makes them, with their special tokens, and
-            `generate` takes nothing from the model's generation config but where to stop.
+        tasks: The tasks of the rows of `train_dataset`, for the curriculum.
+        options: Override the engine's own arguments.
+        rendered: Prompts are texts from `r1lab.models.prompts.render`, with their special tokens, and `generate` uses
+            only the end tokens of the model's generation config.
     """
 
-    # TRL's attributes, whose types it leaves open.
+    # TRL's attributes, which it does not type precisely.
     args: GRPOConfig
     model: PreTrainedModel
     processing_class: PreTrainedTokenizerBase
     num_generations: int
+    max_completion_length: int
+    train_dataset: Dataset
     vllm_generation: SyncedVLLM
-    # Of the rollout, or the micro-batch, that is being computed.
+    # State of the current rollout or micro-batch.
     _generated: tuple | None = None
     _rewards: torch.Tensor | None = None
     _computed: tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None] | None = None
@@ -110,7 +112,7 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
         if config is not None and config.use_vllm:
             from r1lab.engines.vllm import SyncedVLLM, with_names
 
-            # TRL has no argument for it: its constructor runs with another class under this name.
+            # TRL has no argument for the class, so its constructor runs with another class under this name.
             engine = partial(SyncedVLLM, skip_text=own.skip_text, options=self.options)
             with_names(grpo_trainer.GRPOTrainer.__init__, VLLMGeneration=engine)(self, *args, **kwargs)
         else:
@@ -119,14 +121,14 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
             super().__init__(*args, **kwargs)
         if dynamic_sampling or curriculum:
             self.chooser = chooser_for(self, tasks, curriculum)
-        # A loss that is a sum over rows can be computed in any parts; these terms look at a micro-batch as a whole.
+        # A loss that is a sum over rows can be computed in any parts, but these terms need a whole micro-batch.
         self.by_rows = not self._entropy_bonus_enabled and self.top_entropy_quantile == 1 and not self.aux_loss_enabled
-        # Rows of no advantage have no gradient, unless the reference model pulls at them.
-        self.own_loss = trial.loss(own.loss) if own.loss else None  # which may pull at them as well
+        self.own_loss = trial.loss(own.loss) if own.loss else None
+        # Rows with zero advantage have no gradient, except from the KL term or a loss of the user's own.
         self.skips_no_signal = own.skip_no_signal and self.by_rows and self.beta == 0 and self.own_loss is None
         if self.own_loss is not None:
             self.epsilon_low = self.epsilon_high = math.inf  # see `losses.as_advantages`
-        # One update a rollout: the policy of the training pass is still the one that the engine sampled from.
+        # One update per rollout: the policy of the training pass is still the one that the engine sampled from.
         per_rollout = self.args.gradient_accumulation_steps % self._rollout_micro_steps == 0
         self.on_policy = own.reuse_logps and not self._is_vlm and per_rollout
         # Layers whose weights are gathered for each pass need the same number of passes on every rank.
@@ -135,17 +137,17 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
         self.packs = own.pack and self._can_pack()
 
     def _can_pack(self) -> bool:
-        """Whether the models run packed rows; if not, says why in a line."""
+        """Whether the models run packed rows; if not, it prints the reason."""
         why = None
         if self._is_vlm:
             why = "prompts may have images"
         elif self.aux_loss_enabled:
-            why = "the mixture-of-experts loss counts each prompt as often as it is used"
+            why = "the mixture-of-experts loss counts a prompt once per completion"
         for model in (self.model, self.ref_model):
             if model is not None and why is None:
                 model = self.accelerator.unwrap_model(model)
                 if is_peft_model(model) and model.active_peft_config.is_prompt_learning:
-                    why = f"{model.active_peft_config.peft_type.value} puts tokens of its own before each prompt"
+                    why = f"{model.active_peft_config.peft_type.value} adds its own tokens before each prompt"
                     break
                 why = packed.install(
                     model.get_base_model() if is_peft_model(model) else model,
@@ -160,43 +162,43 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
     def _tokenize_prompts(self, prompts: list):
         if not self.rendered:
             return super()._tokenize_prompts(prompts)
-        # The chat template has written the special tokens already; TRL would add a second beginning-of-text.
+        # The chat template has added the special tokens already; TRL would add a second beginning-of-text token.
         return self.processing_class(text=prompts, add_special_tokens=False)["input_ids"], None, {}
 
-    def _prepare_inputs(self, generation_batch: Any) -> Any:  # TRL says a dict of both, and is given a list
-        """TRL's, but each micro-step gets a list of micro-batches: groups together, like lengths, a token budget."""
+    def _prepare_inputs(self, generation_batch: Any) -> Any:  # TRL's type is a dict, but it passes a list
+        """Like TRL's, but each micro-step gets a list of micro-batches: by group, by length, with a token budget."""
         if not self.model.training or self._is_vlm:
             return super()._prepare_inputs(generation_batch)
         if self.rollout_is_due():
             batch = self._generate_and_score_completions(generation_batch)
             if not self.rendered:
-                torch.randperm(len(generation_batch))  # as TRL does here, so that a seed writes the same completions
+                torch.randperm(len(generation_batch))  # as in TRL, so that a seed gives the same completions
             self._buffered_inputs = batches.micro_steps(self, batch)
         self._spent["tokens"] += self.made.tokens / self.generation_steps
         return self._buffered_inputs[self._step % self.generation_steps]
 
     @property
     def generation_steps(self) -> int:
-        """How many micro-steps TRL takes over a generation batch."""
-        assert self.args.steps_per_generation is not None  # TRL's config works it out
+        """The number of micro-steps of a generation batch."""
+        assert self.args.steps_per_generation is not None  # TRL's config sets it
         return self.args.steps_per_generation
 
     @property
     def _rollout_micro_steps(self) -> int:
-        """How many micro-steps train on a rollout."""
+        """The number of micro-steps that train on a rollout."""
         return self.generation_steps * self.num_iterations
 
     def rollout_is_due(self) -> bool:
-        """Whether the next micro-step begins with a rollout."""
+        """Whether the next micro-step starts with a rollout."""
         return self._step % self._rollout_micro_steps == 0 or self._buffered_inputs is None
 
     def rollout_step(self) -> int:
-        """The step, counted from 0, of the rollout that the next micro-step trains on."""
+        """Returns the step, counted from 0, of the rollout that the next micro-step trains on."""
         return self.state.global_step if self.rollout_is_due() else self.made.step
 
     def _generate_and_score_completions(self, inputs):
-        """TRL's, on the prompts that are chosen, and without the pass for the old log-probabilities where the
-        training pass gives them as well."""
+        """Like TRL's, on the chosen prompts, and without the pass for the old log-probabilities if the training pass
+        computes them too."""
         self._inputs = inputs
         metrics = self._metrics["train"]
         before = {name: len(values) for name, values in metrics.items()}
@@ -211,7 +213,7 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
         finally:
             self.vllm_importance_sampling_correction = correct
         if self.own.advantage and self.model.training:
-            assert self._rewards is not None  # `_calculate_rewards` keeps them
+            assert self._rewards is not None  # `_calculate_rewards` sets them
             total = (self._rewards * self.reward_weights.to(self._rewards.device)).nansum(dim=1)
             total[self._rewards.isnan().all(dim=1)] = torch.nan
             found = advantages(total, self.num_generations, self.own.advantage)
@@ -225,9 +227,9 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
         return batch
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """TRL's, for each step: one that trains on an earlier rollout has the figures of that, and its step.
+        """Like TRL's, per step: a step that trains on an earlier rollout gets the metrics and step of that rollout.
 
-        `tokens` are the completion tokens that the step was trained on; `seconds/...` are those of all its rollouts.
+        `tokens` are the completion tokens that the step trained on; `seconds/...` cover all its rollouts.
         """
         if "loss" in logs:
             metrics = self._metrics["train"]
@@ -244,14 +246,14 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
 
     @contextmanager
     def _timed(self, what: str):
-        """Adds to the seconds that the rollouts of a step spend on something."""
+        """Adds the time of the context to the seconds of the step's rollouts."""
         began = time.perf_counter()
         yield
         self._spent[f"seconds/{what}"] += time.perf_counter() - began
 
-    def rollout(self, inputs: list[dict], prompts: list[str]):
-        """What TRL's `_generate` returns; where it may, groups are graded as they are complete."""
-        if not self.use_vllm:  # TRL sets what a recipe can set, and transformers would take the rest from the model
+    def rollout(self, inputs: list[dict], prompts: list[str]) -> tuple:
+        """Returns the result of TRL's `_generate`; if possible, each group is graded as soon as it is complete."""
+        if not self.use_vllm:  # transformers would take what TRL does not set from the model
             model = self.accelerator.unwrap_model(self.model)
             with self._timed("generating"), without_generation_config(model) if self.rendered else nullcontext():
                 return super()._generate(prompts)
@@ -270,12 +272,12 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
         return self._rewards
 
     def graded(self, inputs, prompts, completions, completion_ids) -> torch.Tensor:
-        """(N, number of rewards), of the completions of all ranks."""
+        """Returns (N, number of rewards) for the completions of all ranks."""
         with self._timed("grading"):
             return super()._calculate_rewards(inputs, prompts, completions, completion_ids)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """The loss of a micro-step, after the backward passes of all but its last micro-batch."""
+        """Returns the loss of a micro-step, after the backward passes of all but its last micro-batch."""
         if not isinstance(inputs, list):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         before = torch.zeros(())
@@ -289,7 +291,7 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
 
     @contextmanager
     def _held_back(self, model):
-        """Gradients stay on their rank, as within a gradient accumulation."""
+        """A context in which gradients are not synchronized between ranks, as in gradient accumulation."""
         state = self.accelerator.gradient_state
         last = state.sync_gradients
         state._set_sync_gradients(False)
@@ -305,16 +307,16 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
         return self._compute_loss(model, part) * part.get("share", 1.0)
 
     def _compute_loss(self, model, inputs):
-        """TRL's loss, with completions cut to the longest, and the importance ratio from the pass itself."""
+        """Like TRL's loss, without columns that are all padding, and with the importance ratio from the same pass."""
         if self._is_vlm:
             return super()._compute_loss(model, inputs)
         inputs = batches.trimmed(inputs)
-        wanted = self.use_vllm and self.vllm_importance_sampling_correction
-        if not wanted or "importance_sampling_ratio" in inputs:
+        corrects = self.use_vllm and self.vllm_importance_sampling_correction
+        if not corrects or "importance_sampling_ratio" in inputs:
             return self._trls_loss(model, inputs)
         mask = batches.loss_mask(inputs)
         policy, engine = self._compute_logps(model, inputs).detach(), inputs["sampling_per_token_logps"]
-        # A token that the engine could not score (NaN) is not corrected, and no evidence of a drift.
+        # A token that the engine could not score (NaN) is not corrected, and does not count as drift.
         difference = ((policy - engine) * mask).nan_to_num(nan=0.0)
         low, high = self.vllm_importance_sampling_clip_min, self.vllm_importance_sampling_clip_max
         ratio = batches.importance_ratio(difference, self.vllm_importance_sampling_mode, low, high)
@@ -323,7 +325,7 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
         return self._trls_loss(model, inputs | {"importance_sampling_ratio": ratio})
 
     def _compute_logps(self, model, inputs) -> torch.Tensor:
-        """The log-probabilities of the completions, which `_get_per_token_logps_and_entropies` hands out later."""
+        """Returns the log-probabilities of completions, which `_get_per_token_logps_and_entropies` reuses later."""
         ids, masks = (torch.cat([inputs[f"prompt_{x}"], inputs[f"completion_{x}"]], dim=1) for x in ("ids", "mask"))
         aux = {"compute_aux_loss": True} if self.aux_loss_enabled else {}
         self._computed = self._get_per_token_logps_and_entropies(
@@ -332,7 +334,7 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
         return self._computed[0]
 
     def _trls_loss(self, model, inputs):
-        """TRL's; ranks may have unequally many rows, of which its metrics gather a figure each, skipping NaN."""
+        """Runs TRL's loss on ranks with different numbers of rows; its metrics skip the NaN of missing rows."""
         if self.own_loss is not None:
             logps = self._computed[0] if self._computed is not None else self._compute_logps(model, inputs)
             inputs = losses.as_advantages(self.own_loss, inputs, logps, self.importance_sampling_level)
@@ -345,7 +347,7 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
     def _get_per_token_logps_and_entropies(
         self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, **kwargs
     ):
-        if self._computed is not None:  # by `_compute_loss`, which needed them first
+        if self._computed is not None:  # `_compute_loss` needed them first
             computed, self._computed = self._computed, None
             return computed
         aux_loss = None
@@ -355,12 +357,12 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
             logps, entropies, aux_loss = super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, batch_size, **kwargs
             )
-        if entropies is not None and not self._entropy_bonus_enabled:  # for the log, and for TRL's mask
+        if entropies is not None and not self._entropy_bonus_enabled:  # for logging, and for TRL's mask
             entropies = entropies.detach()
         return logps, entropies, aux_loss
 
     def _packed_logps(self, model, input_ids, attention_mask, logits_to_keep: int, batch_size: int | None):
-        """Log-probabilities and entropies, both (B, `logits_to_keep`), from packed rows of `batch_size` sequences."""
+        """Returns log-probabilities and entropies, both (B, `logits_to_keep`), packing `batch_size` rows at a time."""
         prompt, completion = slice(-logits_to_keep), slice(-logits_to_keep, None)
         found = []
         for part in torch.arange(len(input_ids)).split(batch_size or len(input_ids)):
@@ -368,7 +370,7 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
             row = packed.pack(
                 ids[:, prompt], mask[:, prompt], ids[:, completion], mask[:, completion], share=self.own.share_prompts
             )
-            with self.accelerator.autocast():  # the reference model is not wrapped in it
+            with self.accelerator.autocast():  # the reference model is not wrapped in autocast
                 found.append(packed.logps(model, row, temperature=self.temperature, chunked=self.own.chunk_logps))
         return tuple(torch.cat(column) for column in zip(*found))
 

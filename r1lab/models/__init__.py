@@ -1,1 +1,1 @@
-"""Models and tokenizers: found, loaded, made, adapted, asked and saved."""
+"""Models and tokenizers: loading, creating, adapting, prompting and saving them."""

@@ -1,4 +1,4 @@
-"""Loading models and tokenizers: a Hub id, a folder, or a model that r1lab carries (`embedded:NAME`)."""
+"""Loads models and tokenizers: from a Hub id, a folder, or a model that comes with r1lab (`embedded:NAME`)."""
 
 import importlib.util
 import re
@@ -18,27 +18,27 @@ CPUINFO = Path("/proc/cpuinfo")
 
 
 def is_adapter(path: str) -> bool:
-    """Whether `path` is the folder of a LoRA adapter alone, as `model.lora.merge: false` leaves it."""
+    """Whether `path` is the folder of a LoRA adapter alone, as `model.lora.merge: false` saves it."""
     folder = Path(path)
     return (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
 
 
 def local_folder(path: str) -> Path | None:
-    """The folder of a whole model that lies here; None of any other, such as one of the Hub."""
+    """Returns the folder of a whole local model; None for any other, such as one on the Hub."""
     folder = EMBEDDED / path.removeprefix("embedded:") if path.startswith("embedded:") else Path(path).expanduser()
     return folder if (folder / "config.json").is_file() else None
 
 
 def resolve(path: str) -> str:
-    """A folder or Hub id of a whole model: `embedded:NAME` becomes a folder, all else stays as it is.
+    """Returns the folder or Hub id of a whole model: `embedded:NAME` becomes a folder, everything else is unchanged.
 
     Raises:
-        UserError: If there is no embedded model of that name, or `path` is a LoRA adapter without its base.
+        UserError: There is no embedded model of that name, or `path` is a LoRA adapter without its base.
     """
     if is_adapter(path):
         raise UserError(
-            f"model.path: {path} is a LoRA adapter, and vLLM starts from whole models: set rollout.engine: "
-            "transformers, or model.lora.merge: true where it is trained"
+            f"model.path: {path} is a LoRA adapter, but vLLM needs a whole model: set rollout.engine: transformers, "
+            "or model.lora.merge: true in the stage that trains it"
         )
     if not path.startswith("embedded:"):
         return path
@@ -50,12 +50,12 @@ def resolve(path: str) -> str:
     folder = EMBEDDED / name
     if not (folder / "config.json").is_file():
         have = ", ".join(sorted(p.name for p in EMBEDDED.glob("*/"))) or "none"
-        raise UserError(f"model.path: embedded:{name}: no such embedded model (there are: {have}, smollm2-135m)")
+        raise UserError(f"model.path: embedded:{name}: no such embedded model (available: {have}, smollm2-135m)")
     return str(folder)
 
 
 def torch_dtype(name: str):
-    """The torch dtype for a recipe's `model.dtype`: `auto` is bfloat16 on a GPU that computes in it, else float32."""
+    """Returns the torch dtype for a recipe's `model.dtype`: `auto` is bfloat16 if a GPU supports it, else float32."""
     import torch
 
     if name == "auto":
@@ -64,9 +64,9 @@ def torch_dtype(name: str):
 
 
 def emulates_bfloat16() -> bool:
-    """Whether the GPU of this machine, or without one its processor, has no arithmetic for bfloat16.
+    """Whether the GPU of this machine, or its CPU if it has no GPU, lacks bfloat16 arithmetic.
 
-    Emulated, it takes many times as long as float32. GPUs have it from Ampere on.
+    Emulated bfloat16 takes many times as long as float32. NVIDIA GPUs have it since Ampere.
     """
     import torch
 
@@ -76,7 +76,7 @@ def emulates_bfloat16() -> bool:
 
 
 def cpu_emulates_bfloat16() -> bool:
-    """Whether this machine's processor has no arithmetic for bfloat16; False where its features are not known."""
+    """Whether this machine's CPU lacks bfloat16 arithmetic; False if its features are unknown."""
     try:
         text = CPUINFO.read_text(encoding="utf-8", errors="replace")
     except OSError:  # not Linux
@@ -88,14 +88,14 @@ def cpu_emulates_bfloat16() -> bool:
 def load_tokenizer(
     path: str, *, revision: str | None = None, trust_remote_code: bool = False, eos_token: str | None = None, **hub
 ):
-    """The tokenizer of a model, with a padding token, padding on the left.
+    """Returns the tokenizer of a model, with a padding token and padding on the left.
 
     Args:
-        eos_token: Another end token than the tokenizer's own, which must be in its vocabulary.
+        eos_token: An end token that replaces the tokenizer's own; it must be in the vocabulary.
         hub: How transformers gets the files of a Hub model: `cache_dir`, `local_files_only`.
 
     Raises:
-        UserError: `eos_token` is no token of this tokenizer.
+        UserError: `eos_token` is not in the vocabulary.
     """
     from transformers import AutoTokenizer
 
@@ -107,15 +107,15 @@ def load_tokenizer(
 
 
 def with_end(tokenizer, eos_token: str | None):
-    """A tokenizer with another end token, if one is given, and with a padding token.
+    """Gives a tokenizer another end token, if one is given, and a padding token.
 
     Raises:
-        UserError: `eos_token` is no token of this tokenizer.
+        UserError: `eos_token` is not in the vocabulary.
     """
     if eos_token is not None:
         if eos_token not in tokenizer.get_vocab():
             own = f"its own end token is {tokenizer.eos_token}"
-            raise UserError(f"train.eos_token: {eos_token!r} is no token of the model's tokenizer: {own}")
+            raise UserError(f"train.eos_token: {eos_token!r} is not in the vocabulary of the model's tokenizer: {own}")
         tokenizer.eos_token = eos_token
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -123,8 +123,8 @@ def with_end(tokenizer, eos_token: str | None):
 
 
 def load_generation_config(path: str, *, revision: str | None = None, trust_remote_code: bool = False, **hub):
-    """The `GenerationConfig` that a model is loaded with: its `generation_config.json`, or else what its
-    `config.json` says about generation, as transformers and vLLM read them.
+    """Returns the `GenerationConfig` that a model is loaded with: its `generation_config.json`, or else the generation
+    settings of its `config.json`, as transformers and vLLM read them.
 
     Args:
         hub: How transformers gets the files of a Hub model: `cache_dir`, `local_files_only`.
@@ -144,20 +144,20 @@ def load_generation_config(path: str, *, revision: str | None = None, trust_remo
 
 
 def _base_of(adapter: str) -> tuple[str, str | None]:
-    """The base of a LoRA adapter's folder, and the revision of it."""
+    """Returns the base of a LoRA adapter's folder, and its revision."""
     from peft import PeftConfig
 
     config = PeftConfig.from_pretrained(adapter)
     if not config.base_model_name_or_path:
         raise UserError(
-            f"model.path: {adapter} is a LoRA adapter whose adapter_config.json names no base: write its folder or "
-            "Hub name there, as base_model_name_or_path"
+            f"model.path: {adapter} is a LoRA adapter whose adapter_config.json names no base: set "
+            "base_model_name_or_path there to its folder or Hub name"
         )
     return config.base_model_name_or_path, config.revision
 
 
 def end_token_ids(tokenizer, generation_config=None) -> list[int]:
-    """The tokens at which generation stops: the tokenizer's end token first, then the others of the model's
+    """Returns the tokens at which generation stops: the tokenizer's end token first, then the others of the model's
     generation config. vLLM, TRL and `r1lab.engines.transformers` all follow this rule.
 
     >>> from transformers import GenerationConfig
@@ -179,16 +179,17 @@ def load_model(
     trust_remote_code: bool = False,
     scores: bool = False,
 ) -> "PreTrainedModel":
-    """A causal language model, in evaluation mode, on the CPU: the trainer moves it where it belongs.
+    """Loads a causal language model, in evaluation mode, on the CPU; the trainer moves it to its device.
 
-    The folder of a LoRA adapter gives its base with the adapter merged.
+    If the folder is a LoRA adapter, its base is loaded with the adapter merged.
 
     Args:
-        quantize: `4bit` or `8bit`: QLoRA's frozen base (arXiv:2305.14314), to be trained by `lora_config`'s adapters.
-        scores: Put a new head for one score in place of the language model's: the start of a reward model.
+        quantize: `4bit` or `8bit`: QLoRA's frozen base (arXiv:2305.14314), on which `lora_config`'s adapters are
+            trained.
+        scores: Replace the language model's head with a new head for one score, to train a reward model.
 
     Raises:
-        UserError: If a base cannot be quantised here.
+        UserError: The base cannot be quantized on this machine.
     """
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
@@ -198,7 +199,7 @@ def load_model(
 
         if quantize:
             raise UserError(
-                f"model.path: {path} is a LoRA adapter, which cannot be merged into a base of {quantize}: "
+                f"model.path: {path} is a LoRA adapter, which cannot be merged into a {quantize} base: "
                 "train it with model.lora.merge: true"
             )
         name, revision = _base_of(path)
@@ -213,7 +214,7 @@ def load_model(
 
 
 def _bitsandbytes(quantize: str, dtype):
-    """NF4 with double quantisation (arXiv:2305.14314, section 3), or LLM.int8() (arXiv:2208.07339)."""
+    """NF4 with double quantization (arXiv:2305.14314, section 3), or LLM.int8() (arXiv:2208.07339)."""
     import torch
     from transformers import BitsAndBytesConfig
 
@@ -221,7 +222,7 @@ def _bitsandbytes(quantize: str, dtype):
         raise UserError(f"model.lora.quantize: {quantize} needs bitsandbytes: pip install 'bitsandbytes>=0.45'")
     if quantize == "8bit":
         if not torch.cuda.is_available():
-            raise UserError("model.lora.quantize: 8bit needs a GPU: use 4bit, or leave quantize out")
+            raise UserError("model.lora.quantize: 8bit needs a GPU: use 4bit, or remove quantize")
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
         load_in_4bit=True,
@@ -235,8 +236,8 @@ def _prepared(model):
     from peft import prepare_model_for_kbit_training
 
     for module in model.modules():
-        # In evaluation bitsandbytes 0.50 repacks 4-bit weights on a CPU with AVX512-BF16, computes in bfloat16 from
-        # then on, and dequantises the repacked bytes as if they were not: merged weights would be garbage.
+        # In evaluation mode, bitsandbytes 0.50 repacks 4-bit weights on a CPU with AVX512-BF16, then computes in
+        # bfloat16, and dequantizes the repacked bytes as if they were not repacked: merged weights would be garbage.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-    return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # the trainer's to switch on
+    return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # the trainer switches it on

@@ -1,11 +1,11 @@
-"""LoRA adapters: their settings, and the weights of a model that they are merged into."""
+"""LoRA adapters: their settings, and merging them into a model's weights."""
 
 import copy
 from collections.abc import Iterator
 
 
 def lora_config(lora):
-    """peft's `LoraConfig` for a recipe's `model.lora`, or None."""
+    """Returns peft's `LoraConfig` for a recipe's `model.lora`, or None."""
     if lora is None:
         return None
     from peft import LoraConfig
@@ -20,10 +20,11 @@ def lora_config(lora):
 
 
 def merged_weights(model) -> Iterator[tuple]:
-    """Names and weights of the plain model that a LoRA model amounts to, one at a time; the model stays as it is.
+    """Yields the names and the merged weights of a LoRA model, one at a time; the model itself is unchanged.
 
-    peft's `merge_adapter` and `unmerge_adapter` round the base's own weights each time, and requantise those of a
-    quantised base; here a base is dequantised, and the sum is rounded once, to the dtype that the base was loaded in.
+    peft's `merge_adapter` and `unmerge_adapter` round the base's own weights each time, and requantize those of a
+    quantized base. Here a quantized base is dequantized, and the sum is rounded once, to the dtype that the base was
+    loaded with.
 
     Args:
         model: A `PeftModel` with one LoRA adapter.
@@ -45,14 +46,14 @@ def merged_weights(model) -> Iterator[tuple]:
             if isinstance(layer, LoraLayer):
                 with torch.no_grad():
                     for adapter in layer.active_adapters:
-                        # Every kind of LoraLayer has one, and their common class has none.
+                        # Every subclass of LoraLayer has this method, but the base class does not.
                         delta = layer.get_delta_weight(adapter)  # pyright: ignore[reportAttributeAccessIssue]
                         weight = weight + delta
         yield f"{layer_name}.{kind}", weight.to(base.config.dtype if quantized else parameter.dtype)
 
 
 def merged(model):
-    """A LoRA model with its adapters merged, to be saved; what has no adapter is shared with `model`."""
+    """Returns a LoRA model with its adapters merged, for saving; it shares weights without an adapter with `model`."""
     import torch
 
     untie(model)
@@ -62,16 +63,16 @@ def merged(model):
         del config.quantization_config
     with torch.device("meta"):
         plain = type(base)(config)
-    plain.load_state_dict(dict(merged_weights(model)), strict=False, assign=True)  # not strict: tied weights are once
+    plain.load_state_dict(dict(merged_weights(model)), strict=False, assign=True)  # tied weights occur once
     plain.tie_weights()
     plain.generation_config = base.generation_config
     return plain
 
 
 def untie(model) -> bool:
-    """Gives embedding and head of a LoRA model a weight each, where they share one and an adapter changes one use.
+    """Gives the embedding and the head of a LoRA model separate weights, if they share one and either has an adapter.
 
-    Merged into the shared weight, the adapter of one would change the other. Returns whether they shared one.
+    Merged into the shared weight, the adapter of one would also change the other. Returns whether they shared it.
     """
     import torch
     from peft.tuners.lora import LoraLayer

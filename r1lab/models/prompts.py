@@ -1,4 +1,4 @@
-"""Prompt templates, the think prefill, and what SFT supervises."""
+"""Prompt templates, the think prefill, and the tokens that SFT trains on."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +21,7 @@ LOGIC_RL = (
     "reach a conclusion, clearly state the identity of each character within <answer> </answer> tags. i.e., "
     "<answer> (1) Zoey is a knight\n(2) ... </answer>.\n"
 )
-"""Logic-RL (arXiv:2502.14768), the system prompt in its data, letter for letter."""
+"""Logic-RL (arXiv:2502.14768), the system prompt in its data, verbatim."""
 
 OPEN_R1 = (
     "You are a helpful AI Assistant that provides well-reasoned and detailed responses. You first think about the "
@@ -31,7 +31,7 @@ OPEN_R1 = (
 """Open-R1, the system prompt of its GRPO recipes."""
 
 TEMPLATES = {
-    "none": "the question alone, as it stands",
+    "none": "the question alone, unchanged",
     "chat": "the model's own chat template",
     "r1-zero": "DeepSeek-R1-Zero's User/Assistant text, for base models",
     "logic-rl": "Logic-RL's system prompt in the chat template, <think> prefilled",
@@ -43,49 +43,49 @@ SYSTEM = {"logic-rl": LOGIC_RL, "open-r1": OPEN_R1}
 """The system prompts of templates that have one."""
 
 PREFILL = {"logic-rl": "<think>"}
-"""What a template begins the assistant's turn with, unless the model's chat template does so itself."""
+"""The beginning of the assistant's turn in a template, unless the model's chat template adds it itself."""
 
 PLAIN = {"none": "{question}", "r1-zero": R1_ZERO}
-"""Templates that are plain text: the model's chat template has no part in them, nor in a text of the recipe's own."""
+"""Templates that are plain text: they do not use the model's chat template, and neither does a recipe's own text."""
 
 _SPEAKERS = {"user": "User", "assistant": "Assistant"}
 _OPENED = "<think>"
 
 
 def is_file(template: str) -> bool:
-    """Whether a template is a file of the user's own and not a name in `TEMPLATES`."""
+    """Whether a template is a user's file instead of a name in `TEMPLATES`."""
     return template.endswith(".jinja")
 
 
 def is_plain(*, template: str = "none", text: str | None = None, **_) -> bool:
-    """Whether a prompt is plain text, in which no chat template has a part."""
+    """Whether a prompt is plain text without a chat template."""
     return text is not None or template in PLAIN
 
 
 def wording(*, template: str = "none", text: str | None = None, **_) -> str:
-    """The words of a prompt that the recipe has itself, or else the name of its template."""
+    """Returns the text of a prompt if the recipe has its own, or else the name of its template."""
     return text if text is not None else read_template(template) if is_file(template) else template
 
 
 def read_template(path: str) -> str:
-    """A chat template of the user's own.
+    """Reads a user's chat template.
 
-    It is written as those of transformers are, in jinja, and given `messages`, `add_generation_prompt`, the
-    tokenizer's special tokens (`bos_token`, ...), and `question`: the text of the last message of the user.
+    It is a jinja template as in transformers, and gets `messages`, `add_generation_prompt`, the tokenizer's special
+    tokens (`bos_token`, ...), and `question`: the text of the last user message.
 
     Raises:
-        UserError: There is no such file, it is not jinja, or it says nothing of the question.
+        UserError: There is no such file, it is not valid jinja, or it does not use the question.
     """
     try:
         found = Path(path).stat()
         return _read_template(path, (found.st_mtime_ns, found.st_size))
     except OSError as error:
-        raise UserError(f"prompt.template: {path}: {error.strerror}: write it, or name another one") from error
+        raise UserError(f"prompt.template: {path}: {error.strerror}: create it, or set another one") from error
 
 
 @lru_cache(maxsize=8)
 def _read_template(path: str, version: tuple[int, int]) -> str:
-    """The template in a file as it is now: it is asked for with each prompt."""
+    """Reads the template of a file, once per version of the file, because every prompt needs it."""
     import jinja2
     from jinja2 import meta
 
@@ -95,8 +95,8 @@ def _read_template(path: str, version: tuple[int, int]) -> str:
     except jinja2.TemplateSyntaxError as error:
         raise UserError(f"prompt.template: {path}:{error.lineno}: {error.message}: correct the template") from error
     if not meta.find_undeclared_variables(parsed) & {"messages", "question"}:
-        what = f"prompt.template: {path}: says nothing of the question"
-        raise UserError(f"{what}: write {{{{ question }}}} where it belongs, or go through `messages`")
+        what = f"prompt.template: {path}: does not use the question"
+        raise UserError(f"{what}: add {{{{ question }}}}, or loop over `messages`")
     return source
 
 
@@ -109,22 +109,22 @@ def render(
     text: str | None = None,
     prefill: str | None = None,
 ):
-    """The text that the model continues, and what of the assistant's turn it already holds.
+    """Returns the text that the model continues, and the beginning of the assistant's turn that is part of it.
 
     Args:
-        prompt: The question, or chat messages (whose last message is the user's), each with a text as its `content`.
-        template: A name in `TEMPLATES`, or a file of your own (`read_template`).
-        system: A system prompt of your own in place of the template's.
-        text: A plain text of your own in place of a template, with `{question}` where the question belongs.
-        prefill: What the assistant's turn begins with.
+        prompt: The question, or chat messages (the last one from the user), each with a text as its `content`.
+        template: A name in `TEMPLATES`, or your own file (`read_template`).
+        system: Your own system prompt, which replaces the template's.
+        text: Your own plain text, which replaces the template, with `{question}` as the placeholder of the question.
+        prefill: The beginning of the assistant's turn.
 
     Returns:
-        `(text, prefill)`: `text` ends where the model starts to write; `prefill` is the end of `text` that belongs to
-        the assistant's turn, to the letter (`"<think>"`, `"<think>\\n"`, or nothing), which rewards see put back.
-        Tokenize `text` without special tokens: the chat template has written them already.
+        `(text, prefill)`: `text` ends where generation starts; `prefill` is the end of `text` that belongs to the
+        assistant's turn, verbatim (`"<think>"`, `"<think>\\n"`, or nothing). Rewards see it put back in front of the
+        completion. Tokenize `text` without special tokens, because the chat template has added them already.
 
     Raises:
-        UserError: The template has no place for one of the messages, or the model's chat template refuses them.
+        UserError: The template has no place for one of the messages, or the model's chat template rejects them.
     """
     if is_plain(template=template, text=text):
         made = _start(tokenizer) + plain(prompt, template=template, system=system, text=text)
@@ -139,7 +139,7 @@ def render(
 
 
 def with_prefill(text: str, prefill: str | None) -> tuple[str, str]:
-    """A prompt with what the recipe prefills at its end, and all that the assistant's turn begins with there.
+    """Returns a prompt with the recipe's prefill at its end, and the whole beginning of the assistant's turn.
 
     >>> with_prefill("Assistant: <think>\\n", "<think>"), with_prefill("Assistant: <think>", " Well,")
     (('Assistant: <think>', '<think>'), ('Assistant: <think> Well,', '<think> Well,'))
@@ -147,19 +147,19 @@ def with_prefill(text: str, prefill: str | None) -> tuple[str, str]:
     begun = opened(text)
     if prefill is None:
         return text, begun
-    if prefill.startswith(_OPENED):  # which stands in place of the template's own
+    if prefill.startswith(_OPENED):  # it replaces the template's own
         text, begun = text.removesuffix(begun), ""
     return text + prefill, begun + prefill
 
 
 def chat_text(listed: list[dict], tokenizer, *, template: str = "chat", open_turn: bool = True) -> str:
-    """Messages in the model's own chat template, with what begins the assistant's turn unless `open_turn` is false.
+    """Renders messages with the model's own chat template, up to the assistant's turn unless `open_turn` is false.
 
     Args:
-        template: A file of the user's own stands in place of the model's.
+        template: A user's file replaces the model's.
 
     Raises:
-        UserError: The chat template refuses the messages.
+        UserError: The chat template rejects the messages.
     """
     own = {}
     if is_file(template):
@@ -167,19 +167,19 @@ def chat_text(listed: list[dict], tokenizer, *, template: str = "chat", open_tur
         own = {"chat_template": read_template(template), "question": said[-1] if said else ""}
     try:
         return tokenizer.apply_chat_template(listed, tokenize=False, add_generation_prompt=open_turn, **own)
-    except Exception as error:  # a chat template is a program of its author's, which may raise anything
+    except Exception as error:  # a chat template is a program, which may raise anything
         why = " ".join(str(error).split())[:160]
         if own:
-            what = f"prompt.template: {template}: does not render a prompt: {type(error).__name__}: {why}"
+            what = f"prompt.template: {template}: cannot render a prompt: {type(error).__name__}: {why}"
             raise UserError(f"{what}: correct the template") from error
-        fix = "set prompt.template: r1-zero, or name another model"
+        fix = "set prompt.template: r1-zero, or use another model"
         if "system" in why.lower():
-            fix = "set prompt.template: r1-zero, or leave prompt.system out and say it in the question"
-        raise UserError(f"prompt.template: the model's chat template refuses a prompt: {why}: {fix}") from error
+            fix = "set prompt.template: r1-zero, or remove prompt.system and put its text into the question"
+        raise UserError(f"prompt.template: the model's chat template rejects a prompt: {why}: {fix}") from error
 
 
 def plain(prompt: str | list[dict], *, template: str, system: str | None = None, text: str | None = None) -> str:
-    """A prompt in one of the templates that are plain text, or in the recipe's own `text`.
+    """Renders a prompt with one of the plain-text templates, or with the recipe's own `text`.
 
     Raises:
         UserError: The template has no place for the system prompt or for one of the messages.
@@ -189,39 +189,39 @@ def plain(prompt: str | list[dict], *, template: str, system: str | None = None,
     '</answer>. User: 2+2? Assistant: 4 User: Sure? Assistant:'
     """
     if system and text is not None:
-        raise UserError("prompt.system: prompt.text has no place for a system prompt: write it into the text")
+        raise UserError("prompt.system: prompt.text has no place for a system prompt: put it into the text")
     if system:
         raise UserError(f"prompt.system: template {template} has no place for a system prompt: set template: chat")
     pattern = PLAIN[template] if text is None else text
     if isinstance(prompt, str):
         return pattern.replace("{question}", prompt)
     if text is None and template == "none":
-        raise UserError("prompt.template: none takes a prompt that is text, not messages: set prompt.template: chat")
+        raise UserError("prompt.template: none accepts text, and the prompts are messages: set prompt.template: chat")
     if text is not None or template != "r1-zero":
         if [turn["role"] for turn in prompt] == ["user"]:
             return pattern.replace("{question}", prompt[0]["content"])
         where = f"template: {template}" if text is None else "text:"
-        raise UserError(f"prompt.{where} has place for one question, not messages: set prompt.template: chat")
+        raise UserError(f"prompt.{where} has a place for one question, not for messages: set prompt.template: chat")
     if odd := [turn["role"] for turn in prompt if turn["role"] not in _SPEAKERS]:
         what = f"prompt.template: r1-zero has no place for a message with the role {odd[0]}"
-        raise UserError(f"{what}: set prompt.template: chat, or leave the message out of the data")
+        raise UserError(f"{what}: set prompt.template: chat, or remove the message from the data")
     said = " ".join(f"{_SPEAKERS[turn['role']]}: {turn['content']}" for turn in prompt)
     return R1_ZERO.replace("User: {question}", said)
 
 
 def opened(text: str) -> str:
-    """The end of a prompt that opens the thinking."""
+    """Returns the end of a prompt that opens the thinking, or an empty text."""
     return text[text.rindex(_OPENED) :] if text.rstrip().endswith(_OPENED) else ""
 
 
 def joined(prompt: str | list[dict]) -> str:
-    """A prompt as one text, for models without a chat template."""
+    """Returns a prompt as one text, for models without a chat template."""
     return prompt if isinstance(prompt, str) else "\n".join(message["content"] for message in prompt)
 
 
 @lru_cache(maxsize=8)
 def _start(tokenizer) -> str:
-    """The beginning-of-text token, for tokenizers that put one before plain text."""
+    """Returns the beginning-of-text token of tokenizers that add one to plain text, or an empty text."""
     ids = tokenizer("a")["input_ids"]
     bos = tokenizer.bos_token_id
     return tokenizer.bos_token if bos is not None and ids and ids[0] == bos else ""
@@ -230,9 +230,9 @@ def _start(tokenizer) -> str:
 def messages(
     prompt: str | list[dict], *, template: str = "none", system: str | None = None, text: str | None = None, **_
 ) -> str | list[dict]:
-    """What a server is asked, which applies a chat template itself: messages, or text for templates that are text.
+    """Returns a prompt for a server, which applies a chat template itself: messages, or text for plain-text templates.
 
-    What a recipe prefills is left to `with_prefill`.
+    `with_prefill` adds a recipe's prefill.
     """
     in_text = is_plain(template=template, text=text)
     if in_text and (isinstance(prompt, str) or text is not None or template != "none"):
@@ -241,10 +241,10 @@ def messages(
 
 
 def _listed(prompt: str | list[dict], template: str, system: str | None) -> list[dict]:
-    """Chat messages, with the system prompt of the recipe or else that of the template."""
+    """Returns chat messages, with the system prompt of the recipe or else that of the template."""
     listed = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
     if template == "logic-rl" and not listed[-1]["content"].endswith("\n"):
-        listed[-1] = listed[-1] | {"content": f"{listed[-1]['content']}\n"}  # as its data has it
+        listed[-1] = listed[-1] | {"content": f"{listed[-1]['content']}\n"}  # as in its data
     system = system or SYSTEM.get(template)
     if system:
         listed = [{"role": "system", "content": system}] + [m for m in listed if m["role"] != "system"]
@@ -252,10 +252,11 @@ def _listed(prompt: str | list[dict], template: str, system: str | None) -> list
 
 
 def written(completion: str | list[dict], prefill: str, template: str, pattern: str | None = None) -> str:
-    r"""A completion as the model has to write it after its prompt: what is prefilled is not written twice.
+    r"""Returns a completion as the model has to generate it after its prompt, without the prefill.
 
     Args:
-        pattern: The recipe's own text. After one that ends in a word or a mark, as r1-zero's does, comes a space.
+        pattern: The recipe's own text. A completion starts with a space if the text ends in a word or in punctuation,
+            as r1-zero's does.
 
     >>> written("<think>\nTwo and two.\n</think>\n\n4", "<think>\n", "chat")
     'Two and two.\n</think>\n\n4'
@@ -264,7 +265,7 @@ def written(completion: str | list[dict], prefill: str, template: str, pattern: 
     if prefill:
         if text.startswith(prefill):
             return text[len(prefill) :]
-        if text.lstrip().startswith(_OPENED):  # with other white space than the prompt's, which stands there already
+        if text.lstrip().startswith(_OPENED):  # with other white space than the prompt's, which has it already
             rest = text.lstrip().removeprefix(_OPENED)
             return rest.lstrip() if prefill != _OPENED else rest
         return text
@@ -274,12 +275,12 @@ def written(completion: str | list[dict], prefill: str, template: str, pattern: 
 
 
 def text_of(completion: str | list[dict]) -> str:
-    """The text of a completion, which may be given as messages."""
+    """Returns the text of a completion, which may be given as messages."""
     return completion if isinstance(completion, str) else completion[-1]["content"]
 
 
 def turn_end(tokenizer, template: str = "chat") -> int | None:
-    """The token that ends the assistant's turn in the chat template, None where it writes none."""
+    """Returns the token that ends the assistant's turn in the chat template; None if it has none."""
     return _turn_end(tokenizer, template, str(tokenizer.chat_template))
 
 
@@ -299,13 +300,13 @@ def _turn_end(tokenizer, template: str, chat_template: str) -> int | None:
 
 
 def special_ids(tokenizer) -> set[int]:
-    """Tokens that decoding skips: those with a part to play, and those added as special."""
+    """Returns the tokens that decoding skips: those with a role, such as the end token, and those added as special."""
     added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     return added | set(tokenizer.all_special_ids)
 
 
 def without_end(text: str, tokenizer) -> str:
-    """A completion less the end tokens that it holds already: `example` adds the one that is trained on.
+    """Returns a completion without the end tokens that it has already; `example` adds the one that is trained on.
 
     >>> from r1lab.models.loading import load_tokenizer
     >>> without_end("4<|im_end|>\\n<|endoftext|>", load_tokenizer("embedded:tiny-qwen2"))
@@ -321,9 +322,9 @@ def without_end(text: str, tokenizer) -> str:
 def example(
     row: dict, tokenizer, *, keys: tuple[str, ...] = ("completion",), template: str = "none", **prompt
 ) -> dict[str, list[int]]:
-    """The tokens of a row: `prompt_ids`, and for each of its completions under `keys` its tokens, `completion_ids`.
+    """Returns the tokens of a row: `prompt_ids`, and for each completion in `keys` its own, such as `completion_ids`.
 
-    A completion ends with the tokenizer's end token, once.
+    A completion ends with exactly one end token of the tokenizer.
 
     Args:
         prompt: The other arguments of `render`.

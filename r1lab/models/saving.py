@@ -1,4 +1,4 @@
-"""Saving a model: as what other versions of transformers and vLLM read too, and compared with what was trained."""
+"""Saves a model so that other versions of transformers and vLLM can read it, and compares it with the trained one."""
 
 import json
 import os
@@ -11,16 +11,16 @@ from r1lab.models.lora import merged
 from r1lab.rundir import storage
 
 EXACT, ROUNDED = 1e-3, 0.1
-"""Nats a token by which a saved model may differ from the one that was trained: in float32, and where a merged sum is
-rounded once more and a GPU computes bfloat16 differently from a CPU."""
+"""The maximum difference of a saved model from the trained one in nats per token: in float32; and if a merged sum is
+rounded once more, or a GPU computes bfloat16 differently from a CPU."""
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "top_h")
 
 
 def save(model, tokenizer, folder: str | os.PathLike, *, merge: bool = True) -> None:
-    """Plain Hugging Face safetensors, which is what the next stage reads. A LoRA model is merged, and stays as it is.
+    """Saves plain Hugging Face safetensors, for the next stage. A LoRA model is merged into a copy.
 
     Args:
-        merge: Whether a LoRA model is merged; else its adapter is saved alone, in peft's format.
+        merge: Whether a LoRA model is merged; if not, only its adapter is saved, in peft's format.
     """
     from accelerate.utils import is_peft_model
 
@@ -29,17 +29,17 @@ def save(model, tokenizer, folder: str | os.PathLike, *, merge: bool = True) -> 
     elif merge:
         merged(model).save_pretrained(folder)
     else:
-        # What "auto" adds is a copy of the embedding where it was resized, after asking the Hub about the base.
+        # "auto" would query the Hub about the base, and add a copy of a resized embedding.
         model.save_pretrained(folder, save_embedding_layers=False)
     tokenizer.save_pretrained(folder)
     make_readable(Path(folder))
 
 
 def make_readable(folder: Path) -> None:
-    """Adds to the files of a saved model what transformers 4, and engines that use it, look for.
+    """Adds the keys that transformers 4, and engines that use it, need to the files of a saved model.
 
-    `config.json` gets version 4's keys beside those of version 5; without `rope_theta` version 4 would compute with
-    10,000, and give no error. `tokenizer_config.json` gets a class and a list of special tokens that both know.
+    `config.json` gets version 4's keys in addition to those of version 5; without `rope_theta`, version 4 would use
+    10,000 without an error. `tokenizer_config.json` gets a class and a list of special tokens that both know.
     """
     if (config := folder / "config.json").is_file():
         storage.write_json_atomic(config, _with_old_keys(_read(config)))
@@ -57,7 +57,7 @@ def _read(path: Path) -> dict:
 
 
 def _with_old_keys(config: dict) -> dict:
-    """A config, and those within it, with version 4's keys for the dtype and rotary embeddings.
+    """Returns a config, and its nested configs, with version 4's keys for the dtype and rotary embeddings.
 
     >>> _with_old_keys({"dtype": "bfloat16", "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}})
     {'dtype': 'bfloat16', 'rope_parameters': {'rope_type': 'default', 'rope_theta': 1000000.0}, \
@@ -67,7 +67,7 @@ def _with_old_keys(config: dict) -> dict:
               for key, value in config.items()}  # fmt: skip
     old = {"torch_dtype": config["dtype"]} if config.get("dtype") else {}
     rope = config.get("rope_parameters") or {}
-    if "full_attention" in rope:  # one set for each type of layer, as in Gemma 3
+    if "full_attention" in rope:  # one set per layer type, as in Gemma 3
         local = rope.get("sliding_attention") or {}
         old |= {"rope_local_base_freq": local["rope_theta"]} if "rope_theta" in local else {}
         rope = rope["full_attention"] or {}
@@ -77,19 +77,19 @@ def _with_old_keys(config: dict) -> dict:
     if config.get("model_type") == "gpt_neox":
         names = {"rotary_pct": "partial_rotary_factor", "rotary_emb_base": "rope_theta"}
         old |= {name: rope[key] for name, key in names.items() if key in rope}
-    if "num_local_experts" in config:  # Qwen's mixtures of experts say num_experts in version 4
+    if "num_local_experts" in config:  # Qwen's mixtures of experts use num_experts in version 4
         old["num_experts"] = config["num_local_experts"]
     return config | {key: value for key, value in old.items() if key not in config}
 
 
 def check_saveable(model, tokenizer) -> list[str]:
-    """Whether all but the weights of a model can be saved, before it is trained.
+    """Checks before training that everything but the weights of a model can be saved.
 
     Returns:
-        What had to be changed for that, a line each.
+        The changes that this needed, one line each.
 
     Raises:
-        UserError: Its configuration cannot be saved.
+        UserError: The configuration cannot be saved.
     """
     from accelerate.utils import is_peft_model
 
@@ -104,16 +104,14 @@ def check_saveable(model, tokenizer) -> list[str]:
             tokenizer.save_pretrained(folder)
         except ValueError as error:
             why = " ".join(str(error).split())
-            raise UserError(
-                f"model.path: its files could not be saved after the training; correct them: {why}"
-            ) from error
+            raise UserError(f"model.path: its files could not be saved after training; fix them: {why}") from error
     return changed
 
 
 def repaired(generation_config) -> list[str]:
-    """Takes sampling settings, which have no effect there, out of a greedy generation config; one line if it did.
+    """Removes sampling settings, which have no effect, from a greedy generation config; returns a line if it did.
 
-    transformers reads such a file with a warning and refuses to write it.
+    transformers reads such a file with a warning and refuses to save it.
     """
     try:
         generation_config.validate(strict=True)
@@ -126,18 +124,18 @@ def repaired(generation_config) -> list[str]:
             setattr(generation_config, key, getattr(default, key, None))
         if idle:
             what = ", ".join(idle)
-            return [f"generation_config.json: {what} without do_sample has no effect, and is not saved with the model"]
+            return [f"generation_config.json: {what} without do_sample has no effect and is not saved with the model"]
     return []
 
 
 def compare(model, folder: Path, *, scores: bool = False, trust_remote_code: bool = False) -> float:
-    """How far a saved model is from the one that was trained, in nats a token.
+    """Returns how much a saved model differs from the trained one, in nats per token.
 
-    The folder is loaded anew, on the CPU, and both read the same tokens. What counts is the |difference| of the
-    log-probabilities of the next token, averaged over what the trained model would write.
+    The folder is loaded on the CPU, and both models get the same tokens. The difference is the |difference| of the
+    log-probabilities of the next token, averaged over the distribution of the trained model.
 
     Args:
-        scores: Whether it is a reward model, of which the scores are compared.
+        scores: Whether it is a reward model, whose scores are compared.
 
     Raises:
         UserError: They differ by more than rounding explains.
@@ -162,8 +160,8 @@ def compare(model, folder: Path, *, scores: bool = False, trust_remote_code: boo
     limit = EXACT if dtype == "float32" and not getattr(model, "is_quantized", False) else ROUNDED
     if not difference <= limit:
         raise UserError(
-            f"{folder}: the saved model is not the trained one: they differ by {difference:.2g} nats a token, "
-            f"where rounding explains {limit:g}; the checkpoints hold the weights",
+            f"{folder}: the saved model is not the trained one: they differ by {difference:.2g} nats per "
+            f"token, and rounding explains only {limit:g}; the trained weights are in the checkpoints",
             status=1,
         )
     return difference.item()

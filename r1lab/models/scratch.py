@@ -1,4 +1,4 @@
-"""Small models with random weights, and their tokenizers, made here."""
+"""Creates small models with random weights, and their tokenizers."""
 
 _SIZES = {
     "vocab_size": 768,
@@ -23,7 +23,7 @@ _DEEPSEEK = {
     "n_group": 1,
     "topk_group": 1,
     "routed_scaling_factor": 1.0,
-    "topk_method": "noaux_tc",  # V3's bias-corrected routing: what vLLM needs told, and transformers takes for granted
+    "topk_method": "noaux_tc",  # V3's bias-corrected routing, which vLLM needs as a key and transformers assumes
     "scoring_func": "sigmoid",
     "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
 }
@@ -32,7 +32,7 @@ SCRATCH = {
     "tiny-llama": ("llama", _SIZES),
     "tiny-deepseek-v3": ("deepseek_v3", _SIZES | _DEEPSEEK),
 }
-"""Architectures that `scratch:NAME` starts from random weights, with a tokenizer trained on the SFT data."""
+"""Architectures for `scratch:NAME`, with random weights and a tokenizer trained on the SFT data."""
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -40,7 +40,7 @@ CHAT_TEMPLATE = (
 
 
 def scratch(name: str, texts: list[str], *, seed: int = 0):
-    """A fresh model with random weights, and a byte-level BPE tokenizer trained on `texts`.
+    """Creates a model with random weights, and a byte-level BPE tokenizer trained on `texts`.
 
     Returns:
         `(model, tokenizer)`.
@@ -54,7 +54,7 @@ def scratch(name: str, texts: list[str], *, seed: int = 0):
         model_type,
         **{**sizes, "vocab_size": len(tokenizer)},
         tie_word_embeddings=True,
-        # The usual 0.02 suits wide models; here it leaves attention flat for hundreds of steps, and nothing is copied.
+        # The usual 0.02 suits wide models; here attention would stay flat for hundreds of steps and not learn to copy.
         initializer_range=sizes["hidden_size"] ** -0.5,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,

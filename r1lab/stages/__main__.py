@@ -1,7 +1,7 @@
-"""Run stages: `python -m r1lab.stages RUN_DIR...`. The parent (`r1lab run`) has written RUN_DIR/config.yaml.
+"""Runs stages: `python -m r1lab.stages RUN_DIR...`. The parent (`r1lab run`) has written RUN_DIR/config.yaml.
 
-Several run one after the other until one fails. What they print goes to RUN_DIR/log.txt.
-Exit status: 0 done, 1 failed, 2 what was asked is wrong, 130 interrupted (a checkpoint is saved).
+The stages run one after another until one fails. Their output goes to RUN_DIR/log.txt.
+Exit status: 0 done, 1 failed, 2 invalid recipe or input, 130 interrupted (a checkpoint is saved).
 """
 
 import importlib
@@ -23,7 +23,7 @@ def main(run_dir: Path) -> int:
 
     try:
         recipe = recipes.load([str(run_dir / "config.yaml")])
-        assert isinstance(recipe, StageRecipe)  # a pipeline's parent writes a recipe for each stage
+        assert isinstance(recipe, StageRecipe)  # a pipeline's parent writes a recipe per stage
         doing = {"phase": "load", "time": time.time(), "message": "importing torch and transformers"}
         storage.append_jsonl(run_dir / "metrics.jsonl", doing)
         stage = importlib.import_module(recipe.module)
@@ -36,9 +36,9 @@ def main(run_dir: Path) -> int:
 
 
 def run_all(run_dirs: list[Path]) -> int:
-    """The stages of all folders; the status of the first that fails."""
+    """Runs the stages of all folders, and returns the status of the first that fails."""
     for run_dir in run_dirs:
-        if (run_dir / "result.json").is_file():  # where a rollback has begun this process anew
+        if (run_dir / "result.json").is_file():  # finished before a rollback restarted this process
             continue
         sys.stdout.flush()
         sys.stderr.flush()
@@ -48,7 +48,7 @@ def run_all(run_dirs: list[Path]) -> int:
         os.close(log)
         try:
             status = main(run_dir)
-        except Exception:  # told in the log, as in a process of its own
+        except Exception:  # the log shows it, as it would in its own process
             traceback.print_exc()
             status = 1
         if status:
@@ -57,7 +57,7 @@ def run_all(run_dirs: list[Path]) -> int:
 
 
 if __name__ == "__main__":
-    status = run_all([Path(word) for word in sys.argv[1:]])
+    status = run_all([Path(argument) for argument in sys.argv[1:]])
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status)  # vLLM's and torch's threads may hold an ordinary exit for seconds
+    os._exit(status)  # threads of vLLM and torch may delay an ordinary exit by seconds

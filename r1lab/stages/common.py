@@ -1,4 +1,4 @@
-"""What the stages share: rows from a builder, TRL's config, checkpoints, metrics, interruption."""
+"""Code that all stages share: messages, models, tokenizers, prompts and engines of a recipe."""
 
 import logging
 import time
@@ -18,33 +18,33 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Generates = GrpoRecipe | SampleRecipe | EvalRecipe
-"""A stage that writes completions."""
+"""A stage that generates completions."""
 
 
 def note(run_dir: Path, message: str, phase: str = "note") -> None:
-    """Tells the person who watches the run a line, once."""
+    """Prints a line and writes it to the metrics, where the display of the run shows it."""
     print(f"{phase}: {message}" if phase == "warning" else message, flush=True)
     storage.append_jsonl(run_dir / "metrics.jsonl", {"phase": phase, "time": time.time(), "message": message})
 
 
 def warn(run_dir: Path, message: str) -> None:
-    """Tells a warning."""
+    """Prints and records a warning."""
     note(run_dir, message, "warning")
 
 
 def doing(run_dir: Path, message: str) -> None:
-    """What the stage is at before its first step or answer, for the person who waits."""
+    """Prints and records what the stage is doing before its first step or answer."""
     note(run_dir, message, "load")
 
 
 def report_gold(grader, rows: list[dict], run_dir: Path) -> None:
-    """Warn of rows that no completion can score on, before any is written; see `Grader.gold_problems`."""
+    """Warns about rows on which no completion can score, before any is generated; see `Grader.gold_problems`."""
     for problem in grader.gold_problems(rows):
         warn(run_dir, problem)
 
 
 def load_tokenizer(recipe: StageRecipe) -> "PreTrainedTokenizerBase":
-    """The tokenizer of a recipe's model."""
+    """Loads the tokenizer of a recipe's model."""
     from r1lab.models import loading
 
     return loading.load_tokenizer(
@@ -56,20 +56,20 @@ def load_tokenizer(recipe: StageRecipe) -> "PreTrainedTokenizerBase":
 
 
 def check_ids(ids: list[int], number: int, tokenizer, model) -> None:
-    """Whether a model's embedding has a row for each token of a row of the data.
+    """Checks that a model's embedding covers each token of a row of the data.
 
     Raises:
-        UserError: It has not: the tokenizer is that of another model.
+        UserError: It does not, because the tokenizer belongs to another model.
     """
     size = model.get_input_embeddings().num_embeddings
     if max(ids) >= size:
         token = tokenizer.convert_ids_to_tokens(max(ids))
-        what = f"data: row {number} holds {token!r}, whose id {max(ids)} is beyond the model's embedding of {size}"
-        raise UserError(f"{what}: name the model that this tokenizer belongs to")
+        what = f"data: row {number} has {token!r}, whose id {max(ids)} is beyond the model's embedding of {size}"
+        raise UserError(f"{what}: set model.path to the model of this tokenizer")
 
 
 def load_model(recipe: StageRecipe, *, scores: bool = False) -> "PreTrainedModel":
-    """A recipe's model, to be trained; `scores` as in `r1lab.models.loading.load_model`."""
+    """Loads a recipe's model for training; `scores` as in `r1lab.models.loading.load_model`."""
     from r1lab.models import loading
 
     lora = getattr(recipe.model, "lora", None)  # a reward stage trains all weights
@@ -84,14 +84,14 @@ def load_model(recipe: StageRecipe, *, scores: bool = False) -> "PreTrainedModel
     )
 
 
-def asked(rows: list[dict], recipe: Generates, tokenizer) -> tuple[list[engines.Prompt], list[str]]:
-    """What an engine is asked for each row, and what of the assistant's turn that holds already."""
+def engine_prompts(rows: list[dict], recipe: Generates, tokenizer) -> tuple[list[engines.Prompt], list[str]]:
+    """Returns the engine's prompt for each row, and the beginning of the assistant's turn that it ends with."""
     template = recipe.prompt.model_dump()
-    if recipe.rollout.engine == "server":  # which applies the model's chat template itself
+    if recipe.rollout.engine == "server":  # it applies the model's chat template itself
         given = [prompts.messages(row["prompt"], **template) for row in rows]
         if recipe.prompt.prefill and not all(isinstance(p, str) for p in given):
             raise UserError(
-                "prompt.prefill: a server begins the assistant's turn itself: remove it, or set prompt.text"
+                "prompt.prefill: a server starts the assistant's turn itself: remove prefill, or set prompt.text"
             )
         rendered = [prompts.with_prefill(p, recipe.prompt.prefill) if isinstance(p, str) else (p, "") for p in given]
     else:
@@ -100,7 +100,7 @@ def asked(rows: list[dict], recipe: Generates, tokenizer) -> tuple[list[engines.
 
 
 def sampling_of(recipe: SampleRecipe | GrpoRecipe) -> engines.Sampling:
-    """How a recipe's `rollout` section samples, by its seed."""
+    """Returns the sampling parameters of a recipe's `rollout` section, with its seed."""
     rollout = recipe.rollout
     return engines.Sampling(
         n=rollout.num_generations,
@@ -113,14 +113,14 @@ def sampling_of(recipe: SampleRecipe | GrpoRecipe) -> engines.Sampling:
 
 
 def load_engine(recipe: Generates, *, max_failed: float = 0.0) -> engines.Engine:
-    """The engine that a recipe's `model` and `rollout` sections ask for.
+    """Loads the engine of a recipe's `model` and `rollout` sections.
 
     Args:
-        max_failed: The share of the prompts that a server may leave without completions.
+        max_failed: The share of the prompts that may fail on a server.
     """
     rollout = recipe.rollout
     if rollout.engine == "server":
-        assert isinstance(rollout, EvalRollout) and rollout.url  # a recipe is checked for it
+        assert isinstance(rollout, EvalRollout) and rollout.url  # the recipe's checks require it
         return engines.connect(
             rollout.url,
             recipe.model.path,

@@ -1,4 +1,4 @@
-"""Direct preference optimisation, by TRL's DPOTrainer: from pairs that a sample stage ranked by reward."""
+"""Direct preference optimization, with TRL's DPOTrainer, on pairs that a sample stage ranked by reward."""
 
 import time
 from pathlib import Path
@@ -18,12 +18,12 @@ from r1lab.stages.training import Metrics, train_and_save, trl_config
 
 class _Trainer(DPOTrainer):
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
-        """The rows are tokenised already, as SFT's and GRPO's are: TRL would add special tokens a second time."""
+        """Returns the rows unchanged, because they are tokenized already and TRL would add special tokens again."""
         return dataset
 
 
 def run(recipe: DpoRecipe, run_dir: Path) -> int:
-    """Train the policy to prefer the `chosen` completion of each row to the `rejected` (arXiv:2305.18290, eq. 7)."""
+    """Trains the policy to prefer the `chosen` completion of each row to the `rejected` (arXiv:2305.18290, eq. 7)."""
     started = time.time()
     tokenizer = load_tokenizer(recipe)
     rows = build_rows(recipe.data, seed=recipe.seed, run_dir=run_dir, tokenizer=tokenizer)
@@ -45,33 +45,31 @@ def run(recipe: DpoRecipe, run_dir: Path) -> int:
 
 
 def check_pairs(rows: list[dict]) -> None:
-    """Whether each row has both sides.
+    """Checks that each row has both sides.
 
     Raises:
-        UserError: One has not.
+        UserError: A row lacks one.
     """
     for i, row in enumerate(rows):
         for side in ("chosen", "rejected"):
             if not row.get(side):
-                way = "a sample stage with `keep: pairs` makes such rows"
+                way = "a sample stage with `keep: pairs` creates such rows"
                 raise UserError(f"data: row {i + 1} has no {side} completion; {way}")
 
 
 def _that_differ(rows: list[dict], run_dir: Path) -> list[dict]:
-    """The rows whose two sides differ: a pair of the same text has a loss of log 2 and no gradient, whatever is
-    learned.
-    """
+    """Returns the rows whose two sides differ; a pair of equal texts always has a loss of log 2 and no gradient."""
     same = [number for number, row in enumerate(rows, 1) if row["chosen"] == row["rejected"]]
     if same:
-        warn(run_dir, f"data: {len(same)} of {len(rows)} pairs have the same chosen as rejected and were left out, "
+        warn(run_dir, f"data: {len(same)} of {len(rows)} pairs have equal chosen and rejected and were left out, "
              f"the first in row {same[0]}")  # fmt: skip
     if len(same) == len(rows):
-        raise UserError(f"data: chosen and rejected are the same in all {len(rows)} rows: give pairs that differ")
+        raise UserError(f"data: chosen and rejected are equal in all {len(rows)} rows: use pairs that differ")
     return [row for row in rows if row["chosen"] != row["rejected"]]
 
 
 def _examples(recipe: DpoRecipe, rows: list[dict], tokenizer, model, run_dir: Path) -> list[dict]:
-    """`prompt_ids`, `chosen_ids` and `rejected_ids` of each row that is not longer than `train.max_length`."""
+    """Returns `prompt_ids`, `chosen_ids` and `rejected_ids` of each row that is within `train.max_length`."""
     template = recipe.prompt.model_dump()
     keys, limit = ("chosen", "rejected"), recipe.train.get("max_length")
     examples = [prompts.example(row, tokenizer, **template, keys=keys) for row in rows]
@@ -84,7 +82,7 @@ def _examples(recipe: DpoRecipe, rows: list[dict], tokenizer, model, run_dir: Pa
         warn(run_dir, f"data: {len(examples) - len(short)} of {len(examples)} pairs are longer than "
              f"train.max_length {limit} and were left out")  # fmt: skip
     if not short:
-        raise UserError(f"train.max_length: {limit}: none of {len(examples)} pairs is that short")
+        raise UserError(f"train.max_length: {limit}: all {len(examples)} pairs are longer: raise it")
     return short
 
 

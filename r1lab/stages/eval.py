@@ -1,4 +1,4 @@
-"""Evaluation: samples and a greedy answer for each question, scored by the same grader as training."""
+"""Evaluation: samples and a greedy answer per question, scored by the same grader as in training."""
 
 import json
 import time
@@ -12,77 +12,79 @@ from r1lab.evaluation import provenance, records
 from r1lab.models.prompts import wording
 from r1lab.recipe.schema import EvalRecipe
 from r1lab.rundir import manifest, storage
-from r1lab.stages.common import asked, doing, load_engine, load_tokenizer, note, report_gold, warn
+from r1lab.stages.common import doing, engine_prompts, load_engine, load_tokenizer, note, report_gold, warn
 from r1lab.stages.rows import Evaluated, eval_of, eval_tasks, samples_of
 
 CHUNK, SECONDS = 128, 10.0
-"""Answers are graded and written down so many at a time, or after so many seconds: a kill costs no more."""
-FAILED = "samples/failed.jsonl"  # completions that a reward fails on
-FEW = 100  # questions below which a figure carries a warning
+"""Answers are graded and saved after this number of them, or of seconds, so that a kill loses no more."""
+FAILED = "samples/failed.jsonl"  # completions on which a reward failed
+FEW = 100  # a score from fewer questions gets a warning
 
 
 def run(recipe: EvalRecipe, run_dir: Path) -> int:
-    """Evaluate one model on the recipe's tasks; writes `evaluation.json`, `samples/questions.jsonl`, `result.json`.
+    """Evaluates one model on the recipe's tasks; writes `evaluation.json`, `samples/questions.jsonl`, `result.json`.
 
-    Records are written to `samples/partial.jsonl` as answers come. An interrupted evaluation resumes from there,
-    unless what `evaluation.json` says has changed since: another model may be in the same folder by now.
+    Records are written to `samples/partial.jsonl` as answers arrive. An interrupted evaluation resumes from there,
+    unless `evaluation.json` has changed since, for example because another model is now in the same folder.
     """
     started = time.time()
     tasks = eval_tasks(recipe)
     tokenizer = None if recipe.rollout.engine == "server" else load_tokenizer(recipe)
     partial, file = run_dir / "samples" / "partial.jsonl", run_dir / "evaluation.json"
-    doing(run_dir, f"loading the model, starting {engines.told(recipe.rollout.engine)}")
-    engine = load_engine(recipe)  # which puts a model of the Hub where its commit can be read
-    said = settings_of(recipe, run_dir, tasks, tokenizer)
-    if partial.exists() and (changed := _changed(file, said)):
-        note(run_dir, f"begun again from the first question: {changed} changed since it was interrupted")
+    doing(run_dir, f"loading the model, starting {engines.description(recipe.rollout.engine)}")
+    engine = load_engine(recipe)  # this downloads a Hub model, whose commit is then known
+    settings = settings_of(recipe, run_dir, tasks, tokenizer)
+    if partial.exists() and (changed := _changed(file, settings)):
+        note(run_dir, f"restarted from the first question: {changed} changed since the interruption")
         partial.unlink()
     run_dir.mkdir(parents=True, exist_ok=True)
-    storage.write_json_atomic(file, said)
+    storage.write_json_atomic(file, settings)
     doing(run_dir, "generating the first answers")
     progress = progress_writer(run_dir, "eval", step=0)
-    settings = {"progress": progress, "partial": partial, "seed": recipe.seed}
-    result, questions = evaluate(engine, prepare(tasks, recipe, tokenizer, run_dir), recipe, run_dir, **settings)
+    prepared = prepare(tasks, recipe, tokenizer, run_dir)
+    result, questions = evaluate(
+        engine, prepared, recipe, run_dir, progress=progress, partial=partial, seed=recipe.seed
+    )
     storage.write_jsonl(run_dir / "samples" / "questions.jsonl", questions)
     partial.unlink(missing_ok=True)
     for line in engine.notes:
         warn(run_dir, line)
-    few = [_told(name, found) for name, found in result.items() if "/" not in name and found["n_questions"] < FEW]
+    few = [_score(name, found) for name, found in result.items() if "/" not in name and found["n_questions"] < FEW]
     if few:
-        warn(run_dir, f"so few questions leave a figure open: {', '.join(few)}")
+        warn(run_dir, f"too few questions for a precise score: {', '.join(few)}")
     for name, found in result.items():
         if "/" not in name and found.get("timeouts"):
             warn(run_dir, f"{name}: {found['timeouts']} answers were not graded in time and count as wrong, so its "
-                 "figures are too low: set a longer deadline for the reward")  # fmt: skip
+                 "scores are too low: raise the timeout of the reward")  # fmt: skip
     seconds = round(time.time() - started, 1)
     storage.write_json_atomic(run_dir / "result.json", {"stage": "eval", "seconds": seconds, "tasks": result})
     return 0
 
 
-def _told(name: str, figures: dict) -> str:
-    low, high = (100 * bound for bound in figures["ci95"])
-    return f"{name} ({figures['n_questions']}) {low:.0f} to {high:.0f} %"
+def _score(name: str, scores: dict) -> str:
+    low, high = (100 * bound for bound in scores["ci95"])
+    return f"{name} ({scores['n_questions']}) {low:.0f} to {high:.0f} %"
 
 
 def settings_of(recipe: EvalRecipe, run_dir: Path, tasks: dict[str, list[dict]], tokenizer) -> dict:
-    """All that the figures hang on, for `evaluation.json`: model, prompts, sampling, seed, grader.
+    """Returns everything that the scores depend on, for `evaluation.json`: model, prompts, sampling, seed, grader.
 
     Args:
         tasks: Rows by task name.
-        tokenizer: None where a server applies the chat template.
+        tokenizer: None if a server applies the chat template.
     """
     rollout, rewards = recipe.rollout, [reward.model_dump() for reward in recipe.rewards]
-    here = rollout.engine != "server"
+    local = rollout.engine != "server"
     path, revision = recipe.model.path, recipe.model.revision
     return {
         "model": {
             "path": path,
             "revision": revision,
-            "fingerprint": provenance.fingerprint(path, revision, run_dir=run_dir) if here else None,
+            "fingerprint": provenance.fingerprint(path, revision, run_dir=run_dir) if local else None,
         },
         "prompt": recipe.prompt.model_dump(),
         "tasks": {
-            name: provenance.prompts_digest(asked(rows, recipe, tokenizer)[0])
+            name: provenance.prompts_digest(engine_prompts(rows, recipe, tokenizer)[0])
             | {"rows": provenance.rows_digest(rows), "samples": samples_of(recipe, name)}
             for name, rows in tasks.items()
         },
@@ -103,19 +105,19 @@ def settings_of(recipe: EvalRecipe, run_dir: Path, tasks: dict[str, list[dict]],
 
 
 def _changed(file: Path, now: dict) -> str:
-    """The parts of `evaluation.json` that are no longer as they were, in words; empty if none."""
+    """Returns the keys of `evaluation.json` that have changed, as text; empty if none."""
     try:
         before = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return "its evaluation.json"
-    before.get("model", {}).pop("path", None)  # the run may have been moved: the fingerprint tells
+    before.get("model", {}).pop("path", None)  # the run may have been moved; the fingerprint identifies the model
     now = json.loads(json.dumps(now))
     now["model"].pop("path")
     return ", ".join(key for key in now if before.get(key) != now[key])
 
 
 def progress_writer(run_dir: Path, phase: str, step: int):
-    """Appends a row of progress to `metrics.jsonl` each time the engine finishes a chunk of prompts."""
+    """Returns a function that appends a row of progress to `metrics.jsonl` after each chunk of prompts."""
     started = time.time()
 
     def progress(done: int, total: int, tokens: int) -> None:
@@ -129,29 +131,29 @@ def progress_writer(run_dir: Path, phase: str, step: int):
 
 @dataclass(frozen=True)
 class PreparedTask:
-    """A task that is ready to be asked, as often as one likes.
+    """A task that is ready for evaluation, any number of times.
 
     Attributes:
-        name: What results call it.
+        name: Its name in results.
         rows: Its questions.
-        asks: What the engine is given for each row: text, or messages for a server.
+        prompts: The engine's prompt for each row: text, or messages for a server.
         judge: Scores the answers.
     """
 
     name: str
     rows: list[dict]
-    asks: list[engines.Prompt]
+    prompts: list[engines.Prompt]
     judge: records.Judge
 
 
 def prepare(tasks: dict[str, list[dict]], recipe: Evaluated, tokenizer, run_dir: Path) -> list[PreparedTask]:
-    """Renders the prompts of all tasks, builds their graders, and warns once of gold answers that cannot score."""
+    """Renders the prompts of all tasks, builds their graders, and warns about gold answers that cannot score."""
     rewards, found = [reward.model_dump() for reward in recipe.rewards], []
     for name, rows in tasks.items():
-        asks, prefills = asked(rows, recipe, tokenizer)
+        prompts, prefills = engine_prompts(rows, recipe, tokenizer)
         judge = records.Judge(rewards, template=wording(**recipe.prompt.model_dump()), prefill=prefills[0])
         report_gold(judge.grader, rows, run_dir)
-        found.append(PreparedTask(name, rows, asks, judge))
+        found.append(PreparedTask(name, rows, prompts, judge))
     return found
 
 
@@ -165,21 +167,21 @@ def evaluate(
     partial: Path | None = None,
     seed: int | None = None,
 ) -> tuple[dict, list[dict]]:
-    """Sample and score every question of every task.
+    """Samples and scores every question of every task.
 
     Args:
         tasks: From `prepare`.
-        recipe: Its `rollout` and `eval` sections say how to sample.
-        run_dir: Where warnings go, and completions that a reward fails on.
-        progress: Called with the questions done, all of them, and the tokens written so far, of the sampled answers
-            and then of the greedy ones, task by task.
-        partial: A file of records, read first and written to as answers come.
-        seed: Of the draws; what is drawn for a question does not depend on what is in `partial` already. Default: the
-            random state is left alone, as a training needs it.
+        recipe: Its `rollout` and `eval` sections have the sampling parameters.
+        run_dir: Gets the warnings, and the completions on which a reward failed.
+        progress: Called with the number of finished questions, of all questions, and of generated tokens so far, for
+            the sampled answers and then the greedy ones, task by task.
+        partial: A file of records, which is read first and extended as answers arrive.
+        seed: The sampling seed; the samples of a question do not depend on what is in `partial` already. Default: the
+            global random state is used, and a training's random state is not changed.
 
     Returns:
-        `(result, questions)`: figures by task and by its parts, as `knights_knaves/2ppl`, where the rows have several;
-        and one record a question with its scores, for paired comparisons.
+        `(result, questions)`: scores by task, and by subtask, such as `knights_knaves/2ppl`, if there are several; and
+        one record per question with its scores, for paired comparisons.
     """
     result, questions = {}, []
     for task in tasks:
@@ -187,14 +189,14 @@ def evaluate(
         made = _questions(engine, task, recipe, run_dir, progress, partial, seed)
         questions += made
         result[name] = records.figures(made)
-        finer = sorted({record["subtask"] for record in made} - {name})
-        for subtask in finer if len(finer) > 1 else []:
+        subtasks = sorted({record["subtask"] for record in made} - {name})
+        for subtask in subtasks if len(subtasks) > 1 else []:
             result[subtask] = records.figures([record for record in made if record["subtask"] == subtask])
     return result, questions
 
 
 def _questions(engine: engines.Engine, task: PreparedTask, recipe: Evaluated, run_dir: Path, progress, partial, seed):
-    """The records of a task's questions, in their order."""
+    """Returns the records of a task's questions, in their order."""
     name, rows = task.name, task.rows
     parts, rollout, settings = records.parts_of(name, rows), recipe.rollout, eval_of(recipe)
     there = [r for r in (storage.read_jsonl(partial) if partial else ()) if r["task"] == name]
@@ -203,7 +205,7 @@ def _questions(engine: engines.Engine, task: PreparedTask, recipe: Evaluated, ru
         temperature=0.0,
         seed=None if seed is None else zlib.crc32(f"{seed}/{name}".encode()),
     )
-    drawn = replace(
+    sampled_settings = replace(
         greedy,
         n=samples_of(recipe, name),
         temperature=settings.temperature,
@@ -212,9 +214,9 @@ def _questions(engine: engines.Engine, task: PreparedTask, recipe: Evaluated, ru
     )
 
     def answered(known: dict[int, dict], to_record, sampling: engines.Sampling) -> dict[int, dict]:
-        """Records of all questions by their place: those known, and the others as they are answered."""
+        """Returns the records of all questions by index: the known ones, and the others once they are answered."""
         found, tokens = dict(known), 0
-        for groups in _in_chunks(engine.stream(task.asks, sampling, done=known)):
+        for groups in _in_chunks(engine.stream(task.prompts, sampling, done=known)):
             flat = [completion for _, group in groups for completion in group]
             judged = task.judge.judge(flat, [rows[i] for i, group in groups for _ in group], run_dir / FAILED)
             of_each = iter(judged)
@@ -230,7 +232,7 @@ def _questions(engine: engines.Engine, task: PreparedTask, recipe: Evaluated, ru
     sampled = answered(
         {r["index"]: r for r in there if "scores" in r},
         lambda i, group, judged: records.record(name, parts[i], i, rows[i], group, judged),
-        drawn,
+        sampled_settings,
     )
     if not settings.greedy:
         return [sampled[i] for i in range(len(rows))]
@@ -243,7 +245,7 @@ def _questions(engine: engines.Engine, task: PreparedTask, recipe: Evaluated, ru
 
 
 def _in_chunks(stream: Iterator[tuple[int, list]]) -> Iterator[list[tuple[int, list]]]:
-    """Groups of completions as they come, together in chunks that are worth grading at once."""
+    """Collects groups of completions into chunks that are large enough for grading."""
     chunk, size, began = [], 0, time.monotonic()
     for place, group in stream:
         chunk.append((place, group))

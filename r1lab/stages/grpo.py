@@ -1,4 +1,4 @@
-"""Reinforcement learning by GRPO: rollouts from vLLM, rule rewards, TRL's losses."""
+"""Reinforcement learning with GRPO: rollouts from vLLM, rewards from the grader, TRL's losses."""
 
 import os
 import time
@@ -29,7 +29,7 @@ from r1lab.stages.training import Metrics, StopOnInterrupt, check_saveable, fini
 
 
 def run(recipe: GrpoRecipe, run_dir: Path) -> int:
-    """Train the policy on the recipe's prompts; keeps every completion with its rewards in `samples/`."""
+    """Trains the policy on the recipe's prompts, and saves every completion with its rewards in `samples/`."""
     started = time.time()
     engines.require(recipe.rollout.engine)
     tokenizer = load_tokenizer(recipe)
@@ -43,12 +43,12 @@ def run(recipe: GrpoRecipe, run_dir: Path) -> int:
     config = grpo_config(recipe, run_dir, longest=max(len(ids) for ids in _ids(tokenizer, rendered)))
     rewards = BatchRewards(grader, rows, run_dir, rank=config.process_index)
     if config.use_vllm and config.world_size == 1:
-        # Where none is set TRL takes 29500 as long as it is free: so do two runs that start at the same time.
+        # Without it TRL uses 29500 if that is free, and two runs that start at the same time would both use it.
         os.environ.setdefault("MASTER_PORT", str(get_free_port()))
     doing(run_dir, "loading the model")
     model = load_model(recipe)
     metrics = Metrics(recipe, run_dir, _row(recipe, rewards))
-    doing(run_dir, f"starting {engines.told(recipe.rollout.engine)}")
+    doing(run_dir, f"starting {engines.description(recipe.rollout.engine)}")
     trainer = GRPOTrainer(
         model=model,
         args=config,
@@ -75,11 +75,11 @@ def run(recipe: GrpoRecipe, run_dir: Path) -> int:
         checkpoint = resume_point(run_dir)
     trainer.add_callback(AlarmCallback(recipe, run_dir))
     if recipe.alarms.loss and not trainer.use_vllm:
-        trainer.generation_config.remove_invalid_values = True  # else sampling fails before a loss is seen
+        trainer.generation_config.remove_invalid_values = True  # otherwise sampling fails before the alarm sees a loss
     if trainer.use_vllm and recipe.model.lora and untie(trainer.accelerator.unwrap_model(trainer.model)):
         raise UserError(
-            "model.lora.target_modules: an adapter on the embedding or the head, which share a weight in this model; "
-            "vLLM cannot hold that: set rollout.engine: transformers, or leave that module out"
+            "model.lora.target_modules: vLLM does not support an adapter on the embedding or the head if they share a "
+            "weight, as in this model: set rollout.engine: transformers, or remove that module"
         )
     with StopOnInterrupt() as stop:
         trainer.add_callback(stop)
@@ -88,8 +88,8 @@ def run(recipe: GrpoRecipe, run_dir: Path) -> int:
             trainer.train(resume_from_checkpoint=checkpoint)
         except RolledBack:
             if trainer.accelerator.num_processes > 1:
-                # Ranks that begin anew one by one would meet each other's old rendezvous.
-                raise UserError("an alarm took the run back: run it again with --resume to go on", status=1) from None
+                # Ranks that restart one by one would find the old rendezvous of the others.
+                raise UserError("an alarm rolled the run back: run it again with --resume", status=1) from None
             if not stop.interrupted:
                 restart()
         if stop.interrupted:
@@ -99,20 +99,20 @@ def run(recipe: GrpoRecipe, run_dir: Path) -> int:
 
 
 def grpo_config(recipe: GrpoRecipe, run_dir: Path, longest: int) -> GRPOConfig:
-    """TRL's GRPOConfig for a recipe; `longest` is the longest prompt in tokens."""
+    """Returns TRL's GRPOConfig for a recipe; `longest` is the longest prompt in tokens."""
     rollout = recipe.rollout
-    written = max(rollout.max_completion_length, *recipe.schedule.max_completion_length.values(), 0)
-    max_length = rollout.max_model_length or longest + written
-    if longest + written > max_length:
+    completion = max(rollout.max_completion_length, *recipe.schedule.max_completion_length.values(), 0)
+    max_length = rollout.max_model_length or longest + completion
+    if longest + completion > max_length:
         raise UserError(
             f"rollout.max_model_length: {max_length} is too small: the longest prompt has {longest} tokens and "
-            f"a completion may have {written}; set at least {longest + written}"
+            f"a completion may have {completion}; set at least {longest + completion}"
         )
     return trl_config(
         GRPOConfig,
         recipe,
         run_dir,
-        # It hides a loss that is not finite; where the run goes on, the trainer's sum of losses would stay so.
+        # The filter hides a loss that is not finite. Without it, the trainer's running sum would stay not finite.
         logging_nan_inf_filter=recipe.alarms.loss is None or recipe.alarms.loss.do == "warn",
         num_generations=rollout.num_generations,
         max_completion_length=rollout.max_completion_length,
@@ -128,7 +128,7 @@ def grpo_config(recipe: GrpoRecipe, run_dir: Path, longest: int) -> GRPOConfig:
 
 
 def own_settings(recipe: GrpoRecipe) -> GrpoTrain:
-    """What is r1lab's own in the recipe's `train` section."""
+    """Returns r1lab's own keys of the recipe's `train` section."""
     return GrpoTrain(**{key: value for key, value in recipe.train.items() if key in GrpoTrain.model_fields})
 
 
@@ -141,11 +141,10 @@ def _row(recipe: GrpoRecipe, rewards: BatchRewards):
 
     def to_row(logs: dict, seconds: float) -> dict:
         row = {
-            "rollout": int(logs["rollout"])
-            if "rollout" in logs
-            else None,  # the step that these completions were written in, where it is another
+            # The step that generated these completions, if it is not this one.
+            "rollout": int(logs["rollout"]) if "rollout" in logs else None,
             "reward": logs["reward"],
-            # None where a reward applied to no row.
+            # None if a reward applied to no row.
             "rewards": {name: logs[f"rewards/{name}/mean"] for name in grader.names},
             "rewards_std": {name: logs[f"rewards/{name}/std"] for name in grader.names},
             "rewards_none": {name: round(figures[name]["none"], 4) for name in grader.names},
@@ -176,9 +175,11 @@ def _row(recipe: GrpoRecipe, rewards: BatchRewards):
 
 
 class Evaluate(TrainerCallback):
-    """Evaluates the policy every so many steps, with the engine that generates the rollouts."""
+    """Evaluates the policy every `every` steps, with the engine that generates the rollouts."""
 
-    def __init__(self, trainer, tokenizer, recipe: GrpoRecipe, every: int, run_dir: Path, metrics: Metrics):
+    def __init__(
+        self, trainer: GRPOTrainer, tokenizer, recipe: GrpoRecipe, every: int, run_dir: Path, metrics: Metrics
+    ):
         self.trainer, self.recipe, self.every, self.run_dir, self.metrics = trainer, recipe, every, run_dir, metrics
         self.tasks = prepare(eval_tasks(recipe), recipe, tokenizer, run_dir)
 

@@ -1,4 +1,4 @@
-"""A reward model from pairs, by TRL's RewardTrainer: for the reward `reward_model` of a later stage."""
+"""Trains a reward model on pairs with TRL's RewardTrainer, for the reward `reward_model` of a later stage."""
 
 import time
 from pathlib import Path
@@ -17,9 +17,9 @@ from r1lab.stages.training import Metrics, train_and_save, trl_config
 
 
 def run(recipe: RewardRecipe, run_dir: Path) -> int:
-    """Train a score that is higher for the `chosen` turn of each row than for the `rejected` (Bradley and Terry).
+    """Trains a score that is higher for the `chosen` response of each row than for the `rejected` (Bradley-Terry).
 
-    What it reads of a turn is what the reward `reward_model` will show it: `scope`, in the model's chat template.
+    It reads the same part of a response as the reward `reward_model`: `scope`, in the model's chat template.
     """
     started = time.time()
     tokenizer = load_tokenizer(recipe)
@@ -30,10 +30,12 @@ def run(recipe: RewardRecipe, run_dir: Path) -> int:
     pairs = [[judged_text(row[side], recipe.scope) for side in ("chosen", "rejected")] for row in rows]
     judged = [(row, pair) for row, pair in zip(rows, pairs) if all(pair) and pair[0] != pair[1]]
     if len(judged) < len(rows):
-        warn(run_dir, f"data: {len(rows) - len(judged)} of {len(rows)} pairs have nothing to compare in their "
+        warn(run_dir, f"data: {len(rows) - len(judged)} of {len(rows)} pairs have no difference in their "
              f"{recipe.scope} and were left out")  # fmt: skip
     if not judged:
-        raise UserError(f"scope: {recipe.scope}: no pair of {len(rows)} differs there")
+        raise UserError(
+            f"scope: {recipe.scope}: none of the {len(rows)} pairs differs in it: use pairs that do, or another scope"
+        )
     examples = [
         {
             f"{side}_ids": encode(tokenizer, row["prompt"], text, limit)[0]["input_ids"]

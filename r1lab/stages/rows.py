@@ -1,4 +1,4 @@
-"""The rows that a stage reads: built, put in shape, filtered and mixed as its recipe says."""
+"""The rows of a stage: built, converted, filtered and mixed as its recipe says."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from r1lab.rundir import storage
 from r1lab.stages.common import doing, logger, note
 
 Evaluated = GrpoRecipe | EvalRecipe
-"""A stage that evaluates, while it trains or alone."""
+"""A stage that evaluates, during training or on its own."""
 
 
 def build_rows(
@@ -25,11 +25,11 @@ def build_rows(
     run_dir: Path | None = None,
     tokenizer=None,
 ) -> list[dict]:
-    """The rows that a recipe's `data` section (or an eval task) asks for.
+    """Returns the rows of a recipe's `data` section, or of an eval task.
 
     Args:
-        run_dir: Where the operations of `data` report what they left out: `data.jsonl` has a row for each that
-            decontamination took.
+        run_dir: Gets the reports of the operations of `data`: `data.jsonl` lists the rows that decontamination
+            removed.
         tokenizer: Counts the tokens for `max_tokens`.
     """
     parameters = dict(data.parameters)
@@ -42,43 +42,45 @@ def build_rows(
         doing(run_dir, "reading the data")
     rows = rows_of(data.builder, parameters, given)
     if not rows:
-        raise UserError(f"data: {data.builder} gave no rows for split {given['split']}")
+        raise UserError(f"data: {data.builder} has no rows for split {given['split']}: set another data.split")
     if size is None and data.size and len(rows) < data.size:  # the size of an evaluation is a limit
         where = parameters.get("path", data.builder)
-        logger.warning("%s: data.size: %d rows asked for, all %d are taken", where, data.size, len(rows))
+        logger.warning(
+            "%s: data.size is %d, but there are only %d rows, which are all used", where, data.size, len(rows)
+        )
     return _operated(rows, data, seed, run_dir, tokenizer)
 
 
 def _operated(rows: list[dict], data: Data, seed: int, run_dir: Path | None, tokenizer) -> list[dict]:
-    """The rows after the operations of a `data` section, each of which tells how many it left out."""
+    """Returns the rows after the operations of a `data` section, each of which reports how many it removed."""
 
-    def tell(kept: list[dict], why: str) -> list[dict]:
+    def report_removed(kept: list[dict], why: str) -> list[dict]:
         if len(kept) < len(rows) and run_dir:
             note(run_dir, f"data: {len(rows) - len(kept):,} of {len(rows):,} rows left out: {why}")
         if not kept:
-            raise UserError(f"data: none of {len(rows):,} rows is left: {why}")
+            raise UserError(f"data: none of the {len(rows):,} rows is left: {why}: relax this filter")
         return kept
 
     if data.deduplicate:
         near = None if data.deduplicate is True else data.deduplicate
-        rows = tell(operations.deduplicate(rows, near=near), "the same as another (deduplicate)")
+        rows = report_removed(operations.deduplicate(rows, near=near), "duplicates of other rows (deduplicate)")
     if data.decontaminate:
-        kept, report = operations.decontaminate(
+        kept, removed = operations.decontaminate(
             rows, _evaluation_sets(data.decontaminate.against, seed), n=data.decontaminate.n
         )
-        if run_dir and report:
-            storage.write_jsonl(run_dir / "data.jsonl", report)
-        rows = tell(kept, "shared with an evaluation set (decontaminate; listed in data.jsonl)")
+        if run_dir and removed:
+            storage.write_jsonl(run_dir / "data.jsonl", removed)
+        rows = report_removed(kept, "shared with an evaluation set (decontaminate; listed in data.jsonl)")
     if data.max_tokens and tokenizer is None:
-        raise UserError("data.max_tokens: counts a model's tokens, which an evaluation and a server do not: remove it")
+        raise UserError("data.max_tokens: it needs a tokenizer, which evaluations and servers do not load: remove it")
     if data.max_tokens:
         kept, _ = operations.by_length(rows, lambda row: _tokens(row, tokenizer), max_tokens=data.max_tokens)
-        rows = tell(kept, f"longer than {data.max_tokens} tokens (max_tokens)")
+        rows = report_removed(kept, f"longer than {data.max_tokens} tokens (max_tokens)")
     if data.pass_rate:
         samples = lookup.function("data", "rows")(path=data.pass_rate.path)
         bounds = {"lowest": data.pass_rate.lowest, "highest": data.pass_rate.highest}
         kept, _ = operations.by_pass_rate(rows, samples, **bounds)
-        rows = tell(kept, f"not sampled, or right in a share not within {list(bounds.values())} (pass_rate)")
+        rows = report_removed(kept, f"not sampled, or with a pass rate outside of {list(bounds.values())} (pass_rate)")
     return operations.ordered(rows, by=data.order) if data.order else rows
 
 
@@ -88,7 +90,7 @@ def _evaluation_sets(tasks: list[str | Task], seed: int) -> list[dict]:
 
 
 def _as_data(task: str | Task) -> EvalData:
-    """An evaluation's task as a `data` section."""
+    """Returns an evaluation's task as a `data` section."""
     if isinstance(task, str):
         return EvalData(builder=task)
     return EvalData(**task.model_dump(exclude=set(TASKS_OWN), exclude_none=True))
@@ -101,31 +103,32 @@ def _tokens(row: dict, tokenizer) -> int:
 
 
 def task_name(task) -> str:
-    """What a task of `eval.tasks` is called in results."""
+    """Returns the name of a task of `eval.tasks` in results."""
     return task if isinstance(task, str) else task.name or task.builder
 
 
 def eval_of(recipe: Evaluated) -> Eval:
-    """How a stage evaluates."""
+    """Returns the `eval` section of a stage."""
     assert recipe.eval is not None  # a grpo stage without `eval` evaluates nothing
     return recipe.eval
 
 
 def samples_of(recipe: Evaluated, name: str) -> int:
-    """How many answers a question of a task gets."""
+    """Returns the number of answers per question of a task."""
     settings = eval_of(recipe)
     own = [task for task in settings.tasks if not isinstance(task, str) and task_name(task) == name]
     return (own[0].num_samples if own else None) or settings.num_samples
 
 
 def task_sections(recipe: Evaluated) -> dict[str, Data]:
-    """The `data` section of each task, by the task's name. Without `eval.tasks` the recipe's own `data` is the task.
+    """Returns the `data` section of each task, by name. Without `eval.tasks` the recipe's own `data` is the task.
 
-    Their sizes are those of tasks: `data.size` is that of the training, in a pipeline that shares its `data`.
+    The sections have the sizes of the tasks; `data.size` is the size of the training set in a pipeline that shares
+    its `data`.
     """
     own, found = recipe.data, {}
     tasks = recipe.eval.tasks if recipe.eval else []
-    # Never the rows that a grpo stage trains on; an eval stage may name a split.
+    # Never the rows that a grpo stage trains on; an eval stage may set a split.
     change = {"size": None} | ({"split": "test"} if recipe.stage == "grpo" or tasks else {})
     for task in tasks or ([own.builder] if own else []):
         named = own if own and task == own.builder else None
@@ -134,10 +137,10 @@ def task_sections(recipe: Evaluated) -> dict[str, Data]:
 
 
 def eval_tasks(recipe: Evaluated, sections: dict[str, Data] | None = None) -> dict[str, list[dict]]:
-    """The rows of each task, by its name; `eval.size` of them where the task has no size of its own.
+    """Returns the rows of each task, by name; `eval.size` of them if the task has no size.
 
     Args:
-        sections: Those of `task_sections`, in place of all of them.
+        sections: Some of `task_sections`; default: all of them.
     """
     evaluation = eval_of(recipe)
     own = {task_name(task): task for task in evaluation.tasks if isinstance(task, Task)}
@@ -152,7 +155,7 @@ def eval_tasks(recipe: Evaluated, sections: dict[str, Data] | None = None) -> di
 
 
 def instructed(prompt: str | list[dict], instruction: str) -> str | list[dict]:
-    """A question with an instruction below it; of chat messages, below the last.
+    """Appends an instruction to a question; with chat messages, to the last one.
 
     >>> instructed("2+2?", "Answer in a box.")
     '2+2?\\n\\nAnswer in a box.'

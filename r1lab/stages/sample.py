@@ -1,4 +1,4 @@
-"""Sampling: completions for each row, graded, those kept that are worth learning from, ready for SFT or DPO."""
+"""Sampling: generates and grades completions for each row, and keeps those that are useful for SFT or DPO."""
 
 import dataclasses
 import random
@@ -14,14 +14,23 @@ from r1lab.grading.grader import build as build_grader
 from r1lab.recipe.schema import SampleRecipe
 from r1lab.recipe.sections import Keep
 from r1lab.rundir import storage
-from r1lab.stages.common import asked, doing, load_engine, load_tokenizer, note, report_gold, sampling_of, warn
+from r1lab.stages.common import (
+    doing,
+    engine_prompts,
+    load_engine,
+    load_tokenizer,
+    note,
+    report_gold,
+    sampling_of,
+    warn,
+)
 from r1lab.stages.rows import build_rows
 
 
 def run(recipe: SampleRecipe, run_dir: Path) -> int:
-    """Write `samples/samples.jsonl`: each row of the data with a `completion`, its rewards and whether it is right.
+    """Writes `samples/samples.jsonl`: rows of the data with a `completion`, its rewards and whether it is correct.
 
-    What is sampled is written to `samples/partial.jsonl` as it comes, from which an interrupted stage goes on.
+    Completions are written to `samples/partial.jsonl` as they arrive, and an interrupted stage resumes from there.
     """
     started = time.time()
     tokenizer = None if recipe.rollout.engine == "server" else load_tokenizer(recipe)
@@ -29,18 +38,21 @@ def run(recipe: SampleRecipe, run_dir: Path) -> int:
     grader = build_grader([r.model_dump() for r in recipe.rewards]) if recipe.rewards else None
     if grader:
         report_gold(grader, rows, run_dir)
-    texts, prefills = asked(rows, recipe, tokenizer)
+    texts, prefills = engine_prompts(rows, recipe, tokenizer)
     partial = run_dir / "samples" / "partial.jsonl"
     origins, before = _origins(recipe, run_dir, texts), {row["row"]: row for row in storage.read_jsonl(partial)}
     there = {i: row for i, row in before.items() if i < len(rows) and row.get("origin") == origins[i]}
     if len(there) < len(before):
         again = len(before) - len(there)
-        note(run_dir, f"{again} rows are sampled again: they or the model changed since the interruption")
+        note(run_dir, f"{again} rows are sampled again, because they or the model changed since the interruption")
     groups = {i: [Completion(**c) for c in row["completions"]] for i, row in there.items()}
     if len(groups) < len(rows):
         groups |= _sampled(recipe, run_dir, partial, texts, groups, origins)
     if len(groups) < len(rows):
-        warn(run_dir, f"rollout: {len(rows) - len(groups)} of {len(rows)} rows were not answered, see log.txt")
+        warn(
+            run_dir,
+            f"rollout: {len(rows) - len(groups)} of {len(rows)} rows have no completions, for the reasons in log.txt",
+        )
     samples, token_ids = [], []
     for i in sorted(groups):
         for completion in groups[i]:
@@ -55,7 +67,10 @@ def run(recipe: SampleRecipe, run_dir: Path) -> int:
     kept, dropped = keep(samples, recipe.keep, seed=recipe.seed)
     if not kept:
         reasons = ", ".join(f"{count} {why}" for why, count in dropped.items() if count)
-        raise UserError(f"keep: none of {len(samples)} samples is kept ({reasons}); see {partial}", status=1)
+        raise UserError(
+            f"keep: none of the {len(samples)} samples is kept ({reasons}): relax keep; they are in {partial}",
+            status=1,
+        )
     storage.write_jsonl(run_dir / "samples" / "samples.jsonl", kept)
     result = {
         "stage": "sample",
@@ -72,7 +87,7 @@ def run(recipe: SampleRecipe, run_dir: Path) -> int:
 
 
 def _origins(recipe: SampleRecipe, run_dir: Path, texts: list) -> list[str]:
-    """For each row a digest of what its samples are drawn from: its prompt and, where it lies here, the model."""
+    """Returns a digest for each row of what its samples depend on: its prompt and, if it is local, the model."""
     fingerprint = None
     if recipe.rollout.engine != "server":
         fingerprint = provenance.fingerprint(recipe.model.path, recipe.model.revision, run_dir=run_dir)
@@ -83,9 +98,9 @@ def _origins(recipe: SampleRecipe, run_dir: Path, texts: list) -> list[str]:
 def _sampled(
     recipe: SampleRecipe, run_dir: Path, partial: Path, texts: list, there: Collection[int], origins: list[str]
 ) -> dict[int, list[Completion]]:
-    """Completions for the rows that are not there yet, each written to `partial` as soon as it is complete."""
-    doing(run_dir, f"loading the model, starting {engines.told(recipe.rollout.engine)}")
-    engine = load_engine(recipe, max_failed=1.0)  # a row that a server does not answer is left out
+    """Generates completions for the missing rows, and writes each to `partial` as soon as it is complete."""
+    doing(run_dir, f"loading the model, starting {engines.description(recipe.rollout.engine)}")
+    engine = load_engine(recipe, max_failed=1.0)  # a row that fails on a server is left out
     groups: dict[int, list[Completion]] = {}
     started, reported, tokens = time.time(), 0.0, 0
     for i, group in engine.stream(texts, sampling_of(recipe), done=there):
@@ -105,14 +120,14 @@ def _sampled(
 
 
 def keep(samples: list[dict], settings: Keep, *, seed: int) -> tuple[list[dict], dict[str, int]]:
-    """The samples that `keep` asks for, and how many of the others fell to which rule.
+    """Returns the samples that `keep` selects, and how many of the others each rule removed.
 
     Args:
-        samples: Graded, all those of a prompt in a row.
+        samples: Graded samples, with those of a prompt adjacent.
         settings: `which`, `at_least`, `per_prompt` and `deduplicate`, see `r1lab.recipe.sections.Keep`.
 
     Returns:
-        `(kept, dropped)`. Pairs are rows with `chosen` and `rejected` in place of `completion`.
+        `(kept, dropped)`. Pairs are rows with `chosen` and `rejected` instead of `completion`.
     """
     dropped: dict[str, int] = {}
 
@@ -123,20 +138,20 @@ def keep(samples: list[dict], settings: Keep, *, seed: int) -> tuple[list[dict],
 
     kept = samples
     if settings.which in ("right", "best"):
-        kept = drop(kept, [s for s in kept if s["right"]], "not right")
+        kept = drop(kept, [s for s in kept if s["right"]], "not correct")
     for name, lowest in settings.at_least.items():
-        # A reward that does not apply to a row does not rule it out.
+        # A reward that does not apply to a row does not exclude it.
         left = [s for s in kept if s["rewards"][name] is None or s["rewards"][name] >= lowest]
         kept = drop(kept, left, f"{name} below {lowest:g}")
     if settings.deduplicate:
-        kept = drop(kept, list({_said(s): s for s in reversed(kept)}.values())[::-1], "the same as another")
+        kept = drop(kept, list({_said(s): s for s in reversed(kept)}.values())[::-1], "duplicates")
     if settings.which == "pairs":
         return _pairs(kept), dropped
     if settings.which == "best":
         kept = drop(kept, [max(group, key=_worth) for group in _by_prompt(kept)], "not the best of its prompt")
     if settings.per_prompt:
-        groups = [_drawn(group, settings.per_prompt, seed) for group in _by_prompt(kept)]
-        kept = drop(kept, [s for group in groups for s in group], f"beyond {settings.per_prompt} a prompt")
+        groups = [_subset(group, settings.per_prompt, seed) for group in _by_prompt(kept)]
+        kept = drop(kept, [s for group in groups for s in group], f"more than {settings.per_prompt} per prompt")
     return kept, dropped
 
 
@@ -145,7 +160,7 @@ def _said(sample: dict) -> tuple[str, str]:
 
 
 def _worth(sample: dict) -> tuple:
-    """The highest reward, of these the shortest."""
+    """Returns a key that sorts by reward, and equal rewards by brevity."""
     return sample["reward"], -len(sample["completion"])
 
 
@@ -156,13 +171,13 @@ def _by_prompt(samples: list[dict]) -> list[list[dict]]:
     return list(groups.values())
 
 
-def _drawn(group: list[dict], count: int, seed: int) -> list[dict]:
+def _subset(group: list[dict], count: int, seed: int) -> list[dict]:
     places = random.Random(f"{seed}/{group[0]['prompt']!r}").sample(range(len(group)), min(count, len(group)))
     return [group[i] for i in sorted(places)]
 
 
 def _pairs(samples: list[dict]) -> list[dict]:
-    """For each prompt the best and the worst of its samples, if one is better than the other."""
+    """Returns the best and the worst sample of each prompt, if their rewards differ."""
     pairs = []
     for group in _by_prompt(samples):
         best, worst = max(group, key=_worth), min(group, key=lambda s: (s["reward"], len(s["completion"])))

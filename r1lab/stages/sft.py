@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on rows with a `completion`, by TRL's SFTTrainer."""
+"""Supervised fine-tuning on rows with a `completion`, with TRL's SFTTrainer."""
 
 import random
 import shutil
@@ -22,20 +22,20 @@ from r1lab.stages.training import Metrics, train_and_save, trl_config
 from r1lab.text import shortened
 
 TOKENS = "tokens"
-"""The folder of the run directory in which the tokens of all rows lie while a stage trains."""
+"""The folder in the run directory for the tokens of all rows during training."""
 
 WRITTEN = 64
-"""Rows that are held as Python lists until they are written."""
+"""The number of rows that are Python lists until they are written."""
 
 
 def run(recipe: SftRecipe, run_dir: Path) -> int:
-    """Train on the completions of the recipe's data, and on its prompts if `completion_only_loss` is false."""
+    """Trains on the completions of the recipe's data, and on its prompts if `completion_only_loss` is false."""
     started = time.time()
     tokenizer = None if recipe.model.path.startswith("scratch:") else load_tokenizer(recipe)
     rows = build_rows(recipe.data, seed=recipe.seed, run_dir=run_dir, tokenizer=tokenizer)
     for i, row in enumerate(rows):
         if not row.get("completion"):
-            raise UserError(f"data: row {i + 1} has no completion, which sft is trained on")
+            raise UserError(f"data: row {i + 1} has no completion, on which sft trains: add one")
     doing(run_dir, "loading the model")
     model, tokenizer = _model(recipe, rows, tokenizer)
     doing(run_dir, "tokenizing the rows")
@@ -48,7 +48,7 @@ def run(recipe: SftRecipe, run_dir: Path) -> int:
     if recipe.train.get("packing"):
         own["max_length"] = recipe.train.get("max_length") or max(lengths)
     else:
-        own["max_length"] = None  # what is too long is left out, or cut, already
+        own["max_length"] = None  # rows that are too long are already left out or truncated
     config = trl_config(SFTConfig, recipe, run_dir, **own)
     if "train_sampling_strategy" in own and not config.packing:
         dataset = dataset.select(by_length(lengths, config.per_device_train_batch_size, seed=recipe.seed))
@@ -68,18 +68,18 @@ def run(recipe: SftRecipe, run_dir: Path) -> int:
 
 
 def tokenized(recipe: SftRecipe, rows: list[dict], tokenizer, run_dir: Path, *, model=None) -> Dataset:
-    """`input_ids`, `labels` and `length` of each row, in an Arrow file of the run directory, mapped into memory.
+    """Writes `input_ids`, `labels` and `length` of each row to an Arrow file in the run directory, and maps it.
 
-    A token takes 8 bytes on the disk, and none of them need stay in memory; as Python lists it would take 60.
+    A token takes 8 bytes on disk, and none has to stay in memory; in Python lists it would take 60 bytes.
 
     Args:
-        model: Whose embedding has to have a row for each token; None leaves that unchecked.
+        model: The model whose embedding must cover each token; None skips this check.
 
     Raises:
         UserError: A row cannot be trained on, or none is left.
     """
     folder = run_dir / TOKENS
-    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
+    shutil.rmtree(folder, ignore_errors=True)  # from a run that was killed
     folder.mkdir(parents=True)
     ids = Sequence(Value("int32"))
     features = Features({"input_ids": ids, "labels": ids, "length": Value("int32")})
@@ -89,15 +89,17 @@ def tokenized(recipe: SftRecipe, rows: list[dict], tokenizer, run_dir: Path, *, 
             writer.write(example | {"length": len(example["input_ids"])})
         kept, _ = writer.finalize()
     if not kept:
-        raise UserError(f"train.max_length: {recipe.train.get('max_length')}: none of {len(rows)} rows is that short")
+        raise UserError(
+            f"train.max_length: {recipe.train.get('max_length')}: all {len(rows)} rows are longer: raise it"
+        )
     return Dataset.from_file(str(file))
 
 
 def examples(recipe: SftRecipe, rows: list[dict], tokenizer, run_dir: Path, model) -> Iterator[dict]:
-    """`input_ids` and `labels` of each row, those left out or cut counted.
+    """Yields `input_ids` and `labels` of each row, and warns about the number of rows that are too long.
 
-    A row longer than `train.max_length` is left out: cut, it would teach to think without an end. It is cut where
-    `train.truncation_mode` asks for that.
+    A row longer than `train.max_length` is left out, because truncated it would teach the model to think without an
+    end. With `train.truncation_mode` it is truncated instead.
     """
     template = recipe.prompt.model_dump()
     limit, mode = recipe.train.get("max_length"), recipe.train.get("truncation_mode")
@@ -107,57 +109,61 @@ def examples(recipe: SftRecipe, rows: list[dict], tokenizer, run_dir: Path, mode
         example = prompts.example(row, tokenizer, **template)
         prompt, completion = example["prompt_ids"], example["completion_ids"]
         if _loses_thinking(row, completion, tokenizer):
-            raise UserError(f"data: a completion loses its <think> tags in this tokenizer: {row['completion'][:80]!r}")
+            raise UserError(f"data: this tokenizer drops the <think> tags of a completion: {row['completion'][:80]!r}")
         labels = (prompt if whole else [-100] * len(prompt)) + completion
         ids = prompt + completion
         if model is not None:
             check_ids(ids, number, tokenizer, model)
         if limit and len(ids) > limit:
             long += 1
-            cut = slice(-limit, None) if mode == "keep_end" else slice(limit)
-            ids, labels = (ids[cut], labels[cut]) if mode else ([], [])
+            kept = slice(-limit, None) if mode == "keep_end" else slice(limit)
+            ids, labels = (ids[kept], labels[kept]) if mode else ([], [])
         if any(label != -100 for label in labels):
             yield {"input_ids": ids, "labels": labels}
     if long:
-        how = f"cut ({mode})" if mode else "left out"
+        how = f"truncated ({mode})" if mode else "left out"
         warn(run_dir, f"data: {long} of {len(rows)} rows are longer than train.max_length {limit} and were {how}")
 
 
 def _loses_thinking(row: dict, completion_ids: list[int], tokenizer) -> bool:
-    """Whether the end of the thinking is in a completion, and not in what is decoded from its tokens."""
+    """Whether a completion has the end of the thinking, but the text decoded from its tokens does not."""
     text = row["completion"] if isinstance(row["completion"], str) else row["completion"][-1]["content"]
     return "</think>" in text and "</think>" not in tokenizer.decode(completion_ids, skip_special_tokens=False)
 
 
 def show_labels(trainer, tokenizer, run_dir: Path, *, shown: int = 3) -> None:
-    """Reports what is trained on, decoded from the labels that the trainer's own collator gives the model.
+    """Shows the text that is trained on, decoded from the labels of the trainer's own collator.
 
     Raises:
-        UserError: Nothing of a row is trained on.
+        UserError: No token of a row is trained on.
     """
     batch = [trainer.train_dataset[i] for i in range(min(shown, len(trainer.train_dataset)))]
     for i, example in enumerate(batch):
         labels = trainer.data_collator([dict(example)])["labels"][0].tolist()
         learned = [label for label in labels if label != -100]
         if not learned:
-            raise UserError("train: nothing of the first rows is trained on: see completion_only_loss and max_length")
+            raise UserError(
+                "train: no token of the first rows is trained on: check completion_only_loss and max_length"
+            )
         text = tokenizer.decode(learned)
         print(f"row {i + 1}: {len(learned)} of {len(labels)} tokens are trained on:\n{text}\n", flush=True)
         if learned[-1] != tokenizer.eos_token_id and not trainer.args.packing:
             warn(
-                run_dir, f"row {i + 1}: its end, {tokenizer.eos_token}, is not trained on: the model would never stop"
+                run_dir,
+                f"row {i + 1}: its end token {tokenizer.eos_token} is not trained on, so the model would never stop",
             )
         note(run_dir, f"trains on {len(learned)} of {len(labels)} tokens: {shortened(text, 60, 60)}")
 
 
 def by_length(lengths: list[int], batch_size: int, *, seed: int, window: int = 16) -> list[int]:
-    """Places of rows in a random order in which each batch holds rows of like length, so that little is padded.
+    """Returns row indices in a random order in which each batch has rows of similar length, so that padding is small.
 
-    transformers' `group_by_length` sorts 50 batches at a time and trains on them in that order: where length goes with
-    kind, the model sees one kind for many steps and forgets the other. Here the batches of a window are shuffled.
+    transformers' `group_by_length` sorts 50 batches at a time and trains on them in that order. If length depends on
+    the type of row, the model then sees one type for many steps and forgets the other. Here the batches of a window
+    are shuffled.
 
     Args:
-        lengths: The tokens of each row.
+        lengths: The number of tokens of each row.
     """
     rng = random.Random(seed)
     places = list(range(len(lengths)))

@@ -1,4 +1,4 @@
-"""What all training stages share: TRL configuration, metrics, checkpoints, stopping and saving."""
+"""Code that all training stages share: TRL configuration, metrics, checkpoints, stopping and saving."""
 
 import os
 import shutil
@@ -23,7 +23,7 @@ Config = TypeVar("Config")
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint; one that a kill left half-written is removed.
+    """Returns the newest complete checkpoint, and removes incomplete ones that a kill left.
 
     `trainer_state.json` is the last file that transformers writes into a checkpoint.
     """
@@ -37,7 +37,7 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 def resume_point(run_dir: Path) -> str | None:
-    """The checkpoint to go on from, with metrics and samples of later steps taken back."""
+    """Returns the checkpoint to resume from, and removes the metrics and samples of later steps."""
     checkpoint = last_checkpoint(run_dir / "checkpoints")
     step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     metrics = run_dir / "metrics.jsonl"
@@ -52,16 +52,16 @@ def resume_point(run_dir: Path) -> str | None:
 
 
 class Metrics(TrainerCallback):
-    """Writes a row to `metrics.jsonl` for each step, and to what `train.report_to` names.
+    """Writes a row per step to `metrics.jsonl`, and to the trackers of `train.report_to`.
 
     Args:
-        to_row: From the trainer's logs of a step, and the seconds that the step took, to the row.
+        to_row: Converts the trainer's logs of a step, and the seconds of the step, to the row.
     """
 
     def __init__(self, recipe: Trained, run_dir: Path, to_row: Callable[[dict, float], dict]):
         self.recipe, self.run_dir, self.to_row = recipe, run_dir, to_row
         self.trackers: list[trackers.Tracker] = []
-        self.seconds = 0.0  # that the last step took; 0 before the first has ended
+        self.seconds = 0.0  # of the last step; 0 before the first has ended
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
@@ -75,7 +75,7 @@ class Metrics(TrainerCallback):
         self.began = time.perf_counter()
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.seconds = time.perf_counter() - self.began  # without an evaluation, which comes before the log
+        self.seconds = time.perf_counter() - self.began  # without an evaluation, which runs before the log
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero and logs and "loss" in logs:
@@ -96,27 +96,27 @@ class Metrics(TrainerCallback):
 
 
 class StopOnInterrupt(TrainerCallback):
-    """On SIGINT, SIGTERM or SIGHUP, ends the step, saves a checkpoint and stops; a second SIGINT or SIGTERM stops at
-    once. A context manager: the handlers before it are back after it."""
+    """On SIGINT, SIGTERM or SIGHUP, finishes the step, saves a checkpoint and stops; a second SIGINT or SIGTERM stops
+    immediately. As a context manager, it restores the previous handlers."""
 
     def __init__(self):
         self.interrupted = False
 
     def __enter__(self):
-        self._before = {number: signal.signal(number, self._ask) for number in interrupts.stop_signals()}
+        self._before = {number: signal.signal(number, self._request_stop) for number in interrupts.stop_signals()}
         return self
 
     def __exit__(self, *_):
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _ask(self, number, frame):
+    def _request_stop(self, number, frame):
         if self.interrupted:
-            if number == signal.SIGHUP:  # which often comes twice, or with a SIGTERM, when a connection is dropped
+            if number == signal.SIGHUP:  # a dropped connection often sends it twice, or with a SIGTERM
                 return
             raise KeyboardInterrupt
         self.interrupted = True
-        print("interrupted: ending this step and saving a checkpoint", flush=True)
+        print("interrupted: finishing this step and saving a checkpoint", flush=True)
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.interrupted:
@@ -125,7 +125,7 @@ class StopOnInterrupt(TrainerCallback):
 
 
 def trl_config(config_class: type[Config], recipe: StageRecipe, run_dir: Path, **owned: Any) -> Config:
-    """TRL's config: the recipe's `train` section over r1lab's few defaults, with what r1lab owns on top."""
+    """Returns TRL's config: r1lab's few defaults, overridden by the recipe's `train` section and then by `owned`."""
     import torch
 
     from r1lab.models.loading import emulates_bfloat16
@@ -135,17 +135,20 @@ def trl_config(config_class: type[Config], recipe: StageRecipe, run_dir: Path, *
         "report_to": "none",
         "bf16": torch.cuda.is_available() and not emulates_bfloat16(),
         "gradient_checkpointing": torch.cuda.is_available(),
+        "dataloader_pin_memory": torch.cuda.is_available(),  # without CUDA it only prints a warning
         "disable_tqdm": True,
     }
     if recipe.stage == "grpo":
-        settings["vllm_importance_sampling_mode"] = "token_truncate"  # TRL's default masks a sequence for one token
+        settings["vllm_importance_sampling_mode"] = (
+            "token_truncate"  # TRL's default masks a whole sequence because of one token
+        )
     train: dict[str, Any] = getattr(recipe, "train", {})
     settings |= {key: value for key, value in train.items() if key not in GrpoTrain.model_fields}
     reported = settings["report_to"]
-    if ours := trackers.own(reported):  # by `Metrics`, under the names of metrics.jsonl
+    if ours := trackers.own(reported):  # `Metrics` reports to these, under the names of metrics.jsonl
         rest = [name for name in ([reported] if isinstance(reported, str) else reported) if name not in ours]
         settings["report_to"] = rest or "none"
-    # A row of metrics for each step: rates, alarms and samples go by steps.
+    # One row of metrics per step, because rates, alarms and samples are per step.
     owned |= {"logging_strategy": "steps", "logging_steps": 1}
     settings |= {"output_dir": str(run_dir / "checkpoints"), "seed": recipe.seed, **owned}
     try:
@@ -155,7 +158,7 @@ def trl_config(config_class: type[Config], recipe: StageRecipe, run_dir: Path, *
 
 
 def train_and_save(trainer, recipe: Trained, run_dir: Path, tokenizer, started: float, **more) -> int:
-    """Trains from the last checkpoint on and saves the model; the exit status, 130 where a signal stopped it."""
+    """Trains from the last checkpoint and saves the model; returns the exit status, 130 if a signal stopped it."""
     with StopOnInterrupt() as stop:
         trainer.add_callback(stop)
         check_saveable(trainer, tokenizer, run_dir)
@@ -167,7 +170,7 @@ def train_and_save(trainer, recipe: Trained, run_dir: Path, tokenizer, started: 
 
 
 def check_saveable(trainer, tokenizer, run_dir: Path) -> None:
-    """Ends a run whose model could not be saved, and notes what is left out of it, before it is trained."""
+    """Ends a run before training if its model could not be saved, and warns about settings that are not saved."""
     from r1lab.models import saving
 
     for line in saving.check_saveable(trainer.accelerator.unwrap_model(trainer.model), tokenizer):
@@ -175,19 +178,19 @@ def check_saveable(trainer, tokenizer, run_dir: Path) -> None:
 
 
 def finish(trainer, recipe: Trained, run_dir: Path, tokenizer, started: float, **more) -> None:
-    """Save the model for the next stage, then `result.json`, whose presence means finished."""
+    """Saves the model for the next stage, then `result.json`, whose presence marks the stage as finished."""
     from r1lab.models.loading import is_adapter, resolve
     from r1lab.models.saving import compare, save
 
     if not trainer.state.global_step:
         rows, size = len(trainer.train_dataset), trainer.args.per_device_train_batch_size
-        way = "give more rows, or lower train.per_device_train_batch_size"
-        raise UserError(f"train: {rows} rows in batches of {size} made no step of training: {way}")
+        way = "use more rows, or lower train.per_device_train_batch_size"
+        raise UserError(f"train: {rows} rows are too few for a batch of {size}, so no step was trained: {way}")
     trainer.accelerator.wait_for_everyone()
     if trainer.accelerator.is_main_process:
         model, lora = trainer.accelerator.unwrap_model(trainer.model), getattr(recipe.model, "lora", None)
         if lora:
-            # The base as the recipe names it: where that is an adapter's folder, peft knows only the base under it.
+            # The base from the recipe: if that is an adapter's folder, peft only knows the base of that adapter.
             base = recipe.model.path if is_adapter(recipe.model.path) else resolve(recipe.model.path)
             model.active_peft_config.base_model_name_or_path = os.path.abspath(base) if os.path.isdir(base) else base
             model.active_peft_config.revision = recipe.model.revision
@@ -195,7 +198,7 @@ def finish(trainer, recipe: Trained, run_dir: Path, tokenizer, started: float, *
         save(model, tokenizer, run_dir / "model", merge=lora is None or lora.merge)
         how = {"scores": recipe.stage == "reward", "trust_remote_code": recipe.model.trust_remote_code}
         difference = compare(model, run_dir / "model", **how)
-        print(f"the saved model and the trained one differ by {difference:.2g} nats a token", flush=True)
+        print(f"the saved model and the trained one differ by {difference:.2g} nats per token", flush=True)
         result = {
             "stage": recipe.stage,
             "seconds": round(time.time() - started, 1),

@@ -49,7 +49,7 @@ def test_a_system_prompt_that_the_template_drops_or_refuses(found, grpo, model):
     assert "drops the system prompt: 'You are a helpful AI Assistant" in line
     (folder / "chat_template.jinja").write_text(REFUSES + CHAT_TEMPLATE, encoding="utf-8")
     (line,) = found(grpo(model={"path": str(folder)}, prompt={"template": "open-r1"}), "error")
-    assert "chat template refuses a prompt: System role not supported" in line
+    assert "chat template rejects a prompt: System role not supported" in line
 
 
 def test_a_turn_that_ends_with_another_token_than_generation(found, grpo, model):
@@ -129,9 +129,7 @@ def test_the_end_that_is_trained_on_is_named_for_what_it_is(found, model):
 
 def test_an_end_token_that_the_tokenizer_lacks_is_an_error(found, model):
     (line,) = found(sft(model(), ROWS, eos_token="<|eot_id|>"), "error")
-    assert (
-        "train.eos_token: '<|eot_id|>' is no token of the model's tokenizer: its own end token is <|im_end|>" in line
-    )
+    assert "train.eos_token: '<|eot_id|>' is not in the vocabulary of the model's tokenizer: its own end token" in line
 
 
 def test_generation_that_stops_at_the_end_of_the_generation_config(found, grpo, model):

@@ -17,7 +17,7 @@ def without_compiler(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("engine", ["vllm", "auto"])
 def test_vllm_on_a_cpu_needs_a_compiler_and_says_so_before_it_starts(without_compiler, engine):
-    with pytest.raises(UserError, match=r"rollout.engine: .* with g\+\+, which is not here: apt-get install g\+\+"):
+    with pytest.raises(UserError, match=r"rollout.engine: .* with g\+\+, which is not installed: apt-get"):
         engines.load("embedded:tiny-qwen2", engine=engine)
 
 
@@ -28,4 +28,4 @@ def test_another_compiler_counts_and_other_engines_need_none(without_compiler, t
     monkeypatch.setenv("CXX", "mine -O2")
     assert engines.missing("vllm") is None
     monkeypatch.setenv("CXX", "none-such")
-    assert "with none-such, which is not here" in engines.missing("vllm")[0]
+    assert "with none-such, which is not installed" in engines.missing("vllm")[0]

@@ -78,7 +78,7 @@ def test_parts_that_are_no_text_are_no_answer(parts):
     if parts == []:
         assert read(said(parts))[0].text == ""
         return
-    with pytest.raises(Failure, match="a choice without text"):
+    with pytest.raises(Failure, match="a choice has no text"):
         read(said(parts))
 
 
@@ -99,14 +99,14 @@ def test_finish_reasons_have_many_names(finish, truncated):
                "endpoint_error", "stop_error", "unstoppable"],
 )  # fmt: skip
 def test_what_is_not_whole_is_no_answer(finish):
-    with pytest.raises(Failure, match="not whole"):
+    with pytest.raises(Failure, match="not complete"):
         read(said("4", finish))
 
 
 @pytest.mark.parametrize("usage, truncated", [(7, False), (LIMIT, True), (LIMIT + 1, True)])
 def test_without_a_finish_reason_the_number_of_tokens_decides(usage, truncated):
     assert read(said("4", None), usage)[0].truncated == truncated
-    with pytest.raises(Failure, match="not whole"):
+    with pytest.raises(Failure, match="not complete"):
         read(said("4", "abort"), usage)
 
 

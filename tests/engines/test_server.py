@@ -209,12 +209,12 @@ RUBBISH = {
 
 
 @pytest.mark.parametrize("name", RUBBISH)
-def test_rubbish_is_told_in_a_line_and_asked_again(name, capsys):
+def test_rubbish_is_reported_in_a_line_and_requested_again(name, capsys):
     with server(lambda body, number: RUBBISH[name] if number < 3 else echo(body)) as (url, requests):
         assert texts(generate(engine(url), ["whole"], Sampling())) == [["whole"]]
     assert len(requests) == 3
-    (line,) = capsys.readouterr().out.splitlines()  # the same one is told once
-    assert line.startswith(f"warning: {url}: ") and line.endswith("; asking again") and len(line) < 400
+    (line,) = capsys.readouterr().out.splitlines()  # the same one is printed once
+    assert line.startswith(f"warning: {url}: ") and line.endswith("; retrying") and len(line) < 400
 
 
 @pytest.mark.parametrize("name", RUBBISH)
@@ -229,6 +229,16 @@ def test_rubbish_that_does_not_end_is_a_failure_and_never_half_an_answer(name):
     assert ended.value.status == 1
 
 
+def test_a_prompt_that_the_server_refuses_is_left_out_and_logged_with_the_reason(capsys):
+    def answer(body, number):
+        return (400, {"error": {"message": "This prompt is\n too long."}}, {}) if body["prompt"] == "x" else echo(body)
+
+    with server(answer) as (url, requests):
+        assert dict(engine(url, max_failed=1.0).stream(["good", "x", "fine"], Sampling())).keys() == {0, 2}
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line == f"warning: {url}: prompt 2 of 3 is left out: HTTP 400: This prompt is too long."
+
+
 def test_a_server_that_hangs_is_asked_again(capsys):
     def answer(body, number):
         time.sleep(1.5 if number == 1 else 0)
@@ -236,7 +246,7 @@ def test_a_server_that_hangs_is_asked_again(capsys):
 
     with server(answer) as (url, _):
         assert texts(generate(engine(url, timeout=0.5), ["whole"], Sampling())) == [["whole"]]
-    assert "no whole answer in 0.5 s; asking again" in capsys.readouterr().out
+    assert "no complete response in 0.5 s; retrying" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("header", ["1", "date"])
@@ -269,7 +279,7 @@ def test_a_prompt_that_is_refused_is_not_sent_again_and_stops_nothing():
         arrived = dict(engine(url, max_concurrent=1, max_failed=1.0).answers(prompts, Sampling()))
         assert len(requests) == len(prompts) == len(arrived)
         assert str(arrived[1]) == "HTTP 400: This prompt is too long." and arrived[16][0].text == "good"
-        with pytest.raises(UserError, match=r"too long\. \(4 of 5 prompts failed\); correct what it names"):
+        with pytest.raises(UserError, match=r"too long\. \(4 of 5 prompts failed\); fix what the error names"):
             list(engine(url, max_concurrent=1, max_failed=0.2).answers(prompts, Sampling()))
 
 
@@ -278,7 +288,7 @@ def test_ten_failures_in_a_row_end_the_run_with_what_had_arrived():
     arrived = []
     with server(lambda body, number: echo(body) if number <= 20 else (503, b"going\ndown", {})) as (url, _):
         with pytest.raises(
-            UserError, match=r"HTTP 503: going down \(10 of 30 prompts failed\); look at the server's log"
+            UserError, match=r"HTTP 503: going down \(10 of 30 prompts failed\); check the server's log"
         ):
             for i, group in engine(url, max_concurrent=2, retries=0, max_failed=1.0).answers(prompts, Sampling()):
                 arrived += [] if isinstance(group, Failure) else [i]
@@ -304,7 +314,7 @@ def test_n_that_is_refused_is_found_out_once(capsys):
         assert texts(generate(teacher, ["a", "b"], Sampling(n=3))) == [["a"] * 3, ["b"] * 3]
     assert [request["body"]["n"] for request in requests] == [3, 1, 1, 1, 1, 1, 1]
     assert [request["body"]["seed"] for request in requests[4:]] == [5, 6, 7]
-    assert capsys.readouterr().out.count("asking for completions one by one") == 1
+    assert capsys.readouterr().out.count("requesting completions one by one") == 1
 
 
 def test_fewer_choices_than_n_are_asked_for_one_by_one():
@@ -363,10 +373,9 @@ def test_a_model_that_calls_the_limit_otherwise_and_has_a_temperature_of_its_own
     assert last["max_completion_tokens"] == 7 and "max_tokens" not in last and "temperature" not in last
     assert len(requests) == 5 + 2 + 2  # fields refused, the two above, and two answers: it is found out once
     printed = capsys.readouterr().out
-    assert printed.count("does not take max_tokens: max_completion_tokens in its place") == 1
-    assert printed.count("does not take temperature: 0.6, which is left out") == 1
-    assert teacher.notes == [f"{url}: does not take temperature: 0.6, which is left out: "
-                             "it samples with its own temperature"]  # fmt: skip
+    assert printed.count("does not support max_tokens: max_completion_tokens is sent instead") == 1
+    assert printed.count("does not support temperature: 0.6") == 1
+    assert teacher.notes == [f"{url}: does not support temperature: 0.6, so it samples with its own temperature"]
 
 
 def test_temperature_and_top_p_that_exclude_each_other_lose_the_harmless_one():
@@ -392,7 +401,7 @@ def test_a_wrong_value_is_a_failure_and_teaches_nothing(said, capsys):
         arrived = dict(teacher.answers(["x", "good"], Sampling(max_tokens=9, temperature=3.0)))
     assert said in str(arrived[0]) and arrived[1][0].text == "good"
     assert requests[-1]["body"]["temperature"] == 3.0 and requests[-1]["body"]["max_tokens"] == 9
-    assert not teacher.notes and "in its place" not in capsys.readouterr().out
+    assert not teacher.notes and "is sent instead" not in capsys.readouterr().out
 
 
 def test_an_opening_tag_that_was_put_back_is_noted():
@@ -404,7 +413,7 @@ def test_an_opening_tag_that_was_put_back_is_noted():
         found = texts(generate(teacher, [[{"role": "user", "content": "?"}]] * 2, Sampling()))
     assert found == [["<think>\ntwo and two</think>4"]] * 2
     (note,) = teacher.notes
-    assert note == f"{url}: its chat template opens the thinking: <think> was put back where answers lack it"
+    assert note == f"{url}: its chat template opens the thinking, so <think> was put back into its responses"
 
 
 PROXIES = ["http_proxy", "https_proxy", "all_proxy", "no_proxy"]
@@ -445,7 +454,7 @@ def test_a_proxy_that_cannot_be_used_is_named_in_a_line(proxies, name, proxy, sa
 
 def test_a_proxy_that_is_down_is_named(proxies):
     proxies.setenv("http_proxy", f"http://me:secret@127.0.0.1:{free_port()}")
-    with pytest.raises(UserError, match=r"through the proxy http://\*\*\*@127.0.0.1:\d+: .*no_proxy=judge.example"):
+    with pytest.raises(UserError, match=r"through the proxy http://\*\*\*@127.0.0.1:\d+; .*no_proxy=judge.example"):
         models_served("http://judge.example/v1", "teacher")
 
 
@@ -481,14 +490,14 @@ def test_a_certificate_that_is_not_trusted_is_told_in_a_line_and_can_be(certific
 
 def test_https_where_only_http_is_spoken():
     with server(echo) as (url, _):
-        with pytest.raises(UserError, match="it does not speak https there; write http:// in rollout.url"):
+        with pytest.raises(UserError, match="the server does not use https on this port; use http:// in rollout.url"):
             models_served(url.replace("http:", "https:"), "teacher")
 
 
 @pytest.mark.parametrize(
     ("status", "advice"),
-    [(401, "put its key into the environment variable OPENAI_API_KEY"),
-     (404, "set model.path to one that it has: mentor, tutor"), (301, "up to /v1")],
+    [(401, "set the environment variable OPENAI_API_KEY to its key"),
+     (404, "set model.path to a model that it serves: mentor, tutor"), (301, "up to and including /v1")],
 )  # fmt: skip
 def test_a_wrong_request_ends_the_run_at_once(status, advice):
     with server(lambda body, number: (status, b"no", {}), models=lambda: ["mentor", "tutor"]) as (url, requests):
@@ -535,14 +544,14 @@ def test_check():
         models_served(url, "llama3"), models_served(url, "gemini-pro")
         with pytest.raises(UserError, match=r"no model techer \(did you mean `teacher`\?\); set .*: teacher, llama3"):
             models_served(url, "techer")
-        with pytest.raises(UserError, match=f"HTTP 404: Not Found; write {url}$"):
+        with pytest.raises(UserError, match=f"HTTP 404: Not Found; set rollout.url to {url}$"):
             models_served(url.removesuffix("/v1"), "teacher")
     with server(echo, models=lambda: NOT_FOUND) as (url, _):
         assert models_served(url, "teacher") == []  # not every server has a list
-    with server(echo, models=lambda: []) as (url, _), pytest.raises(UserError, match="/models lists none"):
+    with server(echo, models=lambda: []) as (url, _), pytest.raises(UserError, match="/models lists no models"):
         models_served(url, "teacher")
     for url in ("localhost:8000/v1", "http://", "ftp://host/v1", "http://host:port/v1"):
-        with pytest.raises(UserError, match="is not like http://localhost:8000/v1"):
+        with pytest.raises(UserError, match="is not a server.s address, such as http://localhost:8000/v1"):
             models_served(url, "teacher")
 
 
@@ -556,8 +565,8 @@ def test_check_waits_for_a_server_that_starts(capsys):
     with server(echo, models=lambda: loading if time.monotonic() < up_at else ["teacher"]) as (url, _):
         assert models_served(url, "teacher", wait=30) == ["teacher"]
     told = capsys.readouterr().out
-    assert re.search(r": Connection refused \(at most [01] s more\)", told)
-    assert re.search(rf"{url}: HTTP 503: loading \(at most \d+ s more\)", told)
+    assert re.search(r": Connection refused \(for up to [01] s more\)", told)
+    assert re.search(rf"{url}: HTTP 503: loading \(for up to \d+ s more\)", told)
 
 
 def test_requests_end_when_the_caller_stops():
@@ -642,7 +651,7 @@ def test_vllms_own_server(vllm_server):
         group[0].text for group in generate(teacher, [messages, rendered], Sampling(max_tokens=20, temperature=0.0))
     ]
     assert greedy[0] == greedy[1] and not teacher.left_out and not teacher.one_by_one
-    with pytest.raises(UserError, match="set model.path to one that it has: embedded:tiny-qwen2"):
+    with pytest.raises(UserError, match="set model.path to a model that it serves: embedded:tiny-qwen2"):
         generate(ServerEngine(url, "other"), ["?"], Sampling())
-    with pytest.raises(UserError, match="HTTP 400: .*context length.*; correct what it names"):
+    with pytest.raises(UserError, match="HTTP 400: .*context length.*; fix what the error names"):
         generate(teacher, ["knight " * 1000], Sampling())

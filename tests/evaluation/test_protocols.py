@@ -188,7 +188,7 @@ def test_it_runs_compares_and_can_be_run_again_from_its_recipe(capsys, tmp_path,
             "rollout.max_completion_length=16"]  # fmt: skip
     assert cli.main(argv) == 0
     out = capsys.readouterr().out
-    assert "difference" in out and "so few questions leave a figure open: knights_knaves (3) " in out
+    assert "difference" in out and "too few questions for a precise score: knights_knaves (3) " in out
     result = directory.result(tmp_path / "runs" / "e")
     assert list(result["stages"]) == ["tiny-qwen2", "tiny-llama"] and len(result["compare"]) >= 1
     manifest = json.loads((tmp_path / "runs/e/01-tiny-qwen2/evaluation.json").read_text())

@@ -240,7 +240,7 @@ def test_an_iterable_data_set(folder, config):
 
 def test_what_chooses_prompts_is_refused_where_it_cannot(folder, config):
     data = IterableDataset.from_generator(lambda: iter([{"prompt": "a", "row": 0}]))
-    with pytest.raises(UserError, match="leave out tools, images, rollout_func and iterable data sets") as error:
+    with pytest.raises(UserError, match="remove tools, images, rollout_func and iterable data sets") as error:
         r1lab.GRPOTrainer(folder, distinct, config(), data, dynamic_sampling=DynamicSampling())
     assert len(str(error.value).splitlines()) == 1
 
@@ -266,7 +266,7 @@ def test_an_adapter_with_tokens_of_its_own_is_computed_as_in_trl(folder, config,
     made = same(folder, distinct, config(), TEXTS, peft_config=prompt)
     assert not made.packs
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "as TRL does" in line]
-    assert line.endswith("as TRL does: PROMPT_TUNING puts tokens of its own before each prompt")
+    assert line.endswith("as TRL does: PROMPT_TUNING adds its own tokens before each prompt")
 
 
 def test_a_model_that_packed_rows_do_not_fit_is_computed_as_in_trl(folder, config, capsys):

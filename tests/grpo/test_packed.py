@@ -121,7 +121,7 @@ def test_why_a_model_cannot_run_packed_rows():
     for kind, more, why in (
         ("qwen2", {"num_attention_heads": 2, "num_key_value_heads": 2}, None),
         ("granite", {"num_attention_heads": 2, "num_key_value_heads": 2, "logits_scaling": 2.0}, "scales its logits"),
-        ("mamba", {"state_size": 4}, "does not take another attention"),
+        ("mamba", {"state_size": 4}, "does not support another attention function"),
     ):
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **small, **more))
         before = model.config._attn_implementation

@@ -25,14 +25,14 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12
 @pytest.mark.parametrize(
     ("file", "content", "said"),
     [
-        ("model.safetensors", POINTER, "is a pointer of Git LFS, without the weights: run `git lfs pull`"),
+        ("model.safetensors", POINTER, "is a Git LFS pointer without the weights: run `git lfs pull`"),
         ("model.safetensors", b"", "is truncated (0 bytes)"),
-        ("model.safetensors", b"not safetensors at all", "is no file of safetensors, or is truncated (22 bytes)"),
+        ("model.safetensors", b"not safetensors at all", "is not a safetensors file, or is truncated (22 bytes)"),
         ("config.json", b'{"model_type": "qwen2",', "config.json is not JSON ("),
         ("config.json", b"\xff\xfe", "config.json is not text"),
-        ("config.json", b"[]", "config.json holds no object"),
-        ("config.json", b"{}", "config.json names no model_type"),
-        ("model.safetensors.index.json", b"{}", "does not tell where the weights are"),
+        ("config.json", b"[]", "config.json is not a JSON object"),
+        ("config.json", b"{}", "config.json has no model_type"),
+        ("model.safetensors.index.json", b"{}", "does not list the files of the weights"),
     ],
 )
 def test_a_damaged_file_is_named(folder, file, content, said):

@@ -166,9 +166,9 @@ def test_what_cannot_be_loaded_says_what_it_needs(monkeypatch, tmp_path):
     with pytest.raises(UserError, match="quantize: 8bit needs a GPU"):
         loading.load_model("embedded:tiny-qwen2", quantize="8bit")
     (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(UserError, match="is a LoRA adapter, which cannot be merged into a base of 4bit"):
+    with pytest.raises(UserError, match="is a LoRA adapter, which cannot be merged into a 4bit base"):
         loading.load_model(str(tmp_path), quantize="4bit")
-    with pytest.raises(UserError, match="vLLM starts from whole models: set rollout.engine: transformers"):
+    with pytest.raises(UserError, match="vLLM needs a whole model: set rollout.engine: transformers"):
         loading.resolve(str(tmp_path))
 
 

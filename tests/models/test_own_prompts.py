@@ -17,7 +17,7 @@ from r1lab.recipe import loading as recipes
 from r1lab.recipe.schema import GrpoRecipe
 from r1lab.report import usage
 from r1lab.report.read import Stage
-from r1lab.stages.common import asked
+from r1lab.stages.common import engine_prompts
 
 TOKENIZER = loading.load_tokenizer("embedded:tiny-qwen2")
 PLAIN = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
@@ -48,8 +48,8 @@ def test_what_is_prefilled_ends_the_prompt_once_and_is_put_back(prompt, prefill)
     turn = re.split("assistant\n|A: ", text)[-1]
     assert given == turn == ("<think>" if "logic-rl" in prompt.values() and "Let" in prefill else "") + prefill
     row = {"prompt": "2+2?", "completion": f"{given}two and two"}
-    learnt = TOKENIZER.decode(prompts.example(row, TOKENIZER, **prompt, prefill=prefill)["completion_ids"][:-1])
-    assert learnt.strip() == "two and two"
+    learned = TOKENIZER.decode(prompts.example(row, TOKENIZER, **prompt, prefill=prefill)["completion_ids"][:-1])
+    assert learned.strip() == "two and two"
 
 
 def test_a_template_file_stands_in_place_of_the_models(jinja):
@@ -69,7 +69,7 @@ def test_a_server_is_asked_with_the_text(tmp_path):
         'rollout: {engine: server, url: "http://localhost:1/v1"}, prompt: {text: "Q: {question} A:", prefill: " 1"}}'
     )
     recipe = recipes.load([str(tmp_path / "r.yaml")])
-    assert asked([{"prompt": "2+2?"}], recipe, None) == (["Q: 2+2? A: 1"], [" 1"])
+    assert engine_prompts([{"prompt": "2+2?"}], recipe, None) == (["Q: 2+2? A: 1"], [" 1"])
 
 
 @pytest.mark.parametrize(
@@ -82,9 +82,9 @@ def test_a_server_is_asked_with_the_text(tmp_path):
             "template: r2-zero",
             "prompt.template: r2-zero: no such choice (did you mean `r1-zero`?); write ./mine.jinja",
         ),
-        ("template: ./none.jinja", "none.jinja: No such file or directory: write it, or name another one"),
+        ("template: ./none.jinja", "none.jinja: No such file or directory: create it, or set another one"),
         ("template: ./broken.jinja", "broken.jinja:2: Unexpected end of template"),
-        ("template: ./silent.jinja", "silent.jinja: says nothing of the question: write {{ question }} where it"),
+        ("template: ./silent.jinja", "silent.jinja: does not use the question: add {{ question }}, or loop"),
     ],
 )
 def test_what_is_wrong_with_a_prompt_is_one_line(tmp_path, prompt, said):
@@ -102,7 +102,7 @@ def test_what_is_wrong_with_a_prompt_is_one_line(tmp_path, prompt, said):
 
 def test_what_a_template_raises_names_the_template(jinja):
     path = jinja("{{ question }}{{ raise_exception('no') }}")
-    with pytest.raises(UserError, match=r"prompt.template: .*mine.jinja: does not render a prompt: TemplateError: no"):
+    with pytest.raises(UserError, match=r"prompt.template: .*mine.jinja: cannot render a prompt: TemplateError: no"):
         prompts.render("2+2?", TOKENIZER, template=path)
 
 
@@ -124,7 +124,7 @@ def test_the_rule_for_a_prompt_holds_for_ones_own(jinja):
     ((verdict, message),) = found({"text": "<|im_start|>user\n{question}<|im_end|>"})
     assert verdict == "error" and "they open no assistant turn" in message
     ((verdict, message),) = found({"text": "{question}"}, [{"role": "user", "content": "a"}] * 2)
-    assert verdict == "error" and "has place for one question" in message
+    assert verdict == "error" and "has a place for one question" in message
     ((verdict, message),) = found({"template": jinja(PLAIN)})
     assert verdict == "error" and "opens no assistant turn" in message
     ((verdict, message),) = found({"template": jinja("{{ messages[0].role }}")})

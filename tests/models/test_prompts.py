@@ -64,11 +64,11 @@ def prompts_template_with_think(tokenizer):
 def test_sft_trains_on_the_completion_and_its_end_and_on_nothing_of_the_prompt(tokenizer, template):
     row = {"prompt": "Who?", "completion": "<think> Hm. </think>\n<answer> (1) Zoey is a knight </answer>"}
     example = prompts.example(row, tokenizer, template=template)
-    given, learnt = example["prompt_ids"], example["completion_ids"]
-    assert learnt[-1] == tokenizer.eos_token_id
+    given, learned = example["prompt_ids"], example["completion_ids"]
+    assert learned[-1] == tokenizer.eos_token_id
     text, prefill = prompts.render("Who?", tokenizer, template=template)
     assert tokenizer.decode(given) == text
-    whole = prefill + tokenizer.decode(learnt[:-1])
+    whole = prefill + tokenizer.decode(learned[:-1])
     assert whole.strip() == row["completion"] and whole.count("<think>") == 1
 
 
@@ -149,5 +149,7 @@ def test_an_end_token_of_ones_own(tiny_model):
     tokenizer = loading.load_tokenizer(str(tiny_model), eos_token="<|endoftext|>")
     example = prompts.example({"prompt": "?", "completion": "4<|im_end|>"}, tokenizer)
     assert tokenizer.decode(example["completion_ids"]) == "4<|endoftext|>"
-    with pytest.raises(UserError, match="train.eos_token: '<|eot_id|>' is no token of the model's tokenizer"):
+    with pytest.raises(
+        UserError, match="train.eos_token: '<|eot_id|>' is not in the vocabulary of the model's tokenizer"
+    ):
         loading.load_tokenizer(str(tiny_model), eos_token="<|eot_id|>")

@@ -148,7 +148,7 @@ def test_sampling_settings_of_a_greedy_generation_config_are_left_out_in_a_line(
     model, tokenizer = with_generation_config(tmp_path, do_sample=False, temperature=0.6, top_p=0.9)
     [said] = saving.check_saveable(model, tokenizer)
     assert said == (
-        "generation_config.json: temperature, top_p without do_sample has no effect, and is not saved with the model"
+        "generation_config.json: temperature, top_p without do_sample has no effect and is not saved with the model"
     )
     saving.save(model, tokenizer, tmp_path / "saved")
     assert "temperature" not in read(tmp_path / "saved" / "generation_config.json")
@@ -165,7 +165,7 @@ def test_a_sampling_generation_config_stays_as_it_is(tmp_path):
 @pytest.mark.parametrize("settings", [{"length_penalty": 2.0}, {"early_stopping": True}])
 def test_what_cannot_be_saved_is_refused_before_the_training(tmp_path, settings):
     model, tokenizer = with_generation_config(tmp_path, **settings)
-    with pytest.raises(UserError, match="model.path: its files could not be saved after the training; correct them:"):
+    with pytest.raises(UserError, match="model.path: its files could not be saved after training; fix them:"):
         saving.check_saveable(model, tokenizer)
 
 

@@ -236,12 +236,14 @@ def test_a_folder_that_is_no_model_is_told(write, tmp_path):
     folder = tmp_path / "model"
     assert model_problem(write, folder) == f"{folder}: no such folder"
     folder.mkdir()
-    assert model_problem(write, folder) == f"{folder}: no config.json in it: not the folder of a model"
+    assert model_problem(write, folder) == f"{folder}: it has no config.json, so it is not the folder of a model"
     write("{}", "model/config.json")
-    assert model_problem(write, folder).startswith(f"{folder}: no weights in it")
+    assert model_problem(write, folder).startswith(f"{folder}: it has no weights")
     write('{"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}', "model/model.safetensors.index.json")
     write("", "model/one.safetensors")
-    assert model_problem(write, folder).endswith("1 of 2 files of weights are missing, such as two.safetensors")
+    assert model_problem(write, folder).endswith(
+        "1 of 2 weight files are missing, such as two.safetensors: copy it again"
+    )
     write('{"model_type": "qwen2"}', "model/config.json")
     for name in ("one", "two"):
         write("\x02\0\0\0\0\0\0\0{}", f"model/{name}.safetensors")
@@ -319,7 +321,7 @@ def test_weights_that_are_a_pickle_alone_are_refused_with_the_way_to_convert_the
     (tmp_path / "old" / "config.json").write_text("{}")
     (tmp_path / "old" / "pytorch_model.bin").write_bytes(b"cos\nsystem\n")
     line = model_problem(write, f"{tmp_path}/old")
-    assert "pytorch_model.bin: its weights are a pickle alone, which may run code" in line and "python -c" in line
+    assert "pytorch_model.bin: its weights are only a pickle, which may run code" in line and "python -c" in line
 
 
 def test_an_sft_stage_that_should_evaluate_is_told_of_a_stage_that_does(write):

@@ -157,7 +157,7 @@ def test_a_slow_server(caplog):
     with server(answer) as (url, requests), caplog.at_level(logging.WARNING):
         assert judge(["slow", "quick"], url, timeout=0.3, retries=1) == [None, 0.9]
     assert len(requests) == 3
-    assert "1 no whole answer in 0.3 s" in caplog.text
+    assert "1 no complete response in 0.3 s" in caplog.text
 
 
 def test_no_server(caplog):

@@ -57,7 +57,7 @@ eval: {size: 4, num_samples: 1, max_completion_length: 8}
 """
     (tmp_path / "r.yaml").write_text(text)
     assert eval_run(loading.load([str(tmp_path / "r.yaml")]), tmp_path / "run") == 0
-    told = "knights_knaves: 8 answers were not graded in time and count as wrong, so its figures are too low"
+    told = "knights_knaves: 8 answers were not graded in time and count as wrong, so its scores are too low"
     assert told in capsys.readouterr().out
     result = directory.result(tmp_path / "run")
     assert result["tasks"]["knights_knaves"]["timeouts"] == 8  # four samples and four greedy answers
@@ -137,4 +137,4 @@ def test_a_size_that_a_training_cannot_have_is_told_and_that_of_an_evaluation_is
     with caplog.at_level(logging.WARNING):
         assert len(eval_tasks(loaded)["rows"]) == 3 and not caplog.text
         assert len(build_rows(loaded.data, seed=0)) == 3
-    assert "few.jsonl: data.size: 200 rows asked for, all 3 are taken" in caplog.text
+    assert "few.jsonl: data.size is 200, but there are only 3 rows, which are all used" in caplog.text

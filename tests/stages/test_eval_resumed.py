@@ -126,7 +126,7 @@ def test_it_begins_again_where_another_model_lies_in_the_folder_by_now(loaded, t
     )
     assert evaluation.run(loaded, tmp_path) == 0
     told = [row["message"] for row in storage.read_jsonl(tmp_path / "metrics.jsonl") if row["phase"] == "note"]
-    assert "begun again from the first question: model changed since it was interrupted" in told
+    assert "restarted from the first question: model changed since the interruption" in told
     assert json.loads((tmp_path / "evaluation.json").read_text()) == said
     # A folder that was only moved is no other model.
     storage.write_json_atomic(tmp_path / "evaluation.json", said | {"model": said["model"] | {"path": "/elsewhere"}})

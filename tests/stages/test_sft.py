@@ -46,15 +46,15 @@ ROWS = [{"prompt": "Who?", "completion": "<think> Hm. </think>\n<answer> Ada </a
         {"prompt": "Who?", "completion": "<think> " + "Hm. " * 50 + "</think>\n<answer> Ada </answer>"}]  # fmt: skip
 
 
-def test_the_completion_is_learnt_to_its_end_and_nothing_of_the_prompt(tmp_path, tiny_model):
+def test_the_completion_is_learned_to_its_end_and_nothing_of_the_prompt(tmp_path, tiny_model):
     examples, tokenizer = sft(tmp_path, tiny_model, ROWS)
     for row, example in zip(ROWS, examples):
-        learnt = [label for label in example["labels"] if label != -100]
-        assert tokenizer.decode(learnt) == " " + row["completion"] + tokenizer.eos_token
+        learned = [label for label in example["labels"] if label != -100]
+        assert tokenizer.decode(learned) == " " + row["completion"] + tokenizer.eos_token
         assert example["labels"][-1] == tokenizer.eos_token_id and example["labels"][0] == -100
 
 
-def test_the_prompt_is_learnt_where_that_is_asked(tmp_path, tiny_model):
+def test_the_prompt_is_learned_where_that_is_asked(tmp_path, tiny_model):
     examples, _ = sft(tmp_path, tiny_model, ROWS, completion_only_loss="false")
     assert all(example["labels"] == example["input_ids"] for example in examples)
 
@@ -72,7 +72,7 @@ def test_a_row_that_is_too_long_is_left_out_and_counted(tmp_path, tiny_model):
 
 
 def test_no_row_left_is_an_error(tmp_path, tiny_model):
-    with pytest.raises(UserError, match="train.max_length: 3: none of 2 rows is that short"):
+    with pytest.raises(UserError, match="train.max_length: 3: all 2 rows are longer"):
         sft(tmp_path, tiny_model, ROWS, max_length=3)
 
 
@@ -120,7 +120,7 @@ def test_a_token_beyond_the_embedding_names_the_row(tmp_path, tiny_model):
     assert size == len(tokenizer)
     tokenizer.add_tokens(["<tool>"])
     rows = [*ROWS, {"prompt": "Who?", "completion": "<tool>"}]
-    with pytest.raises(UserError, match=f"data: row 3 holds '<tool>', whose id {size} is beyond"):
+    with pytest.raises(UserError, match=f"data: row 3 has '<tool>', whose id {size} is beyond"):
         tokenized(recipe.load([str(path)]), rows, tokenizer, tmp_path, model=model)
 
 
