@@ -45,7 +45,7 @@ def save(trainer: GRPOTrainer, folder: Path) -> None:
         save_model(trainer.accelerator.unwrap_model(trainer.ref_model), str(folder / REFERENCE))
     if not trainer.rollout_is_due():
         state = {"micro_step": trainer._step, "inputs": trainer._buffered_inputs, "made": asdict(trainer.made)}
-        state["rewards"] = trainer.rewards.figures if trainer.rewards is not None else {}
+        state["rewards"] = trainer.rewards.statistics if trainer.rewards is not None else {}
         torch.save(state, folder / ROLLOUT.format(trainer.accelerator.process_index))
 
 
@@ -60,4 +60,4 @@ def load(trainer: GRPOTrainer, folder: Path) -> None:
         trainer._step, trainer._buffered_inputs = state["micro_step"], state["inputs"]
         trainer.made = SavedRollout(**state["made"])
         if trainer.rewards is not None:
-            trainer.rewards.figures.update(state["rewards"])
+            trainer.rewards.statistics.update(state["rewards"])

@@ -19,7 +19,7 @@ class BatchRewards:
 
     Attributes:
         functions: One function per reward.
-        figures: For each reward the share of None and its reasons in the newest batch, over all ranks.
+        statistics: For each reward the share of None and its reasons in the newest batch, over all ranks.
         newest: The newest batch of this rank, graded.
         any_thread: Whether groups may be graded early. A user's reward may need the main thread, like math-verify with
             its signal-based timeouts.
@@ -27,7 +27,7 @@ class BatchRewards:
 
     def __init__(self, grader: Grader, rows: list[dict], run_dir: Path, rank: int = 0):
         self.grader, self.rows, self.run_dir, self.rank = grader, rows, run_dir, rank
-        self.figures: dict = {}
+        self.statistics: dict = {}
         self.newest: Graded | None = None
         self.functions = [self._grade] + [self._hand_out(name) for name in grader.names[1:]]
         self.functions = [_named(f, name) for f, name in zip(self.functions, grader.names)]
@@ -70,8 +70,8 @@ class BatchRewards:
             path, [record for graded, some in self._rounds for record in graded.records(some, step=step)]
         )
         result.stop_if_failed(batch, path)
-        figures = merged([graded for graded, _ in self._rounds]).statistics()
-        self.figures.update(merged_figures(gather_object([figures])))
+        statistics = merged([graded for graded, _ in self._rounds]).statistics()
+        self.statistics.update(merged_statistics(gather_object([statistics])))
         return result.values[self.grader.names[0]]
 
     def _hand_out(self, name: str):
@@ -90,10 +90,11 @@ def _named(function, name: str):
     return named
 
 
-def merged_figures(ranks: list[dict]) -> dict:
+def merged_statistics(ranks: list[dict]) -> dict:
     """Merges the share of None and the reasons of each reward over all ranks, whose batches have the same size.
 
-    >>> merged_figures([{"a": {"none": 0.5, "reasons": {"wrong": 1}}}, {"a": {"none": 0.0, "reasons": {"wrong": 2}}}])
+    >>> ranks = [{"a": {"none": 0.5, "reasons": {"wrong": 1}}}, {"a": {"none": 0.0, "reasons": {"wrong": 2}}}]
+    >>> merged_statistics(ranks)
     {'a': {'none': 0.25, 'reasons': {'wrong': 3}}}
     """
     return {

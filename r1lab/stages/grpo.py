@@ -137,7 +137,7 @@ def _ids(tokenizer, rendered):
 
 
 def _row(recipe: GrpoRecipe, rewards: BatchRewards):
-    grader, figures = rewards.grader, rewards.figures
+    grader, statistics = rewards.grader, rewards.statistics
 
     def to_row(logs: dict, seconds: float) -> dict:
         row = {
@@ -147,8 +147,8 @@ def _row(recipe: GrpoRecipe, rewards: BatchRewards):
             # None if a reward applied to no row.
             "rewards": {name: logs[f"rewards/{name}/mean"] for name in grader.names},
             "rewards_std": {name: logs[f"rewards/{name}/std"] for name in grader.names},
-            "rewards_none": {name: round(figures[name]["none"], 4) for name in grader.names},
-            "reasons": {name: figures[name]["reasons"] for name in grader.names},
+            "rewards_none": {name: round(statistics[name]["none"], 4) for name in grader.names},
+            "reasons": {name: statistics[name]["reasons"] for name in grader.names},
             "length": logs["completions/mean_length"],
             "truncated": logs["completions/clipped_ratio"],
             "no_signal": logs["frac_reward_zero_std"],
@@ -186,8 +186,8 @@ class Evaluate(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step % self.every == 0 and state.global_step < state.max_steps:
             with self.trainer.engine() as engine:
-                figures, _ = evaluate(engine, self.tasks, self.recipe, self.run_dir)
+                scores, _ = evaluate(engine, self.tasks, self.recipe, self.run_dir)
             if state.is_world_process_zero:
                 self.metrics.write(
-                    {"phase": "eval", "step": state.global_step, "total": state.max_steps, "tasks": figures}
+                    {"phase": "eval", "step": state.global_step, "total": state.max_steps, "tasks": scores}
                 )

@@ -139,9 +139,8 @@ def trl_config(config_class: type[Config], recipe: StageRecipe, run_dir: Path, *
         "disable_tqdm": True,
     }
     if recipe.stage == "grpo":
-        settings["vllm_importance_sampling_mode"] = (
-            "token_truncate"  # TRL's default masks a whole sequence because of one token
-        )
+        # TRL's default masks a whole sequence because of one token.
+        settings["vllm_importance_sampling_mode"] = "token_truncate"
     train: dict[str, Any] = getattr(recipe, "train", {})
     settings |= {key: value for key, value in train.items() if key not in GrpoTrain.model_fields}
     reported = settings["report_to"]

@@ -99,7 +99,7 @@ def same(*args, steps: int = 2, **kwargs):
         runs.append(trained(cls, *some, **more))
     (ours, before, after), (theirs, _, expected) = runs
     for key in ("loss", "reward", "completions/mean_length", "kl", "eval_loss", "eval_reward"):
-        # Where a step trains on an earlier rollout, r1lab repeats the figures of that.
+        # Where a step trains on an earlier rollout, r1lab repeats the metrics of that rollout.
         rows = [[row for row in made.state.log_history if key in row] for made in (ours, theirs)]
         logged = [[row[key] for row in some if key in ("loss", "kl") or "rollout" not in row] for some in rows]
         assert logged[0] == pytest.approx(logged[1], rel=1e-3, abs=1e-5), key

@@ -31,19 +31,19 @@ def graded(folder, early):
 def test_early_grading_changes_nothing(tmp_path):
     (early, values), (late, expected) = graded(tmp_path / "early", True), graded(tmp_path / "late", False)
     assert values == expected and len(set(values[0])) > 1 and len(set(values[1])) > 1
-    assert early.newest == late.newest and early.figures == late.figures
+    assert early.newest == late.newest and early.statistics == late.statistics
     name = "samples/step_000001.jsonl"
     assert storage.read_jsonl(tmp_path / "early" / name) == storage.read_jsonl(tmp_path / "late" / name)
 
 
-def test_samples_and_figures_hold_all_rounds_of_a_step(tmp_path):
+def test_samples_and_statistics_hold_all_rounds_of_a_step(tmp_path):
     rewards, _ = graded(tmp_path, False)
     ids = [[6], [7], [6], [7]]
     for step, expected in ((0, 12), (1, 4)):
         columns = {"completions": decode(ids), "completion_ids": ids, "row": [2] * 4}
         rewards.functions[0](["?"] * 4, **columns, trainer_state=SimpleNamespace(global_step=step))
         assert len(storage.read_jsonl(tmp_path / f"samples/step_{step + 1:06d}.jsonl")) == expected
-        assert sum(rewards.figures["exact_match"]["reasons"].values()) == expected
+        assert sum(rewards.statistics["exact_match"]["reasons"].values()) == expected
     assert rewards.newest.right == [True] * 4
 
 
