@@ -41,11 +41,11 @@ class Probed:
 
 def probe(recipe: GrpoRecipe, seen: Seen) -> Probed:
     """Samples completions for `PROMPTS` prompts of a grpo stage, with the settings of that stage."""
-    from r1lab.stages.common import asked, load_engine, sampling_of
+    from r1lab.stages.common import engine_prompts, load_engine, sampling_of
 
     rows = seen.rows[:: max(1, len(seen.rows) // PROMPTS)][:PROMPTS]
     group = recipe.rollout.num_generations
-    texts, prefills = asked(rows, recipe, seen.tokenizer)
+    texts, prefills = engine_prompts(rows, recipe, seen.tokenizer)
     with quiet():
         sampled = engines.generate(load_engine(recipe), texts, sampling_of(recipe))
     flat = [completion for completions in sampled for completion in completions]

@@ -123,7 +123,7 @@ def test_a_recipe_changes_what_it_names_and_no_more(tmp_path):
     assert alarms.kl is None and alarms.length == Alarms().length
     with pytest.raises(UserError, match=r"alarms\.loss\.above: unknown key"):
         recipe.load([str(path), "alarms.loss.above=3"])
-    with pytest.raises(UserError, match=r"train\.logging_nan_inf_filter: not set here: see `alarms.loss`"):
+    with pytest.raises(UserError, match=r"train\.logging_nan_inf_filter: not set here: set `alarms.loss` instead"):
         recipe.load([str(path), "train.logging_nan_inf_filter=true"])
 
 
