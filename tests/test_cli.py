@@ -150,7 +150,7 @@ def test_a_used_run_directory_is_refused(here, capsys):
     (used / "config.yaml").write_text("stage: eval\n")
     before = files(here)
     (line,) = refused(capsys, "run", "r.yaml")
-    assert line.startswith("runs/r: holds a run already: ")
+    assert line.startswith("runs/r: already has a run: ")
     assert all(option in line for option in ("--resume", "--overwrite", "--name"))
     assert files(here) == before
 

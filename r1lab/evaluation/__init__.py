@@ -1,1 +1,1 @@
-"""Answers to figures: protocols, strict and lenient forms, statistics, comparisons and provenance."""
+"""Evaluation: protocols, strict and lenient formats, statistics, comparisons and provenance."""

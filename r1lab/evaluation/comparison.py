@@ -1,4 +1,4 @@
-"""Two evaluations of the same questions, set side by side."""
+"""Paired comparisons of two evaluations on the same questions."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from r1lab.rundir import directory, storage
 
 
 def compare(before: str, after: str, folders: dict[str, Path]) -> list[dict]:
-    """Paired differences between two eval stages, for each task and measure that both have, over shared questions."""
+    """Paired differences between two eval stages for each task and metric that both have, over shared questions."""
     scores = [_scores(folders[name]) for name in (before, after)]
     rows = []
     for task, metric in scores[0]:
@@ -35,7 +35,7 @@ def compare(before: str, after: str, folders: dict[str, Path]) -> list[dict]:
 
 
 def _scores(path: Path) -> dict[tuple[str, str], dict[str, float]]:
-    """For each task and measure, the score of each question, for the tasks that the stage's result lists."""
+    """For each task and metric, the score of each question, for the tasks that the stage's result lists."""
     tasks = directory.finished_result(path)["tasks"]
     scores: dict[tuple[str, str], dict[str, float]] = {(t, m): {} for t in tasks for m in ("avg", "greedy")}
     for row in storage.read_jsonl(path / "samples" / "questions.jsonl"):
@@ -48,5 +48,5 @@ def _scores(path: Path) -> dict[tuple[str, str], dict[str, float]]:
 
 
 def question_key(row: dict) -> str:
-    """What makes the question of a row of `questions.jsonl` the same question in two evaluations."""
+    """The key that identifies the question of a row of `questions.jsonl` across evaluations."""
     return row.get("key") or json.dumps([row.get("prompt"), row["index"]], sort_keys=True)

@@ -1,8 +1,8 @@
-"""The form in which a prompt asks for an answer, and what an answer is worth in another.
+"""The format that a prompt requires of an answer, and how answers in other formats are scored.
 
-The same completions have been published with very different figures because one evaluator wanted a box and the other
-took whatever stood last. An evaluation therefore gives both: strict, right and in the form asked for, and lenient,
-right wherever it was said.
+The same completions have been published with very different scores because one evaluator required a box and another
+accepted the last expression. An evaluation therefore reports both: strict, correct and in the required format, and
+lenient, correct in any format.
 """
 
 from r1lab.grading.answers import answer_block, committed, final_text
@@ -11,33 +11,33 @@ from r1lab.rewards.facts import facts_of
 from r1lab.rewards.format import blocks
 
 MARKS = ("answer_tag", "boxed", "hashes", "phrase")
-"""How an answer may be marked where the prompt names no form: bold text and a bare last line are guesses."""
+"""How an answer may be marked if the prompt requires no format: bold text and a bare last line are guesses."""
 
 
 def tagged(template: str) -> bool:
-    """Whether a prompt asks for `<think>` and `<answer>`: its template does, or the words of the recipe's own."""
-    words = prompts.PLAIN.get(template) or prompts.SYSTEM.get(template) or template
-    return "<think>" in words and "<answer>" in words
+    """Whether a prompt requires `<think>` and `<answer>`. `template` is a name, or the recipe's own text."""
+    text = prompts.PLAIN.get(template) or prompts.SYSTEM.get(template) or template
+    return "<think>" in text and "<answer>" in text
 
 
 def looks_for_answer(reward: str) -> bool:
-    """Whether a reward looks for one answer in a turn, so that it matters where. A program or a request does not."""
+    """Whether a reward looks for one answer in a response, so that its format matters, unlike that of a program."""
     known = facts_of(reward)
     return known is not None and known.looks_for == "answer"
 
 
 def votes(reward: str) -> bool:
-    """Whether turns that this reward grades have an answer to vote with in maj@n, as those of a user's own may."""
+    """Whether responses that this reward grades have an answer that votes in maj@n, as for a user's own reward."""
     return looks_for_answer(reward) or ("." in reward and facts_of(reward) is None)
 
 
 def well_formed(turn: str, *, template: str, reward: str) -> bool:
-    r"""Whether a turn answers in the form that its prompt asks for.
+    r"""Whether a response is in the format that its prompt requires.
 
     Args:
-        turn: The assistant's turn, with a prefilled `<think>` put back.
-        template: The prompt's: a name in `r1lab.models.prompts.TEMPLATES`, or words of the recipe's own.
-        reward: The reward that says whether the turn is right.
+        turn: The assistant's turn, including a prefilled `<think>`.
+        template: The prompt's template: a name in `r1lab.models.prompts.TEMPLATES`, or the recipe's own text.
+        reward: The reward that decides whether the response is correct.
 
     >>> well_formed("<think> 3 + 4 </think> <answer> 7 </answer>", template="r1-zero", reward="accuracy")
     True
@@ -58,7 +58,7 @@ def well_formed(turn: str, *, template: str, reward: str) -> bool:
 
 
 def loosened(turn: str, *, reward: str) -> str:
-    """A turn as if nothing of it were thinking: what was said last counts, wherever it stands.
+    """A response without the distinction of thinking and answer: the last answer counts, wherever it is.
 
     >>> loosened("<think> So the answer is 7.", reward="accuracy")
     ' So the answer is 7.\\n<answer>7</answer>'
@@ -72,7 +72,7 @@ def loosened(turn: str, *, reward: str) -> str:
 
 
 def lenient(rewards: list[dict]) -> list[dict]:
-    """The rewards of a recipe that look for an answer, each as lenient as it can be; for turns that are loosened.
+    """The rewards of a recipe that look for an answer, with their most lenient settings, for loosened responses.
 
     >>> lenient([{"name": "knights_knaves", "mode": "logic_rl"}, {"name": "format"}])
     [{'name': 'knights_knaves', 'mode': 'lenient'}]

@@ -1,4 +1,4 @@
-"""What a figure hangs on besides the questions: the very weights, the prompts' bytes, the grader's source."""
+"""What a score depends on besides the questions: the exact weights, the bytes of the prompts, the grader's source."""
 
 import ast
 import hashlib
@@ -20,18 +20,18 @@ _INSTALLED = {"site-packages", "dist-packages"}  # folders
 
 
 def fingerprint(path: str, revision: str | None = None, *, run_dir: Path | None = None) -> str | None:
-    """What tells one model from another, whatever its folder is called.
+    """An identifier of a model that does not depend on the name of its folder.
 
     Args:
         path: A model, as a recipe names it.
-        revision: Of a model of the Hub.
-        run_dir: The folder of a run or of one of its stages, where the fingerprint of a folder is kept for the other
-            stages of that run. It is used again as long as each file has its size and times: to read all weights of a
-            model before every stage takes minutes.
+        revision: The revision of a model of the Hub.
+        run_dir: The folder of a run or of one of its stages, where the fingerprint of a folder is cached for the other
+            stages of that run. The cached value is used while each file has the same size and times, because reading
+            all weights of a model before every stage takes minutes.
 
     Returns:
-        Of a folder `sha256:` over its weights, configuration and tokenizer, the names of these files included. Of a
-        model of the Hub `commit:` and the commit that lies in the cache; None where it does not, as with a server's.
+        For a folder `sha256:` over its weights, configuration and tokenizer, and the names of these files. For a model
+        of the Hub `commit:` and the commit in the cache; None if it is not in the cache, as with a server's model.
 
     >>> fingerprint("embedded:tiny-qwen2") == fingerprint("embedded:tiny-qwen2")
     True
@@ -43,7 +43,7 @@ def fingerprint(path: str, revision: str | None = None, *, run_dir: Path | None 
     files = sorted({file for pattern in _FILES for file in folder.glob(pattern)})
     if run_dir is None:
         return _sha256(files)
-    # The time of the last change of the inode cannot be set by a program, unlike that of the last write.
+    # A program can set the time of the last write of a file, but not the time of the last change of its inode.
     state = [[f.name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for f in files for s in [f.stat()]]
     kept = directory.home(run_dir) / directory.FINGERPRINTS
     known = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
@@ -70,15 +70,15 @@ def _commit(name: str, revision: str | None) -> str | None:
 
     try:
         found = try_to_load_from_cache(name, "config.json", revision=revision)
-    except HFValidationError:  # no id of the Hub, such as a server's name for a model
+    except HFValidationError:  # not a Hub id, such as a server's name for a model
         return None
     return f"commit:{Path(found).parent.name}" if isinstance(found, str) else None
 
 
 def grader_version(rewards: list[dict]) -> dict:
-    """The source that says what is right: of r1lab, of the packages it asks, and of the user's own rewards.
+    """The version of the code that grades: r1lab's source, its grading packages, and the user's own rewards.
 
-    The files that a user's reward imports count too, unless they belong to an installed package.
+    It includes the files that a user's reward imports, unless they belong to an installed package.
 
     >>> sorted(grader_version([{"name": "accuracy"}]))
     ['packages', 'r1lab', 'sha256']
@@ -113,7 +113,7 @@ def _distributions(name: str) -> list[str]:
 
 
 def _sources(name: str) -> list[Path]:
-    """The files of a user's own reward: the one that holds it, and what it imports that is not installed."""
+    """The files of a user's own reward: its own file, and the files that it imports and that are not installed."""
     file, of_a_file, _ = name.rpartition(".py:")
     module = name.rpartition(".")[0]
     waiting = [Path(f"{file}.py").expanduser()] if of_a_file else _files(module) if module else []
@@ -146,13 +146,13 @@ def _imported(file: Path) -> list[Path]:
 
 
 def _files(module: str) -> list[Path]:
-    """The files of a module and its packages; none if they are installed or r1lab's own, which have versions."""
+    """The files of a module and its packages; none if they are installed or r1lab's own, and so have versions."""
     found: list[Path] = []
     parts = module.split(".")
     for end in range(1, len(parts) + 1) if parts[0] != "r1lab" else ():
         try:
             spec = importlib.util.find_spec(".".join(parts[:end]))
-        except ImportError:  # its package is a module, or does not import
+        except ImportError:  # its package is a module, or fails to import
             break
         if spec is None or spec.origin is None or not spec.has_location:
             break
@@ -164,7 +164,7 @@ def _files(module: str) -> list[Path]:
 
 
 def prompts_digest(texts: list) -> dict:
-    """How many prompts, their bytes as the engine is sent them, a digest of all, and the first one whole.
+    """The number of prompts, their bytes as sent to the engine, a digest of all of them, and the first one.
 
     >>> prompts_digest(["2+2?"])["bytes"]
     4
@@ -178,7 +178,7 @@ def prompts_digest(texts: list) -> dict:
 
 
 def rows_digest(rows: list[dict]) -> str:
-    """A digest of all that the rows hold besides their prompts too: answers, tests, constraints.
+    """A digest of all columns of the rows: prompts, answers, tests, constraints.
 
     >>> rows_digest([{"prompt": "2+2?", "answer": "4"}]) == rows_digest([{"answer": "4", "prompt": "2+2?"}])
     True

@@ -1,4 +1,4 @@
-"""What an evaluation keeps of a question, and the figures that it makes of all of them."""
+"""The record of each question of an evaluation, and the scores that are computed from the records."""
 
 import statistics
 from pathlib import Path
@@ -11,27 +11,27 @@ from r1lab.grading.grader import build as build_grader
 
 
 class Judge:
-    """Scores completions as the recipe's rewards do, and beside that strictly and leniently.
+    """Scores completions by the recipe's rewards, and also strictly and leniently.
 
     Args:
         rewards: The recipe's `rewards`.
-        template: The prompt's wording (`r1lab.models.prompts.wording`), which asks for an answer in some form.
-        prefill: What the prompt holds of the assistant's turn.
+        template: The prompt's wording (`r1lab.models.prompts.wording`), which may require a format of the answer.
+        prefill: The beginning of the assistant's turn in the prompt.
     """
 
     def __init__(self, rewards: list[dict], *, template: str, prefill: str):
         self.rewards, self.template = rewards, template
         self.grader: Grader = build_grader(rewards, prefill=prefill)
         loose = forms.lenient(rewards)
-        self.loose = build_grader(loose) if loose else None  # of whole turns, the prefill put back already
+        self.loose = build_grader(loose) if loose else None  # grades turns that already include the prefill
 
     def judge(self, completions: list[Completion], rows: list[dict], failed: Path) -> list[dict]:
-        """For each completion whether it is right, well-formed, right in that form, right in any, and why.
+        """For each completion whether it is correct, well-formed, strictly and leniently correct, and the reason.
 
         Args:
-            completions: One a row.
-            rows: Repeated for the samples of a question.
-            failed: Where completions are kept that a reward fails on, which ends the run.
+            completions: One per row.
+            rows: The rows, repeated for the samples of a question.
+            failed: The file for completions on which a reward fails, which ends the run.
         """
         graded = self.grader.grade([c.text for c in completions], rows, [c.token_ids for c in completions])
         graded.stop_if_failed(rows, failed)
@@ -53,18 +53,18 @@ class Judge:
         return found
 
     def _deciding(self, row: dict) -> str:
-        """The reward that says whether a completion of this row is right."""
+        """The reward that decides whether a completion of this row is correct."""
         return next((r["name"] for r in self.rewards if applies(r.get("tasks"), row.get("task"))), "")
 
 
 def answer_of(turn: str) -> str | None:
-    """What an assistant turn votes for in maj@n: the answer that it commits to, in lower case."""
+    """The vote of a response in maj@n: the answer that it commits to, in lower case."""
     found = committed(turn)
     return " ".join(found[0].lower().split()) or None if found else None
 
 
 def parts_of(name: str, rows: list[dict]) -> list[str]:
-    """For each row the part of the task that it belongs to, such as the puzzles with three people.
+    """For each row, the part of the task that it belongs to, such as the puzzles with three people.
 
     >>> parts_of("hard", [{"task": "knights_knaves/3ppl"}, {"task": "knights_knaves/4ppl"}])
     ['hard/3ppl', 'hard/4ppl']
@@ -78,7 +78,7 @@ def parts_of(name: str, rows: list[dict]) -> list[str]:
 
 
 def record(name: str, part: str, index: int, row: dict, completions: list[Completion], judged: list[dict]) -> dict:
-    """One question: what was asked, what was sampled, and for each sample what it was found to be."""
+    """The record of one question: its prompt, the samples, and the scores of each sample."""
     kept = {
         "task": name,
         "subtask": part,
@@ -96,13 +96,13 @@ def record(name: str, part: str, index: int, row: dict, completions: list[Comple
     }
     if all("answer" in one for one in judged):
         kept["answers"] = [one["answer"] for one in judged]
-    if all(c.token_ids for c in completions):  # not every server tells
+    if all(c.token_ids for c in completions):  # not every server returns them
         kept["lengths"] = [len(c.token_ids) for c in completions]
     return kept
 
 
 def greedy(completion: Completion, judged: dict) -> dict:
-    """What the record of a question has of its greedy answer."""
+    """The part of a question's record about its greedy answer."""
     return {
         "greedy": int(judged["right"]),
         "greedy_completion": completion.text,
@@ -112,16 +112,16 @@ def greedy(completion: Completion, judged: dict) -> dict:
 
 
 def figures(records: list[dict]) -> dict:
-    """The figures of a task: accuracy with its interval, in the form asked for and in any, and lengths in tokens.
+    """The scores of a task: accuracy with its interval, also strict and lenient, and lengths in tokens.
 
-    `avg` goes by the recipe's own rewards, `strict` asks for the prompt's form as well, `lenient` for none, and
-    `format` is the share of samples in that form. `timeouts`, where there are any, is how many answers, greedy ones
-    included, the grader did not get through in time: they count as wrong, so the figures are too low. That a program
-    takes longer than it may is a verdict, and not counted.
+    `avg` uses the recipe's own rewards. `strict` also requires the prompt's format, `lenient` accepts any, and
+    `format` is the share of samples in the required format. `timeouts`, if there are any, is the number of answers,
+    including greedy ones, that the grader did not finish in time: they count as wrong, so the scores are too low. A
+    program that exceeds its own time limit has failed, and does not count as a timeout.
     """
     scores = [record["scores"] for record in records]
     n = len(scores[0])
-    cut = [flag for record in records for flag in record["truncated"]]
+    truncated = [flag for record in records for flag in record["truncated"]]
     found = {"n_questions": len(records), "n_samples": n} | _share("avg", "ci95", scores)
     for key in ("strict", "lenient"):
         if all(key in record for record in records):
@@ -132,7 +132,7 @@ def figures(records: list[dict]) -> dict:
         found[f"maj@{n}"] = stats.maj_at_n([record["answers"] for record in records], scores)
     if all("valid" in record for record in records):
         found["format"] = stats.avg_at_n([record["valid"] for record in records])
-    found["truncated"] = sum(cut) / len(cut)
+    found["truncated"] = sum(truncated) / len(truncated)
     found |= _lengths(records)
     if "greedy" in records[0]:
         found |= _share("greedy", "greedy_ci95", [[record["greedy"]] for record in records])
@@ -152,12 +152,12 @@ def _share(key: str, interval: str, scores: list[list[float]]) -> dict:
 
 
 def _lengths(records: list[dict]) -> dict:
-    """Mean tokens of all samples, and of those that are right, wrong though they ended, and cut off."""
+    """Mean tokens of all samples, and of those that are correct, wrong but not truncated, and truncated."""
     kinds: dict[str, list[int]] = {"length": [], "length_right": [], "length_wrong": [], "length_truncated": []}
     for one in records:
-        for tokens, score, cut in zip(one.get("lengths", ()), one["scores"], one["truncated"]):
+        for tokens, score, truncated in zip(one.get("lengths", ()), one["scores"], one["truncated"]):
             kinds["length"].append(tokens)
-            kind = "length_truncated" if cut else "length_right" if score >= 1 else "length_wrong"
+            kind = "length_truncated" if truncated else "length_right" if score >= 1 else "length_wrong"
             kinds[kind].append(tokens)
     return {key: statistics.fmean(values) for key, values in kinds.items() if values}
 
@@ -167,6 +167,6 @@ def _rounded(value):
 
 
 def families(result: dict) -> dict[str, dict]:
-    """The tasks of an evaluation without their parts: `knights_knaves`, not `knights_knaves/2ppl`."""
+    """The tasks of an evaluation, without their parts: `knights_knaves`, but not `knights_knaves/2ppl`."""
     tasks = result.get("tasks", {})
     return {task: scores for task, scores in tasks.items() if "/" not in task or task.split("/")[0] not in tasks}

@@ -1,4 +1,4 @@
-"""Reflection words: how often a model says that it looks again, and how long its right and wrong answers are."""
+"""Reflection words: how often a model says that it checks its work, and the lengths of correct and wrong answers."""
 
 import re
 import statistics
@@ -12,15 +12,15 @@ R1_WORDS = ("wait", "mistake", "however", "but", "retry", "error", "verify", "wr
 """DeepSeek-R1 (arXiv:2501.12948v2, appendix C.2)."""
 
 LOGIC_RL_WORDS = ("verify", "re-evaluate", "wait", "yet", "recheck", "let's")
-"""Logic-RL (arXiv:2502.14768): words whose frequency it compares with the reward."""
+"""Logic-RL (arXiv:2502.14768): the words whose frequency it compares with the reward."""
 
 WORDS = tuple(dict.fromkeys(R1_WORDS + LOGIC_RL_WORDS))
 
 
 def _pattern(word: str) -> re.Pattern:
-    """The word as a whole, and not as the end of another one of `WORDS`: "re-evaluate" is not "evaluate".
+    """Matches a whole word, but not the end of another one of `WORDS`: "re-evaluate" is not "evaluate".
 
-    It begins with the word itself, which `re` finds three times as fast as a word boundary.
+    The pattern starts with the word itself, which `re` finds three times as fast as a word boundary.
     """
     ends = [rf"\b{re.escape(other)}" for other in WORDS if other != word and other.endswith(word)]
     unlike = "".join(f"(?<!{end})" for end in [rf"\w{re.escape(word)}", *ends])
@@ -31,7 +31,7 @@ _PATTERNS = {word: _pattern(word) for word in WORDS}
 
 
 def counts(text: str) -> dict[str, int]:
-    """How often each of `WORDS` stands in a text, as a whole word in any case.
+    """How often each of `WORDS` is in a text, as a whole word in upper or lower case.
 
     >>> found = counts("Wait, let's re-evaluate. Waiting; but WAIT!")
     >>> {word: count for word, count in found.items() if count}
@@ -42,7 +42,7 @@ def counts(text: str) -> dict[str, int]:
 
 
 def per_completion(texts: Iterable[str]) -> dict[str, float]:
-    """How often each of `WORDS` stands in a completion, on average.
+    """How often each of `WORDS` is in a completion, on average.
 
     Raises:
         ValueError: There are no completions.
@@ -57,9 +57,9 @@ def words_by_step(run_dir: str | Path) -> list[dict]:
     """Reflection words and lengths at each step of a grpo run, from its `samples/`.
 
     Returns:
-        By step: `step`, `completions`, `words` (a completion, on average), and `right` and `wrong`, each with its
-        number of `completions` and their mean length in `characters`, in `words`, and in `tokens` where the samples
-        tell them; None where there are no completions of that kind.
+        For each step: `step`, `completions`, `words` (per completion), and `right` and `wrong`, each with its number
+        of `completions` and their mean length in `characters`, in `words`, and in `tokens` if the samples have them;
+        None if there are no such completions.
 
     Raises:
         UserError: The folder has no `samples/step_*.jsonl`.

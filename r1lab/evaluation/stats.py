@@ -1,8 +1,8 @@
-"""What is reported of an evaluation: avg@n, pass@k, maj@n, 95 % intervals and paired differences.
+"""The statistics of an evaluation: avg@n, pass@k, maj@n, 95 % intervals and paired differences.
 
-Scores are lists of lists, one inner list a question, one number in [0, 1] a sample. The question is the unit that is
-resampled: four samples of one question are not four independent observations. See Miller 2024, *Adding Error Bars to
-Evals* (arXiv:2411.00640), sections 2 and 4.
+Scores are lists of lists, one inner list per question, with one number in [0, 1] per sample. Intervals resample
+questions, because four samples of one question are not four independent observations. See Miller 2024, *Adding Error
+Bars to Evals* (arXiv:2411.00640), sections 2 and 4.
 """
 
 from collections import Counter
@@ -16,8 +16,8 @@ __all__ = ["avg_at_n", "maj_at_n", "mean_ci95", "paired_diff", "pass_at_k", "que
 
 Z = 1.959963984540054  # the 97.5 % point of the standard normal distribution
 RESAMPLES = 4000
-FEW = 5  # questions that must differ from the rest for a bootstrap to be trusted, as for a share's normal interval
-_CHUNK = 2_000_000  # numbers drawn at once, so that memory stays at some 16 MB whatever the number of questions
+FEW = 5  # a bootstrap is reliable only if this number of questions differ from the rest, as for a normal interval
+_CHUNK = 2_000_000  # random numbers drawn at once, which limits memory to about 16 MB for any number of questions
 
 
 def question_means(scores: Sequence[Sequence[float]]) -> np.ndarray:
@@ -41,10 +41,10 @@ def avg_at_n(scores: Sequence[Sequence[float]]) -> float:
 
 
 def pass_at_k(scores: Sequence[Sequence[float]], k: int) -> float:
-    """Unbiased estimate of the chance that at least one of k samples is right (Chen et al. 2021, eq. 1).
+    """Unbiased estimate of the probability that at least one of k samples is correct (Chen et al. 2021, eq. 1).
 
-    With n samples of a question, c of them right, it is `1 - C(n - c, k) / C(n, k)`, averaged over questions. A sample
-    is right when its score is at least 1.
+    With n samples of a question, c of them correct, it is `1 - C(n - c, k) / C(n, k)`, averaged over questions. A
+    sample is correct if its score is at least 1.
 
     Raises:
         ValueError: k is below 1, or a question has fewer than k samples.
@@ -60,11 +60,11 @@ def pass_at_k(scores: Sequence[Sequence[float]], k: int) -> float:
 
 
 def maj_at_n(answers: Sequence[Sequence[str | None]], scores: Sequence[Sequence[float]]) -> float:
-    """Mean score of the answer that most samples of a question give (Wang et al. 2022, self-consistency).
+    """Mean score of the most frequent answer to each question (Wang et al. 2022, self-consistency).
 
-    A sample without an answer (None) has no vote; a question without any vote scores 0. Answers that tie share the
-    question evenly, so the result does not depend on the order of the samples. An answer's score is the mean over the
-    samples that gave it.
+    A sample without an answer (None) has no vote; a question without votes scores 0. Tied answers share the question
+    equally, so the result does not depend on the order of the samples. The score of an answer is the mean over the
+    samples with this answer.
 
     >>> maj_at_n([["a", "a", "b"], ["a", "b", None]], [[1, 1, 0], [1, 0, 0]])
     0.75
@@ -86,12 +86,12 @@ def _majority_score(answers: Sequence[str | None], scores: Sequence[float]) -> f
 
 
 def mean_ci95(values: Sequence[float], *, seed: int = 0, resamples: int = RESAMPLES) -> tuple[float, float]:
-    """95 % interval of the mean of one value a question (a 0/1 score, or the mean of its samples).
+    """95 % interval of the mean of one value per question (a 0/1 score, or the mean of its samples).
 
-    Values that are all 0 or 1 get Wilson's interval, which stays honest near 0 and 1; others an expanded percentile
-    bootstrap over questions (docs/results/intervals.md sets it beside others). Where fewer than `FEW` values in [0, 1]
-    differ from the rest, resamples hardly can, and the interval is at least what Wilson's is at 0 and 1: a share of
-    the unseen of up to z²/(n + z²) may be anything.
+    Values that are all 0 or 1 get Wilson's interval, which is accurate near 0 and 1. Other values get an expanded
+    percentile bootstrap over questions (docs/results/intervals.md compares it with others). If fewer than `FEW` values
+    in [0, 1] differ from the rest, resamples hardly differ either, so the interval is at least as wide as Wilson's at
+    0 and 1: up to a share z²/(n + z²) of unseen values may be anything.
 
     >>> low, high = mean_ci95([0.0] * 100)
     >>> (round(low, 3), round(high, 3))
@@ -108,9 +108,9 @@ def paired_diff(
 ) -> tuple[float, tuple[float, float]]:
     """Mean of `after - before` over the same questions in the same order, and its 95 % interval.
 
-    The interval is an expanded percentile bootstrap over questions of the differences, which leaves out what makes
-    some questions harder than others. Where fewer than `FEW` questions changed otherwise than the rest, it allows a
-    share of the unseen of up to z²/(n + z²) to have changed by anything in [-1, 1].
+    The interval is an expanded percentile bootstrap over questions of the differences, which removes the variance from
+    differences in difficulty between questions. If fewer than `FEW` questions changed differently from the rest, it
+    allows up to a share z²/(n + z²) of unseen questions to have changed by any value in [-1, 1].
 
     Raises:
         ValueError: The lists differ in length, or are empty.
@@ -121,7 +121,7 @@ def paired_diff(
     """
     old, new = _checked(before), _checked(after)
     if len(old) != len(new):
-        raise ValueError(f"paired values must be of the same questions: {len(old)} before, {len(new)} after")
+        raise ValueError(f"paired values must be for the same questions: {len(old)} before, {len(new)} after")
     change = new - old
     return float(change.mean()), _interval(change, -1.0, 1.0, seed, resamples)
 
@@ -129,12 +129,12 @@ def paired_diff(
 def _checked(values: Sequence[float]) -> np.ndarray:
     checked = np.asarray(values, dtype=float)
     if checked.ndim != 1 or not len(checked):
-        raise ValueError("one value a question is needed, and at least one question")
+        raise ValueError("one value per question is needed, and at least one question")
     return checked
 
 
 def _interval(values: np.ndarray, lowest: float, highest: float, seed: int, resamples: int) -> tuple[float, float]:
-    """A bootstrap's interval, widened where the values, each from `lowest` to `highest`, are too much alike."""
+    """A bootstrap interval, widened if too few of the values, each from `lowest` to `highest`, differ."""
     low, high = _bootstrap(values, seed, resamples)
     alike = max(Counter(values.tolist()).values())
     if len(values) - alike < FEW and lowest <= values.min() and values.max() <= highest:
@@ -158,11 +158,11 @@ def _bootstrap(values: np.ndarray, seed: int, resamples: int) -> tuple[float, fl
 
 
 def expanded_tail(count: int) -> float:
-    """The share of resamples beyond each end of a 95 % interval from `count` values, at most 0.025.
+    """The share of resamples outside each end of a 95 % interval from `count` values, at most 0.025.
 
-    Plain percentiles are too narrow for few values: the bootstrap's spread lacks a factor sqrt(n / (n - 1)), and its
-    shape the tails of Student's t. The expanded percentile interval (Hesterberg 2015, arXiv:1411.5279) makes up for
-    both.
+    Plain percentiles are too narrow for few values: the spread of the bootstrap lacks a factor sqrt(n / (n - 1)), and
+    its shape lacks the tails of Student's t. The expanded percentile interval (Hesterberg 2015, arXiv:1411.5279)
+    corrects both.
 
     >>> round(expanded_tail(30), 4), round(expanded_tail(500), 4)
     (0.0188, 0.0246)
@@ -188,7 +188,7 @@ def t_quantile(freedom: int) -> float:
 
 
 def _wilson(share: float, count: int) -> tuple[float, float]:
-    centre = (share + Z**2 / (2 * count)) / (1 + Z**2 / count)
+    center = (share + Z**2 / (2 * count)) / (1 + Z**2 / count)
     half = Z * np.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2)) / (1 + Z**2 / count)
-    # At the ends it is 0 and 1 but for rounding.
-    return float(centre - half) if share > 0 else 0.0, float(centre + half) if share < 1 else 1.0
+    # For shares of 0 and 1 the ends are 0 and 1 up to rounding.
+    return float(center - half) if share > 0 else 0.0, float(center + half) if share < 1 else 1.0

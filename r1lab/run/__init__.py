@@ -1,1 +1,1 @@
-"""`r1lab run`: the stages of a recipe one after another, each in a process of its own, shown while they run."""
+"""`r1lab run`: runs the stages of a recipe in order, each in its own process, and shows their progress."""

@@ -1,4 +1,4 @@
-"""Stage processes: started apart from the terminal, told to stop, killed with their own, asked why they failed."""
+"""Stage processes: how they are started and killed, and why they failed."""
 
 import ctypes
 import os
@@ -12,15 +12,15 @@ from typing import BinaryIO
 
 from r1lab.run.logs import exception, last_line
 
-DISK_FULL = 2**20  # free bytes below which a stage that failed is taken to have failed for it
+DISK_FULL = 2**20  # if fewer bytes are free, the full disk is reported as the cause of a failure
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def start(command: list[str], output: BinaryIO) -> subprocess.Popen:
-    """Starts a process in a session of its own, so that Ctrl-C reaches it only through us, bound to die with us.
+    """Starts a process in its own session, so that Ctrl-C reaches it only through this process.
 
-    It dies with the thread that started it; no other thread may be running.
+    It is killed when the thread that started it ends; no other thread may be running.
     """
     parent = os.getpid()
 
@@ -29,7 +29,7 @@ def start(command: list[str], output: BinaryIO) -> subprocess.Popen:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         if _libc is not None:
             _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # The parent died before the line above.
+        if os.getppid() != parent:  # the parent ended before the line above
             os._exit(1)
 
     return subprocess.Popen(
@@ -44,32 +44,32 @@ def start(command: list[str], output: BinaryIO) -> subprocess.Popen:
 
 
 def kill(child: subprocess.Popen) -> None:
-    """Kills a process and whatever it started and left behind, such as an engine's workers."""
+    """Kills a process and the processes that it started, such as an engine's workers."""
     with suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()
 
 
 def failure(status: int, error_file: Path, log: Path, log_from: int) -> list[str]:
-    """Why a stage failed, one line a problem: what it says itself, else its exception, else the last line of its log.
+    """Why a stage failed, one line per problem: its own errors, else its exception, else the last line of its log.
 
     Args:
-        status: Its exit status, negative where a signal ended it.
-        error_file: Where it tells errors, one a line.
-        log: What it printed.
-        log_from: Where in the log this attempt begins, in bytes.
+        status: Its exit status, negative if a signal ended it.
+        error_file: The file to which it writes errors, one per line.
+        log: Its log.
+        log_from: The byte of the log at which this attempt begins.
     """
     if error_file.is_file() and (lines := [line for line in error_file.read_text().splitlines() if line.strip()]):
         return lines
-    if shutil.disk_usage(log.parent).free < DISK_FULL:  # then nothing says so, as the log has no room for it either
-        return [f"the disk that holds {log.parent} is full: free some space, then go on with --resume"]
+    if shutil.disk_usage(log.parent).free < DISK_FULL:  # the log cannot report this, because it is on the same disk
+        return [f"the disk of {log.parent} is full: free some space, then continue with --resume"]
     last = last_line(log, log_from)
     if status < 0:
-        cause = ", perhaps for lack of memory" if status == -signal.SIGKILL else ""
+        cause = ", possibly out of memory" if status == -signal.SIGKILL else ""
         problem = f"killed by {signal.Signals(-status).name}{cause}"
     elif status == 0:
         problem = "ended without a result"
     else:
         last = exception(log, log_from) or last
         return [f"failed: {last}" if last else f"failed with exit status {status}"]
-    return [f"{problem}; last said: {last}" if last else problem]
+    return [f"{problem}; last line of the log: {last}" if last else problem]

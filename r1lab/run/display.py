@@ -1,6 +1,6 @@
-"""What a person sees while a stage runs: a panel on a terminal, now and then a line in a log file.
+"""The progress display of a running stage: a panel on a terminal, or periodic lines in a file.
 
-Everything drawn comes from the stage's `metrics.jsonl`, which the stage writes and this module follows.
+Everything shown comes from the stage's `metrics.jsonl`, which the stage writes and this module follows.
 """
 
 import math
@@ -23,24 +23,24 @@ from r1lab.run.logs import last_line
 from r1lab.rundir import storage
 from r1lab.text import duration, number, sparkline
 
-LINE_EVERY = 10.0  # seconds between lines in a log file, at first
-LATER_LINE_EVERY = 60.0  # and after the first ten minutes
-REDRAW_EVERY = 1.0  # seconds between two pictures of the panel
-_SPARK_ROWS = 1000  # a sparkline of more steps than this is drawn from every n-th of them
+LINE_EVERY = 10.0  # seconds between lines in a file during the first ten minutes
+LATER_LINE_EVERY = 60.0  # and after that
+REDRAW_EVERY = 1.0  # seconds between updates of the panel
+_SPARK_ROWS = 1000  # a sparkline of more steps uses only every n-th step
 
 
 @dataclass
 class Progress:
-    """Where a stage stands, as its metrics tell it.
+    """The progress of a stage, according to its metrics.
 
     Attributes:
-        position: Steps, or questions, done; None before the first.
-        total: Steps, or questions, in all.
-        left: Seconds left, None where it cannot be told yet.
+        position: Steps or questions done; None before the first.
+        total: Total steps or questions.
+        left: Seconds left, None if still unknown.
         last: The newest row of the stage's own phase.
-        history: All rows of the stage's own phase, one a step.
-        evals: The evaluations made during training, oldest first.
-        doing: What the stage is at when it is not at its own phase, else None.
+        history: All rows of the stage's own phase, one per step.
+        evals: The evaluations during training, oldest first.
+        doing: What the stage does if it is not in its own phase, else None.
     """
 
     position: int | None = None
@@ -53,11 +53,11 @@ class Progress:
 
 
 class MetricsHistory:
-    """The metrics of one stage, held so that a new row costs the same however many there are already.
+    """The metrics of one stage. The cost of adding a row does not grow with the number of rows.
 
     Args:
         kind: The kind of the stage.
-        started: When this attempt started, in unix seconds: the pace is measured on later rows only.
+        started: The start of this attempt in unix seconds; the pace is measured on later rows only.
     """
 
     def __init__(self, kind: str, started: float):
@@ -68,10 +68,10 @@ class MetricsHistory:
         self._last: dict = {}  # the newest row of the stage's own phase
         self._fresh: tuple[dict, dict] | None = None  # the first and the newest such row of this attempt
         self._newest: dict | None = None  # the newest row of this attempt, of any phase
-        self._starting: str | None = None  # what this attempt is at, as long as nothing has been measured since
+        self._starting: str | None = None  # what this attempt does before its first measurement
 
     def add(self, rows: list[dict]) -> None:
-        """Takes in rows of `metrics.jsonl`, in the order of the file, those of earlier attempts included."""
+        """Adds rows of `metrics.jsonl` in the order of the file, including those of earlier attempts."""
         self.count += len(rows)
         for row in rows:
             fresh = row.get("time", 0) >= self.started
@@ -90,7 +90,7 @@ class MetricsHistory:
                 _insert(self.evals, row)
 
     def state(self, *, doing: str, now: float) -> Progress:
-        """Where the stage stands.
+        """The progress of the stage.
 
         Args:
             doing: What the stage does before its first row.
@@ -98,7 +98,7 @@ class MetricsHistory:
         """
         state = Progress(history=self.history, evals=self.evals if self.phase == "train" else [])
         if self.history:
-            # An evaluation of several tasks counts each from 0, so there the newest row is not the farthest one.
+            # An evaluation counts the questions of each task from 0, so its newest row may not have the highest count.
             state.last = self.history[-1] if self.phase == "train" else self._last
             state.position, state.total = _position(state.last), state.last.get("total")
         if self._fresh:
@@ -112,7 +112,7 @@ class MetricsHistory:
 
 
 def rows_by_step(rows: list[dict]) -> list[dict]:
-    """One row per step, in order: of a step that a resumed run writes again, the newer row counts."""
+    """One row per step, in order; if a resumed run writes a step again, its newer row replaces the old one."""
     ordered: list[dict] = []
     for row in rows:
         _insert(ordered, row)
@@ -120,7 +120,7 @@ def rows_by_step(rows: list[dict]) -> list[dict]:
 
 
 def _insert(rows: list[dict], row: dict) -> None:
-    """Puts a row at its place among rows in the order of their steps; rows nearly always come in that order."""
+    """Inserts a row into rows sorted by step; rows nearly always arrive in this order."""
     place, at = len(rows), _done(row)
     if rows and _done(rows[-1]) >= at:
         place = bisect_left(rows, at, key=_done)
@@ -152,8 +152,8 @@ def _time_left(first: dict, last: dict, total: int | None, now: float) -> float 
     return max(0.0, (total - _done(last)) * pace - (now - last["time"]))
 
 
-def figures(state: Progress) -> list[tuple[str, str, str, str]]:
-    """The figures of the newest row: name, value, unit, sparkline."""
+def metrics(state: Progress) -> list[tuple[str, str, str, str]]:
+    """The metrics of the newest row: name, value, unit, sparkline."""
     row, found = state.last, []
     history = state.history[:: 1 + len(state.history) // _SPARK_ROWS]
 
@@ -167,7 +167,7 @@ def figures(state: Progress) -> list[tuple[str, str, str, str]]:
     if len(rewards) > 1 or any(value != row.get("reward") for value in rewards.values()):
         for name, value in rewards.items():
             add(f"  {name}", number(value), pick=lambda past, name=name: past.get("rewards", {}).get(name))
-    if reasons := next(iter(row.get("reasons", {}).values()), {}):  # those of the reward that tells what is right
+    if reasons := next(iter(row.get("reasons", {}).values()), {}):  # of the reward that decides correctness
         total = sum(reasons.values())
         most = sorted(reasons.items(), key=lambda item: -item[1])[:3]
         add("reasons", "", ", ".join(f"{reason} {count / total:.0%}" for reason, count in most))
@@ -187,7 +187,7 @@ def figures(state: Progress) -> list[tuple[str, str, str, str]]:
 
 
 def held_out(state: Progress) -> list[str]:
-    """One line a task: the newest evaluation during training, and the first, in percent."""
+    """One line per task: the first and the newest evaluation during training, in percent."""
     lines = []
     for task, newest in (state.evals[-1]["tasks"] if state.evals else {}).items():
         if "/" in task or newest.get("avg") is None:
@@ -201,7 +201,7 @@ def held_out(state: Progress) -> list[str]:
 
 
 def plain_line(name: str, state: Progress, now: float, started: float) -> str:
-    """The state in one line, for a log file."""
+    """The progress in one line, for a file."""
     parts = [name]
     if state.position is not None:
         width = len(str(state.total or ""))
@@ -209,7 +209,7 @@ def plain_line(name: str, state: Progress, now: float, started: float) -> str:
     if state.doing:
         parts.append(f"{state.doing} ({duration(now - started)})")
         return "  ".join(parts)
-    for label, value, _, _ in figures(state):
+    for label, value, _, _ in metrics(state):
         if not value:
             continue
         parts.append(f"{value} tok/s" if label == "speed" else f"{label.strip()} {value}")
@@ -219,18 +219,18 @@ def plain_line(name: str, state: Progress, now: float, started: float) -> str:
 
 
 class StageDisplay:
-    """Follows one running stage. Call `update` often; it draws when there is something to draw.
+    """Follows one running stage. Call `update` often; it draws only if there is something new.
 
-    Nothing runs in the background: a second thread would be in the way of starting processes safely.
+    Nothing runs in the background, because processes cannot be started safely with a second thread.
 
     Args:
-        console: Where to draw. A panel if it is a terminal, plain lines if not.
+        console: The output: a panel on a terminal, plain lines otherwise.
         path: The folder of the stage.
         name: The name of the stage.
         kind: The kind of the stage.
         doing: What the stage does before its first metrics, such as `starting`.
-        place: Where the stage stands in its pipeline, such as `stage 2 of 3`; empty for a run of one stage.
-        clock: Tells the time in unix seconds.
+        place: The place of the stage in its pipeline, such as `stage 2 of 3`; empty for a run of one stage.
+        clock: Returns the time in unix seconds.
     """
 
     def __init__(
@@ -246,8 +246,8 @@ class StageDisplay:
     ):
         self.console, self.path, self.name, self.kind = console, path, name, kind
         self.doing, self.place, self.clock = doing, place, clock
-        self._offset, self._seen, self._evals_told = 0, -1, 0
-        self._told_lines: set[str] = set()  # a file written anew is read anew
+        self._offset, self._seen, self._evals_shown = 0, -1, 0
+        self._shown: set[str] = set()  # messages, because a file that is rewritten is read again
         self.started = self._line_at = clock()
         self._drawn_at = -math.inf
         self.metrics = MetricsHistory(kind, self.started)
@@ -263,7 +263,7 @@ class StageDisplay:
             place = f"{self.place}, " if self.place else ""
             self.say(f"{self.name}  {place}{self.kind}: {self.doing}; log in {self.path / 'log.txt'}")
         self._read()
-        self._evals_told = len(self.state().evals)
+        self._evals_shown = len(self.state().evals)
         self.update()
         return self
 
@@ -277,14 +277,14 @@ class StageDisplay:
         self.console.print(Text(text), soft_wrap=not self.console.is_terminal)
 
     def state(self) -> Progress:
-        """Where the stage stands now."""
+        """The current progress of the stage."""
         return self.metrics.state(doing=self.doing, now=self.clock())
 
     def update(self, *, last: bool = False) -> None:
         """Reads new metrics and draws them."""
         self._read()
         if self._live is None:
-            self._tell(last)
+            self._print_lines(last)
         elif last or self.clock() - self._drawn_at >= REDRAW_EVERY:
             self._drawn_at = self.clock()
             self._live.update(self.panel(), refresh=True)
@@ -296,15 +296,15 @@ class StageDisplay:
         self.metrics.add([row for row in rows if row.get("phase") not in ("warning", "note")])
         self._offset = offset
         for row in rows:
-            told, message = row.get("phase") in ("warning", "note"), str(row.get("message"))
-            if told and row["time"] >= self.started and message not in self._told_lines:
-                self._told_lines.add(message)
+            is_message, message = row.get("phase") in ("warning", "note"), str(row.get("message"))
+            if is_message and row["time"] >= self.started and message not in self._shown:
+                self._shown.add(message)
                 self.say(f"{self.name}  {'warning: ' if row['phase'] == 'warning' else ''}{message}")
 
-    def _tell(self, last: bool) -> None:
+    def _print_lines(self, last: bool) -> None:
         now, state = self.clock(), self.state()
-        if len(state.evals) > self._evals_told:
-            self._evals_told = len(state.evals)
+        if len(state.evals) > self._evals_shown:
+            self._evals_shown = len(state.evals)
             for line in held_out(state):
                 self.say(f"{self.name}  held out: {line}")
         every = LINE_EVERY if now - self.started < 600 else LATER_LINE_EVERY
@@ -317,7 +317,7 @@ class StageDisplay:
             self.say(plain_line(self.name, state, now, self.started))
 
     def panel(self) -> Panel:
-        """The state as a panel that fits 80 columns."""
+        """The progress as a panel that fits 80 columns."""
         now, state = self.clock(), self.state()
         head = Table.grid(expand=True, padding=(0, 2, 0, 0))
         head.add_column(no_wrap=True)
@@ -336,7 +336,7 @@ class StageDisplay:
             body.add_column(style="cyan", no_wrap=True, max_width=24)
             body.add_column(no_wrap=True)
             body.add_column(style="green", no_wrap=True, overflow="crop")
-            for label, value, unit, spark in figures(state):
+            for label, value, unit, spark in metrics(state):
                 body.add_row(label, f"{value} {unit}", spark)
             parts = [head, body, *(Text.assemble(("held out  ", "cyan"), line) for line in held_out(state))]
             if state.doing:

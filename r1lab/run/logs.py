@@ -1,16 +1,16 @@
-"""What the end of a stage's log says."""
+"""Reads the last line and the last exception of a stage's log."""
 
 import re
 from itertools import zip_longest
 from pathlib import Path
 
-_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # colours and cursor moves of progress bars
-_SEARCHED = 200_000  # bytes of a log that are searched for an exception
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # colors and cursor moves of progress bars
+_SEARCHED = 200_000  # bytes at the end of a log that are searched for an exception
 _ENGINE_PREFIX = re.compile(r"^\(\w+ pid=\d+\) (?:[A-Z]+ [\d-]+ [\d:]+ \[[^\]]*\] ?)?")
 
 
 def _lines(path: Path, start: int, most: int) -> list[str]:
-    """The lines of a file from the byte `start` on, of its last `most` bytes alone, without a terminal's escapes."""
+    """The lines of a file from byte `start` on, within its last `most` bytes, without terminal escapes."""
     if not path.is_file():
         return []
     with path.open("rb") as file:
@@ -20,16 +20,16 @@ def _lines(path: Path, start: int, most: int) -> list[str]:
 
 
 def last_line(path: Path, start: int = 0) -> str:
-    """The last line of a log that says something, looking at no more than its last 20 kB."""
+    """The last non-empty line of a log, within its last 20 kB."""
     lines = (line.strip() for line in reversed(_lines(path, start, 20_000)))
     return next((line for line in lines if line), "")
 
 
 def exception(path: Path, start: int = 0) -> str:
-    """The exception of the last traceback in a log, on one line; empty where there is none.
+    """The exception of the last traceback in a log, on one line; empty if there is none.
 
     Libraries print advice after it, such as torch's "Set TORCHDYNAMO_VERBOSE=1". Lines of an engine's own process have
-    a prefix, such as `(EngineCore pid=7) ERROR 01-02 03:04:05 [core.py:1] `, and its parent only points to them.
+    a prefix, such as `(EngineCore pid=7) ERROR 01-02 03:04:05 [core.py:1] `, and its parent only refers to them.
     """
     lines = [_ENGINE_PREFIX.sub("", line) for line in _lines(path, start, _SEARCHED)]
     found, inside = "", False

@@ -1,7 +1,7 @@
-"""Runs a recipe: its stages one after the other, each in a process of its own, skipped where finished.
+"""Runs a recipe: its stages in order, each in its own process; finished stages are skipped.
 
 A recipe of one stage runs in `runs/NAME/`, a pipeline in `runs/NAME/NN-STAGE/`. `@base/model` and `@base/samples` in a
-stage's recipe become paths in its `config.yaml`, which can so be run again by itself.
+stage's recipe become paths in its `config.yaml`, so that it can be run again by itself.
 """
 
 import errno
@@ -27,12 +27,12 @@ from r1lab.run.display import StageDisplay
 from r1lab.rundir import directory, manifest, storage
 
 INTERRUPTED = 130
-_POLL = 0.2  # seconds between two looks at the child and at its metrics
+_POLL = 0.2  # seconds between two checks of the child and its metrics
 
 
 @dataclass(frozen=True)
 class StageRun:
-    """One stage of a run: its name, its folder, its recipe with references as written, and what it refers to."""
+    """One stage of a run: its name, its folder, its recipe with references as written, and its place in a pipeline."""
 
     name: str
     path: Path
@@ -62,20 +62,20 @@ def run(
     """Runs a recipe, single-stage or pipeline, and shows it as it runs.
 
     Args:
-        recipe: What `r1lab.recipe.loading.load` returned.
+        recipe: A recipe from `r1lab.recipe.loading.load`.
         recipe_text: The recipe as written, for `recipe.yaml`.
-        runs_dir: Where run directories lie.
-        name: The name of the run, the recipe's own if None.
-        resume: Go on with the run that the directory holds; begin it if there is none.
-        overwrite: Delete what the directory holds and begin again.
-        together: All stages in one process, for those that are shorter than the start of one.
-        console: Where to print, standard output if None.
+        runs_dir: The folder of run directories.
+        name: The name of the run, by default the recipe's.
+        resume: Continue the run in the directory, or start it if there is none.
+        overwrite: Delete the contents of the directory and start again.
+        together: Run all stages in one process, for stages that are shorter than the start of a process.
+        console: The output, by default standard output.
 
     Returns:
-        The exit status: 0 finished, 1 a stage failed, 2 a stage refused what was asked, 130 interrupted.
+        The exit status: 0 finished, 1 a stage failed, 2 a stage found its recipe invalid, 130 interrupted.
 
     Raises:
-        UserError: The directory is in use, or holds a run of another recipe; a stage asks for several GPUs.
+        UserError: The directory is in use, or has a run of another recipe, or a stage needs several GPUs.
     """
     console = console or Console()
     config = recipes.resolved(recipe)
@@ -88,20 +88,20 @@ def run(
     changed = changed_stages(run_dir, stages) if resume else {}
     run_dir.mkdir(parents=True, exist_ok=True)
     with directory.locked(run_dir), interrupts.stop_requests() as stop:
-        console.on_broken_pipe = stop.hang_up  # rich would exit, and the stage die with its steps since a checkpoint
+        console.on_broken_pipe = stop.hang_up  # rich would exit, and the steps since the last checkpoint be lost
         directory.prepare(recipe_text, config, run_dir, resume=resume, overwrite=overwrite)
         manifest.write_manifest(run_dir, config)
         return _run_stages(console, run_dir, stages, config, stop, changed, together)
 
 
 def checked_name(name: str) -> str:
-    """A run's name as it is given.
+    """Returns a run's name unchanged if it is valid.
 
     Raises:
         UserError: It is not the name of one folder.
     """
     if not name or name in (".", "..") or "/" in name or name.startswith("-"):
-        raise UserError(f"--name {name}: a run's name is the name of one folder: letters, digits, - and _ will do")
+        raise UserError(f"--name {name}: not a folder name: use letters, digits, - and _")
     return name
 
 
@@ -117,20 +117,20 @@ def stage_runs(config: dict, run_dir: Path) -> list[StageRun]:
 
 
 def changed_stages(run_dir: Path, stages: list[StageRun]) -> dict[str, list[str]]:
-    """Stages of a pipeline that finished, or began, with another recipe, and the keys that changed; they run again.
+    """Stages of a pipeline that started with another recipe and will run again, with the keys that changed.
 
     Raises:
-        UserError: One line a problem and what to type: a run of one stage has changed, which would leave nothing of
-            it, or the stages are no longer those of the directory.
+        UserError: A run of one stage has changed, so that nothing of it could be kept, or the stages are not those of
+            the directory.
     """
-    ways = f"--overwrite starts all over, --name NEW keeps {run_dir} and starts another run"
+    ways = f"--overwrite deletes it and starts again, --name NEW keeps {run_dir} and starts a new run"
     folders = {stage.path.name for stage in stages}
     root = run_dir / "config.yaml"
     if root.is_file() and ("stages" in storage.read_yaml(root)) != bool(stages[0].place):
-        raise UserError(f"{root}: stages: one recipe is a pipeline and the other is not: {ways}")
+        raise UserError(f"{root}: stages: only one of the two recipes is a pipeline: {ways}")
     others = [path for path in sorted(run_dir.glob("[0-9][0-9]-*")) if path.is_dir() and path.name not in folders]
     if others:
-        raise UserError(f"{others[0]}: stages: the recipe has no such stage at this place any more: {ways}")
+        raise UserError(f"{others[0]}: stages: the recipe no longer has this stage at this place: {ways}")
     found = {}
     for stage in stages:
         file = stage.path / "config.yaml"
@@ -139,7 +139,7 @@ def changed_stages(run_dir: Path, stages: list[StageRun]) -> dict[str, list[str]
         before, now = recipes.reread(storage.read_yaml(file)), recipes.reread(stage.config)
         changed = references.changes(before, now, {s.name: s.path.name for s in stages})
         if changed and not stage.place:
-            state = "finished" if stage.finished else "began"
+            state = "finished" if stage.finished else "started"
             raise UserError(f"{stage.path}: {changed[0]}{_more(changed)}, after the stage {state}: {ways}")
         if changed:
             found[stage.name] = changed
@@ -148,12 +148,13 @@ def changed_stages(run_dir: Path, stages: list[StageRun]) -> dict[str, list[str]
 
 @dataclass(frozen=True)
 class Decision:
-    """What becomes of a stage in this run.
+    """What a run does with a stage.
 
     Attributes:
-        skipped: It has finished, and nothing that it was made from has changed or runs again.
-        because: The first stage that it builds on, directly or not, and that runs in this run; empty for none.
-        stale: What it holds was made from something else than it would be made from now, and is dropped.
+        stage: The stage.
+        skipped: It has finished, and none of its inputs has changed or runs again.
+        because: The first stage in this run that it depends on, directly or not; empty for none.
+        stale: Its output was made from other inputs and is deleted.
     """
 
     stage: StageRun
@@ -163,7 +164,7 @@ class Decision:
 
 
 def decide(stages: list[StageRun], changed: dict[str, list[str]]) -> list[Decision]:
-    """What becomes of each stage, before any of them runs; `changed` is what `changed_stages` gives."""
+    """The decisions for all stages, before any of them runs; `changed` is the result of `changed_stages`."""
     found: list[Decision] = []
     running: set[str] = set()
     for stage in stages:  # references point backwards only
@@ -178,16 +179,16 @@ def decide(stages: list[StageRun], changed: dict[str, list[str]]) -> list[Decisi
 
 
 def _announced(decisions: list[Decision], changed: dict[str, list[str]]) -> list[str]:
-    """A line for each stage that is skipped, and for each that runs again although it had begun."""
+    """A line for each stage that is skipped, and for each that runs again although it had started."""
     lines = []
     for decision in decisions:
         name = decision.stage.name
         if decision.skipped:
-            lines.append(f"{name}  finished before, skipped")
+            lines.append(f"{name}  already finished, skipped")
         elif name in changed:
             lines.append(f"{name}  runs again: {changed[name][0]}{_more(changed[name])}")
         elif decision.stale:
-            lines.append(f"{name}  runs again, as it builds on {decision.because}")
+            lines.append(f"{name}  runs again, because it depends on {decision.because}")
     return lines
 
 
@@ -196,10 +197,10 @@ def _more(changed: list[str]) -> str:
 
 
 def has_begun(path: Path) -> bool:
-    """Whether a stage holds something to go on from."""
+    """Whether a stage has something to resume from."""
     if any(path.glob("checkpoints/checkpoint-*")) or (path / "samples" / "partial.jsonl").is_file():
         return True
-    return (path / "rollback.json").is_file()  # an alarm took it back to its start, before any checkpoint
+    return (path / "rollback.json").is_file()  # an alarm rolled it back to its start, before any checkpoint
 
 
 # Running
@@ -218,8 +219,8 @@ def _run_stages(
     decisions = decide(stages, changed)
     for line in _announced(decisions, changed):
         console.print(line, soft_wrap=True, highlight=False)
-    # All that is stale goes before the first stage runs: an interruption must not leave a stage's old output beside
-    # the new output of one that it builds on.
+    # Delete everything stale before the first stage runs: an interruption must not leave the old output of a stage
+    # next to the new output of one that it depends on.
     for decision in decisions:
         if decision.stale:
             directory.drop_outputs(decision.stage.path)
@@ -250,7 +251,7 @@ def _run_stages(
 
 
 def _write_cards(run_dir: Path, stages: list[StageRun]) -> None:
-    """The card of each model: last, since the evaluations of a model come after it."""
+    """Writes the card of each model at the end of the run, because a model's evaluations come after it."""
     from r1lab.report import card
 
     for stage in stages:
@@ -259,7 +260,7 @@ def _write_cards(run_dir: Path, stages: list[StageRun]) -> None:
 
 
 def prepare_stage(stage: StageRun, folders: dict[str, Path]) -> None:
-    """Makes the folder of a stage ready for its process; what cannot be gone on from is dropped."""
+    """Prepares the folder of a stage for its process, and deletes output that it cannot resume from."""
     if not has_begun(stage.path):
         directory.drop_outputs(stage.path)
     stage.path.mkdir(exist_ok=True)
@@ -274,17 +275,17 @@ def run_stage(
     stop: StopRequests,
     shared: subprocess.Popen | None = None,
 ) -> int:
-    """Runs one stage to its end in a process of its own.
+    """Runs one stage to its end in its own process.
 
     Args:
-        console: Where to draw.
+        console: The output.
         stage: The stage.
         folders: The folder of each stage, for references.
-        stop: Counts the signals to stop that this process gets.
-        shared: A process that runs this stage and others, if there is one; it is killed where the stage fails.
+        stop: Counts the stop signals of this process.
+        shared: A process that runs this stage and others, if there is one; it is killed if the stage fails.
 
     Returns:
-        0, or the exit status that the whole run ends with; what went wrong is printed.
+        0, or the exit status of the whole run after an error was printed.
     """
     if stop.count:
         return _interrupted(stage)
@@ -311,7 +312,7 @@ def run_stage(
                 except OSError as error:
                     if error.errno != errno.EIO:  # rich handles a broken pipe itself
                         raise
-                    stop.hang_up()  # a terminal that is gone is met here before the signal is handled
+                    stop.hang_up()  # a closed terminal raises this error before the signal is handled
     finally:
         if shared is None or status != 0:
             children.kill(child)
@@ -326,60 +327,60 @@ def run_stage(
     if status in (INTERRUPTED, -signal.SIGINT, -signal.SIGTERM):
         return _interrupted(stage)
     for line in children.failure(status, error_file, log, log_from):
-        _tell(f"{stage.name}: {line} (log: {log})")
+        _print_error(f"{stage.name}: {line} (log: {log})")
     return 2 if status == 2 else 1
 
 
 def stage_command(*paths: Path) -> list[str]:
-    """The command that runs the stages of folders, one after the other; `-P`: no file of the current folder is taken
-    for a library of its name."""
+    """The command that runs the stages of folders in order. With `-P`, a file in the current folder does not shadow a
+    library."""
     return [sys.executable, "-P", "-m", "r1lab.stages", *map(str, paths)]
 
 
 def _pass_on(child: subprocess.Popen, stop: StopRequests, display: StageDisplay) -> None:
-    """Forwards the first request to stop, once; kills at the second."""
+    """Forwards the first stop request once, and kills the process at the second."""
     if stop.count >= 2:
         children.kill(child)
     elif stop.count and not stop.passed_on:
         stop.passed_on = True
         child.send_signal(signal.SIGINT)
         if display.kind in ("eval", "sample"):
-            display.say("stopping: what is written down is kept")
+            display.say("stopping: everything written so far is kept")
         else:
             display.say("stopping after this step and saving a checkpoint; Ctrl-C again stops at once")
 
 
 def _interrupted(stage: StageRun) -> int:
-    _tell(f"{stage.name}: interrupted; to go on: {resume_command(stage)}")
+    _print_error(f"{stage.name}: interrupted; to continue: {resume_command(stage)}")
     return INTERRUPTED
 
 
 def resume_command(stage: StageRun) -> str:
-    """What to type to go on: the command that was typed, with `--resume`."""
+    """The command that resumes a run: the one that was typed, with `--resume`."""
     typed = sys.argv[1:]
     if typed[:1] in (["run"], ["eval"]) and Path(sys.argv[0]).stem in ("r1lab", "__main__"):
-        words = [word for word in typed if word not in ("--overwrite", "--resume")]
+        arguments = [argument for argument in typed if argument not in ("--overwrite", "--resume")]
     else:
         run_dir = stage.path.parent if stage.place else stage.path
-        words = ["run", run_dir / "config.yaml", "--runs-dir", run_dir.parent, "--name", run_dir.name]
-    return shlex.join([*_program(), *map(str, words), "--resume"])
+        arguments = ["run", run_dir / "config.yaml", "--runs-dir", run_dir.parent, "--name", run_dir.name]
+    return shlex.join([*_program(), *map(str, arguments), "--resume"])
 
 
 def _program() -> list[str]:
     if shutil.which("r1lab"):
         return ["r1lab"]
-    script = Path(sys.executable).parent / "r1lab"  # an environment that is not activated
+    script = Path(sys.executable).parent / "r1lab"  # of an environment that is not activated
     if script.is_file():
         return [str(script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script)]
     return [sys.executable, "-m", "r1lab"]
 
 
-def _tell(line: str) -> None:
+def _print_error(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
 def pipeline_result(run_dir: Path, stages: list[StageRun], config: dict) -> dict:
-    """The results of all stages, how long they took in all attempts, and what changed from before to after."""
+    """The results of all stages, the total time of all attempts, and the differences from before to after."""
     attempts = storage.read_jsonl(run_dir / "metrics.jsonl")
     evals = [stage for stage in stages if stage.kind == "eval"]
     pairs = config.get("compare") or ([[evals[0].name, evals[-1].name]] if len(evals) > 1 else [])

@@ -1,4 +1,4 @@
-"""What a person sees at the end of a run: completions, accuracy before and after, the curve, where it all lies."""
+"""The output at the end of a run: completions, accuracy before and after, the curve, and paths."""
 
 from pathlib import Path
 
@@ -14,13 +14,13 @@ from r1lab.run.display import rows_by_step
 from r1lab.rundir import directory, storage
 from r1lab.text import duration, number, percent, shortened
 
-LABEL, VALUE = 14, 20  # widths of the columns of figures: three columns of figures end before column 80
+LABEL, VALUE = 14, 20  # column widths: three columns of values end before column 80
 COMPLETIONS = 3
-_FORMS = ("strict", "lenient")  # accuracy in the form that the prompt asks for, and in any
+_FORMS = ("strict", "lenient")  # accuracy in the format that the prompt requires, and in any format
 
 
 def stage_line(name: str, kind: str, path: Path, result: dict, seconds: float) -> str:
-    """What a finished stage came to, in one line. `seconds` is what it took, the start of its process included."""
+    """The result of a finished stage in one line. `seconds` is its duration, including the start of its process."""
     rows = train_rows(path)
     steps = f"{rows[-1]['step']} steps " if rows else ""
     parts = [f"{name}  {kind} {steps}in {duration(seconds)}"]
@@ -39,13 +39,13 @@ def stage_line(name: str, kind: str, path: Path, result: dict, seconds: float) -
 
 
 def train_rows(path: Path) -> list[dict]:
-    """The training metrics of a stage, one row a step."""
+    """The training metrics of a stage, one row per step."""
     rows = storage.read_jsonl(path / "metrics.jsonl")
     return rows_by_step([row for row in rows if row.get("phase") == "train" and row.get("step") is not None])
 
 
 def _change(rows: list[dict], key: str, digits: int = 2) -> str:
-    """From the mean of the first tenth of the steps to that of the last tenth."""
+    """The mean of the first tenth of the steps → the mean of the last tenth."""
     values = [row[key] for row in rows if row.get(key) is not None]
     if not values:
         return "-"
@@ -89,7 +89,7 @@ def accuracy_table(columns: list[tuple[str, dict]], compare: list[dict]) -> Text
             _row(table, "truncated", [percent(scores.get("truncated")) for scores in results])
         if any(scores.get("timeouts") for scores in results):
             _row(table, "timed out", [str(scores.get("timeouts", 0)) if scores else "-" for scores in results])
-            table.append("  what timed out counts as wrong: the figures are too low\n", "yellow")
+            table.append("  answers that timed out count as wrong, so the scores are too low\n", "yellow")
         if any("length" in scores for scores in results):
             _row(table, "length", [number(scores.get("length"), 0) + " tokens" for scores in results])
         for kind in ("correct", "wrong", "truncated"):
@@ -102,7 +102,7 @@ def accuracy_table(columns: list[tuple[str, dict]], compare: list[dict]) -> Text
 
 
 def stages_tables(evals: list[tuple[str, dict]], compare: list[dict]) -> list[Text]:
-    """For each task a table with a line for each evaluation, and what changed from the one it is compared with."""
+    """For each task, a table with a line for each evaluation and its difference from the one it is compared with."""
     width = max(len(name) for name, _ in evals) + 2
     tables = []
     for task in dict.fromkeys(task for _, result in evals for task in families(result)):
@@ -115,11 +115,9 @@ def stages_tables(evals: list[tuple[str, dict]], compare: list[dict]) -> list[Te
         heads = f"{'':{width}}{f'avg@{samples}' if samples else 'avg':{VALUE}}{'greedy':>6}{'tokens':>8}"
         table.append(f"{heads}{'truncated':>11}  difference\n", "bold")
         for name, scores in rows:
-            greedy, cut = percent(scores.get("greedy")), percent(scores.get("truncated"))
-            figures = (
-                f"{_accuracy(scores, 'avg', 'ci95'):{VALUE}}{greedy:>6}{number(scores.get('length'), 0):>8}{cut:>11}"
-            )
-            table.append(f"{name:{width}}{figures}")
+            average, length = _accuracy(scores, "avg", "ci95"), number(scores.get("length"), 0)
+            greedy, truncated = percent(scores.get("greedy")), percent(scores.get("truncated"))
+            table.append(f"{name:{width}}{average:{VALUE}}{greedy:>6}{length:>8}{truncated:>11}")
             against = [r for r in compare if r["after"] == name and r["task"] == task and r["metric"] == "avg"]
             for i, change in enumerate(against):
                 low, high = change["ci95"]
@@ -130,7 +128,7 @@ def stages_tables(evals: list[tuple[str, dict]], compare: list[dict]) -> list[Te
             table.append("\n")
         for name, scores in rows:
             if scores.get("timeouts"):
-                table.append(f"{name}: {scores['timeouts']} answers timed out, so its figures are too low\n", "yellow")
+                table.append(f"{name}: {scores['timeouts']} answers timed out, so its scores are too low\n", "yellow")
         table.append("percent, 95 % intervals over questions; differences of avg, paired by question", "dim")
         tables.append(table)
     return tables
@@ -151,27 +149,27 @@ def _row(table: Text, label: str, values: list[str], change: dict | None = None)
 
 
 def training_table(path: Path, result: dict) -> Text:
-    """What a training or sampling stage came to, figure by figure."""
+    """The metrics of a training or sampling stage, one per line."""
     rows = train_rows(path)
     last = rows[-1] if rows else {}
     keys = (("reward", 3), ("length", 0), ("no_signal", 2)) if "reward" in last else (("loss", 3), ("accuracy", 3))
-    figures = [
+    metrics = [
         (key.replace("_", " "), _change(rows, key, digits)) for key, digits in keys if last.get(key) is not None
     ]
     for name in last.get("rewards", {}):
-        figures.append((f"reward {name}", _change([row.get("rewards", {}) for row in rows], name, 3)))
+        metrics.append((f"reward {name}", _change([row.get("rewards", {}) for row in rows], name, 3)))
     for key, value in result.items():
         if isinstance(value, (int, float)) and key != "seconds":
-            figures.append((key, f"{value:,}" if isinstance(value, int) else number(value)))
-    width = max((len(label) for label, _ in figures), default=0)
-    table = Text("\n".join(f"  {label:{width}}  {value}" for label, value in figures))
+            metrics.append((key, f"{value:,}" if isinstance(value, int) else number(value)))
+    width = max((len(label) for label, _ in metrics), default=0)
+    table = Text("\n".join(f"  {label:{width}}  {value}" for label, value in metrics))
     if rows:
         table.append("\nmean of the first tenth of the steps → of the last tenth", "dim")
     return table
 
 
 def completions(path: Path) -> list[tuple[int, list[dict]]]:
-    """The first completions of the first and of the last step that a stage kept, each to another prompt: no choice."""
+    """The first completions that a stage kept of its first and last step, one per prompt, without selection."""
     steps, found = directory.samples_by_step(path), []
     for step in dict.fromkeys([*list(steps)[:1], *list(steps)[-1:]]):
         kept = [row for file in steps[step] for row in storage.read_jsonl(file)]
@@ -181,7 +179,7 @@ def completions(path: Path) -> list[tuple[int, list[dict]]]:
 
 
 def show_question(console: Console, before: tuple[str, Path], after: tuple[str, Path]) -> None:
-    """Prints one question that the first evaluation got wrong and the second correct, with both answers.
+    """Prints one question that the first evaluation answered wrong and the second correctly, with both answers.
 
     The first sampled answer to each question counts. Of the questions that changed, the one with the shortest answers
     is shown; how many changed in each direction is printed with it.
@@ -308,7 +306,7 @@ def show(console: Console, run_dir: Path, stages: list[tuple[str, str, Path]], r
 
 
 def _where(console: Console, run_dir: Path, stages: list, result: dict, picture: Path | None) -> None:
-    """What lies where, and what to type next."""
+    """Prints where the outputs are, and the next command."""
     lines = [("run", f"{run_dir}/  ({duration(result['seconds'])})" if "seconds" in result else f"{run_dir}/")]
     lines += [("curve", str(picture))] if picture else []
     trained = [path for _, kind, path in stages if trains(kind) and kind != "reward"]
@@ -323,7 +321,7 @@ def _where(console: Console, run_dir: Path, stages: list, result: dict, picture:
 
 
 def _report(run_dir: Path) -> str:
-    """Writes the report of a run. Its path, or why there is none: a run that finished does not fail for its report."""
+    """Writes the report of a run and returns its path, or the error, because a finished run must not fail here."""
     from r1lab import report
 
     try:
@@ -333,7 +331,7 @@ def _report(run_dir: Path) -> str:
 
 
 def _next(run_dir: Path, stages: list, trained: list[Path]) -> str:
-    """The command that a person is likely to type next."""
+    """The command that the user is likely to need next."""
     if not trained:
         return f"r1lab report {run_dir} OTHER_RUN, to compare them"
     model = trained[-1] / "model"

@@ -1,1 +1,1 @@
-"""A run directory: how it is prepared and locked, and the files in it."""
+"""Run directories: how they are prepared and locked, and the files in them."""

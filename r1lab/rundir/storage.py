@@ -1,4 +1,4 @@
-"""Files of a run directory: written whole or not at all, and JSON lines that survive a kill."""
+"""Files of a run directory: atomic writes, and JSON lines that survive a kill."""
 
 import json
 import math
@@ -10,11 +10,11 @@ from ruamel.yaml.error import YAMLError
 
 from r1lab.errors import UserError
 
-_AGAIN = "put it right, or start again with --overwrite or another --name"
+_FIX = "fix it, or start again with --overwrite or another --name"
 
 
 def write_text_atomic(path: str | Path, text: str) -> None:
-    """Writes a file so that a reader, or a crash, sees the old text or the new one, never half of it."""
+    """Writes a file atomically: a reader, also after a crash, sees either the old text or the new one."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -33,7 +33,7 @@ def write_json_atomic(path: str | Path, data: object) -> None:
 
 
 def append_jsonl(path: str | Path, row: dict) -> None:
-    """Appends one row, and drops the half row that a killed writer may have left at the end."""
+    """Appends one row, and removes an incomplete row that a killed writer may have left at the end."""
     path = Path(path)
     line = json.dumps(_plain(row), ensure_ascii=False, allow_nan=False) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +46,7 @@ def append_jsonl(path: str | Path, row: dict) -> None:
 
 
 def write_jsonl(path: str | Path, rows: list[dict]) -> None:
-    """Writes a whole file of one JSON object a line, atomically; makes its folder if need be."""
+    """Writes a file of one JSON object per line atomically, and creates its folder if necessary."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = (json.dumps(_plain(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
@@ -54,18 +54,18 @@ def write_jsonl(path: str | Path, rows: list[dict]) -> None:
 
 
 def read_jsonl(path: str | Path) -> list[dict]:
-    """All rows of a file of one JSON object a line; none if there is no file; a torn last line is left out."""
+    """All rows of a file of one JSON object per line, without an incomplete last line; none if there is no file."""
     return follow_jsonl(path, 0)[0]
 
 
 def follow_jsonl(path: str | Path, offset: int) -> tuple[list[dict], int]:
-    """The complete rows of a growing file from a byte offset on, and the offset to go on from."""
+    """The complete rows of a growing file from a byte offset on, and the next offset."""
     path = Path(path)
     if not path.is_file():
         return [], 0
     with path.open("rb") as file:
         file.seek(max(0, offset - 1))
-        if offset and file.read(1) != b"\n":  # The file was written anew.
+        if offset and file.read(1) != b"\n":  # the file was rewritten
             file.seek(offset := 0)
         data = file.read()
     data = data[: data.rfind(b"\n") + 1]
@@ -73,7 +73,7 @@ def follow_jsonl(path: str | Path, offset: int) -> tuple[list[dict], int]:
 
 
 def write_yaml(path: str | Path, data: dict) -> None:
-    """Writes plain data as YAML 1.2, keys in their order, atomically."""
+    """Writes plain data as YAML 1.2 atomically, without sorting keys."""
     yaml = _yaml()
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -85,19 +85,19 @@ def write_yaml(path: str | Path, data: dict) -> None:
 
 
 def read_yaml(path: str | Path) -> dict:
-    """Reads a YAML 1.2 file that holds a map, such as `config.yaml`, as plain data.
+    """Reads a YAML 1.2 file with a map, such as `config.yaml`, as plain data.
 
     Raises:
-        UserError: It cannot be read, or holds something else.
+        UserError: It cannot be read, or is not a map.
     """
     try:
         data = _yaml().load(Path(path))
     except (YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{line}: not YAML that can be read: {_why(error)}: {_AGAIN}") from error
+        raise UserError(f"{path}{line}: cannot be read as YAML: {_why(error)}: {_FIX}") from error
     if not isinstance(data, dict):
-        raise UserError(f"{path}: holds no recipe: {_AGAIN}")
+        raise UserError(f"{path}: not a recipe: {_FIX}")
     return data
 
 
@@ -122,5 +122,5 @@ def _plain(value: object) -> object:
         return float(value) if math.isfinite(value) else None
     if isinstance(value, Path):
         return str(value)
-    tolist = getattr(value, "tolist", None)  # of numpy and torch, arrays and scalars, without importing either
+    tolist = getattr(value, "tolist", None)  # arrays and scalars of numpy and torch, without importing them
     return value if tolist is None else _plain(tolist())

@@ -1,4 +1,4 @@
-"""The rows of `metrics.jsonl`, sent on to TensorBoard, trackio or Weights & Biases under the same names."""
+"""Sends the rows of `metrics.jsonl` to TensorBoard, trackio or Weights & Biases under the same names."""
 
 import json
 import math
@@ -10,14 +10,14 @@ from pathlib import Path
 from r1lab.rundir import directory, storage
 
 NAMES = ("tensorboard", "trackio", "wandb")
-PROJECT = "r1lab"  # unless WANDB_PROJECT or TRACKIO_PROJECT says otherwise
+PROJECT = "r1lab"  # unless WANDB_PROJECT or TRACKIO_PROJECT is set
 
 Tracker = tuple[Callable[[dict[str, float], int], None], Callable[[], None]]
-"""Writes the figures of a step; ends."""
+"""A function that writes the metrics of a step, and one that ends the run."""
 
 
 def own(report_to: str | list[str] | None) -> list[str]:
-    """Those of `train.report_to` that are written to here; others are transformers' own business.
+    """The trackers of `train.report_to` that r1lab writes to; transformers handles the others.
 
     >>> own(["wandb", "mlflow"]), own("trackio"), own("none")
     (['wandb'], ['trackio'], [])
@@ -27,7 +27,7 @@ def own(report_to: str | list[str] | None) -> list[str]:
 
 
 def flat(row: dict, prefix: str = "") -> dict[str, float]:
-    """The numbers of a row under one name each, without step and time.
+    """The numbers of a row by flat names, without step and time.
 
     >>> flat({"step": 3, "time": 1.0, "reward": 0.5, "rewards": {"format": 1}, "phase": "train"})
     {'reward': 0.5, 'rewards/format': 1.0}
@@ -43,14 +43,14 @@ def flat(row: dict, prefix: str = "") -> dict[str, float]:
 
 
 def start(name: str, run_dir: Path, config: dict, step: int = 0) -> Tracker:
-    """Begins a run of a tracker, named after the run directory, or continues the one that this directory began.
+    """Starts a run of a tracker, named after the run directory, or continues the one that this directory started.
 
     Args:
         name: One of `NAMES`, whose package is installed.
-        run_dir: Holds `trackers.json`, the identity of each tracker's run, and `tensorboard/`; a stage of a pipeline
-            is called `RUN-STAGE`.
+        run_dir: The run directory, for `trackers.json`, which has the id of each tracker's run, and `tensorboard/`. A
+            stage of a pipeline is named `RUN-STAGE`.
         config: The stage's resolved recipe.
-        step: The steps that are done: what a resumed run had written of later ones is superseded.
+        step: The number of steps done; a resumed run replaces what was written of later steps.
     """
     home = directory.home(run_dir)
     called = run_dir.name if home == run_dir else f"{home.name}-{run_dir.name}"
@@ -65,8 +65,8 @@ def start(name: str, run_dir: Path, config: dict, step: int = 0) -> Tracker:
 
         writer = SummaryWriter(run_dir / "tensorboard", purge_step=(step + 1 if step else 0) if begun else None)
 
-        def write(figures: dict[str, float], step: int) -> None:
-            for key, value in figures.items():
+        def write(metrics: dict[str, float], step: int) -> None:
+            for key, value in metrics.items():
                 writer.add_scalar(key, value, step)
             writer.flush()
 
@@ -76,7 +76,7 @@ def start(name: str, run_dir: Path, config: dict, step: int = 0) -> Tracker:
 
         project, resume = os.environ.get("TRACKIO_PROJECT", PROJECT), "allow" if begun else "never"  # by its name
         trackio.init(project=project, name=called, config=config, resume=resume)
-        return lambda figures, step: trackio.log(figures, step=step), trackio.finish
+        return lambda metrics, step: trackio.log(metrics, step=step), trackio.finish
     import wandb  # pyright: ignore[reportMissingImports]  # an extra, [trackers]
 
     project = os.environ.get("WANDB_PROJECT", PROJECT)
@@ -89,4 +89,4 @@ def start(name: str, run_dir: Path, config: dict, step: int = 0) -> Tracker:
         id=identity,
         resume="allow",
     )
-    return lambda figures, step: run.log(figures, step=step), run.finish
+    return lambda metrics, step: run.log(metrics, step=step), run.finish

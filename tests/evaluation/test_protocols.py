@@ -196,7 +196,7 @@ def test_it_runs_compares_and_can_be_run_again_from_its_recipe(capsys, tmp_path,
     assert manifest["sampling"]["temperature"] == 0.6 and manifest["tasks"]["knights_knaves"]["samples"] == 2
     figures = result["stages"]["tiny-qwen2"]["tasks"]["knights_knaves"]
     assert {"strict", "lenient", "format", "pass@2", "maj@2", "length", "ci95", "strict_ci95"} <= set(figures)
-    assert cli.main([*argv, "--resume"]) == 0 and "finished before, skipped" in capsys.readouterr().out
+    assert cli.main([*argv, "--resume"]) == 0 and "already finished, skipped" in capsys.readouterr().out
     assert loading.load([str(tmp_path / "runs/e/recipe.yaml")]).stages  # as it was written, it loads
 
 

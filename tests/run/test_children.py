@@ -9,7 +9,7 @@ def test_a_full_disk_is_named_where_the_log_had_no_room_to_say_so(tmp_path, monk
     usage = namedtuple("usage", "total used free")(10**9, 10**9, 0)
     monkeypatch.setattr(children.shutil, "disk_usage", lambda path: usage)
     (line,) = children.failure(1, tmp_path / "error.txt", tmp_path / "log.txt", 0)
-    assert line.startswith(f"the disk that holds {tmp_path} is full: ")
+    assert line.startswith(f"the disk of {tmp_path} is full: ")
 
 
 def test_what_a_stage_says_itself_comes_before_anything_else(tmp_path):

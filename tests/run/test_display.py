@@ -86,7 +86,7 @@ def test_a_long_run_is_drawn_from_a_bounded_number_of_rows(tmp_path):
     metrics = MetricsHistory("grpo", 1000.0)
     metrics.add([Row(fake.grpo_row(step, 50_000, time=1000.0 + step)) for step in range(1, 50_001)])
     Row.asked = 0
-    assert display.figures(metrics.state(doing="", now=60_000.0))
+    assert display.metrics(metrics.state(doing="", now=60_000.0))
     assert Row.asked <= 1100
 
 

@@ -194,10 +194,10 @@ def test_finished_stages_are_skipped(tmp_path):
     written = (tmp_path / "quick" / "01-base" / "result.json").stat().st_mtime_ns
     assert first and not (tmp_path / "quick" / "result.json").exists()
     status, told = run(three_stages(), tmp_path, resume=True)
-    assert status == 0 and "base  finished before, skipped" in told
+    assert status == 0 and "base  already finished, skipped" in told
     assert (tmp_path / "quick" / "01-base" / "result.json").stat().st_mtime_ns == written
     status, told = run(three_stages(), tmp_path, resume=True)
-    assert status == 0 and told.count("finished before") == 3 and "difference" in told
+    assert status == 0 and told.count("already finished") == 3 and "difference" in told
     assert len(json.loads((tmp_path / "quick" / "manifest.json").read_text())["resumed"]) == 2
 
 
@@ -235,9 +235,13 @@ def test_a_run_of_an_earlier_version_resumes_unchanged_and_a_damaged_one_is_one_
     assert pipeline.changed_stages(tmp_path / "run", stages) == {}
     config["rollout"]["top_p"] = 0.5
     storage.write_yaml(file, config)
-    with pytest.raises(UserError, match=r"rollout.top_p: was 0.5, now 1.0, after the stage began: --overwrite"):
+    with pytest.raises(UserError, match=r"rollout.top_p: was 0.5, now 1.0, after the stage started: --overwrite"):
         pipeline.changed_stages(tmp_path / "run", stages)
-    for text, why in (("a: 1\na: 2\n", ":2: not YAML"), ("a: [", ":1: not YAML|:2: not YAML"), ("", ": holds no")):
+    for text, why in (
+        ("a: 1\na: 2\n", ":2: cannot be read as YAML"),
+        ("a: [", ":1: cannot be read as YAML|:2: cannot be read as YAML"),
+        ("", ": not a recipe"),
+    ):
         file.write_text(text)
         with pytest.raises(UserError, match=why) as caught:
             pipeline.changed_stages(tmp_path / "run", stages)
@@ -262,7 +266,7 @@ def test_a_changed_stage_of_a_pipeline_runs_again_with_those_after_it_and_nothin
              if path.stat().st_mtime_ns != results[path.parent.name]}  # fmt: skip
     assert again == {"04-two", "05-last"}
     assert "two  runs again: train.learning_rate: was 0.1, now 0.2" in told
-    assert "last  runs again, as it builds on two" in told and told.count("finished before, skipped") == 3
+    assert "last  runs again, because it depends on two" in told and told.count("already finished, skipped") == 3
 
 
 def test_a_rerun_that_fails_leaves_nothing_that_was_made_from_the_old_output(tmp_path):
@@ -270,7 +274,7 @@ def test_a_rerun_that_fails_leaves_nothing_that_was_made_from_the_old_output(tmp
     assert run(five_stages(behaviour="crash"), tmp_path, resume=True)[0] == 1
     assert directory.result(tmp_path / "quick" / "05-last") is None
     status, told = run(five_stages(), tmp_path, resume=True)
-    assert status == 0 and told.count("finished before, skipped") == 3
+    assert status == 0 and told.count("already finished, skipped") == 3
 
 
 def test_a_changed_recipe_of_a_stage_that_has_not_begun_is_taken(tmp_path):
@@ -289,14 +293,14 @@ def test_stages_that_changed_place_are_refused(tmp_path):
 
 def test_a_pipeline_does_not_take_up_a_single_stage(tmp_path):
     run(single(), tmp_path, name="quick")
-    with pytest.raises(UserError, match="one recipe is a pipeline"):
+    with pytest.raises(UserError, match="only one of the two recipes is a pipeline"):
         run(three_stages(), tmp_path, resume=True)
 
 
 def test_a_moved_run_directory_resumes(tmp_path):
     run(three_stages(), tmp_path / "a")
     (tmp_path / "a").rename(tmp_path / "b")
-    assert run(three_stages(), tmp_path / "b", resume=True)[1].count("finished before") == 3
+    assert run(three_stages(), tmp_path / "b", resume=True)[1].count("already finished") == 3
 
 
 def test_what_was_made_from_a_stage_that_runs_again_runs_again(tmp_path):
@@ -304,7 +308,7 @@ def test_what_was_made_from_a_stage_that_runs_again_runs_again(tmp_path):
     (tmp_path / "quick" / "02-zero" / "result.json").unlink()
     status, told = run(three_stages(), tmp_path, resume=True)
     assert status == 0
-    assert "base  finished before" in told and "final  runs again, as it builds on zero" in told
+    assert "base  already finished" in told and "final  runs again, because it depends on zero" in told
 
 
 def test_half_done_output_without_a_checkpoint_is_dropped(tmp_path):
@@ -322,8 +326,8 @@ def test_half_done_output_without_a_checkpoint_is_dropped(tmp_path):
     [
         ("crash", 1, ["failed: RuntimeError: the loss is nan"]),
         ("refuse", 2, ["data: row 3 has no answer", "data: row 4 has no answer"]),
-        ("killed", 1, ["killed by SIGKILL, perhaps for lack of memory; last said: a fake stage starts"]),
-        ("no result", 1, ["ended without a result; last said: a fake stage starts"]),
+        ("killed", 1, ["killed by SIGKILL, possibly out of memory; last line of the log: a fake stage starts"]),
+        ("no result", 1, ["ended without a result; last line of the log: a fake stage starts"]),
     ],
 )
 def test_a_stage_that_fails_is_told_in_a_line_with_its_log(tmp_path, capsys, behaviour, status, lines):
@@ -354,7 +358,7 @@ def test_ctrl_c_ends_the_step_says_how_to_go_on_and_resume_goes_on(tmp_path):
     assert "stopping after this step" in out
     assert "Traceback" not in err
     [line] = err.splitlines()
-    assert line.startswith("zero: interrupted; to go on: ")
+    assert line.startswith("zero: interrupted; to continue: ")
     assert line.endswith(f"run 'a recipe.yaml' --runs-dir {tmp_path} --resume")
     stopped_at = int((tmp_path / "quick" / "02-zero" / "checkpoints" / "checkpoint-1" / "step").read_text())
     assert not (tmp_path / "quick" / "03-final").exists()
@@ -376,7 +380,7 @@ def test_a_second_ctrl_c_kills_the_stage_and_what_it_started(tmp_path):
     assert parent.poll() is None
     parent.send_signal(signal.SIGINT)
     _, err = parent.communicate(timeout=20)
-    assert parent.returncode == 130 and "to go on: " in err
+    assert parent.returncode == 130 and "to continue: " in err
     wait_for(lambda: not any(map(alive, json.loads(pids.read_text()))))
 
 
@@ -397,7 +401,7 @@ def test_sigterm_stops_like_ctrl_c_and_a_running_directory_is_held(tmp_path):
     parent = start_parent(single(max_steps=400, seconds=0.05), tmp_path)
     wait_for(lambda: storage.read_jsonl(tmp_path / "zero" / "metrics.jsonl"))
     for flags in ({"resume": True}, {"overwrite": True}):
-        with pytest.raises(UserError, match="another r1lab is running"):
+        with pytest.raises(UserError, match="another r1lab runs in it"):
             run(single(max_steps=400, seconds=0.05), tmp_path, **flags)
     parent.send_signal(signal.SIGTERM)
     parent.communicate(timeout=20)

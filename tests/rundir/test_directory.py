@@ -49,21 +49,21 @@ def test_resume_keeps_and_overwrite_empties(tmp_path):
     assert (path / "model" / "weights").is_file()
     prepared(path, overwrite=True)
     assert sorted(child.name for child in path.iterdir()) == ["config.yaml", "recipe.yaml"]
-    with pytest.raises(UserError, match="one of the two"):
+    with pytest.raises(UserError, match="give only one"):
         prepared(path, resume=True, overwrite=True)
 
 
 @pytest.mark.parametrize("flags", [{}, {"resume": True}, {"overwrite": True}])
 def test_a_folder_of_something_else_is_never_deleted(tmp_path, flags):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(UserError, match="holds files but no run"):
+    with pytest.raises(UserError, match="has files but no run"):
         prepared(tmp_path, **flags)
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
 def test_a_file_in_the_way_is_refused(tmp_path):
     (tmp_path / "zero").write_text("")
-    with pytest.raises(UserError, match="is a file"):
+    with pytest.raises(UserError, match="this is a file"):
         prepared(tmp_path / "zero", overwrite=True)
 
 
@@ -122,7 +122,7 @@ def test_two_runs_cannot_hold_one_directory(tmp_path):
     )
     with directory.locked(tmp_path):
         done = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=False)
-        assert done.returncode == 1 and "another r1lab is running" in done.stderr
+        assert done.returncode == 1 and "another r1lab runs in it" in done.stderr
     assert subprocess.run([sys.executable, "-c", script, tmp_path], check=False).returncode == 0
 
 
@@ -172,7 +172,7 @@ def test_a_run_of_a_newer_format_is_neither_resumed_nor_read(tmp_path, manifest,
         return
     (path / "config.yaml").write_text("name: newer")
     for refuse in (lambda: prepared(path, resume=True), lambda: read(path), lambda: read(path / "01-stage")):
-        with pytest.raises(UserError, match=f"written by a newer r1lab, in format {FORMAT + 1}.*update") as refusal:
+        with pytest.raises(UserError, match=f"written by a newer r1lab .format {FORMAT + 1}.*update") as refusal:
             refuse()
         assert len(refusal.value.problems) == 1 and str(path) in refusal.value.problems[0]
     assert (path / "config.yaml").read_text() == "name: newer"

@@ -62,7 +62,7 @@ eval: {size: 4, num_samples: 1, max_completion_length: 8}
     result = directory.result(tmp_path / "run")
     assert result["tasks"]["knights_knaves"]["timeouts"] == 8  # four samples and four greedy answers
     table = summary.accuracy_table([("eval", result)], [])
-    assert "timed out   8" in table.plain and "the figures are too low" in table.plain
+    assert "timed out   8" in table.plain and "the scores are too low" in table.plain
     assert "eval: 8 answers timed out" in summary.stages_tables([("eval", result)], [])[0].plain
 
 
