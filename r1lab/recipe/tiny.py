@@ -148,16 +148,16 @@ def _rewards(rewards: list, removed: list[str]) -> list:
 
 
 def _train(train: dict, kind: str) -> dict:
-    small = {
+    scaled = {
         key: value for key, value in train.items() if key not in _NOT_TRAIN and not key.startswith("vllm_")
     } | _TRAIN
-    if "ref_model_sync_steps" in small:
-        small["ref_model_sync_steps"] = 1
+    if "ref_model_sync_steps" in scaled:
+        scaled["ref_model_sync_steps"] = 1
     if kind == "grpo" and train.get("generation_batch_size"):
-        small["generation_batch_size"] = 4
-    if small.get("packing"):
-        small["max_length"] = 512
-    return small
+        scaled["generation_batch_size"] = 4
+    if scaled.get("packing"):
+        scaled["max_length"] = 512
+    return scaled
 
 
 def _eval(section: dict) -> None:
