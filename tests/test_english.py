@@ -55,8 +55,6 @@ def files() -> list[str]:
     ]
 
 
-# Not strict while the text is rewritten file by file.
-@pytest.mark.xfail(strict=False)
 @pytest.mark.parametrize("name", files())
 def test_no_banned_words(name):
     found = []
