@@ -181,8 +181,8 @@ def completions(path: Path) -> list[tuple[int, list[dict]]]:
 def show_question(console: Console, before: tuple[str, Path], after: tuple[str, Path]) -> None:
     """Prints one question that the first evaluation answered wrong and the second correctly, with both answers.
 
-    The first sampled answer to each question counts. Of the questions that changed, the one with the shortest answers
-    is shown; how many changed in each direction is printed with it.
+    The first sampled answer to each question counts. Of the questions that changed this way, the one whose correct
+    answer has the median length is shown; how many changed in each direction is printed with it.
     """
     rows = [
         {comparison.question_key(row): row for row in storage.read_jsonl(path / "samples" / "questions.jsonl")}
@@ -194,7 +194,7 @@ def show_question(console: Console, before: tuple[str, Path], after: tuple[str, 
     lost = [pair for pair in shared if pair[1]["scores"][0] < 1 <= pair[0]["scores"][0]]
     if not gained:
         return
-    pair = min(gained, key=lambda pair: sum(len(row["completions"][0]) for row in pair))
+    pair = sorted(gained, key=lambda pair: len(pair[1]["completions"][0]))[len(gained) // 2]
     console.rule(Text("one question before and after"), align="left", style="dim")
     console.print(Text(shortened(_question(pair[0]["prompt"]), 0, 600), "cyan"))
     for (name, _), row in zip((before, after), pair):

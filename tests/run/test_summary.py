@@ -97,12 +97,12 @@ def printed(show, *arguments):
 
 
 def test_the_same_question_before_and_after(tmp_path):
-    base = evaluated(tmp_path / "base", ["a long wrong answer", "right", "wrong", "right"])
-    after = evaluated(tmp_path / "after", ["right", "wrong", "right", "right"])
+    base = evaluated(tmp_path / "base", ["wrong", "right", "wrong", "right", "wrong"])
+    after = evaluated(tmp_path / "after", ["right", "wrong", "right", "right", "right"])
     page = printed(summary.show_question, base, after)
-    assert "question 2" in page and "question 0" not in page, "the one with the shortest answers"
+    assert "question 2" in page and "question 0" not in page, "the middle one of those that changed"
     assert "base: wrong\nwrong\n" in page and "after: correct\nright\n" in page
-    assert "first answers to 4 questions: 2 went from wrong to correct, 1 from correct to wrong" in page
+    assert "first answers to 5 questions: 3 went from wrong to correct, 1 from correct to wrong" in page
     assert printed(summary.show_question, after, after) == "", "no question changed"
 
 
