@@ -172,29 +172,35 @@ def test_an_interrupted_run_stops_within_a_step_and_is_taken_up(tmp_path):
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     metrics = run / "metrics.jsonl"
     deadline = time.time() + 300
-    while not (metrics.is_file() and len(rows(metrics)) >= 3):
+    while len(steps_of(metrics)) < 3:
         assert time.time() < deadline and process.poll() is None, log_tails(run)
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    seen = len(rows(metrics))
+    seen = len(steps_of(metrics))
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 130, output
     assert "--resume" in output
-    stopped = rows(metrics)[-1]["step"]
+    stopped = steps_of(metrics)[-1]
     assert stopped <= seen + 2  # the step that was running, and the one that a race may add
     assert not (run / "result.json").exists()
     assert (run / "checkpoints" / f"checkpoint-{stopped}").is_dir()
 
     # Taken up at the next step. The number of steps is part of the recipe, so it is cut short by a second SIGINT.
     process = subprocess.Popen([*command, "--resume"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    while rows(metrics)[-1]["step"] < stopped + 2:
+    while steps_of(metrics)[-1] < stopped + 2:
         assert time.time() < deadline + 300 and process.poll() is None, log_tails(run)
         time.sleep(0.2)
     os.kill(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 130, output
-    steps = [row["step"] for row in rows(metrics) if row["phase"] == "train"]
+    steps = steps_of(metrics)
     assert steps == list(range(1, len(steps) + 1))  # none lost, none twice
+
+
+def steps_of(metrics: Path) -> list[int]:
+    """The steps that a training has logged so far."""
+    found = rows(metrics) if metrics.is_file() else []
+    return [row["step"] for row in found if row["phase"] == "train"]
 
 
 def log_tails(run: Path) -> str:
