@@ -69,7 +69,7 @@ def test_check_joins_no_process_group(tmp_path):
         ({"vocab_size": 600}, "such as model.embed_tokens.weight: [564, 128], not [600, 128]"),
         ({"num_hidden_layers": 6, "layer_types": None}, "config.json says 6 layers, but the weights have 4"),
         ({"model_type": "qwen99"}, "its config.json cannot be used: "),
-        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantized by gptq, which cannot be trained"),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantized by gptq and cannot be trained"),
     ],
 )
 def test_a_config_that_does_not_belong_to_its_weights_is_an_error(found, model, config, said):
