@@ -1,11 +1,15 @@
-"""The cores and the memory of this machine that a process may use, by affinity and control groups."""
+"""The cores, the memory and the GPUs of this machine that a process may use."""
 
+import functools
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+_DEVICES = ("nvidia[0-9]*", "kfd", "dxg")  # in /dev: NVIDIA's, AMD's, and those of Windows' subsystem for Linux
 CGROUPS, OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
@@ -17,6 +21,21 @@ def usable_cores() -> int:
 def allowed_cores() -> int:
     """Cores that this process may use, by affinity and quota."""
     return min(usable_cores(), max(1, round(cpu_quota() or usable_cores())))
+
+
+@functools.cache
+def gpus() -> int:
+    """The GPUs that torch finds, which depends on its build, the driver and `CUDA_VISIBLE_DEVICES`.
+
+    torch is asked in a process of its own, because importing it takes seconds and starts threads. On a machine without
+    the device of a GPU it is not asked.
+    """
+    if not any(any(Path("/dev").glob(name)) for name in _DEVICES):
+        return 0
+    asked = "import torch; print(torch.cuda.device_count())"
+    done = subprocess.run([sys.executable, "-P", "-c", asked], check=False, capture_output=True, text=True)
+    words = done.stdout.split()  # a driver may print before it
+    return int(words[-1]) if done.returncode == 0 and words and words[-1].isdigit() else 0
 
 
 def busy() -> bool:

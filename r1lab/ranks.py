@@ -7,6 +7,9 @@
 import os
 from pathlib import Path
 
+RESTART = 75
+"""The exit status of a rank that asks for a new start of all ranks, as after a rollback."""
+
 
 def rank() -> int:
     """The number of this process among all ranks of all nodes, from 0."""

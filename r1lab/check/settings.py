@@ -11,7 +11,7 @@ from r1lab.findings import Finding
 from r1lab.models import loading
 from r1lab.recipe import batch, checks, launch, trl_fields
 from r1lab.recipe.schema import EvalRecipe, GrpoRecipe, SampleRecipe, SftRecipe, StageRecipe
-from r1lab.recipe.sections import Eval, Launch, Lora, Model, Rollout
+from r1lab.recipe.sections import Eval, Launch, Lora, Model, Rollout, TrainLaunch
 from r1lab.recipe.yaml_source import Keys
 from r1lab.rewards.facts import facts_of
 
@@ -33,10 +33,10 @@ _TRACKERS = ("wandb", "trackio", "tensorboard", "mlflow", "swanlab")
 def batch_findings(recipe: StageRecipe) -> list[Finding]:
     """Whether the stage can be launched, and its groups per batch on 1, 2, 4 and 8 processes, or a fix if none fit."""
     launched: Launch | None = getattr(recipe, "launch", None)
-    if launched is None:
+    if not isinstance(launched, TrainLaunch):
         return []
     found = []
-    if refused := launch.problem(launched.gpus):
+    if refused := launch.problem(launched.ranks):
         seen, _, fix = refused.partition(": set ")
         found.append(Finding("error", "batch", seen, f"set {fix}", ("launch", "gpus")))
     if not isinstance(recipe, GrpoRecipe):

@@ -69,7 +69,7 @@ def plan(recipe: Recipe, *, gpu: str | None = None, gpus: int | None = None, mem
     Args:
         recipe: A stage's recipe or a `Pipeline`, as returned by `r1lab.recipe.loading.load`.
         gpu: A name in `r1lab.plan.gpus.GPUS`. Default: this machine's CUDA device, or its memory and cores.
-        gpus: The number of GPUs. Default: each stage's `launch.gpus`.
+        gpus: The number of GPUs. Default: each stage's `launch.gpus` times `launch.nodes`.
         memory: Bytes of each device, instead of its own memory.
 
     Raises:
@@ -82,7 +82,8 @@ def plan(recipe: Recipe, *, gpu: str | None = None, gpus: int | None = None, mem
     pipeline = isinstance(recipe, Pipeline)
     named = [(stage.name, stage) for stage in (recipe.stages if isinstance(recipe, Pipeline) else [recipe])]
     if gpus:
-        named = [(n, changed(s, {"launch.gpus": gpus}) if hasattr(s, "launch") else s) for n, s in named]
+        here = {"launch.gpus": gpus, "launch.nodes": 1}
+        named = [(n, changed(s, here) if hasattr(s, "launch") else s) for n, s in named]
     found, ways = [], {}
     for index, (name, stage) in enumerate(named):
         earlier = dict(named[:index])
@@ -94,5 +95,5 @@ def plan(recipe: Recipe, *, gpu: str | None = None, gpus: int | None = None, mem
                 stage, found[-1], again, prefix=f"stages.{name}." if pipeline else "", more_gpus=gpus is None
             )
     launches: list[Launch | None] = [getattr(stage, "launch", None) for _, stage in named]
-    count = gpus or max((launch.gpus for launch in launches if launch), default=1)
+    count = gpus or max((launch.ranks for launch in launches if launch), default=1)
     return Planned(recipe.name, device, count, tuple(found), ways)

@@ -83,7 +83,7 @@ def plan_stage(name: str, recipe: StageRecipe, *, device: Device, start: str, fo
     """The plan of one stage.
 
     Args:
-        recipe: Its `launch.gpus` is the number of training devices.
+        recipe: Its `launch` has the number of training devices.
         start: The model that it starts from, with `@STAGE/model` resolved.
         found: Its rows; those longer than `train.max_length` are left out.
 
@@ -150,7 +150,7 @@ def _size(recipe: StageRecipe, device: Device) -> int:
 
 def _trains(name: str, recipe: Trained, device: Device, shape: shapes.Shape, found: Lengths) -> StagePlan:
     """The plan of a stage that trains, and in GRPO also generates."""
-    lora, devices = _lora(recipe, shape), recipe.launch.gpus
+    lora, devices = _lora(recipe, shape), recipe.launch.ranks
     sharding, mixed = _sharding(recipe, devices)
     size = _size(recipe, device)
     autocast = recipe.train.get("bf16", device.cuda and device.bfloat16) or recipe.train.get("fp16", False)
@@ -242,7 +242,7 @@ def steps_per_generation(recipe: GrpoRecipe) -> int:
     """The number of micro-steps per batch of completions."""
     whole = recipe.train.get("generation_batch_size")
     if whole:
-        return max(1, whole // (setting(recipe, "per_device_train_batch_size") * recipe.launch.gpus))
+        return max(1, whole // (setting(recipe, "per_device_train_batch_size") * recipe.launch.ranks))
     return recipe.train.get("steps_per_generation") or setting(recipe, "gradient_accumulation_steps")
 
 

@@ -17,7 +17,7 @@ def _completions(recipe: GrpoRecipe) -> tuple[int, str, int]:
     if train.get("generation_batch_size"):
         return train["generation_batch_size"], "generation_batch_size", 1
     key = "per_device_train_batch_size"
-    times = recipe.launch.gpus * (train.get("steps_per_generation") or train.get("gradient_accumulation_steps") or 1)
+    times = recipe.launch.ranks * (train.get("steps_per_generation") or train.get("gradient_accumulation_steps") or 1)
     return train.get(key, trl_fields.GRPO[key][1]) * times, key, times
 
 

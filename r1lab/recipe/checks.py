@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 from r1lab import lookup
-from r1lab.recipe import batch, trl_fields
+from r1lab.recipe import batch, launch, trl_fields
 from r1lab.recipe.calls import call_problems, evaluation_problems, tasks_problems
 from r1lab.recipe.prompt import prompt_problems
 from r1lab.recipe.references import references
@@ -95,7 +95,7 @@ def stage_problems(recipe: StageRecipe) -> Problems:
     """What is wrong with a stage's recipe in which every key has the correct type."""
     found: Problems = []
     if recipe.trl:
-        found += train_problems(recipe)
+        found += train_problems(recipe) + launch.problems(recipe)
     if isinstance(recipe, GrpoRecipe):
         found = found or batch_problems(recipe)
         found += grpo_problems(recipe)
@@ -263,7 +263,7 @@ def _loss_problems(train: dict) -> Problems:
 
 def batch_problems(recipe: GrpoRecipe) -> Problems:
     """Whether groups of `num_generations` completions fill the generation batch, as TRL requires."""
-    train, group, gpus = recipe.train, recipe.rollout.num_generations, recipe.launch.gpus
+    train, group, gpus = recipe.train, recipe.rollout.num_generations, recipe.launch.ranks
     if group < 2:
         what = f"{group}: GRPO compares the completions of a group: set at least 2"
         return [(("rollout", "num_generations"), what)]

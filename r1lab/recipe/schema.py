@@ -30,6 +30,7 @@ from r1lab.recipe.sections import (
     Schedule,
     Section,
     TrainedModel,
+    TrainLaunch,
 )
 from r1lab.recipe.yaml_source import Document, Keys
 
@@ -75,7 +76,7 @@ class SftRecipe(StageRecipe):
     data: Data
     prompt: Prompt = Prompt()
     train: dict[str, Any] = {}
-    launch: Launch = Launch()
+    launch: TrainLaunch = TrainLaunch()
 
 
 class GrpoRecipe(StageRecipe):
@@ -97,7 +98,7 @@ class GrpoRecipe(StageRecipe):
     alarms: Alarms = Alarms()
     train: dict[str, Any] = {}
     eval: GrpoEval | None = None
-    launch: Launch = Launch()
+    launch: TrainLaunch = TrainLaunch()
 
 
 class SampleRecipe(StageRecipe):
@@ -113,6 +114,7 @@ class SampleRecipe(StageRecipe):
     rewards: list[Reward] = []
     rollout: SampleRollout = SampleRollout()
     keep: Keep = Keep(deduplicate=False)
+    launch: Launch = Launch()
 
 
 class EvalRecipe(StageRecipe):
@@ -127,6 +129,7 @@ class EvalRecipe(StageRecipe):
     rewards: list[Reward] = Field(min_length=1)
     rollout: EvalRollout = EvalRollout()
     eval: Eval = Eval()
+    launch: Launch = Launch()
 
 
 class DpoRecipe(StageRecipe):
@@ -142,7 +145,7 @@ class DpoRecipe(StageRecipe):
     data: Data
     prompt: Prompt = Prompt()
     train: dict[str, Any] = {}
-    launch: Launch = Launch()
+    launch: TrainLaunch = TrainLaunch()
 
 
 class RewardRecipe(StageRecipe):
@@ -160,7 +163,7 @@ class RewardRecipe(StageRecipe):
     data: Data
     scope: Literal["summary", "whole"] = "summary"
     train: dict[str, Any] = {}
-    launch: Launch = Launch()
+    launch: TrainLaunch = TrainLaunch()
 
 
 STAGES: dict[str, type[StageRecipe]] = {

@@ -16,12 +16,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from r1lab import interrupts
+from r1lab import hardware, interrupts
 from r1lab.errors import UserError
 from r1lab.evaluation import comparison
 from r1lab.interrupts import StopRequests
 from r1lab.recipe import launch, references
 from r1lab.recipe import loading as recipes
+from r1lab.recipe.schema import trains
 from r1lab.run import children, summary
 from r1lab.run.display import StageDisplay
 from r1lab.rundir import directory, manifest, storage
@@ -42,6 +43,11 @@ class StageRun:
     @property
     def kind(self) -> str:
         return self.config["stage"]
+
+    @property
+    def ranks(self) -> int:
+        given = self.config.get("launch", {})
+        return given.get("gpus", 1) * given.get("nodes", 1)
 
     @property
     def finished(self) -> bool:
@@ -80,8 +86,10 @@ def run(
     console = console or Console()
     config = recipes.resolved(recipe)
     run_dir = Path(runs_dir) / checked_name(name or config["name"])
+    if any(stage.ranks > 1 for stage in stage_runs(config, run_dir)):
+        config = launch.resolved(config, gpu=hardware.gpus() > 0)
     stages = stage_runs(config, run_dir)
-    refused = [(stage.name, launch.problem(stage.config.get("launch", {}).get("gpus", 1))) for stage in stages]
+    refused = [(stage.name, launch.problem(stage.ranks)) for stage in stages if trains(stage.kind)]
     if problems := [f"{name}: launch.gpus: {why}" for name, why in refused if why]:
         raise UserError(problems)
     directory.refuse_used(run_dir, resume=resume, overwrite=overwrite)

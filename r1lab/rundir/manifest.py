@@ -20,7 +20,7 @@ DIFF_LIMIT = 1_000_000  # characters of `git diff` kept in a manifest
 
 
 def write_manifest(path: str | Path, resolved: dict) -> dict:
-    """Writes `manifest.json`: the command, hardware, versions and seeds of a run.
+    """Writes `manifest.json`: the command, hardware, versions, seeds and ranks of a run.
 
     When a run resumes, the first manifest stays, and the new one is appended to its list `resumed`.
 
@@ -35,6 +35,7 @@ def write_manifest(path: str | Path, resolved: dict) -> dict:
         "command": list(sys.orig_argv),
         "directory": str(Path(path).resolve()),
         "seeds": _seeds(resolved),
+        "launch": _launches(resolved),
         "versions": versions(),
         "hardware": machine(),
         "git": git_state(Path.cwd()),
@@ -87,6 +88,17 @@ def _seeds(resolved: dict) -> dict[str, int]:
     seeds = {"recipe": resolved.get("seed", 0)}
     seeds |= {stage["name"]: stage.get("seed", seeds["recipe"]) for stage in resolved.get("stages", [])}
     return seeds
+
+
+def _launches(resolved: dict) -> dict[str, dict]:
+    """The number of ranks of each stage, and the strategy of those that train on several."""
+    found = {}
+    for stage in resolved.get("stages", [resolved]):
+        launch = stage.get("launch") or {}
+        ranks = launch.get("gpus", 1) * launch.get("nodes", 1)
+        strategy = {"strategy": launch["strategy"]} if ranks > 1 and "strategy" in launch else {}
+        found[stage.get("name", "")] = {"ranks": ranks} | strategy
+    return found
 
 
 def _cpu_model() -> str:

@@ -56,6 +56,8 @@ OTHER = {
     "schedule.temperature": {0: 0.9},
     "schedule.rewards": {"exact_match": {0: 0.5}},
     "launch.gpus": 1,
+    "launch.strategy": "ddp",
+    "launch.slurm": {"partition": "main"},
     "scope": "whole",
     "alarms.learning_rate_factor": 0.9,
     "train": {"max_steps": 3},

@@ -3,6 +3,7 @@
 import pytest
 
 from r1lab.errors import UserError
+from r1lab.recipe import launch
 from r1lab.recipe import loading as recipes
 from r1lab.run import pipeline
 
@@ -16,3 +17,71 @@ def test_a_training_on_several_gpus_is_refused_before_anything_is_written(tmp_pa
     assert line.startswith("zero: launch.gpus: 2 GPUs: a run starts only one process so far") and not list(
         tmp_path.iterdir()
     )
+
+
+SFT = """stage: sft
+model: {path: embedded:tiny-qwen2}
+data: {builder: arithmetic, solution: true, size: 64}
+"""
+QLORA = "model.lora={quantize: 4bit}"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["launch.strategy=fsdp2"],
+            "fsdp2: needs several ranks to shard the model over: set launch.gpus to at least 2",
+        ),
+        (
+            ["launch.strategy=fsdp2", "launch.gpus=2", QLORA],
+            "fsdp2: cannot shard a model in 4bit: set ddp, or remove model.lora.quantize",
+        ),
+        (
+            ["launch.strategy=ddp", "launch.gpus=2", "train.fsdp=full_shard"],
+            "ddp: train.fsdp also says how the ranks share the model: remove one of the two",
+        ),
+    ],
+)
+def test_a_strategy_that_does_not_fit_the_recipe_is_one_line(write, words, message):
+    with pytest.raises(UserError) as caught:
+        recipes.load([write(SFT), *words])
+    assert caught.value.problems == [f"command line: launch.strategy: {message}"]
+
+
+def test_ranks_of_several_nodes_can_shard(write):
+    loaded = recipes.load([write(SFT), "launch.strategy=fsdp2", "launch.nodes=2"])
+    assert loaded.launch.ranks == 2
+
+
+def test_a_strategy_that_no_stage_uses_is_refused_and_a_shared_one_is_taken(write):
+    loaded = recipes.load(["quickstart", "launch={gpus: 2, strategy: ddp}"], check=False)
+    assert [part.launch.gpus for part in loaded.stages] == [2, 2, 2]
+    with pytest.raises(UserError) as caught:
+        recipes.load(["quickstart", "stages.base.launch={gpus: 2, strategy: ddp}"])
+    assert caught.value.problems == [
+        "command line: stages.base.launch.strategy: has no effect in a stage of kind eval"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "gpu", "strategy"),
+    [
+        ([], True, "auto"),  # of one rank
+        (["launch.gpus=2"], True, "fsdp2"),
+        (["launch.gpus=2"], False, "ddp"),
+        (["launch.nodes=2", "model.lora={r: 8}"], True, "ddp"),
+        (["launch.gpus=2", "launch.strategy=ddp"], True, "ddp"),
+        (["launch.gpus=2", "train.fsdp=full_shard"], True, "auto"),
+    ],
+)
+def test_what_auto_means(write, words, gpu, strategy):
+    loaded = recipes.load([write(SFT), *words])
+    assert launch.resolved(recipes.resolved(loaded), gpu=gpu)["launch"]["strategy"] == strategy
+
+
+def test_the_config_of_a_run_on_several_ranks_loads_and_resolves_to_itself(write):
+    loaded = recipes.load(["quickstart", "launch.gpus=2"])
+    config = launch.resolved(recipes.resolved(loaded), gpu=False)
+    assert [part["launch"].get("strategy") for part in config["stages"]] == [None, "ddp", None]
+    assert launch.resolved(recipes.reread(config["stages"][1]), gpu=False) == config["stages"][1]

@@ -137,9 +137,11 @@ def test_manifest_says_what_ran_and_keeps_the_first_when_resumed(tmp_path, monke
     (repository / "reward.py").write_text("b\n")
     (repository / "new.py").write_text("")
     monkeypatch.chdir(repository)
-    pipeline = {"seed": 1, "stages": [{"name": "base", "seed": 1}, {"name": "zero", "seed": 2}]}
+    launch = {"gpus": 2, "nodes": 2, "strategy": "ddp"}
+    pipeline = {"seed": 1, "stages": [{"name": "base", "seed": 1}, {"name": "zero", "seed": 2, "launch": launch}]}
     manifest = rundir_manifest.write_manifest(tmp_path, pipeline)
     assert manifest["seeds"] == {"recipe": 1, "base": 1, "zero": 2}
+    assert manifest["launch"] == {"base": {"ranks": 1}, "zero": {"ranks": 4, "strategy": "ddp"}}
     assert len(manifest["git"]["commit"]) == 40
     assert "+b" in manifest["git"]["diff"] and manifest["git"]["untracked"] == ["new.py"]
     assert manifest["format"] == FORMAT
