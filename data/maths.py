@@ -8,7 +8,7 @@ from typing import Literal
 from r1lab.data.evaluation import evaluation_only, without_none
 from r1lab.data.rows import converted, draw, first_of, is_local
 from r1lab.errors import UserError
-from r1lab.grading.answers import last_boxed
+from r1lab.grading.boxes import last_boxed
 from r1lab.text import did_you_mean
 
 MATH, MATH_500 = "DigitalLearningGmbH/MATH-lighteval", "HuggingFaceH4/MATH-500"

@@ -9,6 +9,7 @@ import ast
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
 import zlib
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from r1lab.text import did_you_mean
 
 KINDS = {"rewards": "reward", "data": "builder"}
 _SUFFIX = {"rewards": "_reward", "data": ""}
+_SIGNATURE = r'\((?:.|\n(?=[ )]))*?:\n    r?"""(.*)'
+"""The rest of a function's signature, in one line or several, and the first line of its docstring."""
 
 
 def function(kind: str, name: str, base_dir: str | Path | None = None) -> Callable:
@@ -76,17 +79,16 @@ def names(kind: str) -> list[str]:
 
 
 def summaries(kind: str) -> dict[str, str]:
-    """The first line of each function's docstring, by name, read from the source without importing it."""
+    """The first line of each function's docstring, by name, read from the source without importing it.
+
+    The text is searched, because parsing all of the modules would take longer than the rest of `r1lab ls`.
+    """
     exported, lines = _exported(kind), {}
-    trees: dict[Path, ast.Module] = {}
     for name in names(kind):
         attribute = name + _SUFFIX[kind]
-        file = exported[attribute]
-        if file not in trees:
-            trees[file] = ast.parse(file.read_text(encoding="utf-8"))
-        found = [node for node in trees[file].body if isinstance(node, ast.FunctionDef) and node.name == attribute]
-        text = ast.get_docstring(found[0]) if found else None
-        lines[name] = text.splitlines()[0] if text else ""
+        source = exported[attribute].read_text(encoding="utf-8")
+        found = re.search(rf"^def {attribute}{_SIGNATURE}", source, re.MULTILINE)
+        lines[name] = found[1].removesuffix('"""') if found else ""
     return lines
 
 

@@ -4,7 +4,7 @@ import re
 import unicodedata
 
 from r1lab.errors import UserError
-from r1lab.grading.answers import committed, plain
+from r1lab.grading.markup import plain
 from r1lab.rewards.facts import reward
 from r1lab.rewards.score import Score
 
@@ -82,6 +82,8 @@ def _score(turn: str, gold: str, choices: list[str]) -> Score:
     right = str(gold).strip(" ().").upper()
     if not re.fullmatch("[A-Z]", right):
         raise ValueError(f"not the letter of an option: {gold!r}")
+    from r1lab.grading.answers import committed  # its patterns take long to compile, and `r1lab show` needs none
+
     found = committed(turn, also=_CHOSEN)
     if not found:
         return Score(0.0, "no_answer")

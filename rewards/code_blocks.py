@@ -5,7 +5,7 @@ Everything here takes linear time on any text.
 
 import re
 
-from r1lab.grading.answers import final_text
+from r1lab.grading.parts import final_text
 
 _PYTHON = re.compile(r"[{.\s]*(?:i?python|pypy|py)(?:[23](?:\.\d+)*)?(?![\w+#-])", re.IGNORECASE)
 # A fence may follow the indentation of a list, the marker of its item, or the `>` of a quotation.

@@ -7,7 +7,9 @@ from collections import Counter
 from fractions import Fraction
 
 from r1lab.errors import UserError
-from r1lab.grading.answers import answer_block, last_boxed, plain
+from r1lab.grading.boxes import last_boxed
+from r1lab.grading.markup import plain
+from r1lab.grading.parts import answer_block
 from r1lab.rewards.facts import reward
 from r1lab.rewards.score import Score
 

@@ -4,8 +4,9 @@ import re
 import unicodedata
 
 from r1lab.errors import UserError
-from r1lab.grading.answers import answer_block, final_text, plain
 from r1lab.grading.boxes import boxes, last_answer
+from r1lab.grading.markup import plain
+from r1lab.grading.parts import answer_block, final_text
 from r1lab.rewards.facts import reward
 from r1lab.rewards.score import Score
 

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from r1lab.errors import UserError
-from r1lab.grading.answers import answer_block, final_text
+from r1lab.grading.parts import answer_block, final_text
 from r1lab.rewards import ifeval_checks
 from r1lab.rewards.constraints import unmet
 from r1lab.rewards.facts import reward

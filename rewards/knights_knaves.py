@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Literal
 
 from r1lab.errors import UserError
-from r1lab.grading.answers import answer_block
+from r1lab.grading.parts import answer_block
 from r1lab.rewards.facts import reward
 from r1lab.rewards.format import TAGS, blocks, substance
 from r1lab.rewards.knights_knaves_claims import claims

@@ -5,7 +5,7 @@ import string
 import unicodedata
 
 from r1lab.errors import UserError
-from r1lab.grading.answers import thinking
+from r1lab.grading.parts import thinking
 from r1lab.grading.scripts import SCRIPTS
 from r1lab.rewards.facts import reward
 from r1lab.rewards.score import Score

@@ -5,7 +5,7 @@ import json
 
 from r1lab.errors import UserError
 from r1lab.grading import pool
-from r1lab.grading.answers import answer_block, final_text
+from r1lab.grading.parts import answer_block, final_text
 from r1lab.rewards.facts import reward
 from r1lab.rewards.score import Score
 

@@ -3,7 +3,7 @@
 import re
 
 from r1lab.errors import UserError
-from r1lab.grading.answers import thinking
+from r1lab.grading.parts import thinking
 from r1lab.rewards.facts import reward
 from r1lab.rewards.format import substance
 from r1lab.rewards.score import Score

@@ -5,7 +5,7 @@ from functools import cache
 from typing import Literal
 
 from r1lab.errors import UserError
-from r1lab.grading.answers import final_text
+from r1lab.grading.parts import final_text
 from r1lab.models import loading
 from r1lab.rewards.facts import reward
 from r1lab.rewards.score import Score

@@ -5,7 +5,8 @@ accepted the last expression. An evaluation therefore reports both: strict, corr
 lenient, correct in any format.
 """
 
-from r1lab.grading.answers import answer_block, committed, final_text
+from r1lab.grading.answers import committed
+from r1lab.grading.parts import answer_block, final_text
 from r1lab.models import prompts
 from r1lab.rewards.facts import facts_of
 from r1lab.rewards.format import blocks

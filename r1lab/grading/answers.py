@@ -1,4 +1,4 @@
-"""The answer that a response commits to: its final text, and the last answer marked there.
+"""The answer that a response commits to: the last one marked in its final text, or the one that stands unmarked.
 
 `boxes`, `phrases` and `markup` define how an answer is boxed, announced and wrapped; `values` defines which value a
 sentence names. Everything here takes linear time on any text.
@@ -8,12 +8,11 @@ import re
 from collections import deque
 from itertools import takewhile
 
-from r1lab.grading.boxes import boxes, last_answer, last_boxed
+from r1lab.grading.boxes import boxes, last_answer
 from r1lab.grading.markup import BOLD, plain
+from r1lab.grading.parts import answer_block, final_text
 from r1lab.grading.phrases import announced, without_lead
 from r1lab.grading.values import last_value, value
-
-__all__ = ["answer_block", "committed", "final_text", "last_boxed", "plain", "readings", "thinking"]
 
 # GSM8K's last line, not a fourth-level heading.
 _HASHES = re.compile(
@@ -21,46 +20,6 @@ _HASHES = re.compile(
 )
 _WORD = re.compile(r"(?<![\\a-zA-Z])[^\W\d_]{2,}")
 _BARE_LENGTH, _BARE_WORDS = 60, 3
-
-
-def final_text(turn: str) -> str | None:
-    """The text after the thinking; None if the thinking never ends, so that nothing in it counts.
-
-    >>> final_text("<think> 5? No, 7. </think> It is 7.")
-    ' It is 7.'
-    >>> final_text("It is 7."), final_text("<think> It is 7.")
-    ('It is 7.', None)
-    """
-    closed = turn.rfind("</think>")
-    if turn.rfind("<think>") > closed:
-        return None
-    return turn if closed < 0 else turn[closed + len("</think>") :]
-
-
-def thinking(turn: str) -> str:
-    """The text before the final text, without the tags; the whole response if it has no tags.
-
-    >>> thinking("<think> 5? No, 7. </think> It is 7."), thinking("<think> It is 7."), thinking("It is 7.")
-    (' 5? No, 7. ', ' It is 7.', 'It is 7.')
-    """
-    final = final_text(turn)
-    before = turn if final is None or final == turn else turn[: len(turn) - len(final)]
-    opened = before.find("<think>")
-    inside = before if opened < 0 else before[opened:]
-    return inside.replace("<think>", "").replace("</think>", "")
-
-
-def answer_block(text: str) -> str | None:
-    """The content of the last complete `<answer>...</answer>` in the final text.
-
-    >>> answer_block("<think> a <answer> 1 </answer> </think> <answer> 2 </answer> <answer> 3 </answer>")
-    ' 3 '
-    """
-    text = final_text(text) or ""
-    opened = text.rfind("<answer>", 0, max(text.rfind("</answer>"), 0))
-    if opened < 0:
-        return None
-    return text[opened + len("<answer>") : text.index("</answer>", opened)]
 
 
 def committed(turn: str, also: re.Pattern | None = None) -> tuple[str, str] | None:

@@ -18,7 +18,6 @@ from pydantic import ValidationError
 from r1lab.errors import UserError
 from r1lab.recipe import checks, references, yaml_source
 from r1lab.recipe.idle import effective, without_idle
-from r1lab.recipe.inputs import input_problems
 from r1lab.recipe.schema import STAGES, Pipeline, Recipe, StageRecipe, find_kinds, trains
 from r1lab.recipe.tiny import scaled_down
 from r1lab.recipe.values import one_level_down, validation_problems
@@ -87,6 +86,9 @@ def _place(problem: str) -> tuple[bool, str, int]:
 
 def _check_problems(stages: list[StageRecipe], *, inputs: bool) -> list[tuple[Keys, str]]:
     """What the checks of values find in stages with correct keys and types."""
+    if inputs:
+        from r1lab.recipe.inputs import input_problems  # reading files imports what reads each format
+
     more = []
     for stage in stages:
         problems = checks.stage_problems(stage)

@@ -1,7 +1,6 @@
 """`manifest.json`: the command, hardware, versions and seeds of a run."""
 
 import contextlib
-import importlib.metadata
 import json
 import platform
 import subprocess
@@ -53,6 +52,8 @@ def write_manifest(path: str | Path, resolved: dict) -> dict:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the installed packages that affect a result."""
+    import importlib.metadata  # slow to import, and `r1lab ls` reads the format of runs from this module
+
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

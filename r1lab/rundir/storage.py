@@ -4,11 +4,12 @@ import json
 import math
 import os
 from pathlib import Path
-
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from typing import TYPE_CHECKING
 
 from r1lab.errors import UserError
+
+if TYPE_CHECKING:
+    from ruamel.yaml import YAML
 
 _FIX = "fix it, or start again with --overwrite or another --name"
 
@@ -90,6 +91,8 @@ def read_yaml(path: str | Path) -> dict:
     Raises:
         UserError: It cannot be read, or is not a map.
     """
+    from ruamel.yaml.error import YAMLError
+
     try:
         data = _yaml().load(Path(path))
     except (YAMLError, UnicodeDecodeError) as error:
@@ -105,7 +108,9 @@ def _why(error: Exception) -> str:
     return " ".join(str(getattr(error, "problem", None) or error).split())[:160]
 
 
-def _yaml() -> YAML:
+def _yaml() -> "YAML":
+    from ruamel.yaml import YAML  # slow to import, and not needed for the JSON files
+
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False  # pyright: ignore[reportAttributeAccessIssue]  # declared as None

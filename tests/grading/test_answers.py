@@ -4,7 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r1lab.grading.answers import answer_block, committed, final_text, last_boxed, plain
+from r1lab.grading.answers import committed
+from r1lab.grading.boxes import last_boxed
+from r1lab.grading.markup import plain
+from r1lab.grading.parts import answer_block, final_text
 from tests.work import calls, growth
 
 MARKS = {"answer_tag", "boxed", "hashes", "phrase", "bold", "bare", "prose"}
