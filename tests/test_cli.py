@@ -248,6 +248,7 @@ def test_show_imports_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     modules = set(done.stdout.rpartition("MODULES")[2].split())
     assert not {"torch", "transformers", "trl", "datasets", "vllm", "pandas"} & modules
+    assert "r1lab.grading.phrases" not in modules, "its patterns take long to compile"
 
 
 def test_show_into_a_pipe_that_closes_is_quiet():
@@ -330,11 +331,14 @@ def test_ls_says_which_reference_there_is(capsys):
     assert "`r1lab report runs/mine`" in refused(capsys, "ls", "runs", "mine")[0]
 
 
-def test_ls_imports_nothing_heavy():
+def test_ls_imports_nothing_heavy(here):
+    make_run(here, "finished", result={"stage": "grpo", "steps": 7})
     code = "import sys; from r1lab import cli; cli.main(['ls']); print('MODULES', *sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     modules = set(done.stdout.rpartition("MODULES")[2].split())
+    assert "r1lab.rundir.directory" in modules, "the run was listed"
     assert not {"torch", "transformers", "trl", "datasets", "numpy", "pydantic", "r1lab.data"} & modules
+    assert "ruamel.yaml" not in modules, "slow to import, and the files of a run are JSON"
 
 
 @pytest.mark.parametrize("columns", [30, 80, 200])
