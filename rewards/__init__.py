@@ -9,6 +9,7 @@ from r1lab.rewards.code import code_reward
 from r1lab.rewards.countdown import countdown_reward
 from r1lab.rewards.exact_match import exact_match_reward
 from r1lab.rewards.facts import Facts, reward
+from r1lab.rewards.fluency import fluency_reward
 from r1lab.rewards.format import format_reward
 from r1lab.rewards.instruction import instruction_reward
 from r1lab.rewards.judge import judge_reward
@@ -31,6 +32,7 @@ __all__ = [
     "cosine_length_reward",
     "countdown_reward",
     "exact_match_reward",
+    "fluency_reward",
     "format_reward",
     "instruction_reward",
     "judge_reward",

@@ -135,7 +135,7 @@ def encode(tokenizer, prompt: str | list[dict], text: str, limit: int) -> tuple[
     """The model's inputs for a prompt and a response, at most `limit` tokens, and whether they were truncated."""
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     messages = [*messages, {"role": "assistant", "content": text}]
-    messages = [message | {"content": _without_special(tokenizer, message["content"])} for message in messages]
+    messages = [message | {"content": without_special(tokenizer, message["content"])} for message in messages]
     if tokenizer.chat_template:
         pair = (tokenizer.apply_chat_template(messages, tokenize=False),)
     else:
@@ -147,7 +147,8 @@ def encode(tokenizer, prompt: str | list[dict], text: str, limit: int) -> tuple[
     return tokenizer(*pair, add_special_tokens=special, truncation=True, max_length=limit), True
 
 
-def _without_special(tokenizer, text: str) -> str:
+def without_special(tokenizer, text: str) -> str:
+    """A text without the tokenizer's special tokens, with which it could close its turn and add another."""
     text = text.encode(errors="replace").decode()  # tokenizers do not accept a lone surrogate
     added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
     special = {*added, *tokenizer.all_special_tokens}

@@ -55,7 +55,12 @@ REWARDS = {
     "soft_overlong": ("short", {}, {"max_completion_length": 99, "cache": 9}, 0.0),
     "tag_count": (THINK + "<answer> 4 </answer>", {}, {}, 1.0),
 }
-OWN_TESTS = {"judge", "reasoning_gym", "reward_model"}  # a server, a package, a model: they have no gold of ours
+OWN_TESTS = {
+    "judge",
+    "reasoning_gym",
+    "reward_model",
+    "fluency",
+}  # they have no gold of ours: a server, a package, models
 
 
 def test_every_builder_and_every_reward_is_tried():

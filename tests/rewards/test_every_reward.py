@@ -31,7 +31,7 @@ REWARDS = {
     "soft_overlong": ({}, {"max_completion_length": 50, "cache": 20}, (-1, 0)),
     "tag_count": ({}, {}, (0, 1)),
 }
-OWN_TESTS = {"judge", "reward_model", "reasoning_gym"}  # these need a server, a model, a package
+OWN_TESTS = {"judge", "reward_model", "reasoning_gym", "fluency"}  # these need a server, a model, a package
 GROUPS = {"length"}  # compares a completion with its group
 
 PIECES = [
