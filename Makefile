@@ -59,9 +59,10 @@ test: install lint ## run ruff, pyright and the whole test suite
 
 coverage: install ## run the test suite and report its coverage of the package; fails below 85 %
 	@rm -rf .coverage
-	@$(if $(PARALLEL),OMP_NUM_THREADS=1) $(VENV)/bin/python -m pytest $(PARALLEL) --cov --cov-report= $(TESTS)
-	@$(VENV)/bin/python -m coverage html -q -d .coverage/html
-	@$(VENV)/bin/python -m coverage report --fail-under=85
+	@# The report is wanted as well if a test fails.
+	@tests=0; $(if $(PARALLEL),OMP_NUM_THREADS=1) $(VENV)/bin/python -m pytest $(PARALLEL) --cov --cov-report= $(TESTS) || tests=$$?; \
+	$(VENV)/bin/python -m coverage html -q -d .coverage/html; \
+	$(VENV)/bin/python -m coverage report --fail-under=85 && exit $$tests
 
 lint: install ## run ruff and pyright, about a minute
 	@$(VENV)/bin/ruff check .

@@ -57,7 +57,7 @@ def recipe(folder: Path, text: str, *, engine: str, steps: int = 2) -> Path:
 
 def r1lab(folder: Path, *words, **kwargs):
     command = [sys.executable, "-m", "r1lab", *words, "--runs-dir", str(folder / "runs")]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600, **kwargs)
+    return subprocess.run(command, capture_output=True, text=True, timeout=1800, **kwargs)
 
 
 def rows(path: Path) -> list[dict]:
