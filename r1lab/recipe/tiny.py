@@ -92,10 +92,10 @@ def _stage(part: dict, removed: list[str], shared: dict) -> None:
 
 def _model(model: dict) -> dict:
     path = str(model.get("path", ""))
-    if path.startswith(("@", "embedded:", "scratch:")):
+    if path.startswith(("@", "embedded:tiny-", "scratch:")):
         kept = path
     else:
-        names = {"llama": "tiny-llama", "deepseek-v3": "tiny-deepseek-v3"}
+        names = {"llama": "tiny-llama", "smollm": "tiny-llama", "deepseek-v3": "tiny-deepseek-v3"}
         kept = "embedded:" + next((tiny for name, tiny in names.items() if name in path.lower()), "tiny-qwen2")
     small: dict = {"path": kept}
     if isinstance(model.get("lora"), dict):
