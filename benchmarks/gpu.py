@@ -45,7 +45,7 @@ SIZES = {
         "grpo_step": "--dtype float32 --batch 16 --micro 8 --tokens 24 --steps 1 --warmup 1",
         "train": ["rollout.max_completion_length=32", "eval.size=8", "eval.num_samples=2"]
         + ["stages.cold.train.max_steps=2", "stages.zero.train.max_steps=2"]
-        + ["stages.zero.train.per_device_train_batch_size=8", "stages.zero.train.gradient_accumulation_steps=1"],
+        + ["stages.zero.train.per_device_train_batch_size=8", "stages.zero.train.global_batch_size=8"],
     },
 }
 

@@ -95,7 +95,7 @@ def _function(section: str, name: str) -> str:
 
 def _keys(name: str) -> str:
     """The keys of a kind of stage (`grpo`) or of one of its sections (`grpo.rollout`); all kinds for an empty name."""
-    from r1lab.recipe import schema, sections, trl_fields
+    from r1lab.recipe import schema, trl_fields
 
     kind, *path = name.split(".")
     schema.find_kinds({"stage": kind})
@@ -112,11 +112,10 @@ def _keys(name: str) -> str:
         raise UserError(f"r1lab ls keys: {kind}: no such kind of stage{hint}")
     model: Any = schema.STAGES[kind]
     if path == ["train"] and model.trl:
-        own = _fields(sections.GrpoTrain) if kind == "grpo" else []
         fields = sorted(trl_fields.FIELDS[model.trl].items())
-        rows = own + [(key, _default(default), _annotation(type_)) for key, (type_, default) in fields]
-        about = f"r1lab's own fields, then those of TRL's {model.trl}:" if own else f"The fields of TRL's {model.trl}:"
-        return "\n".join([about, "", *columns(rows)]) + "\n"
+        rows = _fields(model.own) + [(key, _default(default), _annotation(type_)) for key, (type_, default) in fields]
+        about = f"r1lab's own fields, then those of TRL's {model.trl}:"
+        return "\n".join([inspect.getdoc(model.own) or "", "", about, "", *columns(rows)]) + "\n"
     for place, key in enumerate(path, 1):
         if key not in model.model_fields:
             hint = did_you_mean(key, model.model_fields, otherwise=f"; available: {', '.join(model.model_fields)}")

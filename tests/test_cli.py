@@ -321,6 +321,9 @@ def test_ls_prints_the_keys_of_a_recipe(capsys):
     train = printed("grpo.train")
     assert "share_prompts" in train and "learning_rate" in train
     assert "share_prompts" not in printed("sft.train")
+    for kind in ("sft", "grpo", "dpo", "reward"):
+        words = " ".join(printed(f"{kind}.train").split())
+        assert "global_batch_size null int | None" in words and "of an update over all devices" in words
 
 
 def test_ls_says_which_reference_there_is(capsys):

@@ -9,9 +9,9 @@ from r1lab import engines, lookup
 from r1lab.check.seen import GENERATED, Seen
 from r1lab.findings import Finding
 from r1lab.models import loading
-from r1lab.recipe import batch, checks, launch, trl_fields
-from r1lab.recipe.schema import EvalRecipe, GrpoRecipe, SampleRecipe, SftRecipe, StageRecipe
-from r1lab.recipe.sections import Eval, Launch, Lora, Model, Rollout, TrainLaunch
+from r1lab.recipe import batch, launch, trl_fields
+from r1lab.recipe.schema import EvalRecipe, GrpoRecipe, SampleRecipe, SftRecipe, StageRecipe, Trained, is_trained
+from r1lab.recipe.sections import Eval, Lora, Model, Rollout
 from r1lab.recipe.yaml_source import Keys
 from r1lab.rewards.facts import facts_of
 
@@ -31,32 +31,39 @@ _TRACKERS = ("wandb", "trackio", "tensorboard", "mlflow", "swanlab")
 
 
 def batch_findings(recipe: StageRecipe) -> list[Finding]:
-    """Whether the stage can be launched, and its groups per batch on 1, 2, 4 and 8 processes, or a fix if none fit."""
-    launched: Launch | None = getattr(recipe, "launch", None)
-    if not isinstance(launched, TrainLaunch):
+    """Whether the stage can be launched, and how its batch divides over 1, 2, 4 and 8 processes."""
+    if not is_trained(recipe):
         return []
     found = []
-    if refused := launch.problem(launched.ranks):
+    if refused := launch.problem(recipe.launch.ranks):
         seen, _, fix = refused.partition(": set ")
         found.append(Finding("error", "batch", seen, f"set {fix}", ("launch", "gpus")))
-    if not isinstance(recipe, GrpoRecipe):
-        return found
-    fields, group = trl_fields.GRPO, recipe.rollout.num_generations
-    size = recipe.train.get("per_device_train_batch_size", fields["per_device_train_batch_size"][1])
-    fixed = recipe.train.get("generation_batch_size")
-    steps = recipe.train.get("steps_per_generation") or recipe.train.get("gradient_accumulation_steps") or 1
-    by_processes = []
+    return found + _by_processes(recipe)
+
+
+def _by_processes(recipe: Trained) -> list[Finding]:
+    """The micro-batches of an update whose rows are set, or the groups of a batch that grows with the processes."""
+    group = recipe.rollout.num_generations if isinstance(recipe, GrpoRecipe) else 0
+    update, listed = recipe.train.get("global_batch_size"), []
+    if not update and not group:
+        return []
     for processes in PROCESSES:
-        on = recipe.model_copy(update={"launch": recipe.launch.model_copy(update={"gpus": processes})})
-        problems = checks.batch_problems(on)
-        whole = fixed or size * processes * steps
+        problems = batch.problems(recipe, processes)
         if not problems:
-            by_processes.append(f"{whole // group:,} on {processes}")
-        elif processes != recipe.launch.gpus:  # loading the recipe reports a problem with its own number of processes
-            by_processes.append(f"none on {processes}: {problems[0][1].partition(': ')[2] or problems[0][1]}")
-    what = f"groups of {group} per batch, by number of processes: {'; '.join(by_processes)}"
-    found.append(Finding("ok", "batch", what, keys=("rollout", "num_generations")))
-    return found
+            on = batch.of(recipe, processes)
+            listed.append(f"{on.accumulation if update else on.rollout // group:,} on {processes}")
+        elif update:
+            listed.append(f"none on {processes}")
+        elif processes != recipe.launch.ranks:  # loading the recipe reports a problem with its own number
+            listed.append(f"none on {processes}: {problems[0][1].partition(': ')[2] or problems[0][1]}")
+    counts = f"by number of processes: {'; '.join(listed)}"
+    if not update:
+        what = f"groups of {group} per batch, {counts}"
+        return [Finding("ok", "batch", what, keys=("rollout", "num_generations"))]
+    rollout = recipe.train.get("generation_batch_size") or update
+    made = f" from rollouts of {rollout // group:,} groups of {group}" if group else ""
+    what = f"{update:,} {'completions' if group else 'rows'} per update{made}; micro-batches per update, {counts}"
+    return [Finding("ok", "batch", what, keys=("train", "global_batch_size"))]
 
 
 def row_count_findings(seen: Seen) -> list[Finding]:

@@ -16,7 +16,8 @@ from r1lab.plan.gpus import Device, parse_memory
 from r1lab.plan.lengths import lengths
 from r1lab.plan.printed import as_json, as_text
 from r1lab.plan.stages import StagePlan, plan_stage
-from r1lab.recipe.schema import Pipeline, Recipe
+from r1lab.recipe import batch
+from r1lab.recipe.schema import Pipeline, Recipe, is_trained
 from r1lab.recipe.sections import Launch
 
 __all__ = ["Planned", "as_json", "as_text", "parse_memory", "plan"]
@@ -84,6 +85,9 @@ def plan(recipe: Recipe, *, gpu: str | None = None, gpus: int | None = None, mem
     if gpus:
         here = {"launch.gpus": gpus, "launch.nodes": 1}
         named = [(n, changed(s, here) if hasattr(s, "launch") else s) for n, s in named]
+        refused = [(n, problem) for n, s in named if is_trained(s) for problem in batch.problems(s)]
+        if refused:
+            raise UserError([f"--gpus {gpus}: {n}: {'.'.join(map(str, keys))}: {why}" for n, (keys, why) in refused])
     found, ways = [], {}
     for index, (name, stage) in enumerate(named):
         earlier = dict(named[:index])

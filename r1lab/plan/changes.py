@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from r1lab.plan.gpus import gib
-from r1lab.plan.stages import StagePlan, setting, trains
+from r1lab.plan.stages import StagePlan
+from r1lab.recipe import batch
 from r1lab.recipe import loading as recipes
-from r1lab.recipe.schema import EvalRecipe, GrpoRecipe, StageRecipe
+from r1lab.recipe.schema import EvalRecipe, GrpoRecipe, StageRecipe, is_trained
 from r1lab.recipe.sections import Lora, Rollout
 
 SHOWN = 3
@@ -50,8 +51,8 @@ def changes(
     for settings, cost in candidates:
         if any(_same_kind(settings, change, prefix) for change in found):
             continue
-        after = plan(changed(recipe, settings))
-        if after.fits:
+        after = _planned(recipe, settings, plan)
+        if after and after.fits:
             found.append(Change(_words(settings, prefix), _price(before, after, cost)))
         if len(found) == SHOWN:
             break
@@ -66,7 +67,7 @@ def _together(
 
     def planned(places: Iterable[int]) -> StagePlan:
         merged = {key: value for place in sorted(places) for key, value in chosen[place].items()}
-        return plan(changed(recipe, merged))
+        return _planned(recipe, merged, plan) or before
 
     best, nearer = before, True
     while nearer and not best.fits:
@@ -92,6 +93,12 @@ def _together(
     return [Change(_words(settings, prefix), _price(before, best, ", ".join(costs)))]
 
 
+def _planned(recipe: StageRecipe, settings: Settings, plan: Plan) -> StagePlan | None:
+    """The plan of a stage with other values; None if the rows of an update then do not divide."""
+    other = changed(recipe, settings)
+    return None if is_trained(other) and batch.problems(other) else plan(other)
+
+
 def _excess(planned: StagePlan) -> tuple[bool, int]:
     return bool(planned.short), planned.peak.total
 
@@ -111,22 +118,20 @@ def changed(recipe: Stage, settings: Settings) -> Stage:
 
 def _candidates(recipe: StageRecipe, before: StagePlan) -> Iterator[tuple[Settings, str]]:
     """Settings to try, the cheapest first, each with its cost apart from time."""
-    if not trains(recipe):
+    if not is_trained(recipe):
         yield from _engine(recipe, before)
         yield from _half_precision(recipe)
         yield from _generating_less(recipe)
         return
     lora: Lora | None = getattr(recipe.model, "lora", None)
-    train, gpus = recipe.train, recipe.launch.gpus
-    per, accumulation = (setting(recipe, k) for k in ("per_device_train_batch_size", "gradient_accumulation_steps"))
+    train, gpus, update = recipe.train, recipe.launch.gpus, batch.of(recipe)
     if recipe.stage == "grpo":
         yield from _engine(recipe, before)
     for parts in (2, 4, 8, 16, 32, 64):
-        if per % parts == 0:
-            settings: Settings = {
-                "train.per_device_train_batch_size": per // parts,
-                "train.gradient_accumulation_steps": accumulation * parts,
-            }
+        if update.size % parts == 0:
+            settings: Settings = {"train.per_device_train_batch_size": update.size // parts}
+            if not train.get("global_batch_size"):
+                settings["train.gradient_accumulation_steps"] = update.accumulation * parts
             if train.get("steps_per_generation"):
                 settings["train.steps_per_generation"] = train["steps_per_generation"] * parts
             yield settings, "same update in smaller micro-batches"

@@ -2,15 +2,16 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, TypeGuard
+from typing import Any
 
 from r1lab.plan import cost, generating, memory, shapes
 from r1lab.plan.generating import completion_limit
 from r1lab.plan.gpus import GIB, Device
 from r1lab.plan.lengths import Lengths
 from r1lab.plan.memory import Adapters, Layout, Memory, Precision, Sharding, Training
-from r1lab.recipe import trl_fields
-from r1lab.recipe.schema import DpoRecipe, GrpoRecipe, RewardRecipe, SftRecipe, StageRecipe
+from r1lab.recipe import batch, trl_fields
+from r1lab.recipe.batch import Batch
+from r1lab.recipe.schema import GrpoRecipe, StageRecipe, Trained, is_trained
 from r1lab.recipe.sections import Eval, GrpoTrain, Lora, Rollout
 
 PROCESS, VLLM = 0.53, 0.17
@@ -70,15 +71,6 @@ class StagePlan:
         return self.peak.total <= self.budget and not self.short
 
 
-Trained = SftRecipe | GrpoRecipe | DpoRecipe | RewardRecipe
-"""Kinds of stages that train."""
-
-
-def trains(recipe: StageRecipe) -> TypeGuard[Trained]:
-    """Whether a stage trains; a kind from elsewhere that does has the sections that these have."""
-    return bool(recipe.trl)
-
-
 def plan_stage(name: str, recipe: StageRecipe, *, device: Device, start: str, found: Lengths) -> StagePlan:
     """The plan of one stage.
 
@@ -92,7 +84,7 @@ def plan_stage(name: str, recipe: StageRecipe, *, device: Device, start: str, fo
     """
     assumed = (found.assumed,) if found.assumed else ()
     rollout: Rollout | None = getattr(recipe, "rollout", None)
-    if trains(recipe):
+    if is_trained(recipe):
         limit = recipe.train.get("max_length") or found.whole
         found = replace(found, whole=min(found.whole, limit), mean=min(found.mean, limit))
         made = _trains(name, recipe, device, _shape(recipe, start), found)
@@ -150,15 +142,13 @@ def _size(recipe: StageRecipe, device: Device) -> int:
 
 def _trains(name: str, recipe: Trained, device: Device, shape: shapes.Shape, found: Lengths) -> StagePlan:
     """The plan of a stage that trains, and in GRPO also generates."""
-    lora, devices = _lora(recipe, shape), recipe.launch.ranks
-    sharding, mixed = _sharding(recipe, devices)
+    lora, update = _lora(recipe, shape), batch.of(recipe)
+    sharding, mixed = _sharding(recipe, update.ranks)
     size = _size(recipe, device)
     autocast = recipe.train.get("bf16", device.cuda and device.bfloat16) or recipe.train.get("fp16", False)
     precision = Precision(size, 2 if autocast else size)
     checkpointing = recipe.train.get("gradient_checkpointing", device.cuda)
-    accumulation = setting(recipe, "gradient_accumulation_steps")
-    per = setting(recipe, "per_device_train_batch_size")
-    layout, split = _layout(recipe, device, precision, found, per, accumulation)
+    layout, split = _layout(recipe, device, precision, found, update)
     work = Training(
         shape=shape,
         precision=precision,
@@ -168,36 +158,35 @@ def _trains(name: str, recipe: Trained, device: Device, shape: shapes.Shape, fou
         states=_STATES.get(str(setting(recipe, "optim"))),
         reference=recipe.stage == "dpo" or (recipe.stage == "grpo" and setting(recipe, "beta") > 0),
         checkpointing=checkpointing,
-        accumulates=accumulation > 1 or split,
+        accumulates=update.accumulation > 1 or split,
         mixed=mixed,
         fused=device.cuda,
         heap=not device.cuda,
         chunked=bool(recipe.train.get("chunk_logps", True)),
     )
     phases = memory.phases(work)
-    completions = per * accumulation * devices
-    steps = _steps(recipe, found, completions)
+    steps = _steps(recipe, found, update.rows)
     passes = (4 if checkpointing else 3) + (1 if work.reference else 0)
     short, waiting = "", 0.0
     if recipe.stage == "grpo":
         written = completion_limit(recipe)
         each = found.prompt / recipe.rollout.num_generations + written
-        flops = cost.forward(shape, completions * each, (found.prompt + written) / 2) * passes
-        phases, short, waiting = _rollouts(recipe, device, shape, work, phases, found, completions // devices)
-        generated = cost.forward(shape, completions * written, found.prompt + written / 2)
+        flops = cost.forward(shape, update.rows * each, (found.prompt + written) / 2) * passes
+        phases, short, waiting = _rollouts(recipe, device, shape, work, phases, found, update)
+        generated = cost.forward(shape, update.rows * written, found.prompt + written / 2)
     else:
         each, generated = found.mean * (2 if "rejected" in recipe.learns else 1), 0.0
         if setting(recipe, "packing"):
             each = found.whole
-        flops = cost.forward(shape, completions * each, found.mean / 2) * passes
-    seconds = flops / (devices * device.flops * cost.TRAINING) + waiting
+        flops = cost.forward(shape, update.rows * each, found.mean / 2) * passes
+    seconds = flops / (update.ranks * device.flops * cost.TRAINING) + waiting
     return StagePlan(
         name,
         recipe.stage,
         phases,
         device.memory,
         steps,
-        steps and steps * completions * each,
+        steps and steps * update.rows * each,
         steps and steps * (flops + generated),
         steps and steps * seconds,
         _disk(recipe, shape, work, steps) + _tokens(recipe, found),
@@ -206,44 +195,36 @@ def _trains(name: str, recipe: Trained, device: Device, shape: shapes.Shape, fou
 
 
 def _layout(
-    recipe: Trained, device: Device, precision: Precision, found: Lengths, per: int, accumulation: int
+    recipe: Trained, device: Device, precision: Precision, found: Lengths, update: Batch
 ) -> tuple[Layout, bool]:
     """The largest micro-batch, and whether the rows of an update need more than one."""
     if recipe.stage == "grpo":
-        return _grpo_layout(recipe, device, precision, found, per, accumulation)
+        return _grpo_layout(recipe, device, precision, found, update)
     if "rejected" in recipe.learns:
-        layout = memory.padded(2 * per, found.whole, masked=True)
+        layout = memory.padded(2 * update.size, found.whole, masked=True)
         return (replace(layout, scored=0) if recipe.stage == "reward" else layout), False
     whole = setting(recipe, "max_length") or found.whole if recipe.train.get("packing") else found.whole
-    return memory.padded(per, whole, masked=not found.equal), False
+    return memory.padded(update.size, whole, masked=not found.equal), False
 
 
 def _grpo_layout(
-    recipe: GrpoRecipe, device: Device, precision: Precision, found: Lengths, per: int, accumulation: int
+    recipe: GrpoRecipe, device: Device, precision: Precision, found: Lengths, update: Batch
 ) -> tuple[Layout, bool]:
     """The same for a GRPO stage, which packs rows up to a budget of tokens."""
     own = GrpoTrain(**{key: value for key, value in recipe.train.items() if key in GrpoTrain.model_fields})
     group, written = recipe.rollout.num_generations, completion_limit(recipe)
     longest = found.prompt + written
-    budget = own.max_tokens_per_microbatch or per * longest
-    together = math.gcd(steps_per_generation(recipe), accumulation)
+    budget = own.max_tokens_per_microbatch or update.size * longest
+    most = update.size * math.gcd(update.generation, update.accumulation)
     if not own.pack:
-        rows = min(per * together, max(1, budget // longest))
-        return memory.padded(rows, longest, masked=True), rows < per * together
+        rows = min(most, max(1, budget // longest))
+        return memory.padded(rows, longest, masked=True), rows < most
     rows = 1
-    while rows < per * together and -(-(rows + 1) // group) * found.prompt + (rows + 1) * written <= budget:
+    while rows < most and -(-(rows + 1) // group) * found.prompt + (rows + 1) * written <= budget:
         rows += 1
     masked = not (device.cuda and precision.compute == 2)
     shared = {"shared": own.share_prompts, "masked": masked}
-    return memory.packed(rows, group, found.prompt, written, **shared), rows < per * together
-
-
-def steps_per_generation(recipe: GrpoRecipe) -> int:
-    """The number of micro-steps per batch of completions."""
-    whole = recipe.train.get("generation_batch_size")
-    if whole:
-        return max(1, whole // (setting(recipe, "per_device_train_batch_size") * recipe.launch.ranks))
-    return recipe.train.get("steps_per_generation") or setting(recipe, "gradient_accumulation_steps")
+    return memory.packed(rows, group, found.prompt, written, **shared), rows < most
 
 
 def _lora(recipe: Trained, shape: shapes.Shape) -> Adapters | None:
@@ -287,11 +268,11 @@ def _rollouts(
     work: Training,
     phases: dict[str, Memory],
     found: Lengths,
-    rows: int,
+    update: Batch,
 ) -> tuple[dict[str, Memory], str, float]:
     """A GRPO stage's phases with its engine, what the engine lacks, and the seconds of generation per update."""
     size, length = work.precision.weights, found.prompt + completion_limit(recipe)
-    made = setting(recipe, "per_device_train_batch_size") * steps_per_generation(recipe)
+    rows, made = update.rows // update.ranks, update.rollout // update.ranks
     idle = replace(phases["update"], gradients=0, activations=0)
     seconds = {"rows": rows, "prompt": found.prompt, "completion": completion_limit(recipe), "size": size}
     if not generating.uses_vllm(recipe.rollout):

@@ -3,7 +3,6 @@
 Each check returns `(keys, message)` pairs, with keys relative to the stage.
 """
 
-import math
 from typing import Any
 
 from r1lab import lookup
@@ -11,12 +10,12 @@ from r1lab.recipe import batch, launch, trl_fields
 from r1lab.recipe.calls import call_problems, evaluation_problems, tasks_problems
 from r1lab.recipe.prompt import prompt_problems
 from r1lab.recipe.references import references
-from r1lab.recipe.schema import STAGES, EvalRecipe, GrpoRecipe, SampleRecipe, StageRecipe
-from r1lab.recipe.sections import ADVANTAGES, Data, EvalRollout, GrpoRollout, GrpoTrain, Prompt, Reward, Rollout
+from r1lab.recipe.schema import STAGES, EvalRecipe, GrpoRecipe, SampleRecipe, StageRecipe, Trained, is_trained
+from r1lab.recipe.sections import ADVANTAGES, Data, EvalRollout, GrpoRollout, Prompt, Reward, Rollout
 from r1lab.recipe.values import Problems, not_a_choice, value_problems
 from r1lab.recipe.yaml_source import Keys
 from r1lab.rundir import trackers
-from r1lab.text import did_you_mean, either
+from r1lab.text import counted, did_you_mean, either
 
 ELSEWHERE = {
     "output_dir": "it is the run directory: use --runs-dir and --name",
@@ -64,6 +63,7 @@ MINIMUM = {
     "per_device_train_batch_size": 1,
     "gradient_accumulation_steps": 1,
     "steps_per_generation": 1,
+    "generation_batch_size": 1,
     "num_iterations": 1,
     "learning_rate": 0,
     "weight_decay": 0,
@@ -94,10 +94,10 @@ _REPORTERS = (*trackers.NAMES, "none", "all", "azure_ml", "clearml", "codecarbon
 def stage_problems(recipe: StageRecipe) -> Problems:
     """What is wrong with a stage's recipe in which every key has the correct type."""
     found: Problems = []
-    if recipe.trl:
-        found += train_problems(recipe) + launch.problems(recipe)
+    if is_trained(recipe):
+        found += train_problems(recipe) or batch.problems(recipe) + _shared_engine_problems(recipe)
+        found += launch.problems(recipe)
     if isinstance(recipe, GrpoRecipe):
-        found = found or batch_problems(recipe)
         found += grpo_problems(recipe)
     rewards: list[Reward] = getattr(recipe, "rewards", [])
     for index, reward in enumerate(rewards):
@@ -158,7 +158,7 @@ def engine_problems(rollout: Rollout) -> Problems:
 def train_fields(kind: str) -> list[str]:
     """The keys that `train` of a kind of stage may have; none for a kind that does not train."""
     fields = [name for name in trl_fields.FIELDS.get(STAGES[kind].trl, ()) if name not in ELSEWHERE]
-    return [*fields, *(GrpoTrain.model_fields if kind == "grpo" else ())]
+    return [*fields, *(STAGES[kind].own.model_fields if fields else ())]
 
 
 def train_problems(recipe: StageRecipe) -> Problems:
@@ -171,8 +171,8 @@ def train_problems(recipe: StageRecipe) -> Problems:
             found.append((keys, f"not set here: a stage of kind {recipe.stage} does not evaluate: {_EVAL_STAGE}"))
         elif key in ELSEWHERE and key in fields:
             found.append((keys, f"not set here: {ELSEWHERE[key]}"))
-        elif recipe.stage == "grpo" and key in GrpoTrain.model_fields:
-            found += value_problems(value, GrpoTrain.model_fields[key].rebuild_annotation(), keys)
+        elif key in recipe.own.model_fields:
+            found += value_problems(value, recipe.own.model_fields[key].rebuild_annotation(), keys)
             found += _function_problems(key, value, keys) if not found else []
         elif key not in fields:
             hint = did_you_mean(key, train_fields(recipe.stage), otherwise=f": TRL's {config} has no such field")
@@ -247,6 +247,16 @@ def grpo_problems(recipe: GrpoRecipe) -> Problems:
     return found
 
 
+def _shared_engine_problems(recipe: Trained) -> Problems:
+    """Whether the GPUs divide into the engines that they share, which TRL checks after it loads the model."""
+    split, ranks = recipe.train.get("vllm_tensor_parallel_size") or 1, recipe.launch.ranks
+    if ranks % split == 0:
+        return []
+    fitting = either([n for n in range(1, split) if ranks % n == 0])
+    what = f"{split}: {counted(ranks, 'GPU')} do not divide into engines of {split} GPUs each: set {fitting}"
+    return [(("train", "vllm_tensor_parallel_size"), what)]
+
+
 def _loss_problems(train: dict) -> Problems:
     """Settings that a user's own loss leaves without effect, or that would change its formula."""
     if not train.get("loss"):
@@ -259,56 +269,3 @@ def _loss_problems(train: dict) -> Problems:
         if train.get(key):
             found.append((("train", key), "belongs to TRL's formula, which train.loss replaces: remove it"))
     return found
-
-
-def batch_problems(recipe: GrpoRecipe) -> Problems:
-    """Whether groups of `num_generations` completions fill the generation batch, as TRL requires."""
-    train, group, gpus = recipe.train, recipe.rollout.num_generations, recipe.launch.ranks
-    if group < 2:
-        what = f"{group}: GRPO compares the completions of a group: set at least 2"
-        return [(("rollout", "num_generations"), what)]
-    size = train.get("per_device_train_batch_size", trl_fields.GRPO["per_device_train_batch_size"][1])
-    step = size * gpus
-    steps = train.get("steps_per_generation") or train.get("gradient_accumulation_steps") or 1
-    whole = train.get("generation_batch_size")
-    key = "generation_batch_size"
-    if whole is not None and train.get("steps_per_generation") is not None:
-        return [(("train", key), "TRL accepts either this or steps_per_generation: remove one of them")]
-    if whole is not None and step > 0 and whole % step:
-        near = _near(whole, step)
-        return [(("train", key), f"{whole}: not a multiple of the {step} completions of one step: set {near}")]
-    if whole is None:
-        key = "per_device_train_batch_size"
-        whole = step * steps
-    if whole > 0 and whole % group == 0:
-        return _whole_groups(recipe, whole // gpus)
-    if whole <= 0:
-        return [(("train", key), f"{size if key != 'generation_batch_size' else whole}: should be at least 1")]
-    if key == "generation_batch_size":
-        near, made = _near(whole, math.lcm(group, step)), ""
-    else:
-        near = _near(size, group // math.gcd(group, whole // size))
-        made = f"{size} x {gpus} GPU{'s' * (gpus > 1)} x {steps} step{'s' * (steps > 1)} = "
-    divisors = [divisor for divisor in range(2, whole + 1) if whole % divisor == 0]
-    groups = sorted(sorted(divisors, key=lambda divisor: (abs(divisor - group), divisor))[:3])
-    message = f"{made}{whole} completions do not divide into groups of {group}: set train.{key} to {near}"
-    if groups:
-        message += f", or rollout.num_generations to {either(groups)}"
-    return [(("train", key) if key in train else ("rollout", "num_generations"), message)]
-
-
-def _whole_groups(recipe: GrpoRecipe, each: int) -> Problems:
-    """Whether the `each` completions of a GPU are whole groups, as dynamic sampling and curricula require."""
-    group = recipe.rollout.num_generations
-    chosen = [("rollout", "dynamic_sampling")] if recipe.rollout.dynamic_sampling else []
-    chosen += [("curriculum",)] if recipe.curriculum else []
-    if not chosen or each % group == 0:
-        return []
-    fix = f"set train.per_device_train_batch_size to a multiple of {group}"
-    return [(chosen[0], f"a GPU has {each} completions per batch, but needs whole groups of {group}: {fix}")]
-
-
-def _near(value: int, multiple: int) -> str:
-    """The multiples just below and above a value."""
-    below = value // multiple * multiple
-    return either([n for n in (below, below + multiple) if n > 0])

@@ -7,7 +7,7 @@ pydantic validates them; `r1lab.recipe.loading` loads them.
 # pyright: reportIncompatibleVariableOverride=false
 
 from importlib import metadata
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeGuard
 
 from pydantic import BeforeValidator, Field, PrivateAttr, SerializeAsAny
 
@@ -21,6 +21,7 @@ from r1lab.recipe.sections import (
     EvalRollout,
     GrpoEval,
     GrpoRollout,
+    GrpoTrain,
     Keep,
     Launch,
     Model,
@@ -29,6 +30,7 @@ from r1lab.recipe.sections import (
     SampleRollout,
     Schedule,
     Section,
+    Train,
     TrainedModel,
     TrainLaunch,
 )
@@ -44,6 +46,7 @@ class StageRecipe(Section):
         module: The module whose `run(recipe, run_dir)` runs it.
         words: The name of the kind in prose.
         trl: The TRL config that validates `train`; empty for a kind that does not train.
+        own: The keys of `train` that are r1lab's own.
         learns: The columns of a row that it trains on.
         generates: Whether it generates completions.
         makes: The output that a later stage may refer to, as in `@STAGE/model`; empty for none.
@@ -52,6 +55,7 @@ class StageRecipe(Section):
     module: ClassVar[str] = ""
     words: ClassVar[str] = ""
     trl: ClassVar[str] = ""
+    own: ClassVar[type[Train]] = Train
     learns: ClassVar[tuple[str, ...]] = ()
     generates: ClassVar[bool] = False
     makes: ClassVar[str] = ""
@@ -85,6 +89,7 @@ class GrpoRecipe(StageRecipe):
     module: ClassVar[str] = "r1lab.stages.grpo"
     words: ClassVar[str] = "reinforcement learning (GRPO)"
     trl: ClassVar[str] = "GRPOConfig"
+    own: ClassVar[type[Train]] = GrpoTrain
     generates: ClassVar[bool] = True
     makes: ClassVar[str] = "model"
     stage: Literal["grpo"]
@@ -166,6 +171,9 @@ class RewardRecipe(StageRecipe):
     launch: TrainLaunch = TrainLaunch()
 
 
+Trained = SftRecipe | GrpoRecipe | DpoRecipe | RewardRecipe
+"""A stage that trains. A kind of another package that trains has the same sections."""
+
 STAGES: dict[str, type[StageRecipe]] = {
     "sft": SftRecipe,
     "grpo": GrpoRecipe,
@@ -198,6 +206,11 @@ def find_kinds(data: dict) -> None:
 def trains(kind: str) -> bool:
     """Whether stages of a kind train a model."""
     return kind in STAGES and bool(STAGES[kind].trl)
+
+
+def is_trained(recipe: StageRecipe) -> TypeGuard[Trained]:
+    """Whether a stage trains a model."""
+    return bool(recipe.trl)
 
 
 def _of_its_kind(stage: Any) -> Any:

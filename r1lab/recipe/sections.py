@@ -188,8 +188,22 @@ ADVANTAGES = ("grpo", "dr_grpo", "rloo", "reinforce_pp_baseline")
 """r1lab's own advantages, in addition to TRL's."""
 
 
-class GrpoTrain(Section):
+class Train(Section):
+    """r1lab's own keys under `train` of a stage that trains, in addition to TRL's fields.
+
+    `global_batch_size` is the number of rows of an update over all devices: of pairs in dpo and reward stages, and of
+    packed sequences with `packing`. `gradient_accumulation_steps` follows from it, `per_device_train_batch_size` and
+    the number of devices, so that an update is the same on any hardware.
+    """
+
+    global_batch_size: int | None = Field(default=None, ge=1)
+
+
+class GrpoTrain(Train):
     """r1lab's own keys under `train` of a grpo stage, in addition to TRL's fields. They decide how a step is computed.
+
+    `global_batch_size` is the number of completions of an update over all devices. `gradient_accumulation_steps`
+    follows from it, `per_device_train_batch_size` and the number of devices.
 
     `advantage` is one of `ADVANTAGES` or your own function, `./mine.py:function` (`r1lab.grpo.advantages`); without
     it, TRL's `scale_rewards` decides. `loss` is your own function in place of TRL's formula (`r1lab.grpo.losses`). The

@@ -153,6 +153,9 @@ def _train(train: dict, kind: str) -> dict:
     } | _TRAIN
     if "ref_model_sync_steps" in scaled:
         scaled["ref_model_sync_steps"] = 1
+    if train.get("global_batch_size"):
+        del scaled["gradient_accumulation_steps"]
+        scaled["global_batch_size"] = 4
     if kind == "grpo" and train.get("generation_batch_size"):
         scaled["generation_batch_size"] = 4
     if scaled.get("packing"):

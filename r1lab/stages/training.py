@@ -10,15 +10,13 @@ from typing import Any, TypeVar
 
 from transformers import TrainerCallback
 
-from r1lab import interrupts
+from r1lab import interrupts, ranks
 from r1lab.errors import UserError
-from r1lab.recipe.schema import DpoRecipe, GrpoRecipe, RewardRecipe, SftRecipe, StageRecipe
-from r1lab.recipe.sections import GrpoTrain
+from r1lab.recipe import batch
+from r1lab.recipe.schema import StageRecipe, Trained, is_trained
 from r1lab.rundir import directory, storage, trackers
 from r1lab.stages.common import doing, warn
 
-Trained = SftRecipe | GrpoRecipe | DpoRecipe | RewardRecipe
-"""A stage that trains a model."""
 Config = TypeVar("Config")
 
 
@@ -142,7 +140,9 @@ def trl_config(config_class: type[Config], recipe: StageRecipe, run_dir: Path, *
         # TRL's default masks a whole sequence because of one token.
         settings["vllm_importance_sampling_mode"] = "token_truncate"
     train: dict[str, Any] = getattr(recipe, "train", {})
-    settings |= {key: value for key, value in train.items() if key not in GrpoTrain.model_fields}
+    settings |= {key: value for key, value in train.items() if key not in recipe.own.model_fields}
+    if is_trained(recipe) and recipe.train.get("global_batch_size"):  # of the processes that there are
+        settings["gradient_accumulation_steps"] = batch.of(recipe, ranks.world_size()).accumulation
     reported = settings["report_to"]
     if ours := trackers.own(reported):  # `Metrics` reports to these, under the names of metrics.jsonl
         rest = [name for name in ([reported] if isinstance(reported, str) else reported) if name not in ours]

@@ -53,6 +53,16 @@ def test_groups_by_processes(loaded):
     assert finding.seen.endswith("; 1 on 2; 2 on 4; 4 on 8")
 
 
+def test_micro_batches_of_an_update_by_processes(loaded):
+    train = {"learning_rate": 2.0e-4, "per_device_train_batch_size": 16, "global_batch_size": 64}
+    (finding,) = batch_findings(loaded(train=train | {"generation_batch_size": 128}))
+    assert finding.verdict == "ok" and finding.keys == ("train", "global_batch_size")
+    assert finding.seen == (
+        "64 completions per update from rollouts of 16 groups of 8; micro-batches per update, "
+        "by number of processes: 4 on 1; 2 on 2; 1 on 4; none on 8"
+    )
+
+
 @pytest.mark.parametrize(
     ("path", "rate", "fine"),
     [

@@ -7,7 +7,7 @@ import pytest
 from r1lab import cli, plan
 from r1lab.errors import UserError
 from r1lab.plan import gpus
-from r1lab.plan.changes import changed
+from r1lab.plan.changes import _candidates, _planned, changed
 from r1lab.plan.gpus import GIB
 from r1lab.recipe import loading as recipes
 
@@ -98,6 +98,26 @@ def test_changes_in_a_pipeline_name_the_stage(tmp_path):
     storage.write_yaml(tmp_path / "recipe.yaml", {"name": "whole", "stages": [stage]})
     planned = plan.plan(recipes.load([str(tmp_path / "recipe.yaml")]), gpu="l40s")
     assert all(word.startswith("stages.zero.") for change in planned.changes["zero"] for word in change.words)
+
+
+def test_changes_keep_the_update_that_a_recipe_sets(tmp_path):
+    train = {"per_device_train_batch_size": 16, "global_batch_size": 48, "num_train_epochs": 1}
+    recipe = load(tmp_path, train=train)
+    planned = plan.plan(recipe, gpu="t4")
+    candidates = [(s, _planned(recipe, s, lambda _: True)) for s, _ in _candidates(recipe, planned.stages[0])]
+    keys = {key for settings, _ in candidates for key in settings}
+    assert "train.per_device_train_batch_size" in keys and "train.gradient_accumulation_steps" not in keys
+    # 48 rows do not divide into micro-batches of 16 on two GPUs.
+    assert not any(works for settings, works in candidates if "launch.gpus" in settings)
+    with pytest.raises(UserError, match="--gpus 2: big: train.global_batch_size: 48 completions do not divide"):
+        plan.plan(recipe, gpu="t4", gpus=2)
+
+
+def test_the_work_of_an_update_is_the_same_on_several_gpus(tmp_path):
+    train = {"per_device_train_batch_size": 16, "global_batch_size": 64, "num_train_epochs": 1}
+    (one,), (two,) = (plan.plan(load(tmp_path, train=train), gpu="h100", gpus=gpus).stages for gpus in (1, 2))
+    assert (one.steps, one.tokens, one.flops) == (two.steps, two.tokens, two.flops)
+    assert two.seconds < one.seconds
 
 
 def test_less_memory_with_checkpointing_lora_and_four_bits(tmp_path):

@@ -298,6 +298,11 @@ def test_references_are_not_looked_for_before_the_run(write):
             "rollout.dynamic_sampling",
             "a GPU has 4 completions per batch, but needs whole groups of 8: set train.per_device_train_batch_size",
         ),
+        (
+            ["train.vllm_tensor_parallel_size=8", "launch.gpus=4"],
+            "train.vllm_tensor_parallel_size",
+            "8: 4 GPUs do not divide into engines of 8 GPUs each: set 1, 2 or 4",
+        ),
         (["rollout.dynamic_sampling={max_round: 2}"], "rollout.dynamic_sampling.max_round", "max_rounds"),
     ],
 )

@@ -4,10 +4,14 @@ import copy
 
 import pytest
 
-from r1lab.recipe import loading, tiny, yaml_source
+from r1lab.recipe import batch, loading, tiny, yaml_source
 from r1lab.recipe.schema import Pipeline
 
 EVERY = sorted(yaml_source.packaged_recipes())
+
+
+def text(name: str) -> str:
+    return yaml_source.packaged_recipes()[name].read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -23,6 +27,15 @@ def test_every_recipe_loads_in_small(name):
             assert stage.rollout.engine == "transformers" and stage.rollout.max_completion_length <= 96
         for reward in getattr(stage, "rewards", []):
             assert reward.name != "judge"
+
+
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_a_recipe_in_small_trains_on_two_devices_too(gpus):
+    for name in EVERY:
+        small = loading.load([name, f"launch.gpus={gpus}"] if "train:" in text(name) else [name], tiny=True)
+        for stage in small.stages if isinstance(small, Pipeline) else [small]:
+            if stage.trl:
+                assert (batch.of(stage).rows, batch.of(stage).ranks) == (4, gpus), name
 
 
 @pytest.mark.parametrize("name", EVERY)

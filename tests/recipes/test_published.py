@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from r1lab.recipe import batch
 from r1lab.recipe import loading as recipes
 
 ROOT = Path(__file__).parents[2] / "recipes"
@@ -176,8 +177,7 @@ def at(recipe, key: str):
 
 def update(recipe) -> int:
     """Rows that an update learns from."""
-    train = recipe.train
-    return train["per_device_train_batch_size"] * train.get("gradient_accumulation_steps", 1) * recipe.launch.gpus
+    return batch.of(recipe).rows
 
 
 def test_every_recipe_of_the_two_folders_is_held_against_its_source():
@@ -194,8 +194,7 @@ def test_a_grpo_recipe_has_the_published_settings(name):
 @pytest.mark.parametrize("name", BATCHES)
 def test_a_grpo_recipe_has_the_published_batch(name):
     recipe = load(name)
-    rollout = recipe.train.get("generation_batch_size", update(recipe))
-    assert (update(recipe), rollout) == BATCHES[name]
+    assert (update(recipe), batch.of(recipe).rollout) == BATCHES[name]
 
 
 @pytest.mark.parametrize("name", SFT)
