@@ -11,7 +11,8 @@ SHARDING = ("fsdp", "deepspeed")
 def problem(ranks: int) -> str:
     """Why a stage cannot run on this number of ranks; empty if it can.
 
-    The batch of one process is smaller than the recipe's, so training must not silently start with it.
+    One process alone would take longer than the recipe says, and without `train.global_batch_size` its batch would be
+    smaller, so training must not silently start with it.
 
     >>> problem(1)
     ''
@@ -19,8 +20,9 @@ def problem(ranks: int) -> str:
     if ranks == 1:
         return ""
     return (
-        f"{ranks} GPUs: a run starts only one process so far, so its batch would be {ranks} times smaller: set "
-        f"launch.gpus: 1, and train.gradient_accumulation_steps {ranks} times as high for the same update"
+        f"{ranks} GPUs: a run starts only one process so far: set launch.gpus: 1, and "
+        f"train.gradient_accumulation_steps {ranks} times as high for the same update, unless the recipe sets "
+        "train.global_batch_size"
     )
 
 
