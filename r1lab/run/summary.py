@@ -85,6 +85,8 @@ def accuracy_table(columns: list[tuple[str, dict]], compare: list[dict]) -> Text
                 _row(table, key, [_accuracy(scores, key, f"{key}_ci95") for scores in results])
         if any(scores.get("format", 1) < 1 for scores in results):
             _row(table, "format ok", [percent(scores.get("format")) for scores in results])
+        for name in dict.fromkeys(name for scores in results for name in scores.get("rewards", {})):
+            _row(table, name, [number(scores.get("rewards", {}).get(name)) for scores in results])
         if any(scores.get("truncated") for scores in results):
             _row(table, "truncated", [percent(scores.get("truncated")) for scores in results])
         if any(scores.get("timeouts") for scores in results):
@@ -139,6 +141,8 @@ def _accuracy(scores: dict, key: str, interval: str) -> str:
 
 
 def _row(table: Text, label: str, values: list[str], change: dict | None = None) -> None:
+    if len(label) > LABEL - 4:  # the name of a reward
+        label = f"{label[: LABEL - 5]}…"
     cells = "".join(f"{value:{VALUE}}" for value in values)
     table.append(f"  {label:{LABEL - 2}}" + (cells if change else cells.rstrip()))
     if change:

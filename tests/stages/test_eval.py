@@ -8,6 +8,7 @@ import pytest
 
 from r1lab.data.knights_knaves import split_of
 from r1lab.engines import Completion
+from r1lab.evaluation import records
 from r1lab.evaluation.records import Judge, answer_of, figures
 from r1lab.recipe import loading
 from r1lab.run import summary
@@ -36,6 +37,19 @@ def test_figures():
     assert found["pass@4"] == 1.0 and found["maj@4"] == 0.5
     assert found["ci95"][0] <= 0.5 <= found["ci95"][1]
     assert found["truncated"] == 0 and found["length"] == 10
+
+
+def test_an_evaluation_records_every_reward_and_shows_the_means_of_those_that_do_not_decide():
+    rewards = [{"name": "exact_match"}, {"name": "reasoning_steps"}, {"name": "choice", "tasks": ["other"]}]
+    judge = Judge(rewards, template="none", prefill="")
+    row = {"prompt": "2 + 2?", "answer": "4", "task": "sum"}
+    said = [Completion("4", [1], False), Completion("First, think.\nSecond, add.\nThird, 4.", [1, 2], False)]
+    made = records.record("sum", "sum", 0, row, said, judge.judge(said, [row] * 2, Path("unused")))
+    assert made["scores"] == [1, 0] and made["rewards"] == {"reasoning_steps": [0.0, 1 / 3]}
+    found = figures([made])
+    assert found["avg"] == 0.5 and found["rewards"] == {"reasoning_steps": 0.1667}
+    result = {"tasks": {"sum": found}}
+    assert "reasoning…  0.167" in summary.accuracy_table([("eval", result)], []).plain
 
 
 def test_answers_that_timed_out_are_counted():
