@@ -39,7 +39,7 @@ def page(what: Sequence[str], *, runs_dir: Path, color: bool = False, width: int
         rows = runs(runs_dir) if section == "runs" else recipes() if section == "recipes" else functions(section)
         lines = columns(rows, color=color, width=width)
         if section == "recipes":
-            lines.append("`run` starts one device so far: recipes for several GPUs run scaled down (--tiny).")
+            lines.append("Any of them runs on one device or none, scaled down, with --tiny.")
         if not rows:
             lines = [f"none in {runs_dir}/" if section == "runs" else "none"]
         if len(what) > 1:

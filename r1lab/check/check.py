@@ -70,7 +70,7 @@ def _check_stages(stages: list[StageRecipe], scratch: Path, add: Add, tiny: bool
     from r1lab.check.rewards import reward_findings
     from r1lab.check.rows import row_findings
     from r1lab.check.saved import saved_findings
-    from r1lab.check.settings import batch_findings, row_count_findings, setting_findings
+    from r1lab.check.settings import batch_findings, launch_findings, row_count_findings, setting_findings
 
     logging.set_verbosity_error()  # the checks cover what it warns about, in one line each
     inputs = [look(stage, by_name, scratch) for stage in stages]
@@ -78,7 +78,8 @@ def _check_stages(stages: list[StageRecipe], scratch: Path, add: Add, tiny: bool
     evaluations = [seen for seen in seen_stages if seen.recipe.stage == "eval" and seen.data and not tiny]
     for stage, start, (seen, found) in zip(stages, starts, inputs):
         settings = hub_settings(start, scratch)
-        add(stage, batch_findings(stage) + row_count_findings(seen) + setting_findings(stage, tiny=tiny) + found)
+        add(stage, launch_findings(stage) + batch_findings(stage) + row_count_findings(seen))
+        add(stage, setting_findings(stage, tiny=tiny) + found)
         add(stage, building_findings(stage, start, settings, scratch))
         add(stage, prompt_findings(seen, start, settings) + saved_findings(seen, start, settings))
         add(stage, [] if tiny else length_findings(seen, start, settings))

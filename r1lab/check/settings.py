@@ -5,13 +5,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-from r1lab import engines, lookup
+from r1lab import engines, hardware, lookup
 from r1lab.check.seen import GENERATED, Seen
 from r1lab.findings import Finding
 from r1lab.models import loading
 from r1lab.recipe import batch, launch, trl_fields
-from r1lab.recipe.schema import EvalRecipe, GrpoRecipe, SampleRecipe, SftRecipe, StageRecipe, Trained, is_trained
-from r1lab.recipe.sections import Eval, Lora, Model, Rollout
+from r1lab.recipe.schema import EvalRecipe, GrpoRecipe, SampleRecipe, SftRecipe, StageRecipe, is_trained
+from r1lab.recipe.sections import Eval, Launch, Lora, Model, Rollout
 from r1lab.recipe.yaml_source import Keys
 from r1lab.rewards.facts import facts_of
 
@@ -30,19 +30,23 @@ _NEEDS = {"use_liger_kernel": "liger_kernel", "deepspeed": "deepspeed"}  # optio
 _TRACKERS = ("wandb", "trackio", "tensorboard", "mlflow", "swanlab")
 
 
+def launch_findings(recipe: StageRecipe) -> list[Finding]:
+    """Whether this machine can start the ranks of a stage, and has a core for each."""
+    launched: Launch | None = getattr(recipe, "launch", None)
+    if launched is None or launched.ranks == 1:
+        return []
+    here, cores = hardware.gpus(), hardware.allowed_cores()
+    problem = launch.refused(launched.gpus, launched.nodes, here) or launch.crowded(launched.gpus, here, cores)
+    if problem is None:
+        return []
+    keys, what, fix = problem
+    return [Finding("warning", "launch", what, fix, keys)]
+
+
 def batch_findings(recipe: StageRecipe) -> list[Finding]:
-    """Whether the stage can be launched, and how its batch divides over 1, 2, 4 and 8 processes."""
+    """How the batch of a training stage divides over 1, 2, 4 and 8 processes."""
     if not is_trained(recipe):
         return []
-    found = []
-    if refused := launch.problem(recipe.launch.ranks):
-        seen, _, fix = refused.partition(": set ")
-        found.append(Finding("error", "batch", seen, f"set {fix}", ("launch", "gpus")))
-    return found + _by_processes(recipe)
-
-
-def _by_processes(recipe: Trained) -> list[Finding]:
-    """The micro-batches of an update whose rows are set, or the groups of a batch that grows with the processes."""
     group = recipe.rollout.num_generations if isinstance(recipe, GrpoRecipe) else 0
     update, listed = recipe.train.get("global_batch_size"), []
     if not update and not group:

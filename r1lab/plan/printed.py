@@ -37,9 +37,6 @@ def as_text(planned: "Planned", *, width: int | None = None, color: bool = False
     lines = [_shortened(line, width) for line in lines]  # lines to type are never shortened
     for verdict, line in _verdict(planned):
         lines.append(_painted(line, verdict) if color else line)
-    offered = [word for found in planned.changes.values() for change in found for word in change.words]
-    if planned.devices > 1 or any("launch.gpus=" in word for word in offered):
-        lines.append("note: `r1lab run` starts one device so far: a plan for several GPUs cannot be run yet")
     return "\n".join([*lines, *(f"assumed: {line}" for line in _assumed(planned))])
 
 

@@ -1,29 +1,43 @@
-"""The ranks of a stage: settings of `launch` that do not fit together, and what `strategy: auto` means."""
+"""The ranks of a stage: settings of `launch` that do not fit together or this machine, and what `auto` means."""
 
 from r1lab.recipe.schema import StageRecipe
 from r1lab.recipe.sections import TrainLaunch
 from r1lab.recipe.values import Problems
+from r1lab.recipe.yaml_source import Keys
+from r1lab.text import counted
 
 SHARDING = ("fsdp", "deepspeed")
 """Fields of `train` that say how ranks share the model, in place of `launch.strategy`."""
 
 
-def problem(ranks: int) -> str:
-    """Why a stage cannot run on this number of ranks; empty if it can.
+def refused(gpus: int, nodes: int, here: int) -> tuple[Keys, str, str] | None:
+    """Why `r1lab run` cannot start the ranks of a stage on this machine: the keys, the problem and the fix.
 
-    One process alone would take longer than the recipe says, and without `train.global_batch_size` its batch would be
-    smaller, so training must not silently start with it.
+    Args:
+        gpus: Its `launch.gpus`.
+        nodes: Its `launch.nodes`.
+        here: The GPUs of this machine; without one, `launch.gpus` is a number of processes.
 
-    >>> problem(1)
-    ''
+    >>> refused(8, 1, here=2)
+    (('launch', 'gpus'), '8: this machine has 2 GPUs', 'set launch.gpus=2')
     """
-    if ranks == 1:
-        return ""
-    return (
-        f"{ranks} GPUs: a run starts only one process so far: set launch.gpus: 1, and "
-        f"train.gradient_accumulation_steps {ranks} times as high for the same update, unless the recipe sets "
-        "train.global_batch_size"
-    )
+    if nodes > 1:
+        fix = "set launch.nodes=1, or start them with a launcher of several machines (docs/scale.md)"
+        return ("launch", "nodes"), f"{nodes}: `r1lab run` starts the ranks of one machine", fix
+    if here and gpus > here:
+        return ("launch", "gpus"), f"{gpus}: this machine has {counted(here, 'GPU')}", f"set launch.gpus={here}"
+    return None
+
+
+def crowded(gpus: int, here: int, cores: int) -> tuple[Keys, str, str] | None:
+    """What is wrong with so many processes on a machine without GPUs, as `refused` says it.
+
+    >>> crowded(2, here=0, cores=2)
+    """
+    if here or gpus <= cores:
+        return None
+    what = f"{gpus}: this machine has no GPU, and {gpus} processes share {counted(cores, 'core')}"
+    return ("launch", "gpus"), what, f"set launch.gpus={cores}"
 
 
 def problems(recipe: StageRecipe) -> Problems:
@@ -73,3 +87,20 @@ def resolved(config: dict, *, gpu: bool) -> dict:
     if "strategy" not in (config.get("launch") or {}):
         return config
     return config | {"launch": config["launch"] | {"strategy": strategy(config, gpu=gpu)}}
+
+
+def comparable(config: dict) -> dict:
+    """A stage's resolved recipe without the settings of `launch` that leave its results as they are.
+
+    A training whose update is set by `train.global_batch_size` is the same on any number of ranks, and so is a stage
+    that does not train. A sharded training has other checkpoints than one that is not.
+
+    >>> comparable({"launch": {"gpus": 2, "timeout": 60, "strategy": "ddp"}, "train": {"global_batch_size": 64}})
+    {'launch': {}, 'train': {'global_batch_size': 64}}
+    """
+    launch = config.get("launch") or {}
+    kept = {key: launch.get(key, 1) for key in ("gpus", "nodes")}
+    if "strategy" not in launch or (config.get("train") or {}).get("global_batch_size"):
+        kept = {}
+    sharded = {"strategy": "fsdp2"} if launch.get("strategy") == "fsdp2" else {}
+    return config | {"launch": kept | sharded} if "launch" in config else config

@@ -1,4 +1,4 @@
-"""Stage processes: how they are started and killed, and why they failed."""
+"""Stage processes: how one is started, and why it failed."""
 
 import ctypes
 import os
@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,10 +16,11 @@ _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
-def start(command: list[str], output: BinaryIO) -> subprocess.Popen:
+def start(command: list[str], output: BinaryIO, more: dict[str, str] | None = None) -> subprocess.Popen:
     """Starts a process in its own session, so that Ctrl-C reaches it only through this process.
 
-    It is killed when the thread that started it ends; no other thread may be running.
+    It is killed when the thread that started it ends; no other thread may be running. `more` has variables of its
+    environment besides those of this process.
     """
     parent = os.getpid()
 
@@ -39,15 +39,8 @@ def start(command: list[str], output: BinaryIO) -> subprocess.Popen:
         stderr=subprocess.STDOUT,
         start_new_session=True,
         preexec_fn=before_exec,  # noqa: PLW1509
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        env=os.environ | {"PYTHONUNBUFFERED": "1"} | (more or {}),
     )
-
-
-def kill(child: subprocess.Popen) -> None:
-    """Kills a process and the processes that it started, such as an engine's workers."""
-    with suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
 
 
 def failure(status: int, error_file: Path, log: Path, log_from: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""Runs a recipe: its stages in order, each in its own process; finished stages are skipped.
+"""Runs a recipe: its stages in order, each in its own processes; finished stages are skipped.
 
 A recipe of one stage runs in `runs/NAME/`, a pipeline in `runs/NAME/NN-STAGE/`. `@base/model` and `@base/samples` in a
 stage's recipe become paths in its `config.yaml`, so that it can be run again by itself.
@@ -8,50 +8,25 @@ import errno
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
-from r1lab import hardware, interrupts
+from r1lab import hardware, interrupts, ranks
 from r1lab.errors import UserError
 from r1lab.evaluation import comparison
 from r1lab.interrupts import StopRequests
 from r1lab.recipe import launch, references
 from r1lab.recipe import loading as recipes
-from r1lab.recipe.schema import trains
-from r1lab.run import children, summary
+from r1lab.run import group, summary, watch
 from r1lab.run.display import StageDisplay
+from r1lab.run.group import INTERRUPTED, Group
+from r1lab.run.stages import StageRun, announced, changed_stages, decide, has_begun, stage_runs
 from r1lab.rundir import directory, manifest, storage
 
-INTERRUPTED = 130
 _POLL = 0.2  # seconds between two checks of the child and its metrics
-
-
-@dataclass(frozen=True)
-class StageRun:
-    """One stage of a run: its name, its folder, its recipe with references as written, and its place in a pipeline."""
-
-    name: str
-    path: Path
-    config: dict
-    place: str = ""
-
-    @property
-    def kind(self) -> str:
-        return self.config["stage"]
-
-    @property
-    def ranks(self) -> int:
-        given = self.config.get("launch", {})
-        return given.get("gpus", 1) * given.get("nodes", 1)
-
-    @property
-    def finished(self) -> bool:
-        return directory.result(self.path) is not None
 
 
 def run(
@@ -81,17 +56,19 @@ def run(
         The exit status: 0 finished, 1 a stage failed, 2 a stage found its recipe invalid, 130 interrupted.
 
     Raises:
-        UserError: The directory is in use, or has a run of another recipe, or a stage needs several GPUs.
+        UserError: The directory is in use, or has a run of another recipe, or a stage needs more GPUs than there are.
     """
     console = console or Console()
     config = recipes.resolved(recipe)
     run_dir = Path(runs_dir) / checked_name(name or config["name"])
-    if any(stage.ranks > 1 for stage in stage_runs(config, run_dir)):
-        config = launch.resolved(config, gpu=hardware.gpus() > 0)
     stages = stage_runs(config, run_dir)
-    refused = [(stage.name, launch.problem(stage.ranks)) for stage in stages if trains(stage.kind)]
-    if problems := [f"{name}: launch.gpus: {why}" for name, why in refused if why]:
-        raise UserError(problems)
+    if any(stage.ranks > 1 for stage in stages):
+        here = hardware.gpus()
+        refused = [(stage.name, launch.refused(stage.gpus, stage.nodes, here)) for stage in stages]
+        if problems := [f"{name}: {'.'.join(why[0])}: {why[1]}: {why[2]}" for name, why in refused if why]:
+            raise UserError(problems)
+        config = launch.resolved(config, gpu=here > 0)
+        stages = stage_runs(config, run_dir)
     directory.refuse_used(run_dir, resume=resume, overwrite=overwrite)
     changed = changed_stages(run_dir, stages) if resume else {}
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -113,104 +90,6 @@ def checked_name(name: str) -> str:
     return name
 
 
-def stage_runs(config: dict, run_dir: Path) -> list[StageRun]:
-    """The stages of a resolved recipe in order, each with its folder."""
-    if "stages" not in config:
-        return [StageRun(config["name"], run_dir, config)]
-    parts = config["stages"]
-    return [
-        StageRun(part["name"], run_dir / f"{number:02d}-{part['name']}", part, f"stage {number} of {len(parts)}")
-        for number, part in enumerate(parts, start=1)
-    ]
-
-
-def changed_stages(run_dir: Path, stages: list[StageRun]) -> dict[str, list[str]]:
-    """Stages of a pipeline that started with another recipe and will run again, with the keys that changed.
-
-    Raises:
-        UserError: A run of one stage has changed, so that nothing of it could be kept, or the stages are not those of
-            the directory.
-    """
-    ways = f"--overwrite deletes it and starts again, --name NEW keeps {run_dir} and starts a new run"
-    folders = {stage.path.name for stage in stages}
-    root = run_dir / "config.yaml"
-    if root.is_file() and ("stages" in storage.read_yaml(root)) != bool(stages[0].place):
-        raise UserError(f"{root}: stages: only one of the two recipes is a pipeline: {ways}")
-    others = [path for path in sorted(run_dir.glob("[0-9][0-9]-*")) if path.is_dir() and path.name not in folders]
-    if others:
-        raise UserError(f"{others[0]}: stages: the recipe no longer has this stage at this place: {ways}")
-    found = {}
-    for stage in stages:
-        file = stage.path / "config.yaml"
-        if not file.is_file() or not (stage.finished or has_begun(stage.path)):
-            continue
-        before, now = recipes.reread(storage.read_yaml(file)), recipes.reread(stage.config)
-        changed = references.changes(before, now, {s.name: s.path.name for s in stages})
-        if changed and not stage.place:
-            state = "finished" if stage.finished else "started"
-            raise UserError(f"{stage.path}: {changed[0]}{_more(changed)}, after the stage {state}: {ways}")
-        if changed:
-            found[stage.name] = changed
-    return found
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What a run does with a stage.
-
-    Attributes:
-        stage: The stage.
-        skipped: It has finished, and none of its inputs has changed or runs again.
-        because: The first stage in this run that it depends on, directly or not; empty for none.
-        stale: Its output was made from other inputs and is deleted.
-    """
-
-    stage: StageRun
-    skipped: bool
-    because: str
-    stale: bool
-
-
-def decide(stages: list[StageRun], changed: dict[str, list[str]]) -> list[Decision]:
-    """The decisions for all stages, before any of them runs; `changed` is the result of `changed_stages`."""
-    found: list[Decision] = []
-    running: set[str] = set()
-    for stage in stages:  # references point backwards only
-        builds_on = references.stages(stage.config)
-        because = next((d.stage.name for d in found if d.stage.name in running and d.stage.name in builds_on), "")
-        begun = stage.finished or has_begun(stage.path)
-        skipped = stage.finished and stage.name not in changed and not because
-        found.append(Decision(stage, skipped, because, begun and (stage.name in changed or bool(because))))
-        if not skipped:
-            running.add(stage.name)
-    return found
-
-
-def _announced(decisions: list[Decision], changed: dict[str, list[str]]) -> list[str]:
-    """A line for each stage that is skipped, and for each that runs again although it had started."""
-    lines = []
-    for decision in decisions:
-        name = decision.stage.name
-        if decision.skipped:
-            lines.append(f"{name}  already finished, skipped")
-        elif name in changed:
-            lines.append(f"{name}  runs again: {changed[name][0]}{_more(changed[name])}")
-        elif decision.stale:
-            lines.append(f"{name}  runs again, because it depends on {decision.because}")
-    return lines
-
-
-def _more(changed: list[str]) -> str:
-    return f" and {len(changed) - 1} more ({', '.join(c.split(':')[0] for c in changed[1:])})" if changed[1:] else ""
-
-
-def has_begun(path: Path) -> bool:
-    """Whether a stage has something to resume from."""
-    if any(path.glob("checkpoints/checkpoint-*")) or (path / "samples" / "partial.jsonl").is_file():
-        return True
-    return (path / "rollback.json").is_file()  # an alarm rolled it back to its start, before any checkpoint
-
-
 # Running
 
 
@@ -225,7 +104,7 @@ def _run_stages(
 ) -> int:
     folders = {stage.name: stage.path for stage in stages}
     decisions = decide(stages, changed)
-    for line in _announced(decisions, changed):
+    for line in announced(decisions, changed):
         console.print(line, soft_wrap=True, highlight=False)
     # Delete everything stale before the first stage runs: an interruption must not leave the old output of a stage
     # next to the new output of one that it depends on.
@@ -233,17 +112,16 @@ def _run_stages(
         if decision.stale:
             directory.drop_outputs(decision.stage.path)
     left = [decision.stage for decision in decisions if not decision.skipped]
-    child = None
+    shared = None
     if left and left[0].path != run_dir:
         (run_dir / "result.json").unlink(missing_ok=True)
-    if together and left:
+    if together and left and all(stage.ranks == 1 for stage in left):
         for stage in left:
             prepare_stage(stage, folders)
-        with (run_dir / "log.txt").open("ab") as output:
-            child = children.start(stage_command(*(stage.path for stage in left)), output)
+        shared = group.start(stage_command(*(stage.path for stage in left)), run_dir)
     for stage in left:
         started = time.time()
-        status = run_stage(console, stage, folders, stop, child)
+        status = run_stage(console, stage, folders, stop, shared)
         if stage.path != run_dir:
             row = {"phase": "stage", "stage": stage.name, "status": status, "seconds": time.time() - started}
             storage.append_jsonl(run_dir / "metrics.jsonl", row | {"time": time.time()})
@@ -281,9 +159,9 @@ def run_stage(
     stage: StageRun,
     folders: dict[str, Path],
     stop: StopRequests,
-    shared: subprocess.Popen | None = None,
+    shared: Group | None = None,
 ) -> int:
-    """Runs one stage to its end in its own process.
+    """Runs one stage to its end in its own process, or in one for each rank.
 
     Args:
         console: The output.
@@ -297,33 +175,35 @@ def run_stage(
     """
     if stop.count:
         return _interrupted(stage)
-    error_file, log = stage.path / "error.txt", stage.path / "log.txt"
     if shared is None:
         prepare_stage(stage, folders)
-    log_from = log.stat().st_size if log.is_file() else 0
-    display = StageDisplay(console, stage.path, name=stage.name, kind=stage.kind, doing="starting", place=stage.place)
-    child = shared
-    if child is None:
-        with log.open("ab") as output:
-            child = children.start(stage_command(stage.path), output)
-    status = None
+    several = f"{stage.ranks} ranks" if stage.ranks > 1 and not shared else ""
+    place = ", ".join(part for part in (stage.place, several) if part)
+    display = StageDisplay(console, stage.path, name=stage.name, kind=stage.kind, doing="starting", place=place)
+    running = group.of_stage(shared, stage.path) if shared else _start(stage)
+    status, error = None, []
     try:
         with display:
             while status is None:
-                try:
-                    status = child.wait(_POLL)
-                except subprocess.TimeoutExpired:
-                    _pass_on(child, stop, display)
+                status = group.wait(running, _POLL)
+                if status is None:
+                    _pass_on(running, stop, display)
                     status = 0 if shared and stage.finished else None
+                elif status == ranks.RESTART and not stop.count:
+                    group.kill(running)
+                    running, status = _start(stage), None
+                hung = several and status is None and watch.silent(running, stage.timeout, time.time())
+                if hung or (several and group.failed(running) and not stop.count):
+                    status, error = watch.report(running, stage.timeout if hung else None)
                 try:
                     display.update()
-                except OSError as error:
-                    if error.errno != errno.EIO:  # rich handles a broken pipe itself
+                except OSError as error_of_terminal:
+                    if error_of_terminal.errno != errno.EIO:  # rich handles a broken pipe itself
                         raise
                     stop.hang_up()  # a closed terminal raises this error before the signal is handled
     finally:
         if shared is None or status != 0:
-            children.kill(child)
+            group.kill(running)
     assert status is not None  # the loop ends with one
     if stop.count and not (status == 0 and stage.finished):
         return _interrupted(stage)
@@ -332,11 +212,15 @@ def run_stage(
         result = directory.finished_result(stage.path)
         display.say(summary.stage_line(stage.name, stage.kind, stage.path, result, took))
         return 0
-    if status in (INTERRUPTED, -signal.SIGINT, -signal.SIGTERM):
+    if not error and status in (INTERRUPTED, -signal.SIGINT, -signal.SIGTERM):
         return _interrupted(stage)
-    for line in children.failure(status, error_file, log, log_from):
-        _print_error(f"{stage.name}: {line} (log: {log})")
+    for line in error or watch.why(running, 0, status):
+        _print_error(f"{stage.name}: {line}")
     return 2 if status == 2 else 1
+
+
+def _start(stage: StageRun) -> Group:
+    return group.start(stage_command(stage.path), stage.path, stage.ranks)
 
 
 def stage_command(*paths: Path) -> list[str]:
@@ -345,13 +229,13 @@ def stage_command(*paths: Path) -> list[str]:
     return [sys.executable, "-P", "-m", "r1lab.stages", *map(str, paths)]
 
 
-def _pass_on(child: subprocess.Popen, stop: StopRequests, display: StageDisplay) -> None:
-    """Forwards the first stop request once, and kills the process at the second."""
+def _pass_on(running: Group, stop: StopRequests, display: StageDisplay) -> None:
+    """Forwards the first stop request once, and kills the processes at the second."""
     if stop.count >= 2:
-        children.kill(child)
+        group.kill(running)
     elif stop.count and not stop.passed_on:
         stop.passed_on = True
-        child.send_signal(signal.SIGINT)
+        group.interrupt(running)
         if display.kind in ("eval", "sample"):
             display.say("stopping: everything written so far is kept")
         else:

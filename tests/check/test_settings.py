@@ -2,7 +2,8 @@
 
 import pytest
 
-from r1lab.check.settings import batch_findings, billions, setting_findings
+from r1lab import hardware
+from r1lab.check.settings import batch_findings, billions, launch_findings, setting_findings
 from r1lab.recipe import loading as recipes
 
 
@@ -44,9 +45,7 @@ def test_groups_by_processes(loaded):
     assert finding.verdict == "ok"
     assert finding.seen == "groups of 8 per batch, by number of processes: 2 on 1; 4 on 2; 8 on 4; 16 on 8"
     train = {"learning_rate": 2.0e-4, "per_device_train_batch_size": 4}
-    refused, finding = batch_findings(loaded(train=train, launch={"gpus": 2}))
-    assert refused.verdict == "error" and refused.seen.startswith("2 GPUs: a run starts only one process so far")
-    assert refused.fix.startswith("set launch.gpus: 1, and train.gradient_accumulation_steps 2 times as high")
+    (finding,) = batch_findings(loaded(train=train, launch={"gpus": 2}))
     assert finding.seen.startswith(
         "groups of 8 per batch, by number of processes: none on 1: set train.per_device_train_batch_size to 8"
     )
@@ -61,6 +60,22 @@ def test_micro_batches_of_an_update_by_processes(loaded):
         "64 completions per update from rollouts of 16 groups of 8; micro-batches per update, "
         "by number of processes: 4 on 1; 2 on 2; 1 on 4; none on 8"
     )
+
+
+@pytest.mark.parametrize(
+    ("launch", "gpus", "said"),
+    [
+        ({"gpus": 1}, 2, None),
+        ({"gpus": 2}, 2, None),
+        ({"gpus": 4}, 2, ("4: this machine has 2 GPUs", "set launch.gpus=2")),
+        ({"gpus": 4}, 0, ("4: this machine has no GPU, and 4 processes share 2 cores", "set launch.gpus=2")),
+    ],
+)
+def test_ranks_that_this_machine_has_no_devices_for(loaded, monkeypatch, launch, gpus, said):
+    monkeypatch.setattr(hardware, "gpus", lambda: gpus)
+    monkeypatch.setattr(hardware, "allowed_cores", lambda: 2)
+    found = launch_findings(loaded(launch=launch))
+    assert [(f.verdict, f.seen, f.fix) for f in found] == ([("warning", *said)] if said else [])
 
 
 @pytest.mark.parametrize(

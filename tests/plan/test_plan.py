@@ -181,10 +181,3 @@ def test_json_adds_up(quickstart):
 def test_packaged_recipes_can_be_planned(name):
     planned = plan.plan(recipes.load([name]), gpu="h100")
     assert all(stage.peak.total > 0 for stage in planned.stages)
-
-
-@pytest.mark.parametrize(("count", "said"), [(1, False), (2, True)])
-def test_a_plan_for_several_gpus_says_that_it_cannot_be_run_yet(count, said):
-    recipe = recipes.load(["gpu/knights-knaves", "stages.cold.train.per_device_train_batch_size=16"])
-    text = plan.as_text(plan.plan(recipe, gpu="h100", gpus=count))
-    assert ("cannot be run yet" in text) == said

@@ -3,21 +3,8 @@
 import pytest
 
 from r1lab.errors import UserError
-from r1lab.recipe import launch
+from r1lab.recipe import launch, references
 from r1lab.recipe import loading as recipes
-from r1lab.run import pipeline
-
-
-def test_a_training_on_several_gpus_is_refused_before_anything_is_written(tmp_path):
-    words = ["quickstart", "stages.zero.launch.gpus=2", "stages.base.launch.gpus=2"]
-    loaded = recipes.load([*words, "stages.zero.train.per_device_train_batch_size=8"])
-    with pytest.raises(UserError) as caught:
-        pipeline.run(loaded, recipe_text="", runs_dir=tmp_path)
-    (line,) = caught.value.problems  # an evaluation is the same on one
-    assert line.startswith("zero: launch.gpus: 2 GPUs: a run starts only one process so far") and not list(
-        tmp_path.iterdir()
-    )
-
 
 SFT = """stage: sft
 model: {path: embedded:tiny-qwen2}
@@ -85,3 +72,20 @@ def test_the_config_of_a_run_on_several_ranks_loads_and_resolves_to_itself(write
     config = launch.resolved(recipes.resolved(loaded), gpu=False)
     assert [part["launch"].get("strategy") for part in config["stages"]] == [None, "ddp", None]
     assert launch.resolved(recipes.reread(config["stages"][1]), gpu=False) == config["stages"][1]
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "same"),
+    [
+        (["launch.timeout=60"], ["launch.slurm={partition: main}"], True),
+        (["launch.gpus=2"], [], False),  # the update has half as many rows
+        (["launch.gpus=2", "train.global_batch_size=8"], ["train.global_batch_size=8"], True),
+        (["launch.gpus=2", "launch.strategy=fsdp2"], ["launch.gpus=2"], False),
+    ],
+)
+def test_where_a_run_may_be_resumed(write, before, now, same):
+    file = write(SFT)
+    one, other = (
+        launch.comparable(recipes.resolved(recipes.load([file, *words], check=False))) for words in (before, now)
+    )
+    assert (references.changes(one, other, {}) == []) == same

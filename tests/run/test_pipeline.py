@@ -19,6 +19,7 @@ from r1lab.errors import UserError
 from r1lab.recipe import loading as recipes
 from r1lab.recipe import references
 from r1lab.run import pipeline
+from r1lab.run import stages as run_stages
 from r1lab.rundir import directory, storage
 
 TESTS = Path(__file__).parent
@@ -36,7 +37,7 @@ import importlib.util
 spec = importlib.util.spec_from_file_location("test_pipeline", {__file__!r})
 tests = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(tests)
-tests.pipeline.recipes = tests.RECIPES
+tests.pipeline.recipes = tests.run_stages.recipes = tests.RECIPES
 tests.pipeline.stage_command = tests.fake_command
 recipe, runs_dir, *flags = sys.argv[1:]
 sys.argv = ["r1lab", "run", "a recipe.yaml", "--runs-dir", runs_dir, *flags]
@@ -53,6 +54,7 @@ def fake_command(path):
 @pytest.fixture(autouse=True)
 def fake_stages(monkeypatch):
     monkeypatch.setattr(pipeline, "recipes", RECIPES)
+    monkeypatch.setattr(run_stages, "recipes", RECIPES)
     monkeypatch.setattr(pipeline, "stage_command", fake_command)
     monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
 
@@ -153,6 +155,7 @@ def test_compare_names_its_pairs(tmp_path):
 
 def test_real_recipes_give_configs_that_load_again_and_resume_unchanged(tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline, "recipes", recipes)
+    monkeypatch.setattr(run_stages, "recipes", recipes)
     recipe = recipes.load(["quickstart", "stages.zero.train.max_steps=2", "rollout.engine=transformers"])
     config = recipes.resolved(recipe)
     run_dir = tmp_path / "quickstart"
@@ -219,6 +222,7 @@ def test_a_changed_recipe_of_one_finished_stage_is_refused_and_nothing_written(t
 def test_a_run_of_an_earlier_version_resumes_unchanged_and_a_damaged_one_is_one_line(tmp_path, monkeypatch):
     """Its recipe holds keys without an effect, and lacks those that are new."""
     monkeypatch.setattr(pipeline, "recipes", recipes)
+    monkeypatch.setattr(run_stages, "recipes", recipes)
     (tmp_path / "r.yaml").write_text(json.dumps(
         {"stage": "eval", "model": {"path": "embedded:tiny-qwen2"}, "rewards": [{"name": "exact_match"}],
          "data": {"builder": "arithmetic"}, "prompt": {"template": "r1-zero"}}

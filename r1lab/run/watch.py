@@ -1,0 +1,173 @@
+"""Watches the ranks of a stage: which of them failed first and why, and where each one is if all of them wait.
+
+Ranks wait for each other, so that a fault of one soon shows in all: the others lose their connection to it, or wait
+until the process group's timeout. This module tells the cause from these consequences.
+"""
+
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from r1lab import ranks
+from r1lab.run import children
+from r1lab.run.group import Group, failed
+
+STACKS = 5.0  # seconds for the ranks to write their stacks
+
+# What a rank reports if another one ended or hangs: Gloo's, NCCL's and the rendezvous' messages.
+_CONSEQUENCE = re.compile(
+    r"connection (closed|reset) by peer|connection was likely closed|timed out waiting|wait timeout|broken pipe|"
+    r"collective operation timeout|ncclRemoteError|remote process exited|got 0 bytes|failed to recv",
+    re.IGNORECASE,
+)
+_FRAME = re.compile(r'  File "(?P<file>.*)", line (?P<line>\d+) in (?P<name>.*)')
+_OWN = re.compile(r".*/(?=(?:r1lab|trl)/)")
+_NOTHING_SAID = "no stack"
+
+
+def silent(group: Group, timeout: float, now: float) -> bool:
+    """Whether no rank of a group has shown a sign of life for `timeout` seconds; its start is the first."""
+    signs = [*_folder(group).glob("*.beat"), group.path / "metrics.jsonl"]
+    return now - max([group.started, *(file.stat().st_mtime for file in signs if file.is_file())]) > timeout
+
+
+def report(group: Group, hung: float | None = None) -> tuple[int, list[str]]:
+    """The exit status and the error of a group that failed or hangs; ranks that still run write their stacks.
+
+    Args:
+        group: The group.
+        hung: The seconds without a sign of life, if this is the reason.
+    """
+    first = set(failed(group))
+    places = stacks(group)
+    statuses = failed(group)
+    found = {rank: why(group, rank, status) for rank, status in statuses.items()}
+    if 0 in found and _error_file(group, 0).is_file():  # a mistake of the user, which every rank may report
+        return statuses[0], found[0]
+    own = [rank for rank in found if not _is_consequence(group, rank, statuses[rank], found[rank])]
+    if own:
+        cause = min(own, key=lambda rank: (rank not in first, not _error_file(group, rank).is_file(), rank))
+        return 1, [f"rank {cause}: {line}" for line in found[cause]]
+    where = described(places)
+    if hung is None:
+        rank, lines = next(iter(found.items()))
+        return 1, [f"rank {rank}: {lines[-1]}" + (f"; {where}" if where else "")]
+    what = f"no rank has shown a sign of life for {hung:.0f} s (launch.timeout)"
+    return 1, [f"{what}: {where} (stacks: {_folder(group)})"]
+
+
+def why(group: Group, rank: int, status: int) -> list[str]:
+    """Why a rank failed, with its log."""
+    log = group.logs[rank]
+    lines = children.failure(status, _error_file(group, rank), log, group.logs_from[rank])
+    return [f"{line} (log: {log})" for line in lines]
+
+
+def _folder(group: Group) -> Path:
+    return ranks.folder(group.path)
+
+
+def _error_file(group: Group, rank: int) -> Path:
+    return _folder(group) / f"{rank}.error" if rank else group.path / "error.txt"
+
+
+def _is_consequence(group: Group, rank: int, status: int, lines: list[str]) -> bool:
+    text = " ".join(lines)
+    if status == -signal.SIGABRT:  # as NCCL's watchdog ends a rank, which it explains somewhere in the log
+        text += group.logs[rank].read_bytes()[group.logs_from[rank] :][-20_000:].decode(errors="replace")
+    return bool(_CONSEQUENCE.search(text))
+
+
+# Stacks
+
+
+def stacks(group: Group, seconds: float = STACKS) -> dict[int, str]:
+    """Where each rank that still runs is; makes it write its stacks to `ranks/R.stack`.
+
+    Args:
+        group: The group.
+        seconds: The longest time to wait for them.
+    """
+    running = {rank: process for rank, process in enumerate(group.processes) if process.poll() is None}
+    found = dict.fromkeys(running, _NOTHING_SAID)
+    files, sizes = {}, {}
+    for rank, process in running.items():
+        if _state(process) == "T":
+            found[rank] = "stopped by a signal"
+        elif _handles(process, signal.SIGUSR1):
+            files[rank] = _folder(group) / f"{rank}.stack"
+            sizes[rank] = -1
+            process.send_signal(signal.SIGUSR1)
+    end = time.monotonic() + seconds
+    while files.keys() - {rank for rank in found if found[rank] != _NOTHING_SAID} and time.monotonic() < end:
+        time.sleep(0.1)
+        for rank, file in files.items():
+            size = file.stat().st_size if file.is_file() else 0
+            if size and size == sizes[rank]:  # written whole
+                found[rank] = place(file.read_text(errors="replace")) or _NOTHING_SAID
+            sizes[rank] = size
+            if running[rank].poll() is not None:
+                found[rank] = "ended"
+    return found
+
+
+def place(stack: str) -> str:
+    """The deepest frame of the main thread that says what a process does: a collective of torch, or r1lab's or TRL's.
+
+    Args:
+        stack: What faulthandler wrote, the innermost call first. The main thread is the oldest, and so the last one.
+
+    >>> place('Current thread 0x7f (most recent call first):\\n  File "/x/r1lab/grading/pool.py", line 7 in grade\\n')
+    'grade (r1lab/grading/pool.py:7)'
+    """
+    main = re.split(r"^(?:Current thread|Thread) .*\n", stack, flags=re.MULTILINE)[-1]
+    frames = [match for line in main.splitlines() if (match := _FRAME.match(line))]
+    for frame in frames:
+        if frame["file"].endswith("/torch/distributed/distributed_c10d.py") and frame["name"] != "wrapper":
+            return frame["name"]
+    chosen = next((frame for frame in frames if _OWN.match(frame["file"])), frames[0] if frames else None)
+    return f"{chosen['name']} ({_OWN.sub('', chosen['file'])}:{chosen['line']})" if chosen else ""
+
+
+def described(places: dict[int, str]) -> str:
+    """Where the ranks are, those in a collective last, because they wait for the others.
+
+    >>> described({0: "all_reduce", 1: "grade (r1lab/grading/pool.py:7)", 2: "all_reduce", 3: "all_reduce"})
+    'rank 1: grade (r1lab/grading/pool.py:7); ranks 0, 2-3: all_reduce'
+    """
+    by_place: dict[str, list[int]] = {}
+    for rank, at in sorted(places.items()):
+        by_place.setdefault(at, []).append(rank)
+    ordered = sorted(by_place.items(), key=lambda item: (item[0].isidentifier(), item[1]))
+    return "; ".join(f"rank{'s' * (len(of) > 1)} {_spans(of)}: {at}" for at, of in ordered)
+
+
+def _spans(numbers: list[int]) -> str:
+    """Sorted numbers, with neighbors as a span: `0, 2-7`."""
+    spans: list[list[int]] = []
+    for number in numbers:
+        if spans and number == spans[-1][-1] + 1:
+            spans[-1][1:] = [number]
+        else:
+            spans.append([number])
+    return ", ".join("-".join(map(str, span)) for span in spans)
+
+
+def _proc(process: subprocess.Popen, name: str) -> str:
+    try:
+        return Path(f"/proc/{process.pid}/{name}").read_text()
+    except OSError:  # ended, or not Linux
+        return ""
+
+
+def _state(process: subprocess.Popen) -> str:
+    """The state of a process as Linux names it, `T` if it is stopped; empty if unknown."""
+    return _proc(process, "stat").rpartition(")")[2].strip()[:1]
+
+
+def _handles(process: subprocess.Popen, number: int) -> bool:
+    """Whether a process has a handler for a signal; without one the signal would end it."""
+    match = re.search(r"^SigCgt:\s*(\w+)", _proc(process, "status"), re.MULTILINE)
+    return match is None or bool(int(match[1], 16) >> (number - 1) & 1)
