@@ -26,6 +26,8 @@ class Group:
         logs: Their logs.
         logs_from: The byte of each log at which this attempt begins.
         started: The time of their start, in unix seconds.
+        worked: The last time at which they were seen to use the CPU while loading.
+        used: The CPU seconds that they had used by then.
     """
 
     path: Path
@@ -33,6 +35,8 @@ class Group:
     logs: list[Path]
     logs_from: list[int]
     started: float
+    worked: float = 0.0
+    used: float = 0.0
 
 
 def start(command: list[str], path: Path, count: int = 1) -> Group:

@@ -4,6 +4,7 @@ Ranks wait for each other, so that a fault of one soon shows in all: the others 
 until the process group's timeout. This module tells the cause from these consequences.
 """
 
+import json
 import re
 import signal
 import subprocess
@@ -11,9 +12,12 @@ import time
 from pathlib import Path
 
 from r1lab import ranks
+from r1lab.grading import clock
 from r1lab.run import children
 from r1lab.run.group import Group, failed
+from r1lab.run.logs import last_line
 
+LOADING = 1800.0  # seconds after the start for which loading may take
 STACKS = 5.0  # seconds for the ranks to write their stacks
 
 # What a rank reports if another one ended or hangs: Gloo's, NCCL's and the rendezvous' messages.
@@ -28,9 +32,27 @@ _NOTHING_SAID = "no stack"
 
 
 def silent(group: Group, timeout: float, now: float) -> bool:
-    """Whether no rank of a group has shown a sign of life for `timeout` seconds; its start is the first."""
+    """Whether no rank of a group has shown a sign of life for `timeout` seconds; its start is the first.
+
+    Importing libraries and loading models has few signs but takes CPU time, which counts until the first step. Later
+    it would not do: ranks that wait for each other on GPUs use the CPU all the time.
+    """
     signs = [*_folder(group).glob("*.beat"), group.path / "metrics.jsonl"]
-    return now - max([group.started, *(file.stat().st_mtime for file in signs if file.is_file())]) > timeout
+    last = max([group.started, *(file.stat().st_mtime for file in signs if file.is_file())])
+    if now - last > timeout / 2 and now - group.started < LOADING and not _has_begun(group):
+        used = sum(clock.used(process.pid).seconds for process in group.processes)
+        if used > group.used + 1:
+            group.worked, group.used = now, used
+    return now - max(last, group.worked) > timeout
+
+
+def _has_begun(group: Group) -> bool:
+    """Whether the newest row of metrics is of a step or of answers in this attempt."""
+    try:
+        row = json.loads(last_line(group.path / "metrics.jsonl"))
+    except ValueError:  # no row, or one that is being written
+        return False
+    return row.get("phase") not in ("load", "note", "warning") and row.get("time", 0) >= group.started
 
 
 def report(group: Group, hung: float | None = None) -> tuple[int, list[str]]:

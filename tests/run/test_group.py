@@ -15,6 +15,7 @@ from rich.console import Console
 
 from r1lab import hardware
 from r1lab.errors import UserError
+from r1lab.grading import clock
 from r1lab.run import group, pipeline, stages, watch
 from r1lab.rundir import directory, storage
 
@@ -253,3 +254,17 @@ def test_the_start_counts_until_the_first_beat(tmp_path):
     (tmp_path / "ranks" / "1.beat").touch()
     os.utime(tmp_path / "ranks" / "1.beat", (1010, 1010))
     assert not watch.silent(running, 20, now=1029.0) and watch.silent(running, 20, now=1031.0)
+
+
+def test_loading_shows_life_by_its_cpu_time_and_a_step_does_not(tmp_path):
+    work = [sys.executable, "-c", "while True: pass"]
+    running = group.start(work, tmp_path, 2)
+    try:
+        wait_for(lambda: not watch.silent(running, 20, now=running.started + 30))
+        assert running.worked == running.started + 30 and watch.silent(running, 20, now=running.started + 51)
+        storage.append_jsonl(tmp_path / "metrics.jsonl", {"phase": "train", "step": 1, "time": running.started + 1})
+        wait_for(lambda: clock.used(running.processes[0].pid).seconds > running.used + 2)
+        os.utime(tmp_path / "metrics.jsonl", (running.started, running.started))
+        assert watch.silent(running, 20, now=running.started + 51)
+    finally:
+        group.kill(running)
