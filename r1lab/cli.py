@@ -79,6 +79,8 @@ def parser() -> Parser:
     run.add_argument("--resume", action="store_true", help="continue the run in the folder")
     run.add_argument("--overwrite", action="store_true", help="delete the run in the folder, and start again")
     run.add_argument("--no-check", action="store_true", help="skip the check that `r1lab check` does")
+    run.add_argument("--slurm", action="store_true", help="print the batch script of a Slurm job that runs the recipe")
+    run.add_argument("--submit", action="store_true", help="submit that script with sbatch")
 
     evaluate = verbs.add_parser(
         "eval", help="evaluate models on tasks", description=EVALUATE, parents=[common, runs], **settings
@@ -100,7 +102,7 @@ def parser() -> Parser:
     evaluate.add_argument("--resume", action="store_true", help="continue the evaluation in the folder")
     evaluate.add_argument("--overwrite", action="store_true", help="delete the run in the folder, and start again")
     evaluate.add_argument("--no-check", action="store_true", help="skip the check that `r1lab check` does")
-    evaluate.set_defaults(function=eval_verb, tiny=False)
+    evaluate.set_defaults(function=eval_verb, tiny=False, slurm=False, submit=False)
 
     check = recipe_verb("check", "check a recipe before it runs", check_verb)
     check.add_argument("--probe", action="store_true", help="also sample the model on 16 prompts: can RL start?")
@@ -260,6 +262,8 @@ def run_verb(arguments: argparse.Namespace) -> int:
     run_dir = runs_dir / pipeline.checked_name(arguments.name or recipe.name)
     # Before the check, which can take minutes.
     directory.refuse_used(run_dir, resume=arguments.resume, overwrite=arguments.overwrite)
+    if arguments.slurm or arguments.submit:
+        return _on_slurm(arguments, recipes.resolved(recipe), run_dir)
     if not arguments.no_check and (status := _checked(arguments)):
         return status
 
@@ -272,6 +276,20 @@ def run_verb(arguments: argparse.Namespace) -> int:
         overwrite=arguments.overwrite,
         together=arguments.tiny,
     )
+
+
+def _on_slurm(arguments: argparse.Namespace, config: dict, run_dir: Path) -> int:
+    """Prints the batch script of a run, or submits it."""
+    from r1lab.run import slurm
+
+    if arguments.overwrite:
+        raise UserError(f"r1lab run: --overwrite: a job that starts again would delete its own run: delete {run_dir}")
+    more = [f"--{option.replace('_', '-')}" for option in ("tiny", "no_check", "debug") if getattr(arguments, option)]
+    places = ["--runs-dir", arguments.runs_dir, "--name", run_dir.name]
+    command = slurm.command(arguments.sources, [*places, *more])
+    text = slurm.script(config, name=run_dir.name, command=command, folder=Path.cwd())
+    print(slurm.followed(slurm.submit(text), run_dir.name) if arguments.submit else text, end="\n" * arguments.submit)
+    return 0
 
 
 def eval_verb(arguments: argparse.Namespace) -> int:
