@@ -83,7 +83,7 @@ def plan(recipe: Recipe, *, gpu: str | None = None, gpus: int | None = None, mem
     pipeline = isinstance(recipe, Pipeline)
     named = [(stage.name, stage) for stage in (recipe.stages if isinstance(recipe, Pipeline) else [recipe])]
     if gpus:
-        here = {"launch.gpus": gpus, "launch.nodes": 1}
+        here: dict[str, object] = {"launch.gpus": gpus, "launch.nodes": 1}
         named = [(n, changed(s, here) if hasattr(s, "launch") else s) for n, s in named]
         refused = [(n, problem) for n, s in named if is_trained(s) for problem in batch.problems(s)]
         if refused:
