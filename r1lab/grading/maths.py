@@ -16,15 +16,17 @@ from r1lab.grading.expressions import SENSELESS, Unreadable
 from r1lab.grading.latex import LONGEST, PLAIN_FUNCTION, normal
 from r1lab.grading.quantities import (
     Quantity,
+    close,
     in_base,
     names_base,
     number,
     quantity,
+    same_quantity,
     same_time,
     time_of_day,
     without_repeats,
 )
-from r1lab.grading.units import agree, measured, unit
+from r1lab.grading.units import measured, unit
 
 _SIGNS = ("-", "−", "+", "¬", "~")  # before words, whose meaning they change
 _LETTER = re.compile(r"\(?([A-Z])\)?[.:]?", re.ASCII)
@@ -141,7 +143,7 @@ def _equal(answer: str, gold: str) -> bool:
     if answer == gold:
         return True
     if _SIMPLE.fullmatch(answer) and _SIMPLE.fullmatch(gold):  # nearly all answers
-        return _close(Fraction(answer), answer, Fraction(gold), gold)
+        return close(Fraction(answer), answer, Fraction(gold), gold)
     if (verdict := _symbolic(answer, gold)) is not None:
         return verdict
     if _is_words(gold) and (len(gold) != 3 or answer.isalpha()):  # "xyz" may be a product
@@ -158,10 +160,10 @@ def _equal(answer: str, gold: str) -> bool:
     if given and given.unit and not expected:  # `9.8 m/s^2` is a product of letters, except next to a unit
         expected = quantity(gold, letters=True)
     if given and expected:
-        return _same_quantity(given, answer, expected, gold)
+        return same_quantity(given, answer, expected, gold)
     if expected and re.fullmatch(r"-?\d+,\d+", answer) and expected.value.denominator > 1:  # a decimal comma
         if (value := number(answer.replace(",", "."))) is not None:
-            return _same_quantity(Quantity(value), answer, expected, gold)
+            return same_quantity(Quantity(value), answer, expected, gold)
     if membership := re.match(r"[a-zA-Z]\w*\s*\\in\s*(?=\\\{|\{)", answer):
         answer = answer[membership.end() :]
     if (verdict := _listed(answer, gold)) is not None:
@@ -294,36 +296,6 @@ def _named(parts: list[str]) -> tuple[str | None, list[str]]:
 def _has_letters(text: str) -> bool:
     text = re.sub(r"\\(?:pi|infty|text\s*\{[^{}]*\})", "", text)
     return bool(re.search(r"(?<![a-zA-Z\\])(?![ei](?![a-zA-Z]))[a-zA-Z]", text))
-
-
-def _same_quantity(given: Quantity, answer: str, expected: Quantity, gold: str) -> bool:
-    if not agree(given.unit, expected.unit):
-        return False
-    a, b = given.value, expected.value
-    if given.percent == expected.percent:
-        return _close(a, answer, b, gold)
-    percent, bare = (a, b) if given.percent else (b, a)
-    return percent == 100 * bare or (percent == bare and abs(bare) >= 1)
-
-
-def _close(a: Fraction, a_text: str, b: Fraction, b_text: str) -> bool:
-    """Whether two numbers are equal, or one is the other rounded or truncated.
-
-    A rounded number must have at least six decimals and four significant digits. A printed float is accurate to
-    fifteen digits, but its last digit may be off.
-    """
-    if a == b:
-        return True
-    for rounded, text, exact in ((a, a_text, b), (b, b_text, a)):
-        decimals = re.search(r"\.(\d{6,})", text)
-        significant = len(text.replace(".", "").lstrip("-+0"))
-        if decimals and significant >= 15 and abs(exact - rounded) <= abs(exact) * Fraction(1, 10**15):
-            return True
-        if decimals and significant >= 4:
-            off = (exact - rounded) * 10 ** len(decimals[1])
-            if abs(off) <= Fraction(1, 2) or (abs(off) < 1 and (off > 0) == (exact > 0)):
-                return True
-    return False
 
 
 def _congruent(answer: str, gold: str) -> bool | None:

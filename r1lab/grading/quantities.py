@@ -4,7 +4,7 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
-from r1lab.grading.units import measured
+from r1lab.grading.units import agree, measured
 
 
 class Quantity(NamedTuple):
@@ -113,6 +113,43 @@ def quantity(text: str, *, letters: bool = False) -> Quantity | None:
 def _currency(text: str) -> str | None:
     sign = re.search(r"[$€£¥₹₩]", text[:6])
     return sign and sign[0]
+
+
+def same_quantity(given: Quantity, answer: str, expected: Quantity, gold: str) -> bool:
+    """Whether two quantities, written as `answer` and `gold`, are the same.
+
+    A percentage equals its fraction, and from 1 on also its number without the sign.
+
+    >>> [same_quantity(quantity("50%"), "50%", quantity(gold), gold) for gold in ("0.5", "50", "5")]
+    [True, True, False]
+    """
+    if not agree(given.unit, expected.unit):
+        return False
+    a, b = given.value, expected.value
+    if given.percent == expected.percent:
+        return close(a, answer, b, gold)
+    percent, bare = (a, b) if given.percent else (b, a)
+    return percent == 100 * bare or (percent == bare and abs(bare) >= 1)
+
+
+def close(a: Fraction, a_text: str, b: Fraction, b_text: str) -> bool:
+    """Whether two numbers are equal, or one is the other rounded or truncated.
+
+    A rounded number must have at least six decimals and four significant digits. A printed float is accurate to
+    fifteen digits, but its last digit may be off.
+    """
+    if a == b:
+        return True
+    for rounded, text, exact in ((a, a_text, b), (b, b_text, a)):
+        decimals = re.search(r"\.(\d{6,})", text)
+        significant = len(text.replace(".", "").lstrip("-+0"))
+        if decimals and significant >= 15 and abs(exact - rounded) <= abs(exact) * Fraction(1, 10**15):
+            return True
+        if decimals and significant >= 4:
+            off = (exact - rounded) * 10 ** len(decimals[1])
+            if abs(off) <= Fraction(1, 2) or (abs(off) < 1 and (off > 0) == (exact > 0)):
+                return True
+    return False
 
 
 _TIME = re.compile(
