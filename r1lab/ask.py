@@ -1,7 +1,8 @@
 """`r1lab ask`: the answers of one or more models to a question that a person types."""
 
 import logging
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from r1lab.engines import Sampling, generate, load
 from r1lab.errors import UserError
 from r1lab.models import loading, prompts
 from r1lab.rundir import storage
+from r1lab.text import did_you_mean
 
 MAX_TOKENS = 512
 
@@ -24,6 +26,53 @@ class Answer:
 
     text: str
     truncated: bool
+
+
+def run(
+    model: str,
+    question: str | None,
+    *,
+    compare: Sequence[str],
+    template: str | None,
+    engine: str,
+    max_tokens: int | None,
+    temperature: float,
+    samples: int,
+    seed: int,
+) -> None:
+    """Prints the answers of a model, and of those that it is compared with, to a question.
+
+    Args:
+        question: None for each line of standard input.
+        compare: Other models, which answer too.
+        template: The prompt template; None for the one of the run that trained the model, or else the model's own.
+        max_tokens: None for the limit of that run, or else `MAX_TOKENS`.
+
+    Raises:
+        UserError: An option is invalid, or a model cannot be loaded.
+    """
+    for option, value in (("--samples", samples), ("--max-tokens", max_tokens)):
+        if value is not None and value < 1:
+            raise UserError(f"r1lab ask: {option} {value}: must be at least 1")
+    if temperature < 0:
+        raise UserError(f"r1lab ask: --temperature {temperature}: must be at least 0")
+    if samples > 1 and not temperature:
+        raise UserError(f"r1lab ask: --samples {samples}: greedy answers are all the same: set --temperature 1")
+    if template and template not in prompts.TEMPLATES and not prompts.is_file(template):
+        hint = did_you_mean(template, prompts.TEMPLATES, otherwise=f"; there are: {', '.join(prompts.TEMPLATES)}")
+        raise UserError(f"r1lab ask: --template {template}: no such template{hint}")
+    trained = run_config(model)
+    longest = max_tokens or trained.get("rollout", {}).get("max_completion_length") or MAX_TOKENS
+    sampling = Sampling(n=samples, max_tokens=longest, temperature=temperature, seed=seed)
+    prompt = {"template": template} if template else trained.get("prompt", {})
+    models = {name: answerer(name, sampling, prompt, engine=engine) for name in dict.fromkeys([model, *compare])}
+    typed = sys.stdin.isatty()
+    for each in [question] if question else questions(lambda: input("question> " if typed else "")):
+        for name, answer in models.items():
+            for found in answer(each):
+                head = f"{name}:" if len(models) > 1 or samples > 1 else ""
+                lines = filter(None, [head, found.text, "(truncated)" * found.truncated])
+                print(*lines, sep="\n", end="\n\n", flush=True)
 
 
 def answerer(path: str, sampling: Sampling, prompt: dict, *, engine: str) -> Callable[[str], list[Answer]]:

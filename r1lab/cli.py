@@ -6,7 +6,6 @@ Exit status: 0 success, 1 the run failed, 2 invalid command or recipe, 3 a check
 import argparse
 import errno
 import os
-import subprocess
 import sys
 import traceback
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from r1lab import __version__
 from r1lab.errors import UserError
-from r1lab.text import counted, did_you_mean
+from r1lab.text import did_you_mean
 
 VERBS = ("run", "eval", "check", "plan", "report", "ask", "doctor", "show", "ls", "cp")
 TINY = "scale the recipe down: an embedded model, two steps per stage, no network"
@@ -249,47 +248,10 @@ def _stray(word: str, arguments: argparse.Namespace) -> str:
 
 def run_verb(arguments: argparse.Namespace) -> int:
     """`r1lab run`: nothing is written before the whole recipe has passed its checks."""
-    from r1lab.recipe import loading as recipes
-    from r1lab.run import pipeline
-    from r1lab.rundir import directory
+    from r1lab.run import start
 
-    runs_dir = Path(arguments.runs_dir)
-    if runs_dir.exists() and not runs_dir.is_dir():
-        raise UserError(f"--runs-dir {runs_dir}: this is a file: give a folder")
-    if arguments.name is not None:
-        pipeline.checked_name(arguments.name)
-    recipe = recipes.load(_with_a_recipe(arguments), inputs=True, tiny=arguments.tiny)
-    run_dir = runs_dir / pipeline.checked_name(arguments.name or recipe.name)
-    # Before the check, which can take minutes.
-    directory.refuse_used(run_dir, resume=arguments.resume, overwrite=arguments.overwrite)
-    if arguments.slurm or arguments.submit:
-        return _on_slurm(arguments, recipes.resolved(recipe), run_dir)
-    if not arguments.no_check and (status := _checked(arguments)):
-        return status
-
-    return pipeline.run(
-        recipe,
-        recipe_text=recipes.source_text(arguments.sources),
-        runs_dir=runs_dir,
-        name=arguments.name,
-        resume=arguments.resume,
-        overwrite=arguments.overwrite,
-        together=arguments.tiny,
-    )
-
-
-def _on_slurm(arguments: argparse.Namespace, config: dict, run_dir: Path) -> int:
-    """Prints the batch script of a run, or submits it."""
-    from r1lab.run import slurm
-
-    if arguments.overwrite:
-        raise UserError(f"r1lab run: --overwrite: a job that starts again would delete its own run: delete {run_dir}")
-    more = [f"--{option.replace('_', '-')}" for option in ("tiny", "no_check", "debug") if getattr(arguments, option)]
-    places = ["--runs-dir", arguments.runs_dir, "--name", run_dir.name]
-    command = slurm.command(arguments.sources, [*places, *more])
-    text = slurm.script(config, name=run_dir.name, command=command, folder=Path.cwd())
-    print(slurm.followed(slurm.submit(text), run_dir.name) if arguments.submit else text, end="\n" * arguments.submit)
-    return 0
+    options = ("runs_dir", "name", "tiny", "resume", "overwrite", "no_check", "slurm", "submit", "debug")
+    return start.start(_with_a_recipe(arguments), **{name: getattr(arguments, name) for name in options})
 
 
 def eval_verb(arguments: argparse.Namespace) -> int:
@@ -299,11 +261,6 @@ def eval_verb(arguments: argparse.Namespace) -> int:
 
     assignments = [source for source in arguments.sources if is_assignment(source)]
     models = [source for source in arguments.sources if source not in assignments]
-    if not models:
-        raise UserError(f"{assignments[0]}: no model given: write `r1lab eval runs/NAME/model {assignments[0]}`")
-    for option, value in (("--size", arguments.size), ("--samples", arguments.samples)):
-        if value is not None and value < 1:
-            raise UserError(f"r1lab eval: {option} {value}: should be at least 1")
     settings = {"protocol": arguments.protocol, "grader": arguments.grader, "assignments": assignments}
     settings |= {"size": arguments.size, "samples": arguments.samples}
     tasks = [] if arguments.tasks is None else arguments.tasks.split(",")
@@ -312,17 +269,6 @@ def eval_verb(arguments: argparse.Namespace) -> int:
     for line in notes:
         print(line)
     return run_verb(arguments)
-
-
-def _checked(arguments: argparse.Namespace) -> int:
-    """Checks a recipe before it runs, in a separate process, because stages do not need what the check imports."""
-    print("checking the recipe (--no-check skips this)")
-    command = [sys.executable, "-P", "-m", "r1lab", "check", "--quiet", "--files-were-read", *arguments.sources]
-    sys.stdout.flush()
-    status = subprocess.run(command + ["--tiny"] * arguments.tiny).returncode
-    if status == 3:
-        print("r1lab run: not started, see above; --no-check starts it anyway", file=sys.stderr)
-    return status
 
 
 def check_verb(arguments: argparse.Namespace) -> int:
@@ -366,66 +312,19 @@ def report_verb(arguments: argparse.Namespace) -> int:
 
 def doctor_verb(arguments: argparse.Namespace) -> int:
     """`r1lab doctor`: exit status 3 if something would break a run."""
-    import json
-
     from r1lab.doctor import examine
 
     color, width = _terminal()
-    show = (
-        None if arguments.json else lambda finding: print(examine.page(finding, color=color, width=width), flush=True)
-    )
-    findings = examine.examine(fast=arguments.fast, runs_dir=Path(arguments.runs_dir), report=show)
-    good, warnings, errors = (sum(f.verdict == verdict for f in findings) for verdict in ("ok", "warning", "error"))
-    if arguments.json:
-        print(json.dumps(examine.report(findings), indent=2))
-    else:
-        counts = f"{good} ok, {counted(warnings, 'warning')}, {counted(errors, 'error')}"
-        print(f"\n{counted(len(findings), 'check')}: {counts}")
-    return 3 if errors else 0
+    runs_dir = Path(arguments.runs_dir)
+    return examine.run(fast=arguments.fast, runs_dir=runs_dir, as_json=arguments.json, color=color, width=width)
 
 
 def ask_verb(arguments: argparse.Namespace) -> int:
     """`r1lab ask`: answers one question, or each line of standard input."""
-    for option, value in (("--samples", arguments.samples), ("--max-tokens", arguments.max_tokens)):
-        if value is not None and value < 1:
-            raise UserError(f"r1lab ask: {option} {value}: must be at least 1")
-    if arguments.temperature < 0:
-        raise UserError(f"r1lab ask: --temperature {arguments.temperature}: must be at least 0")
-    if arguments.samples > 1 and not arguments.temperature:
-        raise UserError(
-            f"r1lab ask: --samples {arguments.samples}: greedy answers are all the same: set --temperature 1"
-        )
     from r1lab import ask
-    from r1lab.engines import Sampling
-    from r1lab.models import prompts
 
-    template = arguments.template
-    if template and template not in prompts.TEMPLATES and not prompts.is_file(template):
-        hint = did_you_mean(template, prompts.TEMPLATES, otherwise=f"; there are: {', '.join(prompts.TEMPLATES)}")
-        raise UserError(f"r1lab ask: --template {template}: no such template{hint}")
-    trained = ask.run_config(arguments.model)
-    longest = arguments.max_tokens or trained.get("rollout", {}).get("max_completion_length") or ask.MAX_TOKENS
-    sampling = Sampling(
-        n=arguments.samples, max_tokens=longest, temperature=arguments.temperature, seed=arguments.seed
-    )
-    prompt = {"template": template} if template else trained.get("prompt", {})
-    names = dict.fromkeys([arguments.model, *arguments.compare])
-    models = {name: ask.answerer(name, sampling, prompt, engine=arguments.engine) for name in names}
-    typed = sys.stdin.isatty()
-
-    def read() -> str:
-        return input("question> " if typed else "")
-
-    for question in [arguments.question] if arguments.question else ask.questions(read):
-        for name, answer in models.items():
-            for found in answer(question):
-                head = f"{name}:" if len(models) > 1 or arguments.samples > 1 else ""
-                print(
-                    *filter(None, [head, found.text, "(truncated)" * found.truncated]),
-                    sep="\n",
-                    end="\n\n",
-                    flush=True,
-                )
+    options = ("compare", "template", "engine", "max_tokens", "temperature", "samples", "seed")
+    ask.run(arguments.model, arguments.question, **{name: getattr(arguments, name) for name in options})
     return 0
 
 
@@ -456,16 +355,9 @@ def ls_verb(arguments: argparse.Namespace) -> int:
     """`r1lab ls`."""
     from r1lab import listing
 
-    known = (*listing.SECTIONS, "keys")
-    if arguments.what not in (None, *known):
-        hint = did_you_mean(arguments.what, known, otherwise=f"; available: {', '.join(known)}")
-        raise UserError(f"r1lab ls: {arguments.what}: no such list{hint}")
-    if arguments.what is not None and (arguments.name or arguments.what == "keys"):
-        print(listing.reference(arguments.what, arguments.name or ""), end="")
-        return 0
     color, width = _terminal()
-    what = [arguments.what] if arguments.what else listing.SECTIONS
-    print(listing.page(what, runs_dir=Path(arguments.runs_dir), color=color, width=width), end="")
+    runs_dir = Path(arguments.runs_dir)
+    print(listing.shown(arguments.what, arguments.name, runs_dir=runs_dir, color=color, width=width), end="")
     return 0
 
 

@@ -25,6 +25,21 @@ READABLE = 60  # the width of a terminal from which a long last column is wrappe
 Row = tuple[str, ...]
 
 
+def shown(what: str | None, name: str | None, *, runs_dir: Path, color: bool = False, width: int | None = None) -> str:
+    """What `r1lab ls` prints: all sections, one of them, or the reference of one of its entries.
+
+    Raises:
+        UserError: There is no such section, or nothing in it has that name.
+    """
+    known = (*SECTIONS, "keys")
+    if what not in (None, *known):
+        hint = did_you_mean(what, known, otherwise=f"; available: {', '.join(known)}")
+        raise UserError(f"r1lab ls: {what}: no such list{hint}")
+    if what is not None and (name or what == "keys"):
+        return reference(what, name or "")
+    return page([what] if what else SECTIONS, runs_dir=runs_dir, color=color, width=width)
+
+
 def page(what: Sequence[str], *, runs_dir: Path, color: bool = False, width: int | None = None) -> str:
     """The requested sections as columns.
 

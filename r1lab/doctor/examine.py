@@ -6,6 +6,7 @@ module checks the Hub and its cache.
 
 import contextlib
 import getpass
+import json
 import os
 import re
 import tempfile
@@ -24,6 +25,23 @@ from r1lab.errors import UserError
 from r1lab.findings import COLORS, Finding
 from r1lab.net import client_settings
 from r1lab.rundir import manifest
+from r1lab.text import counted
+
+
+def run(*, fast: bool, runs_dir: Path, as_json: bool, color: bool = False, width: int | None = None) -> int:
+    """`r1lab doctor`: prints the findings, or all of them as JSON; returns the exit status, 3 if there is an error."""
+
+    def printed(finding: Finding) -> None:
+        print(page(finding, color=color, width=width), flush=True)
+
+    findings = examine(fast=fast, runs_dir=runs_dir, report=None if as_json else printed)
+    good, warnings, errors = (sum(f.verdict == verdict for f in findings) for verdict in ("ok", "warning", "error"))
+    if as_json:
+        print(json.dumps(report(findings), indent=2))
+    else:
+        counts = f"{good} ok, {counted(warnings, 'warning')}, {counted(errors, 'error')}"
+        print(f"\n{counted(len(findings), 'check')}: {counts}")
+    return 3 if errors else 0
 
 
 def examine(*, fast: bool, runs_dir: Path, report: Callable[[Finding], None] | None = None) -> list[Finding]:

@@ -48,8 +48,13 @@ def sources(
         The sources, and one line for the user about each setting that was chosen automatically.
 
     Raises:
-        UserError: There is no such protocol, task or grader.
+        UserError: There is no model, or no such protocol, task or grader.
     """
+    if not paths:
+        raise UserError(f"{assignments[0]}: no model given: write `r1lab eval runs/NAME/model {assignments[0]}`")
+    for option, value in (("--size", size), ("--samples", samples)):
+        if value is not None and value < 1:
+            raise UserError(f"r1lab eval: {option} {value}: should be at least 1")
     name = PROTOCOLS.get(protocol, protocol)
     plain = _read(name, protocol)
     chosen = _tasks(tasks, plain, protocol, grader)

@@ -86,13 +86,12 @@ def _place(problem: str) -> tuple[bool, str, int]:
 
 def _check_problems(stages: list[StageRecipe], *, inputs: bool) -> list[tuple[Keys, str]]:
     """What the checks of values find in stages with correct keys and types."""
-    if inputs:
-        from r1lab.recipe.inputs import input_problems  # reading files imports what reads each format
-
     more = []
     for stage in stages:
         problems = checks.stage_problems(stage)
         if inputs:
+            from r1lab.recipe.inputs import input_problems  # reading files imports what reads each format
+
             problems += input_problems(stage, {str(keys[0]) for keys, _ in problems})
         more += [((*stage._keys, *keys), message) for keys, message in problems]
     return more
