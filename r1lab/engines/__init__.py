@@ -71,6 +71,13 @@ class Engine(Protocol):
         """What a reader of the completions has to know about how they were generated."""
         ...
 
+    def together(self, n: int) -> int:
+        """The number of adjacent prompts that share a seed, if each gets `n` completions.
+
+        If one of them is generated, all of them are, so workers share a list of prompts in chunks of this size.
+        """
+        ...
+
     def stream(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, done: Collection[int] = frozenset()
     ) -> Iterator[tuple[int, list[Completion]]]:

@@ -78,6 +78,10 @@ class ServerEngine:
         self._next_slot = 0.0
         self._warned_at: dict[str, float] = {}
 
+    def together(self, n: int) -> int:
+        """See `Engine`: no prompt has a seed."""
+        return 1
+
     def stream(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, done: Collection[int] = frozenset()
     ) -> Iterator[tuple[int, list[Completion]]]:

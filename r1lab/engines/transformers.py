@@ -58,12 +58,16 @@ class TransformersEngine:
         self.batch_size = batch_size or BATCH
         self.max_length = max_length or _context_length(model.config.get_text_config())
 
+    def together(self, n: int) -> int:
+        """See `Engine`: the prompts of a batch."""
+        return max(1, self.batch_size // n)
+
     def stream(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, done: Collection[int] = frozenset()
     ) -> Iterator[tuple[int, list[Completion]]]:
         """See `Engine`. A batch consists of the same prompts whatever is done, and has one seed."""
         texts = rendered(prompts)
-        step = max(1, self.batch_size // sampling.n)
+        step = self.together(sampling.n)
         for first in range(0, len(texts), step):
             places = range(first, min(first + step, len(texts)))
             if all(i in done for i in places):

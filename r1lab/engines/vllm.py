@@ -70,6 +70,10 @@ class VLLMEngine:
         self.llm = llm
         self.tokenizer = llm.get_tokenizer()
 
+    def together(self, n: int) -> int:
+        """See `Engine`: each prompt has its own seed."""
+        return 1
+
     def stream(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, done: Collection[int] = frozenset()
     ) -> Iterator[tuple[int, list[Completion]]]:

@@ -84,10 +84,11 @@ def read(run: Run, problems: list[str]) -> dict[str, list[SampledCompletion]]:
 
 def _files(stage: Stage) -> list[tuple[int | None, Path]]:
     folder = stage.path / "samples"
-    # An unfinished evaluation has its questions in partial.jsonl; that file of a sample stage is ungraded.
-    partial = stage.kind == "eval" and not (folder / "questions.jsonl").is_file()
-    names = ("partial.jsonl" if partial else "questions.jsonl", "samples.jsonl")
-    whole = [(None, folder / name) for name in names if (folder / name).is_file()]
+    whole: list[tuple[int | None, Path]] = [
+        (None, folder / name) for name in ("questions.jsonl", "samples.jsonl") if (folder / name).is_file()
+    ]
+    if stage.kind == "eval" and not whole:  # it has not finished; such files of a sample stage are not graded
+        whole = [(None, file) for file in directory.partial_files(stage.path)]
     steps = directory.samples_by_step(stage.path)
     return [*whole, *((step, path) for step, paths in steps.items() for path in paths)]
 

@@ -140,6 +140,6 @@ def _more(changed: list[str]) -> str:
 
 def has_begun(path: Path) -> bool:
     """Whether a stage has something to resume from."""
-    if any(path.glob("checkpoints/checkpoint-*")) or (path / "samples" / "partial.jsonl").is_file():
+    if any(path.glob("checkpoints/checkpoint-*")) or directory.partial_files(path):
         return True
     return (path / "rollback.json").is_file()  # an alarm rolled it back to its start, before any checkpoint

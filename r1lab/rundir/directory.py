@@ -161,6 +161,15 @@ def samples_by_step(path: str | Path) -> dict[int, list[Path]]:
     return dict(sorted(found.items()))
 
 
+def partial_files(path: str | Path) -> list[Path]:
+    """The files of a stage that is evaluating or sampling, or was interrupted in it: one per worker.
+
+    >>> partial_files("no/such-folder")
+    []
+    """
+    return sorted((Path(path) / "samples").glob("partial*.jsonl"))
+
+
 def result(path: str | Path) -> dict | None:
     """The result of a run or stage, None if it has not finished."""
     return finished_result(path) if (Path(path) / "result.json").is_file() else None

@@ -4,15 +4,16 @@ import json
 import time
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from r1lab import engines
+from r1lab import engines, ranks
 from r1lab.evaluation import provenance, records
 from r1lab.models.prompts import wording
 from r1lab.recipe.schema import EvalRecipe
-from r1lab.rundir import manifest, storage
+from r1lab.rundir import directory, manifest, storage
 from r1lab.stages.common import doing, engine_prompts, load_engine, load_tokenizer, note, report_gold, warn
+from r1lab.stages.parts import POLL, Parts, of_others, own_devices
 from r1lab.stages.rows import Evaluated, eval_of, eval_tasks, samples_of
 
 CHUNK, SECONDS = 128, 10.0
@@ -24,29 +25,26 @@ FEW = 100  # a score from fewer questions gets a warning
 def run(recipe: EvalRecipe, run_dir: Path) -> int:
     """Evaluates one model on the recipe's tasks; writes `evaluation.json`, `samples/questions.jsonl`, `result.json`.
 
-    Records are written to `samples/partial.jsonl` as answers arrive. An interrupted evaluation resumes from there,
-    unless `evaluation.json` has changed since, for example because another model is now in the same folder.
+    Several workers share the questions. Records are written to files in `samples/` as answers arrive, see
+    `r1lab.stages.parts`. An interrupted evaluation resumes from there, unless `evaluation.json` has changed since, for
+    example because another model is now in the same folder.
     """
     started = time.time()
+    own_devices()
     tasks = eval_tasks(recipe)
     tokenizer = None if recipe.rollout.engine == "server" else load_tokenizer(recipe)
-    partial, file = run_dir / "samples" / "partial.jsonl", run_dir / "evaluation.json"
     doing(run_dir, f"loading the model, starting {engines.description(recipe.rollout.engine)}")
     engine = load_engine(recipe)  # this downloads a Hub model, whose commit is then known
-    settings = settings_of(recipe, run_dir, tasks, tokenizer)
-    if partial.exists() and (changed := _changed(file, settings)):
-        note(run_dir, f"restarted from the first question: {changed} changed since the interruption")
-        partial.unlink()
-    run_dir.mkdir(parents=True, exist_ok=True)
-    storage.write_json_atomic(file, settings)
+    _agree(settings_of(recipe, run_dir, tasks, tokenizer), run_dir)
     doing(run_dir, "generating the first answers")
-    progress = progress_writer(run_dir, "eval", step=0)
-    prepared = prepare(tasks, recipe, tokenizer, run_dir)
-    result, questions = evaluate(
-        engine, prepared, recipe, run_dir, progress=progress, partial=partial, seed=recipe.seed
-    )
+    prepared, parts = prepare(tasks, recipe, tokenizer, run_dir), Parts(run_dir)
+    progress = progress_writer(run_dir, "eval", step=0) if ranks.is_main() else None
+    answers = answer(engine, prepared, recipe, run_dir, progress=progress, parts=parts, seed=recipe.seed)
+    if not ranks.is_main():
+        return 0
+    result, questions = scored(answers)
     storage.write_jsonl(run_dir / "samples" / "questions.jsonl", questions)
-    partial.unlink(missing_ok=True)
+    parts.delete()
     for line in engine.notes:
         warn(run_dir, line)
     few = [_score(name, found) for name, found in result.items() if "/" not in name and found["n_questions"] < FEW]
@@ -59,6 +57,25 @@ def run(recipe: EvalRecipe, run_dir: Path) -> int:
     seconds = round(time.time() - started, 1)
     storage.write_json_atomic(run_dir / "result.json", {"stage": "eval", "seconds": seconds, "tasks": result})
     return 0
+
+
+def _agree(settings: dict, run_dir: Path) -> None:
+    """Writes `evaluation.json`, and deletes records that were made with other settings.
+
+    The first worker does so. The others wait for a file with their settings, before which they may not read or write
+    records.
+    """
+    file = run_dir / "evaluation.json"
+    if not ranks.is_main():
+        while _changed(file, settings):
+            time.sleep(POLL)
+        return
+    run_dir.mkdir(parents=True, exist_ok=True)
+    if (files := directory.partial_files(run_dir)) and (changed := _changed(file, settings)):
+        note(run_dir, f"restarted from the first question: {changed} changed since the interruption")
+        for partial in files:
+            partial.unlink()
+    storage.write_json_atomic(file, settings)
 
 
 def _score(name: str, scores: dict) -> str:
@@ -157,17 +174,80 @@ def prepare(tasks: dict[str, list[dict]], recipe: Evaluated, tokenizer, run_dir:
     return found
 
 
+@dataclass(frozen=True)
+class Round:
+    """One pass over the questions of a task.
+
+    Attributes:
+        task: The task.
+        key: What only the records of this round have: `scores` for sampled answers, `greedy` for greedy ones.
+        sampling: How the answers are generated.
+        parts: The part of the task that each question belongs to.
+        records: The records by index, as far as there are any.
+    """
+
+    task: PreparedTask
+    key: str
+    sampling: engines.Sampling
+    parts: list[str]
+    records: dict[int, dict] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        return len(self.records) == len(self.task.rows)
+
+    def record(self, index: int, group: list[engines.Completion], judged: list[dict]) -> dict:
+        """Returns the record of a question that was answered."""
+        task = self.task
+        if self.key == "greedy":
+            return {"task": task.name, "index": index} | records.greedy(group[0], judged[0])
+        return records.record(task.name, self.parts[index], index, task.rows[index], group, judged)
+
+
+def _rounds(tasks: list[PreparedTask], recipe: Evaluated, seed: int | None) -> list[Round]:
+    """The rounds of an evaluation in order: for each task the sampled answers, and then the greedy ones."""
+    rollout, settings, found = recipe.rollout, eval_of(recipe), []
+    for task in tasks:
+        parts = records.parts_of(task.name, task.rows)
+        greedy = engines.Sampling(
+            max_tokens=settings.max_completion_length or rollout.max_completion_length,
+            temperature=0.0,
+            seed=None if seed is None else zlib.crc32(f"{seed}/{task.name}".encode()),
+        )
+        sampled = replace(
+            greedy,
+            n=samples_of(recipe, task.name),
+            temperature=settings.temperature,
+            top_p=rollout.top_p,
+            top_k=rollout.top_k,
+        )
+        found.append(Round(task, "scores", sampled, parts))
+        if settings.greedy:
+            found.append(Round(task, "greedy", greedy, parts))
+    return found
+
+
 def evaluate(
+    engine: engines.Engine, tasks: list[PreparedTask], recipe: Evaluated, run_dir: Path, *, progress=None, seed=None
+) -> tuple[dict, list[dict]]:
+    """Samples and scores every question of every task in this process.
+
+    See `answer` for the arguments, and `scored` for the result.
+    """
+    return scored(answer(engine, tasks, recipe, run_dir, progress=progress, seed=seed))
+
+
+def answer(
     engine: engines.Engine,
     tasks: list[PreparedTask],
     recipe: Evaluated,
     run_dir: Path,
     *,
     progress=None,
-    partial: Path | None = None,
+    parts: Parts | None = None,
     seed: int | None = None,
-) -> tuple[dict, list[dict]]:
-    """Samples and scores every question of every task.
+) -> list[Round]:
+    """Samples and grades answers to the questions of every task.
 
     Args:
         tasks: From `prepare`.
@@ -175,73 +255,82 @@ def evaluate(
         run_dir: Gets the warnings, and the completions on which a reward failed.
         progress: Called with the number of finished questions, of all questions, and of generated tokens so far, for
             the sampled answers and then the greedy ones, task by task.
-        partial: A file of records, which is read first and extended as answers arrive.
-        seed: The sampling seed; the samples of a question do not depend on what is in `partial` already. Default: the
-            global random state is used, and a training's random state is not changed.
+        parts: The records of all workers, which are read first and extended as answers arrive. Each worker answers its
+            share of the questions that have no record, and the first one then waits for all others. Default: this
+            process answers all questions, and keeps no files.
+        seed: The sampling seed; the samples of a question do not depend on which questions have records already.
+            Default: the global random state is used, and a training's random state is not changed.
 
     Returns:
-        `(result, questions)`: scores by task, and by subtask, such as `knights_knaves/2ppl`, if there are several; and
-        one record per question with its scores, for paired comparisons.
+        The rounds with their records: all of them in the first worker.
     """
-    result, questions = {}, []
-    for task in tasks:
-        name = task.name
-        made = _questions(engine, task, recipe, run_dir, progress, partial, seed)
-        questions += made
+    rounds = _rounds(tasks, recipe, seed)
+    tokens, chunks = [0] * len(rounds), 0
+
+    def read() -> int:
+        """Adds the records that other workers have written meanwhile, and returns their number."""
+        rows = parts.read() if parts else []
+        for row in rows:
+            count = row.pop("tokens", 0)
+            for place, one in enumerate(rounds):
+                if one.task.name == row["task"] and one.key in row:
+                    one.records[row["index"]] = row
+                    tokens[place] += count
+        return len(rows)
+
+    def report(place: int) -> None:
+        ranks.beat(run_dir)
+        if progress:
+            progress(len(rounds[place].records), len(rounds[place].task.rows), tokens[place])
+
+    read()
+    tokens = [0] * len(rounds)  # those of an interrupted attempt took other seconds
+    for place, one in enumerate(rounds):
+        task, rows, known = one.task, one.task.rows, one.records
+        done, size = set(known), engine.together(one.sampling.n)
+        if parts:
+            done |= of_others(len(rows), size, chunks)
+        chunks += -(-len(rows) // size)
+        for groups in _in_chunks(engine.stream(task.prompts, one.sampling, done=done)):
+            flat = [completion for _, group in groups for completion in group]
+            judged = iter(task.judge.judge(flat, [rows[i] for i, group in groups for _ in group], run_dir / FAILED))
+            for i, group in groups:
+                known[i] = one.record(i, group, [next(judged) for _ in group])
+                count = sum(len(completion.token_ids) for completion in group)
+                tokens[place] += count
+                if parts:
+                    parts.append(known[i] | {"tokens": count})
+            read()
+            report(place)
+    while parts and ranks.is_main() and not all(one.complete for one in rounds):
+        time.sleep(POLL)
+        place = next(place for place, one in enumerate(rounds) if not one.complete)
+        if read():
+            report(place)
+    return rounds
+
+
+def scored(rounds: list[Round]) -> tuple[dict, list[dict]]:
+    """Returns the scores of an evaluation, and one record per question with its scores, for paired comparisons."""
+    made: dict[str, dict[int, dict]] = {}
+    for one in rounds:
+        of_task = made.setdefault(one.task.name, {})
+        for i in range(len(one.task.rows)):
+            of_task[i] = of_task.get(i, {}) | one.records[i]
+    questions = [record for of_task in made.values() for record in of_task.values()]
+    return scores_of(questions), questions
+
+
+def scores_of(questions: list[dict]) -> dict:
+    """Returns the scores by task, and by subtask, such as `knights_knaves/2ppl`, from the records of all questions."""
+    result = {}
+    for name in dict.fromkeys(record["task"] for record in questions):
+        made = [record for record in questions if record["task"] == name]
         result[name] = records.figures(made)
         subtasks = sorted({record["subtask"] for record in made} - {name})
         for subtask in subtasks if len(subtasks) > 1 else []:
             result[subtask] = records.figures([record for record in made if record["subtask"] == subtask])
-    return result, questions
-
-
-def _questions(engine: engines.Engine, task: PreparedTask, recipe: Evaluated, run_dir: Path, progress, partial, seed):
-    """Returns the records of a task's questions, in their order."""
-    name, rows = task.name, task.rows
-    parts, rollout, settings = records.parts_of(name, rows), recipe.rollout, eval_of(recipe)
-    there = [r for r in (storage.read_jsonl(partial) if partial else ()) if r["task"] == name]
-    greedy = engines.Sampling(
-        max_tokens=settings.max_completion_length or rollout.max_completion_length,
-        temperature=0.0,
-        seed=None if seed is None else zlib.crc32(f"{seed}/{name}".encode()),
-    )
-    sampled_settings = replace(
-        greedy,
-        n=samples_of(recipe, name),
-        temperature=settings.temperature,
-        top_p=rollout.top_p,
-        top_k=rollout.top_k,
-    )
-
-    def answered(known: dict[int, dict], to_record, sampling: engines.Sampling) -> dict[int, dict]:
-        """Returns the records of all questions by index: the known ones, and the others once they are answered."""
-        found, tokens = dict(known), 0
-        for groups in _in_chunks(engine.stream(task.prompts, sampling, done=known)):
-            flat = [completion for _, group in groups for completion in group]
-            judged = task.judge.judge(flat, [rows[i] for i, group in groups for _ in group], run_dir / FAILED)
-            of_each = iter(judged)
-            for i, group in groups:
-                found[i] = to_record(i, group, [next(of_each) for _ in group])
-                if partial:
-                    storage.append_jsonl(partial, found[i])
-            tokens += sum(len(completion.token_ids) for completion in flat)
-            if progress:
-                progress(len(found), len(rows), tokens)
-        return found
-
-    sampled = answered(
-        {r["index"]: r for r in there if "scores" in r},
-        lambda i, group, judged: records.record(name, parts[i], i, rows[i], group, judged),
-        sampled_settings,
-    )
-    if not settings.greedy:
-        return [sampled[i] for i in range(len(rows))]
-    best = answered(
-        {r["index"]: r for r in there if "greedy" in r},
-        lambda i, group, judged: {"task": name, "index": i} | records.greedy(group[0], judged[0]),
-        greedy,
-    )
-    return [sampled[i] | best[i] for i in range(len(rows))]
+    return result
 
 
 def _in_chunks(stream: Iterator[tuple[int, list]]) -> Iterator[list[tuple[int, list]]]:

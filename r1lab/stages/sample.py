@@ -3,10 +3,9 @@
 import dataclasses
 import random
 import time
-from collections.abc import Collection
 from pathlib import Path
 
-from r1lab import engines
+from r1lab import engines, ranks
 from r1lab.engines import Completion
 from r1lab.errors import UserError
 from r1lab.evaluation import provenance
@@ -24,30 +23,28 @@ from r1lab.stages.common import (
     sampling_of,
     warn,
 )
+from r1lab.stages.parts import POLL, Parts, of_others, own_devices
 from r1lab.stages.rows import build_rows
 
 
 def run(recipe: SampleRecipe, run_dir: Path) -> int:
     """Writes `samples/samples.jsonl`: rows of the data with a `completion`, its rewards and whether it is correct.
 
-    Completions are written to `samples/partial.jsonl` as they arrive, and an interrupted stage resumes from there.
+    Several workers share the rows. Completions are written to files in `samples/` as they arrive, see
+    `r1lab.stages.parts`, and an interrupted stage resumes from there.
     """
     started = time.time()
+    own_devices()
     tokenizer = None if recipe.rollout.engine == "server" else load_tokenizer(recipe)
     rows = build_rows(recipe.data, seed=recipe.seed, run_dir=run_dir, tokenizer=tokenizer)
     grader = build_grader([r.model_dump() for r in recipe.rewards]) if recipe.rewards else None
     if grader:
         report_gold(grader, rows, run_dir)
     texts, prefills = engine_prompts(rows, recipe, tokenizer)
-    partial = run_dir / "samples" / "partial.jsonl"
-    origins, before = _origins(recipe, run_dir, texts), {row["row"]: row for row in storage.read_jsonl(partial)}
-    there = {i: row for i, row in before.items() if i < len(rows) and row.get("origin") == origins[i]}
-    if len(there) < len(before):
-        again = len(before) - len(there)
-        note(run_dir, f"{again} rows are sampled again, because they or the model changed since the interruption")
-    groups = {i: [Completion(**c) for c in row["completions"]] for i, row in there.items()}
-    if len(groups) < len(rows):
-        groups |= _sampled(recipe, run_dir, partial, texts, groups, origins)
+    parts = Parts(run_dir)
+    groups = _sampled(recipe, run_dir, parts, texts)
+    if not ranks.is_main():
+        return 0
     if len(groups) < len(rows):
         warn(
             run_dir,
@@ -68,7 +65,7 @@ def run(recipe: SampleRecipe, run_dir: Path) -> int:
     if not kept:
         reasons = ", ".join(f"{count} {why}" for why, count in dropped.items() if count)
         raise UserError(
-            f"keep: none of the {len(samples)} samples is kept ({reasons}): relax keep; they are in {partial}",
+            f"keep: none of the {len(samples)} samples is kept ({reasons}): relax keep; they are in {run_dir}/samples",
             status=1,
         )
     storage.write_jsonl(run_dir / "samples" / "samples.jsonl", kept)
@@ -81,7 +78,7 @@ def run(recipe: SampleRecipe, run_dir: Path) -> int:
     }
     if grader:
         result["right"] = round(sum(sample["right"] for sample in samples) / len(samples), 4)
-    partial.unlink(missing_ok=True)
+    parts.delete()
     storage.write_json_atomic(run_dir / "result.json", result)
     return 0
 
@@ -95,25 +92,60 @@ def _origins(recipe: SampleRecipe, run_dir: Path, texts: list) -> list[str]:
     return [provenance.rows_digest([{"model": weights, "prompt": text}])[:16] for text in texts]
 
 
-def _sampled(
-    recipe: SampleRecipe, run_dir: Path, partial: Path, texts: list, there: Collection[int], origins: list[str]
-) -> dict[int, list[Completion]]:
-    """Generates completions for the missing rows, and writes each to `partial` as soon as it is complete."""
-    doing(run_dir, f"loading the model, starting {engines.description(recipe.rollout.engine)}")
-    engine = load_engine(recipe, max_failed=1.0)  # a row that fails on a server is left out
+def _sampled(recipe: SampleRecipe, run_dir: Path, parts: Parts, texts: list) -> dict[int, list[Completion]]:
+    """Generates completions for the rows that have none, and writes each to `parts` as soon as it is complete.
+
+    Returns:
+        The completions by row: those of all workers in the first one, which waits for the others.
+    """
+    origins = _origins(recipe, run_dir, texts)
     groups: dict[int, list[Completion]] = {}
+    seen: set[int] = set()
+
+    def read() -> int:
+        """Adds the completions that other workers have written meanwhile, and returns the number of their tokens."""
+        count = 0
+        for row in parts.read():
+            i = row["row"]
+            seen.add(i)
+            if i < len(texts) and row.get("origin") == origins[i]:
+                groups[i] = [Completion(**c) for c in row["completions"]]
+                count += sum(len(c.token_ids) for c in groups[i])
+        return count
+
+    read()
+    if again := len(seen - groups.keys()):
+        note(run_dir, f"{again} rows are sampled again, because they or the model changed since the interruption")
+    if len(groups) == len(texts):
+        return groups
+    doing(run_dir, f"loading the model, starting {engines.description(recipe.rollout.engine)}")
+    engine, sampling = (
+        load_engine(recipe, max_failed=1.0),
+        sampling_of(recipe),
+    )  # a row that fails on a server is left out
+    done = groups.keys() | of_others(len(texts), engine.together(sampling.n))
     started, reported, tokens = time.time(), 0.0, 0
-    for i, group in engine.stream(texts, sampling_of(recipe), done=there):
-        groups[i] = group
-        tokens += sum(len(c.token_ids) for c in group)
-        row = {"row": i, "origin": origins[i], "completions": [dataclasses.asdict(c) for c in group]}
-        storage.append_jsonl(partial, row)
-        done, now = len(there) + len(groups), time.time()
-        if done == len(texts) or now - reported > 1:
+
+    def report() -> None:
+        nonlocal reported
+        ranks.beat(run_dir)
+        now = time.time()
+        if ranks.is_main() and (len(groups) == len(texts) or now - reported > 1):
             reported = now
-            row = {"phase": "sample", "step": 0, "done": done, "total": len(texts), "time": now}
+            row = {"phase": "sample", "step": 0, "done": len(groups), "total": len(texts), "time": now}
             row["tokens_per_second"] = round(tokens / max(now - started, 1e-6))
             storage.append_jsonl(run_dir / "metrics.jsonl", row)
+
+    for i, group in engine.stream(texts, sampling, done=done):
+        groups[i] = group
+        parts.append({"row": i, "origin": origins[i], "completions": [dataclasses.asdict(c) for c in group]})
+        tokens += sum(len(c.token_ids) for c in group) + read()
+        report()
+    while ranks.is_main() and ranks.world_size() > 1 and len(groups) < len(texts):
+        time.sleep(POLL)
+        if found := read():
+            tokens += found
+            report()
     for line in engine.notes:
         warn(run_dir, line)
     return groups
