@@ -180,6 +180,7 @@ def load(
     dtype: str = "auto",
     max_model_length: int | None = None,
     gpu_memory_utilization: float = 0.9,
+    tensor_parallel: int = 1,
     seed: int = 0,
     revision: str | None = None,
     attn_implementation: str | None = None,
@@ -192,6 +193,7 @@ def load(
         max_model_length: The maximum number of tokens in a prompt and its completion together. Default: the model's
             context length.
         gpu_memory_utilization: vLLM's share of a GPU's memory.
+        tensor_parallel: The number of GPUs that vLLM splits the model over; transformers has no such split.
         attn_implementation: transformers' attention kernel; vLLM has its own.
         options: Override the engine's own arguments; see `r1lab.engines.options`.
     """
@@ -204,12 +206,16 @@ def load(
             dtype=dtype,
             max_model_length=max_model_length,
             gpu_memory_utilization=gpu_memory_utilization,
+            tensor_parallel=tensor_parallel,
             seed=seed,
             revision=revision,
             trust_remote_code=trust_remote_code,
             options=options,
         )
         return VLLMEngine(llm)
+    if tensor_parallel > 1:
+        what = f"{tensor_parallel}: only vLLM splits a model over GPUs, and the engine here is transformers"
+        raise UserError(f"rollout.tensor_parallel: {what}: install vLLM, or remove it")
     import torch
 
     from r1lab.engines.transformers import TransformersEngine
@@ -228,7 +234,7 @@ def load(
 
 
 def connect(
-    url: str,
+    url: str | Sequence[str],
     model: str,
     *,
     max_concurrent: int = 32,
@@ -236,16 +242,18 @@ def connect(
     max_failed: float = 0.0,
     options: dict | None = None,
 ) -> Engine:
-    """Returns an engine for an OpenAI-compatible server, after checking that it answers and serves the model.
+    """Returns an engine for OpenAI-compatible servers, after checking that each answers and serves the model.
 
     Args:
+        url: The address of a server, or of several ones that share the requests.
         max_failed: The share of the prompts that may fail.
         options: Further fields for the body of each request.
     """
     from r1lab.engines.address import models_served
     from r1lab.engines.server import ServerEngine
 
-    models_served(url, model)
+    for one in [url] if isinstance(url, str) else url:
+        models_served(one, model)
     return ServerEngine(
         url,
         model,

@@ -27,6 +27,7 @@ class Failure(Exception):
         after: Seconds to wait before the retry, if the server says so.
         split: Whether the cause may be that the server does not support `n`.
         advice: The fix, if it is known already; then no other request can succeed either.
+        url: The address of the server, once it is known.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Failure(Exception):
     ):
         super().__init__(what)
         self.status, self.again, self.after, self.split, self.advice = status, again, after, split, advice
+        self.url = ""
 
 
 def completions(body: bytes, n: int, max_tokens: int) -> tuple[list[Completion], bool]:

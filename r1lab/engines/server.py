@@ -1,4 +1,7 @@
-"""An OpenAI-compatible server as an engine: concurrent requests, with retries when the server fails.
+"""OpenAI-compatible servers as an engine: concurrent requests, with retries when a server fails.
+
+Each request goes to the server with the fewest requests in progress. When a server fails, its requests go to another
+one, and new ones only if all others are failing too, until it is tried again after `RESTING` seconds.
 
 Servers differ, and the engine adapts. It stops sending a field that OpenAI's API lacks once the server refuses it by
 name, and a temperature or `top_p` that the model does not support; it renames `max_tokens` to `max_completion_tokens`;
@@ -13,7 +16,8 @@ import re
 import threading
 import time
 from collections.abc import Collection, Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import AsyncExitStack, closing
+from dataclasses import dataclass
 
 import httpx
 
@@ -24,6 +28,7 @@ from r1lab.errors import UserError
 from r1lab.net import client_settings
 
 FAILURES_IN_A_ROW = 10  # after this number of them the server is taken to be down, or to refuse every request
+RESTING = 30.0  # seconds in which a server that failed gets no requests that another one can take
 _UNSUPPORTED = re.compile(
     r"unsupported|not support|only the default|unrecogni|unknown|unexpected|not (be )?(allowed|permitted|accept)"
     r"|cannot both|extra|deprecated|removed",
@@ -32,17 +37,38 @@ _UNSUPPORTED = re.compile(
 _jitter = random.Random()  # not the global generator, whose seed decides what others sample
 
 
+@dataclass
+class Line:
+    """The connection to one of the servers.
+
+    Attributes:
+        url: The server's address.
+        client: Sends the requests.
+        gate: Lets `max_concurrent` requests through at a time.
+        asked: The number of requests in progress, waiting ones included.
+        total: The number of requests so far.
+        resting: When a server that failed is tried again.
+    """
+
+    url: str
+    client: httpx.AsyncClient
+    gate: asyncio.Semaphore
+    asked: int = 0
+    total: int = 0
+    resting: float = 0.0
+
+
 class ServerEngine:
-    """Generation on an OpenAI-compatible server: an `r1lab.engines.Engine`.
+    """Generation on OpenAI-compatible servers: an `r1lab.engines.Engine`.
 
     Args:
-        url: The server's address, including `/v1`.
+        url: The server's address, including `/v1`; or those of several servers of the same kind with the same model.
         model: The server's name for the model.
         api_key_env: The environment variable that holds the key; if it is not set, no key is sent.
-        max_concurrent: The maximum number of requests at a time.
-        requests_per_minute: The rate limit; requests are spread evenly. None for no limit.
+        max_concurrent: The maximum number of requests at a time to each server.
+        requests_per_minute: The rate limit of each server; requests are spread evenly. None for no limit.
         retries: The maximum number of retries after a failed connection, a timeout, a 429, a 5xx, or an incomplete
-            response.
+            response, of all servers in turn.
         backoff: Seconds before the first retry; each further one waits twice as long, up to a minute, or as long as
             the server says.
         timeout: Seconds until a response must be complete.
@@ -52,7 +78,7 @@ class ServerEngine:
 
     def __init__(
         self,
-        url: str,
+        url: str | Sequence[str],
         model: str,
         *,
         api_key_env: str = "OPENAI_API_KEY",
@@ -64,9 +90,11 @@ class ServerEngine:
         max_failed: float | None = 0.0,
         extra_body: dict | None = None,
     ):
-        self.url, self.model, self.api_key_env = checked(url), model, api_key_env
+        self.urls = [checked(one) for one in ([url] if isinstance(url, str) else url)]
+        self.model, self.api_key_env = model, api_key_env
         self.key = key_of(api_key_env)
-        client_settings(self.url)  # raises if they cannot work, before the first request
+        for one in self.urls:
+            client_settings(one)  # raises if they cannot work, before the first request
         self.max_concurrent, self.interval = max_concurrent, 60 / requests_per_minute if requests_per_minute else 0.0
         self.retries, self.backoff, self.timeout = retries, backoff, timeout
         self.max_failed, self.extra_body = max_failed, extra_body or {}
@@ -75,7 +103,7 @@ class ServerEngine:
         self.one_by_one = False  # it does not support `n` > 1
         self.limit = "max_tokens"  # its name for the maximum number of new tokens
         self.dropped: set[str] = set()  # sampling parameters that it refuses
-        self._next_slot = 0.0
+        self._next_slot = dict.fromkeys(self.urls, 0.0)
         self._warned_at: dict[str, float] = {}
 
     def together(self, n: int) -> int:
@@ -89,7 +117,7 @@ class ServerEngine:
         with closing(self.answers(prompts, sampling, done=done)) as answers:
             for i, answer in answers:
                 if isinstance(answer, Failure):
-                    self._warn(f"prompt {i + 1} of {len(prompts)} is left out: {answer}")
+                    self._warn(answer.url, f"prompt {i + 1} of {len(prompts)} is left out: {answer}")
                 else:
                     yield i, answer
 
@@ -167,22 +195,26 @@ class ServerEngine:
         async def work() -> None:
             for i, prompt in waiting:
                 try:
-                    put((i, await self._group(client, prompt, n, sampling)))
+                    put((i, await self._group(lines, prompt, n, sampling)))
                 except Failure as failure:
                     put((i, failure))
 
-        settings = {"headers": headers, "limits": limits, "timeout": timeout, **client_settings(self.url)}
-        async with httpx.AsyncClient(**settings) as client:
+        async with AsyncExitStack() as stack:
+            lines = []
+            for url in self.urls:
+                settings = {"headers": headers, "limits": limits, "timeout": timeout, **client_settings(url)}
+                client = await stack.enter_async_context(httpx.AsyncClient(**settings))
+                lines.append(Line(url, client, asyncio.Semaphore(self.max_concurrent)))
             async with asyncio.TaskGroup() as group:
-                for _ in range(min(self.max_concurrent, len(pending))):
+                for _ in range(min(self.max_concurrent * len(lines), len(pending))):
                     group.create_task(work())
 
-    async def _group(self, client: httpx.AsyncClient, prompt: Prompt, n: int, sampling: dict) -> list[Completion]:
+    async def _group(self, lines: list[Line], prompt: Prompt, n: int, sampling: dict) -> list[Completion]:
         """Requests `n` completions, one by one if the server does not support `n`."""
         refused = None
         if n == 1 or not self.one_by_one:
             try:
-                return await self._request(client, prompt, n, sampling)
+                return await self._request(lines, prompt, n, sampling)
             except Failure as failure:
                 if n == 1 or not failure.split:
                     raise
@@ -190,27 +222,42 @@ class ServerEngine:
         group = []
         for i in range(n):
             seed = {"seed": self.extra_body["seed"] + i} if "seed" in self.extra_body else {}
-            group += await self._request(client, prompt, 1, sampling | seed)
+            group += await self._request(lines, prompt, 1, sampling | seed)
         if refused is not None and not self.one_by_one:
             self.one_by_one = True
-            self._warn(f"{refused}; requesting completions one by one")
+            self._warn(refused.url, f"{refused}; requesting completions one by one")
         return group
 
-    async def _request(self, client: httpx.AsyncClient, prompt: Prompt, n: int, sampling: dict) -> list[Completion]:
-        for attempt in range(self.retries + 1):
+    async def _request(self, lines: list[Line], prompt: Prompt, n: int, sampling: dict) -> list[Completion]:
+        attempt, failed = 0, set()
+        while True:
+            now = time.monotonic()
+            line = min(lines, key=lambda line: (line.url in failed, line.resting > now, line.asked, line.total))
+            line.asked, line.total = line.asked + 1, line.total + 1
             try:
-                return await self._send(client, prompt, n, sampling)
+                async with line.gate:
+                    return await self._send(line, prompt, n, sampling)
             except Failure as failure:
-                failure.args = (shown(failure, self.key),)
-                if not failure.again or attempt == self.retries or failure.after > self.timeout:
+                failure.args, failure.url = (shown(failure, self.key),), line.url
+                if not failure.again:
                     raise
-                self._next_slot = max(self._next_slot, time.monotonic() + failure.after)  # for all later requests
+                failed.add(line.url)
+                line.resting = time.monotonic() + RESTING
+                # For all later requests to this server.
+                self._next_slot[line.url] = max(self._next_slot[line.url], time.monotonic() + failure.after)
+                if len(failed) < len(lines):
+                    self._warn(line.url, f"{failure}; requesting from another server")
+                    continue
+                if attempt == self.retries or failure.after > self.timeout:
+                    raise
                 wait = max(failure.after, min(60.0, self.backoff * 2**attempt) * _jitter.uniform(0.5, 1.0))
-                self._warn(f"{failure}; retrying")
+                self._warn(line.url, f"{failure}; retrying")
+            finally:
+                line.asked -= 1
             await asyncio.sleep(wait)
-        raise AssertionError("unreachable")
+            attempt, failed = attempt + 1, set()
 
-    async def _send(self, client: httpx.AsyncClient, prompt: Prompt, n: int, sampling: dict) -> list[Completion]:
+    async def _send(self, line: Line, prompt: Prompt, n: int, sampling: dict) -> list[Completion]:
         """Sends one request, or several until it is known which fields the server refuses."""
         if isinstance(prompt, str):
             path, content = "completions", {"prompt": prompt}
@@ -229,19 +276,21 @@ class ServerEngine:
             fixed = {limit if name == "max_tokens" else name: value for name, value in fixed.items()
                      if name not in dropped}  # fmt: skip
             body = {"model": self.model, **content, "n": n, **optional, **self.extra_body, **fixed}
-            response = await self._post(client, path, body)
+            response = await self._post(line, path, body)
             if response.is_success:
                 group, opened = completions(response.content, n, sampling["max_tokens"])
-                self._learn(limit, dropped, sampling)
+                self._learn(line.url, limit, dropped, sampling)
                 if opened:
-                    self._note("its chat template opens the thinking, so <think> was put back into its responses")
+                    self._note(
+                        line.url, "its chat template opens the thinking, so <think> was put back into its responses"
+                    )
                 return group
             refused = [name for name in optional if re.search(rf"\b{name}\b", response.text)]
             if response.status_code not in (400, 422):
                 raise refusal(response)
             if refused:
                 self.left_out.update(refused)
-                self._warn(f"does not support {', '.join(refused)}: not sent, so its own defaults apply")
+                self._warn(line.url, f"does not support {', '.join(refused)}: not sent, so its own defaults apply")
                 continue
             # These changes are kept only if the server then answers: the error may be about a value, not a field.
             first = first or refusal(response)
@@ -252,49 +301,49 @@ class ServerEngine:
             else:
                 raise first if "max_completion_tokens" in response.text else refusal(response)
 
-    def _learn(self, limit: str, dropped: set[str], sampling: dict) -> None:
+    def _learn(self, url: str, limit: str, dropped: set[str], sampling: dict) -> None:
         """Keeps the changes after which the server answered, for all later requests."""
         if limit != "max_tokens" and limit != self.limit:
             self.limit = limit
-            self._warn(f"does not support max_tokens: {limit} is sent instead")
+            self._warn(url, f"does not support max_tokens: {limit} is sent instead")
         for name in sorted(dropped - self.dropped):
             self.dropped.add(name)
-            self._note(f"does not support {name}: {sampling[name]:g}, so it samples with its own {name}")
+            self._note(url, f"does not support {name}: {sampling[name]:g}, so it samples with its own {name}")
 
-    async def _post(self, client: httpx.AsyncClient, path: str, body: dict) -> httpx.Response:
+    async def _post(self, line: Line, path: str, body: dict) -> httpx.Response:
         now = time.monotonic()
-        slot = max(now, self._next_slot)
-        self._next_slot = slot + self.interval
+        slot = max(now, self._next_slot[line.url])
+        self._next_slot[line.url] = slot + self.interval
         await asyncio.sleep(slot - now)
         try:
             async with asyncio.timeout(self.timeout):
-                return await client.post(f"{self.url}/{path}", content=json.dumps(body))
+                return await line.client.post(f"{line.url}/{path}", content=json.dumps(body))
         except TimeoutError:
             raise Failure(f"no complete response in {self.timeout:g} s", status=408) from None
         except httpx.RequestError as error:
             raise broken(error) from None
 
-    def _note(self, what: str) -> None:
-        if f"{self.url}: {what}" not in self.notes:
-            self.notes.append(f"{self.url}: {what}")
-            self._warn(what)
+    def _note(self, url: str, what: str) -> None:
+        if f"{url}: {what}" not in self.notes:
+            self.notes.append(f"{url}: {what}")
+            self._warn(url, what)
 
-    def _warn(self, what: str) -> None:
+    def _warn(self, url: str, what: str) -> None:
         """Prints a warning, but not the same one again within half a minute."""
-        now = time.monotonic()
-        if now - self._warned_at.get(what, float("-inf")) > 30:
-            self._warned_at[what] = now
-            print(f"warning: {self.url}: {what}", flush=True)
+        now, line = time.monotonic(), f"warning: {url}: {what}"
+        if now - self._warned_at.get(line, float("-inf")) > 30:
+            self._warned_at[line] = now
+            print(line, flush=True)
 
     def _error(self, failure: Failure, failed: int, good: int) -> str:
         known = []
         if failure.status == 404:
             try:
-                known = models(get_models(self.url, self.key))
+                known = models(get_models(failure.url, self.key))
             except httpx.RequestError:
                 pass  # the 404 is reported
-        fix = advice(failure, self.url, self.model, known, self.api_key_env)
-        return f"rollout.url: {self.url}: {failure} ({failed} of {failed + good} prompts failed); {fix}"
+        fix = advice(failure, failure.url, self.model, known, self.api_key_env)
+        return f"rollout.url: {failure.url}: {failure} ({failed} of {failed + good} prompts failed); {fix}"
 
 
 def _unsupported(said: str, sent: dict) -> str | None:

@@ -12,7 +12,7 @@ from r1lab.plan.memory import Adapters, Layout, Memory, Precision, Sharding, Tra
 from r1lab.recipe import batch, trl_fields
 from r1lab.recipe.batch import Batch
 from r1lab.recipe.schema import GrpoRecipe, StageRecipe, Trained, is_trained
-from r1lab.recipe.sections import Eval, GrpoTrain, Lora, Rollout
+from r1lab.recipe.sections import Eval, EvalRollout, GrpoTrain, Launch, Lora, Rollout
 
 PROCESS, VLLM = 0.53, 0.17
 """GiB of a stage's process on a CPU before it loads a model, and of vLLM's import, which TRL's GRPO trainer does with
@@ -299,15 +299,18 @@ def _generates(
     evaluation: Eval | None = getattr(recipe, "eval", None)
     written, n, greedy = generating.sample_sizes(rollout, evaluation)
     length, rows = found.prompt + written, (questions or 1) * (n + greedy)
+    launch: Launch | None = getattr(recipe, "launch", None)
+    of_device = -(-rows // (launch.ranks if launch else 1))
     short = ""
     if generating.uses_vllm(rollout):
-        share, short = generating.vllm(rollout, device, shape, size, length)
+        split = rollout.tensor_parallel if isinstance(rollout, EvalRollout) else 1
+        share, short = generating.vllm(rollout, device, shape, size, length, split)
         at_once = generating.at_once(share.kv_cache, shape, size, length)
     else:
         several = {"prompt": found.prompt, "written": written, "n": n, "rows": questions or 1}
         share, at_once = generating.transformers(shape, size, **several)
         share = memory.plus(share, Memory(weights=shape.parameters * size))
-    seconds = {"rows": rows, "at_once": at_once, "prompt": found.prompt, "completion": written, "size": size}
+    seconds = {"rows": of_device, "at_once": at_once, "prompt": found.prompt, "completion": written, "size": size}
     flops = cost.forward(shape, rows * written, found.prompt + written / 2)
     flops += cost.forward(shape, (questions or 1) * found.mean, found.mean / 2)
     return StagePlan(

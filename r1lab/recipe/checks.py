@@ -123,6 +123,8 @@ def stage_problems(recipe: StageRecipe) -> Problems:
     rollout: Rollout | None = getattr(recipe, "rollout", None)
     if rollout:
         found += engine_problems(rollout)
+    if isinstance(recipe, EvalRecipe | SampleRecipe):
+        found += workers_problems(recipe)
     prompt: Prompt | None = getattr(recipe, "prompt", None)
     if prompt:
         found += prompt_problems(prompt, server=rollout is not None and rollout.engine == "server")
@@ -152,6 +154,20 @@ def engine_problems(rollout: Rollout) -> Problems:
         return [(("rollout", "engine"), "server: GRPO's rollouts need the current weights of the policy: set auto")]
     if server and isinstance(rollout, EvalRollout) and not rollout.url:
         return [(("rollout", "engine"), "server: needs `rollout.url`, as in http://localhost:8000/v1")]
+    return []
+
+
+def workers_problems(recipe: EvalRecipe | SampleRecipe) -> Problems:
+    """Whether the GPUs of a node can be dealt to workers with `rollout.tensor_parallel` GPUs each."""
+    split, gpus = recipe.rollout.tensor_parallel, recipe.launch.gpus
+    if "tensor_parallel_size" in recipe.rollout.options:
+        return [
+            (("rollout", "options", "tensor_parallel_size"), "not set here: set `rollout.tensor_parallel` instead")
+        ]
+    if gpus % split:
+        fitting = -(-gpus // split) * split
+        what = f"{split}: launch.gpus is {gpus}, which is not a multiple of it: set launch.gpus to {fitting}"
+        return [(("rollout", "tensor_parallel"), what)]
     return []
 
 

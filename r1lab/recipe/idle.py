@@ -25,7 +25,7 @@ _INSTEAD = {
     ("reward", "model", "lora"): "it trains all weights",
 }
 _SERVER = ("url", "max_concurrent", "requests_per_minute")
-_VLLM = ("max_model_length", "gpu_memory_utilization")
+_VLLM = ("max_model_length", "gpu_memory_utilization", "tensor_parallel")
 _TRL_EVAL = ("per_device_eval_batch_size", "eval_delay", "eval_accumulation_steps", "batch_eval_metrics")
 _VLLM_TRAIN = frozenset(key for key in trl_fields.GRPO if key.startswith("vllm_"))
 _LOADING = ("revision", "dtype", "attn_implementation", "trust_remote_code")
@@ -77,6 +77,9 @@ def _by_other_keys(kind: str, data: dict) -> Iterator[Idle]:
         yield from ((("rollout", key), "has no effect without rollout.engine: server", by_engine) for key in _SERVER)
     if server or engine == "transformers":
         yield from ((("rollout", key), with_engine, by_engine) for key in _VLLM)
+    if server:
+        why = f"{with_engine}: a list of servers in rollout.url shares the requests"
+        yield from ((("launch", key), why, by_engine) for key in ("gpus", "nodes"))
     held = data.get("train")
     train = held if isinstance(held, dict) else {}
     why = "has no effect: training does not use it for evaluation"

@@ -156,12 +156,18 @@ class Rollout(Section):
 class EvalRollout(Rollout):
     """How an evaluation generates; temperature and number of answers are in `eval`.
 
-    The engine `server` sends requests for the model `model.path` to an OpenAI-compatible server at `url`.
+    The engine `server` sends requests for the model `model.path` to an OpenAI-compatible server at `url`; of several
+    servers, each request goes to the one with the fewest requests in progress. `max_concurrent` and
+    `requests_per_minute` apply to each server.
+
+    With other engines, several workers share the prompts, and each has `tensor_parallel` of the `launch.gpus`, over
+    which vLLM splits the model.
     """
 
-    url: str | None = None
+    url: str | list[str] | None = None
     max_concurrent: int = Field(default=32, ge=1)
     requests_per_minute: int | None = Field(default=None, ge=1)
+    tensor_parallel: int = Field(default=1, ge=1)
 
 
 class SampleRollout(EvalRollout):

@@ -30,6 +30,7 @@ _NOT_TRAIN = (
 )  # fmt: skip
 _NOT_ROLLOUT = (
     "url", "max_concurrent", "requests_per_minute", "max_model_length", "gpu_memory_utilization", "options",
+    "tensor_parallel",
 )  # fmt: skip
 
 

@@ -62,7 +62,7 @@ def run(
     config = recipes.resolved(recipe)
     run_dir = Path(runs_dir) / checked_name(name or config["name"])
     stages = stage_runs(config, run_dir)
-    if any(stage.ranks > 1 for stage in stages):
+    if any(stage.gpus * stage.nodes > 1 for stage in stages):
         here = hardware.gpus()
         refused = [(stage.name, launch.refused(stage.gpus, stage.nodes, here)) for stage in stages]
         if problems := [f"{name}: {'.'.join(why[0])}: {why[1]}: {why[2]}" for name, why in refused if why]:

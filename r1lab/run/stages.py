@@ -32,7 +32,8 @@ class StageRun:
 
     @property
     def ranks(self) -> int:
-        return self.gpus * self.nodes
+        split = (self.config.get("rollout") or {}).get("tensor_parallel", 1)  # GPUs of a worker that generates
+        return self.gpus // split * self.nodes
 
     @property
     def timeout(self) -> int:

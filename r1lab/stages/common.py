@@ -135,6 +135,7 @@ def load_engine(recipe: Generates, *, max_failed: float = 0.0) -> engines.Engine
         dtype=recipe.model.dtype,
         max_model_length=rollout.max_model_length,
         gpu_memory_utilization=rollout.gpu_memory_utilization,
+        tensor_parallel=rollout.tensor_parallel if isinstance(rollout, EvalRollout) else 1,
         seed=recipe.seed,
         revision=recipe.model.revision,
         attn_implementation=recipe.model.attn_implementation,

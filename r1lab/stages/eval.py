@@ -30,7 +30,7 @@ def run(recipe: EvalRecipe, run_dir: Path) -> int:
     example because another model is now in the same folder.
     """
     started = time.time()
-    own_devices()
+    own_devices(recipe.rollout.tensor_parallel)
     tasks = eval_tasks(recipe)
     tokenizer = None if recipe.rollout.engine == "server" else load_tokenizer(recipe)
     doing(run_dir, f"loading the model, starting {engines.description(recipe.rollout.engine)}")

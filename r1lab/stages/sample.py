@@ -34,7 +34,7 @@ def run(recipe: SampleRecipe, run_dir: Path) -> int:
     `r1lab.stages.parts`, and an interrupted stage resumes from there.
     """
     started = time.time()
-    own_devices()
+    own_devices(recipe.rollout.tensor_parallel)
     tokenizer = None if recipe.rollout.engine == "server" else load_tokenizer(recipe)
     rows = build_rows(recipe.data, seed=recipe.seed, run_dir=run_dir, tokenizer=tokenizer)
     grader = build_grader([r.model_dump() for r in recipe.rewards]) if recipe.rewards else None

@@ -383,3 +383,39 @@ def test_what_trl_would_take_without_an_effect_or_fail_on_late_is_refused(write,
 def test_settings_of_vllm_are_refused_beside_another_engine(write):
     (problem,) = problems(write(f"{GRPO}  vllm_enable_sleep_mode: true\nrollout: {{engine: transformers}}\n"))
     assert "train.vllm_enable_sleep_mode: has no effect with rollout.engine: transformers" in problem
+
+
+# Workers and servers of an evaluation
+
+EVALUATION = """\
+stage: eval
+model: {path: "embedded:tiny-qwen2"}
+data: {builder: arithmetic}
+rewards: [{name: exact_match}]
+"""
+
+
+def test_workers_have_whole_numbers_of_gpus(tmp_path):
+    path = tmp_path / "e.yaml"
+    path.write_text(EVALUATION)
+    for gpus, split in ((4, 2), (4, 4), (3, 1)):
+        loaded = loading.load([str(path), f"launch.gpus={gpus}", f"rollout.tensor_parallel={split}"])
+        assert loaded.rollout.tensor_parallel == split
+    said = "rollout.tensor_parallel: 4: launch.gpus is 6, which is not a multiple of it: set launch.gpus to 8"
+    assert said in problem(str(path), "launch.gpus=6", "rollout.tensor_parallel=4")
+    said = "rollout.tensor_parallel: has no effect with rollout.engine: transformers"
+    settings = ["launch.gpus=2", "rollout.tensor_parallel=2"]
+    assert said in problem(str(path), *settings, "rollout.engine=transformers")
+    said = "not set here: set `rollout.tensor_parallel` instead"
+    assert said in problem(str(path), "rollout.engine=vllm", "rollout.options={tensor_parallel_size: 2}")
+
+
+def test_servers_are_a_list_and_need_no_workers(tmp_path):
+    path = tmp_path / "e.yaml"
+    path.write_text(EVALUATION)
+    urls = "rollout.url=[http://a:8000/v1, http://b:8000/v1]"
+    loaded = loading.load([str(path), "rollout.engine=server", urls])
+    assert loaded.rollout.url == ["http://a:8000/v1", "http://b:8000/v1"]
+    assert "needs `rollout.url`" in problem(str(path), "rollout.engine=server", "rollout.url=[]")
+    said = "launch.gpus: has no effect with rollout.engine: server: a list of servers in rollout.url"
+    assert said in problem(str(path), "rollout.engine=server", urls, "launch.gpus=2")

@@ -63,6 +63,7 @@ OTHER = {
     "train": {"max_steps": 3},
 } | {f"alarms.{name}": None for name in ("entropy", "length", "truncated", "kl", "no_signal", "drift", "loss")}
 NEEDS = {
+    "rollout.tensor_parallel": {"launch": {"gpus": 3}},
     "rollout.max_concurrent": {"rollout": {"engine": "server", "url": "http://localhost:8000/v1"}},
     "rollout.requests_per_minute": {"rollout": {"engine": "server", "url": "http://localhost:8000/v1"}},
     "rollout.url": {"rollout": {"engine": "server"}},
