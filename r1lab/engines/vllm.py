@@ -1,7 +1,6 @@
 """vLLM in process; in TRL's trainer, its weights are synced with the policy."""
 
 import os
-import types
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -12,6 +11,7 @@ import torch
 from r1lab.engines import Completion, Prompt, Sampling, check_prompt_length, rendered, seed_of
 from r1lab.models.loading import resolve, torch_dtype
 from r1lab.models.lora import merged_weights
+from r1lab.models.patched import with_names
 
 # vLLM reads these when it is imported. One process starts faster, needs less memory, and can be given new weights.
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
@@ -141,27 +141,6 @@ def load_weights(llm: LLM, named_parameters) -> None:
     llm.reset_prefix_cache()
 
 
-def with_names(function: Callable, **names) -> Callable:
-    """Returns a copy of a function that sees other objects under some names of its module; the module is unchanged.
-
-    This is for a function of another package that creates an object and has no parameter for its class.
-
-    Raises:
-        AttributeError: If the function does not use one of the names.
-    """
-    if missing := set(names) - set(function.__code__.co_names):
-        raise AttributeError(f"{function.__module__}.{function.__qualname__} does not use {', '.join(missing)}")
-    copy = types.FunctionType(
-        function.__code__,
-        {**function.__globals__, **names},
-        function.__name__,
-        function.__defaults__,
-        function.__closure__,
-    )
-    copy.__kwdefaults__ = function.__kwdefaults__
-    return copy
-
-
 class SyncedVLLM(vllm_generation.VLLMGeneration):
     """TRL's colocated vLLM, with a weight sync that also works if vLLM repacks its weights after loading.
 
@@ -214,8 +193,7 @@ class SyncedVLLM(vllm_generation.VLLMGeneration):
 
     def _iter_named_params(self):
         """Like TRL's, but a LoRA model is merged out of place: TRL's merge in place degrades a bfloat16 base."""
-        whole = not self._dist.is_fsdp and not is_deepspeed_zero3_enabled()
-        if not (is_peft_model(self.model) and whole):
+        if not is_peft_model(self.model) or is_deepspeed_zero3_enabled():
             yield from super()._iter_named_params()
             return
         for name, weight in merged_weights(self.model):

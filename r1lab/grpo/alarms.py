@@ -16,6 +16,7 @@ from typing import cast
 
 from transformers import TrainerCallback
 
+from r1lab import ranks
 from r1lab.errors import UserError
 from r1lab.recipe.schema import GrpoRecipe
 from r1lab.recipe.sections import Alarm, Alarms, MetricAlarm
@@ -146,14 +147,17 @@ class AlarmCallback(TrainerCallback):
         by_design = {"drift": None} if recipe.rollout.biased_sampling else {}
         self.alarms = recipe.alarms.model_copy(update=by_design)
         self.active = self.alarms.active()
-        rows = storage.read_jsonl(run_dir / "metrics.jsonl")
+        # Read once: rank 0 writes both while the other ranks still decide, and all have to decide alike.
+        rows, self.rollback = ranks.from_main(
+            lambda: (storage.read_jsonl(run_dir / "metrics.jsonl"), read_rollback(run_dir))
+        )
         self.history = [_metrics(row) for row in rows if row.get("phase") == "train"]
         self.skipped = False  # whether an update was skipped since the last log
         self.warned = {(row["alarm"], row["since"]) for row in rows if "alarm" in row}
 
     def on_train_begin(self, args, state, control, *, optimizer, lr_scheduler, **kwargs):
         """Applies a rollback's learning rate; a checkpoint restores the one that it was saved with."""
-        factor = read_rollback(self.run_dir)["learning_rate_factor"]
+        factor = self.rollback["learning_rate_factor"]
         if factor < 1 and args.learning_rate:
             ratio = args.learning_rate * factor / lr_scheduler.base_lrs[0]
             lr_scheduler.base_lrs = [rate * ratio for rate in lr_scheduler.base_lrs]
@@ -206,7 +210,7 @@ class AlarmCallback(TrainerCallback):
                 self._warn(state, message, step=state.global_step, alarm=episode.name, since=episode.since)
             return
         good = last_good(Path(args.output_dir), episode.since)
-        before = read_rollback(self.run_dir)
+        before = self.rollback
         if do == "stop" or episode.name in before["alarms"]:
             again = ", again after a rollback" if do == "rollback" else ""
             raise UserError(f"{message}: stopped{again}; {self._fix(episode, good, args)}", status=1)
@@ -228,7 +232,7 @@ class AlarmCallback(TrainerCallback):
         """Returns the last good checkpoint, and the arguments with which to continue."""
         # The folder of a pipeline's stage is in the run's folder.
         stage = f"stages.{self.recipe.name}." if (self.run_dir.parent / "config.yaml").is_file() else ""
-        factor = read_rollback(self.run_dir)["learning_rate_factor"] * self.alarms.learning_rate_factor
+        factor = self.rollback["learning_rate_factor"] * self.alarms.learning_rate_factor
         arguments = ["--name NEW", f"{stage}train.learning_rate={args.learning_rate * factor:.3g}"]
         if good and self.recipe.model.lora is None:  # with LoRA a checkpoint has only the adapter
             arguments.insert(1, f"{stage}model.path={good}")

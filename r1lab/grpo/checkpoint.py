@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import load_model, save_model
+from safetensors.torch import save_model
 
+from r1lab import ranks
+from r1lab.engines import seed_of
+from r1lab.models import shard
 from r1lab.rundir import storage
 
 if TYPE_CHECKING:
@@ -36,17 +39,21 @@ class SavedRollout:
 def save(trainer: GRPOTrainer, folder: Path) -> None:
     """Writes the trainer's own state. Call it before transformers writes its last file, which completes `folder`.
 
-    The rollout is saved if more updates on it follow, so that a resumed run trains on it too.
+    The rollout is saved if more updates on it follow, so that a resumed run with as many ranks trains on it too.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if trainer.chooser is not None and trainer.args.should_save:
         storage.write_json_atomic(folder / CHOOSER, trainer.chooser.state())
-    if trainer.args.sync_ref_model and trainer.args.should_save:
-        save_model(trainer.accelerator.unwrap_model(trainer.ref_model), str(folder / REFERENCE))
+    if trainer.args.sync_ref_model:
+        reference = shard.whole(trainer.accelerator, trainer.accelerator.unwrap_model(trainer.ref_model))
+        if reference is not None:  # rank 0
+            save_model(reference, str(folder / REFERENCE))
     if not trainer.rollout_is_due():
         state = {"micro_step": trainer._step, "inputs": trainer._buffered_inputs, "made": asdict(trainer.made)}
+        state["ranks"] = trainer.accelerator.num_processes
         state["rewards"] = trainer.rewards.statistics if trainer.rewards is not None else {}
         torch.save(state, folder / ROLLOUT.format(trainer.accelerator.process_index))
+    trainer.accelerator.wait_for_everyone()  # rank 0 writes that last file
 
 
 def load(trainer: GRPOTrainer, folder: Path) -> None:
@@ -54,10 +61,19 @@ def load(trainer: GRPOTrainer, folder: Path) -> None:
     if trainer.chooser is not None and (path := folder / CHOOSER).exists():
         trainer.chooser.load(json.loads(path.read_text(encoding="utf-8")))
     if trainer.args.sync_ref_model and (path := folder / REFERENCE).exists():
-        load_model(trainer.accelerator.unwrap_model(trainer.ref_model), path)
-    if (path := folder / ROLLOUT.format(trainer.accelerator.process_index)).exists():
-        state = torch.load(path, map_location=trainer.accelerator.device, weights_only=True)
+        shard.load(trainer.accelerator.unwrap_model(trainer.ref_model), path)
+    accelerator, step = trainer.accelerator, int(folder.name.rpartition("-")[2])
+    several = accelerator.num_processes > 1
+    if not (folder / (f"rng_state_{accelerator.process_index}.pth" if several else "rng_state.pth")).exists():
+        # The run had another number of ranks. Without this, its samples would have the random numbers of step 1.
+        torch.manual_seed(seed_of(trainer.args.seed, step * accelerator.num_processes + accelerator.process_index))
+    path = folder / ROLLOUT.format(accelerator.process_index)
+    state = torch.load(path, map_location=accelerator.device, weights_only=True) if path.exists() else {}
+    if not ranks.any_rank(not state or state.get("ranks", 1) != accelerator.num_processes):
         trainer._step, trainer._buffered_inputs = state["micro_step"], state["inputs"]
         trainer.made = SavedRollout(**state["made"])
         if trainer.rewards is not None:
             trainer.rewards.statistics.update(state["rewards"])
+    elif ranks.any_rank(bool(state)):
+        # Each rank had its rows of the rollout: as many ranks as now make a new one for the updates that are left.
+        trainer._step = step * trainer.args.gradient_accumulation_steps

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from accelerate.utils import gather_object
 
+from r1lab import ranks
 from r1lab.grading.grader import Graded, Grader, is_own, merged
 from r1lab.rundir import storage
 
@@ -20,6 +21,7 @@ class BatchRewards:
     Attributes:
         functions: One function per reward.
         statistics: For each reward the share of None and its reasons in the newest batch, over all ranks.
+        failed: For each reward the completions on which it failed since the start, over all ranks.
         newest: The newest batch of this rank, graded.
         any_thread: Whether groups may be graded early. A user's reward may need the main thread, like math-verify with
             its signal-based timeouts.
@@ -28,6 +30,7 @@ class BatchRewards:
     def __init__(self, grader: Grader, rows: list[dict], run_dir: Path, rank: int = 0):
         self.grader, self.rows, self.run_dir, self.rank = grader, rows, run_dir, rank
         self.statistics: dict = {}
+        self.failed: Counter = Counter()
         self.newest: Graded | None = None
         self.functions = [self._grade] + [self._hand_out(name) for name in grader.names[1:]]
         self.functions = [_named(f, name) for f, name in zip(self.functions, grader.names)]
@@ -47,6 +50,7 @@ class BatchRewards:
         group = self._waiting.setdefault(i // self._size, {})
         group[i] = list(token_ids)
         if len(group) == self._size:
+            ranks.beat(self.run_dir)
             self._early[i // self._size] = self._thread.submit(self._grade_group, sorted(group.items()))
 
     def _grade_group(self, group: list[tuple[int, list[int]]]) -> Graded:
@@ -60,6 +64,7 @@ class BatchRewards:
         if result is None or result.completions != [self.grader.prefill + text for text in completions]:
             result = self.grader.grade(completions, batch, completion_ids=completion_ids)
         self.newest = result
+        ranks.beat(self.run_dir)
         step = trainer_state.global_step + 1
         suffix = f".rank{self.rank}" if self.rank else ""
         path = self.run_dir / "samples" / f"step_{step:06d}{suffix}.jsonl"
@@ -71,7 +76,9 @@ class BatchRewards:
         )
         result.stop_if_failed(batch, path)
         statistics = merged([graded for graded, _ in self._rounds]).statistics()
-        self.statistics.update(merged_statistics(gather_object([statistics])))
+        both = gather_object([(statistics, self.grader.failed)])
+        self.statistics.update(merged_statistics([one for one, _ in both]))
+        self.failed = sum((failed for _, failed in both), Counter())
         return result.values[self.grader.names[0]]
 
     def _hand_out(self, name: str):
@@ -90,17 +97,17 @@ def _named(function, name: str):
     return named
 
 
-def merged_statistics(ranks: list[dict]) -> dict:
+def merged_statistics(of_ranks: list[dict]) -> dict:
     """Merges the share of None and the reasons of each reward over all ranks, whose batches have the same size.
 
-    >>> ranks = [{"a": {"none": 0.5, "reasons": {"wrong": 1}}}, {"a": {"none": 0.0, "reasons": {"wrong": 2}}}]
-    >>> merged_statistics(ranks)
+    >>> of_ranks = [{"a": {"none": 0.5, "reasons": {"wrong": 1}}}, {"a": {"none": 0.0, "reasons": {"wrong": 2}}}]
+    >>> merged_statistics(of_ranks)
     {'a': {'none': 0.25, 'reasons': {'wrong': 3}}}
     """
     return {
         name: {
-            "none": sum(rank[name]["none"] for rank in ranks) / len(ranks),
-            "reasons": dict(sum((Counter(rank[name]["reasons"]) for rank in ranks), Counter()).most_common()),
+            "none": sum(rank[name]["none"] for rank in of_ranks) / len(of_ranks),
+            "reasons": dict(sum((Counter(rank[name]["reasons"]) for rank in of_ranks), Counter()).most_common()),
         }
-        for name in ranks[0]
+        for name in of_ranks[0]
     }

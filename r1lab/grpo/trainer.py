@@ -27,6 +27,8 @@ from r1lab.grpo.advantages import advantages
 from r1lab.grpo.curriculum import Chooser
 from r1lab.grpo.dynamic_sampling import chooser_for
 from r1lab.grpo.rewards import BatchRewards
+from r1lab.models import shard
+from r1lab.models.patched import with_names
 from r1lab.recipe import trial
 from r1lab.recipe.sections import Curriculum, DynamicSampling, GrpoTrain
 
@@ -109,16 +111,15 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
         self._spent: defaultdict[str, float] = defaultdict(float)
         self.made = checkpoints.SavedRollout()  # the newest
         config = inspect.signature(grpo_trainer.GRPOTrainer).bind(*args, **kwargs).arguments.get("args")
+        # TRL has no arguments for these, so its constructor runs with others under their names.
+        names: dict[str, Any] = {"prepare_fsdp": shard.prepare}
         if config is not None and config.use_vllm:
-            from r1lab.engines.vllm import SyncedVLLM, with_names
+            from r1lab.engines.vllm import SyncedVLLM
 
-            # TRL has no argument for the class, so its constructor runs with another class under this name.
-            engine = partial(SyncedVLLM, skip_text=own.skip_text, options=self.options)
-            with_names(grpo_trainer.GRPOTrainer.__init__, VLLMGeneration=engine)(self, *args, **kwargs)
-        else:
-            if self.options and config is not None:
-                config.generation_kwargs = (config.generation_kwargs or {}) | self.options
-            super().__init__(*args, **kwargs)
+            names["VLLMGeneration"] = partial(SyncedVLLM, skip_text=own.skip_text, options=self.options)
+        elif self.options and config is not None:
+            config.generation_kwargs = (config.generation_kwargs or {}) | self.options
+        with_names(grpo_trainer.GRPOTrainer.__init__, **names)(self, *args, **kwargs)
         if dynamic_sampling or curriculum:
             self.chooser = chooser_for(self, tasks, curriculum)
         # A loss that is a sum over rows can be computed in any parts, but these terms need a whole micro-batch.
@@ -291,7 +292,13 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
 
     @contextmanager
     def _held_back(self, model):
-        """A context in which gradients are not synchronized between ranks, as in gradient accumulation."""
+        """A context in which gradients are not synchronized between ranks, as in gradient accumulation.
+
+        Sharded gradients always are: otherwise each rank would keep those of all weights until the end of the step.
+        """
+        if self.is_fsdp_enabled:
+            yield
+            return
         state = self.accelerator.gradient_state
         last = state.sync_gradients
         state._set_sync_gradients(False)

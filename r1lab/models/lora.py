@@ -24,7 +24,7 @@ def merged_weights(model) -> Iterator[tuple]:
 
     peft's `merge_adapter` and `unmerge_adapter` round the base's own weights each time, and requantize those of a
     quantized base. Here a quantized base is dequantized, and the sum is rounded once, to the dtype that the base was
-    loaded with.
+    loaded with. Weights that FSDP2 has sharded are gathered; all ranks have to go through all of them.
 
     Args:
         model: A `PeftModel` with one LoRA adapter.
@@ -32,6 +32,7 @@ def merged_weights(model) -> Iterator[tuple]:
     import torch
     from peft.tuners.lora import LoraLayer
     from peft.utils.integrations import dequantize_module_weight
+    from torch.distributed.tensor import DTensor
 
     base = model.get_base_model()
     quantized = hasattr(base.config, "quantization_config")
@@ -49,6 +50,8 @@ def merged_weights(model) -> Iterator[tuple]:
                         # Every subclass of LoraLayer has this method, but the base class does not.
                         delta = layer.get_delta_weight(adapter)  # pyright: ignore[reportAttributeAccessIssue]
                         weight = weight + delta
+        if isinstance(weight, DTensor):
+            weight = weight.full_tensor()
         yield f"{layer_name}.{kind}", weight.to(base.config.dtype if quantized else parameter.dtype)
 
 

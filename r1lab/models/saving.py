@@ -128,31 +128,38 @@ def repaired(generation_config) -> list[str]:
     return []
 
 
-def compare(model, folder: Path, *, scores: bool = False, trust_remote_code: bool = False) -> float:
+def logits(model):
+    """Returns a model's logits for a few tokens, the same for each model of its vocabulary, as float32 on the CPU.
+
+    All ranks of a sharded model have to call it.
+    """
+    import torch
+
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    ids = torch.randint(0, vocabulary, (2, 32), generator=torch.Generator().manual_seed(0))
+    was_training = model.training
+    with torch.no_grad():
+        found = model.eval()(ids.to(model.device), use_cache=False).logits.float().cpu()
+    model.train(was_training)
+    return found
+
+
+def compare(model, folder: Path, *, ours=None, scores: bool = False, trust_remote_code: bool = False) -> float:
     """Returns how much a saved model differs from the trained one, in nats per token.
 
     The folder is loaded on the CPU, and both models get the same tokens. The difference is the |difference| of the
     log-probabilities of the next token, averaged over the distribution of the trained model.
 
     Args:
+        ours: The `logits` of the trained model, if `model` is only a copy of it for saving.
         scores: Whether it is a reward model, whose scores are compared.
 
     Raises:
         UserError: They differ by more than rounding explains.
     """
-    import torch
-
-    def logits(one) -> torch.Tensor:
-        with torch.no_grad():
-            return one(ids.to(one.device), use_cache=False).logits.float().cpu()
-
-    vocabulary = model.get_input_embeddings().weight.shape[0]
-    ids = torch.randint(0, vocabulary, (2, 32), generator=torch.Generator().manual_seed(0))
     dtype = str(model.dtype).removeprefix("torch.")
-    was_training = model.training
-    ours = logits(model.eval())
-    model.train(was_training)
-    theirs = logits(load_model(str(folder), dtype=dtype, scores=scores, trust_remote_code=trust_remote_code).eval())
+    ours = logits(model) if ours is None else ours
+    theirs = logits(load_model(str(folder), dtype=dtype, scores=scores, trust_remote_code=trust_remote_code))
     difference = (ours - theirs).abs().mean()
     if not scores:
         ours, theirs = ours.log_softmax(dim=-1), theirs.log_softmax(dim=-1)

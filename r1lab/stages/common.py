@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from r1lab import engines
+from r1lab import engines, ranks
 from r1lab.errors import UserError
 from r1lab.models import prompts
 from r1lab.recipe.schema import EvalRecipe, GrpoRecipe, SampleRecipe, StageRecipe
@@ -22,7 +22,10 @@ Generates = GrpoRecipe | SampleRecipe | EvalRecipe
 
 
 def note(run_dir: Path, message: str, phase: str = "note") -> None:
-    """Prints a line and writes it to the metrics, where the display of the run shows it."""
+    """Prints a line and writes it to the metrics, where the display of the run shows it; only rank 0 does so."""
+    ranks.beat(run_dir)
+    if not ranks.is_main():
+        return
     print(f"{phase}: {message}" if phase == "warning" else message, flush=True)
     storage.append_jsonl(run_dir / "metrics.jsonl", {"phase": phase, "time": time.time(), "message": message})
 
@@ -39,8 +42,9 @@ def doing(run_dir: Path, message: str) -> None:
 
 def report_gold(grader, rows: list[dict], run_dir: Path) -> None:
     """Warns about rows on which no completion can score, before any is generated; see `Grader.gold_problems`."""
-    for problem in grader.gold_problems(rows):
-        warn(run_dir, problem)
+    if ranks.is_main():
+        for problem in grader.gold_problems(rows):
+            warn(run_dir, problem)
 
 
 def load_tokenizer(recipe: StageRecipe) -> "PreTrainedTokenizerBase":

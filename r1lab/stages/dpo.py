@@ -8,8 +8,9 @@ from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
 from r1lab.errors import UserError
-from r1lab.models import prompts
+from r1lab.models import prompts, shard
 from r1lab.models.lora import lora_config
+from r1lab.models.patched import with_names
 from r1lab.recipe.schema import DpoRecipe
 from r1lab.stages.common import check_ids, doing, load_model, load_tokenizer, warn
 from r1lab.stages.rows import build_rows
@@ -17,6 +18,9 @@ from r1lab.stages.training import Metrics, train_and_save, trl_config
 
 
 class _Trainer(DPOTrainer):
+    def __init__(self, *args, **kwargs):
+        with_names(DPOTrainer.__init__, prepare_fsdp=shard.prepare)(self, *args, **kwargs)
+
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
         """Returns the rows unchanged, because they are tokenized already and TRL would add special tokens again."""
         return dataset
@@ -29,10 +33,10 @@ def run(recipe: DpoRecipe, run_dir: Path) -> int:
     rows = build_rows(recipe.data, seed=recipe.seed, run_dir=run_dir, tokenizer=tokenizer)
     check_pairs(rows)
     rows = _that_differ(rows, run_dir)
+    config = trl_config(DPOConfig, recipe, run_dir, max_length=None)  # before the model: it decides how to load it
     doing(run_dir, "loading the model")
     model = load_model(recipe)
     examples = _examples(recipe, rows, tokenizer, model, run_dir)
-    config = trl_config(DPOConfig, recipe, run_dir, max_length=None)
     trainer = _Trainer(
         model=model,
         args=config,

@@ -2,28 +2,32 @@
 
 import os
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+from accelerate.utils import gather_object
 from accelerate.utils.other import get_free_port
 from datasets import Dataset
 from transformers import TrainerCallback
 from trl.trainer.grpo_config import GRPOConfig
 
-from r1lab import engines
+from r1lab import engines, ranks
 from r1lab.errors import UserError
+from r1lab.evaluation import records
 from r1lab.grading.grader import build as build_grader
 from r1lab.grpo.alarms import AlarmCallback, RolledBack, finish_rollback, restart
 from r1lab.grpo.parity import Parity
 from r1lab.grpo.rewards import BatchRewards
 from r1lab.grpo.schedule import Scheduled
 from r1lab.grpo.trainer import GRPOTrainer
-from r1lab.models import prompts
+from r1lab.models import prompts, shard
 from r1lab.models.lora import lora_config, untie
 from r1lab.recipe import batch
 from r1lab.recipe.schema import GrpoRecipe
 from r1lab.recipe.sections import GrpoTrain
 from r1lab.stages.common import doing, load_model, load_tokenizer, report_gold
-from r1lab.stages.eval import evaluate, prepare
+from r1lab.stages.eval import evaluate, prepare, scores_of
 from r1lab.stages.rows import build_rows, eval_tasks
 from r1lab.stages.training import Metrics, StopOnInterrupt, check_saveable, finish, resume_point, trl_config
 
@@ -65,14 +69,13 @@ def run(recipe: GrpoRecipe, run_dir: Path) -> int:
         options=recipe.rollout.options,
         rendered=True,
     )
+    shard.all_ranks_read()
     trainer.add_callback(Scheduled(trainer, recipe.schedule, grader.names))
     if trainer.use_vllm and recipe.rollout.top_p == 1 and recipe.rollout.top_k == 0:
         trainer.add_callback(Parity(trainer, [text for text, _ in rendered], run_dir))
     if recipe.eval and recipe.eval.every:
         trainer.add_callback(Evaluate(trainer, tokenizer, recipe, recipe.eval.every, run_dir, metrics))
-    with trainer.accelerator.main_process_first():
-        finish_rollback(run_dir)
-        checkpoint = resume_point(run_dir)
+    checkpoint = ranks.from_main(partial(_checkpoint, run_dir, sharded=trainer.is_fsdp_enabled))
     trainer.add_callback(AlarmCallback(recipe, run_dir))
     if recipe.alarms.loss and not trainer.use_vllm:
         trainer.generation_config.remove_invalid_values = True  # otherwise sampling fails before the alarm sees a loss
@@ -81,21 +84,25 @@ def run(recipe: GrpoRecipe, run_dir: Path) -> int:
             "model.lora.target_modules: vLLM does not support an adapter on the embedding or the head if they share a "
             "weight, as in this model: set rollout.engine: transformers, or remove that module"
         )
-    with StopOnInterrupt() as stop:
+    with StopOnInterrupt(run_dir) as stop:
         trainer.add_callback(stop)
         check_saveable(trainer, tokenizer, run_dir)
         try:
             trainer.train(resume_from_checkpoint=checkpoint)
         except RolledBack:
-            if trainer.accelerator.num_processes > 1:
-                # Ranks that restart one by one would find the old rendezvous of the others.
-                raise UserError("an alarm rolled the run back: run it again with --resume", status=1) from None
-            if not stop.interrupted:
+            if not stop.requested():
+                if ranks.world_size() > 1:  # restarted one by one, they would find the old rendezvous of the others
+                    return ranks.RESTART
                 restart()
-        if stop.interrupted:
+        if stop.stopped:
             return 130
         finish(trainer, recipe, run_dir, tokenizer, started)
     return 0
+
+
+def _checkpoint(run_dir: Path, *, sharded: bool) -> str | None:
+    finish_rollback(run_dir)
+    return resume_point(run_dir, sharded=sharded)
 
 
 def grpo_config(recipe: GrpoRecipe, run_dir: Path, longest: int) -> GRPOConfig:
@@ -167,27 +174,61 @@ def _row(recipe: GrpoRecipe, rewards: BatchRewards):
             "seconds_grading": round(logs.get("seconds/grading", 0.0), 3),
             "tokens_per_second": round(logs["tokens"] / max(seconds, 1e-6)),
         }
-        if grader.failed.total():
-            row["reward_errors"] = dict(grader.failed)  # since the start of this process
+        if rewards.failed.total():
+            row["reward_errors"] = dict(rewards.failed)  # since the start of this process
         return {key: value for key, value in row.items() if value is not None}
 
     return to_row
 
 
 class Evaluate(TrainerCallback):
-    """Evaluates the policy every `every` steps, with the engine that generates the rollouts."""
+    """Evaluates the policy every `every` steps, with the engine that generates the rollouts.
+
+    Each rank gets every n-th question; ranks with one too few answer another one again, because layers whose weights
+    are sharded need the same number of batches on every rank.
+    """
 
     def __init__(
         self, trainer: GRPOTrainer, tokenizer, recipe: GrpoRecipe, every: int, run_dir: Path, metrics: Metrics
     ):
         self.trainer, self.recipe, self.every, self.run_dir, self.metrics = trainer, recipe, every, run_dir, metrics
-        self.tasks = prepare(eval_tasks(recipe), recipe, tokenizer, run_dir)
+        self.tasks = {task.name: task for task in prepare(eval_tasks(recipe), recipe, tokenizer, run_dir)}
+        self.places = {
+            name: dealt(len(task.rows), ranks.rank(), ranks.world_size()) for name, task in self.tasks.items()
+        }
+        self.parts = {name: records.parts_of(name, task.rows) for name, task in self.tasks.items()}
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step % self.every == 0 and state.global_step < state.max_steps:
-            with self.trainer.engine() as engine:
-                scores, _ = evaluate(engine, self.tasks, self.recipe, self.run_dir)
+            scores = self.scores()
             if state.is_world_process_zero:
                 self.metrics.write(
                     {"phase": "eval", "step": state.global_step, "total": state.max_steps, "tasks": scores}
                 )
+
+    def scores(self) -> dict:
+        """Returns the scores by task, from the answers of all ranks."""
+        mine = [
+            replace(task, rows=[task.rows[i] for i in places], prompts=[task.prompts[i] for i in places])
+            for task, places in zip(self.tasks.values(), self.places.values())
+        ]
+        with self.trainer.engine() as engine:
+            _, questions = evaluate(engine, mine, self.recipe, self.run_dir)
+        found: dict[str, dict[int, dict]] = {name: {} for name in self.tasks}
+        for record in gather_object([self._numbered(record) for record in questions]):
+            found[record["task"]].setdefault(record["index"], record)
+        return scores_of([of_task[i] for of_task in found.values() for i in sorted(of_task)])
+
+    def _numbered(self, record: dict) -> dict:
+        """Returns a question's record with its number among the questions of all ranks, and its subtask there."""
+        name, index = record["task"], self.places[record["task"]][record["index"]]
+        return record | {"index": index, "subtask": self.parts[name][index]}
+
+
+def dealt(count: int, rank: int, of: int) -> list[int]:
+    """Returns the questions of a rank: the same number for every rank, so that some are dealt twice.
+
+    >>> dealt(5, 0, 2), dealt(5, 1, 2), dealt(1, 2, 3)
+    ([0, 2, 4], [1, 3, 0], [0])
+    """
+    return [place % count for place in range(rank, -(-count // of) * of, of)]

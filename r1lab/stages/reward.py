@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 from datasets import Dataset
+from transformers import set_seed
 from trl.trainer.reward_config import RewardConfig
 from trl.trainer.reward_trainer import RewardTrainer
 
@@ -43,10 +44,12 @@ def run(recipe: RewardRecipe, run_dir: Path) -> int:
         }
         for row, pair in judged
     ]
+    config = trl_config(RewardConfig, recipe, run_dir, max_length=limit)  # before the model: it decides how to load it
     doing(run_dir, "loading the model")
+    set_seed(recipe.seed)  # for the new head of scores
     trainer = RewardTrainer(
         model=load_model(recipe, scores=True),
-        args=trl_config(RewardConfig, recipe, run_dir, max_length=limit),
+        args=config,
         train_dataset=Dataset.from_list(examples),
         processing_class=tokenizer,
         callbacks=[Metrics(recipe, run_dir, _row)],

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from r1lab import lookup
+from r1lab import lookup, ranks
 from r1lab.data import operations
 from r1lab.data.calls import rows_of
 from r1lab.errors import UserError
@@ -68,7 +68,7 @@ def _operated(rows: list[dict], data: Data, seed: int, run_dir: Path | None, tok
         kept, removed = operations.decontaminate(
             rows, _evaluation_sets(data.decontaminate.against, seed), n=data.decontaminate.n
         )
-        if run_dir and removed:
+        if run_dir and removed and ranks.is_main():
             storage.write_jsonl(run_dir / "data.jsonl", removed)
         rows = report_removed(kept, "shared with an evaluation set (decontaminate; listed in data.jsonl)")
     if data.max_tokens and tokenizer is None:

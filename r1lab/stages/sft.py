@@ -4,6 +4,7 @@ import random
 import shutil
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from datasets.arrow_writer import ArrowWriter
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
+from r1lab import ranks
 from r1lab.errors import UserError
 from r1lab.models import loading, prompts, scratch
 from r1lab.models.lora import lora_config
@@ -36,22 +38,25 @@ def run(recipe: SftRecipe, run_dir: Path) -> int:
     for i, row in enumerate(rows):
         if not row.get("completion"):
             raise UserError(f"data: row {i + 1} has no completion, on which sft trains: add one")
-    doing(run_dir, "loading the model")
-    model, tokenizer = _model(recipe, rows, tokenizer)
-    doing(run_dir, "tokenizing the rows")
     own: dict[str, Any] = {"completion_only_loss": True} if "completion_only_loss" not in recipe.train else {}
     if "train_sampling_strategy" not in recipe.train:
         own["train_sampling_strategy"] = "sequential"
-    dataset = tokenized(recipe, rows, tokenizer, run_dir, model=model)
-    del rows  # the texts are not needed again, and there may be gigabytes of them
+    # Before the model: the process group and the way of sharding decide how it is loaded. Rows that are too long are
+    # left out or truncated here, so TRL needs no limit.
+    config = trl_config(SFTConfig, recipe, run_dir, **own, max_length=None)
+    doing(run_dir, "loading the model")
+    model, tokenizer = _model(recipe, rows, tokenizer)
+    doing(run_dir, "tokenizing the rows")
+    write = partial(tokenized, recipe, rows, tokenizer, run_dir, model=model)
+    dataset = Dataset.from_file(ranks.from_main(write))
+    del write, rows  # the texts are not needed again, and there may be gigabytes of them
     lengths = dataset["length"][:]
-    if recipe.train.get("packing"):
-        own["max_length"] = recipe.train.get("max_length") or max(lengths)
-    else:
-        own["max_length"] = None  # rows that are too long are already left out or truncated
-    config = trl_config(SFTConfig, recipe, run_dir, **own)
-    if "train_sampling_strategy" in own and not config.packing:
-        dataset = dataset.select(by_length(lengths, config.per_device_train_batch_size, seed=recipe.seed))
+    if config.packing:
+        config.max_length = recipe.train.get("max_length") or max(lengths)
+    elif "train_sampling_strategy" in own:
+        # However many ranks share a batch, it has the same rows.
+        batch = recipe.train.get("global_batch_size") or config.per_device_train_batch_size * ranks.world_size()
+        dataset = dataset.select(by_length(lengths, batch, seed=recipe.seed))
     trainer = SFTTrainer(
         model=model,
         args=config,
@@ -64,11 +69,12 @@ def run(recipe: SftRecipe, run_dir: Path) -> int:
     try:
         return train_and_save(trainer, recipe, run_dir, tokenizer, started)
     finally:
-        shutil.rmtree(run_dir / TOKENS)
+        if ranks.is_main():
+            shutil.rmtree(run_dir / TOKENS)
 
 
-def tokenized(recipe: SftRecipe, rows: list[dict], tokenizer, run_dir: Path, *, model=None) -> Dataset:
-    """Writes `input_ids`, `labels` and `length` of each row to an Arrow file in the run directory, and maps it.
+def tokenized(recipe: SftRecipe, rows: list[dict], tokenizer, run_dir: Path, *, model=None) -> str:
+    """Writes `input_ids`, `labels` and `length` of each row to an Arrow file in the run directory; returns its path.
 
     A token takes 8 bytes on disk, and none has to stay in memory; in Python lists it would take 60 bytes.
 
@@ -92,7 +98,7 @@ def tokenized(recipe: SftRecipe, rows: list[dict], tokenizer, run_dir: Path, *, 
         raise UserError(
             f"train.max_length: {recipe.train.get('max_length')}: all {len(rows)} rows are longer: raise it"
         )
-    return Dataset.from_file(str(file))
+    return str(file)
 
 
 def examples(recipe: SftRecipe, rows: list[dict], tokenizer, run_dir: Path, model) -> Iterator[dict]:
@@ -106,6 +112,8 @@ def examples(recipe: SftRecipe, rows: list[dict], tokenizer, run_dir: Path, mode
     whole = recipe.train.get("completion_only_loss") is False
     long = 0
     for number, row in enumerate(rows, 1):
+        if number % 1000 == 0:
+            ranks.beat(run_dir)
         example = prompts.example(row, tokenizer, **template)
         prompt, completion = example["prompt_ids"], example["completion_ids"]
         if _loses_thinking(row, completion, tokenizer):

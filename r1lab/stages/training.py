@@ -1,10 +1,12 @@
 """Code that all training stages share: TRL configuration, metrics, checkpoints, stopping and saving."""
 
+import datetime
 import os
 import shutil
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,8 +14,10 @@ from transformers import TrainerCallback
 
 from r1lab import interrupts, ranks
 from r1lab.errors import UserError
+from r1lab.models import shard
 from r1lab.recipe import batch
 from r1lab.recipe.schema import StageRecipe, Trained, is_trained
+from r1lab.recipe.sections import TrainLaunch
 from r1lab.rundir import directory, storage, trackers
 from r1lab.stages.common import doing, warn
 
@@ -34,9 +38,17 @@ def last_checkpoint(folder: Path) -> Path | None:
     return whole
 
 
-def resume_point(run_dir: Path) -> str | None:
-    """Returns the checkpoint to resume from, and removes the metrics and samples of later steps."""
+def resume_point(run_dir: Path, *, sharded: bool = False) -> str | None:
+    """Returns the checkpoint to resume from, and removes the metrics and samples of later steps.
+
+    Of several ranks, only rank 0 may call it, while the others wait: `ranks.from_main`.
+
+    Args:
+        sharded: Whether the training that resumes is sharded by FSDP2.
+    """
     checkpoint = last_checkpoint(run_dir / "checkpoints")
+    if checkpoint:
+        shard.fit_checkpoint(checkpoint, sharded=sharded)
     step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     metrics = run_dir / "metrics.jsonl"
     if metrics.exists():
@@ -68,12 +80,17 @@ class Metrics(TrainerCallback):
             self.trackers = [trackers.start(name, self.run_dir, config, step) for name in names]
 
     def on_step_begin(self, args, state, control, **kwargs):
+        ranks.beat(self.run_dir)
         if not self.seconds and state.is_world_process_zero:
             doing(self.run_dir, f"step {state.global_step + 1}, the first of this process")
         self.began = time.perf_counter()
 
     def on_step_end(self, args, state, control, **kwargs):
         self.seconds = time.perf_counter() - self.began  # without an evaluation, which runs before the log
+        ranks.beat(self.run_dir)
+
+    def on_save(self, args, state, control, **kwargs):
+        ranks.beat(self.run_dir)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero and logs and "loss" in logs:
@@ -95,10 +112,19 @@ class Metrics(TrainerCallback):
 
 class StopOnInterrupt(TrainerCallback):
     """On SIGINT, SIGTERM or SIGHUP, finishes the step, saves a checkpoint and stops; a second SIGINT or SIGTERM stops
-    immediately. As a context manager, it restores the previous handlers."""
+    immediately. As a context manager, it restores the previous handlers.
 
-    def __init__(self):
-        self.interrupted = False
+    Several ranks stop at the same step, the one that any of them is in when it gets the signal. A file `stop` in the
+    run directory has the effect of a signal, for launchers whose signals do not reach the ranks.
+
+    Attributes:
+        interrupted: Whether this rank was asked to stop.
+        stopped: Whether the training was stopped, the same on all ranks.
+    """
+
+    def __init__(self, run_dir: Path):
+        self.file = run_dir / "stop"
+        self.interrupted = self.stopped = False
 
     def __enter__(self):
         self._before = {number: signal.signal(number, self._request_stop) for number in interrupts.stop_signals()}
@@ -116,8 +142,13 @@ class StopOnInterrupt(TrainerCallback):
         self.interrupted = True
         print("interrupted: finishing this step and saving a checkpoint", flush=True)
 
+    def requested(self) -> bool:
+        """Whether any rank was asked to stop; all ranks have to call it at the same place."""
+        self.stopped = ranks.any_rank(self.interrupted or (ranks.is_main() and self.file.exists()))
+        return self.stopped
+
     def on_step_end(self, args, state, control, **kwargs):
-        if self.interrupted:
+        if self.requested():
             control.should_save = True
             control.should_training_stop = True
 
@@ -150,19 +181,47 @@ def trl_config(config_class: type[Config], recipe: StageRecipe, run_dir: Path, *
     # One row of metrics per step, because rates, alarms and samples are per step.
     owned |= {"logging_strategy": "steps", "logging_steps": 1}
     settings |= {"output_dir": str(run_dir / "checkpoints"), "seed": recipe.seed, **owned}
+    settings |= _group_settings(recipe)
     try:
-        return config_class(**settings)
+        config = config_class(**settings)
     except ValueError as error:  # TRL's own checks across fields
         raise UserError(f"train: {' '.join(str(error).split())}") from error
+    if settings.get("fsdp") and settings.get("use_cpu"):
+        shard.allow_cpu()
+    return config
+
+
+def _group_settings(recipe: StageRecipe) -> dict[str, Any]:
+    """Returns the settings with which transformers joins the process group of several ranks.
+
+    `launch.timeout` limits how long a rank waits for the others. A group on the CPU is made here, because transformers
+    neither makes one without `use_cpu` nor passes on the limit with it.
+    """
+    if ranks.world_size() == 1:
+        return {}
+    import torch
+
+    launch: TrainLaunch = getattr(recipe, "launch", TrainLaunch())
+    settings: dict[str, Any] = {"ddp_timeout": launch.timeout}
+    shard.off()
+    if launch.strategy == "fsdp2":
+        settings |= shard.settings()
+    if not torch.accelerator.is_available():
+        settings["use_cpu"] = True
+        if not torch.distributed.is_initialized():
+            torch.distributed.init_process_group("gloo", timeout=datetime.timedelta(seconds=launch.timeout))
+    return settings
 
 
 def train_and_save(trainer, recipe: Trained, run_dir: Path, tokenizer, started: float, **more) -> int:
     """Trains from the last checkpoint and saves the model; returns the exit status, 130 if a signal stopped it."""
-    with StopOnInterrupt() as stop:
+    with StopOnInterrupt(run_dir) as stop:
         trainer.add_callback(stop)
         check_saveable(trainer, tokenizer, run_dir)
-        trainer.train(resume_from_checkpoint=resume_point(run_dir))
-        if stop.interrupted:
+        shard.all_ranks_read()
+        resume = partial(resume_point, run_dir, sharded=trainer.is_fsdp_enabled)
+        trainer.train(resume_from_checkpoint=ranks.from_main(resume))
+        if stop.stopped:
             return 130
         finish(trainer, recipe, run_dir, tokenizer, started, **more)
     return 0
@@ -178,25 +237,29 @@ def check_saveable(trainer, tokenizer, run_dir: Path) -> None:
 
 def finish(trainer, recipe: Trained, run_dir: Path, tokenizer, started: float, **more) -> None:
     """Saves the model for the next stage, then `result.json`, whose presence marks the stage as finished."""
-    from r1lab.models.loading import is_adapter, resolve
-    from r1lab.models.saving import compare, save
+    from r1lab.models import saving
+    from r1lab.models.loading import is_adapter, resolve, torch_dtype
 
     if not trainer.state.global_step:
         rows, size = len(trainer.train_dataset), trainer.args.per_device_train_batch_size
         way = "use more rows, or lower train.per_device_train_batch_size"
         raise UserError(f"train: {rows} rows are too few for a batch of {size}, so no step was trained: {way}")
     trainer.accelerator.wait_for_everyone()
-    if trainer.accelerator.is_main_process:
-        model, lora = trainer.accelerator.unwrap_model(trainer.model), getattr(recipe.model, "lora", None)
+    ranks.beat(run_dir)
+    trained = trainer.accelerator.unwrap_model(trainer.model)
+    logits = saving.logits(trained)
+    model = shard.whole(trainer.accelerator, trained, torch_dtype(recipe.model.dtype))
+    if model is not None:  # rank 0
+        lora = getattr(recipe.model, "lora", None)
         if lora:
             # The base from the recipe: if that is an adapter's folder, peft only knows the base of that adapter.
             base = recipe.model.path if is_adapter(recipe.model.path) else resolve(recipe.model.path)
             model.active_peft_config.base_model_name_or_path = os.path.abspath(base) if os.path.isdir(base) else base
             model.active_peft_config.revision = recipe.model.revision
-            save(model, tokenizer, run_dir / "adapter", merge=False)
-        save(model, tokenizer, run_dir / "model", merge=lora is None or lora.merge)
+            saving.save(model, tokenizer, run_dir / "adapter", merge=False)
+        saving.save(model, tokenizer, run_dir / "model", merge=lora is None or lora.merge)
         how = {"scores": recipe.stage == "reward", "trust_remote_code": recipe.model.trust_remote_code}
-        difference = compare(model, run_dir / "model", **how)
+        difference = saving.compare(model, run_dir / "model", ours=logits, **how)
         print(f"the saved model and the trained one differ by {difference:.2g} nats per token", flush=True)
         result = {
             "stage": recipe.stage,
@@ -206,3 +269,4 @@ def finish(trainer, recipe: Trained, run_dir: Path, tokenizer, started: float, *
             **more,
         }
         storage.write_json_atomic(run_dir / "result.json", result)
+    trainer.accelerator.wait_for_everyone()  # the next stage may run in these processes, and reads the model

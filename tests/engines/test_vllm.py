@@ -186,7 +186,7 @@ def test_completions_are_heard_of_as_soon_as_they_are_finished(monkeypatch):
 def test_a_function_sees_other_names_and_its_module_keeps_its_own():
     from trl.generation import vllm_generation
 
-    from r1lab.engines.vllm import with_names
+    from r1lab.models.patched import with_names
 
     made = []
 

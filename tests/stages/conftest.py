@@ -5,6 +5,7 @@ from contextlib import contextmanager
 import pytest
 
 from r1lab.rundir import storage
+from tests.stages.several_ranks import make_base, starter
 
 
 class Killed(BaseException):
@@ -29,3 +30,16 @@ def killed_after(monkeypatch):
             yield
 
     return block
+
+
+@pytest.fixture(scope="session")
+def start():
+    """`start(count, run_dirs, **environment)` of `several_ranks.starter`."""
+    with starter() as start:
+        yield start
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory):
+    """The folder of a small model, its rows and its rewards: `several_ranks.make_base`."""
+    return make_base(tmp_path_factory.mktemp("base"))

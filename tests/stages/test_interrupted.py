@@ -14,11 +14,11 @@ NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @pytest.mark.parametrize("number", NUMBERS)
-def test_a_signal_ends_the_step_and_the_handlers_before_it_are_back_afterwards(number):
+def test_a_signal_ends_the_step_and_the_handlers_before_it_are_back_afterwards(number, tmp_path):
     if signal.getsignal(number) == signal.SIG_IGN:
         pytest.skip("this signal is ignored here, as SIGHUP is under nohup")
     before = [signal.getsignal(n) for n in NUMBERS]
-    with StopOnInterrupt() as stop:
+    with StopOnInterrupt(tmp_path) as stop:
         os.kill(os.getpid(), number)
         os.kill(os.getpid(), signal.SIGHUP)  # a dropped connection often gives two
         assert stop.interrupted
@@ -27,17 +27,17 @@ def test_a_signal_ends_the_step_and_the_handlers_before_it_are_back_afterwards(n
     assert [signal.getsignal(n) for n in NUMBERS] == before
 
 
-def test_handlers_are_back_after_an_error_too():
+def test_handlers_are_back_after_an_error_too(tmp_path):
     before = [signal.getsignal(n) for n in NUMBERS]
-    with pytest.raises(ValueError), StopOnInterrupt():
+    with pytest.raises(ValueError), StopOnInterrupt(tmp_path):
         raise ValueError
     assert [signal.getsignal(n) for n in NUMBERS] == before
 
 
-def test_nohup_is_respected():
+def test_nohup_is_respected(tmp_path):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with StopOnInterrupt() as stop:
+        with StopOnInterrupt(tmp_path) as stop:
             os.kill(os.getpid(), signal.SIGHUP)
             assert not stop.interrupted
     finally:

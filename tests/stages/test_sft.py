@@ -1,6 +1,7 @@
 """What SFT learns, and in which order."""
 
 import pytest
+from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,7 +39,7 @@ def sft(tmp_path, tiny_model, rows, **train):
     )
     loaded = recipe.load([str(path), *words])
     tokenizer = loading.load_tokenizer(str(tiny_model))
-    examples = tokenized(loaded, rows, tokenizer, tmp_path).remove_columns("length")
+    examples = Dataset.from_file(tokenized(loaded, rows, tokenizer, tmp_path)).remove_columns("length")
     return examples.to_list(), tokenizer
 
 
@@ -101,7 +102,8 @@ def test_tokens_lie_in_a_file_and_not_in_memory(tmp_path, tiny_model):
 
     path = tmp_path / "r.yaml"
     path.write_text(f"stage: sft\nmodel: {{path: {tiny_model}}}\ndata: {{path: ./x.jsonl}}\n")
-    dataset = tokenized(recipe.load([str(path)]), ROWS, loading.load_tokenizer(str(tiny_model)), tmp_path)
+    file = tokenized(recipe.load([str(path)]), ROWS, loading.load_tokenizer(str(tiny_model)), tmp_path)
+    dataset = Dataset.from_file(file)
     (file,) = dataset.cache_files
     assert file["filename"] == str(tmp_path / TOKENS / "rows.arrow")
     assert dataset.features["input_ids"].feature.dtype == dataset.features["labels"].feature.dtype == "int32"

@@ -1,0 +1,82 @@
+"""Ranks of stages that record what they train on: `python -m tests.stages.rank`.
+
+Reads jobs from standard input, one JSON line each: the number of ranks, the run directories, and more environment
+variables. Answers each with a line of the ranks' exit statuses. The ranks are forks of this process, because importing
+torch, transformers and TRL takes longer than these trainings.
+
+A rank runs `r1lab.stages` with two changes. It writes the rows of each micro-step, and whether the model is sharded,
+to `rows.RANK.jsonl`. It cuts greedy completions to different lengths, so that those of a group differ and do not
+depend on the number of ranks. STOP_AT=N sends a SIGTERM to the last rank in step N.
+"""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+from r1lab import ranks
+from r1lab.stages.__main__ import run_all
+
+
+def rows_of(inputs) -> list:
+    """The rows of a micro-step, as JSON that is the same for any padding."""
+    if isinstance(inputs, list):  # grpo
+        return [row["row"] for row in inputs]
+    return [ids[mask.bool()].tolist() for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"])]
+
+
+def change() -> None:
+    from transformers import Trainer
+    from trl import GRPOTrainer
+
+    from r1lab.models import shard
+
+    step, generate = Trainer.training_step, GRPOTrainer._generate_single_turn
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        number = self.state.global_step + 1
+        with (Path(self.args.output_dir).parent / f"rows.{ranks.rank()}.jsonl").open("a") as file:
+            file.write(json.dumps([number, rows_of(inputs), shard.is_sharded(model)]) + "\n")
+        if str(number) == os.environ.get("STOP_AT") and ranks.rank() == ranks.world_size() - 1:
+            del os.environ["STOP_AT"]  # a second signal would end it at once
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, model, inputs, num_items_in_batch)
+
+    def cut(self, *args, **kwargs):
+        completion_ids, logprobs = generate(self, *args, **kwargs)
+        return [ids[: 2 + i % self.num_generations] for i, ids in enumerate(completion_ids)], logprobs
+
+    Trainer.training_step, GRPOTrainer._generate_single_turn = training_step, cut
+
+
+def forked(rank: int, count: int, port: int, run_dirs: list[str], environment: dict[str, str]) -> int:
+    """Starts a rank, and returns its process id."""
+    pid = os.fork()
+    if pid:
+        return pid
+    if count > 1:
+        os.environ |= {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
+        os.environ |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+    os.environ |= environment
+    status = run_all([Path(run_dir) for run_dir in run_dirs])
+    sys.stdout.flush()
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    from accelerate.utils.other import get_free_port
+
+    from r1lab.stages import dpo, grpo, reward, sft  # noqa: F401  imported once, for all ranks
+
+    change()
+    for line in sys.stdin:
+        count, *job = json.loads(line)
+        port = get_free_port()
+        children = [forked(rank, count, port, *job) for rank in range(count)]
+        print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]), flush=True)
