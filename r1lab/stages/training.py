@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 
 from r1lab import interrupts, ranks
 from r1lab.errors import UserError
@@ -186,9 +186,22 @@ def trl_config(config_class: type[Config], recipe: StageRecipe, run_dir: Path, *
         config = config_class(**settings)
     except ValueError as error:  # TRL's own checks across fields
         raise UserError(f"train: {' '.join(str(error).split())}") from error
-    if settings.get("fsdp") and settings.get("use_cpu"):
-        shard.allow_cpu()
+    if ranks.world_size() > 1 and settings.get("use_cpu"):
+        _name_cpu(config)
+        if settings.get("fsdp"):
+            shard.allow_cpu()
     return config
+
+
+def _name_cpu(config: TrainingArguments) -> None:
+    """Calls the device of several ranks on a CPU `cpu`.
+
+    accelerate 1.15 calls it `cpu:0`, to which torch does not load a checkpoint.
+    """
+    import torch
+    from accelerate import PartialState
+
+    PartialState._shared_state["device"] = config.__dict__["_setup_devices"] = torch.device("cpu")
 
 
 def _group_settings(recipe: StageRecipe) -> dict[str, Any]:
