@@ -1,4 +1,5 @@
-"""How accurate `r1lab plan` is about memory: `python -m benchmarks.plan [--only NAME...] [--out FILE]`.
+"""How accurate `r1lab plan` is: about memory, `python -m benchmarks.plan [--only NAME...] [--out FILE]`, and with
+`--times` about time, which compares plans with the runs that docs/results has measured and with published ones.
 
 Each configuration is a real stage in its own process, `python -m r1lab.stages`, with its children. On a CPU the peak
 is that of their resident memory, with shared pages counted once (the sum of Pss, or the main process's high-water mark
@@ -28,6 +29,26 @@ CUDA = (
 )
 
 TINY, SMOL, MOE = "embedded:tiny-qwen2", "embedded:smollm2-135m", "embedded:tiny-deepseek-v3"
+HOUR = 3600
+MEASURED = [
+    # recipe with overrides, device, devices, seconds, where it was measured
+    ("quickstart", "avx512", 2, 394, "docs/results/quickstart.md"),
+    ("quickstart", "avx2", 2, 708, "docs/results/quickstart.md, a slower machine"),
+    ("r1/tiny", "avx512", 2, 43.0 * 60, "docs/results/r1-tiny.md"),
+    ("r1/zero-deepseek-v3", "avx512", 1, 26 * 60 + 55, "docs/results/zero-deepseek-v3.md, seed 0"),
+    ("r1/zero-deepseek-v3", "avx512", 1, 32 * 60 + 12, "docs/results/zero-deepseek-v3.md, seed 1"),
+    ("logic-rl/tiny", "avx512", 2, 8 * 60, "docs/studies/logic-rl.md"),
+    ("tiny/qwen2-base", "avx512", 2, 15 * 60, "its own header"),
+    ("tiny/llama-base", "avx512", 2, 3 * 60, "its own header"),
+    ("tiny/deepseek-v3-base", "avx512", 2, 35 * 60, "its own header"),
+]
+PUBLISHED = [
+    ("published/simplerl-zoo", "h100", 16, 15 * HOUR, "arXiv:2503.18892"),
+    ("published/open-rs data.size=7000", "a40", 4, 24 * HOUR, "arXiv:2503.16219"),
+    ("published/mini-r1-countdown", "h100", 4, 6 * HOUR, "philschmid.de/mini-deepseek-r1"),
+]
+"""Runs of others, with other software than r1lab, and partly with other settings (see the recipes)."""
+
 TRAIN = {"max_steps": 2, "save_strategy": "no", "learning_rate": 1e-6}
 
 
@@ -157,16 +178,40 @@ def compared(seen: dict, planned: dict) -> dict:
     return gib | {"ratio": round(planned["predicted"] / seen["peak"], 3), "at": planned["at"], "parts": parts}
 
 
+def times(runs: list[tuple]) -> list[dict]:
+    """The planned and the measured seconds of runs, and their ratio."""
+    from r1lab import plan
+    from r1lab.plan import gpus
+
+    rows = []
+    for name, device, count, seconds, source in runs:
+        given: dict = {"gpu": device, "gpus": count}
+        if device.startswith("avx"):  # cores of the machine that measured, at assumed rates
+            cores = gpus.cores(count, 24 * gpus.GIB, avx512=device == "avx512")
+            given = {"device": cores}
+        planned = plan.plan(recipes.load(name.split()), **given).seconds
+        ratio = round(planned / seconds, 2) if planned else None
+        rows.append({"recipe": name, "device": device, "devices": count, "planned": planned and round(planned)})
+        rows[-1] |= {"measured": round(seconds), "ratio": ratio, "source": source}
+    return rows
+
+
 def main() -> None:
     """Measures, plans and prints the comparison."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=CONFIGURATIONS, default=list(CONFIGURATIONS), metavar="NAME")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--times", action="store_true", help="compare times instead of memory; runs nothing")
     parser.add_argument("--out", type=Path, help="file for the measurements, one per line")
     parser.add_argument(
         "--measured", type=Path, help="use the measurements of an earlier --out instead of running the stages"
     )
     arguments = parser.parse_args()
+    if arguments.times:
+        found = {"measured": times(MEASURED), "published": times(PUBLISHED)}
+        within = sum(0.5 <= row["ratio"] <= 2 for row in found["measured"])
+        print(json.dumps(found | {"within_a_factor_of_two": f"{within} of {len(MEASURED)}"}, indent=2))
+        return
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         loaded = {name: resolved(name, folder) for name in arguments.only}

@@ -133,6 +133,9 @@ def parser() -> Parser:
         "doctor", help="check that this machine can run r1lab", parents=[common, runs], **settings
     )
     doctor.add_argument("--fast", action="store_true", help="do not start vLLM")
+    doctor.add_argument(
+        "--measure", action="store_true", help="also measure how fast this machine is, for `r1lab plan`"
+    )
     doctor.add_argument("--json", action="store_true", help="print the findings as JSON, for a bug report")
     doctor.set_defaults(function=doctor_verb)
 
@@ -315,8 +318,8 @@ def doctor_verb(arguments: argparse.Namespace) -> int:
     from r1lab.doctor import examine
 
     color, width = _terminal()
-    runs_dir = Path(arguments.runs_dir)
-    return examine.run(fast=arguments.fast, runs_dir=runs_dir, as_json=arguments.json, color=color, width=width)
+    what = {"fast": arguments.fast, "measure": arguments.measure, "runs_dir": Path(arguments.runs_dir)}
+    return examine.run(**what, as_json=arguments.json, color=color, width=width)
 
 
 def ask_verb(arguments: argparse.Namespace) -> int:

@@ -100,7 +100,7 @@ def headings(page: Path) -> set[str]:
 def calls() -> list[tuple[str, str]]:
     """Each command of r1lab in a shell block, and in a sentence if it leaves nothing open, with its page."""
     blocks = [(page, command.line) for page in PAGES for command in commands(page)]
-    found = [(page, line) for page, line in blocks + in_sentences() if line.startswith("r1lab ")]
+    found = [(page, line.partition(" > ")[0]) for page, line in blocks + in_sentences() if line.startswith("r1lab ")]
     return [(page, line) for page, line in found if "--help" not in line]
 
 

@@ -1,7 +1,7 @@
 """`r1lab doctor`: checks that this machine and its packages can run r1lab, and says what to type if not.
 
-`machine` checks the machine, `nvidia` the GPUs, `packages` the versions, `trial` generates a token with vLLM. This
-module checks the Hub and its cache.
+`machine` checks the machine, `nvidia` the GPUs, `packages` the versions, `trial` generates a token with vLLM, and
+`measure` measures rates, which `rates` keeps. This module checks the Hub and its cache.
 """
 
 import contextlib
@@ -20,6 +20,7 @@ from pathlib import Path
 
 from r1lab import __version__
 from r1lab.doctor import machine, nvidia, packages
+from r1lab.doctor.measure import measure as rates_of_this_machine
 from r1lab.doctor.trial import trial
 from r1lab.errors import UserError
 from r1lab.findings import COLORS, Finding
@@ -28,13 +29,15 @@ from r1lab.rundir import manifest
 from r1lab.text import counted
 
 
-def run(*, fast: bool, runs_dir: Path, as_json: bool, color: bool = False, width: int | None = None) -> int:
+def run(
+    *, fast: bool, runs_dir: Path, measure: bool, as_json: bool, color: bool = False, width: int | None = None
+) -> int:
     """`r1lab doctor`: prints the findings, or all of them as JSON; returns the exit status, 3 if there is an error."""
 
     def printed(finding: Finding) -> None:
         print(page(finding, color=color, width=width), flush=True)
 
-    findings = examine(fast=fast, runs_dir=runs_dir, report=None if as_json else printed)
+    findings = examine(fast=fast, runs_dir=runs_dir, measure=measure, report=None if as_json else printed)
     good, warnings, errors = (sum(f.verdict == verdict for f in findings) for verdict in ("ok", "warning", "error"))
     if as_json:
         print(json.dumps(report(findings), indent=2))
@@ -44,23 +47,26 @@ def run(*, fast: bool, runs_dir: Path, as_json: bool, color: bool = False, width
     return 3 if errors else 0
 
 
-def examine(*, fast: bool, runs_dir: Path, report: Callable[[Finding], None] | None = None) -> list[Finding]:
+def examine(
+    *, fast: bool, runs_dir: Path, measure: bool = False, report: Callable[[Finding], None] | None = None
+) -> list[Finding]:
     """Runs all checks, the quick ones first.
 
     Args:
         fast: Whether to skip the trial of vLLM, which takes most of the time.
         runs_dir: The folder for run directories, which need not exist yet.
+        measure: Whether to measure how fast the machine is.
         report: Called with each finding as soon as it is known.
     """
     findings: list[Finding] = []
-    for finding in _findings(fast, runs_dir):
+    for finding in _findings(fast, runs_dir, measure):
         findings.append(finding)
         if report:
             report(finding)
     return findings
 
 
-def _findings(fast: bool, runs_dir: Path) -> Iterator[Finding]:
+def _findings(fast: bool, runs_dir: Path, measure: bool) -> Iterator[Finding]:
     answer: list[tuple[str, float | None]] = []
     # Resolving a host name can take long regardless of the timeout, so this happens in a thread of its own.
     asking = threading.Thread(target=lambda: answer.append(ask_hub()), daemon=True)
@@ -92,6 +98,8 @@ def _findings(fast: bool, runs_dir: Path) -> Iterator[Finding]:
     yield from cache()
     if not fast:
         yield from trial(bool(cards and cuda))
+    if measure:
+        yield rates_of_this_machine()
 
 
 def page(finding: Finding, color: bool = False, width: int | None = None) -> str:

@@ -77,12 +77,18 @@ def emulates_bfloat16() -> bool:
 
 def cpu_emulates_bfloat16() -> bool:
     """Whether this machine's CPU lacks bfloat16 arithmetic; False if its features are unknown."""
+    features = cpu_features()
+    return bool(features) and features.isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def cpu_features() -> set[str]:
+    """The features of this machine's CPU, as Linux names them; none if they are unknown."""
     try:
         text = CPUINFO.read_text(encoding="utf-8", errors="replace")
     except OSError:  # not Linux
-        return False
-    features = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)  # x86 and Arm
-    return bool(features) and {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(features[1].split())
+        return set()
+    found = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)  # x86 and Arm
+    return set(found[1].split()) if found else set()
 
 
 def load_tokenizer(

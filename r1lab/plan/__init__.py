@@ -64,7 +64,14 @@ def _sum(values: list[float | None]) -> float | None:
     return sum(known) if known else None
 
 
-def plan(recipe: Recipe, *, gpu: str | None = None, gpus: int | None = None, memory: int | None = None) -> Planned:
+def plan(
+    recipe: Recipe,
+    *,
+    gpu: str | None = None,
+    gpus: int | None = None,
+    memory: int | None = None,
+    device: Device | None = None,
+) -> Planned:
     """Plans every stage of a recipe.
 
     Args:
@@ -72,13 +79,14 @@ def plan(recipe: Recipe, *, gpu: str | None = None, gpus: int | None = None, mem
         gpu: A name in `r1lab.plan.gpus.GPUS`. Default: this machine's CUDA device, or its memory and cores.
         gpus: The number of GPUs. Default: each stage's `launch.gpus` times `launch.nodes`.
         memory: Bytes of each device, instead of its own memory.
+        device: A device that is neither in the table nor this machine's, in place of `gpu`.
 
     Raises:
         UserError: There is no such GPU, or the config of a model is not available.
     """
     if gpus is not None and gpus < 1:
         raise UserError(f"--gpus {gpus}: at least 1")
-    device = devices.find(gpu) if gpu else devices.here()
+    device = device or (devices.find(gpu) if gpu else devices.here())
     device = replace(device, memory=memory) if memory else device
     pipeline = isinstance(recipe, Pipeline)
     named = [(stage.name, stage) for stage in (recipe.stages if isinstance(recipe, Pipeline) else [recipe])]

@@ -1,4 +1,4 @@
-"""Estimates of work and time: FLOPs of a pass, and seconds of training and generation.
+"""Estimates of work and time: FLOPs of a pass, and seconds of training, generation and exchange between devices.
 
 A matrix product costs two FLOPs per token and parameter, and twice that in the backward pass (arXiv:2001.08361,
 section 2.1); attention adds its two products (arXiv:2204.02311, appendix B), here over half the context because it is
@@ -9,8 +9,14 @@ from r1lab.plan.gpus import Device
 from r1lab.plan.memory import kv_bytes
 from r1lab.plan.shapes import Shape
 
-TRAINING, READING = 0.35, 0.5
-"""Assumed shares of a device's FLOPs that training reaches (MFU), and of its bandwidth that decoding reaches."""
+READING = 0.5
+"""The assumed share of a device's bandwidth that decoding reaches."""
+
+EXPERTS = 0.5
+"""The rate of a mixture of experts as a share of a dense model's, whose matrices are larger (docs/plan.md)."""
+
+RUNNING = 1024
+"""Sequences that vLLM runs at the same time by default, at most."""
 
 
 def forward(shape: Shape, tokens: float, context: float) -> float:
@@ -20,18 +26,48 @@ def forward(shape: Shape, tokens: float, context: float) -> float:
     return tokens * (2 * matrices + attention)
 
 
+def training(shape: Shape, flops: float, device: Device, devices: int) -> float:
+    """Seconds of the passes of a training step."""
+    return flops / (devices * device.flops * device.training * _reached(shape))
+
+
+def _reached(shape: Shape) -> float:
+    return EXPERTS if shape.experts_per_token else 1.0
+
+
 def decoding(
-    shape: Shape, device: Device, *, rows: int, at_once: int, prompt: int, completion: int, size: int
+    shape: Shape,
+    device: Device,
+    *,
+    rows: float,
+    prompts: float,
+    at_once: int,
+    prompt: float,
+    longest: int,
+    mean: float,
+    size: int,
+    vllm: bool,
 ) -> float:
     """Seconds that a device needs to generate `rows` completions, `at_once` of them in parallel.
 
-    Each token reads all weights and the keys and values so far; with many rows in parallel the FLOPs are the limit.
+    A step generates a token of each row. It reads all weights, and the keys and values so far; with many rows the
+    FLOPs are the limit. vLLM starts a row when another ends, so that a few long ones are left at the end. `generate`
+    computes each batch until its longest row ends.
 
     Args:
+        prompts: The prompts of these rows; the completions of one share its keys and values.
+        longest, mean: Tokens of the longest completion and of all on average.
         size: Bytes per number in weights and cache.
     """
-    context = prompt + completion / 2
-    together = max(1, min(rows, at_once))
-    read = shape.parameters * size + together * context * kv_bytes(shape, size, latent=True)
-    per_token = max(read / (device.bandwidth * READING), forward(shape, together, context) / (device.flops * TRAINING))
-    return -(-rows // together) * completion * per_token
+    together = max(1, min(rows, at_once, RUNNING))
+    if vllm:
+        steps, tokens = max(longest, rows * mean / together + longest - mean), rows * mean
+    else:
+        steps, tokens = -(-rows // together) * longest, rows * longest
+    context = prompt + tokens / rows / 2
+    read = steps * shape.parameters * size + tokens * context * kv_bytes(shape, size, latent=vllm)
+    flops = forward(shape, tokens, context) + forward(shape, prompts * prompt, prompt / 2)
+    overhead = steps * (device.step if vllm else device.layer_step * shape.layers)
+    return overhead + max(
+        read / (device.bandwidth * READING), flops / (device.flops * device.generating * _reached(shape))
+    )

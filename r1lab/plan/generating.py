@@ -3,8 +3,9 @@
 import os
 
 from r1lab import engines
-from r1lab.plan import memory, shapes
+from r1lab.plan import cost, memory, shapes
 from r1lab.plan.gpus import GIB, Device, gib
+from r1lab.plan.lengths import WRITTEN, Lengths
 from r1lab.plan.memory import Memory
 from r1lab.recipe.schema import GrpoRecipe
 from r1lab.recipe.sections import Eval, GrpoRollout, Rollout, SampleRollout
@@ -61,6 +62,40 @@ def vllm(
     return share, (
         f"vLLM has {gib(whole)} GiB (rollout.gpu_memory_utilization: {rollout.gpu_memory_utilization:g}) but "
         f"needs {gib(needed)} for its weights and one sequence of {length:,} tokens"
+    )
+
+
+def seconds(
+    shape: shapes.Shape,
+    device: Device,
+    rollout: Rollout,
+    found: Lengths,
+    *,
+    rows: float,
+    n: int,
+    written: int,
+    size: int,
+    cache: int = 0,
+    together: int = 0,
+) -> float:
+    """Seconds that a device needs for `rows` completions of at most `written` tokens, `n` for each prompt.
+
+    Args:
+        cache: Bytes of vLLM's cache, which rows fill with their actual lengths.
+        together: Rows of a batch of `generate`.
+    """
+    mean = WRITTEN * written
+    return cost.decoding(
+        shape,
+        device,
+        rows=rows,
+        prompts=rows / n,
+        at_once=together or at_once(cache, shape, size, int(found.mean + mean)),
+        prompt=found.mean,
+        longest=written,
+        mean=mean,
+        size=size,
+        vllm=uses_vllm(rollout),
     )
 
 

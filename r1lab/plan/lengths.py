@@ -1,5 +1,6 @@
 """The number and the lengths of a stage's rows, counted with its tokenizer, or assumed if that is not available."""
 
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,9 @@ from r1lab.recipe.sections import Data, Rollout
 
 CHARACTERS, TEMPLATE = 3, 128
 """Assumed characters per token without a tokenizer, and tokens of the template around the prompt."""
+
+WRITTEN = 0.3
+"""Assumed mean length of completions as a share of the maximum (measured: 0.16 to 0.35, docs/plan.md)."""
 
 PROMPT, COMPLETION = 512, 1024
 """Assumed tokens of a row that cannot be read; the latter is TRL's default for `max_length`."""
@@ -55,9 +59,11 @@ def lengths(recipe: StageRecipe, earlier: dict[str, StageRecipe]) -> Lengths:
     rows = _size(recipe, len(seen.data))
     if seen.prompt_ids and (whole := _whole(seen)):
         return Lengths(rows, max(map(len, seen.prompt_ids)), max(whole), sum(whole) / len(whole))
-    if guessed := _guessed(seen.rows, recipe.learns):
-        assumed = f"one token per {CHARACTERS} characters, because its tokenizer is not available"
-        return Lengths(rows, guessed[0], guessed[1], guessed[1], assumed)
+    new = recipe.model.path.startswith("scratch:")  # its tokenizer is made from the words of the rows
+    if guessed := _guessed(seen.rows, recipe.learns, by_words=new):
+        each = "word" if new else f"{CHARACTERS} characters"
+        assumed = f"one token per {each}, because its tokenizer is not available"
+        return Lengths(rows, *guessed, assumed)
     limit = getattr(recipe, "train", {}).get("max_length")
     data: Data | None = getattr(recipe, "data", None)
     most = data.max_tokens if data else None
@@ -68,13 +74,17 @@ def lengths(recipe: StageRecipe, earlier: dict[str, StageRecipe]) -> Lengths:
     return Lengths(rows, min(prompt, whole), whole, whole, f"rows of {whole:,} tokens (could not be counted)")
 
 
-def _guessed(rows: list[dict], learned: tuple[str, ...]) -> tuple[int, int] | None:
-    """The lengths of the longest prompt and the longest row, estimated from characters; None without texts."""
+def _guessed(rows: list[dict], learned: tuple[str, ...], *, by_words: bool) -> tuple[int, int, float] | None:
+    """The lengths of the longest prompt, the longest row and rows on average, estimated; None without texts."""
     if not rows or not all(isinstance(row.get(key), str) for row in rows for key in ("prompt", *learned)):
         return None
-    prompts = [-(-len(row["prompt"]) // CHARACTERS) for row in rows]
-    answers = [max((-(-len(row[key]) // CHARACTERS) for key in learned), default=0) for row in rows]
-    return max(prompts) + TEMPLATE, max(a + b for a, b in zip(prompts, answers, strict=True)) + TEMPLATE
+
+    def tokens(text: str) -> int:
+        return len(re.findall(r"\w+|[^\w\s]", text)) if by_words else -(-len(text) // CHARACTERS)
+
+    prompts = [tokens(row["prompt"]) + TEMPLATE for row in rows]
+    wholes = [n + max((tokens(row[key]) for key in learned), default=0) for n, row in zip(prompts, rows, strict=True)]
+    return max(prompts), max(wholes), sum(wholes) / len(wholes)
 
 
 def _whole(seen: Seen) -> list[int]:
@@ -107,7 +117,7 @@ def _size(recipe: StageRecipe, seen: int) -> int | None:
 
 
 def _made(recipe: StageRecipe, earlier: dict[str, StageRecipe]) -> Lengths | None:
-    """The lengths of rows that an earlier sample stage makes: the maximum number of rows, at maximum length."""
+    """The lengths of rows that an earlier sample stage makes: the maximum number of rows, with the maximum length."""
     data: Data | None = getattr(recipe, "data", None)
     path = data.parameters.get("path") if data and data.builder != "mix" else None
     match = REFERENCE.fullmatch(path) if isinstance(path, str) else None
@@ -115,13 +125,14 @@ def _made(recipe: StageRecipe, earlier: dict[str, StageRecipe]) -> Lengths | Non
         return None
     source = earlier[match[1]]
     before = lengths(source, earlier)
-    whole, rows = before.whole, before.rows
+    whole, mean, rows = before.whole, before.mean, before.rows
     if isinstance(source, SampleRecipe):
         each, keep = source.rollout.num_generations, source.keep
         each = min(each, 1 if keep.which in ("best", "pairs") else keep.per_prompt or each)
-        whole, rows = before.prompt + source.rollout.max_completion_length, rows * each if rows else rows
+        written = source.rollout.max_completion_length
+        whole, mean, rows = before.prompt + written, mean + WRITTEN * written, rows * each if rows else rows
     limit = getattr(recipe, "train", {}).get("max_length")
     whole = min(whole, limit) if limit else whole
     if data.size:
         rows = min(rows or data.size, data.size)
-    return Lengths(rows, before.prompt, whole, whole, f"all rows that {match[1]} may keep, at maximum length")
+    return Lengths(rows, before.prompt, whole, min(mean, whole), f"all rows that {match[1]} may keep")

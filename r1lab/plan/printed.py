@@ -4,6 +4,7 @@ from dataclasses import asdict, fields
 from typing import TYPE_CHECKING
 
 from r1lab.plan.gpus import GIB, gib
+from r1lab.plan.lengths import WRITTEN
 from r1lab.plan.memory import Memory
 from r1lab.plan.stages import StagePlan
 from r1lab.text import rough_duration
@@ -125,7 +126,7 @@ def _assumed(planned: "Planned") -> list[str]:
         for line in stage.assumed:
             stages.setdefault(line, []).append(stage.name)
     own = [f"{', '.join(names)}: {line}" for line, names in stages.items()]
-    shared = "completions of maximum length; time at 35 % of peak FLOPs and half the bandwidth, startup excluded"
+    shared = f"completions of {WRITTEN:.0%} of their maximum length on average; rates {planned.device.source}"
     return [*own, shared]
 
 

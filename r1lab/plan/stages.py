@@ -7,7 +7,7 @@ from typing import Any
 from r1lab.plan import cost, generating, memory, shapes
 from r1lab.plan.generating import completion_limit
 from r1lab.plan.gpus import GIB, Device
-from r1lab.plan.lengths import Lengths
+from r1lab.plan.lengths import WRITTEN, Lengths
 from r1lab.plan.memory import Adapters, Layout, Memory, Precision, Sharding, Training
 from r1lab.recipe import batch, trl_fields
 from r1lab.recipe.batch import Batch
@@ -97,9 +97,12 @@ def plan_stage(name: str, recipe: StageRecipe, *, device: Device, start: str, fo
         assumed += (_without_bfloat16(recipe, device),)
     host = int((found.rows or 0) * found.mean * TEXT)
     phases = {phase: _with_process(recipe, device, parts, host) for phase, parts in made.phases.items()}
-    if made.seconds is None:
+    seconds = made.seconds and made.seconds + device.start
+    if seconds and generating.uses_vllm(rollout):
+        seconds += device.engine_start
+    if seconds is None:
         assumed += ("the number of rows is unknown: set data.size for steps, tokens and time",)
-    return replace(made, phases=phases, assumed=assumed, host=host)
+    return replace(made, phases=phases, seconds=seconds, assumed=assumed, host=host)
 
 
 def _shape(recipe: StageRecipe, start: str) -> shapes.Shape:
@@ -169,17 +172,17 @@ def _trains(name: str, recipe: Trained, device: Device, shape: shapes.Shape, fou
     passes = (4 if checkpointing else 3) + (1 if work.reference else 0)
     short, waiting = "", 0.0
     if recipe.stage == "grpo":
-        written = completion_limit(recipe)
-        each = found.prompt / recipe.rollout.num_generations + written
-        flops = cost.forward(shape, update.rows * each, (found.prompt + written) / 2) * passes
+        written = WRITTEN * completion_limit(recipe)
+        each = found.mean / recipe.rollout.num_generations + written
+        flops = cost.forward(shape, update.rows * each, (found.mean + written) / 2) * passes
         phases, short, waiting = _rollouts(recipe, device, shape, work, phases, found, update)
-        generated = cost.forward(shape, update.rows * written, found.prompt + written / 2)
+        generated = cost.forward(shape, update.rows * written, found.mean + written / 2)
     else:
         each, generated = found.mean * (2 if "rejected" in recipe.learns else 1), 0.0
         if setting(recipe, "packing"):
             each = found.whole
         flops = cost.forward(shape, update.rows * each, found.mean / 2) * passes
-    seconds = flops / (update.ranks * device.flops * cost.TRAINING) + waiting
+    seconds = cost.training(shape, flops, device, update.ranks) + waiting
     return StagePlan(
         name,
         recipe.stage,
@@ -272,23 +275,24 @@ def _rollouts(
 ) -> tuple[dict[str, Memory], str, float]:
     """A GRPO stage's phases with its engine, what the engine lacks, and the seconds of generation per update."""
     size, length = work.precision.weights, found.prompt + completion_limit(recipe)
-    rows, made = update.rows // update.ranks, update.rollout // update.ranks
+    made, n = update.rollout // update.ranks, recipe.rollout.num_generations
     idle = replace(phases["update"], gradients=0, activations=0)
-    seconds = {"rows": rows, "prompt": found.prompt, "completion": completion_limit(recipe), "size": size}
+    again = update.rows / update.rollout  # rollouts per update
+    of = {"rows": made, "n": n, "written": completion_limit(recipe), "size": size}
     if not generating.uses_vllm(recipe.rollout):
         adds = {"generate": memory.generating(shape, rows=made, length=length, size=size)}
         if recipe.eval and recipe.eval.every:
-            written, n, _ = generating.sample_sizes(recipe.rollout, recipe.eval)
-            adds["evaluate"], _ = generating.transformers(shape, size, prompt=found.prompt, written=written, n=n)
+            written, samples, _ = generating.sample_sizes(recipe.rollout, recipe.eval)
+            adds["evaluate"], _ = generating.transformers(shape, size, prompt=found.prompt, written=written, n=samples)
         phases = phases | {phase: memory.plus(idle, parts) for phase, parts in adds.items()}
-        return phases, "", cost.decoding(shape, device, at_once=made, **seconds)
+        waiting = generating.seconds(shape, device, recipe.rollout, found, together=made, **of)
+        return phases, "", again * waiting
     split = recipe.train.get("vllm_tensor_parallel_size", 1)
     share, short = generating.vllm(recipe.rollout, device, shape, size, length, split)
     asleep = bool(recipe.train.get("vllm_enable_sleep_mode")) and device.cuda
     phases = {phase: parts if asleep else memory.plus(parts, share) for phase, parts in phases.items()}
-    fitting = generating.at_once(share.kv_cache, shape, size, length)
-    waiting = cost.decoding(shape, device, at_once=fitting, **seconds)
-    return phases | {"generate": memory.plus(idle, share)}, short, waiting
+    waiting = generating.seconds(shape, device, recipe.rollout, found, cache=share.kv_cache, **of)
+    return phases | {"generate": memory.plus(idle, share)}, short, again * waiting
 
 
 def _generates(
@@ -300,18 +304,19 @@ def _generates(
     written, n, greedy = generating.sample_sizes(rollout, evaluation)
     length, rows = found.prompt + written, (questions or 1) * (n + greedy)
     launch: Launch | None = getattr(recipe, "launch", None)
-    of_device = -(-rows // (launch.ranks if launch else 1))
-    short = ""
+    of_device = rows / (launch.ranks if launch else 1)
+    short, together = "", 0
     if generating.uses_vllm(rollout):
         split = rollout.tensor_parallel if isinstance(rollout, EvalRollout) else 1
         share, short = generating.vllm(rollout, device, shape, size, length, split)
-        at_once = generating.at_once(share.kv_cache, shape, size, length)
     else:
         several = {"prompt": found.prompt, "written": written, "n": n, "rows": questions or 1}
-        share, at_once = generating.transformers(shape, size, **several)
+        share, together = generating.transformers(shape, size, **several)
         share = memory.plus(share, Memory(weights=shape.parameters * size))
-    seconds = {"rows": of_device, "at_once": at_once, "prompt": found.prompt, "completion": written, "size": size}
-    flops = cost.forward(shape, rows * written, found.prompt + written / 2)
+    each = {"rows": of_device, "n": n + greedy, "written": written, "size": size}
+    seconds = generating.seconds(shape, device, rollout, found, cache=share.kv_cache, together=together, **each)
+    mean = WRITTEN * written
+    flops = cost.forward(shape, rows * mean, found.mean + mean / 2)
     flops += cost.forward(shape, (questions or 1) * found.mean, found.mean / 2)
     return StagePlan(
         name,
@@ -319,9 +324,9 @@ def _generates(
         {"generate": share},
         device.memory,
         None,
-        questions and rows * written,
+        questions and rows * mean,
         questions and flops,
-        questions and cost.decoding(shape, device, **seconds),
+        questions and seconds,
         0,
         short=short,
     )

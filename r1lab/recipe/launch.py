@@ -30,7 +30,7 @@ def refused(gpus: int, nodes: int, here: int) -> tuple[Keys, str, str] | None:
 
 
 def crowded(gpus: int, here: int, cores: int) -> tuple[Keys, str, str] | None:
-    """What is wrong with so many processes on a machine without GPUs, as `refused` says it.
+    """What is wrong with this number of processes on a machine without GPUs, as `refused` says it.
 
     >>> crowded(2, here=0, cores=2)
     """

@@ -65,7 +65,7 @@ def run(
     if any(stage.gpus * stage.nodes > 1 for stage in stages):
         here = hardware.gpus()
         refused = [(stage.name, launch.refused(stage.gpus, stage.nodes, here)) for stage in stages]
-        if problems := [f"{name}: {'.'.join(why[0])}: {why[1]}: {why[2]}" for name, why in refused if why]:
+        if problems := [f"{name}: {'.'.join(map(str, why[0]))}: {why[1]}: {why[2]}" for name, why in refused if why]:
             raise UserError(problems)
         config = launch.resolved(config, gpu=here > 0)
         stages = stage_runs(config, run_dir)
