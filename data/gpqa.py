@@ -9,6 +9,7 @@ from typing import Literal
 from r1lab.data.evaluation import evaluation_only
 from r1lab.data.rows import convert_all, converted, draw, first_of, is_local
 from r1lab.errors import UserError
+from r1lab.text import did_you_mean_path
 
 HUB = "Idavidrein/gpqa"
 _OPTIONS = ("Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3")
@@ -82,6 +83,7 @@ def lettered(question: str, choices: list[str]) -> str:
 def _csv(path: str) -> list[tuple[str, dict]]:
     place = Path(path).expanduser()
     if not place.is_file():
-        raise UserError(f"{path}: no such file or folder")
+        hint = did_you_mean_path(path, lambda file: file.suffix == ".csv")
+        raise UserError(f"{path}: no such file or folder{hint}")
     with place.open(encoding="utf-8-sig", newline="") as file:
         return [(f"{path}:{number}", row) for number, row in enumerate(csv.DictReader(file), 1)]

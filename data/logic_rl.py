@@ -5,6 +5,7 @@ from typing import Literal
 
 from r1lab.data.rows import draw, parquet
 from r1lab.errors import UserError
+from r1lab.text import did_you_mean_path
 
 _COLUMNS = ["quiz", "solution_text_format", "names", "statements"]
 
@@ -62,7 +63,8 @@ def logic_rl(
 
 def _missing(folder: Path, split: str, missing: list[int]) -> str:
     if not folder.is_dir():
-        return f"{folder}: no such folder; it should hold {missing[0]}ppl/{split}.parquet"
+        hint = did_you_mean_path(folder)
+        return f"{folder}: no such folder{hint}; it should hold {missing[0]}ppl/{split}.parquet"
     if (folder / "instruct").is_dir():
         return f"{folder}: no {missing[0]}ppl/{split}.parquet in it; did you mean {folder / 'instruct'}?"
     have = sorted(file.parent.name.removesuffix("ppl") for file in folder.glob(f"*ppl/{split}.parquet"))

@@ -26,6 +26,7 @@ from r1lab.data.knights_knaves import (
 from r1lab.data.logic_rl import logic_rl
 from r1lab.data.rows import draw
 from r1lab.errors import UserError
+from r1lab.text import did_you_mean_path
 
 logger = logging.getLogger(__name__)
 
@@ -235,7 +236,8 @@ def _read(place: Path, split: Literal["train", "test"], people: int | list[int] 
 def _mem_kk_logic(file: Path) -> list[dict]:
     """The puzzles of a file of mem-kk-logic, as rows."""
     if not file.is_file():
-        raise UserError(f"{file}: no such file")
+        hint = did_you_mean_path(file, lambda other: other.suffix == ".jsonl")
+        raise UserError(f"{file}: no such file{hint}")
     rows = []
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
         try:

@@ -1,6 +1,7 @@
 """Rows from a file, a folder, or the Hub."""
 
 import json
+import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TypeVar
 
 from r1lab.data import shapes
 from r1lab.errors import UserError
-from r1lab.text import did_you_mean
+from r1lab.text import did_you_mean, did_you_mean_path
 
 _FILES = (".jsonl", ".json", ".parquet")
 _SPLITS = ("train", "test", "valid", "validation", "val", "dev")
@@ -73,6 +74,11 @@ def is_local(path: str) -> bool:
     """Whether a path is on this machine, existing or not; everything else is the name of a dataset on the Hub."""
     place = Path(path).expanduser()
     return place.exists() or place.suffix in _FILES or path.startswith((".", "/", "~")) or path.count("/") > 1
+
+
+def similar(path: str | Path) -> str:
+    """A hint with the local file or folder that is most similar to a missing one; empty if none is."""
+    return did_you_mean_path(path, lambda place: place.suffix in _FILES or os.path.isdir(place))
 
 
 def numbered_rows(
@@ -286,9 +292,7 @@ def _of_split(folder: Path, split: str) -> list[Path]:
 def _file(path: Path) -> Iterator[tuple[str, object]]:
     """Each row of a file with its place; for a line that is not JSON, the error instead."""
     if not path.is_file():
-        siblings = [other.stem for other in path.parent.glob(f"*{path.suffix}")] if path.suffix else []
-        hint = did_you_mean(path.stem, siblings).replace("`?", f"{path.suffix}`?")
-        raise UserError(f"{path}: no such file or folder{hint}")
+        raise UserError(f"{path}: no such file or folder{similar(path)}")
     if path.suffix not in _FILES:
         raise UserError(f"{path}: not a file of rows: {', '.join(_FILES)}")
     if path.suffix == ".parquet":
@@ -353,7 +357,7 @@ def _hub(name: str, split: str, config: str | None) -> list[dict]:
     try:
         found = load_dataset(name, *([config] if config else []), split=split)
     except (DatasetsError, OSError, ValueError) as error:  # not there, not reached, no such split or configuration
-        message = f"{name}: neither a local file nor a dataset on the Hub: {_line(error)}"
+        message = f"{name}: neither a local file nor a dataset on the Hub{similar(name)}: {_line(error)}"
         raise UserError(message) from error
     return found.to_list()
 

@@ -10,7 +10,7 @@ from r1lab.engines import Sampling, generate, load
 from r1lab.errors import UserError
 from r1lab.models import loading, prompts
 from r1lab.rundir import storage
-from r1lab.text import did_you_mean
+from r1lab.text import did_you_mean, did_you_mean_path
 
 MAX_TOKENS = 512
 
@@ -94,8 +94,10 @@ def answerer(path: str, sampling: Sampling, prompt: dict, *, engine: str) -> Cal
         tokenizer = loading.load_tokenizer(path)
         loaded = load(path, engine=engine)
     except OSError as error:  # of transformers, in several lines
-        why = str(error).splitlines()[0]
-        raise UserError(f"{path}: no such folder, and it cannot be loaded from the Hub: {why}", status=1) from error
+        why, hint = str(error).splitlines()[0], did_you_mean_path(path)
+        raise UserError(
+            f"{path}: no such folder{hint}, and it cannot be loaded from the Hub: {why}", status=1
+        ) from error
     settings = prompt or {"template": "chat" if tokenizer.chat_template else "none"}
 
     def answer(question: str) -> list[Answer]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 
 from r1lab.errors import UserError
-from r1lab.text import did_you_mean
+from r1lab.text import did_you_mean, did_you_mean_path
 
 KINDS = {"rewards": "reward", "data": "builder"}
 _SUFFIX = {"rewards": "_reward", "data": ""}
@@ -168,7 +168,8 @@ def _load_file(path: Path) -> ModuleType:
     if module_name in sys.modules:
         return sys.modules[module_name]
     if not path.is_file():
-        raise UserError(f"{path}: no such file")
+        hint = did_you_mean_path(path, lambda file: file.suffix == ".py")
+        raise UserError(f"{path}: no such file{hint}")
     _importable(path.parent)
     spec = importlib.util.spec_from_file_location(module_name, path)
     assert spec is not None and spec.loader is not None  # true for every file that ends in .py

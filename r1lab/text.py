@@ -1,10 +1,13 @@
-"""How numbers, durations and lists are formatted in everything that r1lab prints."""
+"""How numbers, durations, lists and suggestions are formatted in everything that r1lab prints."""
 
 import difflib
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
+from pathlib import Path
 
 _SPARKS = "▁▂▃▄▅▆▇█"
+_ALIKE = 0.6  # the similarity from which a name is suggested, of at most 1
 
 
 def duration(seconds: float) -> str:
@@ -77,8 +80,50 @@ def did_you_mean(word: object, choices: Iterable[object], *, otherwise: str = ""
     >>> did_you_mean("learning_rte", ["learning_rate", "beta"])
     ' (did you mean `learning_rate`?)'
     """
-    close = difflib.get_close_matches(str(word), [str(choice) for choice in choices], n=1, cutoff=0.6)
+    close = difflib.get_close_matches(str(word), [str(choice) for choice in choices], n=1, cutoff=_ALIKE)
     return f" (did you mean `{close[0]}`?)" if close else otherwise
+
+
+def did_you_mean_path(path: str | Path, fits: Callable[[Path], bool] = os.path.isdir) -> str:
+    """` (did you mean PATH?)` for the existing path that is most similar to a missing one; empty if none is.
+
+    Each name in the path may be misspelled, and that of a file may have another suffix.
+
+    Args:
+        fits: Whether something is of the kind that is missing, by default a folder.
+    """
+    parts = Path(path).expanduser().parts
+    # Functions of os.path, because methods of Path raise an error where the user may not look.
+    found = None if not parts or os.path.exists(Path(*parts)) else next(_similar(Path(), parts, fits), None)
+    return f" (did you mean `{found}`?)" if found else ""
+
+
+def _similar(folder: Path, parts: Sequence[str], fits: Callable[[Path], bool]) -> Iterator[Path]:
+    """Existing paths in a folder whose names are similar to `parts`, the most similar first."""
+    name, *below = parts
+    if below and os.path.isdir(folder / name):
+        yield from _similar(folder / name, below, fits)
+        return
+    there = [(_likeness(name, path), path) for path in folder.glob("*") if os.path.exists(path)]
+    for _, path in sorted([each for each in there if each[0][0] >= _ALIKE], reverse=True):
+        if below and os.path.isdir(path):
+            yield from _similar(path, below, fits)
+        elif not below and fits(path):
+            yield path
+
+
+def _likeness(name: str, path: Path) -> tuple[float, float]:
+    """How similar a name is to that of a file or folder, and its suffix to that of a file.
+
+    Suffixes are compared apart, because any two short names with the same suffix would be similar.
+    """
+    if os.path.isdir(path):
+        return _ratio(name, path.name), 0.0
+    return _ratio(Path(name).stem, path.stem), _ratio(Path(name).suffix, path.suffix)
+
+
+def _ratio(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other).ratio()
 
 
 def either(choices: list) -> str:

@@ -47,6 +47,9 @@ def test_a_function_in_a_file_is_found_relative_to_the_folder_given_and_loaded_o
 
 def test_a_file_that_is_not_there_or_does_not_load_is_told_in_one_line(tmp_path):
     assert problem("data", "./none.py:rows", base_dir=tmp_path) == f"{tmp_path}/none.py: no such file"
+    (tmp_path / "rewards.py").write_text("")
+    wrong = problem("rewards", "./reward.py:score", base_dir=tmp_path)
+    assert wrong == f"{tmp_path}/reward.py: no such file (did you mean `{tmp_path}/rewards.py`?)"
     (tmp_path / "broken.py").write_text("1 / 0\n")
     assert "does not load: ZeroDivisionError: division by zero" in problem("data", f"{tmp_path}/broken.py:rows")
     (tmp_path / "empty.py").write_text("def rows():\n    return []\n")

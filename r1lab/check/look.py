@@ -14,7 +14,7 @@ from r1lab.net import client_settings
 from r1lab.recipe.references import REFERENCE
 from r1lab.recipe.schema import EvalRecipe, StageRecipe
 from r1lab.recipe.sections import Data
-from r1lab.text import did_you_mean
+from r1lab.text import did_you_mean_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -147,11 +147,7 @@ def _unknown(folder: Path, trust: bool) -> tuple[str, str] | None:
 
 def _similar_folder(path: str) -> str:
     """A hint with a local folder of a similar path, because a mistyped folder looks like a Hub id."""
-    if not is_of_the_hub(path):
-        return ""
-    place = Path(path)
-    there = [str(folder) for folder in place.parent.glob("*/")] if place.parent.is_dir() else []
-    return did_you_mean(path, there)
+    return did_you_mean_path(path) if is_of_the_hub(path) else ""
 
 
 def _data(recipe: StageRecipe) -> tuple[dict[str, list[dict]], list[Finding]]:
@@ -175,9 +171,7 @@ def _data(recipe: StageRecipe) -> tuple[dict[str, list[dict]], list[Finding]]:
     if left_out:
         made = f"rows of {', '.join(left_out)}" if sections or unreached else "its rows"
         found.append(Finding("ok", "data", f"{made} exist only during the run", keys=keys))
-    if unreached := tuple(dict.fromkeys(unreached)):
-        what = f"{', '.join(unreached)}: the Hub cannot be reached, so these rows were not checked"
-        found.append(Finding("warning", "data", what, "check again online", keys, unreached))
+    found += _unreached(unreached, keys)
     try:
         if evaluation:
             smaller = evaluation.eval.model_copy(update={"size": min(evaluation.eval.size, ROWS)})
@@ -187,6 +181,23 @@ def _data(recipe: StageRecipe) -> tuple[dict[str, list[dict]], list[Finding]]:
     except UserError as error:
         problems = [problem.removeprefix("data: ") for problem in error.problems]
         return {}, found + [Finding("error", "data", problem, keys=keys) for problem in problems]
+
+
+def _unreached(paths: list[str], keys: tuple[str, ...]) -> list[Finding]:
+    """Warnings about data sets that the Hub might have; one that may be a mistyped file has a line of its own."""
+    from r1lab.data.rows import similar
+
+    hints = {path: similar(path) for path in paths}
+    others = tuple(path for path, hint in hints.items() if not hint)
+    why = "the Hub cannot be reached, so these rows were not checked"
+    found = [
+        Finding("warning", "data", f"{path}: {why}", f"check again online{hint}", keys)
+        for path, hint in hints.items()
+        if hint
+    ]
+    if others:
+        found.append(Finding("warning", "data", f"{', '.join(others)}: {why}", "check again online", keys, others))
+    return found
 
 
 def _size(data: Data) -> int | None:

@@ -12,7 +12,7 @@ from r1lab.models.prompts import TEMPLATES
 from r1lab.recipe import yaml_source
 from r1lab.recipe.idle import effective
 from r1lab.rundir import storage
-from r1lab.text import did_you_mean
+from r1lab.text import did_you_mean, did_you_mean_path
 
 PROTOCOLS = {"r1": "eval/r1", "greedy": "eval/greedy", "logic-rl": "logic-rl/table"}
 """Recipes whose sections say how a model is prompted and sampled, and whose tasks can be selected by name."""
@@ -115,7 +115,8 @@ def _tasks(given: list[str], protocol: dict, name: str, grader: str | None) -> l
             raise UserError(f"--tasks {','.join(given)}: a name is missing: write it as in math500,gsm8k=data/gsm8k")
         if Path(word).suffix in _ROWS and not path:
             if not Path(word).is_file():
-                raise UserError(f"--tasks {word}: no such file")
+                hint = did_you_mean_path(word, lambda file: file.suffix in _ROWS)
+                raise UserError(f"--tasks {word}: no such file{hint}")
             if not grader:
                 rewards = ", ".join(lookup.names("rewards"))
                 raise UserError(f"--tasks {word}: no grader: add --grader NAME, one of {rewards}")

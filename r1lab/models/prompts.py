@@ -4,6 +4,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from r1lab.errors import UserError
+from r1lab.text import did_you_mean_path
 
 R1_ZERO = (
     "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. The assistant "
@@ -80,7 +81,8 @@ def read_template(path: str) -> str:
         found = Path(path).stat()
         return _read_template(path, (found.st_mtime_ns, found.st_size))
     except OSError as error:
-        raise UserError(f"prompt.template: {path}: {error.strerror}: create it, or set another one") from error
+        hint = did_you_mean_path(path, lambda file: is_file(file.name))
+        raise UserError(f"prompt.template: {path}: {error.strerror}{hint}: create it, or set another one") from error
 
 
 @lru_cache(maxsize=8)

@@ -21,7 +21,7 @@ from r1lab.recipe.sections import ADVANTAGES, Data, EvalData, Reward, Rollout, T
 from r1lab.recipe.values import Problems
 from r1lab.recipe.yaml_source import Keys
 from r1lab.rewards.facts import facts_of
-from r1lab.text import did_you_mean
+from r1lab.text import did_you_mean, did_you_mean_path
 
 SHOWN = 5  # problems with rows of one file that are listed; the rest are counted
 
@@ -92,7 +92,7 @@ def model_problems(path: str) -> list[str]:
     if folder.is_file():
         return [f"{path}: this is a file: give a model's folder, with config.json and weights"]
     looks_local = path.startswith((".", "/", "~")) or path.endswith("/") or path.count("/") > 1
-    return [f"{path}: no such folder"] if looks_local else []
+    return [f"{path}: no such folder{did_you_mean_path(path)}"] if looks_local else []
 
 
 def embedded_problems(name: str) -> list[str]:

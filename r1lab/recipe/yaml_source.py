@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from r1lab.errors import UserError
 from r1lab.lookup import folder
-from r1lab.text import did_you_mean
+from r1lab.text import did_you_mean, did_you_mean_path
 
 if TYPE_CHECKING:
     from ruamel.yaml.constructor import SafeConstructor
@@ -25,6 +25,7 @@ COMMAND_LINE = "command line"
 MAX_VALUES = 100_000
 """Maximum number of values in a recipe; values that anchors repeat count each time."""
 
+_SUFFIXES = (".yaml", ".yml")
 _STANDARD = "tag:yaml.org,2002:"
 _PLAIN = ("map", "seq", "str", "int", "float", "bool", "null", "timestamp")
 _ASSIGNMENT = re.compile(r"[A-Za-z_][\w.-]*=")
@@ -101,7 +102,9 @@ def find(source: str) -> Path:
     packaged = folder("recipes") / f"{name}.yaml"
     if not Path(name).is_absolute() and ".." not in Path(name).parts and packaged.is_file():
         return packaged
-    hint = did_you_mean(name, packaged_recipes())
+    own = did_you_mean_path(source, lambda file: file.suffix in _SUFFIXES)
+    ours = did_you_mean(name, packaged_recipes())
+    hint = own or ours if path.suffix in _SUFFIXES else ours or own
     raise UserError(f"{source}: no such file or packaged recipe{hint}; `r1lab ls recipes` lists the recipes")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from ruamel.yaml.error import YAMLError
 from r1lab.errors import UserError
 from r1lab.evaluation import comparison
 from r1lab.rundir import directory
-from r1lab.text import did_you_mean
+from r1lab.text import did_you_mean_path
 
 STAGE_FOLDER = re.compile(r"\d{2,}-(.+)")
 # Control characters are invisible in a page, and null bytes and half surrogates are invalid in one.
@@ -85,8 +86,7 @@ def read(path: str | Path) -> Run:
     """
     path = Path(path)
     if not path.is_dir():
-        siblings = [f.parent.name for f in path.parent.glob("*/config.yaml")]
-        hint = did_you_mean(path.name, siblings)
+        hint = did_you_mean_path(path, lambda folder: os.path.isfile(folder / "config.yaml"))
         raise UserError(f"{path}: no such run directory{hint}: `r1lab ls runs` lists the existing ones")
     if why := directory.newer(path):
         raise UserError(f"{path}: {why}")

@@ -35,3 +35,18 @@ def test_a_typing_error_in_a_folder_keeps_its_hint_among_several_stages(monkeypa
     lines = check.lines(["eval/greedy", stages, "compare=[[a, b]]", "model.path=models/first-polcy"])
     look.hub_reachable.cache_clear()
     assert any("(did you mean `models/first-policy`?)" in line for line in lines), lines
+
+
+def test_a_word_that_may_be_a_mistyped_file_keeps_its_hint(found, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "mydata.jsonl").write_text('{"prompt": "1 + 1", "answer": "2"}\n')
+    look.hub_reachable.cache_clear()
+    tasks = [{"name": name, "builder": "rows", "path": name} for name in ("mydta", "gsm8k")]
+    settings = {"stage": "eval", "model": {"path": "embedded:tiny-qwen2"}, "rewards": [{"name": "accuracy"}]}
+    lines = [line for line in found(settings | {"eval": {"tasks": tasks}}) if "the Hub cannot be reached" in line]
+    look.hub_reachable.cache_clear()
+    why = "the Hub cannot be reached, so these rows were not checked: check again online"
+    assert [line.partition("eval.tasks: ")[2] for line in lines] == [
+        f"mydta: {why} (did you mean `mydata.jsonl`?)",
+        f"gsm8k: {why}",
+    ]

@@ -152,7 +152,7 @@ def test_places_that_are_not_there(tmp_path):
     assert problems(tmp_path / "empty") == [f"{tmp_path}/empty: no .jsonl or .parquet file in this folder"]
 
 
-def test_a_data_set_of_the_hub(monkeypatch):
+def test_a_data_set_of_the_hub(tmp_path, monkeypatch):
     import datasets
 
     asked = []
@@ -173,6 +173,10 @@ def test_a_data_set_of_the_hub(monkeypatch):
         raise datasets.exceptions.DatasetNotFoundError(f"Dataset '{name}' doesn't exist\non the Hub")
 
     monkeypatch.setattr(datasets, "load_dataset", missing)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.jsonl").write_text("")
+    (problem,) = problems("mime")
+    assert problem.startswith("mime: neither a local file nor a dataset on the Hub (did you mean `mine.jsonl`?): ")
     (problem,) = problems("some/none")
     assert problem.startswith("some/none: neither a local file nor a dataset on the Hub: Dataset 'some/none' ")
 
@@ -191,4 +195,4 @@ def test_a_key_that_stands_twice_in_a_row_is_an_error(tmp_path):
 def test_a_misspelled_file_is_named_with_the_one_beside_it(tmp_path):
     (tmp_path / "train.jsonl").write_text('{"prompt": "1 + 1", "answer": "2"}\n')
     (line,) = problems(tmp_path / "trian.jsonl")
-    assert line.endswith("trian.jsonl: no such file or folder (did you mean `train.jsonl`?)")
+    assert line.endswith(f"trian.jsonl: no such file or folder (did you mean `{tmp_path}/train.jsonl`?)")

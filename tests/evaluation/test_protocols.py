@@ -143,7 +143,8 @@ def test_rows_of_ones_own_and_tasks_from_a_path(tmp_path):
     [
         ({"tasks": ["math50"]}, r"--tasks math50: no such task \(did you mean `math500`\?\)"),
         ({"tasks": ["none.jsonl"]}, "--tasks none.jsonl: no such file"),
-        ({"tasks": ["{file}"]}, r"no grader: add --grader NAME, one of accuracy"),
+        ({"tasks": ["{here}/mime.jsonl"]}, r"mime.jsonl: no such file \(did you mean `.*/mine.jsonl`\?\)"),
+        ({"tasks": ["{here}/mine.jsonl"]}, r"no grader: add --grader NAME, one of accuracy"),
         ({"tasks": ["gsm8k", "gsm8k"]}, "--tasks gsm8k: given twice"),
         ({"tasks": ["gsm8k"], "grader": "acuracy"}, r"--grader acuracy: no such reward \(did you mean `accuracy`\?\)"),
         ({"tasks": ["gsm8k="]}, "--tasks gsm8k=: a name is missing"),
@@ -158,7 +159,7 @@ def test_rows_of_ones_own_and_tasks_from_a_path(tmp_path):
 def test_errors_say_what_to_type(tmp_path, settings, line):
     (tmp_path / "mine.jsonl").write_text('{"prompt": "?"}\n')
     if "tasks" in settings:
-        settings = settings | {"tasks": [t.replace("{file}", str(tmp_path / "mine.jsonl")) for t in settings["tasks"]]}
+        settings = settings | {"tasks": [t.replace("{here}", str(tmp_path)) for t in settings["tasks"]]}
     with pytest.raises(UserError, match=line):
         made(**settings)
 

@@ -83,6 +83,10 @@ def test_a_server_is_asked_with_the_text(tmp_path):
             "prompt.template: r2-zero: no such choice (did you mean `r1-zero`?); write ./mine.jinja",
         ),
         ("template: ./none.jinja", "none.jinja: No such file or directory: create it, or set another one"),
+        (
+            "template: ./brokn.jinja",
+            "broken.jinja`?): create it, or set another one",
+        ),
         ("template: ./broken.jinja", "broken.jinja:2: Unexpected end of template"),
         ("template: ./silent.jinja", "silent.jinja: does not use the question: add {{ question }}, or loop"),
     ],

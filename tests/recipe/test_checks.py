@@ -214,6 +214,9 @@ def test_files_of_data_that_are_not_there_are_told(write):
     text = write(changed("builder: knights_knaves, people: [2, 3], size: 40", "path: none.jsonl"))
     (line,) = of_data(check_inputs(loading.load([text])))
     assert line.startswith("r.yaml:3: data.path: none.jsonl: no such file")
+    write("", "nine.jsonl")
+    (line,) = of_data(check_inputs(loading.load([text])))
+    assert line == "r.yaml:3: data.path: none.jsonl: no such file or folder (did you mean `nine.jsonl`?)"
     loaded = loading.load([text, "data={builder: rows, path: some-hub/name}"])
     assert of_data(check_inputs(loaded)) == []
 
@@ -236,6 +239,7 @@ def test_a_folder_that_is_no_model_is_told(write, tmp_path):
     folder = tmp_path / "model"
     assert model_problem(write, folder) == f"{folder}: no such folder"
     folder.mkdir()
+    assert model_problem(write, f"{folder}s") == f"{folder}s: no such folder (did you mean `{folder}`?)"
     assert model_problem(write, folder) == f"{folder}: it has no config.json, so it is not the folder of a model"
     write("{}", "model/config.json")
     assert model_problem(write, folder).startswith(f"{folder}: it has no weights")

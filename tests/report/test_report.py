@@ -157,7 +157,7 @@ def test_a_stage_of_a_pipeline_by_itself(run):
         (
             ["runs/quikstart"],
             {},
-            "runs/quikstart: no such run directory (did you mean `quickstart`?): `r1lab ls runs` "
+            "runs/quikstart: no such run directory (did you mean `runs/quickstart`?): `r1lab ls runs` "
             "lists the existing ones",
         ),
     ],
