@@ -82,7 +82,8 @@ def from_main(make: Callable[[], T]) -> T:
     # store is a part of rank 0: the others do not wait for one that has ended.
     store, key = distributed_c10d._get_default_store(), f"r1lab/from_main/{next(_CALLS)}"
     if is_main():
-        store.set(key, pickle.dumps(value := make()))
+        value = make()
+        store.set(key, pickle.dumps(value))  # pyright: ignore[reportArgumentType]  it takes bytes as well
         return value
     store.wait([key], datetime.timedelta(days=30))
     return pickle.loads(store.get(key))

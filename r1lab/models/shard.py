@@ -80,7 +80,7 @@ def is_sharded(model) -> bool:
     return isinstance(model, FSDPModule)
 
 
-def whole(accelerator: "Accelerator", model: "PreTrainedModel", dtype=None) -> "PreTrainedModel | None":
+def whole(accelerator: "Accelerator", model, dtype=None):
     """Returns a model with all of its weights on rank 0, and None on the other ranks; all ranks have to call it.
 
     A model that is not sharded is returned itself. Of a sharded model it is a copy on the CPU, which can be saved, but
@@ -103,7 +103,7 @@ def whole(accelerator: "Accelerator", model: "PreTrainedModel", dtype=None) -> "
     return copy
 
 
-def load(model: "PreTrainedModel", file: Path) -> None:
+def load(model, file: Path) -> None:
     """Loads the weights of a safetensors file, in which tied weights occur once, into a model, sharded or not."""
     from safetensors.torch import load_file, load_model
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
@@ -112,7 +112,8 @@ def load(model: "PreTrainedModel", file: Path) -> None:
         load_model(model, file)
         return
     options = StateDictOptions(full_state_dict=True, strict=False)
-    set_model_state_dict(model, load_file(file), options=options)
+    state: dict[str, Any] = {**load_file(file)}
+    set_model_state_dict(model, state, options=options)
 
 
 def fit_checkpoint(folder: Path, *, sharded: bool) -> None:
