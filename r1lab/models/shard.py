@@ -80,7 +80,7 @@ def is_sharded(model) -> bool:
     return isinstance(model, FSDPModule)
 
 
-def whole(accelerator: "Accelerator", model, dtype=None):
+def whole(accelerator, model, dtype=None):
     """Returns a model with all of its weights on rank 0, and None on the other ranks; all ranks have to call it.
 
     A model that is not sharded is returned itself. Of a sharded model it is a copy on the CPU, which can be saved, but
