@@ -127,3 +127,11 @@ def test_a_stopped_rank_is_found_by_the_silence_of_all(begin, tmp_path):
     )
     stack = (tmp_path / "runs" / "s" / "ranks" / "0.stack").read_text()
     assert "rank 0: " in lines[0] and "r1lab/stages/grpo.py" in stack
+
+
+def test_an_error_of_one_rank_is_reported_as_its_own(begin, tmp_path):
+    process = begin()
+    found = wait_for_step(process, tmp_path, 2)
+    (tmp_path / "fail").touch()
+    status, lines = end(process, found)
+    assert status == 1 and len(lines) == 1 and lines[0].startswith("s: rank 1: ") and "no such unit" in lines[0]
