@@ -10,7 +10,7 @@ from r1lab.check.seen import GENERATED, Seen
 from r1lab.findings import Finding
 from r1lab.models import loading
 from r1lab.recipe import batch, launch, trl_fields
-from r1lab.recipe.schema import EvalRecipe, GrpoRecipe, SampleRecipe, SftRecipe, StageRecipe, is_trained
+from r1lab.recipe.schema import EvalRecipe, GrpoRecipe, SampleRecipe, SftRecipe, StageRecipe, Trained, is_trained
 from r1lab.recipe.sections import Eval, Launch, Lora, Model, Rollout
 from r1lab.recipe.yaml_source import Keys
 from r1lab.rewards.facts import facts_of
@@ -24,6 +24,7 @@ PUBLISHED = {"grpo": ((0.02, 3e-5, 1e-3), (0.5, 1e-6, 1e-4), (3, 1e-6, 2e-5), (1
              "sft": ((0.02, 1e-4, 1e-3), (0.5, 1e-5, 5e-4), (1e6, 5e-6, 1e-4))}  # fmt: skip
 FAR = 4  # tolerated factor beyond the published range
 LORA = 20  # adapters need 10 to 20 times the learning rate ("LoRA Without Regret", Thinking Machines, 2025)
+ROUNDED = 2e-5  # below it, AdamW moves few weights of bfloat16: in 100 steps at 1e-6 2 %, at 1e-5 16 % of them
 LONG = 500  # steps above which a run without a checkpoint is a risk
 
 _NEEDS = {"use_liger_kernel": "liger_kernel", "deepspeed": "deepspeed"}  # optional packages
@@ -101,6 +102,7 @@ def setting_findings(recipe: StageRecipe, *, tiny: bool = False) -> list[Finding
         found += _ratios(recipe) + _lengths(recipe, tiny) + _sleep(recipe)
     if not tiny:
         found += _learning_rate(recipe) if isinstance(recipe, SftRecipe | GrpoRecipe) else []
+        found += _rounding(recipe) if is_trained(recipe) else []
         found += _steps(train)
         found += _kl(recipe) if isinstance(recipe, GrpoRecipe) else []
     base = recipe.model.path.startswith("scratch:")  # a new model also has to learn the language of the questions
@@ -135,6 +137,24 @@ def _bfloat16(model: Model, train: dict[str, Any]) -> list[Finding]:
         what = "dtype auto resolves to float32, because this machine only emulates bfloat16"
         found.append(Finding("ok", "settings", what, keys=("model", "dtype")))
     return found
+
+
+def _rounding(recipe: Trained) -> list[Finding]:
+    """A learning rate whose updates weights in bfloat16 do not take: they have 8 significant bits.
+
+    FSDP2 and DeepSpeed keep float32 copies of the weights that are trained, and peft keeps adapters in float32.
+    """
+    import torch
+
+    model, train = recipe.model, recipe.train
+    auto = model.dtype == "auto" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    sharded = launch.of(recipe, gpu=True) == "fsdp2" or any(train.get(key) for key in launch.SHARDING)
+    rate = train.get("learning_rate", trl_fields.FIELDS[recipe.trl]["learning_rate"][1])
+    if not (auto or model.dtype == "bfloat16") or getattr(model, "lora", None) or sharded or not 0 < rate < ROUNDED:
+        return []
+    what = f"the trained weights are kept in bfloat16, which rounds most updates at a learning rate of {rate:g} away"
+    fix = "set float32, or launch.gpus to at least 2: fsdp2 keeps float32 weights"
+    return [Finding("warning", "settings", what, fix, ("model", "dtype"))]
 
 
 def billions(path: str) -> float | None:

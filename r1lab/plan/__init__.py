@@ -8,6 +8,7 @@ make it fit, and `printed.py` prints the plan.
 from dataclasses import dataclass, replace
 from functools import partial
 
+from r1lab import hardware
 from r1lab.check.look import start_of
 from r1lab.errors import UserError
 from r1lab.plan import gpus as devices
@@ -96,6 +97,7 @@ def plan(
         refused = [(n, problem) for n, s in named if is_trained(s) for problem in batch.problems(s)]
         if refused:
             raise UserError([f"--gpus {gpus}: {n}: {'.'.join(map(str, keys))}: {why}" for n, (keys, why) in refused])
+    most = gpus or (None if gpu else hardware.gpus())  # `run` refuses more than this machine has
     found, ways = [], {}
     for index, (name, stage) in enumerate(named):
         earlier = dict(named[:index])
@@ -103,9 +105,8 @@ def plan(
         again = partial(plan_stage, name, device=device, start=start, found=rows)
         found.append(again(stage))
         if not found[-1].fits:
-            ways[name] = changes(
-                stage, found[-1], again, prefix=f"stages.{name}." if pipeline else "", more_gpus=gpus is None
-            )
+            prefix = f"stages.{name}." if pipeline else ""
+            ways[name] = changes(stage, found[-1], again, prefix=prefix, most_gpus=most)
     launches: list[Launch | None] = [getattr(stage, "launch", None) for _, stage in named]
     count = gpus or max((launch.ranks for launch in launches if launch), default=1)
     return Planned(recipe.name, device, count, tuple(found), ways)

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from r1lab.plan.gpus import gib
 from r1lab.plan.stages import StagePlan
-from r1lab.recipe import batch
+from r1lab.recipe import batch, launch
 from r1lab.recipe import loading as recipes
 from r1lab.recipe.schema import EvalRecipe, GrpoRecipe, StageRecipe, is_trained
 from r1lab.recipe.sections import Lora, Rollout
@@ -33,20 +33,20 @@ Settings = dict[str, object]
 
 
 def changes(
-    recipe: StageRecipe, before: StagePlan, plan: Plan, *, prefix: str = "", more_gpus: bool = True
+    recipe: StageRecipe, before: StagePlan, plan: Plan, *, prefix: str = "", most_gpus: int | None = None
 ) -> list[Change]:
     """At most three changes that make a stage fit, the cheapest first; a combination if no single one is enough.
 
     Args:
         plan: Plans this stage with another recipe.
         prefix: The prefix of the keys in a pipeline: `stages.NAME.`.
-        more_gpus: Whether a change may use more GPUs.
+        most_gpus: The number of GPUs that a change may use at most; None for any number.
     """
     found: list[Change] = []
     candidates = [
         (settings, cost)
         for settings, cost in _candidates(recipe, before)
-        if more_gpus or "launch.gpus" not in settings
+        if most_gpus is None or settings.get("launch.gpus", 0) <= most_gpus  # pyright: ignore[reportOperatorIssue]
     ]
     for settings, cost in candidates:
         if any(_same_kind(settings, change, prefix) for change in found):
@@ -94,9 +94,9 @@ def _together(
 
 
 def _planned(recipe: StageRecipe, settings: Settings, plan: Plan) -> StagePlan | None:
-    """The plan of a stage with other values; None if the rows of an update then do not divide."""
+    """The plan of a stage with other values; None for a recipe that `r1lab run` refuses."""
     other = changed(recipe, settings)
-    return None if is_trained(other) and batch.problems(other) else plan(other)
+    return None if is_trained(other) and (batch.problems(other) or launch.problems(other)) else plan(other)
 
 
 def _excess(planned: StagePlan) -> tuple[bool, int]:
@@ -137,8 +137,8 @@ def _candidates(recipe: StageRecipe, before: StagePlan) -> Iterator[tuple[Settin
             yield settings, "same update in smaller micro-batches"
     if not train.get("gradient_checkpointing"):
         yield {"train.gradient_checkpointing": True}, ""
-    if gpus > 1 and not (train.get("fsdp") or train.get("deepspeed")):
-        yield {"train.fsdp": "full_shard"}, "weights are exchanged between GPUs"
+    if gpus > 1 and launch.of(recipe, gpu=True) == "ddp":
+        yield {"launch.strategy": "fsdp2"}, "weights are exchanged between GPUs"
     if not train.get("optim") or "8bit" not in train["optim"]:
         yield {"train.optim": "adamw_bnb_8bit"}, "needs bitsandbytes, optimizer states in 8 bits"
     yield from _half_precision(recipe)
@@ -157,7 +157,7 @@ def _candidates(recipe: StageRecipe, before: StagePlan) -> Iterator[tuple[Settin
             )
     for more in (2, 4, 8, 16, 32):
         if more > gpus and more % gpus == 0 and not train.get("deepspeed"):
-            yield {"launch.gpus": more, "train.fsdp": "full_shard"}, f"uses {more} GPUs"
+            yield {"launch.gpus": more}, f"uses {more} GPUs"
     limit = train.get("max_length")
     if recipe.stage in ("sft", "dpo"):
         for length in (16_384, 8192, 4096, 2048, 1024, 512):

@@ -5,12 +5,15 @@ section 2.1); attention adds its two products (arXiv:2204.02311, appendix B), he
 causal.
 """
 
-from r1lab.plan.gpus import Device
-from r1lab.plan.memory import kv_bytes
+from r1lab.plan.gpus import NETWORK, Device
+from r1lab.plan.memory import Training, kv_bytes
 from r1lab.plan.shapes import Shape
 
 READING = 0.5
 """The assumed share of a device's bandwidth that decoding reaches."""
+
+EXCHANGING = 0.7
+"""The assumed share of a link's bandwidth that NCCL reaches with large messages."""
 
 EXPERTS = 0.5
 """The rate of a mixture of experts as a share of a dense model's, whose matrices are larger (docs/plan.md)."""
@@ -29,6 +32,29 @@ def forward(shape: Shape, tokens: float, context: float) -> float:
 def training(shape: Shape, flops: float, device: Device, devices: int) -> float:
     """Seconds of the passes of a training step."""
     return flops / (devices * device.flops * device.training * _reached(shape))
+
+
+def exchanged(work: Training, micro_batches: float, *, synced: bool) -> float:
+    """Bytes that a device sends to others in an update, and receives from them.
+
+    Without sharding the ranks add their gradients once, in a ring: each sends all of them twice, except its own part
+    (ZeRO, section 7). With FSDP2 each micro-batch gathers the weights before its forward and its backward pass, and
+    adds the gradients. ZeRO-1 and 2 are counted as no sharding.
+
+    Args:
+        synced: Whether an engine in the same process gets the weights, which are then gathered once more.
+    """
+    others = (work.sharding.devices - 1) / work.sharding.devices
+    if work.sharding.stage < 3:
+        return 2 * work.trained * work.trained_bytes * others
+    weights = work.shape.parameters * work.precision.compute
+    return ((2 * weights + 4 * work.trained) * micro_batches + weights * synced) * others
+
+
+def exchanging(size: float, device: Device, *, nodes: int) -> float:
+    """Seconds in which a device sends `size` bytes to the others; the slowest link counts."""
+    link = min(device.link, NETWORK) if nodes > 1 else device.link
+    return size / (link * EXCHANGING)
 
 
 def _reached(shape: Shape) -> float:

@@ -142,6 +142,17 @@ def cores(count: int, memory: int, *, avx512: bool) -> Device:
     )
 
 
+def part(device: Device, processes: int) -> Device:
+    """The share that each of several processes has of a machine's cores and memory."""
+    return replace(
+        device,
+        memory=device.memory // processes,
+        flops=device.flops / processes,
+        bandwidth=device.bandwidth / processes,
+        link=device.link / processes,
+    )
+
+
 def with_rates(device: Device, measured: rates.Rates) -> Device:
     """A CPU with its measured rates.
 

@@ -237,7 +237,8 @@ def reference(work: Training) -> int:
     """Bytes of the frozen reference model; with LoRA it is the base without its adapters, and needs no memory."""
     if not work.reference or work.lora:
         return 0
-    return work.sharding.of(work.shape.parameters * work.precision.weights, 3)
+    # accelerate keeps the weights of every model that it shards in float32.
+    return work.sharding.of(work.shape.parameters * (4 if work.sharding.fsdp else work.precision.weights), 3)
 
 
 def gradients(work: Training) -> int:
@@ -260,6 +261,13 @@ def _gathered(work: Training) -> int:
     """Bytes of gathered weights in a sharded pass: the current and the next layer, and the larger of the two ends."""
     layer = (work.shape.parameters - work.shape.head * (1 if work.shape.tied else 2)) // work.shape.layers
     return (2 * layer + work.shape.head) * work.precision.compute
+
+
+def loading(work: Training, ranks: int) -> int:
+    """Bytes of host memory in which the ranks of a machine load the model; with FSDP2 only the first of them does."""
+    copies = 1 if work.sharding.fsdp else ranks
+    models = 2 if work.reference and not work.lora else 1
+    return copies * models * work.shape.parameters * work.precision.weights
 
 
 def activations(work: Training) -> tuple[int, int]:

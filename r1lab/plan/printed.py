@@ -51,12 +51,12 @@ def _memory(stages: tuple[StagePlan, ...]) -> list[list[str]]:
 
 
 def _work(planned: "Planned") -> list[list[str]]:
-    rows = [["stage", "kind", "steps", "tokens", "FLOPs", "time", "texts", "disk", ""]]
+    rows = [["stage", "kind", "steps", "tokens", "FLOPs", "time", "texts", "loading", "disk", ""]]
     for stage in planned.stages:
-        figures = (stage.steps, stage.tokens, stage.flops, stage.seconds, stage.host, stage.disk)
+        figures = (stage.steps, stage.tokens, stage.flops, stage.seconds, stage.host, stage.loading, stage.disk)
         rows.append(_row(stage.name, stage.stage, *figures))
     if len(planned.stages) > 1:
-        rows.append(_row("all", "", None, planned.tokens, planned.flops, planned.seconds, 0, planned.disk))
+        rows.append(_row("all", "", None, planned.tokens, planned.flops, planned.seconds, 0, 0, planned.disk))
     return rows
 
 
@@ -68,10 +68,11 @@ def _row(
     flops: float | None,
     seconds: float | None,
     host: int,
+    loading: int,
     disk: int,
 ) -> list[str]:
     known = [f"{steps:,}" if steps else "-", _count(tokens), f"{flops:.1e}" if flops else "?", rough_duration(seconds)]
-    return [name, kind, *known, *(f"{gib(size)} GiB" if size else "-" for size in (host, disk)), ""]
+    return [name, kind, *known, *(f"{gib(size)} GiB" if size else "-" for size in (host, loading, disk)), ""]
 
 
 def _count(number: float | None) -> str:
@@ -100,14 +101,14 @@ def _indented(rows: list[list[str]], title: str) -> list[str]:
 
 def _verdict(planned: "Planned") -> list[tuple[str, str]]:
     """Lines with their verdict: `ok`, `error`, or empty."""
-    most = max(planned.stages, key=lambda stage: stage.peak.total)
-    room = gib(planned.device.memory)
+    most = max(planned.stages, key=lambda stage: stage.peak.total / stage.budget)
     if planned.fits:
-        return [("ok", f"fits: largest stage {most.name}, {gib(most.peak.total)} of {room} GiB")]
+        return [("ok", f"fits: largest stage {most.name}, {gib(most.peak.total)} of {gib(most.budget)} GiB")]
     lines: list[tuple[str, str]] = []
     for stage in planned.stages:
         if stage.fits:
             continue
+        room = gib(stage.budget)
         why = stage.short or f"{stage.name} needs {gib(stage.peak.total)} of {room} GiB {MOMENTS[stage.moment]}"
         lines.append(("error", f"does not fit: {f'{stage.name}: ' if stage.short else ''}{why}"))
         found = planned.changes.get(stage.name, ())
@@ -153,6 +154,7 @@ def as_json(planned: "Planned") -> dict:
                 "phases": {phase: asdict(parts) | {"total": parts.total} for phase, parts in stage.phases.items()},
                 **{key: getattr(stage, key) for key in ("steps", "tokens", "flops", "seconds", "short")},
                 "host_bytes": stage.host,
+                "loading_bytes": stage.loading,
                 "disk_bytes": stage.disk,
                 "assumed": list(stage.assumed),
                 "changes": [asdict(change) for change in planned.changes.get(stage.name, ())],

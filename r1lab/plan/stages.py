@@ -4,12 +4,12 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from r1lab.plan import cost, generating, memory, shapes
+from r1lab.plan import cost, generating, gpus, memory, shapes
 from r1lab.plan.generating import completion_limit
 from r1lab.plan.gpus import GIB, Device
 from r1lab.plan.lengths import WRITTEN, Lengths
 from r1lab.plan.memory import Adapters, Layout, Memory, Precision, Sharding, Training
-from r1lab.recipe import batch, trl_fields
+from r1lab.recipe import batch, launch, trl_fields
 from r1lab.recipe.batch import Batch
 from r1lab.recipe.schema import GrpoRecipe, StageRecipe, Trained, is_trained
 from r1lab.recipe.sections import Eval, EvalRollout, GrpoTrain, Launch, Lora, Rollout
@@ -41,6 +41,7 @@ class StagePlan:
         disk: The maximum number of bytes on disk.
         short: Why it cannot work regardless of the peak, such as an engine without memory for one sequence.
         host: Bytes of host memory that the texts of its rows need while they are read.
+        loading: Bytes of host memory that all ranks of a machine need while they load the model.
     """
 
     name: str
@@ -55,6 +56,7 @@ class StagePlan:
     assumed: tuple[str, ...] = ()
     short: str = ""
     host: int = 0
+    loading: int = 0
 
     @property
     def moment(self) -> str:
@@ -83,6 +85,8 @@ def plan_stage(name: str, recipe: StageRecipe, *, device: Device, start: str, fo
         UserError: The shape of its model is not available.
     """
     assumed = (found.assumed,) if found.assumed else ()
+    if not device.cuda:
+        device = gpus.part(device, _launch(recipe).gpus)
     rollout: Rollout | None = getattr(recipe, "rollout", None)
     if is_trained(recipe):
         limit = recipe.train.get("max_length") or found.whole
@@ -100,9 +104,15 @@ def plan_stage(name: str, recipe: StageRecipe, *, device: Device, start: str, fo
     seconds = made.seconds and made.seconds + device.start
     if seconds and generating.uses_vllm(rollout):
         seconds += device.engine_start
+    if _launch(recipe).nodes > 1:
+        assumed += (f"{gpus.NETWORK / 1e9:.0f} GB/s from each GPU to other machines",)
     if seconds is None:
         assumed += ("the number of rows is unknown: set data.size for steps, tokens and time",)
     return replace(made, phases=phases, seconds=seconds, assumed=assumed, host=host)
+
+
+def _launch(recipe: StageRecipe) -> Launch:
+    return getattr(recipe, "launch", None) or Launch()
 
 
 def _shape(recipe: StageRecipe, start: str) -> shapes.Shape:
@@ -146,7 +156,7 @@ def _size(recipe: StageRecipe, device: Device) -> int:
 def _trains(name: str, recipe: Trained, device: Device, shape: shapes.Shape, found: Lengths) -> StagePlan:
     """The plan of a stage that trains, and in GRPO also generates."""
     lora, update = _lora(recipe, shape), batch.of(recipe)
-    sharding, mixed = _sharding(recipe, update.ranks)
+    sharding, mixed = _sharding(recipe, update.ranks, gpu=device.cuda)
     size = _size(recipe, device)
     autocast = recipe.train.get("bf16", device.cuda and device.bfloat16) or recipe.train.get("fp16", False)
     precision = Precision(size, 2 if autocast else size)
@@ -182,7 +192,10 @@ def _trains(name: str, recipe: Trained, device: Device, shape: shapes.Shape, fou
         if setting(recipe, "packing"):
             each = found.whole
         flops = cost.forward(shape, update.rows * each, found.mean / 2) * passes
-    seconds = cost.training(shape, flops, device, update.ranks) + waiting
+    micro_batches = max(1.0, update.rows / update.ranks * each / layout.tokens)
+    exchanged = cost.exchanged(work, micro_batches, synced=recipe.stage == "grpo")
+    moving = cost.exchanging(exchanged, device, nodes=recipe.launch.nodes)
+    seconds = max(moving, cost.training(shape, flops, device, update.ranks)) + waiting
     return StagePlan(
         name,
         recipe.stage,
@@ -194,6 +207,7 @@ def _trains(name: str, recipe: Trained, device: Device, shape: shapes.Shape, fou
         steps and steps * seconds,
         _disk(recipe, shape, work, steps) + _tokens(recipe, found),
         short=short,
+        loading=memory.loading(work, recipe.launch.gpus),
     )
 
 
@@ -240,10 +254,10 @@ def _lora(recipe: Trained, shape: shapes.Shape) -> Adapters | None:
     return Adapters(parameters, lora.r, len(chosen), lora.quantize, lora.merge)
 
 
-def _sharding(recipe: Trained, devices: int) -> tuple[Sharding, bool]:
+def _sharding(recipe: Trained, devices: int, *, gpu: bool) -> tuple[Sharding, bool]:
     """How training is sharded, and whether DeepSpeed or FSDP2 keeps float32 master weights."""
     deepspeed = recipe.train.get("deepspeed")
-    if recipe.train.get("fsdp"):
+    if recipe.train.get("fsdp") or launch.of(recipe, gpu=gpu) == "fsdp2":
         return Sharding(devices, 3, fsdp=True), True
     if isinstance(deepspeed, dict):
         return Sharding(devices, deepspeed.get("zero_optimization", {}).get("stage", 0)), True
@@ -303,8 +317,7 @@ def _generates(
     evaluation: Eval | None = getattr(recipe, "eval", None)
     written, n, greedy = generating.sample_sizes(rollout, evaluation)
     length, rows = found.prompt + written, (questions or 1) * (n + greedy)
-    launch: Launch | None = getattr(recipe, "launch", None)
-    of_device = rows / (launch.ranks if launch else 1)
+    of_device = rows / _launch(recipe).ranks
     short, together = "", 0
     if generating.uses_vllm(rollout):
         split = rollout.tensor_parallel if isinstance(rollout, EvalRollout) else 1
@@ -336,9 +349,10 @@ def _disk(recipe: Trained, shape: shapes.Shape, work: Training, steps: int | Non
     """Bytes of the checkpoints that exist together, including one that is being written, and of the final model."""
     size = work.precision.weights
     final = shape.parameters * size
-    states = work.trained * (2 * work.trained_bytes if work.states is None else work.states)
-    states += work.trained * 4 if work.mixed else 0
-    one = (work.trained * work.trained_bytes) + (0 if recipe.train.get("save_only_model") else states)
+    weight = 4 if work.sharding.fsdp else work.trained_bytes
+    states = work.trained * (2 * weight if work.states is None else work.states)
+    states += work.trained * 4 if work.mixed and not work.sharding.fsdp else 0
+    one = work.trained * weight + (0 if recipe.train.get("save_only_model") else states)
     every = setting(recipe, "save_steps")
     if setting(recipe, "save_strategy") == "no":
         saves = 0

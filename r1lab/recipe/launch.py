@@ -1,6 +1,6 @@
 """The ranks of a stage: settings of `launch` that do not fit together or this machine, and what `auto` means."""
 
-from r1lab.recipe.schema import StageRecipe
+from r1lab.recipe.schema import StageRecipe, Trained
 from r1lab.recipe.sections import TrainLaunch
 from r1lab.recipe.values import Problems
 from r1lab.recipe.yaml_source import Keys
@@ -78,6 +78,12 @@ def strategy(config: dict, *, gpu: bool) -> str:
     if given != "auto" or "strategy" not in launch or not several or any(train.get(name) for name in SHARDING):
         return given
     return "ddp" if config["model"].get("lora") or not gpu else "fsdp2"
+
+
+def of(recipe: Trained, *, gpu: bool) -> str:
+    """The strategy of a training stage's recipe, as `strategy` says it."""
+    sections = {"launch": recipe.launch.model_dump(), "model": recipe.model.model_dump(), "train": recipe.train}
+    return strategy(sections, gpu=gpu)
 
 
 def resolved(config: dict, *, gpu: bool) -> dict:

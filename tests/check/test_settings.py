@@ -125,3 +125,19 @@ def test_sleep_mode_without_a_gpu_is_an_error(loaded, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     assert not [keys for _, keys in reported(loaded(*words)) if "sleep" in keys]
+
+
+@pytest.mark.parametrize(
+    ("settings", "warned"),
+    [
+        (["model.dtype=bfloat16"], True),
+        (["model.dtype=bfloat16", "train.learning_rate=1e-4"], False),
+        (["model.dtype=bfloat16", "model.lora.r=8"], False),
+        (["model.dtype=float32"], False),
+        (["model.dtype=bfloat16", "launch.gpus=2", "train.global_batch_size=512"], False),
+        (["model.dtype=bfloat16", "launch.gpus=2", "train.global_batch_size=512", "launch.strategy=ddp"], True),
+    ],
+)
+def test_weights_in_bfloat16_lose_the_updates_of_a_low_learning_rate(settings, warned):
+    found = setting_findings(recipes.load(["published/mini-r1-countdown", "launch.gpus=1", *settings]))
+    assert any("rounds most updates" in finding.seen for finding in found) == warned

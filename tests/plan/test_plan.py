@@ -6,7 +6,7 @@ import pytest
 
 from r1lab import cli, plan
 from r1lab.errors import UserError
-from r1lab.plan import gpus
+from r1lab.plan import gpus, shapes
 from r1lab.plan.changes import _candidates, _planned, changed
 from r1lab.plan.gpus import GIB
 from r1lab.recipe import loading as recipes
@@ -42,7 +42,7 @@ def load(folder, **more):
     """A recipe of one stage, sections merged."""
     from r1lab.rundir import storage
 
-    plain = {k: v | more.get(k, {}) if isinstance(v, dict) else more.get(k, v) for k, v in GRPO.items()}
+    plain = more | {k: v | more.get(k, {}) if isinstance(v, dict) else more.get(k, v) for k, v in GRPO.items()}
     storage.write_yaml(folder / "recipe.yaml", plain)
     return recipes.load([str(folder / "recipe.yaml")])
 
@@ -137,7 +137,7 @@ def test_sharding_spreads_over_gpus(tmp_path):
     recipe = load(tmp_path)
     whole, spread = (
         plan.plan(changed(recipe, settings), gpu="h100", gpus=8).stages[0].peak.total
-        for settings in ({}, {"train.fsdp": "full_shard"})
+        for settings in ({"launch.strategy": "ddp"}, {"launch.strategy": "fsdp2"})
     )
     assert spread < whole / 2
 
@@ -182,3 +182,52 @@ def test_json_adds_up(quickstart):
 def test_packaged_recipes_can_be_planned(name):
     planned = plan.plan(recipes.load([name]), gpu="h100")
     assert all(stage.peak.total > 0 for stage in planned.stages)
+
+
+def test_float32_weights_and_adam_are_sharded_over_all_ranks_by_default(tmp_path):
+    recipe = load(tmp_path, launch={"gpus": 8}, train={"per_device_train_batch_size": 2})
+    planned = plan.plan(recipe, gpu="h100").stages[0]
+    parameters = shapes.find("Qwen/Qwen2.5-7B").parameters
+    peak = planned.phases["update"]
+    assert peak.weights == 4 * parameters // 8
+    assert peak.optimizer == 8 * parameters // 8
+    one = plan.plan(changed(recipe, {"launch.gpus": 16}), gpu="h100").stages[0].phases["update"]
+    assert one.weights == peak.weights // 2
+    assert planned.loading == 2 * parameters  # only the first rank reads the weights
+
+
+def test_lora_leaves_the_base_whole_on_each_rank(tmp_path):
+    settings = {"model": {"lora": {"r": 16}}, "train": {"per_device_train_batch_size": 2}}
+    planned = plan.plan(load(tmp_path, launch={"gpus": 8}, **settings), gpu="h100").stages[0]
+    assert planned.peak.weights > 2 * shapes.find("Qwen/Qwen2.5-7B").parameters
+    assert planned.loading == 8 * 2 * shapes.find("Qwen/Qwen2.5-7B").parameters
+
+
+def test_nothing_is_recommended_that_a_run_refuses(tmp_path):
+    recipe = load(tmp_path, launch={"gpus": 2, "strategy": "ddp"}, train={"per_device_train_batch_size": 8})
+    planned = plan.plan(recipe, gpu="a40")
+    assert planned.changes["big"]
+    for change in planned.changes["big"]:
+        found = recipes.load([str(tmp_path / "recipe.yaml"), *change.words])  # refuses what `run` refuses
+        assert "train.fsdp" not in " ".join(change.words)
+        assert plan.plan(found, gpu="a40").fits, change
+    here = plan.plan(load(tmp_path), memory=GIB)
+    assert not [word for found in here.changes.values() for change in found for word in change.words if "gpus" in word]
+
+
+def test_processes_on_a_machine_without_gpus_share_its_memory_and_cores():
+    device = gpus.cores(2, 8 * GIB, avx512=False)
+    one, two = (
+        plan.plan(recipes.load(["quickstart", f"stages.zero.launch.gpus={count}"]), device=device).stages[1]
+        for count in (1, 2)
+    )
+    assert two.budget == one.budget // 2
+    assert two.seconds > one.seconds / 2
+
+
+def test_weights_that_are_exchanged_between_machines_take_time(tmp_path):
+    recipe = load(tmp_path, launch={"gpus": 8}, train={"per_device_train_batch_size": 1})
+    one = plan.plan(recipe, gpu="h100").stages[0]
+    two = plan.plan(changed(recipe, {"launch.nodes": 2}), gpu="h100").stages[0]
+    assert two.seconds / two.steps > one.seconds / one.steps
+    assert "50 GB/s from each GPU to other machines" in two.assumed

@@ -5,7 +5,6 @@ import pytest
 from r1lab import plan
 from r1lab.recipe import loading as recipes
 from r1lab.recipe import yaml_source
-from r1lab.recipe.schema import is_trained
 
 GPUS = {
     "published/dr-grpo": "a100",
@@ -23,8 +22,5 @@ SEVERAL = [name for name, path in yaml_source.packaged_recipes().items() if "lau
 def test_a_recipe_fits_sharded_on_the_gpus_that_its_header_names(name, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     recipe = recipes.load([name])
-    for stage in getattr(recipe, "stages", [recipe]):
-        if is_trained(stage):
-            stage.train["fsdp"] = "full_shard"
     planned = plan.plan(recipe, gpu=GPUS.get(name, "h100"))
     assert planned.fits, {stage.name: stage.short or stage.peak for stage in planned.stages if not stage.fits}
