@@ -113,7 +113,8 @@ def trained() -> float:
 
     from r1lab.models.loading import load_model
 
-    model = load_model(MODEL, dtype="float32").to(_device())
+    model = load_model(MODEL, dtype="float32")
+    model.to(_device())  # pyright: ignore[reportArgumentType]  transformers' decorator hides that it is a method
     ids = torch.randint(0, model.config.vocab_size, (16, 128), device=_device())
     return ids.numel() / _seconds(lambda: model(input_ids=ids, labels=ids).loss.backward())
 

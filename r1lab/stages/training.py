@@ -193,7 +193,7 @@ def trl_config(config_class: type[Config], recipe: StageRecipe, run_dir: Path, *
     return config
 
 
-def _name_cpu(config: TrainingArguments) -> None:
+def _name_cpu(config: object) -> None:
     """Calls the device of several ranks on a CPU `cpu`.
 
     accelerate 1.15 calls it `cpu:0`, to which torch does not load a checkpoint.
@@ -201,7 +201,7 @@ def _name_cpu(config: TrainingArguments) -> None:
     import torch
     from accelerate import PartialState
 
-    PartialState._shared_state["device"] = config.__dict__["_setup_devices"] = torch.device("cpu")
+    PartialState._shared_state["device"] = vars(config)["_setup_devices"] = torch.device("cpu")
 
 
 def _group_settings(recipe: StageRecipe) -> dict[str, Any]:
