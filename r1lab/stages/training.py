@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from transformers import TrainerCallback, TrainingArguments
+from transformers import TrainerCallback
 
 from r1lab import interrupts, ranks
 from r1lab.errors import UserError
