@@ -33,7 +33,9 @@ $(STAMP): requirements/$(R1LAB_DEVICE).txt pyproject.toml
 	@$(VENV)/bin/python -m pip --version >/dev/null 2>&1 || { echo '[1/3] $(VENV)'; $(PYTHON) -m venv $(VENV); }
 	@echo "[2/3] the $(R1LAB_DEVICE) set: $$(grep -c '^[A-Za-z]' $<) packages of $< (takes minutes the first time)"
 	@# --no-deps: the list is complete, and some of its packages require others that break it (see the list).
-	@$(PIP) install --no-deps -r $<
+	@# pip is quiet, because it prints thousands of lines otherwise.
+	@( while sleep 20 >/dev/null 2>&1; do echo "      $$(($$(date +%s) - $(START))) s, $$(du -sh $(VENV) | cut -f1) in $(VENV)"; done ) & progress=$$!; \
+	trap 'kill $$progress' EXIT; $(PIP) install --no-deps -r $<
 	@echo '[3/3] r1lab, and a first import'
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@$(VENV)/bin/python requirements/verify.py $(R1LAB_DEVICE)

@@ -341,4 +341,7 @@ def _next(run_dir: Path, stages: list, trained: list[Path]) -> str:
     model = trained[-1] / "model"
     if any(kind == "eval" for _, kind, _ in stages):
         return f"r1lab eval {model} --protocol {run_dir}/recipe.yaml --samples 16, for a narrower interval"
-    return f"r1lab eval {model} --protocol greedy, to evaluate it"
+    # The embedded models know only the puzzles of the quickstart.
+    config = run_dir / "config.yaml"
+    embedded = config.is_file() and "embedded:tiny-" in config.read_text(encoding="utf-8")
+    return f"r1lab eval {model} --protocol {'quickstart' if embedded else 'greedy'}, to evaluate it"

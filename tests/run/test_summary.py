@@ -113,6 +113,12 @@ def test_a_run_ends_with_its_report_and_the_next_command(tmp_path):
     assert f"next   r1lab report {tmp_path} OTHER_RUN" in page
 
 
+def test_the_next_command_evaluates_an_embedded_model_on_the_puzzles_that_it_knows(tmp_path):
+    for path, protocol in (("embedded:tiny-qwen2", "quickstart"), ("Qwen/Qwen2.5-0.5B", "greedy")):
+        storage.write_yaml(tmp_path / "config.yaml", {"stage": "grpo", "name": "mine", "model": {"path": path}})
+        assert f"--protocol {protocol}," in summary._next(tmp_path, [("mine", "grpo", tmp_path)], [tmp_path])
+
+
 def test_a_report_that_cannot_be_written_does_not_fail_the_run(tmp_path):
     (tmp_path / "report.html").mkdir()
     storage.write_yaml(tmp_path / "config.yaml", {"stage": "eval", "name": "mine"})
