@@ -38,6 +38,11 @@ def gpus() -> int:
     return int(words[-1]) if done.returncode == 0 and words and words[-1].isdigit() else 0
 
 
+def nodes() -> int:
+    """The nodes of the Slurm job in which this process runs on the first one, 1 if there is none."""
+    return int(os.environ.get("SLURM_JOB_NUM_NODES", "1")) if "SLURMD_NODENAME" in os.environ else 1
+
+
 def busy() -> bool:
     """Whether more processes than there are cores were ready to run, over the last minute."""
     return os.getloadavg()[0] > 1.5 * allowed_cores()

@@ -41,9 +41,10 @@ def stop_signals() -> list[signal.Signals]:
 def stop_requests() -> Iterator[StopRequests]:
     """Counts SIGINT and SIGTERM instead of letting them end this process; SIGHUP counts once.
 
-    After a SIGHUP there is no terminal, so all further output is dropped: writing it would fail.
+    After a SIGHUP there is no terminal, so all further output is dropped: writing it would fail. In a Slurm job
+    SIGTERM and SIGUSR1 count once, because Slurm may send them to the script and to all processes that it started.
     """
-    requests = StopRequests()
+    requests, in_job = StopRequests(), "SLURM_JOB_ID" in os.environ
     if threading.current_thread() is not threading.main_thread():
         yield requests  # Only the main thread may handle signals; in other threads the caller has to.
         return
@@ -51,10 +52,12 @@ def stop_requests() -> Iterator[StopRequests]:
     def count(number: int, frame: object) -> None:
         if number == signal.SIGHUP:
             requests.hang_up()
+        elif in_job and number != signal.SIGINT:
+            requests.count = max(requests.count, 1)
         elif not requests.hung_up:  # systemd sends both
             requests.count += 1
 
-    numbers = stop_signals()
+    numbers = [*stop_signals(), *([signal.SIGUSR1] if in_job else [])]
     old = [signal.signal(number, count) for number in numbers]
     try:
         yield requests

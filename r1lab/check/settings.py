@@ -37,7 +37,8 @@ def launch_findings(recipe: StageRecipe) -> list[Finding]:
     if launched is None or launched.ranks == 1:
         return []
     here, cores = hardware.gpus(), hardware.allowed_cores()
-    problem = launch.refused(launched.gpus, launched.nodes, here) or launch.crowded(launched.gpus, here, cores)
+    refused = launch.refused(launched.gpus, launched.nodes, here, hardware.nodes())
+    problem = refused or launch.crowded(launched.gpus, here, cores)
     if problem is None:
         return []
     keys, what, fix = problem

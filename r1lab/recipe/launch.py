@@ -10,20 +10,23 @@ SHARDING = ("fsdp", "deepspeed")
 """Fields of `train` that say how ranks share the model, in place of `launch.strategy`."""
 
 
-def refused(gpus: int, nodes: int, here: int) -> tuple[Keys, str, str] | None:
+def refused(gpus: int, nodes: int, here: int, in_job: int = 1) -> tuple[Keys, str, str] | None:
     """Why `r1lab run` cannot start the ranks of a stage on this machine: the keys, the problem and the fix.
 
     Args:
         gpus: Its `launch.gpus`.
         nodes: Its `launch.nodes`.
         here: The GPUs of this machine; without one, `launch.gpus` is a number of processes.
+        in_job: The nodes of the Slurm job that this machine belongs to.
 
     >>> refused(8, 1, here=2)
     (('launch', 'gpus'), '8: this machine has 2 GPUs', 'set launch.gpus=2')
     """
-    if nodes > 1:
-        fix = "set launch.nodes=1, or start them with a launcher of several machines (docs/scale.md)"
-        return ("launch", "nodes"), f"{nodes}: `r1lab run` starts the ranks of one machine", fix
+    if nodes > in_job > 1:
+        return ("launch", "nodes"), f"{nodes}: this Slurm job has {in_job} nodes", f"set launch.nodes={in_job}"
+    if nodes > in_job:
+        fix = "submit it with `r1lab run ... --submit`, or see docs/scale.md for clusters without Slurm"
+        return ("launch", "nodes"), f"{nodes}: only a Slurm job has several nodes, and this is none", fix
     if here and gpus > here:
         return ("launch", "gpus"), f"{gpus}: this machine has {counted(here, 'GPU')}", f"set launch.gpus={here}"
     return None

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from r1lab import hardware, ranks
 from r1lab.run import children
 
 INTERRUPTED = 130
+_END = 30.0  # seconds for srun to end the ranks on all nodes
 _BY_AGREEMENT = (0, INTERRUPTED, ranks.RESTART)  # exit statuses of all ranks, each in its own time
 
 
@@ -26,6 +28,8 @@ class Group:
         logs: Their logs.
         logs_from: The byte of each log at which this attempt begins.
         started: The time of their start, in unix seconds.
+        first: The rank of the first process.
+        srun: The only process is an srun, which has the ranks started on several nodes.
         worked: The last time at which they were seen to use the CPU while loading.
         used: The CPU seconds that they had used by then.
     """
@@ -35,21 +39,45 @@ class Group:
     logs: list[Path]
     logs_from: list[int]
     started: float
+    first: int = 0
+    srun: bool = False
     worked: float = 0.0
     used: float = 0.0
 
+    def by_rank(self) -> Iterator[tuple[int, subprocess.Popen]]:
+        """The processes with their ranks."""
+        return enumerate(self.processes, self.first)
 
-def start(command: list[str], path: Path, count: int = 1) -> Group:
-    """Starts a stage with `count` ranks. An only rank gets the environment of this process as it is."""
-    logs = [path / "log.txt", *(ranks.folder(path) / f"{rank}.log" for rank in range(1, count))]
-    if count > 1:
-        _remove_signs(path)
-    port = free_port() if count > 1 else 0
-    group = Group(path, [], logs, [], time.time())
-    for rank, log in enumerate(logs):
-        group.logs_from.append(_size(log))
-        more = environment(rank, count, port) if count > 1 else {}
+
+@dataclass(frozen=True)
+class Node:
+    """This machine among those on which a stage runs, and the address of its rank 0."""
+
+    number: int
+    count: int
+    address: str
+    port: int
+
+
+def start(command: list[str], path: Path, count: int = 1, node: Node | None = None) -> Group:
+    """Starts `count` ranks of a stage. An only rank gets the environment of this process as it is.
+
+    Args:
+        command: The command of a rank.
+        path: The folder of the stage.
+        count: The ranks on this machine.
+        node: This machine, if there are others; `remove_signs` has then been called once for all of them.
+    """
+    if node is None and count > 1:
+        remove_signs(path)
+        node = Node(0, 1, "127.0.0.1", free_port())
+    first = node.number * count if node else 0
+    logs = [ranks.folder(path) / f"{rank}.log" if rank else path / "log.txt" for rank in range(first, first + count)]
+    group = Group(path, [], logs, [], time.time(), first)
+    for place, log in enumerate(logs):
+        group.logs_from.append(size(log))
         with log.open("ab") as output:
+            more = environment(place, count, node) if node else {}
             group.processes.append(children.start(command, output, more))
     return group
 
@@ -57,39 +85,45 @@ def start(command: list[str], path: Path, count: int = 1) -> Group:
 def of_stage(group: Group, path: Path) -> Group:
     """A group that runs several stages one after another, as that of its stage in `path`."""
     log = path / "log.txt"
-    return replace(group, path=path, logs=[log], logs_from=[_size(log)])
+    return replace(group, path=path, logs=[log], logs_from=[size(log)])
 
 
-def _size(file: Path) -> int:
+def size(file: Path) -> int:
+    """The bytes of a file, 0 if there is none."""
     return file.stat().st_size if file.is_file() else 0
 
 
-def _remove_signs(path: Path) -> None:
+def remove_signs(path: Path) -> None:
     """Removes what an earlier attempt left and this one would take for its own."""
     (path / "stop").unlink(missing_ok=True)
     folder = ranks.folder(path)
     folder.mkdir(exist_ok=True)
-    for name in ("*.beat", "*.stack", "*.error"):
+    for name in ("*.beat", "*.stack", "*.error", "*.end"):
         for file in folder.glob(name):
             file.unlink()
 
 
-def environment(rank: int, count: int, port: int) -> dict[str, str]:
-    """The variables of a rank that it has besides those of this process, the same as torchrun's.
+def environment(place: int, count: int, node: Node) -> dict[str, str]:
+    """The variables that a rank has besides those of this process, the same as torchrun's.
+
+    Args:
+        place: Its place among the `count` ranks of this machine.
+        count: The ranks of each machine.
+        node: This machine.
 
     torch uses all cores in every process unless `OMP_NUM_THREADS` is set. accelerate makes no process group without
     a GPU unless `ACCELERATE_USE_CPU` is set: each rank would train alone.
 
-    >>> environment(1, 2, 29500)["RANK"]
-    '1'
+    >>> environment(1, 2, Node(3, 4, "10.0.0.1", 29500))["RANK"]
+    '7'
     """
     found = {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(count),
+        "RANK": str(node.number * count + place),
+        "LOCAL_RANK": str(place),
+        "WORLD_SIZE": str(node.count * count),
         "LOCAL_WORLD_SIZE": str(count),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
+        "MASTER_ADDR": node.address,
+        "MASTER_PORT": str(node.port),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, hardware.allowed_cores() // count)),
     }
     return found if hardware.gpus() else found | {"ACCELERATE_USE_CPU": "true"}
@@ -104,7 +138,7 @@ def free_port() -> int:
 
 def failed(group: Group) -> dict[int, int]:
     """The exit statuses of the ranks that failed, by rank."""
-    statuses = {rank: process.poll() for rank, process in enumerate(group.processes)}
+    statuses = {rank: process.poll() for rank, process in group.by_rank()}
     if ranks.RESTART in statuses.values():  # they end one by one, and a slow one may lose its connection to another
         return {}
     return {rank: status for rank, status in statuses.items() if status is not None and status not in _BY_AGREEMENT}
@@ -126,12 +160,20 @@ def wait(group: Group, seconds: float) -> int | None:
 
 def interrupt(group: Group) -> None:
     """Asks all ranks to stop, which they do at the end of the same step."""
+    if group.srun:  # to which a single SIGINT is a question
+        (group.path / "stop").touch()
+        return
     for process in group.processes:
         process.send_signal(signal.SIGINT)
 
 
 def kill(group: Group) -> None:
     """Kills all ranks and the processes that they started."""
+    if group.srun:  # it kills the ranks; killed itself, it would leave them running
+        for process in group.processes:
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_END)
     for process in group.processes:  # all at once: one that survives another for long would report its end
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

@@ -20,7 +20,7 @@ from r1lab.evaluation import comparison
 from r1lab.interrupts import StopRequests
 from r1lab.recipe import launch, references
 from r1lab.recipe import loading as recipes
-from r1lab.run import group, summary, watch
+from r1lab.run import group, nodes, summary, watch
 from r1lab.run.display import StageDisplay
 from r1lab.run.group import INTERRUPTED, Group
 from r1lab.run.stages import StageRun, announced, changed_stages, decide, has_begun, stage_runs
@@ -63,8 +63,8 @@ def run(
     run_dir = Path(runs_dir) / checked_name(name or config["name"])
     stages = stage_runs(config, run_dir)
     if any(stage.gpus * stage.nodes > 1 for stage in stages):
-        here = hardware.gpus()
-        refused = [(stage.name, launch.refused(stage.gpus, stage.nodes, here)) for stage in stages]
+        here, in_job = hardware.gpus(), hardware.nodes()
+        refused = [(stage.name, launch.refused(stage.gpus, stage.nodes, here, in_job)) for stage in stages]
         if problems := [f"{name}: {'.'.join(map(str, why[0]))}: {why[1]}: {why[2]}" for name, why in refused if why]:
             raise UserError(problems)
         config = launch.resolved(config, gpu=here > 0)
@@ -181,20 +181,20 @@ def run_stage(
     place = ", ".join(part for part in (stage.place, several) if part)
     display = StageDisplay(console, stage.path, name=stage.name, kind=stage.kind, doing="starting", place=place)
     running = group.of_stage(shared, stage.path) if shared else _start(stage)
+    wait, faults = (nodes.wait, nodes.faults) if stage.nodes > 1 else (group.wait, watch.faults)
     status, error = None, []
     try:
         with display:
             while status is None:
-                status = group.wait(running, _POLL)
+                status = wait(running, _POLL)
                 if status is None:
                     _pass_on(running, stop, display)
                     status = 0 if shared and stage.finished else None
                 elif status == ranks.RESTART and not stop.count:
                     group.kill(running)
                     running, status = _start(stage), None
-                hung = several and status is None and watch.silent(running, stage.timeout, time.time())
-                if hung or (several and group.failed(running) and not stop.count):
-                    status, error = watch.report(running, stage.timeout if hung else None)
+                if several and (found := faults(running, stage.timeout, stopping=stop.count > 0)):
+                    status, error = watch.error(found, stage.path)
                 try:
                     display.update()
                 except OSError as error_of_terminal:
@@ -220,6 +220,8 @@ def run_stage(
 
 
 def _start(stage: StageRun) -> Group:
+    if stage.nodes > 1:
+        return nodes.start(stage_command(stage.path), stage.path, stage.nodes)
     return group.start(stage_command(stage.path), stage.path, stage.ranks)
 
 

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from r1lab import ranks
@@ -55,36 +56,77 @@ def _has_begun(group: Group) -> bool:
     return row.get("phase") not in ("load", "note", "warning") and row.get("time", 0) >= group.started
 
 
-def report(group: Group, hung: float | None = None) -> tuple[int, list[str]]:
-    """The exit status and the error of a group that failed or hangs; ranks that still run write their stacks.
+@dataclass
+class Fault:
+    """What was seen of ranks that failed or hang.
+
+    Attributes:
+        status: The exit status of the run.
+        lines: The error, one line for each problem.
+        cause: Whether it is the cause, and not the consequence of a fault of other ranks.
+        hung: Whether the ranks were ended because they showed no sign of life.
+        places: Where the ranks that still ran were.
+    """
+
+    status: int
+    lines: list[str]
+    cause: bool = True
+    hung: bool = False
+    places: dict[int, str] = field(default_factory=dict)
+
+
+def faults(group: Group, timeout: float, *, stopping: bool) -> list[Fault]:
+    """The fault of a group, if there is one so far; ranks that still run then write their stacks.
 
     Args:
         group: The group.
-        hung: The seconds without a sign of life, if this is the reason.
+        timeout: The seconds without a sign of life after which it hangs.
+        stopping: It was asked to stop, so that a rank that fails is no fault.
     """
-    first = set(failed(group))
+    first, running = failed(group), [process for process in group.processes if process.poll() is None]
+    if first and stopping:
+        return []
+    hung = not first and bool(running) and silent(group, timeout, time.time())
+    if not first and not hung:
+        return []
     places = stacks(group)
     statuses = failed(group)
     found = {rank: why(group, rank, status) for rank, status in statuses.items()}
     if 0 in found and _error_file(group, 0).is_file():  # a mistake of the user, which every rank may report
-        return statuses[0], found[0]
+        return [Fault(statuses[0], found[0])]
     own = [rank for rank in found if not _is_consequence(group, rank, statuses[rank], found[rank])]
     if own:
         cause = min(own, key=lambda rank: (rank not in first, not _error_file(group, rank).is_file(), rank))
-        return 1, [f"rank {cause}: {line}" for line in found[cause]]
-    where = described(places)
-    if hung is None:
-        rank, lines = next(iter(found.items()))
-        return 1, [f"rank {rank}: {lines[-1]}" + (f"; {where}" if where else "")]
-    what = f"no rank has shown a sign of life for {hung:.0f} s (launch.timeout)"
-    return 1, [f"{what}: {where} (stacks: {_folder(group)})"]
+        return [Fault(1, [f"rank {cause}: {line}" for line in found[cause]])]
+    if hung:
+        what = f"no rank has shown a sign of life for {timeout:.0f} s (launch.timeout)"
+        return [Fault(1, [what], cause=False, hung=True, places=places)]
+    rank, lines = next(iter(found.items()))
+    return [Fault(1, [f"rank {rank}: {lines[-1]}"], cause=False, places=places)]
+
+
+def error(faults: list[Fault], path: Path) -> tuple[int, list[str]]:
+    """The exit status and the error of a stage from the faults on its machines, the first one first."""
+    chosen = next((fault for fault in faults if fault.cause), faults[0])
+    if chosen.cause:
+        return chosen.status, chosen.lines
+    where = described({rank: at for fault in faults for rank, at in fault.places.items()})
+    (line,) = chosen.lines
+    if chosen.hung:
+        return chosen.status, [f"{line}: {where} (stacks: {ranks.folder(path)})"]
+    return chosen.status, [f"{line}; {where}" if where else line]
 
 
 def why(group: Group, rank: int, status: int) -> list[str]:
     """Why a rank failed, with its log."""
-    log = group.logs[rank]
-    lines = children.failure(status, _error_file(group, rank), log, group.logs_from[rank])
+    log, log_from = _log(group, rank)
+    lines = children.failure(status, _error_file(group, rank), log, log_from)
     return [f"{line} (log: {log})" for line in lines]
+
+
+def _log(group: Group, rank: int) -> tuple[Path, int]:
+    """The log of a rank, and the byte at which this attempt begins."""
+    return group.logs[rank - group.first], group.logs_from[rank - group.first]
 
 
 def _folder(group: Group) -> Path:
@@ -98,7 +140,8 @@ def _error_file(group: Group, rank: int) -> Path:
 def _is_consequence(group: Group, rank: int, status: int, lines: list[str]) -> bool:
     text = " ".join(lines)
     if status == -signal.SIGABRT:  # as NCCL's watchdog ends a rank, which it explains somewhere in the log
-        text += group.logs[rank].read_bytes()[group.logs_from[rank] :][-20_000:].decode(errors="replace")
+        log, log_from = _log(group, rank)
+        text += log.read_bytes()[log_from:][-20_000:].decode(errors="replace")
     return bool(_CONSEQUENCE.search(text))
 
 
@@ -112,7 +155,7 @@ def stacks(group: Group, seconds: float = STACKS) -> dict[int, str]:
         group: The group.
         seconds: The longest time to wait for them.
     """
-    running = {rank: process for rank, process in enumerate(group.processes) if process.poll() is None}
+    running = {rank: process for rank, process in group.by_rank() if process.poll() is None}
     found = dict.fromkeys(running, _NOTHING_SAID)
     files, sizes = {}, {}
     for rank, process in running.items():

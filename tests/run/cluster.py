@@ -77,7 +77,7 @@ class Cluster:
         words = self("scontrol", "show", "job", job).split()
         return next(word.partition("=")[2] for word in words if word.startswith("JobState="))
 
-    def ended(self, job: str, seconds: float = 300) -> str:
+    def ended(self, job: str, seconds: float = 3600) -> str:
         """Waits until a job has ended, and returns its last state."""
         wait_until(lambda: self.state(job) not in ("PENDING", "RUNNING", "COMPLETING"), seconds)
         return self.state(job)
@@ -87,7 +87,7 @@ class Cluster:
         return "\n".join(f"{file.name}:\n{file.read_text()[-2000:]}" for file in sorted(self.folder.glob("*.log")))
 
 
-def wait_until(condition, seconds: float = 300) -> None:
+def wait_until(condition, seconds: float = 3600) -> None:
     """Waits until `condition()` is true; fails after `seconds`."""
     end = time.monotonic() + seconds
     while not condition():

@@ -88,12 +88,12 @@ def test_each_rank_has_the_variables_of_a_launcher_and_its_own_log(tmp_path, mon
 
 def test_the_number_of_threads_that_the_user_set_is_kept(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert group.environment(0, 2, 1)["OMP_NUM_THREADS"] == "3"
+    assert group.environment(0, 2, group.Node(0, 1, "127.0.0.1", 1))["OMP_NUM_THREADS"] == "3"
 
 
 def test_with_gpus_accelerate_uses_them(monkeypatch):
     monkeypatch.setattr(hardware, "gpus", lambda: 2)
-    assert "ACCELERATE_USE_CPU" not in group.environment(0, 2, 1)
+    assert "ACCELERATE_USE_CPU" not in group.environment(0, 2, group.Node(0, 1, "127.0.0.1", 1))
 
 
 def test_an_only_rank_has_the_environment_as_it_is(tmp_path):
@@ -109,8 +109,8 @@ def test_an_only_rank_has_the_environment_as_it_is(tmp_path):
         ({"gpus": 4}, "s: launch.gpus: 4: this machine has 2 GPUs: set launch.gpus=2"),
         (
             {"gpus": 2, "nodes": 2},
-            "s: launch.nodes: 2: `r1lab run` starts the ranks of one machine: set launch.nodes=1, or start them with "
-            "a launcher of several machines (docs/scale.md)",
+            "s: launch.nodes: 2: only a Slurm job has several nodes, and this is none: submit it with `r1lab run ... "
+            "--submit`, or see docs/scale.md for clusters without Slurm",
         ),
     ],
 )

@@ -1,5 +1,6 @@
 """Runs on a Slurm cluster: the batch script, and real jobs on two nodes, which are this machine twice."""
 
+import json
 import subprocess
 import sys
 
@@ -7,7 +8,9 @@ import pytest
 
 from r1lab import cli
 from r1lab.run import slurm
+from r1lab.rundir import directory
 from tests.run import cluster as slurm_cluster
+from tests.run.test_group import ROOT, TESTS, environments, nobody_left
 
 RECIPE = """\
 stage: sft
@@ -160,6 +163,114 @@ def test_the_help_of_run_names_both_options(capsys):
 
 
 # Jobs
+
+PARENT = f"""
+import json, sys
+sys.path[:0] = [{str(TESTS)!r}, {str(ROOT)!r}]
+import test_group as tests
+tests.pipeline.recipes = tests.stages.recipes = tests.RECIPES
+tests.pipeline.stage_command = tests.fake_command
+sys.argv[:] = ["r1lab", "run", "r.yaml"]
+sys.exit(tests.pipeline.run(json.loads({{config!r}}), recipe_text="", runs_dir="runs", resume=True))
+"""
+
+
+def job(cluster, here, *, name="s", gpus=2, timeout=60, **train):
+    """Submits a run of ranks that only pretend to train (see fake_ranks.py) on two nodes; returns its number."""
+    launch = {"gpus": gpus, "nodes": 2, "timeout": timeout, "strategy": "auto"}
+    config = {"stage": "sft", "name": name, "model": {"path": "tiny"}, "launch": launch}
+    config |= {"train": {"max_steps": 3} | train}
+    (here / "parent.py").write_text(PARENT.format(config=json.dumps(config)))
+    given = {"launch": {"gpus": gpus, "nodes": 2, "slurm": {"extra": ["--gres=none"]}}}
+    text = slurm.script({"name": name} | given, name=name, command=[sys.executable, "parent.py"], folder=here)
+    return cluster("sbatch", "--parsable", input=text).strip()
+
+
+def ended(cluster, here, number, name="s"):
+    """Waits until a job has ended, and returns its state and its output."""
+    state = cluster.ended(number)
+    return state, (here / f"{name}-{number}.log").read_text()
+
+
+def result(here):
+    return directory.result(here / "runs" / "s") or {}
+
+
+@pytest.mark.slow
+def test_ranks_of_two_nodes(cluster, here):
+    state, output = ended(cluster, here, job(cluster, here))
+    assert state == "COMPLETED" and "4 ranks, sft: starting" in output, output
+    found = environments(here / "runs" / "s")
+    assert [environment["RANK"] for environment in found] == ["0", "1", "2", "3"]
+    assert [environment["LOCAL_RANK"] for environment in found] == ["0", "1", "0", "1"]
+    assert {environment["WORLD_SIZE"] for environment in found} == {"4"}
+    assert {environment["LOCAL_WORLD_SIZE"] for environment in found} == {"2"}
+    assert len({(environment["MASTER_ADDR"], environment["MASTER_PORT"]) for environment in found}) == 1
+    assert "a rank starts" in (here / "runs" / "s" / "log.txt").read_text()
+    assert [(here / "runs" / "s" / "ranks" / f"{rank}.log").is_file() for rank in (1, 2, 3)] == [True] * 3
+    assert nobody_left(here / "runs" / "s")
+
+
+@pytest.mark.slow
+def test_the_error_is_that_of_the_rank_that_failed_first_on_any_node(cluster, here):
+    state, output = ended(cluster, here, job(cluster, here, faults={"3": "crash"}))
+    assert state == "FAILED"
+    lines = [line for line in output.splitlines() if "rank " in line]
+    assert lines == ["s: rank 3: failed: ValueError: the loss is nan (log: runs/s/ranks/3.log)"], output
+    assert nobody_left(here / "runs" / "s")
+
+
+@pytest.mark.slow
+def test_a_hang_says_where_the_ranks_of_both_nodes_are(cluster, here):
+    state, output = ended(cluster, here, job(cluster, here, timeout=20, faults={"1": "hang"}))
+    assert state == "FAILED"
+    (line,) = [line for line in output.splitlines() if "sign of life" in line] or [output]
+    assert "rank 1: fail (" in line and "ranks 0, 2-3: all_reduce (stacks: runs/s/ranks)" in line
+    assert nobody_left(here / "runs" / "s")
+
+
+@pytest.mark.slow
+def test_all_nodes_start_again_after_a_rollback(cluster, here):
+    state, output = ended(cluster, here, job(cluster, here, gpus=1, faults=dict.fromkeys("01", "restart")))
+    assert state == "COMPLETED", output
+    assert result(here)["first"] == 2
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_batch_script_leaves_a_checkpoint_to_resume_from(cluster, here):
+    number = job(cluster, here, gpus=1, max_steps=24, seconds=0.5)
+    slurm_cluster.wait_until((here / "runs" / "s" / "metrics.jsonl").is_file)
+    cluster("scancel", "--batch", "--signal=TERM", number)
+    state, output = ended(cluster, here, number)
+    assert state == "FAILED" and "s: interrupted; to continue: " in output, output
+    assert nobody_left(here / "runs" / "s") and not result(here)
+    state, output = ended(cluster, here, job(cluster, here, gpus=1, max_steps=24, seconds=0.5))
+    assert state == "COMPLETED", output
+    assert 1 < result(here)["first"] < 25
+
+
+@pytest.mark.slow
+def test_scancel_leaves_a_checkpoint_to_resume_from(cluster, here):
+    number = job(cluster, here, gpus=1, max_steps=24, seconds=0.5)
+    slurm_cluster.wait_until((here / "runs" / "s" / "metrics.jsonl").is_file)
+    cluster("scancel", number)
+    assert cluster.ended(number) == "CANCELLED"
+    slurm_cluster.wait_until(lambda: nobody_left(here / "runs" / "s"))
+    steps = {(here / "runs/s/checkpoints/checkpoint-1" / f"step{rank}").read_text() for rank in (0, 1)}
+    assert len(steps) == 1  # both ranks stopped at the same step
+    state, output = ended(cluster, here, job(cluster, here, gpus=1, max_steps=24, seconds=0.5))
+    assert state == "COMPLETED", output
+    assert result(here)["first"] == int(*steps) + 1
+
+
+@pytest.mark.slow
+def test_a_job_that_is_stopped_for_its_time_limit_continues_as_the_same_job(cluster, here):
+    number = job(cluster, here, gpus=1, max_steps=24, seconds=0.5)
+    slurm_cluster.wait_until((here / "runs" / "s" / "metrics.jsonl").is_file)
+    cluster("scancel", "--batch", "--signal=USR1", number)  # what --signal in the script makes Slurm do
+    slurm_cluster.wait_until(lambda: result(here))
+    assert cluster.ended(number) == "COMPLETED"
+    assert result(here)["first"] > 1
 
 
 def test_a_cluster_of_two_nodes(cluster):
