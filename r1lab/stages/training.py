@@ -207,22 +207,23 @@ def _name_cpu(config: object) -> None:
 def _group_settings(recipe: StageRecipe) -> dict[str, Any]:
     """Returns the settings with which transformers joins the process group of several ranks.
 
-    `launch.timeout` limits how long a rank waits for the others. A group on the CPU is made here, because transformers
-    neither makes one without `use_cpu` nor passes on the limit with it.
+    A rank waits for the others for twice `launch.timeout`: `r1lab run`, which knows where each rank is, should find a
+    hang first, and a rank that shows signs of life may work for longer. A group on the CPU is made here, because
+    transformers neither makes one without `use_cpu` nor passes on the limit with it.
     """
     if ranks.world_size() == 1:
         return {}
     import torch
 
     launch: TrainLaunch = getattr(recipe, "launch", TrainLaunch())
-    settings: dict[str, Any] = {"ddp_timeout": launch.timeout}
+    settings: dict[str, Any] = {"ddp_timeout": 2 * launch.timeout}
     shard.off()
     if launch.strategy == "fsdp2":
         settings |= shard.settings()
     if not torch.accelerator.is_available():
         settings["use_cpu"] = True
         if not torch.distributed.is_initialized():
-            torch.distributed.init_process_group("gloo", timeout=datetime.timedelta(seconds=launch.timeout))
+            torch.distributed.init_process_group("gloo", timeout=datetime.timedelta(seconds=settings["ddp_timeout"]))
     return settings
 
 
