@@ -148,7 +148,7 @@ def _rounding(recipe: Trained) -> list[Finding]:
     import torch
 
     model, train = recipe.model, recipe.train
-    auto = model.dtype == "auto" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    auto = model.dtype == "auto" and torch.cuda.is_available() and not loading.emulates_bfloat16()
     sharded = launch.of(recipe, gpu=True) == "fsdp2" or any(train.get(key) for key in launch.SHARDING)
     rate = train.get("learning_rate", trl_fields.FIELDS[recipe.trl]["learning_rate"][1])
     if not (auto or model.dtype == "bfloat16") or getattr(model, "lora", None) or sharded or not 0 < rate < ROUNDED:
