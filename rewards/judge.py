@@ -7,12 +7,15 @@ import re
 import secrets
 from collections import Counter
 from functools import lru_cache
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from r1lab.errors import UserError
 from r1lab.rewards.facts import reward
 from r1lab.rewards.reward_model import judged_text
 from r1lab.rewards.score import Score
+
+if TYPE_CHECKING:
+    from r1lab.engines.server import ServerEngine
 
 RUBRIC = (
     "Judge how well the response serves the request: whether it is correct, complete, clear and to the point, and in "
@@ -162,7 +165,7 @@ def _messages(rubric: str, prompt: str | list[dict], text: str, reference: objec
     return [{"role": "system", "content": system}, {"role": "user", "content": user.encode(errors="replace").decode()}]
 
 
-def _replies(requests: list[list[dict]], engine, max_tokens: int) -> list[float | str]:
+def _replies(requests: list[list[dict]], engine: "ServerEngine", max_tokens: int) -> list[float | str]:
     """For each request the judge's score, 0 to 10, or the reason why there is none."""
     from r1lab.engines import Sampling
     from r1lab.engines.replies import Failure
@@ -171,7 +174,7 @@ def _replies(requests: list[list[dict]], engine, max_tokens: int) -> list[float 
     for i, answer in engine.answers(requests, Sampling(max_tokens=max_tokens, temperature=0.0)):
         if isinstance(answer, Failure):
             if answer.status in _WRONG_REQUEST:
-                where = f"rewards: judge: {engine.url}: {answer}"
+                where = f"rewards: judge: {answer.url}: {answer}"
                 raise UserError(f"{where}; look at base_url, model and the key in api_key_env", 1)
             replies[i] = str(answer).partition(": ")[0]  # HTTP 500, without the server's explanation
         elif answer[0].truncated:  # a score in it may be a quoted one
