@@ -46,7 +46,7 @@ def beat(run_dir: Path) -> None:
     Does nothing for an only rank.
     """
     if world_size() > 1:
-        folder(run_dir).mkdir(exist_ok=True)
+        folder(run_dir).mkdir(parents=True, exist_ok=True)
         (folder(run_dir) / f"{rank()}.beat").touch()
 
 
