@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 from r1lab.report.content import Table
-from r1lab.report.read import Run, as_number, clean, items, section
+from r1lab.report.read import Run, clean, items, section
 from r1lab.text import duration
 
 _HOME = re.compile(r"(?:/home|/Users)/[^/\s'\"]+|/root\b")
@@ -17,7 +17,6 @@ def about(run: Run) -> Table:
     manifest, hardware = run.manifest, section(run.manifest, "hardware")
     git = section(manifest, "r1lab_git") or section(manifest, "git")
     gpus = items(hardware.get("gpus"))
-    seconds = as_number(run.result.get("seconds"))
     lines = len(clean(git.get("diff")).splitlines())
     changed = f", with {lines} lines of uncommitted changes" if git.get("diff") else ""
     seeds = section(manifest, "seeds")
@@ -31,7 +30,7 @@ def about(run: Run) -> Table:
         "rewards": ", ".join(dict.fromkeys(clean(reward.get("name")) for reward in rewards)),
         "started": clean(manifest.get("time")),
         "resumed": f"{len(manifest['resumed'])} times" if isinstance(manifest.get("resumed"), list) else "",
-        "time": duration(seconds) if seconds else "",
+        "time": duration(run.seconds) if run.seconds else "",
         "command": command(manifest),
         "seeds": ", ".join(dict.fromkeys(clean(seed) for seed in seeds.values())),
         "machine": ", ".join(
@@ -97,14 +96,13 @@ def summary(run: Run) -> str:
     """A run in one line."""
     kinds = Counter(stage.kind for stage in run.stages)
     what = f"pipeline of {len(run.stages)} stages" if run.pipeline else next(iter(kinds))
-    seconds = as_number(run.result.get("seconds"))
     gpus = items(section(run.manifest, "hardware").get("gpus"))
     where = ", ".join(map(clean, gpus)) if gpus else _cores(section(run.manifest, "hardware"), "CPU core")
     parts = [
         clean(run.config.get("name")),
         what,
         clean(run.manifest.get("time"))[:10],
-        duration(seconds) if seconds else "not finished" if not run.result else "",
+        duration(run.seconds) if run.seconds else "not finished" if not run.result else "",
         where,
     ]
     return " · ".join(filter(None, parts))

@@ -214,7 +214,7 @@ def _made(run: Run, this: Stage) -> str:
     typed = command(run.manifest, without=("--resume",))
     machine = [f"{hardware.get('cores')} cores, {hardware.get('cpu')}, {hardware.get('memory_gib')} GiB"]
     dirty = ", with uncommitted changes" if git.get("diff") else ""
-    whole = f" of the run's {clean(run.result.get('seconds'))}" if run.pipeline and run.result else ""
+    whole = f" of the run's {run.seconds:.1f}" if run.pipeline and run.seconds else ""
     facts = {
         "command": _code(typed) if typed else "",
         "seed": clean(this.config.get("seed")),

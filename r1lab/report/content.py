@@ -67,8 +67,7 @@ def stages_table(run: Run) -> Table:
         state = "finished" if stage.result else "result.json damaged" if stage.damaged else state
         row = [stage.name, stage.kind, steps, duration(seconds) if seconds else NONE, state, _outcome(stage)]
         rows.append(row)
-    total = as_number(run.result.get("seconds"))
-    notes = [f"Total time: {duration(total)}."] if total else []
+    notes = [f"Total time: {duration(run.seconds)}."] if run.seconds else []
     notes += ["Arrows: first tenth → last tenth of the steps."] if any("→" in row[-1] for row in rows) else []
     return Table(["stage", "kind", "steps", "time", "state", "outcome"], rows, " ".join(notes))
 

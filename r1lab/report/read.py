@@ -33,7 +33,7 @@ class Stage:
         evals: Evaluations during the training, one row per step.
         answered: The number of questions that an evaluation has answered, and their total.
         messages: Warnings and notes, as rows of `phase`, `message` and perhaps `step` and `alarm`.
-        seconds: Its time including the start of its process, if the pipeline recorded it.
+        seconds: Its time including the start of its process, if the run recorded it.
         error: The content of `error.txt`.
         damaged: Whether there is a `result.json` that cannot be read.
     """
@@ -60,7 +60,12 @@ class Stage:
 
 @dataclass(frozen=True)
 class Run:
-    """A run, as far as its files are readable; a recipe of one stage has one stage, in the same folder."""
+    """A run, as far as its files are readable; a recipe of one stage has one stage, in the same folder.
+
+    Attributes:
+        seconds: The time of the whole run: all attempts at all stages, with the start of their processes. None for a
+            run that has not finished.
+    """
 
     name: str
     path: Path
@@ -71,6 +76,7 @@ class Run:
     stages: list[Stage]
     compare: list[dict]
     problems: list[str]
+    seconds: float | None = None
 
     @property
     def pipeline(self) -> bool:
@@ -98,10 +104,10 @@ def read(path: str | Path) -> Run:
         raise UserError(f"{path}: contains no run: name a folder that `r1lab run` wrote, as in runs/quickstart")
     result = _json(path / "result.json", problems, why="the run has not finished")
     metrics = list(rows(path / "metrics.jsonl", problems))
+    ended = [row for row in metrics if row.get("phase") == "stage"]
+    attempts = [(clean(row.get("stage")), as_number(row.get("seconds"))) for row in ended]
+    seconds = dict(attempts)
     if folders or staged:
-        seconds = {
-            clean(row.get("stage")): as_number(row.get("seconds")) for row in metrics if row.get("phase") == "stage"
-        }
         # Folders are named after their stages; stages that have not started have no folder.
         names = [name[1] for folder in folders if (name := STAGE_FOLDER.fullmatch(folder.name))]
         known = {clean(stage.get("name")): stage for stage in staged}  # a pipeline's config contains its stages
@@ -114,7 +120,8 @@ def read(path: str | Path) -> Run:
             left = ", ".join(clean(stage.get("name")) for stage in later)
             problems.append(f"{path.name}: {len(later)} of {len(staged)} stages have not started: {left}")
     else:
-        stages = [_stage(clean(config.get("name")) or path.resolve().name, path, problems, config, None, result)]
+        name = clean(config.get("name")) or path.resolve().name
+        stages = [_stage(name, path, problems, config, seconds.get(name), result)]
     return Run(
         name=path.resolve().name,
         path=path,
@@ -125,6 +132,8 @@ def read(path: str | Path) -> Run:
         stages=stages,
         compare=_compare(result, config, stages, problems),
         problems=problems,
+        # A stage's own folder in a pipeline records no attempts, only the seconds of its work.
+        seconds=(sum(took or 0 for _, took in attempts) or as_number(result.get("seconds"))) if result else None,
     )
 
 

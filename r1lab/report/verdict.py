@@ -52,8 +52,8 @@ def big_numbers(runs: list[Run]) -> list[BigNumber]:
             found.append(BigNumber("questions", f"{questions:,.0f}", "paired by question"))
     else:
         found += _scores(run)[:SIDE_BY_SIDE]
-    if (seconds := as_number(run.result.get("seconds"))) is not None:
-        found.append(BigNumber("time", duration(seconds), "the whole run"))
+    if run.seconds is not None:
+        found.append(BigNumber("time", duration(run.seconds), "the whole run"))
     return found
 
 

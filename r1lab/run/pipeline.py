@@ -122,9 +122,8 @@ def _run_stages(
     for stage in left:
         started = time.time()
         status = run_stage(console, stage, folders, stop, shared)
-        if stage.path != run_dir:
-            row = {"phase": "stage", "stage": stage.name, "status": status, "seconds": time.time() - started}
-            storage.append_jsonl(run_dir / "metrics.jsonl", row | {"time": time.time()})
+        row = {"phase": "stage", "stage": stage.name, "status": status, "seconds": time.time() - started}
+        storage.append_jsonl(run_dir / "metrics.jsonl", row | {"time": time.time()})
         if status:
             return status
     if "stages" in config and (left or directory.result(run_dir) is None):
@@ -275,13 +274,12 @@ def _print_error(line: str) -> None:
 
 def pipeline_result(run_dir: Path, stages: list[StageRun], config: dict) -> dict:
     """The results of all stages, the total time of all attempts, and the differences from before to after."""
-    attempts = storage.read_jsonl(run_dir / "metrics.jsonl")
     evals = [stage for stage in stages if stage.kind == "eval"]
     pairs = config.get("compare") or ([[evals[0].name, evals[-1].name]] if len(evals) > 1 else [])
     folders = {stage.name: stage.path for stage in stages}
     return {
         "stage": "pipeline",
-        "seconds": round(sum(row["seconds"] for row in attempts), 1),
+        "seconds": round(directory.seconds(run_dir), 1),
         "stages": {stage.name: directory.result(stage.path) for stage in stages},
         "compare": [row for before, after in pairs for row in comparison.compare(before, after, folders)],
     }

@@ -306,12 +306,13 @@ def show(console: Console, run_dir: Path, stages: list[tuple[str, str, Path]], r
     for table in tables:
         console.print(table, soft_wrap=True)
         console.print()
-    _where(console, run_dir, stages, result, picture)
+    _where(console, run_dir, stages, picture)
 
 
-def _where(console: Console, run_dir: Path, stages: list, result: dict, picture: Path | None) -> None:
+def _where(console: Console, run_dir: Path, stages: list, picture: Path | None) -> None:
     """Prints where the outputs are, and the next command."""
-    lines = [("run", f"{run_dir}/  ({duration(result['seconds'])})" if "seconds" in result else f"{run_dir}/")]
+    took = directory.seconds(run_dir)
+    lines = [("run", f"{run_dir}/  ({duration(took)})" if took else f"{run_dir}/")]
     lines += [("curve", str(picture))] if picture else []
     trained = [path for _, kind, path in stages if trains(kind) and kind != "reward"]
     if len(trained) == 1:

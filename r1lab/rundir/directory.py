@@ -17,7 +17,7 @@ from pathlib import Path
 
 from r1lab.errors import UserError
 from r1lab.rundir.manifest import FORMAT
-from r1lab.rundir.storage import write_text_atomic, write_yaml
+from r1lab.rundir.storage import read_jsonl, write_text_atomic, write_yaml
 
 FINGERPRINTS = "fingerprints.json"  # the cache of `provenance.fingerprint`
 _OUTPUTS = ("metrics.jsonl", "samples", "checkpoints", "model", "adapter", "rollback.json", "error.txt", "result.json")
@@ -168,6 +168,18 @@ def partial_files(path: str | Path) -> list[Path]:
     []
     """
     return sorted((Path(path) / "samples").glob("partial*.jsonl"))
+
+
+def seconds(run_dir: str | Path) -> float:
+    """The time that a run took: all attempts at its stages, each with the start of its processes.
+
+    The `seconds` in a stage's own result are only those of its work.
+
+    >>> seconds("no/such-folder")
+    0
+    """
+    rows = read_jsonl(Path(run_dir) / "metrics.jsonl")
+    return sum(row["seconds"] for row in rows if row.get("phase") == "stage")
 
 
 def result(path: str | Path) -> dict | None:

@@ -15,12 +15,15 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
+from r1lab import listing
 from r1lab.errors import UserError
 from r1lab.recipe import loading as recipes
 from r1lab.recipe import references
+from r1lab.report import read, verdict
 from r1lab.run import pipeline
 from r1lab.run import stages as run_stages
 from r1lab.rundir import directory, storage
+from r1lab.text import duration
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parents[1]
@@ -144,6 +147,24 @@ def test_a_single_stage_runs_in_the_run_directory_itself(tmp_path):
     assert directory.result(tmp_path / "mine")["steps"] == 3
     assert {"manifest.json", "log.txt", "metrics.jsonl", "curve.png"} <= set(os.listdir(tmp_path / "mine"))
     assert "a fake stage starts" not in told and "completions at step 1" in told
+
+
+def test_a_run_of_one_stage_takes_as_long_as_its_attempts_and_an_interrupted_one_is_listed_as_such(tmp_path):
+    recipe, run_dir = single(max_steps=200, seconds=0.05), tmp_path / "zero"
+    parent = start_parent(recipe, tmp_path)
+    wait_for(lambda: len(storage.read_jsonl(run_dir / "metrics.jsonl")) >= 3)
+    os.killpg(parent.pid, signal.SIGINT)
+    parent.communicate(timeout=20)
+    assert parent.returncode == 130 and listing.state(run_dir) == "interrupted"
+    (run_dir / "checkpoints" / "checkpoint-1" / "step").write_text("198")
+    status, told = run(recipe, tmp_path, resume=True)
+    first, last = [row for row in storage.read_jsonl(run_dir / "metrics.jsonl") if row["phase"] == "stage"]
+    assert (status, first["status"], last["status"]) == (0, 130, 0) and listing.state(run_dir) == "finished"
+    took = first["seconds"] + last["seconds"]
+    assert f"run    {run_dir}/  ({duration(took)})" in told
+    found = read.read(run_dir)
+    assert found.seconds == pytest.approx(took) and found.stages[0].seconds == pytest.approx(last["seconds"])
+    assert verdict.big_numbers([found])[-1].value == duration(took)
 
 
 def test_compare_names_its_pairs(tmp_path):

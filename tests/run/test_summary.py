@@ -108,7 +108,7 @@ def test_the_same_question_before_and_after(tmp_path):
 
 def test_a_run_ends_with_its_report_and_the_next_command(tmp_path):
     storage.write_yaml(tmp_path / "config.yaml", {"stage": "eval", "name": "mine"})
-    page = printed(summary._where, tmp_path, [("mine", "eval", tmp_path)], {}, None)
+    page = printed(summary._where, tmp_path, [("mine", "eval", tmp_path)], None)
     assert f"report {tmp_path}/report.html\n" in page and (tmp_path / "report.html").is_file()
     assert f"next   r1lab report {tmp_path} OTHER_RUN" in page
 
@@ -122,5 +122,5 @@ def test_the_next_command_evaluates_an_embedded_model_on_the_puzzles_that_it_kno
 def test_a_report_that_cannot_be_written_does_not_fail_the_run(tmp_path):
     (tmp_path / "report.html").mkdir()
     storage.write_yaml(tmp_path / "config.yaml", {"stage": "eval", "name": "mine"})
-    page = printed(summary._where, tmp_path, [("mine", "eval", tmp_path)], {}, None)
+    page = printed(summary._where, tmp_path, [("mine", "eval", tmp_path)], None)
     assert "report not written: " in page and f"to write it: r1lab report {tmp_path}" in page
