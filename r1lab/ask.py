@@ -71,7 +71,8 @@ def run(
         for name, answer in models.items():
             for found in answer(each):
                 head = f"{name}:" if len(models) > 1 or samples > 1 else ""
-                lines = filter(None, [head, found.text, "(truncated)" * found.truncated])
+                ended = f"(truncated at {longest:,} tokens; --max-tokens N allows more)" * found.truncated
+                lines = filter(None, [head, found.text, ended])
                 print(*lines, sep="\n", end="\n\n", flush=True)
 
 
@@ -99,6 +100,8 @@ def answerer(path: str, sampling: Sampling, prompt: dict, *, engine: str) -> Cal
             f"{path}: no such folder{hint}, and it cannot be loaded from the Hub: {why}", status=1
         ) from error
     settings = prompt or {"template": "chat" if tokenizer.chat_template else "none"}
+    what = "text" if settings.get("text") is not None else f"template {settings['template']}"
+    print(f"{path}: prompt {what}; --template NAME uses another", file=sys.stderr)  # not among the answers
 
     def answer(question: str) -> list[Answer]:
         text, prefill = prompts.render(question, tokenizer, **settings)

@@ -36,7 +36,7 @@ key=value settings override those of the protocol's recipe.
 
 ASK = """Without QUESTION, each line of standard input is a question.
 
-  r1lab ask runs/quickstart/02-zero/model "You meet 2 inhabitants: Ann, and Ben. ..." --compare embedded:tiny-qwen2
+  r1lab ask runs/quickstart/02-zero/model "You meet 2 inhabitants: David, and Emily. ..." --compare embedded:tiny-qwen2
   r1lab ask Qwen/Qwen2.5-0.5B-Instruct --temperature 0.7
 """
 

@@ -1,10 +1,12 @@
 """`r1lab ask`: a model answers a question that is typed."""
 
 import io
+import re
 
 import pytest
 
 from r1lab import ask, cli
+from r1lab.data.knights_knaves import NAMES
 from r1lab.engines import Sampling
 from r1lab.errors import UserError
 from r1lab.rundir import storage
@@ -33,7 +35,14 @@ def asked(capsys, *words):
 def test_a_model_of_a_run_is_asked_as_it_was_trained(model, capsys):
     status, shown = asked(capsys, model, QUESTION)
     assert status == 0
-    assert shown.out.startswith("<think>") and shown.out.rstrip().endswith("(truncated)")
+    assert shown.out.startswith("<think>")
+    assert shown.out.rstrip().endswith("(truncated at 12 tokens; --max-tokens N allows more)")
+    assert f"{model}: prompt template r1-zero; --template NAME uses another\n" in shown.err
+
+
+def test_the_example_has_names_that_the_embedded_models_know():
+    names = re.findall(r"inhabitants: (\w+), and (\w+)\.", cli.ASK)
+    assert names and set(names[0]) <= set(NAMES[:16])  # of the puzzles that they were trained on
 
 
 def test_models_are_compared_on_the_same_prompt(model, capsys):

@@ -8,6 +8,7 @@ from r1lab.data import operations
 from r1lab.findings import Finding
 from r1lab.recipe.schema import EvalRecipe, StageRecipe
 from r1lab.recipe.sections import Data
+from r1lab.recipe.yaml_source import COMMAND_LINE
 
 NEAR = 0.9  # the share of common 5-grams from which two rows count as near duplicates
 NO_TASK = "no task"  # stands for the task of rows without one
@@ -73,8 +74,12 @@ def _few(seen: Seen, recipe: EvalRecipe) -> list[Finding]:
             what = f"{questions} questions of {task}, {samples} sample{'s' * (samples != 1)} each:"
             what += f" a score of 50 % has an interval of ± {100 * half:.0f} points"
             more = samples == 1 and recipe.eval.temperature > 0
-            fix = "set eval.num_samples: 16, and use more questions" if more else "use more questions"
-            found.append(Finding("warning", "data", what, fix, ("eval",)))
+            if recipe._document.places.get(("stages",)) == COMMAND_LINE:  # of `r1lab eval`, which has options for both
+                fixes, keys = ("--samples 16", "a larger --size, if there are more questions"), ()
+            else:
+                fixes, keys = ("eval.num_samples: 16", "more questions"), ("eval",)
+            fix = f"use {' and '.join(fixes if more else fixes[1:])}"
+            found.append(Finding("warning", "data", what, fix, keys))
     return found
 
 

@@ -125,7 +125,7 @@ def _without_bfloat16(recipe: StageRecipe, device: Device) -> str:
     if recipe.model.dtype == "bfloat16" or getattr(recipe, "train", {}).get("bf16"):
         instead = "model.dtype: float16, train.bf16: false, train.fp16: true" if device.cuda else "model.dtype: auto"
         return f"bfloat16 is only emulated on {device.name}, many times slower than planned: set {instead}"
-    return f"model.dtype auto is float32, because {device.name} only emulates bfloat16"
+    return f"model.dtype auto is float32, because bfloat16 is only emulated on {device.name}"
 
 
 def setting(recipe: Trained, key: str) -> Any:

@@ -3,6 +3,7 @@
 Only a user's own advantage or loss imports torch.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,10 +20,11 @@ from r1lab.recipe.calls import part_parameters
 from r1lab.recipe.schema import EvalRecipe, GrpoRecipe, StageRecipe
 from r1lab.recipe.sections import ADVANTAGES, Data, EvalData, Reward, Rollout, Task
 from r1lab.recipe.values import Problems
-from r1lab.recipe.yaml_source import Keys
+from r1lab.recipe.yaml_source import COMMAND_LINE, Keys
 from r1lab.rewards.facts import facts_of
 from r1lab.text import did_you_mean, did_you_mean_path
 
+_COLUMNS = re.compile(r"write `columns: (\{.*\})` next to `path`$")  # the fix of `r1lab.data.rows.no_column`
 SHOWN = 5  # problems with rows of one file that are listed; the rest are counted
 
 
@@ -57,8 +59,18 @@ def input_problems(recipe: StageRecipe, skip: set[str]) -> Problems:
                 found.append((("rewards", index), f"{reward.name} needs the parameter `{key}`"))
     required = [] if "rewards" in skip else required_columns(recipe)
     for keys, section, given in _sources(recipe, skip):
-        found += [((*keys, *below), message) for below, message in data_problems(recipe, section, given, required)]
+        problems = data_problems(recipe, section, given, required)
+        found += [((*keys, *below), _as_typed(recipe, keys, message)) for below, message in problems]
     return found
+
+
+def _as_typed(recipe: StageRecipe, keys: Keys, message: str) -> str:
+    """A message whose fix is a setting to add, if the data was named on the command line and not in a file."""
+    document = recipe._document
+    section = document.origin((*recipe._keys, *keys))
+    if document.places.get((*section, "path")) != COMMAND_LINE:
+        return message
+    return _COLUMNS.sub(lambda fix: f"add '{document.label(section)}.columns={fix[1]}'", message)
 
 
 def _quantized(recipe: StageRecipe, rollout: Rollout | None) -> list[str]:

@@ -132,9 +132,14 @@ def read(path: str | Path) -> Run:
         stages=stages,
         compare=_compare(result, config, stages, problems),
         problems=problems,
-        # A stage's own folder in a pipeline records no attempts, only the seconds of its work.
-        seconds=(sum(took or 0 for _, took in attempts) or as_number(result.get("seconds"))) if result else None,
+        seconds=_seconds(result, [took or 0 for _, took in attempts]),
     )
+
+
+def _seconds(result: dict, attempts: list[float]) -> float | None:
+    """The result of a pipeline includes its attempts; that of a single stage has only the seconds of its work."""
+    single = attempts and result.get("stage") != "pipeline"
+    return sum(attempts) if result and single else as_number(result.get("seconds"))
 
 
 def _of_run(path: Path, name: str) -> Path:

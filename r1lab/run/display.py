@@ -107,7 +107,9 @@ class MetricsHistory:
         if self._starting or self._newest is None:
             state.doing = self._starting or doing
         elif self.phase == "train" and newest.get("phase") == "eval" and "tasks" not in newest:
-            state.doing = f"evaluating, {newest['done']}/{newest['total']}" if "done" in newest else "evaluating"
+            answers = f" {newest['answers']}" if "answers" in newest else ""
+            counted = f", {newest['done']}/{newest['total']}" if "done" in newest else ""
+            state.doing = f"evaluating{answers}{counted}"
         return state
 
 
@@ -161,6 +163,8 @@ def metrics(state: Progress) -> list[tuple[str, str, str, str]]:
         values = [pick(past) for past in history]
         found.append((name, value, unit, sparkline([v for v in values if v is not None], 28)))
 
+    if "answers" in row:  # of an evaluation, which counts the questions again for each task, and for greedy answers
+        add("answering", row["answers"])
     if "reward" in row:
         add("reward", number(row["reward"]), pick=lambda past: past.get("reward"))
     rewards = row.get("rewards", {})
@@ -207,7 +211,7 @@ def plain_line(name: str, state: Progress, now: float, started: float) -> str:
         width = len(str(state.total or ""))
         parts.append(f"{state.position:{width}d}/{state.total}" if state.total else f"{state.position}")
     if state.doing:
-        parts.append(f"{state.doing} ({duration(now - started)})")
+        parts.append(f"{state.doing} ({duration(now - started)} since the stage started)")
         return "  ".join(parts)
     for label, value, _, _ in metrics(state):
         if not value:

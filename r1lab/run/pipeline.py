@@ -59,16 +59,8 @@ def run(
         UserError: The directory is in use, or has a run of another recipe, or a stage needs more GPUs than there are.
     """
     console = console or Console()
-    config = recipes.resolved(recipe)
-    run_dir = Path(runs_dir) / checked_name(name or config["name"])
-    stages = stage_runs(config, run_dir)
-    if any(stage.gpus * stage.nodes > 1 for stage in stages):
-        here, in_job = hardware.gpus(), hardware.nodes()
-        refused = [(stage.name, launch.refused(stage.gpus, stage.nodes, here, in_job)) for stage in stages]
-        if problems := [f"{name}: {'.'.join(map(str, why[0]))}: {why[1]}: {why[2]}" for name, why in refused if why]:
-            raise UserError(problems)
-        config = launch.resolved(config, gpu=here > 0)
-        stages = stage_runs(config, run_dir)
+    run_dir = Path(runs_dir) / checked_name(name or recipes.resolved(recipe)["name"])
+    config, stages = planned(recipe, run_dir)
     directory.refuse_used(run_dir, resume=resume, overwrite=overwrite)
     changed = changed_stages(run_dir, stages) if resume else {}
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -77,6 +69,24 @@ def run(
         directory.prepare(recipe_text, config, run_dir, resume=resume, overwrite=overwrite)
         manifest.write_manifest(run_dir, config)
         return _run_stages(console, run_dir, stages, config, stop, changed, together)
+
+
+def planned(recipe: recipes.Recipe, run_dir: Path) -> tuple[dict, list[StageRun]]:
+    """The resolved recipe for this machine, and its stages.
+
+    Raises:
+        UserError: A stage needs more GPUs than there are.
+    """
+    config = recipes.resolved(recipe)
+    stages = stage_runs(config, run_dir)
+    if any(stage.gpus * stage.nodes > 1 for stage in stages):
+        here, in_job = hardware.gpus(), hardware.nodes()
+        refused = [(stage.name, launch.refused(stage.gpus, stage.nodes, here, in_job)) for stage in stages]
+        if problems := [f"{name}: {'.'.join(map(str, why[0]))}: {why[1]}: {why[2]}" for name, why in refused if why]:
+            raise UserError(problems)
+        config = launch.resolved(config, gpu=here > 0)
+        stages = stage_runs(config, run_dir)
+    return config, stages
 
 
 def checked_name(name: str) -> str:

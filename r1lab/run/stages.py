@@ -83,7 +83,8 @@ def changed_stages(run_dir: Path, stages: list[StageRun]) -> dict[str, list[str]
         changed = references.changes(before, now, {s.name: s.path.name for s in stages})
         if changed and not stage.place:
             state = "finished" if stage.finished else "started"
-            raise UserError(f"{stage.path}: {changed[0]}{_more(changed)}, after the stage {state}: {ways}")
+            same = "--resume without this change continues the run as it was"
+            raise UserError(f"{stage.path}: {changed[0]}{_more(changed)}, after the stage {state}: {same}, {ways}")
         if changed:
             found[stage.name] = changed
     return found

@@ -7,6 +7,7 @@ from pathlib import Path
 from r1lab.errors import UserError
 from r1lab.recipe import loading as recipes
 from r1lab.run import pipeline, slurm
+from r1lab.run.stages import changed_stages
 from r1lab.rundir import directory
 
 
@@ -42,7 +43,7 @@ def start(
         pipeline.checked_name(name)
     recipe = recipes.load(sources, inputs=True, tiny=tiny)
     run_dir = folder / pipeline.checked_name(name or recipe.name)
-    # Before the check, which can take minutes.
+    # Refuse before the check, which can take minutes.
     directory.refuse_used(run_dir, resume=resume, overwrite=overwrite)
     if slurm or submit:
         if overwrite:
@@ -51,6 +52,8 @@ def start(
         flags = [*["--tiny"] * tiny, *["--no-check"] * no_check, *["--debug"] * debug]
         options = ["--runs-dir", runs_dir, "--name", run_dir.name, *flags]
         return _on_slurm(recipes.resolved(recipe), run_dir.name, sources, options, submit)
+    if resume:
+        changed_stages(run_dir, pipeline.planned(recipe, run_dir)[1])
     if not no_check and (status := _checked(sources, tiny)):
         return status
     return pipeline.run(

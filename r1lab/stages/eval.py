@@ -137,9 +137,9 @@ def progress_writer(run_dir: Path, phase: str, step: int):
     """Returns a function that appends a row of progress to `metrics.jsonl` after each chunk of prompts."""
     started = time.time()
 
-    def progress(done: int, total: int, tokens: int) -> None:
+    def progress(answers: str, done: int, total: int, tokens: int) -> None:
         now = time.time()
-        row = {"phase": phase, "step": step, "done": done, "total": total, "time": now}
+        row = {"phase": phase, "step": step, "answers": answers, "done": done, "total": total, "time": now}
         rate = round(tokens / max(now - started, 1e-6))
         storage.append_jsonl(run_dir / "metrics.jsonl", row | {"tokens_per_second": rate})
 
@@ -191,6 +191,11 @@ class Round:
     sampling: engines.Sampling
     parts: list[str]
     records: dict[int, dict] = field(default_factory=dict)
+
+    @property
+    def answers(self) -> str:
+        """What is answered in this round, for the progress display, which counts from 0 again in each."""
+        return f"{self.task.name} ({'greedy' if self.key == 'greedy' else 'sampled'})"
 
     @property
     def complete(self) -> bool:
@@ -253,8 +258,8 @@ def answer(
         tasks: From `prepare`.
         recipe: Its `rollout` and `eval` sections have the sampling parameters.
         run_dir: Gets the warnings, and the completions on which a reward failed.
-        progress: Called with the number of finished questions, of all questions, and of generated tokens so far, for
-            the sampled answers and then the greedy ones, task by task.
+        progress: Called with the name of the round, and the number of its finished questions, of all its questions,
+            and of the tokens that it has generated so far.
         parts: The records of all workers, which are read first and extended as answers arrive. Each worker answers its
             share of the questions that have no record, and the first one then waits for all others. Default: this
             process answers all questions, and keeps no files.
@@ -281,7 +286,8 @@ def answer(
     def report(place: int) -> None:
         ranks.beat(run_dir)
         if progress:
-            progress(len(rounds[place].records), len(rounds[place].task.rows), tokens[place])
+            one = rounds[place]
+            progress(one.answers, len(one.records), len(one.task.rows), tokens[place])
 
     read()
     tokens = [0] * len(rounds)  # those of an interrupted attempt took other seconds

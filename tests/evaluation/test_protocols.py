@@ -2,10 +2,12 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
 from r1lab import cli
+from r1lab.check import check, rows
 from r1lab.errors import UserError
 from r1lab.evaluation import protocols
 from r1lab.recipe import loading
@@ -162,6 +164,35 @@ def test_errors_say_what_to_type(tmp_path, settings, line):
         settings = settings | {"tasks": [t.replace("{here}", str(tmp_path)) for t in settings["tasks"]]}
     with pytest.raises(UserError, match=line):
         made(**settings)
+
+
+def test_a_column_of_ones_own_rows_is_named_by_a_setting(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines = "".join(f'{{"question": "{n} + 1?", "gold": "{n + 1}"}}\n' for n in range(3))
+    (tmp_path / "units.jsonl").write_text(lines)
+    sources, _ = protocols.sources([TINY], tasks=["units.jsonl"], protocol="greedy", grader="accuracy")
+    with pytest.raises(UserError) as refusal:
+        loading.load(sources, inputs=True)
+    (problem,) = refusal.value.problems
+    assert "command line: eval.tasks.0.path: " in problem and "next to" not in problem
+    setting = problem.partition(": add '")[2].removesuffix("'")
+    assert setting == "eval.tasks.0.columns={prompt: question, answer: gold}"
+    assert loading.load([*sources, setting], inputs=True)
+
+
+def test_few_questions_are_reported_by_the_options_that_were_typed():
+    def reported(sources):
+        stage = next(stage for stage in loading.load(sources).stages if stage.stage == "eval")
+        (task,) = stage.eval.tasks
+        name = task if isinstance(task, str) else task.name
+        (finding,) = rows._few(SimpleNamespace(tasks={name: [{}] * 16}), stage)
+        return check.line(stage, finding)
+
+    line = reported(protocols.sources([TINY], tasks=[], protocol="quickstart", size=16, samples=1)[0])
+    assert line.startswith("warning command line: stages.tiny-qwen2: 16 questions of knights_knaves, 1 sample each")
+    assert line.endswith(": use --samples 16 and a larger --size, if there are more questions")
+    line = reported(["quickstart", "eval.size=16", "eval.num_samples=1"])
+    assert line.endswith(": use eval.num_samples: 16 and more questions")
 
 
 @pytest.mark.parametrize(

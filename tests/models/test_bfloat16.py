@@ -74,7 +74,10 @@ def test_the_check_says_so(cpuinfo, tmp_path, settings, verdicts, said):
 
 @pytest.mark.parametrize(
     "settings, said",
-    [([], "model.dtype auto is float32"), (["model.dtype=bfloat16"], "many times slower than planned")],
+    [
+        ([], "model.dtype auto is float32, because bfloat16 is only emulated on"),
+        (["model.dtype=bfloat16"], "many times slower than planned"),
+    ],
 )
 def test_the_plan_says_so(cpuinfo, tmp_path, settings, said):
     (tmp_path / "r.yaml").write_text(TEXT)

@@ -28,7 +28,7 @@ def test_the_first_comparison_in_big_numbers(run):
 
 
 def test_evaluations_without_a_comparison_in_big_numbers(run):
-    whole = dataclasses.replace(read.read(run), compare=[], result={})
+    whole = dataclasses.replace(read.read(run), compare=[], result={}, seconds=None)
     numbers = verdict.big_numbers([whole])
     assert [n.label for n in numbers] == ["accuracy on maths"] * 2 and numbers[0].detail.startswith("base, 95 % inter")
     assert [n.label for n in verdict.big_numbers([whole, whole])] == ["tried"] * 2

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from r1lab.run import display, summary
-from r1lab.run.display import MetricsHistory, StageDisplay
+from r1lab.run.display import MetricsHistory, StageDisplay, plain_line
 from r1lab.rundir import directory, storage
 from r1lab.text import sparkline
 
@@ -110,6 +110,20 @@ def test_evaluation_stages_count_questions():
     assert state([*rows, rows[0] | {"time": 1120.0}], kind="eval").position == 50
 
 
+def test_each_round_of_an_evaluation_is_named_because_it_counts_from_0_again():
+    row = {"phase": "eval", "step": 0, "answers": "kk (greedy)", "done": 1, "total": 400, "time": 1000.0}
+    line = plain_line("base", state([row], kind="eval"), 1001.0, 1000.0)
+    assert line == "base    1/400  answering kk (greedy)"
+    train = {"phase": "train", "step": 1, "total": 2, "time": 1000.0}
+    assert state([train, row | {"time": 1001.0}]).doing == "evaluating kk (greedy), 1/400"
+
+
+def test_the_time_of_what_a_stage_does_is_said_to_be_that_of_the_stage():
+    load = {"phase": "load", "time": 1001.0, "message": "step 1, the first of this process"}
+    line = plain_line("zero", state([load]), 1392.0, 1000.0)
+    assert line == "zero  step 1, the first of this process (6m32s since the stage started)"
+
+
 @pytest.mark.parametrize(
     "row", [{}, {"reward": None, "rewards": {"a": None}, "length": None}, {"loss": 1.0}, {"reward_errors": {"a": 2}}]
 )
@@ -153,7 +167,7 @@ def test_a_log_file_gets_a_line_now_and_then(tmp_path):
                 it.update()
     lines = text(screen).splitlines()
     assert lines[0] == f"zero  grpo: loading model; log in {tmp_path / 'log.txt'}"
-    assert lines[1] == "zero  loading model (30s)"
+    assert lines[1] == "zero  loading model (30s since the stage started)"
     assert 15 <= len(lines) <= 24
     assert "held out: knights_knaves 43.7 % [34.7, 52.7] (step 20)" in text(screen)
     assert lines[-1].startswith("zero  60/60  reward 0.816  knights_knaves 0.616  format 1.000  length 76")

@@ -20,7 +20,7 @@ from r1lab.errors import UserError
 from r1lab.recipe import loading as recipes
 from r1lab.recipe import references
 from r1lab.report import read, verdict
-from r1lab.run import pipeline
+from r1lab.run import pipeline, start
 from r1lab.run import stages as run_stages
 from r1lab.rundir import directory, storage
 from r1lab.text import duration
@@ -237,7 +237,20 @@ def test_a_changed_recipe_of_one_finished_stage_is_refused_and_nothing_written(t
     [problem] = refusal.value.problems
     assert "zero: train.learning_rate: was 0.1, now 0.2, after the stage finished" in problem
     assert "--overwrite" in problem and "--name" in problem
+    assert "--resume without this change continues the run as it was" in problem
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_changed_recipe_is_refused_before_the_check(tmp_path, monkeypatch):
+    class Recipe(dict):
+        name = "zero"
+
+    run(single(learning_rate=0.1), tmp_path)
+    monkeypatch.setattr(start.recipes, "load", lambda *sources, **options: Recipe(single(learning_rate=0.2)))
+    monkeypatch.setattr(start, "_checked", lambda *sources: pytest.fail("the check has started"))
+    options = dict.fromkeys(("tiny", "overwrite", "no_check", "slurm", "submit", "debug"), False)
+    with pytest.raises(UserError, match="train.learning_rate: was 0.1, now 0.2"):
+        start.start([], runs_dir=str(tmp_path), name=None, resume=True, **options)
 
 
 def test_a_run_of_an_earlier_version_resumes_unchanged_and_a_damaged_one_is_one_line(tmp_path, monkeypatch):

@@ -56,10 +56,10 @@ def test_a_line_joins_what_is_compared_through_the_training_between(tmp_path, mo
 def test_all_models_of_a_pipeline_are_told(tmp_path, monkeypatch):
     stages, *_ = pipeline(tmp_path, monkeypatch)
     written = io.StringIO()
-    summary._where(Console(file=written, width=200), tmp_path, stages, {}, None)
+    summary._where(Console(file=written, width=200), tmp_path, stages, None)
     assert f"models {tmp_path}/STAGE/model/, STAGE one of 02-zero, 04-control" in written.getvalue()
     written = io.StringIO()
-    summary._where(Console(file=written, width=200), tmp_path, stages[:3], {}, None)
+    summary._where(Console(file=written, width=200), tmp_path, stages[:3], None)
     assert f"model  {stages[1][2]}/model/" in written.getvalue()
 
 

@@ -99,11 +99,12 @@ def test_progress_counts_all_questions_of_a_task(loaded, tmp_path, monkeypatch):
     tasks = evaluation.prepare(rows, loaded, engine.tokenizer, tmp_path)
     evaluation.evaluate(engine, tasks, loaded, tmp_path, progress=lambda *x: told.append(x))
     sampled, greedy = told[:7], told[7:]
-    assert [done for done, _, _ in sampled] == [3, 6, 9, 12, 15, 18, 20]
-    assert [done for done, _, _ in greedy] == [6, 12, 18, 20]
-    assert {total for _, total, _ in told} == {20}
-    for part in (sampled, greedy):
-        assert sorted(part, key=lambda x: x[2]) == part
+    assert [done for _, done, _, _ in sampled] == [3, 6, 9, 12, 15, 18, 20]
+    assert [done for _, done, _, _ in greedy] == [6, 12, 18, 20]
+    assert {total for _, _, total, _ in told} == {20}
+    for kind, part in (("sampled", sampled), ("greedy", greedy)):
+        assert {answers for answers, *_ in part} == {f"knights_knaves ({kind})"}
+        assert sorted(part, key=lambda x: x[3]) == part
 
 
 def test_it_begins_again_where_another_model_lies_in_the_folder_by_now(loaded, tmp_path, monkeypatch):
