@@ -135,6 +135,9 @@ def _watched(running: Group, timeout: float, stop: StopRequests, beat: Path) -> 
             return fault.status, fault
         if status is not None:
             return status, None
+        hung = [end["fault"] for end in _ends(running.path) if end["fault"] and end["fault"]["hung"]]
+        if hung:  # noticed on another node, which waits for the stacks of this one
+            return 1, Fault(1, hung[0]["lines"], cause=False, hung=True, places=watch.stacks(running))
         if running.worked > worked:
             worked = running.worked
             beat.touch()
