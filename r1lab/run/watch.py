@@ -30,6 +30,7 @@ _CONSEQUENCE = re.compile(
 _FRAME = re.compile(r'  File "(?P<file>.*)", line (?P<line>\d+) in (?P<name>.*)')
 _OWN = re.compile(r".*/(?=(?:r1lab|trl)/)")
 _NOTHING_SAID = "no stack"
+_STOPPED = "stopped by a signal"
 
 
 def silent(group: Group, timeout: float, now: float) -> bool:
@@ -160,7 +161,7 @@ def stacks(group: Group, seconds: float = STACKS) -> dict[int, str]:
     files, sizes = {}, {}
     for rank, process in running.items():
         if _state(process) == "T":
-            found[rank] = "stopped by a signal"
+            found[rank] = _STOPPED
         elif _handles(process, signal.SIGUSR1):
             files[rank] = _folder(group) / f"{rank}.stack"
             sizes[rank] = -1
@@ -197,15 +198,19 @@ def place(stack: str) -> str:
 
 
 def described(places: dict[int, str]) -> str:
-    """Where the ranks are, those in a collective last, because they wait for the others.
+    """Where the ranks are, the likeliest cause first: stopped ranks, and last those that wait in a collective.
+
+    A rank that waits need not be seen in a collective: the backward pass of DDP starts its own outside Python.
 
     >>> described({0: "all_reduce", 1: "grade (r1lab/grading/pool.py:7)", 2: "all_reduce", 3: "all_reduce"})
     'rank 1: grade (r1lab/grading/pool.py:7); ranks 0, 2-3: all_reduce'
+    >>> described({0: "training_step (trl/trainer/grpo_trainer.py:1512)", 1: "stopped by a signal"})
+    'rank 1: stopped by a signal; rank 0: training_step (trl/trainer/grpo_trainer.py:1512)'
     """
     by_place: dict[str, list[int]] = {}
     for rank, at in sorted(places.items()):
         by_place.setdefault(at, []).append(rank)
-    ordered = sorted(by_place.items(), key=lambda item: (item[0].isidentifier(), item[1]))
+    ordered = sorted(by_place.items(), key=lambda item: (item[0] != _STOPPED, item[0].isidentifier(), item[1]))
     return "; ".join(f"rank{'s' * (len(of) > 1)} {_spans(of)}: {at}" for at, of in ordered)
 
 
