@@ -66,7 +66,7 @@ class MetricsHistory:
         self.evals: list[dict] = []
         self.count = 0  # rows seen
         self._last: dict = {}  # the newest row of the stage's own phase
-        self._fresh: tuple[dict, dict] | None = None  # the first and the newest such row of this attempt
+        self._fresh: tuple[dict, dict] | None = None  # the first and the newest such row of this attempt and round
         self._newest: dict | None = None  # the newest row of this attempt, of any phase
         self._starting: str | None = None  # what this attempt does before its first measurement
 
@@ -85,7 +85,8 @@ class MetricsHistory:
                 _insert(self.history, row)
                 self._last = row
                 if fresh:
-                    self._fresh = (self._fresh[0] if self._fresh else row, row)
+                    same = self._fresh and self._fresh[0].get("answers") == row.get("answers")
+                    self._fresh = (self._fresh[0] if self._fresh and same else row, row)
             elif row.get("phase") == "eval" and "tasks" in row:
                 _insert(self.evals, row)
 

@@ -135,10 +135,15 @@ def _changed(file: Path, now: dict) -> str:
 
 def progress_writer(run_dir: Path, phase: str, step: int):
     """Returns a function that appends a row of progress to `metrics.jsonl` after each chunk of prompts."""
-    started = time.time()
+    last = started = time.time()
+    of = None
 
     def progress(answers: str, done: int, total: int, tokens: int) -> None:
+        nonlocal last, started, of
         now = time.time()
+        if answers != of:  # tokens are counted per round, so its seconds are too
+            of, started = answers, last
+        last = now
         row = {"phase": phase, "step": step, "answers": answers, "done": done, "total": total, "time": now}
         rate = round(tokens / max(now - started, 1e-6))
         storage.append_jsonl(run_dir / "metrics.jsonl", row | {"tokens_per_second": rate})

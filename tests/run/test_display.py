@@ -118,6 +118,14 @@ def test_each_round_of_an_evaluation_is_named_because_it_counts_from_0_again():
     assert state([train, row | {"time": 1001.0}]).doing == "evaluating kk (greedy), 1/400"
 
 
+def test_the_time_left_of_a_round_follows_the_pace_of_that_round():
+    rows = [
+        {"phase": "eval", "step": 0, "answers": answers, "done": done, "total": 200, "time": time}
+        for answers, done, time in [("a", 10, 10.0), ("a", 200, 2000.0), ("b", 50, 2050.0), ("b", 100, 2100.0)]
+    ]
+    assert state(rows, kind="eval", now=2100.0).left == 100.0
+
+
 def test_the_time_of_what_a_stage_does_is_said_to_be_that_of_the_stage():
     load = {"phase": "load", "time": 1001.0, "message": "step 1, the first of this process"}
     line = plain_line("zero", state([load]), 1392.0, 1000.0)

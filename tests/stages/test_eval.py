@@ -12,7 +12,8 @@ from r1lab.evaluation import records
 from r1lab.evaluation.records import Judge, answer_of, figures
 from r1lab.recipe import loading
 from r1lab.run import summary
-from r1lab.rundir import directory
+from r1lab.rundir import directory, storage
+from r1lab.stages.eval import progress_writer
 from r1lab.stages.eval import run as eval_run
 from r1lab.stages.rows import build_rows, eval_tasks, instructed
 
@@ -152,3 +153,14 @@ def test_a_size_that_a_training_cannot_have_is_told_and_that_of_an_evaluation_is
         assert len(eval_tasks(loaded)["rows"]) == 3 and not caplog.text
         assert len(build_rows(loaded.data, seed=0)) == 3
     assert "few.jsonl: data.size is 200, but there are only 3 rows, which are all used" in caplog.text
+
+
+def test_the_rate_of_a_round_is_of_its_own_tokens_and_seconds(tmp_path, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr("r1lab.stages.eval.time.time", lambda: now[0])
+    progress = progress_writer(tmp_path, "eval", 0)
+    for answers, done, tokens, seconds in [("a", 1, 1000, 10), ("a", 2, 2000, 10), ("b", 1, 50, 10), ("b", 2, 200, 10)]:
+        now[0] += seconds
+        progress(answers, done, 2, tokens)
+    rows = storage.read_jsonl(tmp_path / "metrics.jsonl")
+    assert [row["tokens_per_second"] for row in rows] == [100, 100, 5, 10]
