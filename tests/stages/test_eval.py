@@ -159,8 +159,8 @@ def test_the_rate_of_a_round_is_of_its_own_tokens_and_seconds(tmp_path, monkeypa
     now = [1000.0]
     monkeypatch.setattr("r1lab.stages.eval.time.time", lambda: now[0])
     progress = progress_writer(tmp_path, "eval", 0)
-    for answers, done, tokens, seconds in [("a", 1, 1000, 10), ("a", 2, 2000, 10), ("b", 1, 50, 10), ("b", 2, 200, 10)]:
-        now[0] += seconds
+    for answers, done, tokens in [("a", 1, 1000), ("a", 2, 2000), ("b", 1, 50), ("b", 2, 200)]:
+        now[0] += 10
         progress(answers, done, 2, tokens)
     rows = storage.read_jsonl(tmp_path / "metrics.jsonl")
     assert [row["tokens_per_second"] for row in rows] == [100, 100, 5, 10]
