@@ -1,8 +1,8 @@
 """`r1lab plan`: whether a recipe fits on a device, how its memory is used, and how long it takes; loads no weights.
 
 `shapes.py` reads the sizes of a model, `lengths.py` the rows, `memory.py` adds up the bytes and `cost.py` the FLOPs,
-`generating.py` estimates engines, `stages.py` applies all of it to a stage, `changes.py` searches for changes that
-make it fit, and `printed.py` prints the plan.
+`generating.py` estimates engines and `judging.py` the models of rewards, `stages.py` applies all of it to a stage,
+`changes.py` searches for changes that make it fit, and `printed.py` prints the plan.
 """
 
 from dataclasses import dataclass, replace
@@ -12,6 +12,7 @@ from r1lab import hardware
 from r1lab.check.look import start_of
 from r1lab.errors import UserError
 from r1lab.plan import gpus as devices
+from r1lab.plan import judging
 from r1lab.plan.changes import Change, changed, changes
 from r1lab.plan.gpus import Device, parse_memory
 from r1lab.plan.lengths import lengths
@@ -102,7 +103,8 @@ def plan(
     for index, (name, stage) in enumerate(named):
         earlier = dict(named[:index])
         start, rows = start_of(stage.model.path, earlier), lengths(stage, earlier)
-        again = partial(plan_stage, name, device=device, start=start, found=rows)
+        judges = judging.models(stage, earlier)
+        again = partial(plan_stage, name, device=device, start=start, found=rows, judges=judges)
         found.append(again(stage))
         if not found[-1].fits:
             prefix = f"stages.{name}." if pipeline else ""

@@ -10,13 +10,14 @@ from r1lab.check.look import look
 from r1lab.check.seen import GENERATED, Seen
 from r1lab.recipe.references import REFERENCE
 from r1lab.recipe.schema import EvalRecipe, SampleRecipe, StageRecipe
-from r1lab.recipe.sections import Data, Rollout
+from r1lab.recipe.sections import Data, Eval, Rollout, Task
 
 CHARACTERS, TEMPLATE = 3, 128
 """Assumed characters per token without a tokenizer, and tokens of the template around the prompt."""
 
-WRITTEN = 0.3
-"""Assumed mean length of completions as a share of the maximum (measured: 0.16 to 0.35, docs/plan.md)."""
+WRITTEN, SHORT = 0.3, 45
+"""Assumed mean length of completions: a share of the maximum (measured: 0.16 to 0.35), or these tokens if that is more
+(measured: 47 of at most 64), but never more than three quarters of the maximum (docs/plan.md)."""
 
 PROMPT, COMPLETION = 512, 1024
 """Assumed tokens of a row that cannot be read; the latter is TRL's default for `max_length`."""
@@ -44,6 +45,15 @@ class Lengths:
     def equal(self) -> bool:
         """Whether no row needs padding."""
         return self.mean == self.whole
+
+
+def written(limit: int) -> float:
+    """The assumed mean length of completions of at most `limit` tokens.
+
+    >>> written(1000), written(64), written(20)
+    (300.0, 45, 15.0)
+    """
+    return max(WRITTEN * limit, min(SHORT, 0.75 * limit))
 
 
 def lengths(recipe: StageRecipe, earlier: dict[str, StageRecipe]) -> Lengths:
@@ -103,7 +113,7 @@ def _whole(seen: Seen) -> list[int]:
 def _size(recipe: StageRecipe, seen: int) -> int | None:
     """Rows of a stage's data, or questions of an evaluation; by default what the builder makes by default."""
     if isinstance(recipe, EvalRecipe):
-        return recipe.eval.size * max(1, len(recipe.eval.tasks))
+        return sum(size for size, _ in tasks(recipe.eval))
     data: Data | None = getattr(recipe, "data", None)
     if data is None:
         return seen or None
@@ -114,6 +124,14 @@ def _size(recipe: StageRecipe, seen: int) -> int | None:
     if isinstance(default, int):
         return default
     return seen or None
+
+
+def tasks(evaluation: Eval) -> list[tuple[int, int]]:
+    """For each task of an evaluation its questions, and the sampled answers to each of them."""
+    own = [task if isinstance(task, Task) else None for task in evaluation.tasks or [""]]
+    return [
+        (task and task.size or evaluation.size, task and task.num_samples or evaluation.num_samples) for task in own
+    ]
 
 
 def _made(recipe: StageRecipe, earlier: dict[str, StageRecipe]) -> Lengths | None:
@@ -129,8 +147,8 @@ def _made(recipe: StageRecipe, earlier: dict[str, StageRecipe]) -> Lengths | Non
     if isinstance(source, SampleRecipe):
         each, keep = source.rollout.num_generations, source.keep
         each = min(each, 1 if keep.which in ("best", "pairs") else keep.per_prompt or each)
-        written = source.rollout.max_completion_length
-        whole, mean, rows = before.prompt + written, mean + WRITTEN * written, rows * each if rows else rows
+        limit = source.rollout.max_completion_length
+        whole, mean, rows = before.prompt + limit, mean + written(limit), rows * each if rows else rows
     limit = getattr(recipe, "train", {}).get("max_length")
     whole = min(whole, limit) if limit else whole
     if data.size:

@@ -33,7 +33,8 @@ chunks (the buffers of one chunk still exist while the next is computed) and wit
 class Memory:
     """Bytes on one device at one moment.
 
-    `engine` is the generating engine without its key-value cache; `overhead` is the process itself.
+    `engine` is the generating engine without its key-value cache; `rewards` are the models that rewards load;
+    `overhead` is the process itself.
     """
 
     weights: int = 0
@@ -44,6 +45,7 @@ class Memory:
     logits: int = 0
     kv_cache: int = 0
     engine: int = 0
+    rewards: int = 0
     overhead: int = 0
 
     @property

@@ -4,7 +4,7 @@ from dataclasses import asdict, fields
 from typing import TYPE_CHECKING
 
 from r1lab.plan.gpus import GIB, gib
-from r1lab.plan.lengths import WRITTEN
+from r1lab.plan.lengths import SHORT, WRITTEN
 from r1lab.plan.memory import Memory
 from r1lab.plan.stages import StagePlan
 from r1lab.text import rough_duration
@@ -127,7 +127,10 @@ def _assumed(planned: "Planned") -> list[str]:
         for line in stage.assumed:
             stages.setdefault(line, []).append(stage.name)
     own = [f"{', '.join(names)}: {line}" for line, names in stages.items()]
-    shared = f"completions of {WRITTEN:.0%} of their maximum length on average; rates {planned.device.source}"
+    shared = (
+        f"completions of {WRITTEN:.0%} of their maximum length on average, or {SHORT} tokens if that is more; "
+        f"rates {planned.device.source}"
+    )
     return [*own, shared]
 
 

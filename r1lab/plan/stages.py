@@ -4,10 +4,10 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from r1lab.plan import cost, generating, gpus, memory, shapes
+from r1lab.plan import cost, generating, gpus, judging, memory, shapes
 from r1lab.plan.generating import completion_limit
 from r1lab.plan.gpus import GIB, Device
-from r1lab.plan.lengths import WRITTEN, Lengths
+from r1lab.plan.lengths import Lengths, tasks, written
 from r1lab.plan.memory import Adapters, Layout, Memory, Precision, Sharding, Training
 from r1lab.recipe import batch, launch, trl_fields
 from r1lab.recipe.batch import Batch
@@ -42,6 +42,7 @@ class StagePlan:
         short: Why it cannot work regardless of the peak, such as an engine without memory for one sequence.
         host: Bytes of host memory that the texts of its rows need while they are read.
         loading: Bytes of host memory that all ranks of a machine need while they load the model.
+        completions, written: The completions that it generates, and their assumed mean length in tokens.
     """
 
     name: str
@@ -57,6 +58,8 @@ class StagePlan:
     short: str = ""
     host: int = 0
     loading: int = 0
+    completions: float | None = None
+    written: float = 0.0
 
     @property
     def moment(self) -> str:
@@ -73,13 +76,22 @@ class StagePlan:
         return self.peak.total <= self.budget and not self.short
 
 
-def plan_stage(name: str, recipe: StageRecipe, *, device: Device, start: str, found: Lengths) -> StagePlan:
+def plan_stage(
+    name: str,
+    recipe: StageRecipe,
+    *,
+    device: Device,
+    start: str,
+    found: Lengths,
+    judges: judging.Judges,
+) -> StagePlan:
     """The plan of one stage.
 
     Args:
         recipe: Its `launch` has the number of training devices.
         start: The model that it starts from, with `@STAGE/model` resolved.
         found: Its rows; those longer than `train.max_length` are left out.
+        judges: The models that its rewards load, from `judging.models`.
 
     Raises:
         UserError: The shape of its model is not available.
@@ -100,8 +112,14 @@ def plan_stage(name: str, recipe: StageRecipe, *, device: Device, start: str, fo
     if not device.bfloat16:
         assumed += (_without_bfloat16(recipe, device),)
     host = int((found.rows or 0) * found.mean * TEXT)
-    phases = {phase: _with_process(recipe, device, parts, host) for phase, parts in made.phases.items()}
-    seconds = made.seconds and made.seconds + device.start
+    models = Memory(rewards=judging.size(judges, device))
+    phases = {
+        phase: _with_process(recipe, device, memory.plus(parts, models), host) for phase, parts in made.phases.items()
+    }
+    completions = (made.completions or 0) / _launch(recipe).ranks
+    judged = judging.seconds(judges, completions, found.mean + made.written, device)
+    seconds = made.seconds and made.seconds + judged + device.start
+    assumed += judging.unread(judges)
     if seconds and generating.uses_vllm(rollout):
         seconds += device.engine_start
     if _launch(recipe).nodes > 1:
@@ -180,13 +198,13 @@ def _trains(name: str, recipe: Trained, device: Device, shape: shapes.Shape, fou
     phases = memory.phases(work)
     steps = _steps(recipe, found, update.rows)
     passes = (4 if checkpointing else 3) + (1 if work.reference else 0)
-    short, waiting = "", 0.0
+    short, waiting, mean, completions = "", 0.0, 0.0, None
     if recipe.stage == "grpo":
-        written = WRITTEN * completion_limit(recipe)
-        each = found.mean / recipe.rollout.num_generations + written
-        flops = cost.forward(shape, update.rows * each, (found.mean + written) / 2) * passes
+        mean, completions = written(completion_limit(recipe)), steps and steps * update.rows
+        each = found.mean / recipe.rollout.num_generations + mean
+        flops = cost.forward(shape, update.rows * each, (found.mean + mean) / 2) * passes
         phases, short, waiting = _rollouts(recipe, device, shape, work, phases, found, update)
-        generated = cost.forward(shape, update.rows * written, found.mean + written / 2)
+        generated = cost.forward(shape, update.rows * mean, found.mean + mean / 2)
     else:
         each, generated = found.mean * (2 if "rejected" in recipe.learns else 1), 0.0
         if setting(recipe, "packing"):
@@ -208,6 +226,8 @@ def _trains(name: str, recipe: Trained, device: Device, shape: shapes.Shape, fou
         _disk(recipe, shape, work, steps) + _tokens(recipe, found),
         short=short,
         loading=memory.loading(work, recipe.launch.gpus),
+        completions=completions,
+        written=mean,
     )
 
 
@@ -229,19 +249,19 @@ def _grpo_layout(
 ) -> tuple[Layout, bool]:
     """The same for a GRPO stage, which packs rows up to a budget of tokens."""
     own = GrpoTrain(**{key: value for key, value in recipe.train.items() if key in GrpoTrain.model_fields})
-    group, written = recipe.rollout.num_generations, completion_limit(recipe)
-    longest = found.prompt + written
+    group, most_written = recipe.rollout.num_generations, completion_limit(recipe)
+    longest = found.prompt + most_written
     budget = own.max_tokens_per_microbatch or update.size * longest
     most = update.size * math.gcd(update.generation, update.accumulation)
     if not own.pack:
         rows = min(most, max(1, budget // longest))
         return memory.padded(rows, longest, masked=True), rows < most
     rows = 1
-    while rows < most and -(-(rows + 1) // group) * found.prompt + (rows + 1) * written <= budget:
+    while rows < most and -(-(rows + 1) // group) * found.prompt + (rows + 1) * most_written <= budget:
         rows += 1
     masked = not (device.cuda and precision.compute == 2)
     shared = {"shared": own.share_prompts, "masked": masked}
-    return memory.packed(rows, group, found.prompt, written, **shared), rows < most
+    return memory.packed(rows, group, found.prompt, most_written, **shared), rows < most
 
 
 def _lora(recipe: Trained, shape: shapes.Shape) -> Adapters | None:
@@ -296,8 +316,8 @@ def _rollouts(
     if not generating.uses_vllm(recipe.rollout):
         adds = {"generate": memory.generating(shape, rows=made, length=length, size=size)}
         if recipe.eval and recipe.eval.every:
-            written, samples, _ = generating.sample_sizes(recipe.rollout, recipe.eval)
-            adds["evaluate"], _ = generating.transformers(shape, size, prompt=found.prompt, written=written, n=samples)
+            limit, samples, _ = generating.sample_sizes(recipe.rollout, recipe.eval)
+            adds["evaluate"], _ = generating.transformers(shape, size, prompt=found.prompt, written=limit, n=samples)
         phases = phases | {phase: memory.plus(idle, parts) for phase, parts in adds.items()}
         waiting = generating.seconds(shape, device, recipe.rollout, found, together=made, **of)
         return phases, "", again * waiting
@@ -315,20 +335,22 @@ def _generates(
     """The plan of a stage that generates and trains nothing."""
     size, questions = _size(recipe, device), found.rows
     evaluation: Eval | None = getattr(recipe, "eval", None)
-    written, n, greedy = generating.sample_sizes(rollout, evaluation)
-    length, rows = found.prompt + written, (questions or 1) * (n + greedy)
+    limit, n, greedy = generating.sample_sizes(rollout, evaluation)
+    length, rows = found.prompt + limit, (questions or 1) * (n + greedy)
+    if evaluation:
+        rows = sum(asked * (sampled + greedy) for asked, sampled in tasks(evaluation))
     of_device = rows / _launch(recipe).ranks
     short, together = "", 0
     if generating.uses_vllm(rollout):
         split = rollout.tensor_parallel if isinstance(rollout, EvalRollout) else 1
         share, short = generating.vllm(rollout, device, shape, size, length, split)
     else:
-        several = {"prompt": found.prompt, "written": written, "n": n, "rows": questions or 1}
+        several = {"prompt": found.prompt, "written": limit, "n": n, "rows": questions or 1}
         share, together = generating.transformers(shape, size, **several)
         share = memory.plus(share, Memory(weights=shape.parameters * size))
-    each = {"rows": of_device, "n": n + greedy, "written": written, "size": size}
+    each = {"rows": of_device, "n": n + greedy, "written": limit, "size": size}
     seconds = generating.seconds(shape, device, rollout, found, cache=share.kv_cache, together=together, **each)
-    mean = WRITTEN * written
+    mean = written(limit)
     flops = cost.forward(shape, rows * mean, found.mean + mean / 2)
     flops += cost.forward(shape, (questions or 1) * found.mean, found.mean / 2)
     return StagePlan(
@@ -342,6 +364,8 @@ def _generates(
         questions and seconds,
         0,
         short=short,
+        completions=questions and rows,
+        written=mean,
     )
 
 

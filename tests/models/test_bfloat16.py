@@ -85,5 +85,5 @@ def test_the_plan_says_so(cpuinfo, tmp_path, settings, said):
     for flag, says in (("", True), ("amx_bf16", False)):
         cpuinfo(X86.format(flag))
         found = Lengths(prompt=20, whole=60, mean=50, rows=8)
-        plan = stages.plan_stage("s", loaded, device=gpus.cpu(), start=loaded.model.path, found=found)
+        plan = stages.plan_stage("s", loaded, device=gpus.cpu(), start=loaded.model.path, found=found, judges={})
         assert any(said in line for line in plan.assumed) == says
