@@ -54,7 +54,7 @@ def page(what: Sequence[str], *, runs_dir: Path, color: bool = False, width: int
         rows = runs(runs_dir) if section == "runs" else recipes() if section == "recipes" else functions(section)
         lines = columns(rows, color=color, width=width)
         if section == "recipes":
-            lines.append("Any of them runs on one device or none, scaled down, with --tiny.")
+            lines.append("not run: only scaled down, with --tiny, which runs any of them on one device or none")
         if not rows:
             lines = [f"none in {runs_dir}/" if section == "runs" else "none"]
         if len(what) > 1:
@@ -212,16 +212,19 @@ def columns(rows: list[Row], *, color: bool = False, width: int | None = None) -
 
 
 def recipes() -> list[Row]:
-    """Name, stage, the GPUs that it needs if more than one, and first comment line of each packaged recipe."""
+    """Name, stage, whether it has been run in full, hardware, and title of each packaged recipe, those run first.
+
+    All are from the first three lines of the file: `# TITLE`, `# Hardware: HARDWARE · COMMAND`, `# Run here: ...`.
+    """
     rows = []
     for name, path in yaml_source.packaged_recipes().items():
         source = path.read_text(encoding="utf-8")
-        comment = re.search(r"\A(?:\s*\n)*#+ *(.*)", source)
+        title, hardware, here = (line.removeprefix("# ") for line in source.splitlines()[:3])
         stage = re.search(r"^stage: *(\w+)", source, re.MULTILINE)
-        gpus = max((int(number) for number in re.findall(r"\bgpus: *(\d+)", source)), default=1)
-        needs = f"{gpus} GPUs" if gpus > 1 else ""
-        rows.append((name, stage[1] if stage else "pipeline", needs, comment[1].strip() if comment else ""))
-    return rows
+        ran = "run here" if here.startswith("Run here: in full") else "not run"
+        needs = hardware.removeprefix("Hardware: ").partition(" · ")[0]
+        rows.append((name, stage[1] if stage else "pipeline", ran, needs, title))
+    return sorted(rows, key=lambda row: row[2] != "run here")
 
 
 def functions(kind: str) -> list[Row]:

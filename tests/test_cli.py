@@ -283,9 +283,12 @@ def test_ls_lists_recipes_rewards_and_builders_with_a_line_each(capsys):
     assert [line for line in out.splitlines() if line and not line.startswith(" ")] == list(listing.SECTIONS)
     assert cli.main(["ls", "recipes"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(yaml_source.packaged_recipes()) + 1, "and a line on the number of GPUs"
-    assert any(line.split()[:4] == ["open-r1/distil/llama-70b", "sft", "32", "GPUs"] for line in lines)
-    assert any(line.startswith("quickstart") and "pipeline" in line and "R1-Zero" in line for line in lines)
+    assert len(lines) == len(yaml_source.packaged_recipes()) + 1, "and a line that explains `not run`"
+    words = [line.split() for line in lines]
+    assert "open-r1/distil/llama-70b sft not run 32 x 141 GB R1's".split() in [line[:9] for line in words]
+    assert "quickstart pipeline run here 2 CPU cores, 6 GiB, 7 to 12 minutes R1-Zero".split() in [
+        w[:14] for w in words
+    ]
     assert cli.main(["ls", "rewards"]) == 0
     assert any(line.startswith("knights_knaves  ") for line in capsys.readouterr().out.splitlines())
 
