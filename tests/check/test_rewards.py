@@ -183,6 +183,37 @@ def test_no_exploit_is_right_by_its_words(found, grpo, tmp_path):
         assert found(grpo(data=data, rewards=[{"name": "accuracy"}]), "error") == []
 
 
+READERS = """
+import re
+
+def last_number(completions, *, answer):
+    return [float(re.findall(r"\\d+", text)[-1:] == [gold]) for text, gold in zip(completions, answer)]
+
+def last_number_after(completions, *, answer):
+    return last_number([text.partition("</think>")[2] for text in completions], answer=answer)
+
+def anywhere_in_the_thinking(completions, *, answer):
+    return [float(gold in re.findall(r"\\d+", text)) for text, gold in zip(completions, answer)]
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "paid"),
+    [
+        ("last_number", "correct thinking without an answer"),
+        ("last_number_after", ""),
+        ("anywhere_in_the_thinking", "a wrong answer after correct thinking"),
+    ],
+)
+def test_a_reward_that_reads_the_answer_out_of_the_thinking_is_reported(found, grpo, name, paid):
+    rows = [{"prompt": f"What is {n} + {n + 1}?", "answer": str(2 * n + 1)} for n in range(11, 41)]
+    Path("sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Path("mine.py").write_text(READERS)
+    lines = found(grpo(data={"builder": "rows", "path": "sums.jsonl"}, rewards=[{"name": f"./mine.py:{name}"}]))
+    reported = [line for line in lines if "correct thinking" in line]
+    assert len(reported) == bool(paid) and all(line.startswith("warning") and paid in line for line in reported)
+
+
 STRANGE = """
 import sys
 
