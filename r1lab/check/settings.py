@@ -9,9 +9,9 @@ from r1lab import engines, hardware, lookup
 from r1lab.check.seen import GENERATED, Seen
 from r1lab.findings import Finding
 from r1lab.models import loading
-from r1lab.recipe import batch, launch, trl_fields
+from r1lab.recipe import batch, launch, precision, trl_fields
 from r1lab.recipe.schema import EvalRecipe, GrpoRecipe, SampleRecipe, SftRecipe, StageRecipe, Trained, is_trained
-from r1lab.recipe.sections import Eval, Launch, Lora, Model, Rollout
+from r1lab.recipe.sections import Launch, Lora, Model, Rollout
 from r1lab.recipe.yaml_source import Keys
 from r1lab.rewards.facts import facts_of
 
@@ -92,7 +92,8 @@ def setting_findings(recipe: StageRecipe, *, tiny: bool = False) -> list[Finding
     rollout: Rollout | None = getattr(recipe, "rollout", None)
     train: dict[str, Any] = getattr(recipe, "train", {})
     server = rollout is not None and rollout.engine == "server"
-    found = _not_installed(recipe.model, train) + ([] if server else _bfloat16(recipe.model, train))
+    found = _not_installed(recipe.model, train) + _deepspeed(train)
+    found += [] if server else _bfloat16(recipe.model, train)
     if isinstance(recipe, GrpoRecipe):
         found += _weights(recipe)
     if isinstance(recipe, GrpoRecipe | SampleRecipe | EvalRecipe):
@@ -141,21 +142,21 @@ def _bfloat16(model: Model, train: dict[str, Any]) -> list[Finding]:
 
 
 def _rounding(recipe: Trained) -> list[Finding]:
-    """A learning rate whose updates weights in bfloat16 do not take: they have 8 significant bits.
-
-    FSDP2 and DeepSpeed keep float32 copies of the weights that are trained, and peft keeps adapters in float32.
-    """
-    import torch
-
-    model, train = recipe.model, recipe.train
-    auto = model.dtype == "auto" and torch.cuda.is_available() and not loading.emulates_bfloat16()
-    sharded = launch.of(recipe, gpu=True) == "fsdp2" or any(train.get(key) for key in launch.SHARDING)
-    rate = train.get("learning_rate", trl_fields.FIELDS[recipe.trl]["learning_rate"][1])
-    if not (auto or model.dtype == "bfloat16") or getattr(model, "lora", None) or sharded or not 0 < rate < ROUNDED:
+    """A learning rate whose updates weights in bfloat16 do not take: they have 8 significant bits."""
+    rate = recipe.train.get("learning_rate", trl_fields.FIELDS[recipe.trl]["learning_rate"][1])
+    kept = precision.weights(recipe, loading.dtype_name(recipe.model.dtype))
+    if kept != "bfloat16" or getattr(recipe.model, "lora", None) or not 0 < rate < ROUNDED:
         return []
     what = f"the trained weights are kept in bfloat16, which rounds most updates at a learning rate of {rate:g} away"
-    fix = "set float32, or launch.gpus to at least 2: fsdp2 keeps float32 weights"
-    return [Finding("warning", "settings", what, fix, ("model", "dtype"))]
+    return [Finding("warning", "settings", what, "remove it, or set true", ("train", "master_weights"))]
+
+
+def _deepspeed(train: dict[str, Any]) -> list[Finding]:
+    """DeepSpeed, which TRL supports, but r1lab has never run with."""
+    if not train.get("deepspeed"):
+        return []
+    fix = "remove it for launch.strategy: fsdp2, which also shards the model and is tested on two processes"
+    return [Finding("warning", "settings", "DeepSpeed was not tested with r1lab", fix, ("train", "deepspeed"))]
 
 
 def billions(path: str) -> float | None:
@@ -233,7 +234,6 @@ def _steps(train: dict[str, Any]) -> list[Finding]:
 def _sampling(recipe: GrpoRecipe | SampleRecipe | EvalRecipe) -> list[Finding]:
     """Sampling: identical completions, incoherent text, no memory for the trainer."""
     rollout, found = recipe.rollout, []
-    evaluation: Eval | None = getattr(recipe, "eval", None)
     sampled, section = (recipe.eval, "eval") if isinstance(recipe, EvalRecipe) else (recipe.rollout, "rollout")
     keys, temperature = (section, "temperature"), sampled.temperature
     if recipe.stage == "grpo" and temperature == 0:
@@ -251,17 +251,7 @@ def _sampling(recipe: GrpoRecipe | SampleRecipe | EvalRecipe) -> list[Finding]:
     if recipe.stage == "grpo" and rollout.gpu_memory_utilization > 0.9 and rollout.engine in ("auto", "vllm"):
         what = f"{rollout.gpu_memory_utilization:g}: vLLM leaves too little GPU memory for the trainer"
         found.append(Finding("warning", "settings", what, "set 0.3 to 0.6", ("rollout", "gpu_memory_utilization")))
-    if evaluation and evaluation.temperature == 0 and (most := _most_samples(evaluation)) > 1:
-        what = f"0: the {most} samples of a question are identical, which engines refuse"
-        fix = "set num_samples: 1, or a temperature of 0.6"
-        found.append(Finding("error", "settings", what, fix, ("eval", "temperature")))
     return found
-
-
-def _most_samples(evaluation: Eval) -> int:
-    """The maximum number of samples per question in an evaluation."""
-    own = [getattr(task, "num_samples", None) or evaluation.num_samples for task in evaluation.tasks]
-    return max(own or [evaluation.num_samples])
 
 
 def _ratios(recipe: GrpoRecipe) -> list[Finding]:

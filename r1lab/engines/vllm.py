@@ -151,6 +151,7 @@ class SyncedVLLM(vllm_generation.VLLMGeneration):
     Args:
         skip_text: Whether vLLM skips its incremental detokenization, because only the tokens are needed. With a stop
             string it does not skip it.
+        dtype: The dtype of vLLM's weights, to which it rounds those of the policy; None for the policy's own.
         options: Override the arguments of vLLM.
     """
 
@@ -159,13 +160,14 @@ class SyncedVLLM(vllm_generation.VLLMGeneration):
         *args,
         generation_kwargs: dict | None = None,
         skip_text: bool = False,
+        dtype: torch.dtype | None = None,
         options: dict | None = None,
         **kwargs,
     ):
         given = generation_kwargs or {}
         if skip_text and not given.get("stop"):
             given = {"detokenize": False, **given}
-        self.options = options or {}
+        self.dtype, self.options = dtype, options or {}
         self._finished: Callable[[str, list[int]], None] | None = None
         super().__init__(*args, generation_kwargs=given, **kwargs)
 
@@ -177,7 +179,8 @@ class SyncedVLLM(vllm_generation.VLLMGeneration):
         # log-probabilities of two precisions differ. TRL would also quantize vLLM like QLoRA's base, and then load
         # packed bytes at each sync; the merged weights that are synced here are not quantized.
         quantized = getattr(self.model.config, "quantization_config", None) is not None
-        dtype = self.model.config.dtype if quantized else self.model.dtype  # QLoRA's norms are float32
+        own = self.model.config.dtype if quantized else self.model.dtype  # QLoRA's norms are float32
+        dtype = self.dtype or own
         llm = LLM(**(settings | {"quantization": None, "dtype": dtype, "enable_prefix_caching": True} | self.options))
         llm.llm_engine.step = partial(self._step, llm.llm_engine.step)
         return llm

@@ -239,6 +239,9 @@ def attend(original: str, module, query, key, value, attention_mask, *, packed: 
         function = ALL_ATTENTION_FUNCTIONS[original]
     if packed is None:
         return function(module, query, key, value, attention_mask, **kwargs)
+    if torch.is_autocast_enabled(query.device.type):  # attention would do so, but a kernel is chosen before
+        low = torch.get_autocast_dtype(query.device.type)
+        query, key, value = query.to(low), key.to(low), value.to(low)
     queries, keys, values = (x[0].transpose(0, 1) for x in (query, key, value))  # (T, heads, head size)
     if original == "sdpa" and can_vary(query, value, kwargs):
         return varying(packed, queries, keys, values, kwargs)[None], None

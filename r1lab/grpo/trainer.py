@@ -28,7 +28,7 @@ from r1lab.grpo.curriculum import Chooser
 from r1lab.grpo.dynamic_sampling import chooser_for
 from r1lab.grpo.rewards import BatchRewards
 from r1lab.models import shard
-from r1lab.models.patched import with_names
+from r1lab.models.patched import create_model_as, with_names
 from r1lab.recipe import trial
 from r1lab.recipe.sections import Curriculum, DynamicSampling, GrpoTrain
 
@@ -77,6 +77,7 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
         options: Override the engine's own arguments.
         rendered: Prompts are texts from `r1lab.models.prompts.render`, with their special tokens, and `generate` uses
             only the end tokens of the model's generation config.
+        dtype: The dtype of the engine and the reference model; None for that of the model's weights.
     """
 
     # TRL's attributes, which it does not type precisely.
@@ -102,6 +103,7 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
         tasks: list[str | None] | None = None,
         rendered: bool = False,
         options: dict | None = None,
+        dtype: torch.dtype | None = None,
         **kwargs,
     ):
         self.own = own = own or GrpoTrain()
@@ -113,10 +115,13 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
         config = inspect.signature(grpo_trainer.GRPOTrainer).bind(*args, **kwargs).arguments.get("args")
         # TRL has no arguments for these, so its constructor runs with others under their names.
         names: dict[str, Any] = {"prepare_fsdp": shard.prepare}
+        if dtype is not None:
+            names["create_model_from_path"] = create_model_as(dtype)
         if config is not None and config.use_vllm:
             from r1lab.engines.vllm import SyncedVLLM
 
-            names["VLLMGeneration"] = partial(SyncedVLLM, skip_text=own.skip_text, options=self.options)
+            settings = {"skip_text": own.skip_text, "dtype": dtype, "options": self.options}
+            names["VLLMGeneration"] = partial(SyncedVLLM, **settings)
         elif self.options and config is not None:
             config.generation_kwargs = (config.generation_kwargs or {}) | self.options
         with_names(grpo_trainer.GRPOTrainer.__init__, **names)(self, *args, **kwargs)

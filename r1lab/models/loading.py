@@ -63,6 +63,15 @@ def torch_dtype(name: str):
     return getattr(torch, name)
 
 
+def dtype_name(name: str) -> str:
+    """Returns a recipe's `model.dtype`, with what `auto` means on this machine.
+
+    >>> dtype_name("bfloat16")
+    'bfloat16'
+    """
+    return str(torch_dtype(name)).removeprefix("torch.")
+
+
 def emulates_bfloat16() -> bool:
     """Whether the GPU of this machine, or its CPU if it has no GPU, lacks bfloat16 arithmetic.
 

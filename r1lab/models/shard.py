@@ -47,6 +47,23 @@ def all_ranks_read() -> None:
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
 
 
+def reduce_in_float32(config) -> None:
+    """Makes FSDP2 compute in the half precision of a configuration, and add the gradients of all ranks in float32.
+
+    accelerate's own policy adds them in half precision, which DDP does not, and rounds what the model returns to it,
+    the loss and the log-probabilities included.
+
+    Args:
+        config: Training arguments with `fsdp` and `bf16` or `fp16`.
+    """
+    import torch
+    from torch.distributed.fsdp import MixedPrecisionPolicy
+
+    dtype = torch.bfloat16 if config.bf16 else torch.float16
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+    config.fsdp_plugin_args["mixed_precision_policy"] = policy
+
+
 def allow_cpu() -> None:
     """Lets accelerate shard models on a CPU, which it ignores without a message; call it after the config is made.
 
@@ -67,6 +84,7 @@ def prepare(model: "PreTrainedModel", accelerator: "Accelerator") -> "PreTrained
     from accelerate.utils.fsdp_utils import fsdp2_prepare_model
     from torch.distributed.fsdp import FSDPModule
 
+    model.requires_grad_(False)  # accelerate would keep its weights in float32, as if they were trained
     fsdp2_prepare_model(accelerator, model)  # in place: it changes the model's class
     assert isinstance(model, FSDPModule)
     model.set_reshard_after_forward(True)  # no backward pass does it, and a sync needs the sharded weights
@@ -83,20 +101,27 @@ def is_sharded(model) -> bool:
 def whole(accelerator, model, dtype=None):
     """Returns a model with all of its weights on rank 0, and None on the other ranks; all ranks have to call it.
 
-    A model that is not sharded is returned itself. Of a sharded model it is a copy on the CPU, which can be saved, but
-    not run, because it lacks the buffers that are not saved.
+    A model that is not sharded, and whose weights have the wanted dtype, is returned itself. Otherwise it is a copy on
+    the CPU, which can be saved, but not run, because it lacks the buffers that are not saved.
 
     Args:
-        dtype: The dtype of the copy's weights; the weights that are trained may have a higher precision.
+        dtype: The dtype of the copy's weights, while those that are trained may be float32; None for their own.
     """
-    if not is_sharded(model):
-        return model if accelerator.is_main_process else None
-    state = accelerator.get_state_dict(model)
+    other = dtype is not None and model.dtype != dtype
+    state = accelerator.get_state_dict(model) if is_sharded(model) else model.state_dict()
     if not accelerator.is_main_process:
         return None
+    if not is_sharded(model) and not other:
+        return model
     copy = _without_weights(model)
-    if dtype is not None:
-        state = {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
+    if other:
+        kept = getattr(model, "_keep_in_fp32_modules_strict", None) or ()  # which transformers loads as float32
+        state = {
+            name: value.cpu()
+            if not value.is_floating_point() or any(part in name for part in kept)
+            else value.to("cpu", dtype)
+            for name, value in state.items()
+        }
     copy.load_state_dict(state, assign=True)
     if hasattr(copy, "tie_weights"):
         copy.tie_weights()

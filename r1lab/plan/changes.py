@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from r1lab.plan.gpus import gib
 from r1lab.plan.stages import StagePlan
-from r1lab.recipe import batch, launch
+from r1lab.recipe import batch, launch, precision
 from r1lab.recipe import loading as recipes
 from r1lab.recipe.schema import EvalRecipe, GrpoRecipe, StageRecipe, is_trained
 from r1lab.recipe.sections import Lora, Rollout
@@ -96,7 +96,9 @@ def _together(
 def _planned(recipe: StageRecipe, settings: Settings, plan: Plan) -> StagePlan | None:
     """The plan of a stage with other values; None for a recipe that `r1lab run` refuses."""
     other = changed(recipe, settings)
-    return None if is_trained(other) and (batch.problems(other) or launch.problems(other)) else plan(other)
+    if is_trained(other) and (batch.problems(other) or launch.problems(other) or precision.problems(other)):
+        return None
+    return plan(other)
 
 
 def _excess(planned: StagePlan) -> tuple[bool, int]:
@@ -155,6 +157,8 @@ def _candidates(recipe: StageRecipe, before: StagePlan) -> Iterator[tuple[Settin
                 {"model.lora.r": lora.r if lora else 16, "model.lora.merge": False},
                 "trains adapters, and saves only them",
             )
+    if precision.has_masters(recipe) and recipe.model.dtype != "float32" and not train.get("deepspeed"):
+        yield {"train.master_weights": False}, "updates below 1/256 of a weight are lost in rounding"
     for more in (2, 4, 8, 16, 32):
         if more > gpus and more % gpus == 0 and not train.get("deepspeed"):
             yield {"launch.gpus": more}, f"uses {more} GPUs"
@@ -201,7 +205,7 @@ def _generating_less(recipe: StageRecipe) -> Iterator[tuple[Settings, str]]:
 
 def _half_precision(recipe: StageRecipe) -> Iterator[tuple[Settings, str]]:
     if recipe.model.dtype == "float32":
-        yield {"model.dtype": "bfloat16"}, "updates below 1/256 of a weight are lost in rounding"
+        yield {"model.dtype": "bfloat16"}, "computes with 8 significant bits"
 
 
 def _words(settings: Settings, prefix: str) -> tuple[str, ...]:

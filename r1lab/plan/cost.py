@@ -48,7 +48,7 @@ def exchanged(work: Training, micro_batches: float, *, synced: bool) -> float:
     if work.sharding.stage < 3:
         return 2 * work.trained * work.trained_bytes * others
     weights = work.shape.parameters * work.precision.compute
-    return ((2 * weights + 4 * work.trained) * micro_batches + weights * synced) * others
+    return ((2 * weights + work.trained_bytes * work.trained) * micro_batches + weights * synced) * others
 
 
 def exchanging(size: float, device: Device, *, nodes: int) -> float:

@@ -141,7 +141,8 @@ class Training:
         states: Bytes of optimizer state per trained parameter; None means Adam's two in the weights' precision.
         reference: Whether there is a second, frozen model.
         accumulates: Whether gradients of an earlier backward pass exist during a pass.
-        mixed: Whether DeepSpeed or FSDP2 keeps float32 master weights.
+        mixed: Whether DeepSpeed or FSDP2 keeps float32 weights, and computes with a copy in half precision.
+        dtype: Bytes per weight of frozen and saved models; None if they have the precision of the trained weights.
         fused: Whether Triton computes TRL's head, as on a GPU.
         chunked: Whether r1lab's head computes its logits in chunks.
         heap: Whether glibc manages the memory, which keeps freed blocks of less than 32 MiB.
@@ -157,6 +158,7 @@ class Training:
     checkpointing: bool = False
     accumulates: bool = False
     mixed: bool = False
+    dtype: int | None = None
     fused: bool = False
     chunked: bool = True
     heap: bool = False
@@ -169,9 +171,16 @@ class Training:
     @property
     def trained_bytes(self) -> int:
         """Bytes per trained parameter: peft keeps adapters in float32, TRL those of a quantized base in bfloat16."""
-        if not self.lora:
-            return self.precision.weights
-        return 2 if self.lora.quantize else 4
+        if self.lora:
+            return 2 if self.lora.quantize else 4
+        if self.mixed:
+            return 4 if self.sharding.fsdp else self.precision.compute
+        return self.precision.weights
+
+    @property
+    def frozen_bytes(self) -> int:
+        """Bytes per parameter of a model that is not trained."""
+        return self.dtype or self.precision.weights
 
     @property
     def trains_head(self) -> bool:
@@ -224,9 +233,7 @@ def weights(work: Training) -> int:
 
 def _base(work: Training) -> int:
     shape, lora = work.shape, work.lora
-    size = work.precision.compute if work.mixed and not work.sharding.fsdp else work.precision.weights
-    size = 4 if work.sharding.fsdp and not lora else size
-    total = shape.parameters * size
+    total = shape.parameters * (work.frozen_bytes if lora else work.trained_bytes)
     if lora and lora.quantize:
         # NF4 with double quantization: 4 bits and 0.127 of constants (arXiv:2305.14314, section 3). peft casts the
         # rest (embedding, head and norms) to float32.
@@ -239,23 +246,20 @@ def reference(work: Training) -> int:
     """Bytes of the frozen reference model; with LoRA it is the base without its adapters, and needs no memory."""
     if not work.reference or work.lora:
         return 0
-    # accelerate keeps the weights of every model that it shards in float32.
-    return work.sharding.of(work.shape.parameters * (4 if work.sharding.fsdp else work.precision.weights), 3)
+    return work.sharding.of(work.shape.parameters * work.frozen_bytes, 3)
 
 
 def gradients(work: Training) -> int:
     """Bytes of all gradients; distributed data parallel without sharding has a second copy in its buckets."""
-    size = work.precision.compute if work.mixed and not work.sharding.fsdp else work.trained_bytes
-    total = work.trained * (4 if work.sharding.fsdp else size)
     buckets = 2 if work.sharding.devices > 1 and not work.sharding.stage else 1
-    return work.sharding.of(total * buckets, 2)
+    return work.sharding.of(work.trained * work.trained_bytes * buckets, 2)
 
 
 def optimizer(work: Training) -> int:
-    """Bytes of the optimizer state; with ZeRO's mixed precision also the float32 master weights: 12 bytes for Adam."""
+    """Bytes of the optimizer state; with DeepSpeed also the float32 master weights: 12 bytes for Adam."""
     each = 2 * work.trained_bytes if work.states is None else work.states
-    if work.mixed or work.sharding.fsdp:
-        each = (8 if work.states is None else work.states) + (0 if work.sharding.fsdp else 4)
+    if work.mixed and not work.sharding.fsdp:
+        each = (8 if work.states is None else work.states) + 4
     return work.sharding.of(work.trained * each, 1)
 
 
@@ -265,11 +269,15 @@ def _gathered(work: Training) -> int:
     return (2 * layer + work.shape.head) * work.precision.compute
 
 
-def loading(work: Training, ranks: int) -> int:
-    """Bytes of host memory in which the ranks of a machine load the model; with FSDP2 only the first of them does."""
+def loading(work: Training, ranks: int, size: int) -> int:
+    """Bytes of host memory in which the ranks of a machine load the model; with FSDP2 only the first of them does.
+
+    Args:
+        size: Bytes per weight of the model that is trained, as it is loaded.
+    """
     copies = 1 if work.sharding.fsdp else ranks
-    models = 2 if work.reference and not work.lora else 1
-    return copies * models * work.shape.parameters * work.precision.weights
+    frozen = work.frozen_bytes if work.reference and not work.lora else 0
+    return copies * work.shape.parameters * (size + frozen)
 
 
 def activations(work: Training) -> tuple[int, int]:

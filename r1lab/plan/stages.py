@@ -9,7 +9,7 @@ from r1lab.plan.generating import completion_limit
 from r1lab.plan.gpus import GIB, Device
 from r1lab.plan.lengths import Lengths, tasks, written
 from r1lab.plan.memory import Adapters, Layout, Memory, Precision, Sharding, Training
-from r1lab.recipe import batch, launch, trl_fields
+from r1lab.recipe import batch, launch, precision, trl_fields
 from r1lab.recipe.batch import Batch
 from r1lab.recipe.schema import GrpoRecipe, StageRecipe, Trained, is_trained
 from r1lab.recipe.sections import Eval, EvalRollout, GrpoTrain, Launch, Lora, Rollout
@@ -141,7 +141,7 @@ def _shape(recipe: StageRecipe, start: str) -> shapes.Shape:
 def _without_bfloat16(recipe: StageRecipe, device: Device) -> str:
     """The consequence for a stage of a device that does not compute in bfloat16."""
     if recipe.model.dtype == "bfloat16" or getattr(recipe, "train", {}).get("bf16"):
-        instead = "model.dtype: float16, train.bf16: false, train.fp16: true" if device.cuda else "model.dtype: auto"
+        instead = f"model.dtype: {'float16' if device.cuda else 'auto'}"
         return f"bfloat16 is only emulated on {device.name}, many times slower than planned: set {instead}"
     return f"model.dtype auto is float32, because bfloat16 is only emulated on {device.name}"
 
@@ -163,26 +163,33 @@ def _with_process(recipe: StageRecipe, device: Device, parts: Memory, host: int 
     return replace(parts, overhead=parts.overhead + int(process * GIB) + host)
 
 
+def _dtype(recipe: StageRecipe, device: Device) -> str:
+    """`model.dtype`, with what `auto` means on a device."""
+    if recipe.model.dtype != "auto":
+        return recipe.model.dtype
+    return "bfloat16" if device.cuda and device.bfloat16 else "float32"
+
+
 def _size(recipe: StageRecipe, device: Device) -> int:
-    """Bytes per weight."""
-    dtype = recipe.model.dtype
-    if dtype == "auto":
-        return 2 if device.cuda and device.bfloat16 else 4
-    return _DTYPES[dtype]
+    """Bytes per weight of a model that is not trained."""
+    return _DTYPES[_dtype(recipe, device)]
 
 
 def _trains(name: str, recipe: Trained, device: Device, shape: shapes.Shape, found: Lengths) -> StagePlan:
     """The plan of a stage that trains, and in GRPO also generates."""
     lora, update = _lora(recipe, shape), batch.of(recipe)
     sharding, mixed = _sharding(recipe, update.ranks, gpu=device.cuda)
-    size = _size(recipe, device)
-    autocast = recipe.train.get("bf16", device.cuda and device.bfloat16) or recipe.train.get("fp16", False)
-    precision = Precision(size, 2 if autocast else size)
+    dtype, size = _dtype(recipe, device), _size(recipe, device)
+    held = _DTYPES[precision.weights(recipe, dtype)]
+    computed = precision.computed(recipe, dtype)
+    # FSDP2 and DeepSpeed compute with a copy of the weights in half precision, autocast with a cast of each.
+    whole = size if mixed or sharding.fsdp else held
+    numbers = Precision(whole, _DTYPES[computed] if computed else whole)
     checkpointing = recipe.train.get("gradient_checkpointing", device.cuda)
-    layout, split = _layout(recipe, device, precision, found, update)
+    layout, split = _layout(recipe, device, numbers, found, update)
     work = Training(
         shape=shape,
-        precision=precision,
+        precision=numbers,
         layout=layout,
         lora=lora,
         sharding=sharding,
@@ -191,6 +198,7 @@ def _trains(name: str, recipe: Trained, device: Device, shape: shapes.Shape, fou
         checkpointing=checkpointing,
         accumulates=update.accumulation > 1 or split,
         mixed=mixed,
+        dtype=size,
         fused=device.cuda,
         heap=not device.cuda,
         chunked=bool(recipe.train.get("chunk_logps", True)),
@@ -225,7 +233,7 @@ def _trains(name: str, recipe: Trained, device: Device, shape: shapes.Shape, fou
         steps and steps * seconds,
         _disk(recipe, shape, work, steps) + _tokens(recipe, found),
         short=short,
-        loading=memory.loading(work, recipe.launch.gpus),
+        loading=memory.loading(work, recipe.launch.gpus, held),
         completions=completions,
         written=mean,
     )
@@ -275,10 +283,10 @@ def _lora(recipe: Trained, shape: shapes.Shape) -> Adapters | None:
 
 
 def _sharding(recipe: Trained, devices: int, *, gpu: bool) -> tuple[Sharding, bool]:
-    """How training is sharded, and whether DeepSpeed or FSDP2 keeps float32 master weights."""
+    """How training is sharded, and whether DeepSpeed or FSDP2 computes with a copy of float32 weights."""
     deepspeed = recipe.train.get("deepspeed")
     if recipe.train.get("fsdp") or launch.of(recipe, gpu=gpu) == "fsdp2":
-        return Sharding(devices, 3, fsdp=True), True
+        return Sharding(devices, 3, fsdp=True), precision.has_masters(recipe)
     if isinstance(deepspeed, dict):
         return Sharding(devices, deepspeed.get("zero_optimization", {}).get("stage", 0)), True
     if isinstance(deepspeed, str):  # a file name such as zero2.json
@@ -308,7 +316,9 @@ def _rollouts(
     update: Batch,
 ) -> tuple[dict[str, Memory], str, float]:
     """A GRPO stage's phases with its engine, what the engine lacks, and the seconds of generation per update."""
-    size, length = work.precision.weights, found.prompt + completion_limit(recipe)
+    # vLLM has a copy in `model.dtype`, and `generate` the trained weights.
+    size = _size(recipe, device) if generating.uses_vllm(recipe.rollout) else work.precision.weights
+    length = found.prompt + completion_limit(recipe)
     made, n = update.rollout // update.ranks, recipe.rollout.num_generations
     idle = replace(phases["update"], gradients=0, activations=0)
     again = update.rows / update.rollout  # rollouts per update
@@ -371,9 +381,8 @@ def _generates(
 
 def _disk(recipe: Trained, shape: shapes.Shape, work: Training, steps: int | None) -> int:
     """Bytes of the checkpoints that exist together, including one that is being written, and of the final model."""
-    size = work.precision.weights
-    final = shape.parameters * size
-    weight = 4 if work.sharding.fsdp else work.trained_bytes
+    final = shape.parameters * work.frozen_bytes
+    weight = work.trained_bytes
     states = work.trained * (2 * weight if work.states is None else work.states)
     states += work.trained * 4 if work.mixed and not work.sharding.fsdp else 0
     one = work.trained * weight + (0 if recipe.train.get("save_only_model") else states)

@@ -19,7 +19,13 @@ def evaluation_problems(recipe: GrpoRecipe | EvalRecipe, evaluation: Eval) -> Pr
     if not evaluation.tasks and recipe.data is None:
         fix = "set eval.tasks, as in `eval: {tasks: [math]}`, or data, as in `data: {builder: knights_knaves}`"
         return [(("data",), f"missing: an evaluation needs questions: {fix}")]
-    return tasks_problems(evaluation.tasks, ("eval", "tasks"), recipe.data)
+    found = tasks_problems(evaluation.tasks, ("eval", "tasks"), recipe.data)
+    own = [getattr(task, "num_samples", None) or evaluation.num_samples for task in evaluation.tasks]
+    most = max(own, default=evaluation.num_samples)
+    if evaluation.temperature == 0 and most > 1:
+        what = f"0: the {most} samples of a question are identical, which engines refuse"
+        found.append((("eval", "temperature"), f"{what}: set num_samples: 1, or a temperature of 0.6"))
+    return found
 
 
 def tasks_problems(tasks: list[str | Task], where: Keys, data: Data | None) -> Problems:

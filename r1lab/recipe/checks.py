@@ -6,7 +6,7 @@ Each check returns `(keys, message)` pairs, with keys relative to the stage.
 from typing import Any
 
 from r1lab import lookup
-from r1lab.recipe import batch, launch, trl_fields
+from r1lab.recipe import batch, launch, precision, trl_fields
 from r1lab.recipe.calls import call_problems, evaluation_problems, tasks_problems
 from r1lab.recipe.prompt import prompt_problems
 from r1lab.recipe.references import references
@@ -33,6 +33,8 @@ ELSEWHERE = {
     "vllm_server_base_url": "r1lab runs vLLM in process: `rollout.engine: vllm`",
     "vllm_server_host": "r1lab runs vLLM in process: `rollout.engine: vllm`",
     "vllm_server_port": "r1lab runs vLLM in process: `rollout.engine: vllm`",
+    "use_transformers_continuous_batching": "set `rollout.engine` instead",
+    "transformers_continuous_batching_config": "set `rollout.engine` instead",
     "reward_weights": "set `weight` of each reward instead",
     "model_init_kwargs": "set `model.dtype`, `model.revision`, `model.attn_implementation` instead",
     "trust_remote_code": "set `model.trust_remote_code` instead",
@@ -96,7 +98,7 @@ def stage_problems(recipe: StageRecipe) -> Problems:
     found: Problems = []
     if is_trained(recipe):
         found += train_problems(recipe) or batch.problems(recipe) + _shared_engine_problems(recipe)
-        found += launch.problems(recipe)
+        found += launch.problems(recipe) + precision.problems(recipe)
     if isinstance(recipe, GrpoRecipe):
         found += grpo_problems(recipe)
     rewards: list[Reward] = getattr(recipe, "rewards", [])

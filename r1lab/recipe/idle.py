@@ -28,7 +28,7 @@ _SERVER = ("url", "max_concurrent", "requests_per_minute")
 _VLLM = ("max_model_length", "gpu_memory_utilization", "tensor_parallel")
 _TRL_EVAL = ("per_device_eval_batch_size", "eval_delay", "eval_accumulation_steps", "batch_eval_metrics")
 _VLLM_TRAIN = frozenset(key for key in trl_fields.GRPO if key.startswith("vllm_"))
-_LOADING = ("revision", "dtype", "attn_implementation", "trust_remote_code")
+_LOADING = ("revision", "attn_implementation", "trust_remote_code")
 
 
 Idle = tuple[Keys, str, Keys]
@@ -86,8 +86,14 @@ def _by_other_keys(kind: str, data: dict) -> Iterator[Idle]:
     yield from ((("train", key), why, ()) for key in _TRL_EVAL if key in train)
     if engine == "transformers":
         yield from ((("train", key), with_engine, by_engine) for key in train if key in _VLLM_TRAIN)
+    if given("model", "lora") is not None:
+        yield (
+            ("train", "master_weights"),
+            "has no effect with model.lora, whose adapters are float32",
+            ("model", "lora"),
+        )
     if server:
-        yield from ((("model", key), with_engine, by_engine) for key in _LOADING)
+        yield from ((("model", key), with_engine, by_engine) for key in (*_LOADING, "dtype"))
     if scratch:
         why = "has no effect on a model that starts from random weights"
         yield from ((("model", key), why, by_path) for key in _LOADING)

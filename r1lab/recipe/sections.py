@@ -200,9 +200,14 @@ class Train(Section):
     `global_batch_size` is the number of rows of an update over all devices: of pairs in dpo and reward stages, and of
     packed sequences with `packing`. `gradient_accumulation_steps` follows from it, `per_device_train_batch_size` and
     the number of devices, so that an update is the same on any hardware.
+
+    With `master_weights` the weights that are trained are float32, with their gradients and optimizer states, and
+    `model.dtype` is only what is computed in and saved. false keeps all of them in `model.dtype`, which takes half of
+    the memory in bfloat16, and loses updates below 1/256 of a weight.
     """
 
     global_batch_size: int | None = Field(default=None, ge=1)
+    master_weights: bool = True
 
 
 class GrpoTrain(Train):

@@ -19,14 +19,14 @@ _TRAIN = {
     "per_device_train_batch_size": 2,
     "gradient_accumulation_steps": 2,
     "save_strategy": "no",
-    "bf16": False,
     "gradient_checkpointing": False,
 }
 # Keys that set the size of a run, or need a GPU or a library that may not be installed.
 _NOT_TRAIN = (
     "num_train_epochs", "steps_per_generation", "generation_batch_size", "max_tokens_per_microbatch", "save_steps",
-    "max_length", "deepspeed", "fsdp", "fsdp_config", "use_liger_kernel", "optim", "tf32", "fp16", "torch_compile",
-    "warmup_steps", "warmup_ratio", "dataloader_num_workers", "vllm_enable_sleep_mode", "vllm_tensor_parallel_size",
+    "max_length", "deepspeed", "fsdp", "fsdp_config", "use_liger_kernel", "optim", "tf32", "bf16", "fp16",
+    "torch_compile", "warmup_steps", "warmup_ratio", "dataloader_num_workers", "vllm_enable_sleep_mode",
+    "vllm_tensor_parallel_size",
 )  # fmt: skip
 _NOT_ROLLOUT = (
     "url", "max_concurrent", "requests_per_minute", "max_model_length", "gpu_memory_utilization", "options",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from r1lab import engines, ranks
 from r1lab.errors import UserError
 from r1lab.models import prompts
-from r1lab.recipe.schema import EvalRecipe, GrpoRecipe, SampleRecipe, StageRecipe
+from r1lab.recipe.schema import EvalRecipe, GrpoRecipe, SampleRecipe, StageRecipe, Trained
 from r1lab.recipe.sections import EvalRollout
 from r1lab.rundir import storage
 
@@ -72,14 +72,15 @@ def check_ids(ids: list[int], number: int, tokenizer, model) -> None:
         raise UserError(f"{what}: set model.path to the model of this tokenizer")
 
 
-def load_model(recipe: StageRecipe, *, scores: bool = False) -> "PreTrainedModel":
+def load_model(recipe: Trained, *, scores: bool = False) -> "PreTrainedModel":
     """Loads a recipe's model for training; `scores` as in `r1lab.models.loading.load_model`."""
     from r1lab.models import loading
+    from r1lab.recipe import precision
 
     lora = getattr(recipe.model, "lora", None)  # a reward stage trains all weights
     return loading.load_model(
         recipe.model.path,
-        dtype=recipe.model.dtype,
+        dtype=precision.weights(recipe, loading.dtype_name(recipe.model.dtype)),
         attn_implementation=recipe.model.attn_implementation,
         quantize=lora.quantize if lora else None,
         revision=recipe.model.revision,

@@ -22,6 +22,7 @@ from r1lab.grpo.rewards import BatchRewards
 from r1lab.grpo.schedule import Scheduled
 from r1lab.grpo.trainer import GRPOTrainer
 from r1lab.models import prompts, shard
+from r1lab.models.loading import torch_dtype
 from r1lab.models.lora import lora_config, untie
 from r1lab.recipe import batch
 from r1lab.recipe.schema import GrpoRecipe
@@ -68,6 +69,7 @@ def run(recipe: GrpoRecipe, run_dir: Path) -> int:
         tasks=[row.get("task") for row in rows],
         options=recipe.rollout.options,
         rendered=True,
+        dtype=torch_dtype(recipe.model.dtype),
     )
     shard.all_ranks_read()
     trainer.add_callback(Scheduled(trainer, recipe.schedule, grader.names))

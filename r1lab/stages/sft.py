@@ -17,6 +17,7 @@ from r1lab import ranks
 from r1lab.errors import UserError
 from r1lab.models import loading, prompts, scratch
 from r1lab.models.lora import lora_config
+from r1lab.recipe import precision
 from r1lab.recipe.schema import SftRecipe
 from r1lab.stages.common import check_ids, doing, load_model, load_tokenizer, note, warn
 from r1lab.stages.rows import build_rows
@@ -194,6 +195,8 @@ def _model(recipe: SftRecipe, rows: list[dict], tokenizer):
             for row in rows[:4000]
         ]
         model, tokenizer = scratch.scratch(path.removeprefix("scratch:"), texts, seed=recipe.seed)
+        dtype = precision.weights(recipe, loading.dtype_name(recipe.model.dtype))
+        model = model.to(loading.torch_dtype(dtype))
         return model, loading.with_end(tokenizer, recipe.train.get("eos_token"))
     return load_model(recipe), tokenizer
 

@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 from r1lab import interrupts, ranks
 from r1lab.errors import UserError
 from r1lab.models import shard
-from r1lab.recipe import batch
+from r1lab.recipe import batch, precision
 from r1lab.recipe.schema import StageRecipe, Trained, is_trained
 from r1lab.recipe.sections import TrainLaunch
 from r1lab.rundir import directory, storage, trackers
@@ -157,12 +157,9 @@ def trl_config(config_class: type[Config], recipe: StageRecipe, run_dir: Path, *
     """Returns TRL's config: r1lab's few defaults, overridden by the recipe's `train` section and then by `owned`."""
     import torch
 
-    from r1lab.models.loading import emulates_bfloat16
-
     settings: dict[str, Any] = {
         "save_total_limit": 2,
         "report_to": "none",
-        "bf16": torch.cuda.is_available() and not emulates_bfloat16(),
         "gradient_checkpointing": torch.cuda.is_available(),
         "dataloader_pin_memory": torch.cuda.is_available(),  # without CUDA it only prints a warning
         "disable_tqdm": True,
@@ -172,8 +169,10 @@ def trl_config(config_class: type[Config], recipe: StageRecipe, run_dir: Path, *
         settings["vllm_importance_sampling_mode"] = "token_truncate"
     train: dict[str, Any] = getattr(recipe, "train", {})
     settings |= {key: value for key, value in train.items() if key not in recipe.own.model_fields}
-    if is_trained(recipe) and recipe.train.get("global_batch_size"):  # of the processes that there are
-        settings["gradient_accumulation_steps"] = batch.of(recipe, ranks.world_size()).accumulation
+    if is_trained(recipe):
+        settings |= _precision_settings(recipe)
+        if recipe.train.get("global_batch_size"):  # of the processes that there are
+            settings["gradient_accumulation_steps"] = batch.of(recipe, ranks.world_size()).accumulation
     reported = settings["report_to"]
     if ours := trackers.own(reported):  # `Metrics` reports to these, under the names of metrics.jsonl
         rest = [name for name in ([reported] if isinstance(reported, str) else reported) if name not in ours]
@@ -186,11 +185,36 @@ def trl_config(config_class: type[Config], recipe: StageRecipe, run_dir: Path, *
         config = config_class(**settings)
     except ValueError as error:  # TRL's own checks across fields
         raise UserError(f"train: {' '.join(str(error).split())}") from error
+    if ranks.world_size() == 1 and config.n_gpu > 1:
+        # transformers would split each batch over all GPUs of the machine (torch's DataParallel), which an only rank
+        # neither asks for nor takes into account.
+        config._n_gpu = 1
     if ranks.world_size() > 1 and settings.get("use_cpu"):
         _name_cpu(config)
         if settings.get("fsdp"):
             shard.allow_cpu()
+    if settings.get("fsdp") is True and (settings["bf16"] or settings["fp16"]):  # that of launch.strategy
+        shard.reduce_in_float32(config)
     return config
+
+
+def _precision_settings(recipe: Trained) -> dict[str, Any]:
+    """Returns the settings by which transformers computes in `model.dtype`.
+
+    Raises:
+        UserError: This machine cannot train in it.
+    """
+    import torch
+
+    from r1lab.models.loading import dtype_name
+
+    dtype = precision.computed(recipe, dtype_name(recipe.model.dtype))
+    settings: dict[str, Any] = {"bf16": dtype == "bfloat16", "fp16": dtype == "float16"}
+    if dtype and not torch.accelerator.is_available():
+        if dtype == "float16":
+            raise UserError("model.dtype: float16 cannot be trained without a GPU: set float32 or bfloat16")
+        settings["use_cpu"] = True  # without it, transformers refuses bf16
+    return settings
 
 
 def _name_cpu(config: object) -> None:
@@ -262,9 +286,9 @@ def finish(trainer, recipe: Trained, run_dir: Path, tokenizer, started: float, *
     ranks.beat(run_dir)
     trained = trainer.accelerator.unwrap_model(trainer.model)
     logits = saving.logits(trained)
-    model = shard.whole(trainer.accelerator, trained, torch_dtype(recipe.model.dtype))
+    lora = getattr(recipe.model, "lora", None)
+    model = shard.whole(trainer.accelerator, trained, None if lora else torch_dtype(recipe.model.dtype))
     if model is not None:  # rank 0
-        lora = getattr(recipe.model, "lora", None)
         if lora:
             # The base from the recipe: if that is an adapter's folder, peft only knows the base of that adapter.
             base = recipe.model.path if is_adapter(recipe.model.path) else resolve(recipe.model.path)

@@ -113,6 +113,21 @@ def test_attention_without_padding_is_attention_in_parts(monkeypatch):
         torch.testing.assert_close(ours, plain[0])
 
 
+def test_under_autocast_attention_is_chosen_by_the_dtype_that_it_computes_in(monkeypatch):
+    """Rotary embeddings make queries and keys float32, and torch's kernel for varying lengths takes half precision."""
+    kinds = []
+    monkeypatch.setattr(packed, "can_vary", lambda query, value, _: kinds.extend([query.dtype, value.dtype]))
+    row, module = packed.pack(*micro_batch(7)), torch.nn.Module()
+    module.num_key_value_groups = 2
+    g = torch.Generator().manual_seed(0)
+    tensors = [torch.randn(1, heads, row.ids.size(1), 8, generator=g) for heads in (4, 2, 2)]
+    plain, _ = packed.attend("sdpa", module, *tensors, None, packed=row, scaling=0.3)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours, _ = packed.attend("sdpa", module, *tensors, None, packed=row, scaling=0.3)
+    assert kinds == [torch.float32] * 2 + [torch.bfloat16] * 2
+    torch.testing.assert_close(ours.float(), plain, atol=0.03, rtol=0.03)
+
+
 def test_why_a_model_cannot_run_packed_rows():
     from transformers import AutoConfig, AutoModelForCausalLM
     from trl.trainer.utils import add_fused_lm_head

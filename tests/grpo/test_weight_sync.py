@@ -113,3 +113,27 @@ def test_the_importance_ratio_of_the_training_pass_is_trls(trainer, mode, monkey
     assert trainer._compute_loss(trainer.model, ours).item() == pytest.approx(expected.item(), rel=1e-5)
     monkeypatch.setattr(trainer, "on_policy", True)
     assert "old_per_token_logps" not in trainer._generate_and_score_completions(batch)
+
+
+@pytest.mark.slow
+def test_float32_weights_are_sampled_from_in_the_dtype_of_the_engine(tiny_model, tmp_path):
+    config = GRPOConfig(
+        output_dir=str(tmp_path), use_vllm=True, vllm_mode="colocate", vllm_max_model_length=256,
+        vllm_gpu_memory_utilization=0.3, per_device_train_batch_size=4, num_generations=4, max_completion_length=32,
+        bf16=True, use_cpu=True, gradient_checkpointing=False, report_to="none",
+    )  # fmt: skip
+    trainer = GRPOTrainer(
+        model=loading.load_model(str(tiny_model), dtype="float32"), args=config, dtype=torch.bfloat16,
+        train_dataset=Dataset.from_dict({"prompt": PROMPTS, "row": [0, 1]}),
+        processing_class=loading.load_tokenizer(str(tiny_model)),
+        reward_funcs=lambda completions, **_: [0.0] * len(completions),
+    )  # fmt: skip
+    weights = trainer.vllm_generation.llm.llm_engine.model_executor.driver_worker.model_runner.get_model()
+    assert {weight.dtype for weight in weights.parameters()} == {torch.bfloat16}
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    trainer._last_loaded_step = -1
+    assert gap(trainer, sampled(trainer)) < 0.1
+    assert {weight.dtype for weight in weights.parameters()} == {torch.bfloat16}
+    assert {weight.dtype for weight in trainer.model.parameters()} == {torch.float32}

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from r1lab import cli, plan
+from r1lab import cli, engines, plan
 from r1lab.errors import UserError
 from r1lab.plan import gpus, shapes
 from r1lab.plan.changes import _candidates, _planned, changed
@@ -193,7 +193,32 @@ def test_float32_weights_and_adam_are_sharded_over_all_ranks_by_default(tmp_path
     assert peak.optimizer == 8 * parameters // 8
     one = plan.plan(changed(recipe, {"launch.gpus": 16}), gpu="h100").stages[0].phases["update"]
     assert one.weights == peak.weights // 2
-    assert planned.loading == 2 * parameters  # only the first rank reads the weights
+    assert planned.loading == 4 * parameters  # only the first rank reads the weights
+
+
+@pytest.mark.parametrize(
+    ("settings", "trained", "engine"),
+    [
+        ({}, 16, 2),
+        ({"launch.gpus": 2, "launch.strategy": "ddp"}, 20, 2),  # the gradients twice, in buckets
+        ({"train.master_weights": False}, 8, 2),
+        ({"train.master_weights": False, "launch.gpus": 2, "launch.strategy": "fsdp2"}, 8 / 2, 2),
+        ({"launch.gpus": 2, "launch.strategy": "fsdp2"}, 16 / 2, 2),
+        ({"model.dtype": "float32"}, 16, 4),
+        ({"model.dtype": "float32", "train.master_weights": False}, 16, 4),
+    ],
+)
+def test_weights_gradients_and_adam_take_16_bytes_a_parameter_and_8_without_float32(
+    tmp_path, monkeypatch, settings, trained, engine
+):
+    monkeypatch.setattr(engines, "choose", lambda engine: "vllm")
+    recipe = load(tmp_path, rollout={"engine": "vllm"}, train={"per_device_train_batch_size": 8, "beta": 0.04})
+    phases = plan.plan(changed(recipe, settings), gpu="b200").stages[0].phases
+    parameters, at = shapes.find("Qwen/Qwen2.5-7B").parameters, phases["update"]
+    assert at.weights + at.gradients + at.optimizer == pytest.approx(trained * parameters, rel=1e-3)
+    assert at.engine == pytest.approx(engine * parameters + GIB, rel=1e-3)
+    shards = 2 if settings.get("launch.strategy") == "fsdp2" else 1
+    assert at.reference == pytest.approx(engine * parameters / shards, rel=1e-3)
 
 
 def test_lora_leaves_the_base_whole_on_each_rank(tmp_path):

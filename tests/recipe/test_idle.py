@@ -205,7 +205,7 @@ def test_each_key_of_a_kind_is_read_by_its_stage(kind):
             "model.attn_implementation",
             "with rollout.engine: vllm",
         ),
-        ("sft", {"model": {"path": "scratch:tiny-qwen2", "dtype": "bfloat16"}}, "model.dtype", "random weights"),
+        ("sft", {"model": {"path": "scratch:tiny-qwen2", "revision": "main"}}, "model.revision", "random weights"),
         ("sft", {"model": {"path": "embedded:tiny-qwen2", "revision": "main"}}, "model.revision", "not from the Hub"),
         ("sft", {"prompt": {"system": "Be brief."}}, "prompt.system", "with prompt.template: none"),
         (

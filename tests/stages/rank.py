@@ -5,7 +5,7 @@ variables. Answers each with a line of the ranks' exit statuses. The ranks are f
 torch, transformers and TRL takes longer than these trainings.
 
 A rank runs `r1lab.stages` with two changes. It writes the rows of each micro-step, and whether the model is sharded,
-to `rows.RANK.jsonl`. It cuts greedy completions to different lengths, so that those of a group differ and do not
+to `rows.RANK.jsonl`, and the dtypes of the policy and the reference model to `dtypes.RANK.json`. It cuts greedy completions to different lengths, so that those of a group differ and do not
 depend on the number of ranks. STOP_AT=N sends a SIGTERM to the last rank in step N.
 """
 
@@ -38,6 +38,9 @@ def change() -> None:
         number = self.state.global_step + 1
         with (Path(self.args.output_dir).parent / f"rows.{ranks.rank()}.jsonl").open("a") as file:
             file.write(json.dumps([number, rows_of(inputs), shard.is_sharded(model)]) + "\n")
+        models = [model, getattr(self, "ref_model", None)]
+        dtypes = [str(next(m.parameters()).dtype) if m is not None else None for m in models]
+        (Path(self.args.output_dir).parent / f"dtypes.{ranks.rank()}.json").write_text(json.dumps(dtypes))
         if str(number) == os.environ.get("STOP_AT") and ranks.rank() == ranks.world_size() - 1:
             del os.environ["STOP_AT"]  # a second signal would end it at once
             os.kill(os.getpid(), signal.SIGTERM)
