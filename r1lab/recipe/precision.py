@@ -1,8 +1,8 @@
 """The dtypes of a training stage: of the weights that it trains, and of what it computes.
 
-`model.dtype` is what a step computes in, what is saved, and what an engine and a reference model have. The weights that
-are trained are float32 nevertheless ("master weights", arXiv:1710.03740, section 3.1), with one GPU, `ddp` and `fsdp2`
-alike: bfloat16 has 8 significant bits, and an update below 1/256 of a weight would be lost in rounding.
+`model.dtype` is what a step computes in, what is saved, and what an engine and a reference model have. The weights
+that are trained are float32 nevertheless ("master weights", arXiv:1710.03740, section 3.1), with one GPU, `ddp` and
+`fsdp2` alike: bfloat16 has 8 significant bits, and an update below 1/256 of a weight would be lost in rounding.
 """
 
 from r1lab.recipe.schema import Trained

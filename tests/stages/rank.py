@@ -5,8 +5,9 @@ variables. Answers each with a line of the ranks' exit statuses. The ranks are f
 torch, transformers and TRL takes longer than these trainings.
 
 A rank runs `r1lab.stages` with two changes. It writes the rows of each micro-step, and whether the model is sharded,
-to `rows.RANK.jsonl`, and the dtypes of the policy and the reference model to `dtypes.RANK.json`. It cuts greedy completions to different lengths, so that those of a group differ and do not
-depend on the number of ranks. STOP_AT=N sends a SIGTERM to the last rank in step N.
+to `rows.RANK.jsonl`, and the dtypes of the policy and the reference model to `dtypes.RANK.json`. It cuts greedy
+completions to different lengths, so that those of a group differ and do not depend on the number of ranks. STOP_AT=N
+sends a SIGTERM to the last rank in step N.
 """
 
 import json
