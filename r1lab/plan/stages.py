@@ -165,9 +165,8 @@ def _with_process(recipe: StageRecipe, device: Device, parts: Memory, host: int 
 
 def _dtype(recipe: StageRecipe, device: Device) -> str:
     """`model.dtype`, with what `auto` means on a device."""
-    if recipe.model.dtype != "auto":
-        return recipe.model.dtype
-    return "bfloat16" if device.cuda and device.bfloat16 else "float32"
+    auto = "bfloat16" if device.cuda and device.bfloat16 else "float32"
+    return auto if recipe.model.dtype == "auto" else recipe.model.dtype
 
 
 def _size(recipe: StageRecipe, device: Device) -> int:
@@ -180,8 +179,7 @@ def _trains(name: str, recipe: Trained, device: Device, shape: shapes.Shape, fou
     lora, update = _lora(recipe, shape), batch.of(recipe)
     sharding, mixed = _sharding(recipe, update.ranks, gpu=device.cuda)
     dtype, size = _dtype(recipe, device), _size(recipe, device)
-    held = _DTYPES[precision.weights(recipe, dtype)]
-    computed = precision.computed(recipe, dtype)
+    held, computed = _DTYPES[precision.weights(recipe, dtype)], precision.computed(recipe, dtype)
     # FSDP2 and DeepSpeed compute with a copy of the weights in half precision, autocast with a cast of each.
     whole = size if mixed or sharding.fsdp else held
     numbers = Precision(whole, _DTYPES[computed] if computed else whole)
