@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 
 from r1lab import interrupts, ranks
 from r1lab.errors import UserError
@@ -21,7 +21,7 @@ from r1lab.recipe.sections import TrainLaunch
 from r1lab.rundir import directory, storage, trackers
 from r1lab.stages.common import doing, warn
 
-Config = TypeVar("Config")
+Config = TypeVar("Config", bound=TrainingArguments)
 
 
 def last_checkpoint(folder: Path) -> Path | None:
