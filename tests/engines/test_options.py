@@ -87,5 +87,6 @@ def test_vllm_gets_them(monkeypatch):
     assert given["max_num_seqs"] == 4 and given["enable_prefix_caching"] is False
     synced = object.__new__(vllm.SyncedVLLM)
     synced.options, synced.model = {"max_num_seqs": 4}, loading.load_model("embedded:tiny-qwen2")
+    synced.dtype = None
     synced._start(max_num_seqs=256, model="m")
     assert given["max_num_seqs"] == 4 and given["model"] == "m"

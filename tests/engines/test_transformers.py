@@ -173,7 +173,7 @@ def test_a_reward_stage_loads_its_model_with_the_attention_implementation(bent_m
 
     model = SimpleNamespace(path=str(bent_model), dtype="float32", attn_implementation="eager", lora=None,
                             revision=None, trust_remote_code=False)  # fmt: skip
-    loaded = load_model(SimpleNamespace(model=model), scores=True)
+    loaded = load_model(SimpleNamespace(model=model, train={}), scores=True)
     assert loaded.config._attn_implementation == "eager" and loaded.score.out_features == 1
 
 

@@ -170,7 +170,7 @@ def test_completions_are_heard_of_as_soon_as_they_are_finished(monkeypatch):
     monkeypatch.setattr(vllm, "LLM", lambda **settings: SimpleNamespace(llm_engine=engine, settings=settings))
     generation = object.__new__(vllm.SyncedVLLM)
     generation.mode, generation.tensor_parallel_size, generation._finished = "colocate", 1, None
-    generation.options = {}
+    generation.options, generation.dtype = {}, None
     generation.model = SimpleNamespace(config=SimpleNamespace(), dtype="float32")
     generation.llm = generation._start(quantization="bitsandbytes")
     assert generation.llm.settings == {"quantization": None, "dtype": "float32", "enable_prefix_caching": True}
