@@ -126,6 +126,17 @@ def nothing(model) -> torch.Tensor:
     return sum((p.sum() for p in model.parameters() if p.requires_grad), torch.zeros(())) * 0.0
 
 
+def not_empty(mask: torch.Tensor) -> torch.Tensor:
+    """Returns a mask of completions (B, C) with at least one token, for ranks that wait for each other in each pass.
+
+    The loss has a mask of its own, which leaves such a token out.
+    """
+    if not mask.any():
+        mask = mask.clone()
+        mask[0, 0] = 1
+    return mask
+
+
 def loss_mask(batch: dict) -> torch.Tensor:
     """Returns (B, C), the tokens of the loss: those of the completions without the responses of tools."""
     return batch["completion_mask"] * batch.get("tool_mask", 1)

@@ -379,8 +379,11 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
         found = []
         for part in torch.arange(len(input_ids)).split(batch_size or len(input_ids)):
             ids, mask = input_ids[part], attention_mask[part]
+            scored = mask[:, completion]
+            if self.accelerator.num_processes > 1:
+                scored = batches.not_empty(scored)
             row = packed.pack(
-                ids[:, prompt], mask[:, prompt], ids[:, completion], mask[:, completion], share=self.own.share_prompts
+                ids[:, prompt], mask[:, prompt], ids[:, completion], scored, share=self.own.share_prompts
             )
             with self.accelerator.autocast():  # the reference model is not wrapped in autocast
                 found.append(packed.logps(model, row, temperature=self.temperature, chunked=self.own.chunk_logps))

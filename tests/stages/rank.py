@@ -1,13 +1,14 @@
 """Ranks of stages that record what they train on: `python -m tests.stages.rank`.
 
-Reads jobs from standard input, one JSON line each: the number of ranks, the run directories, and more environment
-variables. Answers each with a line of the ranks' exit statuses. The ranks are forks of this process, because importing
-torch, transformers and TRL takes longer than these trainings.
+With run directories as arguments, it is a rank itself, for tests that start each rank in an environment of its own.
+Otherwise it reads jobs from standard input, one JSON line each: the number of ranks, the run directories, and more
+environment variables. It answers each with a line of the ranks' exit statuses. The ranks are forks of this process,
+because importing torch, transformers and TRL takes longer than these trainings.
 
 A rank runs `r1lab.stages` with two changes. It writes the rows of each micro-step, and whether the model is sharded,
 to `rows.RANK.jsonl`, and the dtypes of the policy and the reference model to `dtypes.RANK.json`. It cuts greedy
 completions to different lengths, so that those of a group differ and do not depend on the number of ranks. STOP_AT=N
-sends a SIGTERM to the last rank in step N.
+sends a SIGTERM to the last rank in step N. MASKED=R masks all completions of rank R, as TRL does with truncated ones.
 """
 
 import json
@@ -28,6 +29,7 @@ def rows_of(inputs) -> list:
 
 
 def change() -> None:
+    import torch
     from transformers import Trainer
     from trl import GRPOTrainer
 
@@ -51,6 +53,15 @@ def change() -> None:
         completion_ids, logprobs = generate(self, *args, **kwargs)
         return [ids[: 2 + i % self.num_generations] for i, ids in enumerate(completion_ids)], logprobs
 
+    made = GRPOTrainer._generate_and_score_completions
+
+    def masked(self, inputs):
+        batch = made(self, inputs)
+        if str(ranks.rank()) == os.environ.get("MASKED"):
+            batch["completion_mask"] = torch.zeros_like(batch["completion_mask"])
+        return batch
+
+    GRPOTrainer._generate_and_score_completions = masked
     Trainer.training_step, GRPOTrainer._generate_single_turn = training_step, cut
 
 
@@ -79,6 +90,8 @@ if __name__ == "__main__":
     from r1lab.stages import dpo, grpo, reward, sft  # noqa: F401  imported once, for all ranks
 
     change()
+    if len(sys.argv) > 1:
+        os._exit(run_all([Path(run_dir) for run_dir in sys.argv[1:]]))
     for line in sys.stdin:
         count, *job = json.loads(line)
         port = get_free_port()

@@ -110,8 +110,9 @@ def starter() -> Iterator[Callable[..., list[int]]]:
 
 
 def logs(run_dir: Path) -> str:
-    """The ends of the logs of all ranks, for the message of an assertion."""
-    files = [run_dir / "log.txt", *sorted((run_dir / "ranks").glob("*.log")), run_dir / "error.txt"]
+    """The ends of the logs of all ranks, and their errors, for the message of an assertion."""
+    own = [file for kind in ("log", "error") for file in sorted((run_dir / "ranks").glob(f"*.{kind}"))]
+    files = [run_dir / "log.txt", run_dir / "error.txt", *own]
     return "\n".join(f"{file}:\n{file.read_text()[-3000:]}" for file in files if file.is_file())
 
 
