@@ -30,6 +30,7 @@ class Group:
         started: The time of their start, in unix seconds.
         first: The rank of the first process.
         srun: The only process is an srun, which has the ranks started on several nodes.
+        port: The socket that keeps their port free for them, if it was chosen here.
         worked: The last time at which they were seen to use the CPU while loading.
         used: The CPU seconds that they had used by then.
     """
@@ -41,6 +42,7 @@ class Group:
     started: float
     first: int = 0
     srun: bool = False
+    port: socket.socket | None = None
     worked: float = 0.0
     used: float = 0.0
 
@@ -68,12 +70,14 @@ def start(command: list[str], path: Path, count: int = 1, node: Node | None = No
         count: The ranks on this machine.
         node: This machine, if there are others; `remove_signs` has then been called once for all of them.
     """
+    port = None
     if node is None and count > 1:
         remove_signs(path)
-        node = Node(0, 1, "127.0.0.1", free_port())
+        port = free_port()
+        node = Node(0, 1, "127.0.0.1", port.getsockname()[1])
     first = node.number * count if node else 0
     logs = [ranks.folder(path) / f"{rank}.log" if rank else path / "log.txt" for rank in range(first, first + count)]
-    group = Group(path, [], logs, [], time.time(), first)
+    group = Group(path, [], logs, [], time.time(), first, port=port)
     for place, log in enumerate(logs):
         group.logs_from.append(size(log))
         with log.open("ab") as output:
@@ -129,11 +133,15 @@ def environment(place: int, count: int, node: Node) -> dict[str, str]:
     return found if hardware.gpus() else found | {"ACCELERATE_USE_CPU": "true"}
 
 
-def free_port() -> int:
-    """A port of this machine on which nothing listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def free_port() -> socket.socket:
+    """A socket on a free port of this machine, which Linux gives to no other process while it is open.
+
+    It does not listen, so that rank 0 can, some seconds later: torch's store reuses the address as well.
+    """
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("", 0))
+    return held
 
 
 def failed(group: Group) -> dict[int, int]:
@@ -179,3 +187,5 @@ def kill(group: Group) -> None:
             os.killpg(process.pid, signal.SIGKILL)
     for process in group.processes:
         process.wait()
+    if group.port:
+        group.port.close()

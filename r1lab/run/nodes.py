@@ -38,10 +38,11 @@ def start(command: list[str], path: Path, count: int) -> Group:
     group.remove_signs(path)
     log = ranks.folder(path) / "srun.log"
     log_from = group.size(log)
-    rank_0 = {"MASTER_ADDR": address(), "MASTER_PORT": str(group.free_port())}
+    port = group.free_port()
+    rank_0 = {"MASTER_ADDR": address(), "MASTER_PORT": str(port.getsockname()[1])}
     with log.open("ab") as output:
         process = children.start([*prefix(count), str(path), *command], output, rank_0)
-    return Group(path, [process], [log], [log_from], time.time(), srun=True)
+    return Group(path, [process], [log], [log_from], time.time(), srun=True, port=port)
 
 
 def prefix(count: int) -> list[str]:

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -89,6 +90,19 @@ def test_each_rank_has_the_variables_of_a_launcher_and_its_own_log(tmp_path, mon
 def test_the_number_of_threads_that_the_user_set_is_kept(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert group.environment(0, 2, group.Node(0, 1, "127.0.0.1", 1))["OMP_NUM_THREADS"] == "3"
+
+
+def test_the_port_of_the_ranks_is_kept_for_them(tmp_path):
+    running = group.start([sys.executable, "-c", "import time; time.sleep(100)"], tmp_path, 2)
+    try:
+        port = running.port.getsockname()[1]
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", port))
+        socket.create_server(("", port)).close()  # reuses the address, as torch's store does on rank 0
+    finally:
+        group.kill(running)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", port))
 
 
 def test_with_gpus_accelerate_uses_them(monkeypatch):
