@@ -4,12 +4,11 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from r1lab.engines import Sampling, generate, load
 from r1lab.errors import UserError
 from r1lab.models import loading, prompts
-from r1lab.rundir import storage
+from r1lab.rundir import directory
 from r1lab.text import did_you_mean, did_you_mean_path
 
 MAX_TOKENS = 512
@@ -45,7 +44,7 @@ def run(
     Args:
         question: None for each line of standard input.
         compare: Other models, which answer too.
-        template: The prompt template; None for the one of the run that trained the model, or else the model's own.
+        template: The prompt template; None for the one that the model was trained with, or else the model's own.
         max_tokens: None for the limit of that run, or else `MAX_TOKENS`.
 
     Raises:
@@ -61,11 +60,13 @@ def run(
     if template and template not in prompts.TEMPLATES and not prompts.is_file(template):
         hint = did_you_mean(template, prompts.TEMPLATES, otherwise=f"; there are: {', '.join(prompts.TEMPLATES)}")
         raise UserError(f"r1lab ask: --template {template}: no such template{hint}")
-    trained = run_config(model)
+    trained, where = directory.trained_by(model)
     longest = max_tokens or trained.get("rollout", {}).get("max_completion_length") or MAX_TOKENS
     sampling = Sampling(n=samples, max_tokens=longest, temperature=temperature, seed=seed)
-    prompt = {"template": template} if template else trained.get("prompt", {})
-    models = {name: answerer(name, sampling, prompt, engine=engine) for name in dict.fromkeys([model, *compare])}
+    prompt, why = ({"template": template}, "") if template else (trained.get("prompt", {}), where)
+    models = {
+        name: answerer(name, sampling, prompt, engine=engine, why=why) for name in dict.fromkeys([model, *compare])
+    }
     typed = sys.stdin.isatty()
     for each in [question] if question else questions(lambda: input("question> " if typed else "")):
         for name, answer in models.items():
@@ -76,13 +77,16 @@ def run(
                 print(*lines, sep="\n", end="\n\n", flush=True)
 
 
-def answerer(path: str, sampling: Sampling, prompt: dict, *, engine: str) -> Callable[[str], list[Answer]]:
+def answerer(
+    path: str, sampling: Sampling, prompt: dict, *, engine: str, why: str = ""
+) -> Callable[[str], list[Answer]]:
     """A model that is loaded, as a function from a question to its answers.
 
     Args:
         path: A model folder, a Hub id or `embedded:NAME`.
         prompt: The settings of a recipe's `prompt` section; empty for the model's chat template if it has one, or else
             the question alone.
+        why: Why it is this prompt, for the line that names it.
 
     Raises:
         UserError: The model cannot be loaded, or the template does not exist.
@@ -101,7 +105,9 @@ def answerer(path: str, sampling: Sampling, prompt: dict, *, engine: str) -> Cal
         ) from error
     settings = prompt or {"template": "chat" if tokenizer.chat_template else "none"}
     what = "text" if settings.get("text") is not None else f"template {settings['template']}"
-    print(f"{path}: prompt {what}; --template NAME uses another", file=sys.stderr)  # not among the answers
+    print(
+        f"{path}: prompt {what}{', ' * bool(why)}{why}; --template NAME uses another", file=sys.stderr
+    )  # not among the answers
 
     def answer(question: str) -> list[Answer]:
         text, prefill = prompts.render(question, tokenizer, **settings)
@@ -109,16 +115,6 @@ def answerer(path: str, sampling: Sampling, prompt: dict, *, engine: str) -> Cal
         return [Answer((prefill + completion.text).strip(), completion.truncated) for completion in completions]
 
     return answer
-
-
-def run_config(path: str) -> dict:
-    """The resolved recipe of the stage that trained the model of a run; empty for any other model.
-
-    >>> run_config("embedded:tiny-qwen2")
-    {}
-    """
-    file = Path(path).parent / "config.yaml"
-    return storage.read_yaml(file) if Path(path).name == "model" and file.is_file() else {}
 
 
 def questions(read: Callable[[], str]) -> Iterator[str]:

@@ -143,7 +143,9 @@ def parser() -> Parser:
     ask.add_argument("model", metavar="MODEL", help="a model folder, a Hub id or embedded:NAME")
     ask.add_argument("question", nargs="?", metavar="QUESTION", help="default: read questions from the terminal")
     ask.add_argument("--compare", metavar="MODEL", action="append", default=[], help="another model to answer it too")
-    ask.add_argument("--template", metavar="NAME", help="the prompt template (default: the run's, or the model's own)")
+    ask.add_argument(
+        "--template", metavar="NAME", help="the prompt template (default: that of its training, or the model's own)"
+    )
     ask.add_argument(
         "--engine", choices=("transformers", "vllm"), default="transformers", help="default: transformers"
     )

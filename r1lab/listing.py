@@ -10,8 +10,11 @@ import re
 import textwrap
 import time
 from collections.abc import Sequence
+from functools import reduce
+from operator import or_
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from r1lab import lookup
 from r1lab.errors import UserError
@@ -128,7 +131,9 @@ def _keys(name: str) -> str:
     model: Any = schema.STAGES[kind]
     if path == ["train"] and model.trl:
         fields = sorted(trl_fields.FIELDS[model.trl].items())
-        rows = _fields(model.own) + [(key, _default(default), _annotation(type_)) for key, (type_, default) in fields]
+        rows = _fields(model.own, name) + [
+            (key, _default(default), _annotation(type_)) for key, (type_, default) in fields
+        ]
         about = f"r1lab's own fields, then those of TRL's {model.trl}:"
         return "\n".join([inspect.getdoc(model.own) or "", "", about, "", *columns(rows)]) + "\n"
     for place, key in enumerate(path, 1):
@@ -141,35 +146,54 @@ def _keys(name: str) -> str:
             if place < len(path):
                 raise UserError(f"r1lab ls keys: {name}: {'.'.join([kind, *path[:place]])} has no keys of its own")
             return f"{name}: {_annotation(field.annotation)}, default: {_model_default(field)}\n"
-    return "\n".join([inspect.getdoc(model) or "", "", *columns(_fields(model))]) + "\n"
+    return "\n".join([inspect.getdoc(model) or "", "", *columns(_fields(model, name))]) + "\n"
 
 
-def _fields(model: Any) -> list[Row]:
-    """Key, default and type of each field of a pydantic model."""
-    return [(key, _model_default(field), _annotation(field.annotation)) for key, field in model.model_fields.items()]
+def _fields(model: Any, name: str) -> list[Row]:
+    """Key, default and type of each field of a pydantic model, and how to list the keys of a field that has some."""
+    rows = []
+    for key, field in model.model_fields.items():
+        more = _section(field.annotation) or (key == "train" and getattr(model, "trl", None))
+        keys = f"  keys: r1lab ls keys {name}.{key}" if more else ""
+        rows.append((key, _model_default(field), f"{_annotation(field.annotation)}{keys}"))
+    return rows
 
 
 def _section(annotation: Any) -> Any:
     """The section class in an annotation such as `Curriculum | None` or `list[Reward]`; None for a plain value."""
-    from typing import get_args
-
+    annotation = _without_metadata(annotation)
     if hasattr(annotation, "model_fields"):
         return annotation
     return next((found for part in get_args(annotation) if (found := _section(part))), None)
 
 
 def _annotation(annotation: Any) -> str:
-    """A type as it is printed: without module names, and with choices separated by `|`.
+    """A type as it is printed: without module names and metadata, and with choices separated by `|`.
 
     >>> _annotation(dict[str, int]), _annotation(int | None), _annotation(inspect.Parameter.empty)
     ('dict[str, int]', 'int | None', '')
+    >>> from typing import Annotated
+    >>> _annotation(list[Annotated[Annotated[int, "a"] | str, "b"]])
+    'list[int | str]'
     """
     if annotation is inspect.Parameter.empty:
         return ""
+    annotation = _without_metadata(annotation)
     text = annotation.__name__ if isinstance(annotation, type) and "[" not in str(annotation) else str(annotation)
     text = re.sub(r"\b(?:[A-Za-z_]\w*\.)+(?=\w)", "", text).replace("NoneType", "None")
     text = re.sub(r"Literal\[([^]]*)\]", lambda choices: choices[1].replace(", ", " | "), text)
     return re.sub(r"^Optional\[(.*)\]$", r"\1 | None", text)
+
+
+def _without_metadata(annotation: Any) -> Any:
+    """A type in which `Annotated[X, ...]` is X."""
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _without_metadata(args[0])
+    plain = tuple(map(_without_metadata, args))
+    if plain == args:
+        return annotation
+    return reduce(or_, plain) if origin in (Union, UnionType) else origin[plain]
 
 
 def _default(default: Any) -> str:

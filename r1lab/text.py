@@ -141,6 +141,15 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
+def part_of_steps(steps: int, parts: int) -> str:
+    """What the first or the last of `parts` equal parts of a training is called, of which each has at least one step.
+
+    >>> part_of_steps(100, 5), part_of_steps(20, 10), part_of_steps(9, 5)
+    ('fifth of the steps', 'tenth of the steps', 'step')
+    """
+    return f"{ {5: 'fifth', 10: 'tenth'}[parts] } of the steps" if steps >= 2 * parts else "step"
+
+
 def rough_duration(seconds: float | None) -> str:
     """A duration in the largest unit in which it is at least 1.
 

@@ -2,6 +2,7 @@
 
 import io
 import re
+import shutil
 
 import pytest
 
@@ -9,6 +10,7 @@ from r1lab import ask, cli
 from r1lab.data.knights_knaves import NAMES
 from r1lab.engines import Sampling
 from r1lab.errors import UserError
+from r1lab.evaluation import protocols
 from r1lab.rundir import storage
 
 QUESTION = "You meet 2 inhabitants: Ann, and Ben. Ann said that Ben is a knave. So who is a knight and who is a knave?"
@@ -21,7 +23,7 @@ def model(tmp_path_factory):
 
     stage = tmp_path_factory.mktemp("run") / "02-zero"
     stage.mkdir()
-    (stage / "model").symlink_to(loading.EMBEDDED / "tiny-qwen2")
+    shutil.copytree(loading.EMBEDDED / "tiny-qwen2", stage / "model")
     prompt = {"template": "r1-zero", "system": None, "text": None, "prefill": "<think>"}
     storage.write_yaml(stage / "config.yaml", {"prompt": prompt, "rollout": {"max_completion_length": 12}})
     return str(stage / "model")
@@ -37,7 +39,16 @@ def test_a_model_of_a_run_is_asked_as_it_was_trained(model, capsys):
     assert status == 0
     assert shown.out.startswith("<think>")
     assert shown.out.rstrip().endswith("(truncated at 12 tokens; --max-tokens N allows more)")
-    assert f"{model}: prompt template r1-zero; --template NAME uses another\n" in shown.err
+    assert f"{model}: prompt template r1-zero, as in 02-zero/config.yaml; --template NAME uses another\n" in shown.err
+
+
+def test_an_embedded_model_is_asked_as_an_evaluation_asks_it(capsys):
+    _, shown = asked(capsys, "embedded:tiny-qwen2", QUESTION, "--max-tokens", "3")
+    prompt, why = protocols._prompt_of("embedded:tiny-qwen2")
+    assert prompt["template"] == "r1-zero" and shown.out.startswith("<think>")
+    assert (
+        f"embedded:tiny-qwen2: prompt template {prompt['template']}, {why}; --template NAME uses another" in shown.err
+    )
 
 
 def test_the_example_has_names_that_the_embedded_models_know():

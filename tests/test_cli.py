@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import subprocess
 import sys
 import time
@@ -319,6 +320,13 @@ def test_ls_prints_the_keys_of_a_recipe(capsys):
     assert printed().startswith("sft ")
     assert "rollout" in printed("grpo")
     assert ["temperature", "1.0", "float"] in [line.split() for line in printed("grpo.rollout").splitlines()]
+    (line,) = [line for line in printed("grpo.rollout").splitlines() if line.startswith("dynamic_sampling ")]
+    assert line.endswith("DynamicSampling | None  keys: r1lab ls keys grpo.rollout.dynamic_sampling")
+    for kind in ("sft", "grpo", "eval"):
+        for name in re.findall(r"keys: r1lab ls keys (\S+)", printed(kind)):
+            assert "  null  " in printed(name) or "  (required)  " in printed(name) or "  {}  " in printed(name), name
+            assert "Annotated" not in printed(name)
+    assert "keys: r1lab ls keys grpo.train" in printed("grpo")
     assert "max_rounds" in printed("grpo.rollout.dynamic_sampling")
     assert printed("eval.seed") == "eval.seed: int, default: 0\n"
     train = printed("grpo.train")

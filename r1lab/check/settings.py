@@ -15,7 +15,7 @@ from r1lab.recipe.sections import Launch, Lora, Model, Rollout
 from r1lab.recipe.yaml_source import Keys
 from r1lab.rewards.facts import facts_of
 
-PROCESSES = (1, 2, 4, 8)
+DEVICES = (1, 2, 4, 8)
 
 # Below each number of billions of parameters, the smallest and the largest published learning rate:
 # DeepSeek-R1 (arXiv:2501.12948, 2.1, 3.2.1, B.4.2, B.4.3), Logic-RL (2502.14768), Open-R1's recipes,
@@ -46,29 +46,36 @@ def launch_findings(recipe: StageRecipe) -> list[Finding]:
 
 
 def batch_findings(recipe: StageRecipe) -> list[Finding]:
-    """How the batch of a training stage divides over 1, 2, 4 and 8 processes."""
+    """What an update learns from, and how 1, 2, 4 and 8 devices share it."""
     if not is_trained(recipe):
         return []
     group = recipe.rollout.num_generations if isinstance(recipe, GrpoRecipe) else 0
     update, listed = recipe.train.get("global_batch_size"), []
     if not update and not group:
         return []
-    for processes in PROCESSES:
-        problems = batch.problems(recipe, processes)
+    for devices in DEVICES:
+        problems, on = batch.problems(recipe, devices), f"{devices} device" if devices == 1 else str(devices)
         if not problems:
-            on = batch.of(recipe, processes)
-            listed.append(f"{on.accumulation if update else on.rollout // group:,} on {processes}")
+            shared = batch.of(recipe, devices)
+            listed.append(f"{shared.accumulation if update else shared.rows:,} on {on}")
         elif update:
-            listed.append(f"none on {processes}")
-        elif processes != recipe.launch.ranks:  # loading the recipe reports a problem with its own number
-            listed.append(f"none on {processes}: {problems[0][1].partition(': ')[2] or problems[0][1]}")
-    counts = f"by number of processes: {'; '.join(listed)}"
+            listed.append(f"not possible on {on}")
+        elif devices != recipe.launch.ranks:  # loading the recipe reports a problem with its own number
+            fix = problems[0][1].partition(": ")[2] or problems[0][1]
+            listed.append(f"not possible on {on} ({fix})")
+    by_device = ", ".join(listed)
     if not update:
-        what = f"groups of {group} per batch, {counts}"
+        what = f"{group} completions of each prompt; completions that an update learns from: {by_device}"
+        what += " (train.global_batch_size makes it the same on all)"
         return [Finding("ok", "batch", what, keys=("rollout", "num_generations"))]
-    rollout = recipe.train.get("generation_batch_size") or update
-    made = f" from rollouts of {rollout // group:,} groups of {group}" if group else ""
-    what = f"{update:,} {'completions' if group else 'rows'} per update{made}; micro-batches per update, {counts}"
+    what = f"each update learns from {update:,} {'completions' if group else 'rows'}"
+    if group:
+        rollout = recipe.train.get("generation_batch_size") or update
+        prompts = f"{rollout // group:,} prompts with {group} each"
+        of = f"{prompts}, {rollout:,} in all, are generated for {rollout // update} updates"
+        what += f" ({prompts if rollout == update else of})"
+    size = batch.of(recipe).size
+    what += f" on any number of devices; each device computes {size} at a time: passes per update {by_device}"
     return [Finding("ok", "batch", what, keys=("train", "global_batch_size"))]
 
 

@@ -11,7 +11,7 @@ from r1lab.models import loading
 from r1lab.models.prompts import TEMPLATES
 from r1lab.recipe import yaml_source
 from r1lab.recipe.idle import effective
-from r1lab.rundir import storage
+from r1lab.rundir import directory
 from r1lab.text import did_you_mean, did_you_mean_path
 
 PROTOCOLS = {"r1": "eval/r1", "greedy": "eval/greedy", "logic-rl": "logic-rl/table"}
@@ -180,19 +180,13 @@ def _absolute(path: str) -> str:
 
 def _prompt_of(path: str) -> tuple[dict | None, str]:
     """The prompt section that a model was trained with, if r1lab trained it, and where it was found."""
-    if path.startswith("embedded:tiny-"):
-        return {"template": "r1-zero"}, "as it was trained"
-    stage = Path(path).expanduser().resolve().parent
-    config = (stage.parent if stage.name == "checkpoints" else stage) / "config.yaml"
-    if not config.is_file():
-        return None, ""
-    prompt = storage.read_yaml(config).get("prompt")
+    recipe, where = directory.trained_by(path)
+    prompt = recipe.get("prompt")
     template = prompt.get("template", "chat") if isinstance(prompt, dict) else "chat"
     own = isinstance(prompt, dict) and (prompt.get("text") is not None or Path(template).suffix == ".jinja")
     if not own and template not in set(TEMPLATES) - {"chat"}:
         return None, ""
-    prompt = effective("eval", {"prompt": prompt})["prompt"]
-    return prompt, f"as in {config.parent.name}/config.yaml"
+    return effective("eval", {"prompt": prompt})["prompt"], where
 
 
 def _limits(paths: list[str], protocol: dict, assignments: Sequence[str]) -> tuple[list[str], list[str]]:

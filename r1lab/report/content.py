@@ -10,7 +10,7 @@ from r1lab.recipe.schema import STAGES, trains
 from r1lab.report import samples
 from r1lab.report.read import Run, Stage, as_number, clean, items, section
 from r1lab.report.samples import SampledCompletion
-from r1lab.text import duration, percent
+from r1lab.text import duration, either, part_of_steps, percent
 from r1lab.text import number as shown
 
 NONE = "-"
@@ -68,7 +68,9 @@ def stages_table(run: Run) -> Table:
         row = [stage.name, stage.kind, steps, duration(seconds) if seconds else NONE, state, _outcome(stage)]
         rows.append(row)
     notes = [f"Total time: {duration(run.seconds)}."] if run.seconds else []
-    notes += ["Arrows: first tenth → last tenth of the steps."] if any("→" in row[-1] for row in rows) else []
+    if any("→" in row[-1] for row in rows):
+        parts = {part_of_steps(len(stage.rows), 10) for stage in run.stages if stage.rows}
+        notes.append(f"Arrows: from the first {either(sorted(parts, key=len))} to the last.")
     return Table(["stage", "kind", "steps", "time", "state", "outcome"], rows, " ".join(notes))
 
 

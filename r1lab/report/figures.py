@@ -11,7 +11,7 @@ import numpy as np
 
 from r1lab.evaluation import reflection
 from r1lab.report import read, samples
-from r1lab.report.learning_curve import running_mean
+from r1lab.report.learning_curve import running_mean, set_ranges
 from r1lab.report.samples import SampledCompletion
 from r1lab.text import number
 
@@ -194,7 +194,7 @@ def draw(chart: Chart) -> object:
         axis.plot(steps, mean, color=color, linestyle=dash, linewidth=1.7, marker=marker, markersize=3.5,
                   label=line.label if len(line.label) < 30 else f"{line.label[:28]}…")  # fmt: skip
     axis.set_xlabel("step")
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    set_ranges(axis, percent=chart.key in PERCENT)
     if chart.key in PERCENT:
         axis.set_ylabel("%")
     if len(chart.lines) > 1:

@@ -68,6 +68,7 @@ def learning_curve(
             _draw_lines(axis, lines)
         else:
             _draw_rows(axis, panel, segments)
+        set_ranges(axis, percent=panel == "accuracy")
         axis.grid(True, color="0.9")
         axis.spines[["top", "right"]].set_visible(False)
         for segment in segments[1:]:
@@ -137,6 +138,26 @@ def _draw_lines(axis: "Axes", lines: list[list[Point]]) -> None:
         axis.errorbar([point.step for point in points], value, spread, fmt="o", color=color, capsize=3, label=series)
     axis.set_ylabel("held-out accuracy (%)")
     axis.legend(fontsize=8, frameon=False, loc="best")
+
+
+def set_ranges(axis: "Axes", *, percent: bool = False) -> None:
+    """Makes the ticks of steps whole numbers, and those of values ones to read, also if all values are the same.
+
+    Values that differ by less than a thousandth, or by a millionth, differ by rounding. Their axis is as long as they
+    are large, from 0 to 1 for zeros, and from 0 to 100 for percentages.
+    """
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.ticklabel_format(axis="y", useOffset=False)
+    low, high = axis.dataLim.intervaly
+    if not high - low <= max(1e-6, 1e-3 * max(abs(low), abs(high))):
+        return
+    middle = (low + high) / 2
+    if percent:
+        axis.set_ylim(-5, 105)
+    elif abs(middle) < 1e-6:
+        axis.set_ylim(-0.05, 1.05)
+    else:
+        axis.set_ylim(*sorted((0.5 * middle, 1.5 * middle)))
 
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:

@@ -15,6 +15,7 @@ from r1lab.report.groups import RunGroup, groups
 from r1lab.report.read import Run
 from r1lab.report.samples import SampledCompletion
 from r1lab.report.verdict import BETTER, WORSE
+from r1lab.text import part_of_steps
 
 SIZE = int(14.5 * 2**20)  # maximum bytes of a page; completions get what the rest of it leaves
 FOLDED = ("loss", "grad_norm")  # charts below "more" if there are others with the outcome of a stage
@@ -185,7 +186,8 @@ def _words(runs: list[Run], completions: list[Completions]) -> Iterator[str]:
                 continue
             yield f"<details><summary><b>{label}</b>: {escape(', '.join(s.word for s in seen[:6]))}</summary>"
             rows = [[s.word, f"{s.first:.3f}", f"{s.last:.3f}", f"step {s.step}"] for s in seen]
-            note = "Occurrences per completion, in the first and in the last fifth of the steps."
+            part = part_of_steps(len(samples.completions_by_step(some)), 5)
+            note = f"Occurrences per completion, in the first and in the last {part}."
             yield _table(Table(["word", "start", "end", "first seen"], rows, note))
             for s in seen:
                 yield f'<p class="dim">{escape(s.word)}, step {s.step}</p><pre>{_around(s)}</pre>'

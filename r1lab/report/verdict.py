@@ -8,7 +8,7 @@ from r1lab.report import samples
 from r1lab.report.content import NONE, Table, interval, progress
 from r1lab.report.read import Run, Stage, as_number, clean
 from r1lab.report.samples import SampledCompletion
-from r1lab.text import duration, percent
+from r1lab.text import duration, part_of_steps, percent
 
 BETTER, WORSE, UNCLEAR = "▲", "▼", "≈"
 SIDE_BY_SIDE = 4  # runs whose differences are shown as big numbers
@@ -164,7 +164,8 @@ def _training(stage: Stage, completions: list[SampledCompletion], pending: str) 
     if start is None or end is None or len(steps) < 2:
         return []
     return [
-        f"{UNCLEAR} {stage.name}: {percent(start)} % of the completions are correct in the first fifth of the steps, "
+        f"{UNCLEAR} {stage.name}: {percent(start)} % of the completions are correct in the first "
+        f"{part_of_steps(len(steps), 5)}, "
         f"{percent(end)} % in the last. These are training prompts: "
         f"{pending or 'there is no held-out evaluation'}."
     ]

@@ -12,7 +12,7 @@ from r1lab.recipe.schema import trains
 from r1lab.report import learning_curve
 from r1lab.run.display import rows_by_step
 from r1lab.rundir import directory, storage
-from r1lab.text import duration, number, percent, shortened
+from r1lab.text import duration, number, part_of_steps, percent, shortened
 
 LABEL, VALUE = 14, 20  # column widths: three columns of values end before column 80
 COMPLETIONS = 3
@@ -168,7 +168,10 @@ def training_table(path: Path, result: dict) -> Text:
     width = max((len(label) for label, _ in metrics), default=0)
     table = Text("\n".join(f"  {label:{width}}  {value}" for label, value in metrics))
     if rows:
-        table.append("\nmean of the first tenth of the steps → of the last tenth", "dim")
+        part = part_of_steps(len(rows), 10)
+        table.append(
+            f"\nmean of the first {part} → of the last" if part != "step" else "\nfirst step → last step", "dim"
+        )
     return table
 
 

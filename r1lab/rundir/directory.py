@@ -17,7 +17,7 @@ from pathlib import Path
 
 from r1lab.errors import UserError
 from r1lab.rundir.manifest import FORMAT
-from r1lab.rundir.storage import read_jsonl, write_text_atomic, write_yaml
+from r1lab.rundir.storage import read_jsonl, read_yaml, write_text_atomic, write_yaml
 
 FINGERPRINTS = "fingerprints.json"  # the cache of `provenance.fingerprint`
 _OUTPUTS = ("metrics.jsonl", "samples", "checkpoints", "model", "adapter", "rollback.json", "error.txt", "result.json")
@@ -25,6 +25,22 @@ _OUTPUTS += ("data.jsonl", "curve.png", "evaluation.json", "trackers.json", FING
 _SAMPLES = re.compile(r"step_(\d+)(?:\.rank\d+)?\.jsonl")
 _log = logging.getLogger(__name__)
 _MARKS = ("config.yaml", "recipe.yaml", "manifest.json")
+
+
+def trained_by(path: str) -> tuple[dict, str]:
+    """What the recipe of the stage that trained a model says, and where it was found; empty if it is not known.
+
+    Args:
+        path: A model or a checkpoint in the directory of a run, a folder from elsewhere, a Hub id, or `embedded:NAME`.
+
+    >>> trained_by("embedded:tiny-qwen2")
+    ({'prompt': {'template': 'r1-zero'}}, 'as it was trained')
+    """
+    if path.startswith("embedded:tiny-"):
+        return {"prompt": {"template": "r1-zero"}}, "as it was trained"
+    stage = Path(path).expanduser().resolve().parent
+    config = (stage.parent if stage.name == "checkpoints" else stage) / "config.yaml"
+    return (read_yaml(config), f"as in {config.parent.name}/config.yaml") if config.is_file() else ({}, "")
 
 
 def prepare(recipe_text: str, resolved: dict, path: str | Path, *, resume: bool, overwrite: bool) -> Path:

@@ -40,26 +40,29 @@ def test_the_size_of_a_model_by_its_name(path, size):
     assert billions(path) == size
 
 
-def test_groups_by_processes(loaded):
+def test_the_completions_of_an_update_by_devices(loaded):
     (finding,) = batch_findings(loaded())
     assert finding.verdict == "ok"
-    assert finding.seen == "groups of 8 per batch, by number of processes: 2 on 1; 4 on 2; 8 on 4; 16 on 8"
+    assert finding.seen == (
+        "8 completions of each prompt; completions that an update learns from: 16 on 1 device, 32 on 2, 64 on 4, "
+        "128 on 8 (train.global_batch_size makes it the same on all)"
+    )
     train = {"learning_rate": 2.0e-4, "per_device_train_batch_size": 4}
     (finding,) = batch_findings(loaded(train=train, launch={"gpus": 2}))
-    assert finding.seen.startswith(
-        "groups of 8 per batch, by number of processes: none on 1: set train.per_device_train_batch_size to 8"
-    )
-    assert finding.seen.endswith("; 1 on 2; 2 on 4; 4 on 8")
+    assert "not possible on 1 device (set train.per_device_train_batch_size to 8" in finding.seen
+    assert ", 8 on 2, 16 on 4, 32 on 8 " in finding.seen
 
 
-def test_micro_batches_of_an_update_by_processes(loaded):
+def test_the_passes_of_an_update_by_devices(loaded):
     train = {"learning_rate": 2.0e-4, "per_device_train_batch_size": 16, "global_batch_size": 64}
-    (finding,) = batch_findings(loaded(train=train | {"generation_batch_size": 128}))
+    (finding,) = batch_findings(loaded(train=train))
     assert finding.verdict == "ok" and finding.keys == ("train", "global_batch_size")
-    assert finding.seen == (
-        "64 completions per update from rollouts of 16 groups of 8; micro-batches per update, "
-        "by number of processes: 4 on 1; 2 on 2; 1 on 4; none on 8"
-    )
+    shared = " on any number of devices; each device computes 16 at a time: passes per update 4 on 1 device, 2 on 2, "
+    shared += "1 on 4, not possible on 8"
+    assert finding.seen == "each update learns from 64 completions (8 prompts with 8 each)" + shared
+    (finding,) = batch_findings(loaded(train=train | {"generation_batch_size": 128}))
+    made = "16 prompts with 8 each, 128 in all, are generated for 2 updates"
+    assert finding.seen == f"each update learns from 64 completions ({made})" + shared
 
 
 @pytest.mark.parametrize(

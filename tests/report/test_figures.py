@@ -94,3 +94,29 @@ def test_an_svg_for_the_page():
 def test_intervals_that_do_not_hold_their_mean():
     rows = [("before", "run", 0.5, 0.51, 0.6), ("after", "run", 0.6, 0.6, 0.6)]
     assert "before" in figures.svg(partial(figures.accuracies, rows, ["run"]), "accuracy", 1)
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "low", "high"),
+    [
+        ("importance_ratio", [1.0, 1.0000002], 0.5, 1.5),
+        ("length", [32.0, 32.0], 16, 48),
+        ("reward", [0.0, 0.0], -0.05, 1.05),
+        ("kl", [3e-8, -1e-8], -0.05, 1.05),
+        ("loss", [-2.0, -2.0], -3, -1),
+        ("no_signal", [1.0, 1.0], -5, 105),
+    ],
+)
+def test_values_that_are_all_the_same_have_an_axis_to_read(key, values, low, high):
+    figure = figures.draw(Chart(key, "", "", [Line("mean", [dict(enumerate(values, 1))])]))
+    figure.canvas.draw()
+    axis = figure.axes[0]
+    assert axis.get_ylim() == pytest.approx((low, high), abs=1e-3)
+    assert axis.yaxis.get_offset_text().get_text() == ""
+    assert all(len(label.get_text()) <= 5 for label in axis.get_yticklabels())
+    assert all(tick == int(tick) for tick in axis.get_xticks())
+
+
+def test_values_that_differ_keep_their_own_range():
+    axis = figures.draw(Chart("importance_ratio", "", "", [Line("mean", [{1: 0.998, 2: 1.003}])])).axes[0]
+    assert 0.99 < axis.get_ylim()[0] < 0.998 and 1.003 < axis.get_ylim()[1] < 1.01

@@ -139,6 +139,14 @@ def test_runs_that_differ_in_their_seed_are_a_band(make_run, run, tmp_path):
     file.unlink()
 
 
+def test_a_run_of_few_steps_is_told_by_its_first_and_last_step(make_run, tmp_path):
+    (file,) = report.write([make_run(tmp_path / "short", steps=2)])
+    text = file.read_text(encoding="utf-8")
+    assert " fifth" not in text and " tenth" not in text
+    assert "Occurrences per completion, in the first and in the last step." in text
+    assert "Arrows: from the first step to the last." in text
+
+
 def test_a_stage_of_a_pipeline_by_itself(run):
     (file,) = report.write([run / "02-zero"])
     text = file.read_text(encoding="utf-8")
