@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import save_model
 
 from r1lab import ranks
 from r1lab.engines import seed_of
@@ -45,9 +44,8 @@ def save(trainer: GRPOTrainer, folder: Path) -> None:
     if trainer.chooser is not None and trainer.args.should_save:
         storage.write_json_atomic(folder / CHOOSER, trainer.chooser.state())
     if trainer.args.sync_ref_model:
-        reference = shard.whole(trainer.accelerator, trainer.accelerator.unwrap_model(trainer.ref_model))
-        if reference is not None:  # rank 0
-            save_model(reference, str(folder / REFERENCE))
+        reference = trainer.accelerator.unwrap_model(trainer.ref_model)
+        shard.save_frozen(trainer.accelerator, reference, folder / REFERENCE)
     if not trainer.rollout_is_due():
         state = {"micro_step": trainer._step, "inputs": trainer._buffered_inputs, "made": asdict(trainer.made)}
         state["ranks"] = trainer.accelerator.num_processes
@@ -60,8 +58,8 @@ def load(trainer: GRPOTrainer, folder: Path) -> None:
     """Restores the state that `save` wrote."""
     if trainer.chooser is not None and (path := folder / CHOOSER).exists():
         trainer.chooser.load(json.loads(path.read_text(encoding="utf-8")))
-    if trainer.args.sync_ref_model and (path := folder / REFERENCE).exists():
-        shard.load(trainer.accelerator.unwrap_model(trainer.ref_model), path)
+    if trainer.args.sync_ref_model:
+        shard.load_frozen(trainer.accelerator.unwrap_model(trainer.ref_model), folder / REFERENCE)
     accelerator, step = trainer.accelerator, int(folder.name.rpartition("-")[2])
     several = accelerator.num_processes > 1
     if not (folder / (f"rng_state_{accelerator.process_index}.pth" if several else "rng_state.pth")).exists():

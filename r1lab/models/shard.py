@@ -1,9 +1,10 @@
-"""Models sharded over ranks by FSDP2: their settings, and whole copies of them for saving."""
+"""Models sharded over ranks by FSDP2: their settings, their checkpoints, and whole copies of them for saving."""
 
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from r1lab import hardware, ranks
 from r1lab.errors import UserError
 
 if TYPE_CHECKING:
@@ -11,6 +12,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _USED = "ACCELERATE_USE_FSDP"
+
+SHARDS, OPTIMIZER_SHARDS = "pytorch_model_fsdp_0", "optimizer_0"
+"""accelerate's folders of a checkpoint in shards."""
+
+GATHERED = 100e9
+"""The largest checkpoint in bytes that rank 0 gathers and writes alone. At 1 GB/s the other ranks wait for 100 s."""
 
 
 def settings() -> dict[str, Any]:
@@ -98,67 +105,123 @@ def is_sharded(model) -> bool:
     return isinstance(model, FSDPModule)
 
 
+def choose_form(trainer, checkpoint: str | None) -> None:
+    """Decides whether rank 0 gathers the checkpoints of a sharded training, or each rank writes its own shards.
+
+    A gathered checkpoint can be resumed on one process too. It has to be smaller than `GATHERED` and than half of the
+    memory of rank 0's machine. A training that resumes keeps the form of its checkpoint.
+    """
+
+    def fits() -> bool:
+        if checkpoint:
+            return not (Path(checkpoint) / SHARDS).exists()
+        # The weights that are trained are kept in float32, with Adam's two states.
+        size = sum(p.numel() * (12 if p.requires_grad else p.element_size()) for p in trainer.model.parameters())
+        return size <= min(GATHERED, hardware.memory().allowed / 2)
+
+    if trainer.args.save_only_model or ranks.from_main(fits):  # a model alone is only saved if it is gathered
+        return
+    plugin = trainer.accelerator.state.fsdp_plugin
+    plugin.state_dict_config = plugin.optim_state_dict_config = None  # they are those of the other form
+    plugin.set_state_dict_type("SHARDED_STATE_DICT")
+
+
 def whole(accelerator, model, dtype=None):
     """Returns a model with all of its weights on rank 0, and None on the other ranks; all ranks have to call it.
 
     A model that is not sharded, and whose weights have the wanted dtype, is returned itself. Otherwise it is a copy on
-    the CPU, which can be saved, but not run, because it lacks the buffers that are not saved.
+    the CPU, which can be saved, but not run, because it lacks the buffers that are not saved. Sharded weights are
+    gathered one at a time.
 
     Args:
         dtype: The dtype of the copy's weights, while those that are trained may be float32; None for their own.
     """
+    from torch.distributed.tensor import DTensor
+
     other = dtype is not None and model.dtype != dtype
-    state = accelerator.get_state_dict(model) if is_sharded(model) else model.state_dict()
+    if not is_sharded(model) and not other:
+        return model if accelerator.is_main_process else None
+    kept = getattr(model, "_keep_in_fp32_modules_strict", None) or ()  # which transformers loads as float32
+    state: dict[str, Any] = {}
+    tied: dict[int, Any] = {}  # by the weights of the model: those that are tied are gathered once
+    for name, value in model.state_dict(keep_vars=True).items():
+        if id(value) not in tied:
+            gathered = value.detach()
+            gathered = gathered.full_tensor() if isinstance(gathered, DTensor) else gathered
+            rounded = other and gathered.is_floating_point() and not any(part in name for part in kept)
+            tied[id(value)] = gathered.to("cpu", dtype if rounded else None) if accelerator.is_main_process else None
+        state[name] = tied[id(value)]
     if not accelerator.is_main_process:
         return None
     if not is_sharded(model) and not other:
         return model
     copy = _without_weights(model)
-    if other:
-        kept = getattr(model, "_keep_in_fp32_modules_strict", None) or ()  # which transformers loads as float32
-        state = {
-            name: value.cpu()
-            if not value.is_floating_point() or any(part in name for part in kept)
-            else value.to("cpu", dtype)
-            for name, value in state.items()
-        }
     copy.load_state_dict(state, assign=True)
     if hasattr(copy, "tie_weights"):
         copy.tie_weights()
     return copy
 
 
-def load(model, file: Path) -> None:
-    """Loads the weights of a safetensors file, in which tied weights occur once, into a model, sharded or not."""
-    from safetensors.torch import load_file, load_model
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+def save_frozen(accelerator, model, file: Path) -> None:
+    """Saves the weights of a model that is not trained, for `load_frozen`; all ranks have to call it.
 
-    if not is_sharded(model):
-        load_model(model, file)
+    It is a safetensors file in which tied weights occur once, or, if checkpoints are in shards, a folder of its name
+    without the suffix.
+    """
+    from safetensors.torch import save_model
+    from torch.distributed import checkpoint
+    from torch.distributed.checkpoint.state_dict import get_model_state_dict
+
+    if is_sharded(model) and accelerator.state.fsdp_plugin.state_dict_type.name == "SHARDED_STATE_DICT":
+        checkpoint.save(get_model_state_dict(model), checkpoint_id=file.with_suffix(""))
         return
-    options = StateDictOptions(full_state_dict=True, strict=False)
-    state: dict[str, Any] = {**load_file(file)}
-    set_model_state_dict(model, state, options=options)
+    copy = whole(accelerator, model)
+    if copy is not None:  # rank 0
+        save_model(copy, str(file))
+
+
+def load_frozen(model, file: Path) -> None:
+    """Loads what `save_frozen` wrote, if it wrote anything, into a model, sharded or not."""
+    from safetensors.torch import load_file, load_model
+    from torch.distributed import checkpoint
+    from torch.distributed.checkpoint.state_dict import (
+        StateDictOptions,
+        get_model_state_dict,
+        set_model_state_dict,
+    )
+
+    if file.with_suffix("").exists():
+        shards = get_model_state_dict(model)
+        checkpoint.load(shards, checkpoint_id=file.with_suffix(""))
+        set_model_state_dict(model, shards)
+    elif file.exists() and is_sharded(model):
+        state: dict[str, Any] = {**load_file(file)}
+        set_model_state_dict(model, state, options=StateDictOptions(full_state_dict=True, strict=False))
+    elif file.exists():
+        load_model(model, file)
 
 
 def fit_checkpoint(folder: Path, *, sharded: bool) -> None:
-    """Gives a checkpoint of a sharded training the files that one without sharding resumes from.
+    """Gives a checkpoint of a sharded training that rank 0 gathered the files that one without sharding resumes from.
 
     Both have the weights in transformers' files. The state of the optimizer is by names of parameters if it was
     sharded, in the order in which an optimizer without sharding numbers them.
 
     Raises:
-        UserError: The checkpoint was written with the other strategy and cannot be converted.
+        UserError: The checkpoint was written with the other strategy and cannot be converted, or lacks shards.
     """
     import torch
 
     weights, optimizer = folder / "pytorch_model_fsdp.bin", folder / "optimizer.bin"
     if any(folder.glob("pytorch_model_fsdp*")) == sharded:
+        if (folder / SHARDS).exists() and (missing := _missing_shards(folder)):
+            way = "copy them here, or delete this folder to resume from an earlier checkpoint"
+            raise UserError(f"{folder}: shards are missing or incomplete: {', '.join(missing)}: {way}")
         return
     if sharded:
         raise UserError(f"launch.strategy: fsdp2: {folder} was written without it: set launch.strategy: ddp to resume")
     if not weights.exists():
-        raise UserError(f"{folder}: its weights are in shards: resume with the strategy that it was written with")
+        raise UserError(f"{folder}: its weights are in shards: resume with launch.strategy: fsdp2 on several ranks")
     state = torch.load(optimizer, weights_only=True, map_location="cpu")
     numbers = {name: number for number, name in enumerate(n for g in state["param_groups"] for n in g["params"])}
     state["state"] = {numbers[name]: values for name, values in state["state"].items()}
@@ -167,6 +230,25 @@ def fit_checkpoint(folder: Path, *, sharded: bool) -> None:
     torch.save(state, folder / "optimizer.pt")
     weights.unlink()
     optimizer.unlink()
+
+
+def _missing_shards(folder: Path) -> list[str]:
+    """Returns the files of a checkpoint in shards that are not there, or shorter than they were written."""
+    from torch.distributed.checkpoint import FileSystemReader
+
+    found = []
+    for part in sorted({folder / SHARDS, folder / OPTIMIZER_SHARDS, *folder.glob("*/")}):
+        if not (part / ".metadata").is_file():
+            found.append(f"{part.name}/.metadata")
+            continue
+        sizes: dict[str, int] = {}
+        for shard in FileSystemReader(part).read_metadata().storage_data.values():
+            sizes[shard.relative_path] = max(sizes.get(shard.relative_path, 0), shard.offset + shard.length)
+        for name, size in sorted(sizes.items()):
+            file = part / name
+            if not file.is_file() or file.stat().st_size < size:
+                found.append(f"{part.name}/{name}")
+    return found
 
 
 def _without_weights(model):

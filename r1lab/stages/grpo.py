@@ -78,6 +78,8 @@ def run(recipe: GrpoRecipe, run_dir: Path) -> int:
     if recipe.eval and recipe.eval.every:
         trainer.add_callback(Evaluate(trainer, tokenizer, recipe, recipe.eval.every, run_dir, metrics))
     checkpoint = ranks.from_main(partial(_checkpoint, run_dir, sharded=trainer.is_fsdp_enabled))
+    if recipe.launch.strategy == "fsdp2":
+        shard.choose_form(trainer, checkpoint)
     trainer.add_callback(AlarmCallback(recipe, run_dir))
     if recipe.alarms.loss and not trainer.use_vllm:
         trainer.generation_config.remove_invalid_values = True  # otherwise sampling fails before the alarm sees a loss

@@ -257,8 +257,10 @@ def train_and_save(trainer, recipe: Trained, run_dir: Path, tokenizer, started: 
         trainer.add_callback(stop)
         check_saveable(trainer, tokenizer, run_dir)
         shard.all_ranks_read()
-        resume = partial(resume_point, run_dir, sharded=trainer.is_fsdp_enabled)
-        trainer.train(resume_from_checkpoint=ranks.from_main(resume))
+        checkpoint = ranks.from_main(partial(resume_point, run_dir, sharded=trainer.is_fsdp_enabled))
+        if recipe.launch.strategy == "fsdp2":
+            shard.choose_form(trainer, checkpoint)
+        trainer.train(resume_from_checkpoint=checkpoint)
         if stop.stopped:
             return 130
         finish(trainer, recipe, run_dir, tokenizer, started, **more)

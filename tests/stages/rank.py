@@ -5,10 +5,11 @@ Otherwise it reads jobs from standard input, one JSON line each: the number of r
 environment variables. It answers each with a line of the ranks' exit statuses. The ranks are forks of this process,
 because importing torch, transformers and TRL takes longer than these trainings.
 
-A rank runs `r1lab.stages` with two changes. It writes the rows of each micro-step, and whether the model is sharded,
+A rank runs `r1lab.stages` with changes. It writes the rows of each micro-step, and whether the model is sharded,
 to `rows.RANK.jsonl`, and the dtypes of the policy and the reference model to `dtypes.RANK.json`. It cuts greedy
 completions to different lengths, so that those of a group differ and do not depend on the number of ranks. STOP_AT=N
-sends a SIGTERM to the last rank in step N. MASKED=R masks all completions of rank R, as TRL does with truncated ones.
+sends a SIGTERM to the last rank in step N, KILL_AT=N a SIGKILL to each rank. MASKED=R masks all completions of rank R,
+as TRL does with truncated ones. HOST_MEMORY is the memory of the machine in bytes.
 """
 
 import json
@@ -17,7 +18,7 @@ import signal
 import sys
 from pathlib import Path
 
-from r1lab import ranks
+from r1lab import hardware, ranks
 from r1lab.stages.__main__ import run_all
 
 
@@ -35,7 +36,7 @@ def change() -> None:
 
     from r1lab.models import shard
 
-    step, generate = Trainer.training_step, GRPOTrainer._generate_single_turn
+    step, generate, memory = Trainer.training_step, GRPOTrainer._generate_single_turn, hardware.memory
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         number = self.state.global_step + 1
@@ -44,14 +45,18 @@ def change() -> None:
         models = [model, getattr(self, "ref_model", None)]
         dtypes = [str(next(m.parameters()).dtype) if m is not None else None for m in models]
         (Path(self.args.output_dir).parent / f"dtypes.{ranks.rank()}.json").write_text(json.dumps(dtypes))
+        if str(number) == os.environ.get("KILL_AT"):
+            os.kill(os.getpid(), signal.SIGKILL)
         if str(number) == os.environ.get("STOP_AT") and ranks.rank() == ranks.world_size() - 1:
             del os.environ["STOP_AT"]  # a second signal would end it at once
             os.kill(os.getpid(), signal.SIGTERM)
         return step(self, model, inputs, num_items_in_batch)
 
     def cut(self, *args, **kwargs):
-        completion_ids, logprobs = generate(self, *args, **kwargs)
-        return [ids[: 2 + i % self.num_generations] for i, ids in enumerate(completion_ids)], logprobs
+        return tuple(
+            found and [part[: 2 + i % self.num_generations] for i, part in enumerate(found)]
+            for found in generate(self, *args, **kwargs)  # ids, and log-probabilities or None
+        )
 
     made = GRPOTrainer._generate_and_score_completions
 
@@ -62,7 +67,11 @@ def change() -> None:
         return batch
 
     GRPOTrainer._generate_and_score_completions = masked
-    Trainer.training_step, GRPOTrainer._generate_single_turn = training_step, cut
+    def given() -> hardware.MemoryOfMachine:
+        given = os.environ.get("HOST_MEMORY")
+        return hardware.MemoryOfMachine(*3 * [int(given)]) if given else memory()
+
+    Trainer.training_step, GRPOTrainer._generate_single_turn, hardware.memory = training_step, cut, given
 
 
 def forked(rank: int, count: int, port: int, run_dirs: list[str], environment: dict[str, str]) -> int:

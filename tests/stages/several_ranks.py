@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from r1lab.rundir import storage
 
 ROOT = Path(__file__).parents[2]
-BATCH = {"sft": 8, "lora": 8, "dpo": 4, "reward": 4, "grpo": 16}  # rows of a micro-step, over all ranks
+BATCH = {"sft": 8, "sft-lora": 8, "dpo": 4, "reward": 4, "grpo": 16, "grpo-lora": 16}
+"""Rows of a micro-step over all ranks; an update has two of them."""
 REWARD = """
 import os
 
@@ -59,26 +60,30 @@ def make_base(folder: Path) -> Path:
 
 
 def prepared(base: Path, folder: Path, stage: str, count: int, *, strategy: str = "ddp", train=None, **more) -> Path:
-    """Writes a recipe whose updates have the same number of rows on any number of ranks; returns its run directory.
+    """Writes a recipe whose updates have the same rows on any number of ranks; returns its run directory.
 
-    The stage `lora` is an sft stage.
+    Args:
+        stage: The kind of the stage, with `-lora` if it trains adapters.
+        train: Further keys of the recipe's `train`.
+        more: Other sections of the recipe.
     """
+    kind, _, lora = stage.partition("-")
     common = {
         "max_steps": 3, "per_device_train_batch_size": BATCH[stage] // count, "learning_rate": 1e-3,
-        "gradient_accumulation_steps": 2, "lr_scheduler_type": "constant", "save_strategy": "no",
+        "global_batch_size": 2 * BATCH[stage], "lr_scheduler_type": "constant", "save_strategy": "no",
     }  # fmt: skip
     recipe = {
-        "stage": "sft" if stage == "lora" else stage, "name": stage,
+        "stage": kind, "name": stage,
         "model": {"path": str(base / "start"), "dtype": "float32"},
         "data": {"path": str(base / "rows.jsonl")}, "train": common | (train or {}), "launch": {"gpus": count},
     }  # fmt: skip
     if count > 1:
         recipe["launch"] |= {"strategy": strategy, "timeout": 300}
-    if stage == "lora":
+    if lora:
         recipe["model"]["lora"] = {"r": 4}
-    if stage != "reward":
+    if kind != "reward":
         recipe["prompt"] = {"template": "none"}
-    if stage == "grpo":
+    if kind == "grpo":
         recipe["rewards"] = [{"name": f"{base / 'mine.py'}:parity"}]
         recipe["rollout"] = {
             "engine": "transformers", "num_generations": 4, "max_completion_length": 6, "top_k": 1,
@@ -121,6 +126,11 @@ def train_rows(run_dir: Path) -> list[dict]:
     return [row for row in storage.read_jsonl(run_dir / "metrics.jsonl") if row["phase"] == "train"]
 
 
+def losses(run_dir: Path) -> list[float]:
+    """The loss of each step."""
+    return [row["loss"] for row in train_rows(run_dir)]
+
+
 def updates(run_dir: Path) -> dict[int, list]:
     """The rows of each update over all ranks, in an order of their own."""
     found: dict[int, list] = {}
@@ -142,9 +152,14 @@ def weights(folder: Path) -> torch.Tensor:
     return torch.cat([tensors[name].flatten() for name in sorted(tensors)])
 
 
-def apart(base: Path, of: Path, other: Path) -> float:
+def apart(start: Path, of: Path, other: Path) -> float:
     """How far the trained weights of two run directories are apart, as a share of the distance that training moved
-    them."""
-    first, second, before = weights(of / "model"), weights(other / "model"), weights(base / "start")
-    moved = first - before if len(first) == len(before) else first  # a reward model has another head
-    return ((first - second).norm() / moved.norm()).item()
+    them from the model in `start`; a reward model's new head, which `start` lacks, counts in the first alone."""
+    first, second, before = (load_file(path / "model.safetensors") for path in (of / "model", other / "model", start))
+    gaps = [first[name] - second[name] for name in first]
+    moves = [first[name] - before[name] for name in first if name in before]
+    return (_length(gaps) / _length(moves)).item()
+
+
+def _length(tensors: list[torch.Tensor]) -> torch.Tensor:
+    return torch.stack([tensor.norm() for tensor in tensors]).norm()
