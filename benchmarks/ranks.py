@@ -3,7 +3,7 @@
 Trains `embedded:tiny-qwen2` on a CPU for 10 steps in each kind of stage: on one process, and on two with DDP and with
 FSDP2, with the same `train.global_batch_size`. Then two processes each save a checkpoint in step 5, kill themselves
 (SIGKILL) in step 7, and are resumed, on two processes and on one. The recipes are those of the tests
-(tests/stages/several_ranks.py): the completions of GRPO are greedy and are cut to different lengths
+(tests/stages/several_ranks.py): the completions of GRPO are greedy and truncated to different lengths
 (tests/stages/rank.py), so that they do not depend on the number of processes. Prints JSON; the exit status is 1 if a
 figure is beyond its limit.
 """

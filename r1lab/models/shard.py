@@ -16,6 +16,9 @@ _USED = "ACCELERATE_USE_FSDP"
 SHARDS, OPTIMIZER_SHARDS = "pytorch_model_fsdp_0", "optimizer_0"
 """accelerate's folders of a checkpoint in shards."""
 
+STATE = 12
+"""Bytes of a checkpoint for each trained parameter: the weight in float32, and Adam's two states."""
+
 GATHERED = 100e9
 """The largest checkpoint in bytes that rank 0 gathers and writes alone. At 1 GB/s the other ranks wait for 100 s."""
 
@@ -115,8 +118,7 @@ def choose_form(trainer, checkpoint: str | None) -> None:
     def fits() -> bool:
         if checkpoint:
             return not (Path(checkpoint) / SHARDS).exists()
-        # The weights that are trained are kept in float32, with Adam's two states.
-        size = sum(p.numel() * (12 if p.requires_grad else p.element_size()) for p in trainer.model.parameters())
+        size = sum(p.numel() * (STATE if p.requires_grad else p.element_size()) for p in trainer.model.parameters())
         return size <= min(GATHERED, hardware.memory().allowed / 2)
 
     if trainer.args.save_only_model or ranks.from_main(fits):  # a model alone is only saved if it is gathered
@@ -153,8 +155,6 @@ def whole(accelerator, model, dtype=None):
         state[name] = tied[id(value)]
     if not accelerator.is_main_process:
         return None
-    if not is_sharded(model) and not other:
-        return model
     copy = _without_weights(model)
     copy.load_state_dict(state, assign=True)
     if hasattr(copy, "tie_weights"):

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
+from r1lab.models import shard
 from r1lab.plan import cost, generating, gpus, judging, memory, shapes
 from r1lab.plan.generating import completion_limit
 from r1lab.plan.gpus import GIB, Device
@@ -383,7 +384,10 @@ def _disk(recipe: Trained, shape: shapes.Shape, work: Training, steps: int | Non
     weight = work.trained_bytes
     states = work.trained * (2 * weight if work.states is None else work.states)
     states += work.trained * 4 if work.mixed and not work.sharding.fsdp else 0
-    one = work.trained * weight + (0 if recipe.train.get("save_only_model") else states)
+    one = work.trained * weight
+    if not recipe.train.get("save_only_model"):
+        gathered = work.sharding.fsdp and work.trained * shard.STATE <= shard.GATHERED
+        one += states + (work.trained * weight if gathered else 0)  # the weights are then in two files
     every = setting(recipe, "save_steps")
     if setting(recipe, "save_strategy") == "no":
         saves = 0
