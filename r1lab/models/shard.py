@@ -169,11 +169,11 @@ def save_frozen(accelerator, model, file: Path) -> None:
     without the suffix.
     """
     from safetensors.torch import save_model
-    from torch.distributed import checkpoint
     from torch.distributed.checkpoint.state_dict import get_model_state_dict
+    from torch.distributed.checkpoint.state_dict_saver import save
 
     if is_sharded(model) and accelerator.state.fsdp_plugin.state_dict_type.name == "SHARDED_STATE_DICT":
-        checkpoint.save(get_model_state_dict(model), checkpoint_id=file.with_suffix(""))
+        save(get_model_state_dict(model), checkpoint_id=file.with_suffix(""))
         return
     copy = whole(accelerator, model)
     if copy is not None:  # rank 0
@@ -183,20 +183,17 @@ def save_frozen(accelerator, model, file: Path) -> None:
 def load_frozen(model, file: Path) -> None:
     """Loads what `save_frozen` wrote, if it wrote anything, into a model, sharded or not."""
     from safetensors.torch import load_file, load_model
-    from torch.distributed import checkpoint
-    from torch.distributed.checkpoint.state_dict import (
-        StateDictOptions,
-        get_model_state_dict,
-        set_model_state_dict,
-    )
+    from torch.distributed.checkpoint import state_dict
+    from torch.distributed.checkpoint.state_dict_loader import load
 
     if file.with_suffix("").exists():
-        shards = get_model_state_dict(model)
-        checkpoint.load(shards, checkpoint_id=file.with_suffix(""))
-        set_model_state_dict(model, shards)
+        shards = state_dict.get_model_state_dict(model)
+        load(shards, checkpoint_id=file.with_suffix(""))
+        state_dict.set_model_state_dict(model, shards)
     elif file.exists() and is_sharded(model):
         state: dict[str, Any] = {**load_file(file)}
-        set_model_state_dict(model, state, options=StateDictOptions(full_state_dict=True, strict=False))
+        options = state_dict.StateDictOptions(full_state_dict=True, strict=False)
+        state_dict.set_model_state_dict(model, state, options=options)
     elif file.exists():
         load_model(model, file)
 
@@ -234,7 +231,7 @@ def fit_checkpoint(folder: Path, *, sharded: bool) -> None:
 
 def _missing_shards(folder: Path) -> list[str]:
     """Returns the files of a checkpoint in shards that are not there, or shorter than they were written."""
-    from torch.distributed.checkpoint import FileSystemReader
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
 
     found = []
     for part in sorted({folder / SHARDS, folder / OPTIMIZER_SHARDS, *folder.glob("*/")}):
