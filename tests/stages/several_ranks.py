@@ -156,10 +156,10 @@ def apart(start: Path, of: Path, other: Path) -> float:
     """How far the trained weights of two run directories are apart, as a share of the distance that training moved
     them from the model in `start`; a reward model's new head, which `start` lacks, counts in the first alone."""
     first, second, before = (load_file(path / "model.safetensors") for path in (of / "model", other / "model", start))
-    gaps = [first[name] - second[name] for name in first]
+    gaps = [first[name].float() - second[name].float() for name in first]
     moves = [first[name] - before[name] for name in first if name in before]
     return (_length(gaps) / _length(moves)).item()
 
 
 def _length(tensors: list[torch.Tensor]) -> torch.Tensor:
-    return torch.stack([tensor.norm() for tensor in tensors]).norm()
+    return torch.stack([tensor.float().norm() for tensor in tensors]).norm()
