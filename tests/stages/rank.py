@@ -67,6 +67,7 @@ def change() -> None:
         return batch
 
     GRPOTrainer._generate_and_score_completions = masked
+
     def given() -> hardware.MemoryOfMachine:
         given = os.environ.get("HOST_MEMORY")
         return hardware.MemoryOfMachine(*3 * [int(given)]) if given else memory()

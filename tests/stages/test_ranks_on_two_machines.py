@@ -63,7 +63,7 @@ def compare(base: Path, one: Path, two: Path, steps: int) -> None:
     assert updates(one) == updates(two) and len(updates(two)) == steps
     losses = [[row["loss"] for row in train_rows(found)] for found in (one, two)]
     assert len(losses[1]) == steps and any(losses[0])
-    gap, distance = max(abs(a - b) for a, b in zip(*losses, strict=True)), apart(base, one, two)
+    gap, distance = max(abs(a - b) for a, b in zip(*losses, strict=True)), apart(base / "start", one, two)
     print(f"{two}: {steps} steps, losses differ by at most {gap:.1e}, weights by {distance:.1e} of their movement")
     assert gap <= 1e-5 and distance <= 1e-4
 
