@@ -146,7 +146,9 @@ def set_ranges(axis: "Axes", *, percent: bool = False) -> None:
     Values that differ by less than a thousandth, or by a millionth, differ by rounding. Their axis is as long as they
     are large, from 0 to 1 for zeros, and from 0 to 100 for percentages.
     """
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    from matplotlib.ticker import MaxNLocator
+
+    axis.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
     axis.ticklabel_format(axis="y", useOffset=False)
     low, high = axis.dataLim.intervaly
     if not high - low <= max(1e-6, 1e-3 * max(abs(low), abs(high))):
