@@ -1,17 +1,22 @@
 """What runs of one recipe with several seeds gained: python benchmarks/seeds.py runs/A runs/B ... Prints Markdown.
 
+With `--question TEXT`, once or several times, it prints one table instead: the comparisons over the questions that
+contain the text.
+
 One table per task and metric, with a column per run: the accuracy of each evaluation that another one is compared
 with, then each comparison of the recipe, paired by question, with its 95 % interval. The last tables have the means of
 the other rewards, if there are any, and the minutes of each run.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
-from r1lab.rundir import directory
+from r1lab.evaluation import stats
+from r1lab.rundir import directory, storage
 
 
-def main(runs: list[Path]) -> None:
+def main(runs: list[Path], texts: list[str]) -> None:
     """Prints the tables of finished runs."""
     results = [directory.result(run) for run in runs]
     unfinished = [str(run) for run, result in zip(runs, results) if result is None]
@@ -19,6 +24,12 @@ def main(runs: list[Path]) -> None:
         sys.exit(f"seeds: {', '.join(unfinished) or 'no run'}: name finished runs of one recipe")
     heads = " | ".join(run.name for run in runs)
     line = f"|---|---|{'---|' * len(runs)}"
+    if texts:
+        print(f"| questions with | | {heads} |\n{line}")
+        for text in texts:
+            for before, after in dict.fromkeys((row["before"], row["after"]) for row in results[0]["compare"]):
+                print(f"| {text} | {after} - {before} | {' | '.join(_of(run, before, after, text) for run in runs)} |")
+        return
     compared = [row for row in results[0]["compare"] if "/" not in row["task"]]
     for task, metric in dict.fromkeys((row["task"], row["metric"]) for row in compared):
         rows = [row for row in compared if (row["task"], row["metric"]) == (task, metric)]
@@ -50,9 +61,32 @@ def _cell(result: dict, like: dict) -> str:
     return f"{row['after_value']:.1%}: {100 * row['diff']:+.1f} [{low}, {high}]"
 
 
+def _of(run: Path, before: str, after: str, text: str) -> str:
+    old, new = (_answers(run, name, text) for name in (before, after))
+    shared = [question for question in old if question in new]
+    if not shared:
+        return "none"
+    first, second = ([scores[question] for question in shared] for scores in (old, new))
+    diff, ci95 = stats.paired_diff(first, second)
+    low, high = (f"{100 * bound:+.1f}" for bound in ci95)
+    means = " → ".join(f"{sum(scores) / len(shared):.1%}" for scores in (first, second))
+    return f"{len(shared)}: {means}, {100 * diff:+.1f} [{low}, {high}]"
+
+
+def _answers(run: Path, stage: str, text: str) -> dict[tuple[str, int], float]:
+    (folder,) = run.glob(f"[0-9]*-{stage}")
+    rows = storage.read_jsonl(folder / "samples" / "questions.jsonl")
+    asked = [row for row in rows if text in str(row["prompt"])]
+    return {(row["task"], row["index"]): sum(row["scores"]) / len(row["scores"]) for row in asked}
+
+
 def _mean(result: dict, name: str, task: str, reward: str) -> str:
     return f"{result['stages'][name]['tasks'][task]['rewards'][reward]:.2f}"
 
 
 if __name__ == "__main__":
-    main([Path(word) for word in sys.argv[1:]])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--question", action="append", default=[], metavar="TEXT")
+    given = parser.parse_args()
+    main(given.runs, given.question)
