@@ -148,7 +148,7 @@ def whole(accelerator, model, dtype=None):
     tied: dict[int, Any] = {}  # by the weights of the model: those that are tied are gathered once
     for name, value in model.state_dict(keep_vars=True).items():
         if id(value) not in tied:
-            gathered = value.detach().full_tensor() if isinstance(value, DTensor) else value.detach()
+            gathered = (value.full_tensor() if isinstance(value, DTensor) else value).detach()
             rounded = other and gathered.is_floating_point() and not any(part in name for part in kept)
             if accelerator.is_main_process:  # a copy: what is gathered may be a part of a tensor with padding
                 tied[id(value)] = gathered.to("cpu", dtype if rounded else None, copy=True)

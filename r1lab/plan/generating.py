@@ -3,9 +3,9 @@
 import os
 
 from r1lab import engines
-from r1lab.plan import cost, lengths, memory, shapes
+from r1lab.plan import cost, memory, shapes
 from r1lab.plan.gpus import GIB, Device, gib
-from r1lab.plan.lengths import Lengths
+from r1lab.plan.lengths import Lengths, mean_written
 from r1lab.plan.memory import Memory
 from r1lab.recipe.schema import GrpoRecipe
 from r1lab.recipe.sections import Eval, GrpoRollout, Rollout, SampleRollout
@@ -84,7 +84,7 @@ def seconds(
         cache: Bytes of vLLM's cache, which rows fill with their actual lengths.
         together: Rows of a batch of `generate`.
     """
-    mean = lengths.written(written)
+    mean = mean_written(written)
     return cost.decoding(
         shape,
         device,

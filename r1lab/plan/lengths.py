@@ -47,10 +47,10 @@ class Lengths:
         return self.mean == self.whole
 
 
-def written(limit: int) -> float:
+def mean_written(limit: int) -> float:
     """The assumed mean length of completions of at most `limit` tokens.
 
-    >>> written(1000), written(64), written(20)
+    >>> mean_written(1000), mean_written(64), mean_written(20)
     (300.0, 45, 15.0)
     """
     return max(WRITTEN * limit, min(SHORT, 0.75 * limit))
@@ -148,7 +148,7 @@ def _made(recipe: StageRecipe, earlier: dict[str, StageRecipe]) -> Lengths | Non
         each, keep = source.rollout.num_generations, source.keep
         each = min(each, 1 if keep.which in ("best", "pairs") else keep.per_prompt or each)
         limit = source.rollout.max_completion_length
-        whole, mean, rows = before.prompt + limit, mean + written(limit), rows * each if rows else rows
+        whole, mean, rows = before.prompt + limit, mean + mean_written(limit), rows * each if rows else rows
     limit = getattr(recipe, "train", {}).get("max_length")
     whole = min(whole, limit) if limit else whole
     if data.size:

@@ -8,7 +8,7 @@ from r1lab.models import shard
 from r1lab.plan import cost, generating, gpus, judging, memory, shapes
 from r1lab.plan.generating import completion_limit
 from r1lab.plan.gpus import GIB, Device
-from r1lab.plan.lengths import Lengths, tasks, written
+from r1lab.plan.lengths import Lengths, mean_written, tasks
 from r1lab.plan.memory import Adapters, Layout, Memory, Precision, Sharding, Training
 from r1lab.recipe import batch, launch, precision, trl_fields
 from r1lab.recipe.batch import Batch
@@ -207,7 +207,7 @@ def _trains(name: str, recipe: Trained, device: Device, shape: shapes.Shape, fou
     passes = (4 if checkpointing else 3) + (1 if work.reference else 0)
     short, waiting, mean, completions = "", 0.0, 0.0, None
     if recipe.stage == "grpo":
-        mean, completions = written(completion_limit(recipe)), steps and steps * update.rows
+        mean, completions = mean_written(completion_limit(recipe)), steps and steps * update.rows
         each = found.mean / recipe.rollout.num_generations + mean
         flops = cost.forward(shape, update.rows * each, (found.mean + mean) / 2) * passes
         phases, short, waiting = _rollouts(recipe, device, shape, work, phases, found, update)
@@ -359,7 +359,7 @@ def _generates(
         share = memory.plus(share, Memory(weights=shape.parameters * size))
     each = {"rows": of_device, "n": n + greedy, "written": limit, "size": size}
     seconds = generating.seconds(shape, device, rollout, found, cache=share.kv_cache, together=together, **each)
-    mean = written(limit)
+    mean = mean_written(limit)
     flops = cost.forward(shape, rows * mean, found.mean + mean / 2)
     flops += cost.forward(shape, (questions or 1) * found.mean, found.mean / 2)
     return StagePlan(
