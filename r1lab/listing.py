@@ -23,6 +23,8 @@ from r1lab.text import did_you_mean
 
 SECTIONS = ("recipes", "rewards", "data", "runs")
 
+RECORDS = ("config.yaml", "manifest.json", "metrics.jsonl", "log.txt", "error.txt", "result.json")  # not its reports
+
 READABLE = 60  # the width of a terminal from which a long last column is wrapped below its row, not truncated
 
 Row = tuple[str, ...]
@@ -57,7 +59,7 @@ def page(what: Sequence[str], *, runs_dir: Path, color: bool = False, width: int
         rows = runs(runs_dir) if section == "runs" else recipes() if section == "recipes" else functions(section)
         lines = columns(rows, color=color, width=width)
         if section == "recipes":
-            lines.append("not run: only scaled down, with --tiny, which runs any of them on one device or none")
+            lines.append("--tiny: run here only scaled down; `run --tiny` runs any of them on one device or none")
         if not rows:
             lines = [f"none in {runs_dir}/" if section == "runs" else "none"]
         if len(what) > 1:
@@ -245,7 +247,7 @@ def recipes() -> list[Row]:
         source = path.read_text(encoding="utf-8")
         title, hardware, here = (line.removeprefix("# ") for line in source.splitlines()[:3])
         stage = re.search(r"^stage: *(\w+)", source, re.MULTILINE)
-        ran = "run here" if here.startswith("Run here: in full") else "not run"
+        ran = "run here" if here.startswith("Run here: in full") else "--tiny"
         needs = hardware.removeprefix("Hardware: ").partition(" · ")[0]
         rows.append((name, stage[1] if stage else "pipeline", ran, needs, title))
     return sorted(rows, key=lambda row: row[2] != "run here")
@@ -257,16 +259,13 @@ def functions(kind: str) -> list[Row]:
 
 
 def runs(runs_dir: Path) -> list[Row]:
-    """Name, state, time of the last change, and headline of each run, the most recent last."""
+    """Name, state, time of the last record, and headline of each run, the most recent last."""
     found = [path for path in runs_dir.glob("*/") if (path / "config.yaml").is_file()] if runs_dir.is_dir() else []
     if not found:
         return []
     from r1lab.rundir import directory
 
-    latest = {
-        path: max(file.stat().st_mtime for file in [path, *path.glob("*"), *path.glob("*/metrics.jsonl")])
-        for path in found
-    }
+    latest = {path: _last_record(path) for path in found}
     rows = []
     for path in sorted(found, key=lambda path: latest[path]):
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(latest[path]))
@@ -278,6 +277,17 @@ def runs(runs_dir: Path) -> list[Row]:
         except (ValueError, KeyError, TypeError) as error:  # written by another version, or by hand
             rows.append((path.name, "unreadable", when, f"{type(error).__name__}: {error}"))
     return rows
+
+
+def _last_record(path: Path) -> float:
+    """When a run or one of its stages last wrote into its records, in seconds since the epoch."""
+    files = [file for folder in (path, *_stages(path)) for name in RECORDS if (file := folder / name).is_file()]
+    return max(file.stat().st_mtime for file in files)
+
+
+def _stages(path: Path) -> list[Path]:
+    """The folders of a pipeline's stages, in their order."""
+    return sorted(path.glob("[0-9][0-9]-*/"))
 
 
 def state(path: Path) -> str:
@@ -342,8 +352,10 @@ def _progress(path: Path) -> str:
     """The current stage of a run, its step, and its last metrics."""
     from r1lab.rundir import directory, storage
 
-    stages = sorted(path.glob("[0-9][0-9]-*/"))
-    folder = stages[-1] if stages else path
+    stages = _stages(path)
+    # A stage has a folder before it begins, so the current one is the first without a result.
+    at = next((at for at, stage in enumerate(stages) if directory.result(stage) is None), len(stages) - 1)
+    folder = stages[at] if stages else path
     name = f"{folder.name[3:]} ({int(folder.name[:2])})" if stages else ""
     rows = [row for row in storage.read_jsonl(folder / "metrics.jsonl") if "total" in row]
     if not rows:
@@ -352,6 +364,6 @@ def _progress(path: Path) -> str:
     so_far = f"{name}: {done} of {rows[-1]['total']}".removeprefix(": ")
     metrics = [f"{key} {rows[-1][key]:.3g}" for key in ("reward", "loss") if rows[-1].get(key) is not None][:1]
     measured = [row["tasks"] for row in rows if row.get("tasks")]
-    results = [directory.result(stage) for stage in reversed(stages[:-1])]
+    results = [directory.result(stage) for stage in reversed(stages[: max(at, 0)])]
     measured += [found["tasks"] for found in results if found and found.get("tasks")][:1] if not measured else []
     return ", ".join([so_far, *metrics, *(_accuracy(tasks) for tasks in measured[-1:])])

@@ -284,9 +284,9 @@ def test_ls_lists_recipes_rewards_and_builders_with_a_line_each(capsys):
     assert [line for line in out.splitlines() if line and not line.startswith(" ")] == list(listing.SECTIONS)
     assert cli.main(["ls", "recipes"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(yaml_source.packaged_recipes()) + 1, "and a line that explains `not run`"
+    assert len(lines) == len(yaml_source.packaged_recipes()) + 1, "and a line that explains `--tiny`"
     words = [line.split() for line in lines]
-    assert "open-r1/distil/llama-70b sft not run 32 x 141 GB R1's".split() in [line[:9] for line in words]
+    assert "open-r1/distil/llama-70b sft --tiny 32 x 141 GB R1's".split() in [line[:8] for line in words]
     assert "quickstart pipeline run here 2 CPU cores, 6 GiB, 7 to 12 minutes R1-Zero".split() in [
         w[:14] for w in words
     ]
@@ -419,6 +419,21 @@ def test_the_stages_of_a_pipeline_tell_how_far_it_got(here, capsys):
     stage = path / "02-zero"
     storage.append_jsonl(stage / "metrics.jsonl", {"phase": "train", "step": 3, "total": 60})
     assert "zero (2): 3 of 60" in listed(capsys)["pipe"]
+    later = path / "03-after"
+    later.mkdir()
+    storage.write_yaml(later / "config.yaml", {"stage": "eval"})
+    assert "zero (2): 3 of 60" in listed(capsys)["pipe"], "the third stage has a folder, but has not begun"
+    storage.write_json_atomic(stage / "result.json", {"stage": "grpo", "steps": 60})
+    assert listed(capsys)["pipe"].endswith("after (3)")
+
+
+def test_a_report_does_not_change_the_time_of_a_run(here):
+    path = make_run(here, "old", result={"stage": "grpo", "steps": 7}, age=86_400)
+    ((_, _, when, _),) = listing.runs(here / "runs")
+    (path / "report.html").write_text("new")
+    assert listing.runs(here / "runs")[0][2] == when
+    storage.append_jsonl(path / "metrics.jsonl", {"phase": "stage", "status": 0})
+    assert listing.runs(here / "runs")[0][2] > when, "a record does"
 
 
 def test_the_help_does_not_load_the_parts_it_does_not_need():
