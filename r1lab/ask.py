@@ -105,9 +105,10 @@ def answerer(
         ) from error
     settings = prompt or {"template": "chat" if tokenizer.chat_template else "none"}
     what = "text" if settings.get("text") is not None else f"template {settings['template']}"
-    print(
-        f"{path}: prompt {what}{', ' * bool(why)}{why}; --template NAME uses another", file=sys.stderr
-    )  # not among the answers
+    # Not among the answers.
+    print(f"{path}: prompt {what}{', ' * bool(why)}{why}; --template NAME uses another", file=sys.stderr)
+    if path.startswith("embedded:tiny-"):
+        print(f"{path}: knows only Knights and Knaves puzzles with 2 and 3 people", file=sys.stderr)
 
     def answer(question: str) -> list[Answer]:
         text, prefill = prompts.render(question, tokenizer, **settings)

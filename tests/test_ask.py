@@ -40,6 +40,7 @@ def test_a_model_of_a_run_is_asked_as_it_was_trained(model, capsys):
     assert shown.out.startswith("<think>")
     assert shown.out.rstrip().endswith("(truncated at 12 tokens; --max-tokens N allows more)")
     assert f"{model}: prompt template r1-zero, as in 02-zero/config.yaml; --template NAME uses another\n" in shown.err
+    assert "knows only" not in shown.err
 
 
 def test_an_embedded_model_is_asked_as_an_evaluation_asks_it(capsys):
@@ -49,6 +50,7 @@ def test_an_embedded_model_is_asked_as_an_evaluation_asks_it(capsys):
     assert (
         f"embedded:tiny-qwen2: prompt template {prompt['template']}, {why}; --template NAME uses another" in shown.err
     )
+    assert "embedded:tiny-qwen2: knows only Knights and Knaves puzzles with 2 and 3 people" in shown.err
 
 
 def test_the_example_has_names_that_the_embedded_models_know():

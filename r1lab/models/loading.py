@@ -118,6 +118,8 @@ def load_tokenizer(
     tokenizer = AutoTokenizer.from_pretrained(
         folder, revision=revision, trust_remote_code=trust_remote_code, padding_side="left", **hub
     )
+    if type(getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)).__name__ == "BPE":
+        tokenizer.clean_up_tokenization_spaces = False  # for BPE, transformers ignores True, with a warning
     return with_end(tokenizer, eos_token)
 
 

@@ -75,7 +75,8 @@ def load_gguf(path: Path):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
-    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, clean_up_tokenization_spaces=False)
+    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    tokenizer.clean_up_tokenization_spaces = False  # transformers' reader of GGUF sets True, whatever it is given
     # The GGUF names <|im_start|> as the end token, so a turn would never end.
     tokenizer.eos_token = tokenizer.pad_token = END_OF_TURN
     read = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)

@@ -51,6 +51,19 @@ def test_the_end_tokens_are_the_tokenizers_and_all_of_the_generation_config(tmp_
     assert loading.end_token_ids(tokenizer) == [2]
 
 
+def test_spaces_are_kept_without_a_warning_where_transformers_ignores_the_setting(tmp_path, monkeypatch):
+    from transformers import tokenization_utils_tokenizers
+
+    folder = shutil.copytree(loading.EMBEDDED / "tiny-qwen2", tmp_path / "model")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"clean_up_tokenization_spaces": True}))
+    warned = []
+    monkeypatch.setattr(tokenization_utils_tokenizers.logger, "warning_once", warned.append)
+    tokenizer = loading.load_tokenizer(str(folder))
+    assert tokenizer.decode(tokenizer("Ann , who")["input_ids"]) == "Ann , who"
+    assert not warned
+
+
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_text_survives_the_tokenizer_as_auto_tokenizer_loads_it(name):
     tokenizer = loading.load_tokenizer(f"embedded:{name}")

@@ -1,4 +1,5 @@
 import importlib.util
+import json
 
 import pytest
 
@@ -56,6 +57,7 @@ def test_the_real_model_answers_and_stops(tmp_path):
     folder = smollm2.convert(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == [smollm2.NAME]
     assert (folder / "model.safetensors").is_file()
+    assert json.loads((folder / "tokenizer_config.json").read_text())["clean_up_tokenization_spaces"] is False
     tokenizer = load_tokenizer(str(folder))
     assert tokenizer.eos_token == tokenizer.pad_token == "<|im_end|>"
     text = "A knight , a knave: (1) Zoey is a knight"
