@@ -79,18 +79,25 @@ def _outcome(stage: Stage) -> str:
         f"{clean(task)} {percent(as_number(scores.get('avg')), interval(scores))} %"
         for task, scores in families({"tasks": stage.tasks}).items()
     ]
-    for key, digits in (("reward", 2), ("length", 0), ("loss", 3), ("accuracy", 3)):
-        values = [v for v in (as_number(row.get(key)) for row in stage.rows) if v is not None]
-        if values and not (key in ("loss", "accuracy") and stage.kind == "grpo"):
-            tenth = max(1, len(values) // 10)
-            first, last = sum(values[:tenth]) / tenth, sum(values[-tenth:]) / tenth
-            parts.append(f"{key} {shown(first, digits)} → {shown(last, digits)}")
+    parts += [f"{key} {change}" for key, change in changes(stage).items()]
     kept, sampled, correct = (as_number(stage.result.get(key)) for key in ("kept", "sampled", "right"))
     if kept is not None and sampled is not None:
         parts.append(f"{kept:,.0f} of {sampled:,.0f} samples kept")
     if correct is not None:
         parts.append(f"{percent(correct)} % correct")
     return "; ".join(parts)
+
+
+def changes(stage: Stage) -> dict[str, str]:
+    """By metric of a training, its mean in the first tenth of the steps → in the last."""
+    found = {}
+    for key, digits in (("reward", 2), ("length", 0), ("loss", 3), ("accuracy", 3)):
+        values = [v for v in (as_number(row.get(key)) for row in stage.rows) if v is not None]
+        if values and not (key in ("loss", "accuracy") and stage.kind == "grpo"):
+            tenth = max(1, len(values) // 10)
+            first, last = sum(values[:tenth]) / tenth, sum(values[-tenth:]) / tenth
+            found[key] = f"{shown(first, digits)} → {shown(last, digits)}"
+    return found
 
 
 def times(run: Run) -> list[tuple[str, float, float]]:

@@ -148,7 +148,7 @@ def set_ranges(axis: "Axes", *, percent: bool = False) -> None:
     """
     from matplotlib.ticker import MaxNLocator
 
-    axis.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
+    axis.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
     axis.ticklabel_format(axis="y", useOffset=False)
     low, high = axis.dataLim.intervaly
     if not high - low <= max(1e-6, 1e-3 * max(abs(low), abs(high))):

@@ -9,7 +9,7 @@ from r1lab.report.evaluations import evaluations_table
 from r1lab.report.read import Run
 from r1lab.report.samples import SampledCompletion
 
-_SPECIAL = re.compile(r"([\\`*_\[\]<>|#~])")
+_SPECIAL = re.compile(r"(?P<code>(?<!`)`[^`|<]+`(?!`))|[\\`*_\[\]<>|#~]")
 
 
 def markdown(
@@ -48,5 +48,9 @@ def _table(table: Table) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """A text in one line, with the special characters of Markdown escaped."""
-    return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
+    """A text in one line, with the special characters of Markdown escaped, except between backticks.
+
+    >>> _plain("`a_b` and a_b")
+    '`a_b` and a\\\\_b'
+    """
+    return _SPECIAL.sub(lambda found: found["code"] or f"\\{found[0]}", " ".join(text.split()))

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import re
 from collections.abc import Iterator
 from functools import partial
 from html import escape
@@ -91,7 +92,7 @@ def _verdict(runs: list[Run], completions: list[Completions], salt: Iterator[int
     if numbers:
         yield f'<dl class="numbers">{numbers}</dl>'
     for run, own in zip(runs, completions):
-        if lines := "".join(f"<li{_tone(line)}>{escape(line)}</li>" for line in verdict.verdict(run, own)):
+        if lines := "".join(f"<li{_tone(line)}>{_prose(line)}</li>" for line in verdict.verdict(run, own)):
             yield f"<h3>{escape(run.name)}</h3>" if len(runs) > 1 else ""
             yield f'<ul class="verdict">{lines}</ul>'
     table, drawn = verdict.verdict_table(runs), "".join(_accuracies(runs, salt))
@@ -271,7 +272,16 @@ def _sides(left: str, right: str) -> str:
 
 
 def _list(lines: list[str]) -> str:
-    return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>" if lines else ""
+    return f"<ul>{''.join(f'<li>{_prose(line)}</li>' for line in lines)}</ul>" if lines else ""
+
+
+def _prose(text: str) -> str:
+    """A sentence in which words between backticks are code.
+
+    >>> _prose("`a < b` and a ` alone")
+    '<code>a &lt; b</code> and a ` alone'
+    """
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
 def _tone(text: str) -> str:

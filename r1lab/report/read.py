@@ -118,7 +118,8 @@ def read(path: str | Path) -> Run:
         ]
         if later:
             left = ", ".join(clean(stage.get("name")) for stage in later)
-            problems.append(f"{path.name}: {len(later)} of {len(staged)} stages have not started: {left}")
+            have = "has" if len(later) == 1 else "have"
+            problems.append(f"{path.name}: {len(later)} of {len(staged)} stages {have} not started: {left}")
     else:
         name = clean(config.get("name")) or path.resolve().name
         stages = [_stage(name, path, problems, config, seconds.get(name), result)]

@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from r1lab.evaluation.records import families
-from r1lab.report import samples
+from r1lab.report import content, samples
 from r1lab.report.content import NONE, Table, interval, progress
 from r1lab.report.read import Run, Stage, as_number, clean
 from r1lab.report.samples import SampledCompletion
@@ -38,7 +38,10 @@ def direction(change: dict) -> str:
 
 
 def big_numbers(runs: list[Run]) -> list[BigNumber]:
-    """The main comparison of a run, which is the first of its recipe; of several runs, the difference of each."""
+    """The main comparison of a run, which is the first of its recipe; of several runs, the difference of each.
+
+    Without a comparison, these are the scores of its evaluations; without any, the outcomes of its other stages.
+    """
     if len(runs) > 1:
         each = [number for run in runs for number in _main_number(run)]
         return each if len(each) <= SIDE_BY_SIDE else []
@@ -51,8 +54,8 @@ def big_numbers(runs: list[Run]) -> list[BigNumber]:
         if (questions := as_number(row.get("n_questions"))) is not None:
             found.append(BigNumber("questions", f"{questions:,.0f}", "paired by question"))
     else:
-        found += _scores(run)[:SIDE_BY_SIDE]
-    if run.seconds is not None:
+        found += (_scores(run) or _outcomes(run))[:SIDE_BY_SIDE]
+    if found and run.seconds is not None:
         found.append(BigNumber("time", duration(run.seconds), "the whole run"))
     return found
 
@@ -80,6 +83,21 @@ def _scores(run: Run) -> list[BigNumber]:
     return found
 
 
+def _outcomes(run: Run) -> list[BigNumber]:
+    """Of each training stage its reward, or else its loss, at the start and at the end; of others the samples kept."""
+    found = []
+    for stage in run.stages:
+        if changes := content.changes(stage):
+            key, change = next(iter(changes.items()))
+            part = part_of_steps(len(stage.rows), 10)
+            when = f"mean of the first {part} → of the last" if part != "step" else "first step → last step"
+            found.append(BigNumber(f"{key} in training", change, f"{stage.name}, {when}"))
+        kept, sampled = (as_number(stage.result.get(key)) for key in ("kept", "sampled"))
+        if kept is not None and sampled is not None:
+            found.append(BigNumber("samples kept", f"{kept:,.0f} of {sampled:,.0f}", stage.name))
+    return found
+
+
 def _points(row: dict) -> str:
     return f"{direction(row)} {percent(row['diff'], signed=True)}"
 
@@ -95,7 +113,7 @@ def _pair(row: dict) -> str:
 def verdict(run: Run, completions: dict[str, list[SampledCompletion]]) -> list[str]:
     """What the table of comparisons does not say: summaries of many, scores without any, unfinished stages.
 
-    Each line begins with its direction.
+    A line that summarizes comparisons begins with their direction.
     """
     lines = []
     changes = comparisons(run)
@@ -116,17 +134,17 @@ def verdict(run: Run, completions: dict[str, list[SampledCompletion]]) -> list[s
         for place, stage in enumerate(run.stages):
             lines += _training(stage, completions.get(stage.name, []), _pending(run.stages[place + 1 :]))
         if pending and not any(pending in line for line in lines):
-            lines.append(f"{UNCLEAR} No comparison: {pending}.")
+            lines.append(f"No comparison: {pending}.")
     for stage in run.stages:
         at = progress(stage)
         if stage.damaged:
-            lines.append(f"{UNCLEAR} {stage.name}: its result.json is damaged{f'; it is {at}' if at else ''}")
+            lines.append(f"{stage.name}: its result.json is damaged{f'; it is {at}' if at else ''}")
         elif not stage.result and (at or stage.error or not run.pipeline):
             why = f": {stage.error.splitlines()[-1][:300]}" if stage.error else ""
             where = at or f"before its first {'question' if stage.kind == 'eval' else 'step'}"
-            lines.append(f"{UNCLEAR} {stage.name} has not finished: it is {where}{why}")
-    if not (lines or changes or any(stage.tasks for stage in run.stages)):
-        lines.append(f"{UNCLEAR} The run has no evaluation and no training step yet, so it has no outcome.")
+            lines.append(f"{stage.name} has not finished: it is {where}{why}")
+    if not (lines or big_numbers([run])):
+        lines.append("The run has no evaluation and no training step yet, so it has no outcome.")
     return lines
 
 
@@ -144,7 +162,7 @@ def _training(stage: Stage, completions: list[SampledCompletion], pending: str) 
     evals = [row for row in stage.evals if families(row)]
     if len(evals) == 1:
         return [
-            f"{UNCLEAR} {clean(task)}, held-out: {_score(scores)} % correct at step {evals[0]['step']}; no comparison."
+            f"{clean(task)}, held-out: {_score(scores)} % correct at step {evals[0]['step']}; no comparison."
             for task, scores in families(evals[0]).items()
         ]
     if evals:
@@ -153,7 +171,7 @@ def _training(stage: Stage, completions: list[SampledCompletion], pending: str) 
             last = evals[-1]["tasks"].get(task, {})
             start, end = map(_score, (first, last))
             lines.append(
-                f"{UNCLEAR} {clean(task)}, held-out: {start} % correct at step {evals[0]['step']}, {end} % at step "
+                f"{clean(task)}, held-out: {start} % correct at step {evals[0]['step']}, {end} % at step "
                 f"{evals[-1]['step']}; each interval is of its own score, not of the difference."
             )
         return lines
@@ -164,7 +182,7 @@ def _training(stage: Stage, completions: list[SampledCompletion], pending: str) 
     if start is None or end is None or len(steps) < 2:
         return []
     return [
-        f"{UNCLEAR} {stage.name}: {percent(start)} % of the completions are correct in the first "
+        f"{stage.name}: {percent(start)} % of the completions are correct in the first "
         f"{part_of_steps(len(steps), 5)}, "
         f"{percent(end)} % in the last. These are training prompts: "
         f"{pending or 'there is no held-out evaluation'}."

@@ -27,7 +27,7 @@ def test_stages_that_have_not_started(make_run, tmp_path):
     os.rename(path / "03-after", tmp_path / "after")
     run = read.read(path)
     assert [stage.name for stage in run.stages] == ["base", "zero", "after"]
-    assert "short: 1 of 3 stages have not started: after" in run.problems
+    assert "short: 1 of 3 stages has not started: after" in run.problems
     rows = {row[0]: row for row in content.stages_table(run).rows}
     assert rows["zero"][1:5] == ["grpo", "12", "12s", "finished"] and rows["after"][3:5] == ["-", "not started"]
 
@@ -152,7 +152,7 @@ def test_an_evaluation_that_is_under_way(make_run, tmp_path):
     (after / "samples" / "questions.jsonl").unlink()
     storage.append_jsonl(after / "metrics.jsonl", {"phase": "eval", "step": 0, "done": 8, "total": 60})
     run = read.read(path)
-    assert verdict.verdict(run, {})[-1] == "≈ after has not finished: it is at 8 of 60 questions"
+    assert verdict.verdict(run, {})[-1] == "after has not finished: it is at 8 of 60 questions"
     assert content.stages_table(run).rows[-1][4] == "not finished, at 8 of 60 questions"
     assert len(samples.read(run, run.problems)["after"]) == 8
     assert "03-after/samples/partial.jsonl: 1 line is not a JSON object, skipped" in run.problems
@@ -163,7 +163,7 @@ def test_a_damaged_result_is_told_as_such(make_run, tmp_path):
     (path / "01-base" / "result.json").write_text("{")
     run = read.read(path)
     assert content.stages_table(run).rows[0][4] == "result.json damaged"
-    assert "≈ base: its result.json is damaged; it is at 40 of 40 questions" in verdict.verdict(run, {})
+    assert "base: its result.json is damaged; it is at 40 of 40 questions" in verdict.verdict(run, {})
 
 
 def test_arrows_are_explained_where_there_are_some(run, make_run, tmp_path):

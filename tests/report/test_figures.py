@@ -117,6 +117,12 @@ def test_values_that_are_all_the_same_have_an_axis_to_read(key, values, low, hig
     assert all(tick == int(tick) for tick in axis.get_xticks())
 
 
+def test_a_series_of_one_step_has_one_tick():
+    axis = figures.draw(Chart("reward", "", "", [Line("mean", [{1: 0.5}])])).axes[0]
+    low, high = axis.get_xlim()
+    assert [tick for tick in axis.get_xticks() if low <= tick <= high] == [1]
+
+
 def test_values_that_differ_keep_their_own_range():
     axis = figures.draw(Chart("importance_ratio", "", "", [Line("mean", [{1: 0.998, 2: 1.003}])])).axes[0]
     assert 0.99 < axis.get_ylim()[0] < 0.998 and 1.003 < axis.get_ylim()[1] < 1.01

@@ -34,6 +34,22 @@ def test_evaluations_without_a_comparison_in_big_numbers(run):
     assert [n.label for n in verdict.big_numbers([whole, whole])] == ["tried"] * 2
 
 
+def test_a_training_without_evaluations_begins_with_its_reward(run):
+    whole = read.read(run)
+    zero = dataclasses.replace(whole, compare=[], stages=[whole.stages[1]])
+    first, time = verdict.big_numbers([zero])
+    assert (first.label, first.detail) == ("reward in training", "zero, first step → last step")
+    rewards = [whole.stages[1].rows[place]["reward"] for place in (0, -1)]
+    assert first.value == "{:.2f} → {:.2f}".format(*rewards) and time.label == "time"
+    assert verdict.verdict(zero, {}) == []
+    sampled = read.Stage("sampled", "sample", whole.path, result={"kept": 31, "sampled": 1080})
+    assert verdict.big_numbers([dataclasses.replace(zero, stages=[sampled])])[0].value == "31 of 1,080"
+    empty = dataclasses.replace(zero, stages=[])
+    assert verdict.big_numbers([empty]) == [], "no time alone"
+    assert verdict.verdict(empty, {}) == [
+        "The run has no evaluation and no training step yet, so it has no outcome."]  # fmt: skip
+
+
 def test_a_row_per_task_and_metric_without_stage_names(run):
     table = verdict.verdict_table([read.read(run)])
     assert table.head == ["task", "before (base)", "after (after)", "difference", "questions"]
@@ -63,11 +79,11 @@ def test_an_evaluation_that_has_not_run_yet_is_named(make_run, tmp_path):
     run = read.read(path)
     first, last = verdict.verdict(run, samples.read(run, []))
     assert first.endswith("These are training prompts: the held-out evaluation `after` has not run yet.")
-    assert last == "≈ zero has not finished: it is at step 12 of 12"
+    assert last == "zero has not finished: it is at step 12 of 12"
     os.rename(tmp_path / "after", path / "03-after")
     (path / "03-after" / "result.json").unlink()
     running = read.read(path)
-    assert "≈ No comparison: the held-out evaluation `after` has not finished yet." in verdict.verdict(running, {})
+    assert "No comparison: the held-out evaluation `after` has not finished yet." in verdict.verdict(running, {})
 
 
 def test_comparisons_of_greedy_answers_are_rows_of_the_table_and_no_sentences(run):
@@ -87,7 +103,7 @@ def test_a_failed_stage_says_why(run, make_run, tmp_path):
     (path / "result.json").unlink()
     (path / "02-zero" / "error.txt").write_text("train: the loss is nan\n")
     lines = verdict.verdict(read.read(path), {})
-    assert lines[-1] == "≈ zero has not finished: it is at step 12 of 12: train: the loss is nan"
+    assert lines[-1] == "zero has not finished: it is at step 12 of 12: train: the loss is nan"
     assert lines[:-1] == verdict.verdict(read.read(run), {})
 
 
@@ -98,5 +114,5 @@ def run_of(path, stage):
 def test_the_one_evaluation_of_a_training_is_the_verdict(tmp_path):
     tasks = {"kk": {"avg": 0.5, "ci95": [0.4, 0.6]}, "kk/2ppl": {"avg": 0.6}}
     stage = read.Stage("zero", "grpo", tmp_path, result={"steps": 9}, evals=[{"step": 5, "tasks": tasks}])
-    line = "≈ kk, held-out: 50.0 [40.0, 60.0] % correct at step 5; no comparison."
+    line = "kk, held-out: 50.0 [40.0, 60.0] % correct at step 5; no comparison."
     assert verdict.verdict(run_of(tmp_path, stage), {}) == [line]
