@@ -41,11 +41,15 @@ def sparkline(values: list[float], width: int) -> str:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number for a narrow column: `0.412`, `-1.25`, `8.1e-06`; a dash for None."""
+    """A number for a narrow column; a dash for None. One that would be rounded to 0 has more digits, or an exponent.
+
+    >>> number(0.4123), number(-0.0042, 2), number(0.004, 2), number(8.1e-06), number(None)
+    ('0.412', '-0.004', '0.004', '8.1e-06', '-')
+    """
     if value is None:
         return "-"
     if value and abs(value) < 10**-digits:
-        return f"{value:.1e}"
+        return f"{value:.3f}" if abs(value) >= 1e-3 else f"{value:.1e}"
     return f"{value:.{digits}f}"
 
 

@@ -183,7 +183,7 @@ def metrics(state: Progress) -> list[tuple[str, str, str, str]]:
     if row.get("length") is not None:
         add("length", f"{row['length']:.0f}", "tokens", lambda past: past.get("length"))
     if row.get("no_signal") is not None:
-        add("no signal", f"{row['no_signal']:.0%}", "of groups", lambda past: past.get("no_signal"))
+        add("equal rewards", f"{row['no_signal']:.0%} of groups", pick=lambda past: past.get("no_signal"))
     for name, count in row.get("reward_errors", {}).items():
         add("reward errors", f"{count}", f"({name})")
     if row.get("tokens_per_second") is not None:

@@ -158,7 +158,9 @@ def training_table(path: Path, result: dict) -> Text:
     last = rows[-1] if rows else {}
     keys = (("reward", 3), ("length", 0), ("no_signal", 2)) if "reward" in last else (("loss", 3), ("accuracy", 3))
     metrics = [
-        (key.replace("_", " "), _change(rows, key, digits)) for key, digits in keys if last.get(key) is not None
+        ("equal rewards" if key == "no_signal" else key, _change(rows, key, digits))
+        for key, digits in keys
+        if last.get(key) is not None
     ]
     for name in last.get("rewards", {}):
         metrics.append((f"reward {name}", _change([row.get("rewards", {}) for row in rows], name, 3)))
