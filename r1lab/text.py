@@ -79,13 +79,24 @@ def shortened(text: str, head: int, tail: int) -> str:
 
 
 def did_you_mean(word: object, choices: Iterable[object], *, otherwise: str = "") -> str:
-    """` (did you mean X?)` for the choice that is most similar to a word; `otherwise` if none is.
+    """` (did you mean X?)` for the choice that a word abbreviates or is most similar to; `otherwise` if there is none.
 
     >>> did_you_mean("learning_rte", ["learning_rate", "beta"])
     ' (did you mean `learning_rate`?)'
+    >>> did_you_mean("lr", ["lr_scheduler_type", "learning_rate"])
+    ' (did you mean `learning_rate`?)'
     """
-    close = difflib.get_close_matches(str(word), [str(choice) for choice in choices], n=1, cutoff=_ALIKE)
+    choices = [str(choice) for choice in choices]
+    if abbreviated := next((choice for choice in choices if _initials(choice) == str(word).lower()), None):
+        return f" (did you mean `{abbreviated}`?)"
+    close = difflib.get_close_matches(str(word), choices, n=1, cutoff=_ALIKE)
     return f" (did you mean `{close[0]}`?)" if close else otherwise
+
+
+def _initials(name: str) -> str | None:
+    """The initial letters of a name of several words; None for one word."""
+    words = [word for word in name.lower().split("_") if word]
+    return "".join(word[0] for word in words) if len(words) > 1 else None
 
 
 def did_you_mean_path(path: str | Path, fits: Callable[[Path], bool] = os.path.isdir) -> str:

@@ -78,7 +78,7 @@ def _check_stages(stages: list[StageRecipe], scratch: Path, add: Add, tiny: bool
     evaluations = [seen for seen in seen_stages if seen.recipe.stage == "eval" and seen.data and not tiny]
     for stage, start, (seen, found) in zip(stages, starts, inputs):
         settings = hub_settings(start, scratch)
-        add(stage, launch_findings(stage) + batch_findings(stage) + row_count_findings(seen))
+        add(stage, launch_findings(stage) + batch_findings(stage) + row_count_findings(seen, tiny=tiny))
         add(stage, setting_findings(stage, tiny=tiny) + found)
         add(stage, building_findings(stage, start, settings, scratch))
         add(stage, prompt_findings(seen, start, settings) + saved_findings(seen, start, settings))
@@ -134,10 +134,11 @@ def run(
 
     Args:
         quiet: Print only warnings, errors and the summary.
-        inputs: Let `recipes.load` read model folders and row files; False if the caller has just done so.
+        inputs: Let `recipes.load` read model folders and row files, and log what `tiny` changed; False if the caller
+            has just done so.
     """
     started = time.monotonic()
-    recipe = recipes.load(sources, inputs=inputs, tiny=tiny)
+    recipe = recipes.load(sources, inputs=inputs, tiny=tiny, quiet=not inputs)
     printed: set[str] = set()
     counts: Counter[str] = Counter()
     heads: list[str] = []

@@ -9,6 +9,7 @@ from r1lab.findings import Finding
 from r1lab.recipe.schema import EvalRecipe, StageRecipe
 from r1lab.recipe.sections import Data
 from r1lab.recipe.yaml_source import COMMAND_LINE
+from r1lab.text import counted
 
 NEAR = 0.9  # the share of common 5-grams from which two rows count as near duplicates
 NO_TASK = "no task"  # stands for the task of rows without one
@@ -32,7 +33,7 @@ def row_findings(seen: Seen, evaluations: list[Seen], *, tiny: bool = False) -> 
         f"{'none' if task == NO_TASK else task} {count / len(rows):.0%}" for task, count in tasks.most_common(6)
     )
     more = f" and {len(tasks) - 6} more" if len(tasks) > 6 else ""
-    found = [Finding("ok", "data", f"{len(rows):,} rows checked; tasks: {shares}{more}", keys=keys)]
+    found = [Finding("ok", "data", f"{counted(len(rows), 'row')} checked; tasks: {shares}{more}", keys=keys)]
     found += _tasks(seen, tasks)
     found += _few(seen, seen.recipe) if isinstance(seen.recipe, EvalRecipe) and not tiny else []
     if seen.recipe.trl:

@@ -79,14 +79,18 @@ def batch_findings(recipe: StageRecipe) -> list[Finding]:
     return [Finding("ok", "batch", what, keys=("train", "global_batch_size"))]
 
 
-def row_count_findings(seen: Seen) -> list[Finding]:
-    """Whether a grpo stage has a row for each group of a generation batch, if its rows are available."""
+def row_count_findings(seen: Seen, *, tiny: bool = False) -> list[Finding]:
+    """Whether a grpo stage has a row for each group of a generation batch, if its rows are available.
+
+    Args:
+        tiny: The recipe was scaled down by `--tiny`, which also set its batch.
+    """
     recipe, count = seen.recipe, len(seen.data)
     if not isinstance(recipe, GrpoRecipe) or not count:
         return []
     if count >= GENERATED:  # a generator is not asked for more
         count = max(count, recipe.data.size or batch.groups(recipe))
-    problem = batch.too_few_rows(recipe, count)
+    problem = batch.too_few_rows(recipe, count, tiny=tiny)
     return [Finding("error", "batch", *problem, ("data",))] if problem else []
 
 

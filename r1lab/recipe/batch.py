@@ -185,10 +185,13 @@ def groups(recipe: GrpoRecipe) -> int:
     return of(recipe).rollout // recipe.rollout.num_generations
 
 
-def too_few_rows(recipe: GrpoRecipe, rows: int) -> tuple[str, str] | None:
+def too_few_rows(recipe: GrpoRecipe, rows: int, *, tiny: bool = False) -> tuple[str, str] | None:
     """The problem and the fix if a grpo recipe's `rows` do not fill a generation batch; None if they do.
 
     TRL's sampler drops an incomplete batch, so there would be no training step at all.
+
+    Args:
+        tiny: The batch was set by `--tiny`, so the fix should not be to lower it.
     """
     needed, train = groups(recipe), recipe.train
     if rows >= needed:
@@ -196,7 +199,7 @@ def too_few_rows(recipe: GrpoRecipe, rows: int) -> tuple[str, str] | None:
     key = next((key for key in (_ROLLOUT, _UPDATE) if train.get(key)), _SIZE)
     held = train.get(key, _size(recipe))
     most = next((n for n in range(held * rows // needed, 0, -1) if not problems(_with(recipe, key, n))), None)
-    smaller = f", or lower train.{key} to at most {most}" if most else ""
+    smaller = f", or lower train.{key} to at most {most}" if most and not tiny else ""
     what = f"{counted(rows, 'row')}, but a generation batch has {needed} groups, each for a different row"
     return f"{what}: there would be no training step", f"use at least {needed} rows{smaller}"
 

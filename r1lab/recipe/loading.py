@@ -37,7 +37,9 @@ EXAMPLES = {
 _STAGE_NAME = re.compile(r"[a-z0-9_-]+")
 
 
-def load(sources: list[str], *, check: bool = True, inputs: bool = False, tiny: bool = False) -> Recipe:
+def load(
+    sources: list[str], *, check: bool = True, inputs: bool = False, tiny: bool = False, quiet: bool = False
+) -> Recipe:
     """The recipe of all sources, merged from left to right.
 
     Args:
@@ -46,6 +48,7 @@ def load(sources: list[str], *, check: bool = True, inputs: bool = False, tiny: 
             references between stages, the batch.
         inputs: Also check model folders and the rows of files.
         tiny: Scale the recipe down, see `r1lab.recipe.tiny`; `key=value` settings override the result.
+        quiet: Do not log what `tiny` replaced and left out.
 
     Raises:
         UserError: All problems at once, each as `file:line: key: message`. For a stage with an unknown key or a value
@@ -56,7 +59,7 @@ def load(sources: list[str], *, check: bool = True, inputs: bool = False, tiny: 
     """
     files = [source for source in sources if not yaml_source.is_assignment(source)]
     name = Path(files[0]).stem if files else "run"
-    document = yaml_source.read(sources, (lambda data: _scaled_down({"name": name} | data)) if tiny else None)
+    document = yaml_source.read(sources, (lambda data: _scaled_down({"name": name} | data, quiet)) if tiny else None)
     find_kinds(document.data)
     problems = list(document.problems)
     document.data.setdefault("name", name)
@@ -70,10 +73,10 @@ def load(sources: list[str], *, check: bool = True, inputs: bool = False, tiny: 
     return recipe
 
 
-def _scaled_down(data: dict) -> dict:
+def _scaled_down(data: dict, quiet: bool) -> dict:
     find_kinds(data)
-    small, removed = scaled_down(data)
-    for line in removed:
+    small, changes = scaled_down(data)
+    for line in [] if quiet else changes:
         logger.warning("--tiny: %s", line)
     return small
 

@@ -35,14 +35,14 @@ _NOT_ROLLOUT = (
 
 
 def scaled_down(recipe: dict) -> tuple[dict, list[str]]:
-    """A recipe's plain data, scaled down, and one line about each part that was removed.
+    """A recipe's plain data, scaled down, and a line about models that were replaced and each part that was removed.
 
     >>> data = {"stage": "grpo", "model": {"path": "Qwen/Qwen2.5-7B"}, "train": {"learning_rate": 1e-6}}
     >>> small, _ = scaled_down(data)
     >>> small["model"]["path"], small["train"]["max_steps"], small["train"]["learning_rate"]
     ('embedded:tiny-qwen2', 2, 1e-06)
     """
-    recipe, removed = copy.deepcopy(recipe), []
+    given, recipe, removed = recipe, copy.deepcopy(recipe), []
     if isinstance(recipe.get("name"), str):
         recipe["name"] += "-tiny"
     stages = recipe.get("stages")
@@ -50,7 +50,25 @@ def scaled_down(recipe: dict) -> tuple[dict, list[str]]:
         if isinstance(part, dict):
             _stage(part, removed, shared=recipe)
     _stage(recipe, removed, shared={})
-    return recipe, list(dict.fromkeys(removed))
+    return recipe, [*_replaced(given, recipe), *dict.fromkeys(removed)]
+
+
+def _replaced(given: dict, small: dict) -> list[str]:
+    """One line that names the models that were replaced, if any were."""
+    found: dict[str, list[str]] = {}
+    for before, after in zip(_models(given), _models(small)):
+        if before and before != after:
+            found.setdefault(after, []).append(before)
+    models = "; ".join(f"{own} in place of {', '.join(dict.fromkeys(names))}" for own, names in found.items())
+    return [f"{models}: this shows that the recipe runs, but its answers and scores mean nothing"] if models else []
+
+
+def _models(recipe: dict) -> list[str]:
+    """The path of the model of a recipe and of each of its stages, empty where there is none."""
+    stages = recipe.get("stages")
+    parts = [recipe, *(stages if isinstance(stages, list) else [])]
+    models = [part.get("model") if isinstance(part, dict) else None for part in parts]
+    return [str(model.get("path") or "") if isinstance(model, dict) else "" for model in models]
 
 
 def _stage(part: dict, removed: list[str], shared: dict) -> None:

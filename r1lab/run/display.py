@@ -282,7 +282,8 @@ class StageDisplay:
         self.console.print(Text(text), soft_wrap=not self.console.is_terminal)
 
     def state(self) -> Progress:
-        """The current progress of the stage."""
+        """The current progress of the stage, according to metrics that are read now."""
+        self._read()
         return self.metrics.state(doing=self.doing, now=self.clock())
 
     def update(self, *, last: bool = False) -> None:

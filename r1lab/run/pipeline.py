@@ -10,6 +10,7 @@ import shutil
 import signal
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 from rich.console import Console
@@ -25,8 +26,10 @@ from r1lab.run.display import StageDisplay
 from r1lab.run.group import INTERRUPTED, Group
 from r1lab.run.stages import StageRun, announced, changed_stages, decide, has_begun, stage_runs
 from r1lab.rundir import directory, manifest, storage
+from r1lab.text import rough_duration
 
 _POLL = 0.2  # seconds between two checks of the child and its metrics
+_RECENT = 8  # steps whose time is that of the current one; with several updates per rollout, one of them generates
 
 
 def run(
@@ -141,7 +144,8 @@ def _run_stages(
     _write_cards(run_dir, stages)
     console.print()
     result = directory.finished_result(run_dir)
-    summary.show(console, run_dir, [(stage.name, stage.kind, stage.path) for stage in stages], result)
+    told = [(stage.name, stage.kind, stage.path) for stage in stages]
+    summary.show(console, run_dir, told, result, then=_without_tiny())
     return 0
 
 
@@ -248,9 +252,14 @@ def _pass_on(running: Group, stop: StopRequests, display: StageDisplay) -> None:
         stop.passed_on = True
         group.interrupt(running)
         if display.kind in ("eval", "sample"):
-            display.say("stopping: everything written so far is kept")
+            kept = "the answers written so far are kept"
+            display.say(f"stopping, which may take a minute or two; Ctrl-C again stops at once; either way, {kept}")
         else:
-            display.say("stopping after this step and saving a checkpoint; Ctrl-C again stops at once")
+            state = display.state()
+            seconds = [row["seconds"] for row in state.history[-_RECENT:] if "seconds" in row]
+            took = f" (recent steps took up to {rough_duration(max(seconds))})" if seconds else ""
+            what = "evaluation" if (state.doing or "").startswith("evaluating") else f"step{took}"
+            display.say(f"stopping after this {what} and saving a checkpoint; Ctrl-C again stops at once, without one")
 
 
 def _interrupted(stage: StageRun) -> int:
@@ -260,13 +269,30 @@ def _interrupted(stage: StageRun) -> int:
 
 def resume_command(stage: StageRun) -> str:
     """The command that resumes a run: the one that was typed, with `--resume`."""
-    typed = sys.argv[1:]
-    if typed[:1] in (["run"], ["eval"]) and Path(sys.argv[0]).stem in ("r1lab", "__main__"):
+    if typed := _typed():
         arguments = [argument for argument in typed if argument not in ("--overwrite", "--resume")]
     else:
         run_dir = stage.path.parent if stage.place else stage.path
         arguments = ["run", run_dir / "config.yaml", "--runs-dir", run_dir.parent, "--name", run_dir.name]
     return shlex.join([*_program(), *map(str, arguments), "--resume"])
+
+
+def _without_tiny() -> str:
+    """The command that was typed, without `--tiny` and what belongs to that run; empty if it was not scaled down."""
+    typed = _typed()
+    if "--tiny" not in typed:
+        return ""
+    left_out = ("--tiny", "--overwrite", "--resume", "--name")
+    pairs = pairwise(["", *typed])
+    arguments = [word for before, word in pairs if before != "--name" and word.partition("=")[0] not in left_out]
+    return shlex.join([*_program(), *arguments])
+
+
+def _typed() -> list[str]:
+    """The words after `r1lab` on the command line; empty if this is no `r1lab run` or `r1lab eval`."""
+    typed = sys.argv[1:]
+    mine = typed[:1] in (["run"], ["eval"]) and Path(sys.argv[0]).stem in ("r1lab", "__main__")
+    return typed if mine else []
 
 
 def _program() -> list[str]:

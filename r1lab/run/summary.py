@@ -1,5 +1,6 @@
 """The output at the end of a run: completions, accuracy before and after, the curve, and paths."""
 
+import shlex
 from pathlib import Path
 
 from rich.console import Console
@@ -274,7 +275,9 @@ def _points(step: int, tasks: dict[str, dict]) -> list[learning_curve.Point]:
     return found
 
 
-def show(console: Console, run_dir: Path, stages: list[tuple[str, str, Path]], result: dict) -> None:
+def show(
+    console: Console, run_dir: Path, stages: list[tuple[str, str, Path]], result: dict, *, then: str = ""
+) -> None:
     """Prints the end of a run and draws its curve.
 
     Args:
@@ -282,6 +285,7 @@ def show(console: Console, run_dir: Path, stages: list[tuple[str, str, Path]], r
         run_dir: The run directory.
         stages: Name, kind and folder of each stage.
         result: The result of the run.
+        then: The next command, if it does not depend on the stages.
     """
     compare = result.get("compare", [])
     picture = curve(run_dir, stages, compare)
@@ -311,10 +315,10 @@ def show(console: Console, run_dir: Path, stages: list[tuple[str, str, Path]], r
     for table in tables:
         console.print(table, soft_wrap=True)
         console.print()
-    _where(console, run_dir, stages, picture)
+    _where(console, run_dir, stages, picture, then)
 
 
-def _where(console: Console, run_dir: Path, stages: list, picture: Path | None) -> None:
+def _where(console: Console, run_dir: Path, stages: list, picture: Path | None, then: str = "") -> None:
     """Prints where the outputs are, and the next command."""
     took = directory.seconds(run_dir)
     lines = [("run", f"{run_dir}/  ({duration(took)})" if took else f"{run_dir}/")]
@@ -325,7 +329,7 @@ def _where(console: Console, run_dir: Path, stages: list, picture: Path | None) 
     elif trained:
         lines.append(("models", f"{run_dir}/STAGE/model/, STAGE one of {', '.join(path.name for path in trained)}"))
     lines.append(("report", _report(run_dir)))
-    lines.append(("next", _next(run_dir, stages, trained)))
+    lines.append(("next", then or _next(run_dir, stages, trained)))
     for label, place in lines:
         console.print(Text.assemble((f"{label:<7}", "bold"), place), soft_wrap=True)
 
@@ -347,7 +351,21 @@ def _next(run_dir: Path, stages: list, trained: list[Path]) -> str:
     model = trained[-1] / "model"
     if any(kind == "eval" for _, kind, _ in stages):
         return f"r1lab eval {model} --protocol {run_dir}/recipe.yaml --samples 16, for a narrower interval"
+    if own := _on_own_rows(trained[-1]):
+        return f"r1lab eval {model} {own}"
     # The embedded models know only the puzzles of the quickstart.
     config = run_dir / "config.yaml"
     embedded = config.is_file() and "embedded:tiny-" in config.read_text(encoding="utf-8")
     return f"r1lab eval {model} --protocol {'quickstart' if embedded else 'greedy'}, to evaluate it"
+
+
+def _on_own_rows(stage: Path) -> str:
+    """The options that evaluate a model on other rows of the user, if it was trained on a file; otherwise empty."""
+    config = storage.read_yaml(stage / "config.yaml") if (stage / "config.yaml").is_file() else {}
+    data, rewards = config.get("data") or {}, config.get("rewards") or []
+    if data.get("builder", "rows") != "rows" or not rewards or not Path(str(data.get("path"))).is_file():
+        return ""
+    names = ", ".join(f"{ours}: {theirs}" for ours, theirs in (data.get("columns") or {}).items())
+    columns = " " + shlex.quote(f"eval.tasks.0.columns={{{names}}}") if names else ""
+    grader = shlex.quote(rewards[0]["name"])
+    return f"--tasks OTHER_ROWS.jsonl --grader {grader} --protocol greedy{columns}, on rows that it was not trained on"

@@ -45,9 +45,8 @@ def build_rows(
         raise UserError(f"data: {data.builder} has no rows for split {given['split']}: set another data.split")
     if size is None and data.size and len(rows) < data.size:  # the size of an evaluation is a limit
         where = parameters.get("path", data.builder)
-        logger.warning(
-            "%s: data.size is %d, but there are only %d rows, which are all used", where, data.size, len(rows)
-        )
+        there = "is only 1 row" if len(rows) == 1 else f"are only {len(rows)} rows, which are all used"
+        logger.warning("%s: data.size is %d, but there %s", where, data.size, there)
     return _operated(rows, data, seed, run_dir, tokenizer)
 
 

@@ -28,6 +28,10 @@ def test_shares_of_tasks_and_a_reward_for_none_of_them(found, grpo):
     assert any("40 rows checked; tasks: farm 75%, eggs 25%" in line for line in lines)
     (line,) = [line for line in lines if line.startswith("error")]
     assert "rewards.1.tasks: format is for knights_knaves, but the rows have" in line
+    (line,) = [
+        line for line in found(grpo(data=write([question(1)], "one.jsonl"), rewards=rewards)) if "checked" in line
+    ]
+    assert "data: 1 row checked; " in line
     rewards = [{"name": "exact_match", "tasks": ["farm"]}]
     (line,) = [line for line in found(grpo(data=data, rewards=rewards), "error") if "no reward" in line]
     assert "no reward applies to rows of eggs" in line

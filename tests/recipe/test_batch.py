@@ -51,6 +51,7 @@ def test_fewer_rows_than_groups_are_an_error_of_check_and_of_the_run(tmp_path, s
     assert said.startswith(f"{problem}: use at least {groups} rows, or lower ") and said.endswith(way)
     with pytest.raises(UserError, match=f"data: {problem}"):
         grpo.run(few, tmp_path)
+    assert batch.too_few_rows(few, rows, tiny=True) == (problem, f"use at least {groups} rows")
     assert batch.too_few_rows(few, groups) is None
 
 

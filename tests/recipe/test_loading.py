@@ -234,6 +234,7 @@ def test_a_shared_section_that_no_stage_has_is_told(write):
         ("1e-4", '"1e-4"', "r.yaml:7: train.learning_rate: should be a number, not the text '1e-4'"),
         ("size: 40", "size: 4.5", "r.yaml:3: data.size: should be a whole number, not 4.5"),
         ("size: 40", "size: 0", "r.yaml:3: data.size: should be at least 1, not 0"),
+        ("learning_rate", "lr", "r.yaml:7: train.lr: unknown key (did you mean `learning_rate`?)"),
         ("size: 40", "siez: 40", "r.yaml:3: data.siez: unknown parameter (did you mean `size`?)"),
         ("people: [2, 3]", "people: [2, x]", "r.yaml:3: data.people.1: should be a whole number, not the text 'x'"),
         ("mode: strict", "mode: stict", "r.yaml:5: rewards.0.mode: stict: no such choice (did you mean `strict`?)"),

@@ -72,6 +72,20 @@ def test_what_cannot_be_had_is_left_out_and_told():
     assert left_out == ["rewards: judge is left out, because it needs a server"]
 
 
+def test_models_that_were_replaced_are_named_once(tmp_path, caplog):
+    stages = [{"stage": "grpo", "model": {"path": path}} for path in ("@a/model", "Qwen/A", "meta/Llama-B", "Qwen/A")]
+    _, (line,) = tiny.scaled_down({"stages": stages})
+    assert line.startswith("embedded:tiny-qwen2 in place of Qwen/A; embedded:tiny-llama in place of meta/Llama-B: ")
+    assert tiny.scaled_down({"stages": stages[:1], "model": {"path": "embedded:tiny-qwen2"}})[1] == []
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("stage: sft\nmodel: {path: Qwen/A}\ndata: {builder: gsm8k}\n")
+    loading.load([str(recipe)], tiny=True, quiet=True)
+    assert not caplog.messages
+    loading.load([str(recipe)], tiny=True)
+    (said,) = caplog.messages
+    assert said.startswith("--tiny: embedded:tiny-qwen2 in place of Qwen/A: ")
+
+
 def test_rows_of_the_hub_are_those_that_r1lab_carries():
     small, _ = tiny.scaled_down({"stage": "sft", "data": {"builder": "gsm8k"}, "name": "mine"})
     assert small["data"]["path"].endswith("data/tiny/gsm8k.jsonl") and small["data"]["size"] == 16

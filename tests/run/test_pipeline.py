@@ -396,7 +396,7 @@ def test_ctrl_c_ends_the_step_says_how_to_go_on_and_resume_goes_on(tmp_path):
     os.killpg(parent.pid, signal.SIGINT)  # as a terminal does: to the whole group, of which the stage is no part
     out, err = parent.communicate(timeout=20)
     assert parent.returncode == 130
-    assert "stopping after this step" in out
+    assert "stopping after this step (recent steps took up to " in out
     assert "Traceback" not in err
     [line] = err.splitlines()
     assert line.startswith("zero: interrupted; to continue: ")
@@ -497,3 +497,19 @@ def test_the_command_to_resume_without_a_command_line_uses_the_config(tmp_path, 
     stage = pipeline.StageRun("zero", tmp_path / "quick" / "02-zero", {}, "stage 2 of 3")
     config = tmp_path / "quick" / "config.yaml"
     assert pipeline.resume_command(stage).endswith(f"run {config} --runs-dir {tmp_path} --name quick --resume")
+    assert pipeline._without_tiny() == ""
+
+
+@pytest.mark.parametrize(
+    ("typed", "whole"),
+    [
+        ("run mine.yaml --tiny", "run mine.yaml"),
+        ("run a.yaml b.yaml --tiny seed=1 --name x --resume --runs-dir r", "run a.yaml b.yaml seed=1 --runs-dir r"),
+        ("run --overwrite --name=x --tiny mine.yaml", "run mine.yaml"),
+        ("run mine.yaml", None),
+        ("check mine.yaml --tiny", None),
+    ],
+)
+def test_the_command_after_a_run_in_small_runs_the_whole_recipe(monkeypatch, typed, whole):
+    monkeypatch.setattr(sys, "argv", ["r1lab", *typed.split()])
+    assert pipeline._without_tiny() == (" ".join([*pipeline._program(), whole]) if whole else "")

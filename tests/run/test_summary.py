@@ -1,6 +1,7 @@
 """What a person sees at the end of a pipeline."""
 
 import io
+import shlex
 
 from rich.console import Console
 
@@ -117,6 +118,23 @@ def test_the_next_command_evaluates_an_embedded_model_on_the_puzzles_that_it_kno
     for path, protocol in (("embedded:tiny-qwen2", "quickstart"), ("Qwen/Qwen2.5-0.5B", "greedy")):
         storage.write_yaml(tmp_path / "config.yaml", {"stage": "grpo", "name": "mine", "model": {"path": path}})
         assert f"--protocol {protocol}," in summary._next(tmp_path, [("mine", "grpo", tmp_path)], [tmp_path])
+
+
+def test_the_next_command_evaluates_a_model_of_ones_own_rows_on_ones_own_rows(tmp_path):
+    (tmp_path / "train.jsonl").write_text("")
+    data = {"builder": "rows", "path": str(tmp_path / "train.jsonl"), "columns": {"prompt": "q", "answer": "final"}}
+    config = {"stage": "grpo", "name": "mine", "data": data, "rewards": [{"name": "accuracy"}]}
+    storage.write_yaml(tmp_path / "config.yaml", config | {"model": {"path": "embedded:tiny-qwen2"}})
+    command, _, _ = summary._next(tmp_path, [("mine", "grpo", tmp_path)], [tmp_path]).partition(", on rows")
+    words = ["--tasks", "OTHER_ROWS.jsonl", "--grader", "accuracy", "--protocol", "greedy"]
+    last = "eval.tasks.0.columns={prompt: q, answer: final}"
+    assert shlex.split(command) == ["r1lab", "eval", f"{tmp_path}/model", *words, last]
+
+
+def test_the_next_command_may_be_given(tmp_path):
+    storage.write_yaml(tmp_path / "config.yaml", {"stage": "eval", "name": "mine"})
+    page = printed(summary._where, tmp_path, [("mine", "eval", tmp_path)], None, "r1lab run mine.yaml")
+    assert page.endswith("next   r1lab run mine.yaml\n")
 
 
 def test_a_report_that_cannot_be_written_does_not_fail_the_run(tmp_path):
