@@ -267,7 +267,7 @@ class StageDisplay:
         else:
             place = f"{self.place}, " if self.place else ""
             self.say(f"{self.name}  {place}{self.kind}: {self.doing}; log in {self.path / 'log.txt'}")
-        self._read()
+        self.read()
         self._evals_shown = len(self.state().evals)
         self.update()
         return self
@@ -282,20 +282,20 @@ class StageDisplay:
         self.console.print(Text(text), soft_wrap=not self.console.is_terminal)
 
     def state(self) -> Progress:
-        """The current progress of the stage, according to metrics that are read now."""
-        self._read()
+        """The current progress of the stage."""
         return self.metrics.state(doing=self.doing, now=self.clock())
 
     def update(self, *, last: bool = False) -> None:
         """Reads new metrics and draws them."""
-        self._read()
+        self.read()
         if self._live is None:
             self._print_lines(last)
         elif last or self.clock() - self._drawn_at >= REDRAW_EVERY:
             self._drawn_at = self.clock()
             self._live.update(self.panel(), refresh=True)
 
-    def _read(self) -> None:
+    def read(self) -> None:
+        """Reads new metrics without drawing them, and prints the messages among them."""
         rows, offset = storage.follow_jsonl(self.path / "metrics.jsonl", self._offset)
         if offset < self._offset:
             self.metrics = MetricsHistory(self.kind, self.started)

@@ -144,8 +144,8 @@ def _run_stages(
     _write_cards(run_dir, stages)
     console.print()
     result = directory.finished_result(run_dir)
-    told = [(stage.name, stage.kind, stage.path) for stage in stages]
-    summary.show(console, run_dir, told, result, then=_without_tiny())
+    shown = [(stage.name, stage.kind, stage.path) for stage in stages]
+    summary.show(console, run_dir, shown, result, then=_without_tiny())
     return 0
 
 
@@ -255,6 +255,7 @@ def _pass_on(running: Group, stop: StopRequests, display: StageDisplay) -> None:
             kept = "the answers written so far are kept"
             display.say(f"stopping, which may take a minute or two; Ctrl-C again stops at once; either way, {kept}")
         else:
+            display.read()
             state = display.state()
             seconds = [row["seconds"] for row in state.history[-_RECENT:] if "seconds" in row]
             took = f" (recent steps took up to {rough_duration(max(seconds))})" if seconds else ""
