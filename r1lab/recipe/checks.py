@@ -193,7 +193,7 @@ def train_problems(recipe: StageRecipe) -> Problems:
             found += value_problems(value, recipe.own.model_fields[key].rebuild_annotation(), keys)
             found += _function_problems(key, value, keys) if not found else []
         elif key not in fields:
-            unlike = f": TRL's {config} has no such field; `r1lab ls keys {recipe.stage}` lists them"
+            unlike = f": TRL's {config} has no such field; `r1lab ls keys {recipe.stage}.train` lists them"
             hint = did_you_mean(key, train_fields(recipe.stage), otherwise=unlike)
             found.append((keys, f"unknown key{hint}"))
         elif key in (choices := CHOICES.get(recipe.stage, {})) and value not in choices[key]:
