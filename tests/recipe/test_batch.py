@@ -165,5 +165,6 @@ def test_the_trainer_gets_what_follows_for_the_processes_that_there_are(tmp_path
     monkeypatch.setattr(training.ranks, "world_size", lambda: ranks)
     monkeypatch.setattr(training, "_group_settings", lambda recipe: {})  # there are no other processes to join
     recipe = loaded(tmp_path, 8, "per_device_train_batch_size: 8, global_batch_size: 128")
-    config = training.trl_config(SimpleNamespace, recipe, tmp_path)
+    one_device = type("Config", (SimpleNamespace,), {"n_gpu": 1})
+    config = training.trl_config(one_device, recipe, tmp_path)
     assert config.gradient_accumulation_steps == accumulation and not hasattr(config, "global_batch_size")
