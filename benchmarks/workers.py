@@ -21,7 +21,7 @@ prompt: {template: r1-zero}
 rewards: [{name: knights_knaves, mode: strict}]
 rollout: {engine: auto, max_completion_length: 256}
 eval:
-  tasks: [{builder: knights_knaves, people: {2: 3, 3: 2}, names: 16, sayings: 1, copies: 4}]
+  tasks: [{builder: knights_knaves, people: {2: 3, 3: 2}, names: 16, sayings: 1, copies: 40}]
   num_samples: 8
 """
 
