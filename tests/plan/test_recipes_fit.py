@@ -28,6 +28,6 @@ def test_the_header_of_a_template_has_the_memory_of_its_plan(name, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     header = yaml_source.packaged_recipes()[name].read_text(encoding="utf-8")
     said = re.search(r"# By r1lab plan --gpu (\S+): ([\d.]+) of", header)
-    assert said and f"r1lab plan mine.yaml --gpu {said[1]}`" in header
+    assert said and f"r1lab plan own.yaml --gpu {said[1]}`" in header
     (stage,) = plan.plan(recipes.load([name]), gpu=said[1]).stages
     assert stage.peak.total / 2**30 == pytest.approx(float(said[2]), rel=0.02)
