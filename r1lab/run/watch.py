@@ -43,7 +43,7 @@ def silent(group: Group, timeout: float, now: float) -> bool:
     last = max([group.started, *(file.stat().st_mtime for file in signs if file.is_file())])
     if now - last > timeout / 2 and now - group.started < LOADING and not _has_begun(group):
         used = sum(clock.used(process.pid).seconds for process in group.processes)
-        if used > group.used + min(1.0, timeout / 100):  # also on a machine that leaves them a hundredth of a core
+        if used > group.used + 1:  # ranks that hang use some too, as they look for each other
             group.worked, group.used = now, used
     return now - max(last, group.worked) > timeout
 
