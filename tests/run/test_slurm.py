@@ -1,6 +1,7 @@
 """Runs on a Slurm cluster: the batch script, and real jobs on two nodes, which are this machine twice."""
 
 import json
+import re
 import subprocess
 import sys
 
