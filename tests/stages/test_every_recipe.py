@@ -1,4 +1,4 @@
-"""Every packaged recipe runs in small (`--tiny`), with no network: on two ranks if it is for several GPUs.
+"""Every packaged recipe runs scaled down (`--tiny`), with no network: on two ranks if it is for several GPUs.
 
 What costs is the start of processes, so that the same ones run the stages of many recipes.
 """
@@ -38,7 +38,7 @@ os._exit(0)
 
 
 def planned(root: Path) -> Iterator[tuple[str, dict, list[StageRun]]]:
-    """The names, the resolved recipes and the stages of all recipes, in small and ready to start.
+    """The names, the resolved recipes and the stages of all recipes, scaled down and ready to start.
 
     Every second one for several GPUs has the strategy that it has on them, the others that of a CPU.
     """
