@@ -54,4 +54,4 @@ def main(questions: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 800)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 3000)

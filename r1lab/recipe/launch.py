@@ -101,8 +101,9 @@ def resolved(config: dict, *, gpu: bool) -> dict:
 def comparable(config: dict) -> dict:
     """A stage's resolved recipe without the settings of `launch` that leave its results as they are.
 
-    A training whose update is set by `train.global_batch_size` is the same on any number of ranks, and so is a stage
-    that does not train. A sharded training has other checkpoints than one that is not.
+    A training whose update is set by `train.global_batch_size` is the same on any number of ranks and with any
+    strategy, and so is a stage that does not train. Whether a checkpoint fits another strategy is decided when it is
+    read (`r1lab.models.shard.fit_checkpoint`).
 
     >>> comparable({"launch": {"gpus": 2, "timeout": 60, "strategy": "ddp"}, "train": {"global_batch_size": 64}})
     {'launch': {}, 'train': {'global_batch_size': 64}}
@@ -111,5 +112,4 @@ def comparable(config: dict) -> dict:
     kept = {key: launch.get(key, 1) for key in ("gpus", "nodes")}
     if "strategy" not in launch or (config.get("train") or {}).get("global_batch_size"):
         kept = {}
-    sharded = {"strategy": "fsdp2"} if launch.get("strategy") == "fsdp2" else {}
-    return config | {"launch": kept | sharded} if "launch" in config else config
+    return config | {"launch": kept} if "launch" in config else config

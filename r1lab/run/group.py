@@ -71,8 +71,10 @@ def start(command: list[str], path: Path, count: int = 1, node: Node | None = No
         node: This machine, if there are others; `remove_signs` has then been called once for all of them.
     """
     port = None
-    if node is None and count > 1:
+    if node is None:
         remove_signs(path)
+    if node is None and count > 1:
+        ranks.folder(path).mkdir(exist_ok=True)
         port = free_port()
         node = Node(0, 1, "127.0.0.1", port.getsockname()[1])
     first = node.number * count if node else 0
@@ -100,10 +102,8 @@ def size(file: Path) -> int:
 def remove_signs(path: Path) -> None:
     """Removes what an earlier attempt left and this one would take for its own."""
     (path / "stop").unlink(missing_ok=True)
-    folder = ranks.folder(path)
-    folder.mkdir(exist_ok=True)
     for name in ("*.beat", "*.stack", "*.error", "*.end"):
-        for file in folder.glob(name):
+        for file in ranks.folder(path).glob(name):
             file.unlink()
 
 

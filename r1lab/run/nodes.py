@@ -36,6 +36,7 @@ _POLL = 0.5  # seconds between two looks at the ranks and at the file `stop`
 def start(command: list[str], path: Path, count: int) -> Group:
     """Starts a stage on `count` nodes; `command` is that of a rank. Returns the group of the srun."""
     group.remove_signs(path)
+    ranks.folder(path).mkdir(exist_ok=True)
     log = ranks.folder(path) / "srun.log"
     log_from = group.size(log)
     port = group.free_port()

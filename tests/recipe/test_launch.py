@@ -80,7 +80,7 @@ def test_the_config_of_a_run_on_several_ranks_loads_and_resolves_to_itself(write
         (["launch.timeout=60"], ["launch.slurm={partition: main}"], True),
         (["launch.gpus=2"], [], False),  # the update has half as many rows
         (["launch.gpus=2", "train.global_batch_size=8"], ["train.global_batch_size=8"], True),
-        (["launch.gpus=2", "launch.strategy=fsdp2"], ["launch.gpus=2"], False),
+        (["launch.gpus=2", "launch.strategy=fsdp2", "train.global_batch_size=8"], ["train.global_batch_size=8"], True),
     ],
 )
 def test_where_a_run_may_be_resumed(write, before, now, same):

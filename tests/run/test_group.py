@@ -226,6 +226,14 @@ def test_ctrl_c_stops_all_ranks_after_the_same_step_and_a_run_resumes(tmp_path):
     assert run(config, tmp_path, resume=True)[0] == 0
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_start_removes_the_file_that_stopped_the_last_attempt(tmp_path, count):
+    (tmp_path / "stop").touch()
+    started = group.start([sys.executable, "-c", ""], tmp_path, count)
+    group.kill(started)
+    assert not (tmp_path / "stop").exists()
+
+
 def test_a_second_ctrl_c_kills_all_ranks(tmp_path):
     parent = start_parent(recipe(max_steps=200, seconds=100), tmp_path)
     wait_for(lambda: len(list((tmp_path / "s").glob("*.pid"))) == 2)
