@@ -10,7 +10,16 @@ from r1lab.check.seen import GENERATED, Seen
 from r1lab.findings import Finding
 from r1lab.models import loading
 from r1lab.recipe import batch, launch, precision, trl_fields
-from r1lab.recipe.schema import EvalRecipe, GrpoRecipe, SampleRecipe, SftRecipe, StageRecipe, Trained, is_trained
+from r1lab.recipe.schema import (
+    EvalRecipe,
+    GrpoRecipe,
+    SampleRecipe,
+    SftRecipe,
+    StageRecipe,
+    Trained,
+    is_trained,
+    setting,
+)
 from r1lab.recipe.sections import Launch, Lora, Model, Rollout
 from r1lab.recipe.yaml_source import Keys
 from r1lab.rewards.facts import facts_of
@@ -154,7 +163,7 @@ def _bfloat16(model: Model, train: dict[str, Any]) -> list[Finding]:
 
 def _rounding(recipe: Trained) -> list[Finding]:
     """A learning rate whose updates weights in bfloat16 do not take: they have 8 significant bits."""
-    rate = recipe.train.get("learning_rate", trl_fields.FIELDS[recipe.trl]["learning_rate"][1])
+    rate = setting(recipe, "learning_rate")
     kept = precision.weights(recipe, loading.dtype_name(recipe.model.dtype))
     if kept != "bfloat16" or getattr(recipe.model, "lora", None) or not 0 < rate < ROUNDED:
         return []
@@ -217,7 +226,7 @@ def _sized(size: float) -> str:
 
 def _kl(recipe: GrpoRecipe) -> list[Finding]:
     """A KL penalty that keeps the policy close to its start."""
-    beta, size = recipe.train.get("beta", trl_fields.GRPO["beta"][1]), billions(recipe.model.path)
+    beta, size = setting(recipe, "beta"), billions(recipe.model.path)
     if beta <= 0.01:
         return []
     what = f"{beta:g} keeps the policy close to its start: R1 uses 0.001, Dr. GRPO and DAPO 0"

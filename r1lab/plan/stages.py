@@ -2,17 +2,15 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
 
-from r1lab.models import shard
-from r1lab.plan import cost, generating, gpus, judging, memory, shapes
+from r1lab.plan import cost, disk, generating, gpus, judging, memory, shapes
 from r1lab.plan.generating import completion_limit
 from r1lab.plan.gpus import GIB, Device
 from r1lab.plan.lengths import Lengths, mean_written, tasks
 from r1lab.plan.memory import Adapters, Layout, Memory, Precision, Sharding, Training
-from r1lab.recipe import batch, launch, precision, trl_fields
+from r1lab.recipe import batch, launch, precision
 from r1lab.recipe.batch import Batch
-from r1lab.recipe.schema import GrpoRecipe, StageRecipe, Trained, is_trained
+from r1lab.recipe.schema import GrpoRecipe, StageRecipe, Trained, is_trained, setting
 from r1lab.recipe.sections import Eval, EvalRollout, GrpoTrain, Launch, Lora, Rollout
 
 PROCESS, VLLM = 0.53, 0.17
@@ -22,8 +20,8 @@ any engine (measured: docs/plan.md)."""
 CONTEXT, FRAGMENTS = 1.0, 0.05
 """Assumed for a GPU: GiB of CUDA's context and libraries, and the share that its allocator leaves unused."""
 
-TEXT, TOKEN = 4.5, 8
-"""Bytes per token as text in host memory, where all rows of a stage are, and in the Arrow file that SFT trains on."""
+TEXT = 4.5
+"""Bytes per token as text in host memory, where all rows of a stage are."""
 
 _STATES = {"adamw_bnb_8bit": 2, "adamw_8bit": 2, "paged_adamw_8bit": 2, "lion_8bit": 1, "adamw_torch_8bit": 2,
            "adamw_torch_4bit": 1, "adafactor": 0, "sgd": 0, "lomo": 0, "adalomo": 0}  # fmt: skip
@@ -147,13 +145,6 @@ def _without_bfloat16(recipe: StageRecipe, device: Device) -> str:
     return f"model.dtype auto is float32, because bfloat16 is only emulated on {device.name}"
 
 
-def setting(recipe: Trained, key: str) -> Any:
-    """A value of a stage's `train` section, or TRL's default."""
-    given = recipe.train.get(key)
-    default = trl_fields.FIELDS[recipe.trl].get(key, (None, None))[1]
-    return default if given is None else given
-
-
 def _with_process(recipe: StageRecipe, device: Device, parts: Memory, host: int = 0) -> Memory:
     """Memory including that of the process itself, on a CPU with the texts of its rows."""
     if device.cuda:
@@ -230,7 +221,7 @@ def _trains(name: str, recipe: Trained, device: Device, shape: shapes.Shape, fou
         steps and steps * update.rows * each,
         steps and steps * (flops + generated),
         steps and steps * seconds,
-        _disk(recipe, shape, work, steps) + _tokens(recipe, found),
+        disk.checkpoints(recipe, shape, work, steps) + disk.tokens(recipe, found),
         short=short,
         loading=memory.loading(work, recipe.launch.gpus, held),
         completions=completions,
@@ -376,31 +367,3 @@ def _generates(
         completions=questions and rows,
         written=mean,
     )
-
-
-def _disk(recipe: Trained, shape: shapes.Shape, work: Training, steps: int | None) -> int:
-    """Bytes of the checkpoints that exist together, including one that is being written, and of the final model."""
-    final = shape.parameters * work.frozen_bytes
-    weight = work.trained_bytes
-    states = work.trained * (2 * weight if work.states is None else work.states)
-    states += work.trained * 4 if work.mixed and not work.sharding.fsdp else 0
-    one = work.trained * weight
-    if not recipe.train.get("save_only_model"):
-        gathered = work.sharding.fsdp and work.trained * shard.STATE <= shard.GATHERED
-        one += states + (work.trained * weight if gathered else 0)  # the weights are then in two files
-    every = setting(recipe, "save_steps")
-    if setting(recipe, "save_strategy") == "no":
-        saves = 0
-    elif setting(recipe, "save_strategy") == "epoch":
-        saves = math.ceil(setting(recipe, "num_train_epochs"))
-    elif every < 1:
-        saves = math.ceil(1 / every)
-    else:
-        saves = math.ceil((steps or every) / every)
-    kept = min(saves, (recipe.train.get("save_total_limit") or 2) + 1)
-    return int(kept * one + final + (work.trained * work.trained_bytes if work.lora else 0))
-
-
-def _tokens(recipe: Trained, found: Lengths) -> int:
-    """Bytes of the Arrow file with an SFT stage's tokens, which exists while it trains."""
-    return int((found.rows or 0) * found.mean * TOKEN) if recipe.stage == "sft" else 0

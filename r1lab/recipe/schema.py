@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeGuard
 from pydantic import BeforeValidator, Field, PrivateAttr, SerializeAsAny
 
 from r1lab.errors import UserError
+from r1lab.recipe import trl_fields
 from r1lab.recipe.sections import (
     Alarms,
     Curriculum,
@@ -211,6 +212,12 @@ def trains(kind: str) -> bool:
 def is_trained(recipe: StageRecipe) -> TypeGuard[Trained]:
     """Whether a stage trains a model."""
     return bool(recipe.trl)
+
+
+def setting(recipe: Trained, key: str) -> Any:
+    """Returns a value of a stage's `train` section, or TRL's default."""
+    given = recipe.train.get(key)
+    return trl_fields.FIELDS[recipe.trl].get(key, (None, None))[1] if given is None else given
 
 
 def _of_its_kind(stage: Any) -> Any:
