@@ -15,6 +15,7 @@ from r1lab.data.instructions_text import topic_of
 from r1lab.evaluation import stats
 from r1lab.rewards.prose import words
 from r1lab.rundir import storage
+from r1lab.text import percent
 
 TASK = "trained_kinds"
 BRACKETS = re.compile(r"\[[^\]]*\]|<<.*?>>", re.DOTALL)
@@ -58,8 +59,7 @@ def cell(table: dict, name: str) -> str:
     """The share before and after, and the paired difference."""
     before, after = (list(table[stage][name].values()) for stage in ("base", "after"))
     diff, ci95 = stats.paired_diff(before, after)
-    low, high = (f"{100 * bound:+.1f}" for bound in ci95)
-    return f"{mean(before):.1%} → {mean(after):.1%}: {100 * diff:+.1f} [{low}, {high}]"
+    return f"{mean(before):.1%} → {mean(after):.1%}: {percent(diff, ci95, signed=True)}"
 
 
 def mean(values: list[float]) -> float:

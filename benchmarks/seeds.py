@@ -14,6 +14,7 @@ from pathlib import Path
 
 from r1lab.evaluation import stats
 from r1lab.rundir import directory, storage
+from r1lab.text import percent
 
 
 def main(runs: list[Path], texts: list[str]) -> None:
@@ -57,8 +58,7 @@ def main(runs: list[Path], texts: list[str]) -> None:
 def _cell(result: dict, like: dict) -> str:
     keys = ("task", "metric", "before", "after")
     (row,) = [row for row in result["compare"] if all(row[key] == like[key] for key in keys)]
-    low, high = (f"{100 * bound:+.1f}" for bound in row["ci95"])
-    return f"{row['after_value']:.1%}: {100 * row['diff']:+.1f} [{low}, {high}]"
+    return f"{row['after_value']:.1%}: {percent(row['diff'], row['ci95'], signed=True)}"
 
 
 def _of(run: Path, before: str, after: str, text: str) -> str:
@@ -68,9 +68,8 @@ def _of(run: Path, before: str, after: str, text: str) -> str:
         return "none"
     first, second = ([scores[question] for question in shared] for scores in (old, new))
     diff, ci95 = stats.paired_diff(first, second)
-    low, high = (f"{100 * bound:+.1f}" for bound in ci95)
     means = " → ".join(f"{sum(scores) / len(shared):.1%}" for scores in (first, second))
-    return f"{len(shared)}: {means}, {100 * diff:+.1f} [{low}, {high}]"
+    return f"{len(shared)}: {means}, {percent(diff, ci95, signed=True)}"
 
 
 def _answers(run: Path, stage: str, text: str) -> dict[tuple[str, int], float]:

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from r1lab import lookup
 from r1lab.errors import UserError
 from r1lab.recipe import yaml_source
-from r1lab.text import did_you_mean
+from r1lab.text import did_you_mean, percent
 
 SECTIONS = ("recipes", "rewards", "data", "runs")
 
@@ -327,9 +327,9 @@ def headline(path: Path) -> str:
         return _progress(path)
     if result.get("compare"):
         row = next((row for row in result["compare"] if row["metric"] == "avg"), result["compare"][0])
-        low, high = (100 * bound for bound in row["ci95"])
         before, after = 100 * row["before_value"], 100 * row["after_value"]
-        return f"{row['task']} {before:.1f} → {after:.1f} % ({100 * row['diff']:+.1f} [{low:+.1f}, {high:+.1f}])"
+        gain = percent(row["diff"], row["ci95"], signed=True)
+        return f"{row['task']} {before:.1f} → {after:.1f} % ({gain})"
     evaluated = [result, *result.get("stages", {}).values()]
     if tasks := next((one["tasks"] for one in reversed(evaluated) if one and one.get("tasks")), None):
         return _accuracy(tasks)

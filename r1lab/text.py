@@ -53,7 +53,7 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:.{digits}f}"
 
 
-def percent(value: float | None, ci95: list[float] | None = None, *, signed: bool = False) -> str:
+def percent(value: float | None, ci95: Sequence[float] | None = None, *, signed: bool = False) -> str:
     """A share as a percentage with its interval.
 
     >>> percent(0.373, [0.321, 0.425]), percent(0.217, [0.15, 0.27], signed=True)

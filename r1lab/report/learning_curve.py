@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from r1lab.text import percent
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -92,16 +94,15 @@ def headline(name: str, compare: list[dict]) -> str:
 
     >>> row = {"task": "kk", "before_value": 0.249, "after_value": 0.408, "diff": 0.159, "ci95": [0.121, 0.196]}
     >>> headline("quickstart", [row])
-    'quickstart: held-out accuracy 24.9 → 40.8 % (+15.9 [12.1, 19.6])'
+    'quickstart: held-out accuracy 24.9 → 40.8 % (+15.9 [+12.1, +19.6])'
     """
     main = next((row for row in compare if row.get("metric", "avg") == "avg"), None)
     if not main:
         return name
     task = f" on {main['task']}" if len({row["task"].split("/")[0] for row in compare}) > 1 else ""
-    before, after, low, high = (
-        f"{100 * value:.1f}" for value in (main["before_value"], main["after_value"], *main["ci95"])
-    )
-    return f"{name}: held-out accuracy{task} {before} → {after} % ({100 * main['diff']:+.1f} [{low}, {high}])"
+    before, after = percent(main["before_value"]), percent(main["after_value"])
+    gain = percent(main["diff"], main["ci95"], signed=True)
+    return f"{name}: held-out accuracy{task} {before} → {after} % ({gain})"
 
 
 def _has(segments: list[Segment], key: str) -> bool:

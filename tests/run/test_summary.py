@@ -45,7 +45,7 @@ def pipeline(run, monkeypatch):
 
 def test_a_line_joins_what_is_compared_through_the_training_between(tmp_path, monkeypatch):
     _, title, segments, lines = pipeline(tmp_path, monkeypatch)
-    assert title == f"{tmp_path.name}: held-out accuracy 20.0 → 50.0 % (+30.0 [20.0, 40.0])"
+    assert title == f"{tmp_path.name}: held-out accuracy 20.0 → 50.0 % (+30.0 [+20.0, +40.0])"
     assert [(segment.name, segment.start) for segment in segments] == [("zero", 0), ("control", 4)]
     assert [[(point.step, point.value) for point in line] for line in lines] == [
         [(0, 0.2), (2, 0.4), (4, 0.5)],
