@@ -1,4 +1,4 @@
-"""The parts of a GRPO checkpoint that transformers does not save: pass rates, reference model, unfinished rollout."""
+"""The parts of a GRPO checkpoint that transformers does not save: pass rates, reference model, unfinished rollouts."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from r1lab.grpo.trainer import GRPOTrainer
 
 CHOOSER, REFERENCE, ROLLOUT = "chooser.json", "reference.safetensors", "rollout.rank{}.pt"
+GROUPS = "groups.pt"
 
 
 @dataclass
@@ -43,6 +44,8 @@ def save(trainer: GRPOTrainer, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if trainer.chooser is not None and trainer.args.should_save:
         storage.write_json_atomic(folder / CHOOSER, trainer.chooser.state())
+    if trainer.groups is not None and trainer.args.should_save:
+        torch.save(trainer.groups.state(), folder / GROUPS)
     if trainer.args.sync_ref_model:
         reference = trainer.accelerator.unwrap_model(trainer.ref_model)
         shard.save_frozen(trainer.accelerator, reference, folder / REFERENCE)
@@ -58,6 +61,8 @@ def load(trainer: GRPOTrainer, folder: Path) -> None:
     """Restores the state that `save` wrote."""
     if trainer.chooser is not None and (path := folder / CHOOSER).exists():
         trainer.chooser.load(json.loads(path.read_text(encoding="utf-8")))
+    if trainer.groups is not None and (path := folder / GROUPS).exists():
+        trainer.groups.load(torch.load(path, weights_only=True))
     if trainer.args.sync_ref_model:
         shard.load_frozen(trainer.accelerator.unwrap_model(trainer.ref_model), folder / REFERENCE)
     accelerator, step = trainer.accelerator, int(folder.name.rpartition("-")[2])

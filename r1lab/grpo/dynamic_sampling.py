@@ -27,6 +27,7 @@ class Group:
         completion_ids, completions, logprobs: Token ids, text and the engine's log-probabilities of each completion.
         rewards: For each completion the value of each reward, NaN if it does not apply.
         right: Which completions are correct; None if the grader is not known.
+        versions: The version of the weights that sampled each token; None if they are the present ones.
     """
 
     inputs: dict
@@ -36,6 +37,7 @@ class Group:
     logprobs: list[list[float]] | None
     rewards: list[list[float]]
     right: list[bool] | None
+    versions: list[list[int]] | None = None
 
 
 def has_signal(group: Group, metric: str, weights: list[float]) -> bool:
@@ -84,7 +86,7 @@ def choose(trainer: GRPOTrainer, inputs: list[dict]) -> list[Group]:
             numbers = chosen.draw(step, rounds, count, but=used)
             mine = numbers[rank * count // ranks : (rank + 1) * count // ranks]
             inputs = [trainer.train_dataset[number] for number in mine for _ in range(size)]
-        groups = [group for groups in gather_object([_generate(trainer, inputs)]) for group in groups]
+        groups = [group for groups in gather_object([generate(trainer, inputs)]) for group in groups]
         used |= {group.inputs["row"] for group in groups}
         if groups[0].right is not None:
             chosen.see([(g.inputs["row"], sum(g.right) / len(g.right)) for g in groups], step)
@@ -108,7 +110,7 @@ def choose(trainer: GRPOTrainer, inputs: list[dict]) -> list[Group]:
     return (kept + spare)[:wanted][rank * share : (rank + 1) * share]
 
 
-def _generate(trainer: GRPOTrainer, inputs: list[dict]) -> list[Group]:
+def generate(trainer: GRPOTrainer, inputs: list[dict]) -> list[Group]:
     """Generates and grades completions of this rank's prompts, which are repeated for their groups."""
     size, first = trainer.num_generations, trainer.accelerator.process_index * len(inputs)
     prompts = [row["prompt"] for row in inputs]

@@ -81,12 +81,19 @@ def difference(trainer: GRPOTrainer, texts: list[str], *, max_tokens: int = 32) 
     return found.mean().item(), found.max().item(), len(found)
 
 
-def log(trainer: GRPOTrainer, difference: torch.Tensor, ratio: torch.Tensor) -> None:
-    """Logs how much the engine's log-probabilities differ from the policy's, under TRL's names, over all ranks."""
+def log(trainer: GRPOTrainer, difference: torch.Tensor | None, ratio: torch.Tensor) -> None:
+    """Logs how much the engine's log-probabilities differ from the policy's, under TRL's names, over all ranks.
+
+    Args:
+        difference: Of each token; None if the policy is not the one that sampled any more.
+        ratio: The importance ratios.
+    """
     metrics = trainer._metrics["train"]
     # Like TRL if nothing is left.
-    difference, ratio = (x if x.numel() else x.new_zeros(1) for x in (difference, ratio))
-    for name, value in (("mean", difference.mean()), ("max", difference.max())):
+    ratio = ratio if ratio.numel() else ratio.new_zeros(1)
+    if difference is not None and not difference.numel():
+        difference = difference.new_zeros(1)
+    for name, value in (("mean", difference.mean()), ("max", difference.max())) if difference is not None else ():
         both = _gather(trainer, value)
         merged = both.max() if name == "max" else both.mean()
         metrics[f"sampling/sampling_logp_difference/{name}"].append(merged.item())

@@ -16,21 +16,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate.utils import DistributedType, is_peft_model
+from accelerate.utils import DistributedType
 from trl.trainer import grpo_trainer
 
 from r1lab.engines import Engine
 from r1lab.engines.transformers import TransformersEngine, without_generation_config
-from r1lab.grpo import batches, dynamic_sampling, losses, packed, parity
+from r1lab.grpo import batches, dynamic_sampling, losses, objectives, packing
 from r1lab.grpo import checkpoint as checkpoints
 from r1lab.grpo.advantages import advantages
+from r1lab.grpo.asynchronous import Groups
 from r1lab.grpo.curriculum import Chooser
 from r1lab.grpo.dynamic_sampling import chooser_for
 from r1lab.grpo.rewards import BatchRewards
 from r1lab.models import shard
 from r1lab.models.patched import create_model_as, with_names
 from r1lab.recipe import trial
-from r1lab.recipe.sections import Curriculum, DynamicSampling, GrpoTrain
+from r1lab.recipe.sections import Asynchronous, Curriculum, DynamicSampling, GrpoTrain
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -74,6 +75,7 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
         rewards: The grader behind `reward_funcs`, for early grading and for correctness.
         dynamic_sampling, curriculum: A recipe's sections of these names; `train_dataset` then has a column `row`.
         tasks: The tasks of the rows of `train_dataset`, for the curriculum.
+        asynchronous: A recipe's section `rollout.async`: groups are generated ahead.
         options: Override the engine's own arguments.
         rendered: Prompts are texts from `r1lab.models.prompts.render`, with their special tokens, and `generate` uses
             only the end tokens of the model's generation config.
@@ -90,6 +92,7 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
     vllm_generation: SyncedVLLM
     # State of the current rollout or micro-batch.
     _generated: tuple | None = None
+    _replayed: tuple | None = None
     _rewards: torch.Tensor | None = None
     _computed: tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None] | None = None
 
@@ -101,6 +104,7 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
         dynamic_sampling: DynamicSampling | None = None,
         curriculum: Curriculum | None = None,
         tasks: list[str | None] | None = None,
+        asynchronous: Asynchronous | None = None,
         rendered: bool = False,
         options: dict | None = None,
         dtype: torch.dtype | None = None,
@@ -110,6 +114,7 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
         self.rewards, self.dynamic_sampling, self.rendered = rewards, dynamic_sampling, rendered
         self.options = options or {}
         self.chooser: Chooser | None = None
+        self.groups: Groups | None = None
         self._spent: defaultdict[str, float] = defaultdict(float)
         self.made = checkpoints.SavedRollout()  # the newest
         config = inspect.signature(grpo_trainer.GRPOTrainer).bind(*args, **kwargs).arguments.get("args")
@@ -125,8 +130,10 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
         elif self.options and config is not None:
             config.generation_kwargs = (config.generation_kwargs or {}) | self.options
         with_names(grpo_trainer.GRPOTrainer.__init__, **names)(self, *args, **kwargs)
-        if dynamic_sampling or curriculum:
+        if dynamic_sampling or curriculum or asynchronous:
             self.chooser = chooser_for(self, tasks, curriculum)
+        if asynchronous:
+            self.groups = Groups(self, asynchronous)
         # A loss that is a sum over rows can be computed in any parts, but these terms need a whole micro-batch.
         self.by_rows = not self._entropy_bonus_enabled and self.top_entropy_quantile == 1 and not self.aux_loss_enabled
         self.own_loss = trial.loss(own.loss) if own.loss else None
@@ -135,35 +142,12 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
         if self.own_loss is not None:
             self.epsilon_low = self.epsilon_high = math.inf  # see `losses.as_advantages`
         # One update per rollout: the policy of the training pass is still the one that the engine sampled from.
-        per_rollout = self.args.gradient_accumulation_steps % self._rollout_micro_steps == 0
+        per_rollout = self.args.gradient_accumulation_steps % self.rollout_micro_steps == 0
         self.on_policy = own.reuse_logps and not self._is_vlm and per_rollout
         # Layers whose weights are gathered for each pass need the same number of passes on every rank.
         plugin = self.accelerator.deepspeed_plugin if self.is_deepspeed_enabled else None
         self.sharded = self.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3)
-        self.packs = own.pack and self._can_pack()
-
-    def _can_pack(self) -> bool:
-        """Whether the models run packed rows; if not, it prints the reason."""
-        why = None
-        if self._is_vlm:
-            why = "prompts may have images"
-        elif self.aux_loss_enabled:
-            why = "the mixture-of-experts loss counts a prompt once per completion"
-        for model in (self.model, self.ref_model):
-            if model is not None and why is None:
-                model = self.accelerator.unwrap_model(model)
-                if is_peft_model(model) and model.active_peft_config.is_prompt_learning:
-                    why = f"{model.active_peft_config.peft_type.value} adds its own tokens before each prompt"
-                    break
-                why = packed.install(
-                    model.get_base_model() if is_peft_model(model) else model,
-                    temperature=self.temperature,
-                    cast_head=self.args.cast_lm_head_to_fp32,
-                    try_it=not self.sharded,
-                )
-        if why and self.accelerator.is_main_process:
-            print(f"each completion is computed with its own prompt and padding, as TRL does: {why}", flush=True)
-        return why is None
+        self.packs = own.pack and packing.fits(self)
 
     def _tokenize_prompts(self, prompts: list):
         if not self.rendered:
@@ -190,13 +174,13 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
         return self.args.steps_per_generation
 
     @property
-    def _rollout_micro_steps(self) -> int:
+    def rollout_micro_steps(self) -> int:
         """The number of micro-steps that train on a rollout."""
         return self.generation_steps * self.num_iterations
 
     def rollout_is_due(self) -> bool:
         """Whether the next micro-step starts with a rollout."""
-        return self._step % self._rollout_micro_steps == 0 or self._buffered_inputs is None
+        return self._step % self.rollout_micro_steps == 0 or self._buffered_inputs is None
 
     def rollout_step(self) -> int:
         """Returns the step, counted from 0, of the rollout that the next micro-step trains on."""
@@ -208,11 +192,14 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
         self._inputs = inputs
         metrics = self._metrics["train"]
         before = {name: len(values) for name, values in metrics.items()}
-        if self.model.training and self.chooser is not None:
+        if self.model.training and self.groups is not None:
+            groups = self.groups.next()
+            inputs, self._replayed, self._rewards = dynamic_sampling.as_generated(groups, self.accelerator)
+        elif self.model.training and self.chooser is not None:
             groups = dynamic_sampling.choose(self, inputs)
             inputs, self._generated, self._rewards = dynamic_sampling.as_generated(groups, self.accelerator)
         correct = self.vllm_importance_sampling_correction
-        if self.on_policy and self.model.training:
+        if (self.on_policy or self.groups is not None) and self.model.training:
             self.vllm_importance_sampling_correction = False
         try:
             batch = super()._generate_and_score_completions(inputs)
@@ -225,7 +212,7 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
             found = advantages(total, self.num_generations, self.own.advantage)
             mine = self.accelerator.process_index * len(inputs)
             batch["advantages"] = found[mine : mine + len(inputs)]
-        self._generated = self._rewards = None
+        self._generated = self._replayed = self._rewards = None
         if self.model.training:
             tokens = batches.tokens(self.accelerator, batch)
             logged = {name: values[-1] for name, values in metrics.items() if len(values) > before.get(name, 0)}
@@ -248,14 +235,25 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
         super().log(logs, start_time)
 
     def _generate(self, prompts: list):
+        if self._replayed is not None:  # for TRL's metrics of completions that were generated ahead
+            return super()._generate(prompts)
         return self._generated or self.rollout(self._inputs, prompts)
+
+    def _generate_single_turn(self, *args, **kwargs):
+        if self._replayed is not None:
+            return self._replayed[1], self._replayed[4]
+        return super()._generate_single_turn(*args, **kwargs)
+
+    def log_spent(self, what: str, seconds: float) -> None:
+        """Adds to the seconds of the step's rollouts."""
+        self._spent[f"seconds/{what}"] += seconds
 
     @contextmanager
     def _timed(self, what: str):
         """Adds the time of the context to the seconds of the step's rollouts."""
         began = time.perf_counter()
         yield
-        self._spent[f"seconds/{what}"] += time.perf_counter() - began
+        self.log_spent(what, time.perf_counter() - began)
 
     def rollout(self, inputs: list[dict], prompts: list[str]) -> tuple:
         """Returns the result of TRL's `_generate`; if possible, each group is graded as soon as it is complete."""
@@ -324,17 +322,10 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
             return super()._compute_loss(model, inputs)
         inputs = batches.trimmed(inputs)
         corrects = self.use_vllm and self.vllm_importance_sampling_correction
-        if not corrects or "importance_sampling_ratio" in inputs:
+        if not (corrects or objectives.stale(self)) or "importance_sampling_ratio" in inputs:
             return self._trls_loss(model, inputs)
-        mask = batches.loss_mask(inputs)
-        policy, engine = self._compute_logps(model, inputs).detach(), inputs["sampling_per_token_logps"]
-        # A token that the engine could not score (NaN) is not corrected, and does not count as drift.
-        difference = ((policy - engine) * mask).nan_to_num(nan=0.0)
-        low, high = self.vllm_importance_sampling_clip_min, self.vllm_importance_sampling_clip_max
-        ratio = batches.importance_ratio(difference, self.vllm_importance_sampling_mode, low, high)
-        gaps = parity.gaps(policy, engine, mask)
-        parity.log(self, gaps, ratio[mask.bool()] if ratio.size(1) > 1 else ratio.flatten())
-        return self._trls_loss(model, inputs | {"importance_sampling_ratio": ratio})
+        current = self._compute_logps(model, inputs).detach()
+        return self._trls_loss(model, objectives.corrected(self, inputs, current))
 
     def _compute_logps(self, model, inputs) -> torch.Tensor:
         """Returns the log-probabilities of completions, which `_get_per_token_logps_and_entropies` reuses later."""
@@ -350,6 +341,8 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
         if self.own_loss is not None:
             logps = self._computed[0] if self._computed is not None else self._compute_logps(model, inputs)
             inputs = losses.as_advantages(self.own_loss, inputs, logps, self.importance_sampling_level)
+        if objectives.stale(self) and not self.use_vllm and self.loss_type != "vespo":
+            inputs = objectives.folded(inputs)
         accelerator, self.accelerator = self.accelerator, batches.Uneven(self.accelerator)
         try:
             return super()._compute_loss(model, inputs)
@@ -364,7 +357,7 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
             return computed
         aux_loss = None
         if self.packs:
-            logps, entropies = self._packed_logps(model, input_ids, attention_mask, logits_to_keep, batch_size)
+            logps, entropies = packing.logps(self, model, input_ids, attention_mask, logits_to_keep, batch_size)
         else:
             logps, entropies, aux_loss = super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, batch_size, **kwargs
@@ -372,22 +365,6 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
         if entropies is not None and not self._entropy_bonus_enabled:  # for logging, and for TRL's mask
             entropies = entropies.detach()
         return logps, entropies, aux_loss
-
-    def _packed_logps(self, model, input_ids, attention_mask, logits_to_keep: int, batch_size: int | None):
-        """Returns log-probabilities and entropies, both (B, `logits_to_keep`), packing `batch_size` rows at a time."""
-        prompt, completion = slice(-logits_to_keep), slice(-logits_to_keep, None)
-        found = []
-        for part in torch.arange(len(input_ids)).split(batch_size or len(input_ids)):
-            ids, mask = input_ids[part], attention_mask[part]
-            scored = mask[:, completion]
-            if self.accelerator.num_processes > 1:
-                scored = batches.not_empty(scored)
-            row = packed.pack(
-                ids[:, prompt], mask[:, prompt], ids[:, completion], scored, share=self.own.share_prompts
-            )
-            with self.accelerator.autocast():  # the reference model is not wrapped in autocast
-                found.append(packed.logps(model, row, temperature=self.temperature, chunked=self.own.chunk_logps))
-        return tuple(torch.cat(column) for column in zip(*found))
 
     def _save_checkpoint(self, model, trial):
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"

@@ -245,7 +245,7 @@ def grpo_problems(recipe: GrpoRecipe) -> Problems:
                 found.append(((section, key), f"{what}: {fix}"))
     if "logging_nan_inf_filter" in train:
         found.append((("train", "logging_nan_inf_filter"), "not set here: set `alarms.loss` instead"))
-    found += _loss_problems(train)
+    found += _loss_problems(train) + _async_problems(recipe)
     if train.get("advantage") and "scale_rewards" in train:
         found.append((("train", "advantage"), "replaces TRL's scale_rewards: remove one of them"))
     if (
@@ -263,6 +263,22 @@ def grpo_problems(recipe: GrpoRecipe) -> Problems:
         if name not in names:
             hint = did_you_mean(name, names, otherwise=f"; available: {', '.join(names)}")
             found.append((("schedule", "rewards", name), f"no such reward{hint}"))
+    return found
+
+
+def _async_problems(recipe: GrpoRecipe) -> Problems:
+    """Settings that do not fit together with groups from earlier weights."""
+    section, found = recipe.rollout.asynchronous, []
+    if section is None:
+        return []
+    if section.staleness and recipe.train.get("vllm_importance_sampling_correction") is False:
+        why = "groups from earlier weights need this correction, also those of transformers: remove it"
+        found.append((("train", "vllm_importance_sampling_correction"), f"false: {why}"))
+    if recipe.launch.ranks > 1:
+        why = (
+            f"one rank schedules the groups, and launch has {recipe.launch.ranks}: remove it, or set launch.gpus to 1"
+        )
+        found.append((("rollout", "async"), why))
     return found
 
 

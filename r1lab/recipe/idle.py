@@ -28,6 +28,7 @@ _SERVER = ("url", "max_concurrent", "requests_per_minute")
 _VLLM = ("max_model_length", "gpu_memory_utilization", "tensor_parallel")
 _TRL_EVAL = ("per_device_eval_batch_size", "eval_delay", "eval_accumulation_steps", "batch_eval_metrics")
 _VLLM_TRAIN = frozenset(key for key in trl_fields.GRPO if key.startswith("vllm_"))
+_CORRECTION = tuple(key for key in _VLLM_TRAIN if key.startswith("vllm_importance_sampling"))  # also of stale groups
 _LOADING = ("revision", "attn_implementation", "trust_remote_code")
 
 
@@ -85,7 +86,8 @@ def _by_other_keys(kind: str, data: dict) -> Iterator[Idle]:
     why = "has no effect: training does not use it for evaluation"
     yield from ((("train", key), why, ()) for key in _TRL_EVAL if key in train)
     if engine == "transformers":
-        yield from ((("train", key), with_engine, by_engine) for key in train if key in _VLLM_TRAIN)
+        used = _CORRECTION if given("rollout", "async") is not None else ()
+        yield from ((("train", key), with_engine, by_engine) for key in train if key in _VLLM_TRAIN.difference(used))
     if given("model", "lora") is not None:
         yield (
             ("train", "master_weights"),

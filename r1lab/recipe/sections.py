@@ -1,8 +1,8 @@
 """The schemas of the sections of a recipe: model, data, prompt, rewards, rollout, ..."""
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, create_model, model_validator
 
 
 class Section(BaseModel):
@@ -177,7 +177,28 @@ class SampleRollout(EvalRollout):
     temperature: float = Field(default=1.0, ge=0)
 
 
-class GrpoRollout(Rollout):
+class Asynchronous(Section):
+    """Asynchronous GRPO: groups are generated up to `staleness` updates before they are trained on.
+
+    With the engine in process, an update trains on groups from weights exactly `staleness` updates old, reproducibly,
+    except at the start; 0 is synchronous training. `objective` decides how that is corrected: `decoupled` is AReaL's
+    (arXiv:2505.24298), `truncated` is truncated importance sampling, and `ppo` clips around the policy that sampled
+    (`r1lab.grpo.objectives`). With `in_flight`, rollout servers get new weights in the middle of a completion; the
+    engine in process finishes all completions before an update.
+    """
+
+    staleness: int = Field(default=2, ge=0)
+    objective: Literal["decoupled", "truncated", "ppo"] = "decoupled"
+    in_flight: bool = True
+
+
+if TYPE_CHECKING:
+    _AsynchronousRollout = Rollout
+else:  # `async` is a keyword of Python, so a class body cannot have a field of this name
+    _AsynchronousRollout = create_model("Rollout", __base__=Rollout, **{"async": (Asynchronous | None, None)})
+
+
+class GrpoRollout(_AsynchronousRollout):
     """How a grpo stage generates groups of `num_generations` completions, on the same GPU as the trainer.
 
     `biased_sampling` allows settings that bias the gradient: `top_p`, `top_k`, `min_p`.
@@ -188,6 +209,11 @@ class GrpoRollout(Rollout):
     temperature: float = Field(default=1.0, ge=0)
     dynamic_sampling: DynamicSampling | None = None
     biased_sampling: bool = False
+
+    @property
+    def asynchronous(self) -> Asynchronous | None:
+        """The section `async`."""
+        return getattr(self, "async")
 
 
 ADVANTAGES = ("grpo", "dr_grpo", "rloo", "reinforce_pp_baseline")

@@ -67,6 +67,7 @@ def run(recipe: GrpoRecipe, run_dir: Path) -> int:
         dynamic_sampling=recipe.rollout.dynamic_sampling,
         curriculum=recipe.curriculum,
         tasks=[row.get("task") for row in rows],
+        asynchronous=recipe.rollout.asynchronous,
         options=recipe.rollout.options,
         rendered=True,
         dtype=torch_dtype(recipe.model.dtype),
@@ -173,6 +174,7 @@ def _row(recipe: GrpoRecipe, rewards: BatchRewards):
             "drift": None if recipe.rollout.biased_sampling else logs.get("sampling/sampling_logp_difference/mean"),
             "sampled": {key.partition("/")[2]: value for key, value in logs.items() if key.startswith("sampled/")}
             or None,
+            "async": _asynchronous(logs) if recipe.rollout.asynchronous else None,
             "seconds": round(seconds, 3),
             "seconds_generating": round(logs.get("seconds/generating", 0.0), 3),
             "seconds_grading": round(logs.get("seconds/grading", 0.0), 3),
@@ -183,6 +185,24 @@ def _row(recipe: GrpoRecipe, rewards: BatchRewards):
         return {key: value for key, value in row.items() if value is not None}
 
     return to_row
+
+
+def _asynchronous(logs: dict) -> dict:
+    """Returns how stale a step's tokens were, in updates, and what the loss did about it.
+
+    Returns:
+        `staleness` and `staleness_max`, over tokens; `truncated` and `clipped`, shares of tokens whose importance
+        ratio was truncated (or masked), and whose ratio PPO's clip left without gradient; `seconds_waiting`, for which
+        the trainer waited for groups, which with the engine in process is the time in which it generated them.
+    """
+    row = {
+        "staleness": logs["async/staleness"],
+        "staleness_max": int(logs["async/staleness_max"]),
+        "truncated": logs.get("async/truncated"),
+        "clipped": logs.get("clip_ratio/region_mean", logs.get("cispo_clip_ratio")),
+        "seconds_waiting": round(logs.get("seconds/waiting", 0.0), 3),
+    }
+    return {key: value for key, value in row.items() if value is not None}
 
 
 class Evaluate(TrainerCallback):

@@ -307,6 +307,14 @@ def test_references_are_not_looked_for_before_the_run(write):
             "train.vllm_tensor_parallel_size",
             "8: 4 GPUs do not divide into engines of 8 GPUs each: set 1, 2 or 4",
         ),
+        (["rollout.async={staleness: 1}", "launch.gpus=2"], "rollout.async", "set launch.gpus to 1"),
+        (
+            ["rollout.async={staleness: 1}", "train.vllm_importance_sampling_correction=false"],
+            "train.vllm_importance_sampling_correction",
+            "remove it",
+        ),
+        (["rollout.async={staleness: -1}"], "rollout.async.staleness", "0"),
+        (["rollout.async={stale: 1}"], "rollout.async.stale", "staleness"),
         (["rollout.dynamic_sampling={max_round: 2}"], "rollout.dynamic_sampling.max_round", "max_rounds"),
     ],
 )

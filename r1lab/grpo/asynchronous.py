@@ -1,0 +1,249 @@
+"""Asynchronous GRPO: groups are started before the update that they are trained in, and wait in a queue.
+
+`Groups` keeps the queue of `r1lab.grpo.pacing` filled from a `Source`, and hands out the groups of each update. There
+is one source so far, `InProcess`: the engine that shares the process, and the time, with the trainer. It saves no
+time. It is there to study staleness: what a source beside the trainer does at random, it does exactly. Before the
+update with weights of version v, groups are generated with these weights until the queue is full, so that from update
+`staleness` on, each update trains on groups from weights exactly `staleness` updates old, on any machine and also
+after a resume. With `staleness: 0` it generates the same batches at the same times as the synchronous trainer, so that
+losses and weights are the same bit for bit.
+
+Prompts come in the order in which TRL's sampler gives them, or from the curriculum, which sees the pass rates of all
+groups that are finished. Dynamic sampling drops a group without signal as soon as it is finished, and starts the next
+prompt in its place, up to `max_rounds` times the groups of an update; the synchronous trainer draws a random prompt
+instead.
+
+Rewards are computed when a group is finished, and advantages when it is trained on. `samples/` has a completion under
+the step before which it was generated. The metrics of a step are those of the groups that it trains on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from trl.trainer.utils import RepeatSampler, pad
+
+from r1lab.grpo import dynamic_sampling, parity
+from r1lab.grpo.dynamic_sampling import Group
+from r1lab.grpo.pacing import Pacing, Ticket
+from r1lab.recipe.sections import Asynchronous
+
+if TYPE_CHECKING:
+    from r1lab.grpo.trainer import GRPOTrainer
+
+
+class Source(Protocol):
+    """What generates and grades groups.
+
+    Attributes:
+        beside: Whether it generates while the trainer trains. If not, the queue is filled before each update.
+    """
+
+    beside: bool
+
+    def start(self, tickets: list[Ticket]) -> None:
+        """Starts the groups of some prompts, in this order, with the newest weights that it has."""
+        ...
+
+    def finished(self) -> list[tuple[int, Group]]:
+        """Waits until at least one group is finished; returns the number of its ticket and the group, of all such."""
+        ...
+
+
+class InProcess:
+    """The trainer's own engine: vLLM in process, or transformers.
+
+    Args:
+        count: The maximum number of groups that are generated together, those of an update, for which the memory of
+            the engine is planned.
+        scored: Whether groups need the log-probabilities of the policy that sampled.
+    """
+
+    beside = False
+
+    def __init__(self, trainer: GRPOTrainer, count: int, *, scored: bool):
+        self.trainer, self.count, self.scored = trainer, count, scored
+        self._started: list[Ticket] = []
+
+    def start(self, tickets: list[Ticket]) -> None:
+        """See `Source`; `finished` generates them."""
+        self._started += tickets
+
+    def finished(self) -> list[tuple[int, Group]]:
+        """See `Source`: at most `count`."""
+        trainer = self.trainer
+        tickets, self._started = self._started[: self.count], self._started[self.count :]
+        rows = [trainer.train_dataset[ticket.prompt] for ticket in tickets for _ in range(trainer.num_generations)]
+        with _without_figures(trainer):
+            groups = dynamic_sampling.generate(trainer, rows)
+        if self.scored:
+            _score(trainer, groups)
+        for ticket, group in zip(tickets, groups, strict=True):
+            group.versions = [[ticket.version] * len(ids) for ids in group.completion_ids]
+        return [(ticket.number, group) for ticket, group in zip(tickets, groups)]
+
+
+class Groups:
+    """The groups of a trainer's updates, generated ahead.
+
+    Args:
+        trainer: The trainer, with a chooser if it has a curriculum or dynamic sampling.
+        settings: A recipe's section `rollout.async`.
+        source: What generates; the trainer's own engine if None.
+
+    Attributes:
+        pacing: The groups in flight.
+    """
+
+    def __init__(self, trainer: GRPOTrainer, settings: Asynchronous, source: Source | None = None):
+        dynamic, rows = trainer.dynamic_sampling, trainer.args.generation_batch_size
+        assert rows is not None  # TRL's config sets it
+        count = rows // trainer.num_generations
+        self.trainer, self.settings = trainer, settings
+        self.source = source or InProcess(trainer, count, scored=settings.staleness > 0)
+        dropped = dynamic.max_rounds * count if dynamic else 0
+        self.pacing = Pacing(count, settings.staleness, max_dropped=dropped)
+        self._order = data_order(trainer, count)
+        self._used: set[int] = set()  # prompts that were drawn for the present version
+        self._draws = 0
+
+    def next(self) -> list[Group]:
+        """Returns the groups of the next update."""
+        trainer, pacing, began = self.trainer, self.pacing, time.perf_counter()
+        optimizer_steps = trainer.state.max_steps * trainer.args.gradient_accumulation_steps
+        pacing.updates = -(-optimizer_steps // trainer.rollout_micro_steps)
+        seen: list[tuple[bool, Group]] = []
+        while True:
+            if room := pacing.room():
+                self.source.start([pacing.start(prompt) for prompt in self._prompts(room)])
+            if pacing.ready() and (self.source.beside or not any(pacing.unfinished())):
+                break
+            seen += [(self._finish(number, group), group) for number, group in self.source.finished()]
+        trainer.log_spent("waiting", time.perf_counter() - began)
+        if trainer.dynamic_sampling is not None and seen:
+            _log_sampled(trainer, seen)
+        taken, version = pacing.take(), pacing.version - 1
+        self._used, self._draws = set(), 0
+        groups = [ticket.group for ticket in taken]
+        ages = [version - v for group in groups for versions in group.versions or () for v in versions]
+        metrics = trainer._metrics["train"]
+        metrics["async/staleness"].append(sum(ages) / max(1, len(ages)))
+        metrics["async/staleness_max"].append(max(ages, default=0))
+        return groups
+
+    def _prompts(self, count: int) -> list[int]:
+        """Returns the prompts of the next `count` groups."""
+        chosen, pacing = self.trainer.chooser, self.pacing
+        if chosen is None or chosen.curriculum is None:
+            return [self._order(pacing.started + i) for i in range(count)]
+        flying = {ticket.prompt for ticket in pacing.queue}
+        drawn = chosen.draw(pacing.version, self._draws, count, but=flying | self._used)
+        self._draws += 1
+        self._used |= set(drawn)
+        return drawn
+
+    def _finish(self, number: int, group: Group) -> bool:
+        trainer = self.trainer
+        if trainer.chooser is not None and group.right is not None:
+            rate = sum(group.right) / len(group.right)
+            trainer.chooser.see([(group.inputs["row"], rate)], self.pacing.version)
+        dynamic = trainer.dynamic_sampling
+        weights = trainer.reward_weights.tolist()
+        keep = dynamic is None or dynamic_sampling.has_signal(group, dynamic.metric, weights)
+        return self.pacing.finish(number, group, keep=keep)
+
+    def state(self) -> dict:
+        """Returns its state for a checkpoint, of plain values: finished groups are in it, others are started again."""
+        state = self.pacing.state()
+        for ticket in state["queue"]:
+            if ticket["group"] is not None:
+                ticket["group"] = {k: v for k, v in vars(ticket["group"]).items() if k != "inputs"}
+        return state | {"draws": self._draws, "used": sorted(self._used)}
+
+    def load(self, state: dict) -> None:
+        """Restores the state of a checkpoint, and starts the groups again that were not finished."""
+        state = dict(state)
+        self._draws, self._used = state.pop("draws"), set(state.pop("used"))
+        again = self.pacing.load(state)
+        for ticket in self.pacing.queue:
+            if ticket.group is not None:
+                ticket.group = Group(inputs=self.trainer.train_dataset[ticket.prompt], **ticket.group)
+        self.source.start(again)
+
+
+def data_order(trainer: GRPOTrainer, count: int) -> Callable[[int], int]:
+    """Returns the function from the number of a group to its row in the data, over all epochs, as TRL's sampler.
+
+    The sampler shuffles each epoch with a generator of its own, and leaves out what does not fill a batch of `count`.
+    """
+    data, args = trainer.train_dataset, trainer.args
+    sampler = RepeatSampler(data, 1, batch_size=count, shuffle=bool(trainer.shuffle_dataset), seed=args.seed)
+    epochs: list[list[int]] = []
+
+    def row(number: int) -> int:
+        epoch, place = divmod(number, len(data) // count * count)
+        while len(epochs) <= epoch:
+            epochs.append(list(sampler))
+        return epochs[epoch][place]
+
+    return row
+
+
+@contextmanager
+def _without_figures(trainer: GRPOTrainer):
+    """A context in which TRL's metrics are not recorded: they are computed when the groups are trained on."""
+    metrics, tokens = trainer._metrics["train"], trainer.state.num_input_tokens_seen
+    trainer._metrics["train"] = defaultdict(list)
+    try:
+        yield
+    finally:
+        trainer._metrics["train"], trainer.state.num_input_tokens_seen = metrics, tokens
+
+
+def _score(trainer: GRPOTrainer, groups: Sequence[Group]) -> None:
+    """Adds the log-probabilities of transformers, which returns none; of vLLM's, compares those of one group.
+
+    The trainer still has the weights that have sampled, so the difference is that of the engine's numerics alone.
+    Later the policy differs by design.
+    """
+    if groups[0].logprobs is None:
+        for group in groups:
+            group.logprobs = policy_logprobs(trainer, group)
+        return
+    group = groups[0]
+    ours = torch.tensor([x for row in policy_logprobs(trainer, group) for x in row])
+    theirs = torch.tensor([float("nan") if x is None else x for row in group.logprobs or () for x in row])
+    gaps = parity.gaps(ours, theirs, torch.ones_like(ours))
+    if len(gaps):
+        metrics = trainer._metrics["train"]
+        metrics["sampling/sampling_logp_difference/mean"].append(gaps.mean().item())
+        metrics["sampling/sampling_logp_difference/max"].append(gaps.max().item())
+
+
+@torch.no_grad()
+def policy_logprobs(trainer: GRPOTrainer, group: Group) -> list[list[float]]:
+    """Returns the log-probability of each token of each completion of a group under the present policy."""
+    device, rows = trainer.accelerator.device, [torch.tensor(ids) for ids in group.completion_ids]
+    prompt = torch.tensor(group.prompt_ids).expand(len(rows), -1)
+    masks = [torch.ones_like(row) for row in rows]
+    ids = torch.cat([prompt, pad(rows, padding_value=0)], dim=1).to(device)
+    mask = torch.cat([torch.ones_like(prompt), pad(masks, padding_value=0)], dim=1).to(device)
+    size = trainer.args.per_device_train_batch_size
+    found, *_ = trainer._get_per_token_logps_and_entropies(
+        trainer.model, ids, mask, max(map(len, rows)), batch_size=size
+    )
+    return [values[: len(row)] for values, row in zip(found.tolist(), rows)]
+
+
+def _log_sampled(trainer: GRPOTrainer, seen: Iterable[tuple[bool, Group]]) -> None:
+    """Logs the groups that were finished before this step, under the names of synchronous dynamic sampling."""
+    metrics, weights, seen = trainer._metrics["train"], trainer.reward_weights.tolist(), list(seen)
+    totals = [sum(w * v for w, v in zip(weights, values) if v == v) for _, group in seen for values in group.rewards]
+    metrics["sampled/groups"].append(len(seen))
+    metrics["sampled/signal"].append(sum(kept for kept, _ in seen) / len(seen))
+    metrics["sampled/reward"].append(sum(totals) / len(totals))

@@ -1,0 +1,57 @@
+"""Packed rows in the trainer: whether its models can run them, and the log-probabilities of a batch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from accelerate.utils import is_peft_model
+
+from r1lab.grpo import batches, packed
+
+if TYPE_CHECKING:
+    from r1lab.grpo.trainer import GRPOTrainer
+
+
+def fits(trainer: GRPOTrainer) -> bool:
+    """Whether a trainer's models run packed rows; if not, it prints the reason."""
+    why = None
+    if trainer._is_vlm:
+        why = "prompts may have images"
+    elif trainer.aux_loss_enabled:
+        why = "the mixture-of-experts loss counts a prompt once per completion"
+    for model in (trainer.model, trainer.ref_model):
+        if model is not None and why is None:
+            model = trainer.accelerator.unwrap_model(model)
+            if is_peft_model(model) and model.active_peft_config.is_prompt_learning:
+                why = f"{model.active_peft_config.peft_type.value} adds its own tokens before each prompt"
+                break
+            why = packed.install(
+                model.get_base_model() if is_peft_model(model) else model,
+                temperature=trainer.temperature,
+                cast_head=trainer.args.cast_lm_head_to_fp32,
+                try_it=not trainer.sharded,
+            )
+    if why and trainer.accelerator.is_main_process:
+        print(f"each completion is computed with its own prompt and padding, as TRL does: {why}", flush=True)
+    return why is None
+
+
+def logps(trainer: GRPOTrainer, model, input_ids, attention_mask, logits_to_keep: int, batch_size: int | None):
+    """Returns log-probabilities and entropies, both (B, `logits_to_keep`), packing `batch_size` rows at a time.
+
+    Args:
+        model: The policy or the reference model.
+        input_ids, attention_mask: (B, P + C), prompts padded on the left and completions padded on the right.
+    """
+    prompt, completion = slice(-logits_to_keep), slice(-logits_to_keep, None)
+    found = []
+    for part in torch.arange(len(input_ids)).split(batch_size or len(input_ids)):
+        ids, mask = input_ids[part], attention_mask[part]
+        scored = mask[:, completion]
+        if trainer.accelerator.num_processes > 1:
+            scored = batches.not_empty(scored)
+        row = packed.pack(ids[:, prompt], mask[:, prompt], ids[:, completion], scored, share=trainer.own.share_prompts)
+        with trainer.accelerator.autocast():  # the reference model is not wrapped in autocast
+            found.append(packed.logps(model, row, temperature=trainer.temperature, chunked=trainer.own.chunk_logps))
+    return tuple(torch.cat(column) for column in zip(*found))
