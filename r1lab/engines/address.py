@@ -103,6 +103,15 @@ def checked(url: str) -> str:
     return url.rstrip("/")
 
 
+def root(url: str) -> str:
+    """Returns a vLLM server's address without /v1, for its endpoints outside of OpenAI's API.
+
+    >>> root("http://127.0.0.1:8000/v1/")
+    'http://127.0.0.1:8000'
+    """
+    return checked(url).removesuffix("/v1")
+
+
 def key_of(api_key_env: str) -> str | None:
     """Returns the key. A key that no header can hold is refused here, because httpx's error would show it."""
     key = os.environ.get(api_key_env, "").strip()

@@ -8,7 +8,8 @@ from itertools import islice
 
 import torch
 
-from r1lab.engines import Completion, Prompt, Sampling, check_prompt_length, rendered, seed_of
+from r1lab.engines import Completion, Engine, Prompt, Sampling, check_prompt_length, rendered, seed_of
+from r1lab.engines.worker import reload
 from r1lab.models.loading import resolve, torch_dtype
 from r1lab.models.lora import merged_weights
 from r1lab.models.patched import with_names
@@ -131,13 +132,7 @@ def load_weights(llm: LLM, named_parameters) -> None:
     Args:
         named_parameters: `(name, tensor)` pairs, named and shaped as in the checkpoint.
     """
-    runner = llm.llm_engine.model_executor.driver_worker.model_runner
-    runner.reload_weights(weights_iterator=named_parameters)
-    # A head tied to the embedding has no weight in the checkpoint, so vLLM 0.31 does not reload it: the shared storage
-    # is new, but the CPU backend's packed copy for the matrix product is still the old one.
-    model = runner.get_model()
-    if model.config.tie_word_embeddings and model.lm_head.weight.device.type == "cpu":
-        model.lm_head.quant_method.process_weights_after_loading(model.lm_head)
+    reload(llm.llm_engine.model_executor.driver_worker.model_runner, named_parameters)
     llm.reset_prefix_cache()
 
 
@@ -201,6 +196,10 @@ class SyncedVLLM(vllm_generation.VLLMGeneration):
             return
         for name, weight in merged_weights(self.model):
             yield self._fix_param_name_to_vllm(name), weight
+
+    def engine(self) -> Engine:
+        """Returns the engine with the weights that it has."""
+        return VLLMEngine(self.llm)
 
     @contextmanager
     def awake(self, *, stale: bool):

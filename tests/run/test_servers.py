@@ -1,0 +1,73 @@
+"""Servers start, say why they do not, and never outlive the process that started them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from r1lab.errors import UserError
+from r1lab.models import loading
+from r1lab.run import servers
+
+pytest.importorskip("vllm")
+
+PARENT = """
+import sys, time
+from pathlib import Path
+from r1lab.run import servers
+started = servers.start(sys.argv[1], Path(sys.argv[2]), dtype="float32", options={"enforce_eager": True})
+print(started[0].process.pid, flush=True)
+servers.wait(started)
+print(started[0].url, flush=True)
+time.sleep(3600)
+"""
+
+
+def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
+    return [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+def wait_until_gone(processes: list[psutil.Process]) -> None:
+    deadline = time.monotonic() + 60
+    while left := alive(processes):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
+
+
+def test_a_model_that_vllm_cannot_load_is_one_line_with_the_log(tmp_path):
+    started = servers.start(str(tmp_path / "none"), tmp_path, 2)
+    with pytest.raises(UserError, match=rf"^{tmp_path}/servers/0.log: the server ended: .*none") as raised:
+        servers.wait(started)
+    assert len(raised.value.problems) == 1 and "\n" not in raised.value.problems[0]
+    assert all(server.process.poll() is not None for server in started)
+
+
+def test_a_server_that_is_late_is_one_line_and_ended(tmp_path):
+    started = servers.start("embedded", tmp_path)
+    processes = [psutil.Process(started[0].process.pid)]
+    with pytest.raises(UserError, match=r"servers/0.log: the server does not answer after 1 s; last line"):
+        servers.wait(started, seconds=1)
+    wait_until_gone(processes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", ["parent", "server"])
+def test_no_process_is_left_when_the_parent_or_the_server_is_killed(killed, tmp_path):
+    """vLLM's engine would go on without its API server."""
+    command = [sys.executable, "-c", PARENT, loading.resolve("embedded:tiny-qwen2"), str(tmp_path)]
+    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    guard = psutil.Process(int(parent.stdout.readline()))
+    try:
+        assert parent.stdout.readline().startswith("http://127.0.0.1:")
+        processes = [guard, *guard.children(recursive=True)]
+        assert len(processes) >= 3  # the guard, the API server, the engine
+        os.kill(parent.pid if killed == "parent" else guard.children()[0].pid, signal.SIGKILL)
+        wait_until_gone(processes)
+    finally:
+        parent.kill()
+        parent.wait()
