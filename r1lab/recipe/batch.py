@@ -77,6 +77,8 @@ def _size(recipe: Trained) -> int:
 def problems(recipe: Trained, ranks: int | None = None) -> Problems:
     """Whether the rows of an update divide into micro-batches, and those of a rollout into groups, as TRL requires."""
     ranks, train = ranks or recipe.launch.ranks, recipe.train
+    if ranks < 1:  # see `r1lab.recipe.launch.problems`
+        return []
     if isinstance(recipe, GrpoRecipe) and recipe.rollout.num_generations < 2:
         what = f"{recipe.rollout.num_generations}: GRPO compares the completions of a group: set at least 2"
         return [(("rollout", "num_generations"), what)]
@@ -109,10 +111,11 @@ def _over_all_devices(recipe: Trained, ranks: int) -> Problems:
             what += f"whole groups of {group} on each of {on}, as dynamic sampling and a curriculum need them"
         ways = [f"train.{key} to {_near(train[key], multiple)}"]
         nodes = recipe.launch.nodes if ranks == recipe.launch.ranks else 1
+        generators = getattr(recipe.launch, "generators", 0)
         fitting = [n for n in range(1, max(8, ranks // nodes) + 1) if _divides(recipe, size, n * nodes)]
         if fitting:
             nearest = sorted(fitting, key=lambda n: (abs(n * nodes - ranks), n))[:4]
-            ways.append(f"launch.gpus to {either(sorted(nearest))}")
+            ways.append(f"launch.gpus to {either([n + generators for n in sorted(nearest)])}")
         smaller = next((n for n in range(size - 1, 0, -1) if _divides(recipe, n, ranks)), None)
         if smaller:
             ways.append(f"train.{_SIZE} to {smaller}")

@@ -1,6 +1,6 @@
 """The ranks of a stage: settings of `launch` that do not fit together or this machine, and what `auto` means."""
 
-from r1lab.recipe.schema import StageRecipe, Trained
+from r1lab.recipe.schema import GrpoRecipe, StageRecipe, Trained
 from r1lab.recipe.sections import TrainLaunch
 from r1lab.recipe.values import Problems
 from r1lab.recipe.yaml_source import Keys
@@ -46,6 +46,8 @@ def crowded(gpus: int, here: int, cores: int) -> tuple[Keys, str, str] | None:
 def problems(recipe: StageRecipe) -> Problems:
     """Settings of a training stage's `launch` that contradict each other or the rest of the recipe."""
     launch: object = getattr(recipe, "launch", None)
+    if isinstance(recipe, GrpoRecipe) and (found := _server_problems(recipe)):
+        return found
     if not isinstance(launch, TrainLaunch) or launch.strategy == "auto":
         return []
     keys, found = ("launch", "strategy"), []
@@ -59,6 +61,39 @@ def problems(recipe: StageRecipe) -> Problems:
     if launch.strategy == "fsdp2" and lora and lora.quantize:
         what = f"fsdp2: cannot shard a model in {lora.quantize}: set ddp, or remove model.lora.quantize"
         found.append((keys, what))
+    return found
+
+
+def _server_problems(recipe: GrpoRecipe) -> Problems:
+    """Settings of servers that generate the rollouts which contradict each other."""
+    launch, rollout, split = recipe.launch, recipe.rollout, recipe.rollout.tensor_parallel
+    found: Problems = []
+    keys = ("launch", "rollout") if launch.generators else ("rollout", "url")
+    if not launch.generators and not rollout.url:
+        if split > 1:
+            ways = "set launch.rollout: server, or train.vllm_tensor_parallel_size"
+            found.append((("rollout", "tensor_parallel"), f"{split}: only servers split the model so: {ways}"))
+        return found
+    if launch.generators and rollout.url:
+        found.append(
+            (("rollout", "url"), "has no effect with launch.rollout: server, which starts servers: remove one")
+        )
+    if rollout.engine == "transformers":
+        found.append((("rollout", "engine"), "transformers: the servers run vLLM: set auto"))
+    if launch.generators and launch.ranks < 1:
+        what = f"{launch.generators}: leaves no device to train on: set launch.gpus to at least "
+        found.append((("launch", "rollout_gpus"), f"{what}{-(-(launch.generators + 1) // launch.nodes)}"))
+    if launch.generators and launch.generators % split:
+        near = max(split, launch.generators // split * split)
+        what = (
+            f"{launch.generators}: does not divide into servers of {split} GPUs (rollout.tensor_parallel): set {near}"
+        )
+        found.append((("launch", "rollout_gpus"), what))
+    if launch.nodes > 1:
+        found.append((keys, "servers and several nodes do not go together yet: set launch.nodes: 1"))
+    for key in ("vllm_enable_sleep_mode", "vllm_tensor_parallel_size"):
+        if recipe.train.get(key):
+            found.append((("train", key), "has no effect with servers: remove it"))
     return found
 
 
@@ -77,7 +112,8 @@ def strategy(config: dict, *, gpu: bool) -> str:
     """
     launch, train = config.get("launch") or {}, config.get("train") or {}
     given = launch.get("strategy", "auto")
-    several = launch.get("gpus", 1) * launch.get("nodes", 1) > 1
+    generators = launch.get("rollout_gpus", 1) if launch.get("rollout") == "server" else 0
+    several = launch.get("gpus", 1) * launch.get("nodes", 1) - generators > 1
     if given != "auto" or "strategy" not in launch or not several or any(train.get(name) for name in SHARDING):
         return given
     return "ddp" if config["model"].get("lora") or not gpu else "fsdp2"
@@ -112,4 +148,7 @@ def comparable(config: dict) -> dict:
     kept = {key: launch.get(key, 1) for key in ("gpus", "nodes")}
     if "strategy" not in launch or (config.get("train") or {}).get("global_batch_size"):
         kept = {}
-    return config | {"launch": kept} if "launch" in config else config
+    found = config | {"launch": kept} if "launch" in config else config
+    if config.get("stage") == "grpo" and "url" in (config.get("rollout") or {}):
+        found["rollout"] = {key: value for key, value in config["rollout"].items() if key != "url"}
+    return found

@@ -9,7 +9,7 @@ pydantic validates them; `r1lab.recipe.loading` loads them.
 from importlib import metadata
 from typing import Annotated, Any, ClassVar, Literal, TypeGuard
 
-from pydantic import BeforeValidator, Field, PrivateAttr, SerializeAsAny
+from pydantic import BeforeValidator, Field, PrivateAttr, SerializeAsAny, model_validator
 
 from r1lab.errors import UserError
 from r1lab.recipe import trl_fields
@@ -21,6 +21,7 @@ from r1lab.recipe.sections import (
     EvalData,
     EvalRollout,
     GrpoEval,
+    GrpoLaunch,
     GrpoRollout,
     GrpoTrain,
     Keep,
@@ -28,6 +29,7 @@ from r1lab.recipe.sections import (
     Model,
     Prompt,
     Reward,
+    Rollout,
     SampleRollout,
     Schedule,
     Section,
@@ -104,7 +106,14 @@ class GrpoRecipe(StageRecipe):
     alarms: Alarms = Alarms()
     train: dict[str, Any] = {}
     eval: GrpoEval | None = None
-    launch: TrainLaunch = TrainLaunch()
+    launch: GrpoLaunch = GrpoLaunch()
+
+    @model_validator(mode="after")
+    def _whole_gpus_for_servers(self) -> "GrpoRecipe":
+        if self.launch.generators and "gpu_memory_utilization" not in self.rollout.model_fields_set:
+            default = Rollout.model_fields["gpu_memory_utilization"].default
+            self.rollout = self.rollout.model_copy(update={"gpu_memory_utilization": default})
+        return self
 
 
 class SampleRecipe(StageRecipe):

@@ -199,11 +199,18 @@ else:  # `async` is a keyword of Python, so a class body cannot have a field of 
 
 
 class GrpoRollout(_AsynchronousRollout):
-    """How a grpo stage generates groups of `num_generations` completions, on the same GPU as the trainer.
+    """How a grpo stage generates groups of `num_generations` completions.
+
+    It generates on the GPUs of the trainer unless `launch.rollout` or `url` says otherwise. `url` has the addresses of
+    vLLM servers that run already, started as docs/scale.md says; `tensor_parallel` is the number of GPUs over which
+    each server that r1lab starts splits the model. `gpu_memory_utilization` is 0.3 where the trainer needs the rest,
+    and 0.9 on devices that only generate.
 
     `biased_sampling` allows settings that bias the gradient: `top_p`, `top_k`, `min_p`.
     """
 
+    url: str | list[str] | None = None
+    tensor_parallel: int = Field(default=1, ge=1)
     gpu_memory_utilization: float = Field(default=0.3, gt=0, le=1)
     num_generations: int = Field(default=8, ge=1)
     temperature: float = Field(default=1.0, ge=0)
@@ -413,6 +420,27 @@ class TrainLaunch(Launch):
     """
 
     strategy: Literal["auto", "ddp", "fsdp2"] = "auto"
+
+
+class GrpoLaunch(TrainLaunch):
+    """The devices of a grpo stage, and those of them that only generate.
+
+    With `rollout: colocate` each rank generates its own completions, on its own device. With `server`, `rollout_gpus`
+    of the devices only generate: r1lab starts vLLM servers on them, and the ranks that train are on the others.
+    """
+
+    rollout: Literal["colocate", "server"] = "colocate"
+    rollout_gpus: int = Field(default=1, ge=1)
+
+    @property
+    def generators(self) -> int:
+        """The number of devices that only generate."""
+        return self.rollout_gpus if self.rollout == "server" else 0
+
+    @property
+    def ranks(self) -> int:
+        """The number of ranks, which train, on all nodes."""
+        return self.gpus * self.nodes - self.generators
 
 
 class Keep(Section):

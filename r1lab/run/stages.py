@@ -32,8 +32,21 @@ class StageRun:
 
     @property
     def ranks(self) -> int:
-        split = (self.config.get("rollout") or {}).get("tensor_parallel", 1)  # GPUs of a worker that generates
-        return self.gpus // split * self.nodes
+        if self.kind == "grpo":
+            return self.gpus * self.nodes - self.servers * self.split
+        return self.gpus // self.split * self.nodes
+
+    @property
+    def servers(self) -> int:
+        """The vLLM servers that generate its rollouts, if it trains."""
+        if self._launch.get("rollout") != "server":
+            return 0
+        return self._launch.get("rollout_gpus", 1) // self.split
+
+    @property
+    def split(self) -> int:
+        """The GPUs of each worker or server that generates."""
+        return (self.config.get("rollout") or {}).get("tensor_parallel", 1)
 
     @property
     def timeout(self) -> int:

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from r1lab.recipe.sections import GrpoTrain
 from r1lab.stages.common import doing, load_model, load_tokenizer, report_gold
 from r1lab.stages.eval import evaluate, prepare, scores_of
 from r1lab.stages.rows import build_rows, eval_tasks
+from r1lab.stages.serving import rollout_servers
 from r1lab.stages.training import Metrics, StopOnInterrupt, check_saveable, finish, resume_point, trl_config
 
 
@@ -47,6 +49,21 @@ def run(recipe: GrpoRecipe, run_dir: Path) -> int:
     report_gold(grader, rows, run_dir)
     config = grpo_config(recipe, run_dir, longest=max(len(ids) for ids in _ids(tokenizer, rendered)))
     rewards = BatchRewards(grader, rows, run_dir, rank=config.process_index)
+    with rollout_servers(recipe, run_dir, config.vllm_max_model_length) as servers:
+        return _train(recipe, run_dir, config, tokenizer, [text for text, _ in rendered], rewards, servers, started)
+
+
+def _train(
+    recipe: GrpoRecipe,
+    run_dir: Path,
+    config: GRPOConfig,
+    tokenizer,
+    texts: list[str],
+    rewards: BatchRewards,
+    servers: Callable[[], list[str] | None],
+    started: float,
+) -> int:
+    """Trains on prompts that are ready, whose rows are those of `rewards`; `servers` are the rollout servers."""
     if config.use_vllm and config.world_size == 1:
         # Without it TRL uses 29500 if that is free, and two runs that start at the same time would both use it.
         os.environ.setdefault("MASTER_PORT", str(get_free_port()))
@@ -54,10 +71,11 @@ def run(recipe: GrpoRecipe, run_dir: Path) -> int:
     model = load_model(recipe)
     metrics = Metrics(recipe, run_dir, _row(recipe, rewards))
     doing(run_dir, f"starting {engines.description(recipe.rollout.engine)}")
+    addresses = servers()
     trainer = GRPOTrainer(
         model=model,
         args=config,
-        train_dataset=Dataset.from_dict({"prompt": [text for text, _ in rendered], "row": list(range(len(rows)))}),
+        train_dataset=Dataset.from_dict({"prompt": texts, "row": list(range(len(texts)))}),
         processing_class=tokenizer,
         reward_funcs=rewards.functions,
         peft_config=lora_config(recipe.model.lora),
@@ -66,16 +84,18 @@ def run(recipe: GrpoRecipe, run_dir: Path) -> int:
         rewards=rewards,
         dynamic_sampling=recipe.rollout.dynamic_sampling,
         curriculum=recipe.curriculum,
-        tasks=[row.get("task") for row in rows],
+        tasks=[row.get("task") for row in rewards.rows],
         asynchronous=recipe.rollout.asynchronous,
         options=recipe.rollout.options,
         rendered=True,
         dtype=torch_dtype(recipe.model.dtype),
+        servers=addresses,
+        server_timeout=recipe.launch.timeout,
     )
     shard.all_ranks_read()
-    trainer.add_callback(Scheduled(trainer, recipe.schedule, grader.names))
+    trainer.add_callback(Scheduled(trainer, recipe.schedule, rewards.grader.names))
     if trainer.use_vllm and recipe.rollout.top_p == 1 and recipe.rollout.top_k == 0:
-        trainer.add_callback(Parity(trainer, [text for text, _ in rendered], run_dir))
+        trainer.add_callback(Parity(trainer, texts, run_dir))
     if recipe.eval and recipe.eval.every:
         trainer.add_callback(Evaluate(trainer, tokenizer, recipe, recipe.eval.every, run_dir, metrics))
     checkpoint = ranks.from_main(partial(_checkpoint, run_dir, sharded=trainer.is_fsdp_enabled))
@@ -96,7 +116,8 @@ def run(recipe: GrpoRecipe, run_dir: Path) -> int:
             trainer.train(resume_from_checkpoint=checkpoint)
         except RolledBack:
             if not stop.requested():
-                if ranks.world_size() > 1:  # restarted one by one, they would find the old rendezvous of the others
+                # Restarted one by one, ranks would find the old rendezvous of the others, and rank 0 its old servers.
+                if ranks.world_size() > 1 or recipe.launch.generators:
                     return ranks.RESTART
                 restart()
         if stop.stopped:

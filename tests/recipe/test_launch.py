@@ -1,10 +1,13 @@
 """On what a stage runs."""
 
+from pathlib import Path
+
 import pytest
 
 from r1lab.errors import UserError
 from r1lab.recipe import launch, references
 from r1lab.recipe import loading as recipes
+from r1lab.run.stages import stage_runs
 
 SFT = """stage: sft
 model: {path: embedded:tiny-qwen2}
@@ -89,3 +92,58 @@ def test_where_a_run_may_be_resumed(write, before, now, same):
         launch.comparable(recipes.resolved(recipes.load([file, *words], check=False))) for words in (before, now)
     )
     assert (references.changes(one, other, {}) == []) == same
+
+
+GRPO = """
+name: g
+stage: grpo
+model: {path: "embedded:tiny-qwen2"}
+data: {builder: knights_knaves, people: 2, size: 64}
+prompt: {template: r1-zero}
+rewards: [{name: knights_knaves}]
+train: {global_batch_size: 32, per_device_train_batch_size: 8}
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (
+            ["launch.rollout=server"],
+            "launch.rollout_gpus: 1: leaves no device to train on: set launch.gpus to at least 2",
+        ),
+        (
+            ["launch.rollout=server", "launch.gpus=4", "launch.rollout_gpus=3", "rollout.tensor_parallel=2"],
+            "launch.rollout_gpus: 3: does not divide into servers of 2 GPUs (rollout.tensor_parallel): set 2",
+        ),
+        (
+            ["launch.rollout=server", "launch.gpus=2", "rollout.engine=transformers"],
+            "rollout.engine: transformers: the servers run vLLM: set auto",
+        ),
+        (
+            ["launch.rollout=server", "launch.gpus=2", "rollout.url=http://localhost:8000"],
+            "rollout.url: has no effect with launch.rollout: server, which starts servers: remove one of the two",
+        ),
+        (
+            ["launch.rollout=server", "launch.gpus=2", "launch.nodes=2"],
+            "launch.rollout: servers and several nodes do not go together yet: set launch.nodes: 1",
+        ),
+        (["launch.rollout=server", "launch.gpus=4"], "train.global_batch_size: 32 completions do not divide into"),
+        (["rollout.tensor_parallel=2"], "rollout.tensor_parallel: 2: only servers split the model so"),
+    ],
+)
+def test_servers_that_do_not_fit_the_devices_or_the_recipe(write, words, error):
+    with pytest.raises(UserError) as raised:
+        recipes.load([write(GRPO), *words])
+    assert error in str(raised.value)
+
+
+def test_devices_that_only_generate_are_no_ranks(write):
+    loaded = recipes.load([write(GRPO), "launch.gpus=3", "launch.rollout=server"])
+    assert (loaded.launch.ranks, loaded.launch.generators, loaded.rollout.gpu_memory_utilization) == (2, 1, 0.9)
+    config = recipes.resolved(loaded)
+    assert recipes.reread(config) == config
+    (stage,) = stage_runs(config, Path("runs/g"))
+    assert (stage.ranks, stage.servers) == (2, 1)
+    one = recipes.resolved(recipes.load([write(GRPO), "launch.gpus=2", "launch.rollout=server"]))
+    assert launch.resolved(one, gpu=True)["launch"]["strategy"] == "auto"  # one rank

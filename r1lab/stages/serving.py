@@ -1,0 +1,84 @@
+"""The vLLM servers that generate the rollouts of a grpo stage (`launch.rollout: server`, `rollout.url`)."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from r1lab import hardware, ranks
+from r1lab.errors import UserError
+from r1lab.models.loading import dtype_name, resolve
+from r1lab.recipe.schema import GrpoRecipe
+from r1lab.run import servers as processes
+from r1lab.run.servers import Server
+from r1lab.stages.common import doing
+
+
+@contextmanager
+def rollout_servers(recipe: GrpoRecipe, run_dir: Path, max_length: int) -> Iterator[Callable[[], list[str] | None]]:
+    """Yields a function that waits for the servers and returns their addresses; None if each rank generates itself.
+
+    Servers that r1lab starts, while the ranks load the model, are children of rank 0: they end with it.
+
+    Args:
+        recipe: The recipe of the stage.
+        run_dir: Its folder, for the logs.
+        max_length: The tokens of the longest prompt and completion together.
+
+    Raises:
+        UserError: A server did not start; or the training failed after a server had ended, with the end of its log.
+    """
+    if (url := recipe.rollout.url) or not recipe.launch.generators:
+        yield lambda: [url] if isinstance(url, str) else url
+        return
+    started: list[Server] = []
+    if ranks.is_main():
+        doing(run_dir, "starting the servers")
+        started += start(recipe, run_dir, max_length)
+
+    def wait() -> list[str]:
+        processes.wait(started)
+        return [server.url for server in started]
+
+    try:
+        yield partial(ranks.from_main, wait)
+    except UserError as error:
+        if ended := processes.ended(started):
+            raise UserError([*ended, str(error)], status=1) from None
+        raise
+    finally:
+        processes.stop(started)
+
+
+def start(recipe: GrpoRecipe, run_dir: Path, max_length: int) -> list[Server]:
+    """Starts the servers of a stage on the devices after those of the ranks."""
+    rollout, launch = recipe.rollout, recipe.launch
+    count, split, on_gpu = launch.generators // rollout.tensor_parallel, rollout.tensor_parallel, hardware.gpus() > 0
+    options = (
+        {"gpu_memory_utilization": rollout.gpu_memory_utilization, "tensor_parallel_size": split} if on_gpu else {}
+    )
+    if recipe.model.revision:
+        options["revision"] = recipe.model.revision
+    if recipe.model.trust_remote_code:
+        options["trust_remote_code"] = True
+    return processes.start(
+        resolve(recipe.model.path),
+        run_dir,
+        count,
+        dtype=dtype_name(recipe.model.dtype),
+        max_model_length=max_length,
+        gpus=devices(launch.ranks, count, split) if on_gpu else (),
+        options=options | rollout.options,
+    )
+
+
+def devices(first: int, count: int, split: int, visible: str | None = None) -> list[str]:
+    """Returns `CUDA_VISIBLE_DEVICES` of each of `count` servers of `split` GPUs, which follow the `first` ones.
+
+    >>> devices(2, 2, 1), devices(1, 1, 2, visible="4,5,6,7")
+    (['2', '3'], ['5,6'])
+    """
+    given = (visible or os.environ.get("CUDA_VISIBLE_DEVICES") or "").split(",")
+    names = given if given != [""] else [str(number) for number in range(first + count * split)]
+    return [",".join(names[first + i * split : first + (i + 1) * split]) for i in range(count)]
