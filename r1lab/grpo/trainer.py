@@ -80,6 +80,7 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
         rendered: Prompts are texts from `r1lab.models.prompts.render`, with their special tokens, and `generate` uses
             only the end tokens of the model's generation config.
         dtype: The dtype of the engine and the reference model; None for that of the model's weights.
+        servers: Addresses of vLLM servers (`r1lab.run.servers`), which then generate instead of vLLM in this process.
     """
 
     # TRL's attributes, which it does not type precisely.
@@ -108,6 +109,7 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
         rendered: bool = False,
         options: dict | None = None,
         dtype: torch.dtype | None = None,
+        servers: list[str] | None = None,
         **kwargs,
     ):
         self.own = own = own or GrpoTrain()
@@ -127,6 +129,10 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
 
             settings = {"skip_text": own.skip_text, "dtype": dtype, "options": self.options}
             names["VLLMGeneration"] = partial(SyncedVLLM, **settings)
+            if servers is not None:
+                from r1lab.engines.served import ServedVLLM
+
+                names["VLLMGeneration"] = partial(ServedVLLM, servers=servers, **settings)
         elif self.options and config is not None:
             config.generation_kwargs = (config.generation_kwargs or {}) | self.options
         with_names(grpo_trainer.GRPOTrainer.__init__, **names)(self, *args, **kwargs)
@@ -380,11 +386,9 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
     def engine(self) -> Iterator[Engine]:
         """Yields the engine that generates the rollouts, with the current weights."""
         if self.use_vllm:
-            from r1lab.engines.vllm import VLLMEngine
-
             with self.vllm_generation.awake(stale=self.state.global_step != self._last_loaded_step):
                 self._last_loaded_step = self.state.global_step
-                yield VLLMEngine(self.vllm_generation.llm)
+                yield self.vllm_generation.engine()
         else:
             model = self.accelerator.unwrap_model(self.model)
             yield TransformersEngine(model, self.processing_class, options=self.options)
