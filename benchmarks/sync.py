@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
+from r1lab.engines import processes
 from r1lab.engines.sync import WeightSync
 from r1lab.models import loading
-from r1lab.run import servers
 
 
 def main() -> None:
@@ -27,10 +27,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         options = {"enforce_eager": True}
-        running = servers.start(path, Path(folder), args.servers, dtype="float32", options=options)
+        running = processes.start(path, Path(folder), args.servers, dtype="float32", options=options)
         try:
             model = loading.load_model(args.model, dtype="float32")
-            servers.wait(running)
+            processes.wait(running)
             start = time.perf_counter() - began
             sender = WeightSync([server.url for server in running])
             rows = []
@@ -44,7 +44,7 @@ def main() -> None:
                 rows.append(done.seconds | {"total": time.perf_counter() - began})
             sender.close()
         finally:
-            servers.stop(running)
+            processes.stop(running)
     rows = rows[1:]  # the first one opens the connections
     print(
         json.dumps(

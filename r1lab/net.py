@@ -1,8 +1,9 @@
-"""The proxy and the certificates that every HTTP client of r1lab uses."""
+"""The proxy and the certificates that every HTTP client of r1lab uses, and free ports."""
 
 import ipaddress
 import os
 import re
+import socket
 import ssl
 import urllib.request
 from urllib.parse import urlsplit
@@ -90,3 +91,14 @@ def _without_password(proxy: str) -> str:
     'http://***@proxy:3128'
     """
     return re.sub(r"^([^/]*//)?[^@]*@", lambda match: f"{match[1] or ''}***@", proxy)
+
+
+def free_port() -> socket.socket:
+    """A socket on a free port of this machine, which Linux gives to no other process while it is open.
+
+    It does not listen, so that rank 0 can, some seconds later: torch's store reuses the address as well.
+    """
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("", 0))
+    return held

@@ -19,7 +19,7 @@ from r1lab.errors import UserError
 class ServedVLLM(SyncedVLLM):
     """Has the place of TRL's colocated vLLM; the generation runs on servers that other processes have started.
 
-    Each has to be started as `r1lab.run.servers` does, with the dtype of the policy.
+    Each has to be started as `r1lab.engines.processes` does, with the dtype of the policy.
 
     Args:
         servers: Their addresses.

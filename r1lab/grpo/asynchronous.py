@@ -1,8 +1,9 @@
 """Asynchronous GRPO: groups are started before the update that they are trained in, and wait in a queue.
 
-`Groups` keeps the queue of `r1lab.grpo.pacing` filled from a `Source`, and hands out the groups of each update. There
-is one source so far, `InProcess`: the engine that shares the process, and the time, with the trainer. It saves no
-time. It is there to study staleness: what a source beside the trainer does at random, it does exactly. Before the
+`Groups` keeps the queue of `r1lab.grpo.pacing` filled from a `Source`, and hands out the groups of each update. One
+source is rollout servers, which generate while the trainer trains (`r1lab.grpo.from_servers`). The other is
+`InProcess`: the engine that shares the process, and the time, with the trainer. It saves no time. It is there to study
+staleness: what servers do at random, it does exactly. Before the
 update with weights of version v, groups are generated with these weights until the queue is full, so that from update
 `staleness` on, each update trains on groups from weights exactly `staleness` updates old, on any machine and also
 after a resume. With `staleness: 0` it generates the same batches at the same times as the synchronous trainer, so that
@@ -79,7 +80,7 @@ class InProcess:
         trainer = self.trainer
         tickets, self._started = self._started[: self.count], self._started[self.count :]
         rows = [trainer.train_dataset[ticket.prompt] for ticket in tickets for _ in range(trainer.num_generations)]
-        with _without_figures(trainer):
+        with without_figures(trainer):
             groups = dynamic_sampling.generate(trainer, rows)
         if self.scored:
             _score(trainer, groups)
@@ -195,7 +196,7 @@ def data_order(trainer: GRPOTrainer, count: int) -> Callable[[int], int]:
 
 
 @contextmanager
-def _without_figures(trainer: GRPOTrainer):
+def without_figures(trainer: GRPOTrainer):
     """A context in which TRL's metrics are not recorded: they are computed when the groups are trained on."""
     metrics, tokens = trainer._metrics["train"], trainer.state.num_input_tokens_seen
     trainer._metrics["train"] = defaultdict(list)

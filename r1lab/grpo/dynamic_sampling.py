@@ -112,12 +112,25 @@ def choose(trainer: GRPOTrainer, inputs: list[dict]) -> list[Group]:
 
 def generate(trainer: GRPOTrainer, inputs: list[dict]) -> list[Group]:
     """Generates and grades completions of this rank's prompts, which are repeated for their groups."""
-    size, first = trainer.num_generations, trainer.accelerator.process_index * len(inputs)
     prompts = [row["prompt"] for row in inputs]
     prompt_ids, completion_ids, _, completions, logprobs, *_ = trainer.rollout(inputs, prompts)
+    return graded(trainer, inputs, prompt_ids, completion_ids, completions, logprobs)
+
+
+def graded(
+    trainer: GRPOTrainer,
+    inputs: list[dict],
+    prompt_ids: list[list[int]],
+    completion_ids: list[list[int]],
+    completions: list[str],
+    logprobs: list[list[float]] | None,
+) -> list[Group]:
+    """Grades completions of this rank's prompts; the lists have an item for each completion, group after group."""
+    size, first = trainer.num_generations, trainer.accelerator.process_index * len(inputs)
+    prompts = [row["prompt"] for row in inputs]
     rewards = trainer.graded(inputs, prompts, completions, completion_ids)[first : first + len(inputs)]
-    graded = trainer.rewards.newest if trainer.rewards is not None else None
-    right = graded.right if graded is not None else None
+    newest = trainer.rewards.newest if trainer.rewards is not None else None
+    right = newest.right if newest is not None else None
     return [
         Group(
             inputs=inputs[start],

@@ -27,6 +27,7 @@ from r1lab.grpo.advantages import advantages
 from r1lab.grpo.asynchronous import Groups
 from r1lab.grpo.curriculum import Chooser
 from r1lab.grpo.dynamic_sampling import chooser_for
+from r1lab.grpo.from_servers import FromServers
 from r1lab.grpo.rewards import BatchRewards
 from r1lab.models import shard
 from r1lab.models.patched import create_model_as, with_names
@@ -80,7 +81,8 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
         rendered: Prompts are texts from `r1lab.models.prompts.render`, with their special tokens, and `generate` uses
             only the end tokens of the model's generation config.
         dtype: The dtype of the engine and the reference model; None for that of the model's weights.
-        servers: Addresses of vLLM servers (`r1lab.run.servers`), which then generate instead of vLLM in this process.
+        served: The arguments of `r1lab.engines.served.ServedVLLM` besides TRL's, if vLLM servers generate instead of
+            vLLM in this process: `servers`, `timeout`, `sync_folder`.
     """
 
     # TRL's attributes, which it does not type precisely.
@@ -109,7 +111,7 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
         rendered: bool = False,
         options: dict | None = None,
         dtype: torch.dtype | None = None,
-        servers: list[str] | None = None,
+        served: dict[str, Any] | None = None,
         **kwargs,
     ):
         self.own = own = own or GrpoTrain()
@@ -129,17 +131,18 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
 
             settings = {"skip_text": own.skip_text, "dtype": dtype, "options": self.options}
             names["VLLMGeneration"] = partial(SyncedVLLM, **settings)
-            if servers is not None:
+            if served:
                 from r1lab.engines.served import ServedVLLM
 
-                names["VLLMGeneration"] = partial(ServedVLLM, servers=servers, **settings)
+                names["VLLMGeneration"] = partial(ServedVLLM, **served, **settings)
         elif self.options and config is not None:
             config.generation_kwargs = (config.generation_kwargs or {}) | self.options
         with_names(grpo_trainer.GRPOTrainer.__init__, **names)(self, *args, **kwargs)
         if dynamic_sampling or curriculum or asynchronous:
             self.chooser = chooser_for(self, tasks, curriculum)
         if asynchronous:
-            self.groups = Groups(self, asynchronous)
+            source = FromServers(self, in_flight=asynchronous.in_flight) if served else None
+            self.groups = Groups(self, asynchronous, source)
         # A loss that is a sum over rows can be computed in any parts, but these terms need a whole micro-batch.
         self.by_rows = not self._entropy_bonus_enabled and self.top_entropy_quantile == 1 and not self.aux_loss_enabled
         self.own_loss = trial.loss(own.loss) if own.loss else None

@@ -110,5 +110,5 @@ def plan(
             prefix = f"stages.{name}." if pipeline else ""
             ways[name] = changes(stage, found[-1], again, prefix=prefix, most_gpus=most)
     launches: list[Launch | None] = [getattr(stage, "launch", None) for _, stage in named]
-    count = gpus or max((launch.ranks for launch in launches if launch), default=1)
+    count = gpus or max((launch.gpus * launch.nodes for launch in launches if launch), default=1)
     return Planned(recipe.name, device, count, tuple(found), ways)

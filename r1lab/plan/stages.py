@@ -309,7 +309,8 @@ def _rollouts(
     # vLLM has a copy in `model.dtype`, and `generate` the trained weights.
     size = _size(recipe, device) if generating.uses_vllm(recipe.rollout) else work.precision.weights
     length = found.prompt + completion_limit(recipe)
-    made, n = update.rollout // update.ranks, recipe.rollout.num_generations
+    servers = _servers(recipe)
+    made, n = update.rollout // (servers or update.ranks), recipe.rollout.num_generations
     idle = replace(phases["update"], gradients=0, activations=0)
     again = update.rows / update.rollout  # rollouts per update
     of = {"rows": made, "n": n, "written": completion_limit(recipe), "size": size}
@@ -321,12 +322,22 @@ def _rollouts(
         phases = phases | {phase: memory.plus(idle, parts) for phase, parts in adds.items()}
         waiting = generating.seconds(shape, device, recipe.rollout, found, together=made, **of)
         return phases, "", again * waiting
-    split = recipe.train.get("vllm_tensor_parallel_size", 1)
+    split = recipe.rollout.tensor_parallel if servers else recipe.train.get("vllm_tensor_parallel_size", 1)
     share, short = generating.vllm(recipe.rollout, device, shape, size, length, split)
     asleep = bool(recipe.train.get("vllm_enable_sleep_mode")) and device.cuda
-    phases = {phase: parts if asleep else memory.plus(parts, share) for phase, parts in phases.items()}
+    elsewhere = asleep or servers > 0
+    phases = {phase: parts if elsewhere else memory.plus(parts, share) for phase, parts in phases.items()}
     waiting = generating.seconds(shape, device, recipe.rollout, found, cache=share.kv_cache, **of)
-    return phases | {"generate": memory.plus(idle, share)}, short, again * waiting
+    generates = share if servers else memory.plus(idle, share)
+    return phases | {"generate": generates}, short, again * waiting
+
+
+def _servers(recipe: GrpoRecipe) -> int:
+    """The servers that generate the rollouts; 0 if each rank generates its own."""
+    if recipe.launch.generators:
+        return recipe.launch.generators // recipe.rollout.tensor_parallel
+    url = recipe.rollout.url
+    return len([url] if isinstance(url, str) else url or [])
 
 
 def _generates(

@@ -203,13 +203,15 @@ class GrpoRollout(_AsynchronousRollout):
 
     It generates on the GPUs of the trainer unless `launch.rollout` or `url` says otherwise. `url` has the addresses of
     vLLM servers that run already, started as docs/scale.md says; `tensor_parallel` is the number of GPUs over which
-    each server that r1lab starts splits the model. `gpu_memory_utilization` is 0.3 where the trainer needs the rest,
-    and 0.9 on devices that only generate.
+    each server that r1lab starts splits the model. Servers read new weights from files in `sync_folder`, which is
+    /dev/shm unless they run on other machines. `gpu_memory_utilization` is 0.3 where the trainer needs the rest, and
+    0.9 on devices that only generate.
 
     `biased_sampling` allows settings that bias the gradient: `top_p`, `top_k`, `min_p`.
     """
 
     url: str | list[str] | None = None
+    sync_folder: str | None = None
     tensor_parallel: int = Field(default=1, ge=1)
     gpu_memory_utilization: float = Field(default=0.3, gt=0, le=1)
     num_generations: int = Field(default=8, ge=1)

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import BinaryIO
 
-from r1lab.run.logs import exception, last_line
+from r1lab.rundir.logs import exception, last_line
 
 DISK_FULL = 2**20  # if fewer bytes are free, the full disk is reported as the cause of a failure
 _PR_SET_PDEATHSIG = 1

@@ -19,8 +19,8 @@ from rich.table import Table
 from rich.text import Text
 
 from r1lab.recipe.schema import trains
-from r1lab.run.logs import last_line
 from r1lab.rundir import storage
+from r1lab.rundir.logs import last_line
 from r1lab.text import duration, number, sparkline
 
 LINE_EVERY = 10.0  # seconds between lines in a file during the first ten minutes

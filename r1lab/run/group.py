@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from r1lab import hardware, ranks
+from r1lab.net import free_port
 from r1lab.run import children
+from r1lab.rundir.logs import size
 
 INTERRUPTED = 130
 _END = 30.0  # seconds for srun to end the ranks on all nodes
@@ -94,11 +96,6 @@ def of_stage(group: Group, path: Path) -> Group:
     return replace(group, path=path, logs=[log], logs_from=[size(log)])
 
 
-def size(file: Path) -> int:
-    """The bytes of a file, 0 if there is none."""
-    return file.stat().st_size if file.is_file() else 0
-
-
 def remove_signs(path: Path) -> None:
     """Removes what an earlier attempt left and this one would take for its own."""
     (path / "stop").unlink(missing_ok=True)
@@ -131,17 +128,6 @@ def environment(place: int, count: int, node: Node) -> dict[str, str]:
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, hardware.allowed_cores() // count)),
     }
     return found if hardware.gpus() else found | {"ACCELERATE_USE_CPU": "true"}
-
-
-def free_port() -> socket.socket:
-    """A socket on a free port of this machine, which Linux gives to no other process while it is open.
-
-    It does not listen, so that rank 0 can, some seconds later: torch's store reuses the address as well.
-    """
-    held = socket.socket()
-    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    held.bind(("", 0))
-    return held
 
 
 def failed(group: Group) -> dict[int, int]:

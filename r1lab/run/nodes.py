@@ -16,11 +16,13 @@ from pathlib import Path
 
 from r1lab import interrupts, ranks
 from r1lab.interrupts import StopRequests
+from r1lab.net import free_port
 from r1lab.run import children, group, watch
 from r1lab.run.group import Group, Node
 from r1lab.run.stages import StageRun
 from r1lab.run.watch import Fault
 from r1lab.rundir import storage
+from r1lab.rundir.logs import size
 
 GRACE = 10.0
 """Seconds that a node waits after the consequence of a fault, for the node with the cause to report it: the first one
@@ -38,8 +40,8 @@ def start(command: list[str], path: Path, count: int) -> Group:
     group.remove_signs(path)
     ranks.folder(path).mkdir(exist_ok=True)
     log = ranks.folder(path) / "srun.log"
-    log_from = group.size(log)
-    port = group.free_port()
+    log_from = size(log)
+    port = free_port()
     rank_0 = {"MASTER_ADDR": address(), "MASTER_PORT": str(port.getsockname()[1])}
     with log.open("ab") as output:
         process = children.start([*prefix(count), str(path), *command], output, rank_0)

@@ -16,7 +16,7 @@ from r1lab import ranks
 from r1lab.grading import clock
 from r1lab.run import children
 from r1lab.run.group import Group, failed
-from r1lab.run.logs import last_line
+from r1lab.rundir.logs import last_line
 
 LOADING = 1800.0  # seconds after the start for which loading may take
 STACKS = 5.0  # seconds for the ranks to write their stacks

@@ -31,7 +31,7 @@ from r1lab.recipe.sections import GrpoTrain
 from r1lab.stages.common import doing, load_model, load_tokenizer, report_gold
 from r1lab.stages.eval import evaluate, prepare, scores_of
 from r1lab.stages.rows import build_rows, eval_tasks
-from r1lab.stages.serving import rollout_servers
+from r1lab.stages.serving import rollout_servers, served_by
 from r1lab.stages.training import Metrics, StopOnInterrupt, check_saveable, finish, resume_point, trl_config
 
 
@@ -71,7 +71,7 @@ def _train(
     model = load_model(recipe)
     metrics = Metrics(recipe, run_dir, _row(recipe, rewards))
     doing(run_dir, f"starting {engines.description(recipe.rollout.engine)}")
-    addresses = servers()
+    served = served_by(recipe, servers())
     trainer = GRPOTrainer(
         model=model,
         args=config,
@@ -89,8 +89,7 @@ def _train(
         options=recipe.rollout.options,
         rendered=True,
         dtype=torch_dtype(recipe.model.dtype),
-        servers=addresses,
-        server_timeout=recipe.launch.timeout,
+        served=served,
     )
     shard.all_ranks_read()
     trainer.add_callback(Scheduled(trainer, recipe.schedule, rewards.grader.names))
@@ -214,7 +213,8 @@ def _asynchronous(logs: dict) -> dict:
     Returns:
         `staleness` and `staleness_max`, over tokens; `truncated` and `clipped`, shares of tokens whose importance
         ratio was truncated (or masked), and whose ratio PPO's clip left without gradient; `seconds_waiting`, for which
-        the trainer waited for groups, which with the engine in process is the time in which it generated them.
+        the trainer waited for groups, which with the engine in process is the time in which it generated them; and
+        `seconds_servers_waiting`, in which the servers had nothing to do.
     """
     row = {
         "staleness": logs["async/staleness"],
@@ -222,6 +222,7 @@ def _asynchronous(logs: dict) -> dict:
         "truncated": logs.get("async/truncated"),
         "clipped": logs.get("clip_ratio/region_mean", logs.get("cispo_clip_ratio")),
         "seconds_waiting": round(logs.get("seconds/waiting", 0.0), 3),
+        "seconds_servers_waiting": round(waited, 3) if (waited := logs.get("seconds/servers_waiting")) else None,
     }
     return {key: value for key, value in row.items() if value is not None}
 

@@ -5,13 +5,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from r1lab import hardware, ranks
+from r1lab.engines import processes
+from r1lab.engines.processes import Server
 from r1lab.errors import UserError
 from r1lab.models.loading import dtype_name, resolve
 from r1lab.recipe.schema import GrpoRecipe
-from r1lab.run import servers as processes
-from r1lab.run.servers import Server
 from r1lab.stages.common import doing
 
 
@@ -49,6 +50,18 @@ def rollout_servers(recipe: GrpoRecipe, run_dir: Path, max_length: int) -> Itera
         raise
     finally:
         processes.stop(started)
+
+
+def served_by(recipe: GrpoRecipe, addresses: list[str] | None) -> dict[str, Any] | None:
+    """Returns the arguments of `r1lab.engines.served.ServedVLLM`, None without servers."""
+    if addresses is None:
+        return None
+    folder = recipe.rollout.sync_folder
+    return {
+        "servers": addresses,
+        "timeout": float(recipe.launch.timeout),
+        "sync_folder": Path(folder).expanduser() if folder else None,
+    }
 
 
 def start(recipe: GrpoRecipe, run_dir: Path, max_length: int) -> list[Server]:

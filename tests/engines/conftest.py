@@ -91,12 +91,12 @@ def serving(path: str, name: str, log):
 def served(tmp_path_factory):
     """Two servers of the embedded base that take new weights."""
     pytest.importorskip("vllm")
-    from r1lab.run import servers
+    from r1lab.engines import processes
 
     folder = tmp_path_factory.mktemp("served")
     options = {"enforce_eager": True, "max_num_seqs": 8}
     path = loading.resolve("embedded:tiny-qwen2")
-    running = servers.start(path, folder, 2, dtype="float32", max_model_length=512, options=options)
-    servers.wait(running)
+    running = processes.start(path, folder, 2, dtype="float32", max_model_length=512, options=options)
+    processes.wait(running)
     yield running
-    servers.stop(running)
+    processes.stop(running)

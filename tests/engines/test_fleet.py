@@ -192,14 +192,14 @@ def test_nothing_is_left_of_requests_that_nobody_waits_for(fleet, prompts, serve
 
 @pytest.mark.slow
 def test_a_server_that_is_killed_costs_a_request_to_the_other_one(tmp_path, served, policy, prompts):
-    from r1lab.run import servers
+    from r1lab.engines import processes
 
     path = loading.resolve("embedded:tiny-qwen2")
     options = {"enforce_eager": True, "max_num_seqs": 8}
-    third = servers.start(path, tmp_path, dtype="float32", max_model_length=512, options=options)
+    third = processes.start(path, tmp_path, dtype="float32", max_model_length=512, options=options)
     fleet = Fleet([served[0].url, third[0].url], timeout=300)
     try:
-        servers.wait(third)
+        processes.wait(third)
         send(fleet, 1, policy)
         futures = [fleet.submit(ids, 2, LONG) for ids in prompts * 2]
         wait_for(lambda: all(len(line.tasks) > 0 for line in fleet._lines))
@@ -210,4 +210,4 @@ def test_a_server_that_is_killed_costs_a_request_to_the_other_one(tmp_path, serv
         assert list(fleet.failures) == [third[0].url]
     finally:
         fleet.close()
-        servers.stop(third)
+        processes.stop(third)

@@ -68,7 +68,7 @@ def trained(tmp_path, **settings):
 
 @pytest.mark.slow
 def test_three_steps_on_a_server_are_those_of_the_engine_in_process(served, tmp_path):
-    ours, figures, texts = trained(tmp_path, servers=[served[0].url])
+    ours, figures, texts = trained(tmp_path, served={"servers": [served[0].url]})
     theirs, wanted, others = trained(tmp_path)
     assert texts == others and texts[0] != texts[2]  # the weights moved, and the server has them
     assert len(figures) == 3 and all(abs(loss) > 1e-3 for _, loss in figures)
@@ -90,4 +90,4 @@ def test_three_steps_on_a_server_are_those_of_the_engine_in_process(served, tmp_
 @pytest.mark.slow
 def test_weights_that_no_server_takes_are_one_line(tmp_path):
     with pytest.raises(UserError, match="^no server took the weights: http://127.0.0.1:9: ConnectError: .*: look at"):
-        trained(tmp_path, servers=["http://127.0.0.1:9/v1"])
+        trained(tmp_path, served={"servers": ["http://127.0.0.1:9/v1"]})

@@ -2,7 +2,7 @@
 
 import pytest
 
-from r1lab.run import logs
+from r1lab.rundir import logs
 
 
 def test_the_last_line_of_a_log_has_no_colours_and_begins_where_told(tmp_path):

@@ -21,8 +21,8 @@ import httpx
 from r1lab import hardware
 from r1lab.engines.worker import EXTENSION
 from r1lab.errors import UserError
-from r1lab.run.group import free_port, size
-from r1lab.run.logs import exception, last_line
+from r1lab.net import free_port
+from r1lab.rundir.logs import exception, last_line, size
 
 _OF_A_RANK = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 STARTING = 900.0  # seconds in which a server has to answer
@@ -181,8 +181,8 @@ def wait(servers: Sequence[Server], seconds: float = STARTING) -> None:
         with httpx.Client(trust_env=False, timeout=5) as client:
             for server in servers:
                 while not _answers(client, server):
-                    if server.process.poll() is not None:
-                        raise UserError(f"{server.log}: the server ended: {_last(server)}", status=1)
+                    if lines := ended([server]):
+                        raise UserError(lines, status=1)
                     if time.monotonic() > deadline:
                         what = f"the server does not answer after {seconds:.0f} s"
                         raise UserError(f"{server.log}: {what}; last line of the log: {_last(server)}", status=1)
@@ -191,6 +191,12 @@ def wait(servers: Sequence[Server], seconds: float = STARTING) -> None:
     except BaseException:
         stop(servers)
         raise
+
+
+def ended(servers: Sequence[Server]) -> list[str]:
+    """Returns a line for each server that has ended, with the last line of its log."""
+    gone = [server for server in servers if server.process.poll() is not None]
+    return [f"{server.log}: the server ended: {_last(server)}" for server in gone]
 
 
 def _answers(client: httpx.Client, server: Server) -> bool:

@@ -1,4 +1,4 @@
-"""Reads the last line and the last exception of a stage's log."""
+"""Reads the last line and the last exception of a log."""
 
 import re
 from itertools import zip_longest
@@ -41,3 +41,8 @@ def exception(path: Path, start: int = 0) -> str:
             if "root cause above" not in line:
                 found = f"{line.strip()} {following.strip()}" if line.rstrip().endswith(":") else line.strip()
     return found
+
+
+def size(file: Path) -> int:
+    """The bytes of a file, 0 if there is none."""
+    return file.stat().st_size if file.is_file() else 0

@@ -1,0 +1,102 @@
+"""Groups of asynchronous training from rollout servers, which generate while the trainer trains."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from typing import TYPE_CHECKING, cast
+
+from r1lab.engines import seed_of
+from r1lab.grpo import dynamic_sampling
+from r1lab.grpo.asynchronous import without_figures
+from r1lab.grpo.dynamic_sampling import Group
+from r1lab.grpo.pacing import Ticket
+
+if TYPE_CHECKING:
+    from r1lab.engines.fleet import Sampled
+    from r1lab.engines.served import ServedVLLM
+    from r1lab.grpo.trainer import GRPOTrainer
+
+
+class FromServers:
+    """A source of `r1lab.grpo.asynchronous.Groups`.
+
+    The servers get new weights when the first group of an update is started. Completions in progress are interrupted
+    for it and continue with the new weights, so that a completion may have tokens from several versions; or, without
+    `in_flight`, they are all finished before.
+
+    Completions are graded in the trainer's thread, when it waits for groups. A group that is finished but not graded
+    when a checkpoint is written is generated again by the run that resumes from it.
+
+    Args:
+        trainer: A trainer whose completions come from servers.
+        in_flight: Whether completions in progress are interrupted.
+    """
+
+    beside = True
+
+    def __init__(self, trainer: GRPOTrainer, *, in_flight: bool):
+        self.trainer, self.in_flight = trainer, in_flight
+        self._running: dict[Future[list[Sampled]], Ticket] = {}
+        self._version: int | None = None
+        self._of_sync: dict[int, int] = {}  # the update before which the servers got a version of the weights
+        self._idle_since = time.perf_counter()
+
+    @property
+    def _served(self) -> ServedVLLM:
+        return cast("ServedVLLM", self.trainer.vllm_generation)
+
+    def start(self, tickets: list[Ticket]) -> None:
+        """See `Source`."""
+        if not tickets:
+            return
+        if not self._running:
+            self.trainer.log_spent("servers_waiting", time.perf_counter() - self._idle_since)
+        if tickets[-1].version != self._version:
+            self._sync(tickets[-1].version)
+        trainer, settings = self.trainer, self._served.settings()
+        texts = [trainer.train_dataset[ticket.prompt]["prompt"] for ticket in tickets]
+        ids, *_ = trainer._tokenize_prompts(texts)
+        for ticket, prompt in zip(tickets, ids, strict=True):
+            seed = seed_of(trainer.args.seed, ticket.number)
+            future = self._served.fleet.submit(prompt, trainer.num_generations, settings, seed)
+            future.add_done_callback(self._note_idle)
+            self._running[future] = ticket
+
+    def _note_idle(self, _: Future) -> None:
+        if all(future.done() for future in list(self._running)):
+            self._idle_since = time.perf_counter()
+
+    def _sync(self, version: int) -> None:
+        if not self.in_flight:
+            wait(self._running)
+        self._served.sync_weights()
+        self._version = self._of_sync[self._served.version] = version
+        self.trainer._last_loaded_step = self.trainer.state.global_step
+
+    def finished(self) -> list[tuple[int, Group]]:
+        """See `Source`.
+
+        Raises:
+            UserError: No server is left.
+        """
+        wait(self._running, return_when=FIRST_COMPLETED)
+        done = sorted((future for future in self._running if future.done()), key=lambda one: self._running[one].number)
+        tickets = [self._running.pop(future) for future in done]
+        groups = self._graded(tickets, [future.result() for future in done])
+        return [(ticket.number, group) for ticket, group in zip(tickets, groups, strict=True)]
+
+    def _graded(self, tickets: Sequence[Ticket], sampled: Sequence[list[Sampled]]) -> list[Group]:
+        trainer, size = self.trainer, self.trainer.num_generations
+        rows = [trainer.train_dataset[ticket.prompt] for ticket in tickets for _ in range(size)]
+        ids, *_ = trainer._tokenize_prompts([row["prompt"] for row in rows])
+        every = [one for group in sampled for one in group]
+        completions = [one.token_ids for one in every]
+        texts = trainer.processing_class.batch_decode(completions, skip_special_tokens=True)
+        logprobs = [one.logprobs for one in every]
+        with without_figures(trainer):
+            groups = dynamic_sampling.graded(trainer, rows, ids, completions, texts, logprobs)
+        for group, one_group in zip(groups, sampled, strict=True):
+            group.versions = [[self._of_sync[version] for version in one.versions] for one in one_group]
+        return groups
