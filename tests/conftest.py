@@ -55,3 +55,19 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if "gpu" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory):
+    """Two servers of the embedded base that take new weights."""
+    pytest.importorskip("vllm")
+    from r1lab.engines import processes
+    from r1lab.models import loading
+
+    folder = tmp_path_factory.mktemp("served")
+    options = {"enforce_eager": True, "max_num_seqs": 8}
+    path = loading.resolve("embedded:tiny-qwen2")
+    running = processes.start(path, folder, 2, dtype="float32", max_model_length=512, options=options)
+    processes.wait(running)
+    yield running
+    processes.stop(running)

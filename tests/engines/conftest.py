@@ -85,18 +85,3 @@ def serving(path: str, name: str, log):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGTERM)
         child.wait(60)
-
-
-@pytest.fixture(scope="session")
-def served(tmp_path_factory):
-    """Two servers of the embedded base that take new weights."""
-    pytest.importorskip("vllm")
-    from r1lab.engines import processes
-
-    folder = tmp_path_factory.mktemp("served")
-    options = {"enforce_eager": True, "max_num_seqs": 8}
-    path = loading.resolve("embedded:tiny-qwen2")
-    running = processes.start(path, folder, 2, dtype="float32", max_model_length=512, options=options)
-    processes.wait(running)
-    yield running
-    processes.stop(running)
