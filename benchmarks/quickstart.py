@@ -17,9 +17,7 @@ import os
 import subprocess
 import sys
 import time
-from math import sqrt
 from pathlib import Path
-from statistics import fmean, stdev
 
 import psutil
 
@@ -67,16 +65,13 @@ def differences(seeds: list[int], gpus: list[int], runs_dir: str) -> list[dict]:
         for metric in ("avg", "greedy"):
             of_seeds = [row for row in rows if row["metric"] == metric and row["task"] == "knights_knaves"]
             values = [row["diff"] for row in of_seeds]
-            mean, half = fmean(values), None
-            if len(values) > 1:
-                half = stats.t_quantile(len(values) - 1) * stdev(values) / sqrt(len(values))
             found.append(
                 {
                     "gpus": count,
                     "against": gpus[0],
                     "metric": metric,
                     "by_seed": {row["seed"]: percent(row["diff"], row["ci95"], signed=True) for row in of_seeds},
-                    "mean": percent(mean, half and [mean - half, mean + half], signed=True),
+                    "mean": percent(*stats.over_runs(values), signed=True) if len(values) > 1 else None,
                 }
             )
     return found

@@ -8,7 +8,7 @@ Bars to Evals* (arXiv:2411.00640), sections 2 and 4.
 from collections import Counter
 from collections.abc import Sequence
 from math import comb, sqrt
-from statistics import NormalDist
+from statistics import NormalDist, fmean, stdev
 
 import numpy as np
 
@@ -126,6 +126,25 @@ def paired_diff(
     return float(change.mean()), _interval(change, -1.0, 1.0, seed, resamples)
 
 
+def over_runs(values: Sequence[float]) -> tuple[float, tuple[float, float]]:
+    """Mean of one value per training run, such as a gain per seed, and its 95 % interval by Student's t.
+
+    It holds what differs from one training to the next, which an interval over the questions of one run does not.
+
+    Raises:
+        ValueError: There are fewer than two values.
+
+    >>> mean, (low, high) = over_runs([0.1, 0.2, 0.3])
+    >>> round(mean, 2), round(low, 2), round(high, 2)
+    (0.2, -0.05, 0.45)
+    """
+    if len(values) < 2:
+        raise ValueError("an interval over runs needs at least two of them")
+    mean = fmean(values)
+    half = t_quantile(len(values) - 1) * stdev(values) / sqrt(len(values))
+    return mean, (mean - half, mean + half)
+
+
 def _checked(values: Sequence[float]) -> np.ndarray:
     checked = np.asarray(values, dtype=float)
     if checked.ndim != 1 or not len(checked):
@@ -172,12 +191,17 @@ def expanded_tail(count: int) -> float:
     return NormalDist().cdf(-sqrt(count / (count - 1)) * t_quantile(count - 1))
 
 
-def t_quantile(freedom: int) -> float:
-    """The 97.5 % point of Student's t (Abramowitz and Stegun 26.7.5, to 0.001 from 5 degrees of freedom on).
+_FEW_DEGREES = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
 
-    >>> round(t_quantile(29), 3), round(t_quantile(99), 3)
-    (2.045, 1.984)
+
+def t_quantile(freedom: int) -> float:
+    """The 97.5 % point of Student's t, to 0.001 (Abramowitz and Stegun 26.7.5; table 26.10 for few degrees).
+
+    >>> t_quantile(2), round(t_quantile(29), 3), round(t_quantile(99), 3)
+    (4.303, 2.045, 1.984)
     """
+    if freedom in _FEW_DEGREES:
+        return _FEW_DEGREES[freedom]
     terms = (
         (Z**3 + Z) / 4,
         (5 * Z**5 + 16 * Z**3 + 3 * Z) / 96,
