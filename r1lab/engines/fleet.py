@@ -134,7 +134,7 @@ class Fleet:
 
         Returns:
             A future of the completions. It raises a UserError if no server is left or if a server refuses the
-            request; cancelling it ends the requests.
+            request; canceling it ends the requests.
         """
         return asyncio.run_coroutine_threadsafe(self._group(list(prompt), n, settings, seed), self._loop)
 
@@ -298,7 +298,7 @@ class Fleet:
                 mine = asyncio.current_task()
                 if mine is not None and mine.cancelling():
                     raise
-                return None  # `_fail` cancelled it
+                return None  # `_fail` canceled it
             finally:
                 line.tasks.discard(task)
             return [_sampled(choice, version) for choice in reply["choices"]]

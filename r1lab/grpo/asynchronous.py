@@ -42,10 +42,10 @@ class Source(Protocol):
     """What generates and grades groups.
 
     Attributes:
-        beside: Whether it generates while the trainer trains. If not, the queue is filled before each update.
+        concurrent: Whether it generates while the trainer trains. If not, the queue is filled before each update.
     """
 
-    beside: bool
+    concurrent: bool
 
     def start(self, tickets: list[Ticket]) -> None:
         """Starts the groups of some prompts, in this order, with the newest weights that it has."""
@@ -65,7 +65,7 @@ class InProcess:
         scored: Whether groups need the log-probabilities of the policy that sampled.
     """
 
-    beside = False
+    concurrent = False
 
     def __init__(self, trainer: GRPOTrainer, count: int, *, scored: bool):
         self.trainer, self.count, self.scored = trainer, count, scored
@@ -122,7 +122,7 @@ class Groups:
         while True:
             if room := pacing.room():
                 self.source.start([pacing.start(prompt) for prompt in self._prompts(room)])
-            if pacing.ready() and (self.source.beside or not any(pacing.unfinished())):
+            if pacing.ready() and (self.source.concurrent or not any(pacing.unfinished())):
                 break
             seen += [(self._finish(number, group), group) for number, group in self.source.finished()]
         trainer.log_spent("waiting", time.perf_counter() - began)

@@ -34,7 +34,7 @@ class FromServers:
         in_flight: Whether completions in progress are interrupted.
     """
 
-    beside = True
+    concurrent = True
 
     def __init__(self, trainer: GRPOTrainer, *, in_flight: bool):
         self.trainer, self.in_flight = trainer, in_flight

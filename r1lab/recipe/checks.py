@@ -153,7 +153,8 @@ def engine_problems(rollout: Rollout) -> Problems:
     """Whether the engine `server` has a URL, and is not that of a grpo stage."""
     server = rollout.engine == "server"
     if server and isinstance(rollout, GrpoRollout):
-        return [(("rollout", "engine"), "server: GRPO's rollouts need the current weights of the policy: set auto")]
+        ways = "set auto, with launch.rollout: server or rollout.url"
+        return [(("rollout", "engine"), f"server: a grpo stage has vLLM servers of its own weights: {ways}")]
     if server and isinstance(rollout, EvalRollout) and not rollout.url:
         return [(("rollout", "engine"), "server: needs `rollout.url`, as in http://localhost:8000/v1")]
     return []

@@ -81,6 +81,13 @@ def _by_other_keys(kind: str, data: dict) -> Iterator[Idle]:
     if server:
         why = f"{with_engine}: a list of servers in rollout.url shares the requests"
         yield from ((("launch", key), why, by_engine) for key in ("gpus", "nodes"))
+    if kind == "grpo":
+        starts = given("launch", "rollout") == "server"
+        if not starts:
+            yield ("launch", "rollout_gpus"), "has no effect without launch.rollout: server", ("launch", "rollout")
+        if not starts and given("rollout", "url") is None:
+            why = "has no effect without servers, of launch.rollout: server or rollout.url"
+            yield ("rollout", "sync_folder"), why, ("launch", "rollout")
     held = data.get("train")
     train = held if isinstance(held, dict) else {}
     why = "has no effect: training does not use it for evaluation"

@@ -76,7 +76,10 @@ def _server_problems(recipe: GrpoRecipe) -> Problems:
         return found
     if launch.generators and rollout.url:
         found.append(
-            (("rollout", "url"), "has no effect with launch.rollout: server, which starts servers: remove one")
+            (
+                ("rollout", "url"),
+                "has no effect with launch.rollout: server: remove one of the two",
+            )
         )
     if rollout.engine == "transformers":
         found.append((("rollout", "engine"), "transformers: the servers run vLLM: set auto"))

@@ -49,6 +49,7 @@ def run(recipe: GrpoRecipe, run_dir: Path) -> int:
     report_gold(grader, rows, run_dir)
     config = grpo_config(recipe, run_dir, longest=max(len(ids) for ids in _ids(tokenizer, rendered)))
     rewards = BatchRewards(grader, rows, run_dir, rank=config.process_index)
+    assert config.vllm_max_model_length is not None  # `grpo_config` sets it
     with rollout_servers(recipe, run_dir, config.vllm_max_model_length) as servers:
         return _train(recipe, run_dir, config, tokenizer, [text for text, _ in rendered], rewards, servers, started)
 

@@ -22,6 +22,8 @@ PLAIN = {
 OTHER = {
     "rollout.engine": "transformers",
     "rollout.url": "http://localhost:8000/v1",
+    "rollout.tensor_parallel": 2,
+    "rollout.sync_folder": "/dev/shm",
     "rollout.top_p": 0.9,
     "rollout.num_generations": 4,
     "rollout.gpu_memory_utilization": 0.7,
@@ -57,6 +59,8 @@ OTHER = {
     "schedule.temperature": {0: 0.9},
     "schedule.rewards": {"exact_match": {0: 0.5}},
     "launch.gpus": 1,
+    "launch.rollout": "server",
+    "launch.rollout_gpus": 1,
     "launch.strategy": "ddp",
     "launch.slurm": {"partition": "main"},
     "scope": "whole",
@@ -64,7 +68,10 @@ OTHER = {
     "train": {"max_steps": 3},
 } | {f"alarms.{name}": None for name in ("entropy", "length", "truncated", "kl", "no_signal", "drift", "loss")}
 NEEDS = {
-    "rollout.tensor_parallel": {"launch": {"gpus": 3}},
+    "rollout.tensor_parallel": {"launch": {"gpus": 4, "rollout": "server", "rollout_gpus": 2}},
+    "rollout.sync_folder": {"launch": {"gpus": 2, "rollout": "server"}},
+    "launch.rollout": {"launch": {"gpus": 2}},
+    "launch.rollout_gpus": {"launch": {"gpus": 2, "rollout": "server"}},
     "rollout.max_concurrent": {"rollout": {"engine": "server", "url": "http://localhost:8000/v1"}},
     "rollout.requests_per_minute": {"rollout": {"engine": "server", "url": "http://localhost:8000/v1"}},
     "rollout.url": {"rollout": {"engine": "server"}},
@@ -99,6 +106,8 @@ def written(kind: str, key: str) -> dict:
         data[section] = data.get(section, {}) | {below: value}
     if kind == "grpo" and section == "eval":
         data["eval"] = {"every": 5} | data["eval"]
+    if kind == "grpo" and key == "rollout.url":
+        del data["rollout"]["engine"]  # its servers run vLLM
     return data
 
 

@@ -122,7 +122,7 @@ train: {global_batch_size: 32, per_device_train_batch_size: 8}
         ),
         (
             ["launch.rollout=server", "launch.gpus=2", "rollout.url=http://localhost:8000"],
-            "rollout.url: has no effect with launch.rollout: server, which starts servers: remove one of the two",
+            "rollout.url: has no effect with launch.rollout: server: remove one of the two",
         ),
         (
             ["launch.rollout=server", "launch.gpus=2", "launch.nodes=2"],
