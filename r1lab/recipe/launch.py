@@ -75,12 +75,7 @@ def _server_problems(recipe: GrpoRecipe) -> Problems:
             found.append((("rollout", "tensor_parallel"), f"{split}: only servers split the model so: {ways}"))
         return found
     if launch.generators and rollout.url:
-        found.append(
-            (
-                ("rollout", "url"),
-                "has no effect with launch.rollout: server: remove one of the two",
-            )
-        )
+        found.append((("rollout", "url"), "has no effect with launch.rollout: server: remove one of the two"))
     if rollout.engine == "transformers":
         found.append((("rollout", "engine"), "transformers: the servers run vLLM: set auto"))
     if launch.generators and launch.ranks < 1:
