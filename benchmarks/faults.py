@@ -1,8 +1,9 @@
-"""How a training on two ranks ends after a fault, and whether it continues: python -m benchmarks.faults [FAULT...]
+"""How a training on two processes ends after a fault, and whether it continues: python -m benchmarks.faults [FAULT...]
 
-Trains with GRPO on two processes of the CPU, causes one fault after another, and resumes after each. Prints JSON: for
-each fault the seconds until the run has ended, its exit status and errors, the ranks that are left, and whether
-`--resume` continued. Needs Linux.
+Trains with GRPO on two processes of the CPU, causes one fault after another, and resumes after each. The processes are
+two ranks, or, for the faults of a server, a rank and a vLLM server that generates for it. Prints JSON: for each fault
+the seconds until the run has ended, its exit status and errors, the processes that are left, and whether `--resume`
+continued. Needs Linux.
 """
 
 import argparse
@@ -37,14 +38,15 @@ rollout: {{engine: transformers, num_generations: 2, max_completion_length: 8}}
 train: {{max_steps: 5000, global_batch_size: 8, per_device_train_batch_size: 4, save_steps: 3, save_total_limit: 1}}
 launch: {{gpus: 2, timeout: {TIMEOUT}}}
 """
+SERVED = RECIPE.replace("engine: transformers, ", "").replace("launch: {", "launch: {rollout: server, ")
 REWARD = """
 import os, pathlib, time
 
 def length(completions, **columns):
     here = pathlib.Path(__file__).parent
-    if os.environ["RANK"] == "1" and (here / "fail").exists():
+    if os.environ.get("RANK") == "1" and (here / "fail").exists():
         raise ValueError("no such unit")
-    if os.environ["RANK"] == "1" and (here / "slow").exists():
+    if os.environ.get("RANK") == "1" and (here / "slow").exists():
         seconds = float((here / "slow").read_text())
         (here / "slow").rename(here / "sleeps")
         time.sleep(seconds)
@@ -54,12 +56,12 @@ def length(completions, **columns):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: the seconds from the fault to its end, its exit status, its errors, and the ranks left."""
+    """How a run ended: the seconds from the fault to its end, its exit status, its errors, and the processes left."""
 
     seconds: float
     status: int
     errors: list[str]
-    left: list[int]
+    left: list[int | str]
 
 
 def main() -> None:
@@ -67,10 +69,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("faults", nargs="*", metavar="FAULT", help=", ".join(FAULTS))
     chosen = parser.parse_args().faults or list(FAULTS)
+    of_server = [fault for fault in chosen if fault.startswith("server")]
+    rows = [
+        row
+        for recipe, some in ((RECIPE, [fault for fault in chosen if fault not in of_server]), (SERVED, of_server))
+        for row in (outcomes(recipe, some) if some else [])
+    ]
+    machine = {"cores": len(os.sched_getaffinity(0)), "load": os.getloadavg()[0], "python": platform.python_version()}
+    print(json.dumps({"launch.timeout": TIMEOUT, "faults": rows, **machine}, indent=2))
+
+
+def outcomes(recipe: str, faults: list[str]) -> list[dict]:
+    """The outcomes of faults of one run, which is resumed after each."""
     rows: list[dict] = []
     with tempfile.TemporaryDirectory() as name:
-        folder = prepared(Path(name))
-        for fault in chosen:
+        folder = prepared(Path(name), recipe)
+        for fault in faults:
             words = [f"launch.timeout={2 * LONG}"] if fault == "interrupted" else []
             found = caused(folder, fault, last_step(folder) + 2, *words, *["--resume"] * bool(rows))
             if rows:
@@ -80,13 +94,12 @@ def main() -> None:
         with begun(folder, "--resume") as process:
             wait_for_step(folder, process, last_step(folder) + 1)
             rows[-1]["resumed"] = True
-    machine = {"cores": len(os.sched_getaffinity(0)), "load": os.getloadavg()[0], "python": platform.python_version()}
-    print(json.dumps({"launch.timeout": TIMEOUT, "faults": rows, **machine}, indent=2))
+    return rows
 
 
-def prepared(folder: Path) -> Path:
+def prepared(folder: Path, recipe: str = RECIPE) -> Path:
     """Writes the recipe and its reward into a folder, and returns it."""
-    (folder / "r.yaml").write_text(RECIPE)
+    (folder / "r.yaml").write_text(recipe)
     (folder / "mine.py").write_text(REWARD)
     return folder
 
@@ -97,7 +110,7 @@ def caused(folder: Path, fault: str, step: int, *words: str) -> Outcome:
         since = time.monotonic()
         _, errors = process.communicate(timeout=600)
         seconds = time.monotonic() - since
-        left = [rank for rank, pid in ranks.items() if Path(f"/proc/{pid}").exists()]
+        left: list[int | str] = [name for name, pid in ranks.items() if Path(f"/proc/{pid}").exists()]
     return Outcome(round(seconds, 1), process.returncode, errors.splitlines(), left)
 
 
@@ -136,20 +149,28 @@ def wait_for_step(folder: Path, process: subprocess.Popen, step: int) -> dict[in
 
 def ranks_of(process: subprocess.Popen) -> dict[int, int]:
     """The process ids of the ranks that a run has started, by rank."""
-    found = {}
+    found = {pid: _variable(pid, "RANK") for pid in children_of(process.pid)}
+    return {int(rank): pid for pid, rank in found.items() if rank}
+
+
+def children_of(parent: int) -> list[int]:
+    """The process ids of a process's children."""
+    found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            parent = int(folder.joinpath("stat").read_text().rpartition(")")[2].split()[1])
-            rank = _variable(int(folder.name), "RANK")
-        except (OSError, ValueError):  # ended
+            stat = folder.joinpath("stat").read_text()
+        except OSError:  # ended
             continue
-        if parent == process.pid and rank:
-            found[int(rank)] = int(folder.name)
+        if int(stat.rpartition(")")[2].split()[1]) == parent:
+            found.append(int(folder.name))
     return found
 
 
 def _variable(pid: int, name: str) -> str:
-    text = Path(f"/proc/{pid}/environ").read_text(errors="replace")
+    try:
+        text = Path(f"/proc/{pid}/environ").read_text(errors="replace")
+    except OSError:  # ended
+        return ""
     match = re.search(rf"(?:^|\0){name}=([^\0]*)", text)
     return match[1] if match else ""
 
@@ -211,12 +232,36 @@ def _interrupted(folder: Path, process: subprocess.Popen, step: int) -> Iterator
     (folder / "sleeps").unlink()
 
 
+@contextmanager
+def _server_killed(folder: Path, process: subprocess.Popen, step: int) -> Iterator[dict[str, int]]:
+    """SIGKILL to the only server."""
+    yield _signaled(folder, process, step, signal.SIGKILL)
+
+
+@contextmanager
+def _server_stopped(folder: Path, process: subprocess.Popen, step: int) -> Iterator[dict[str, int]]:
+    """SIGSTOP to the only server."""
+    yield _signaled(folder, process, step, signal.SIGSTOP)
+
+
+def _signaled(folder: Path, process: subprocess.Popen, step: int, number: signal.Signals) -> dict[str, int]:
+    """Sends a signal to the server of a run after a step."""
+    wait_for_step(folder, process, step)
+    (rank,) = children_of(process.pid)
+    (guard,) = [pid for pid in children_of(rank) if b"api_server" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    (server,) = children_of(guard)
+    os.kill(server, number)
+    return {"rank": rank, "guard": guard, "server": server}
+
+
 FAULTS = {
     "port taken": _port_taken,
     "killed": _killed,
     "stopped": _stopped,
     "error": _error,
     "interrupted": _interrupted,
+    "server killed": _server_killed,
+    "server stopped": _server_stopped,
 }
 
 if __name__ == "__main__":
