@@ -25,6 +25,10 @@ class ServedVLLM(SyncedVLLM):
         servers: Their addresses.
         sync_folder: A folder that all servers can read; default: /dev/shm.
         timeout: Seconds for each request.
+
+    Attributes:
+        version: The version of the weights that the servers have; 0 before the first sync.
+        before_sync, after_sync: Called around each sync, the latter with the new version.
     """
 
     def __init__(
@@ -38,6 +42,8 @@ class ServedVLLM(SyncedVLLM):
         self.servers, self.sync_folder, self.timeout = servers, sync_folder, timeout
         self.version = 0
         self._heard: Callable[[int, list[int]], None] | None = None
+        self.before_sync: Callable[[], None] = lambda: None
+        self.after_sync: Callable[[int], None] = lambda version: None
         super().__init__(*args, **kwargs)
 
     def _init_vllm(self):
@@ -54,12 +60,14 @@ class ServedVLLM(SyncedVLLM):
         Raises:
             UserError: All failed.
         """
+        self.before_sync()
         self.version += 1
         with self.fleet.paused():
             self.accelerator.wait_for_everyone()  # all ranks have paused
             synced = self.weight_sync.send(self.version, self._iter_named_params())
             (failed,) = broadcast_object_list([synced.failed], from_process=0)
             self.fleet.synced(self.version, failed)
+            self.after_sync(self.version)
         if len(failed) == len(self.fleet.urls):
             why = "; ".join(f"{url}: {problem}" for url, problem in failed.items())
             raise UserError(f"no server took the weights: {why}: look at its log, and start it again", status=1)

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 class FromServers:
     """A source of `r1lab.grpo.asynchronous.Groups`.
 
-    The servers get new weights when the first group of an update is started. Completions in progress are interrupted
-    for it and continue with the new weights, so that a completion may have tokens from several versions; or, without
-    `in_flight`, they are all finished before.
+    The servers get new weights when the first group of an update is started, or for an evaluation before it.
+    Completions in progress are interrupted for it and continue with the new weights, so that a completion may have
+    tokens from several versions; or, without `in_flight`, they are all finished before.
 
     Completions are graded in the trainer's thread, when it waits for groups. A group that is finished but not graded
     when a checkpoint is written is generated again by the run that resumes from it.
@@ -37,11 +37,14 @@ class FromServers:
     concurrent = True
 
     def __init__(self, trainer: GRPOTrainer, *, in_flight: bool):
-        self.trainer, self.in_flight = trainer, in_flight
+        self.trainer = trainer
         self._running: dict[Future[list[Sampled]], Ticket] = {}
-        self._version: int | None = None
-        self._of_sync: dict[int, int] = {}  # the update before which the servers got a version of the weights
-        self._idle_since = time.perf_counter()
+        self._version: int | None = None  # the updates in the weights that the servers have
+        self._of_sync: dict[int, int] = {}  # those in the weights of each sync
+        self._idle_since: float | None = None
+        self._served.after_sync = self._synced
+        if not in_flight:
+            self._served.before_sync = self._drain
 
     @property
     def _served(self) -> ServedVLLM:
@@ -51,10 +54,11 @@ class FromServers:
         """See `Source`."""
         if not tickets:
             return
-        if not self._running:
+        if self._idle_since is not None and all(future.done() for future in self._running):
             self.trainer.log_spent("servers_waiting", time.perf_counter() - self._idle_since)
         if tickets[-1].version != self._version:
-            self._sync(tickets[-1].version)
+            self._served.sync_weights()
+            self.trainer._last_loaded_step = self.trainer.state.global_step
         trainer, settings = self.trainer, self._served.settings()
         texts = [trainer.train_dataset[ticket.prompt]["prompt"] for ticket in tickets]
         ids, *_ = trainer._tokenize_prompts(texts)
@@ -68,12 +72,13 @@ class FromServers:
         if all(future.done() for future in list(self._running)):
             self._idle_since = time.perf_counter()
 
-    def _sync(self, version: int) -> None:
-        if not self.in_flight:
-            wait(self._running)
-        self._served.sync_weights()
-        self._version = self._of_sync[self._served.version] = version
-        self.trainer._last_loaded_step = self.trainer.state.global_step
+    def _drain(self) -> None:
+        wait(self._running)
+
+    def _synced(self, version: int) -> None:
+        """Notes a sync, which is never in the middle of an update."""
+        groups = self.trainer.groups
+        self._version = self._of_sync[version] = groups.pacing.version if groups is not None else 0
 
     def finished(self) -> list[tuple[int, Group]]:
         """See `Source`.

@@ -3,8 +3,10 @@
 import pytest
 import torch
 from datasets import Dataset
+from transformers import TrainerCallback
 from trl import GRPOConfig
 
+from r1lab.engines import Sampling, generate
 from r1lab.grpo.trainer import GRPOTrainer
 from r1lab.models import loading
 from r1lab.recipe.sections import Asynchronous
@@ -13,7 +15,7 @@ pytest.importorskip("vllm")
 ROWS, SIZE, GROUPS, STEPS = 8, 4, 2, 6
 
 
-def trained(folder, url, staleness, *, in_flight=True):
+def trained(folder, url, staleness, *, in_flight=True, callbacks=()):
     """The trainer, the prompts of each update, and the groups that it trained on."""
     rows, groups = [], []
 
@@ -35,8 +37,10 @@ def trained(folder, url, staleness, *, in_flight=True):
         reward_funcs=lambda completions, **_: [len(set(text)) / 10 for text in completions],
         train_dataset=Dataset.from_dict({"prompt": [f"User: {'who ' * n}" for n in range(ROWS)]}),
         asynchronous=Asynchronous(staleness=staleness, in_flight=in_flight),
-        served={"servers": [url], "timeout": 300.0},
+        served={"servers": [url], "timeout": 300.0}, callbacks=list(callbacks),
     )  # fmt: skip
+    for callback in callbacks:
+        callback.trainer = made
     taken = made.groups.pacing.take
 
     def take():
@@ -68,10 +72,24 @@ def test_no_token_is_older_than_the_bound_and_prompts_come_in_their_order(served
         assert max(ages) > 0
 
 
+class Evaluates(TrainerCallback):
+    """Generates after each step with the new weights, as an evaluation does, while groups are in flight."""
+
+    trainer: GRPOTrainer
+
+    def on_step_end(self, args, state, control, **kwargs):
+        with self.trainer.engine() as engine:
+            generate(engine, ["User: who "], Sampling(n=1, max_tokens=4))
+
+
 @pytest.mark.slow
-def test_without_updates_in_flight_each_completion_has_one_version(served, tmp_path):
-    _, _, groups = trained(tmp_path, served[0].url, 2, in_flight=False)
-    assert all(len(set(one)) == 1 for _, group in groups for one in group.versions)
+@pytest.mark.parametrize("in_flight", [True, False])
+def test_an_evaluation_does_not_change_the_versions_of_the_groups_in_flight(served, tmp_path, in_flight):
+    _, _, groups = trained(tmp_path, served[0].url, 2, in_flight=in_flight, callbacks=[Evaluates()])
+    ages = [at - version for at, group in groups for one in group.versions for version in one]
+    assert min(ages) >= 0 and 0 < max(ages) <= 2
+    if not in_flight:  # then each completion has tokens of one version
+        assert all(len(set(one)) == 1 for _, group in groups for one in group.versions)
 
 
 @pytest.mark.slow
