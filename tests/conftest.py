@@ -57,7 +57,7 @@ def pytest_collection_modifyitems(config, items):
                 item.add_marker(pytest.mark.skip(reason="needs a GPU"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # servers that wait use some of the CPU
 def served(tmp_path_factory):
     """Two servers of the embedded base that take new weights."""
     pytest.importorskip("vllm")

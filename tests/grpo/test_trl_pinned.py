@@ -33,6 +33,8 @@ METHODS = {
     "GRPOTrainer._generate_and_score_completions": "(self, inputs) -> 1",
     "GRPOTrainer.log": "(self, logs, start_time=None) -> 0",
     "GRPOTrainer._generate": "(self, prompts) -> 8",
+    "GRPOTrainer._generate_single_turn":
+        "(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False) -> 2",
     "GRPOTrainer._calculate_rewards": "(self, inputs, prompts, completions, completion_ids_list) -> 1",
     "GRPOTrainer.compute_loss": "(self, model, inputs, return_outputs=False, num_items_in_batch=None) -> 1",
     "GRPOTrainer._compute_loss": "(self, model, inputs) -> 1",
@@ -67,8 +69,9 @@ PRIVATE = {
     LRScheduler: ["_last_lr"],
 }  # fmt: skip
 OWN = [
-    "_accelerator", "_batch", "_computed", "_decode", "_early", "_finished", "_generated", "_inputs", "_rewards",
-    "_rounds", "_size", "_spent", "_thread", "_waiting",
+    "_accelerator", "_batch", "_computed", "_decode", "_draws", "_early", "_finished", "_generated", "_idle_since",
+    "_inputs", "_of_sync", "_order", "_replayed", "_rewards", "_rounds", "_running", "_size", "_spent", "_started",
+    "_thread", "_used", "_version", "_waiting",
 ]  # fmt: skip
 # Names in TRL's modules that mean something else while one of its methods runs.
 REPLACED = {"GRPOTrainer.__init__": "VLLMGeneration", "VLLMGeneration._init_vllm": "LLM"}
