@@ -10,7 +10,6 @@ from typing import Any
 from r1lab import hardware, ranks
 from r1lab.engines import processes
 from r1lab.engines.processes import Server
-from r1lab.errors import UserError
 from r1lab.models.loading import dtype_name, resolve
 from r1lab.recipe.schema import GrpoRecipe
 from r1lab.stages.common import doing
@@ -28,7 +27,7 @@ def rollout_servers(recipe: GrpoRecipe, run_dir: Path, max_length: int) -> Itera
         max_length: The tokens of the longest prompt and completion together.
 
     Raises:
-        UserError: A server did not start; or the training failed after a server had ended, with the end of its log.
+        UserError: A server did not start.
     """
     if (url := recipe.rollout.url) or not recipe.launch.generators:
         yield lambda: [url] if isinstance(url, str) else url
@@ -44,10 +43,6 @@ def rollout_servers(recipe: GrpoRecipe, run_dir: Path, max_length: int) -> Itera
 
     try:
         yield partial(ranks.from_main, wait)
-    except UserError as error:
-        if ended := processes.ended(started):
-            raise UserError([*ended, str(error)], status=1) from None
-        raise
     finally:
         processes.stop(started)
 
