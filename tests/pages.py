@@ -11,7 +11,7 @@ PAGES = ["README.md", "CONTRIBUTING.md", *sorted(str(p.relative_to(ROOT)) for p 
 SHELL = ("bash", "console", "sh", "")
 MARK = re.compile(
     r"\bneeds (a GPU|several GPUs|the Hub|the network|a server|a cluster|lm-eval|lighteval|the runs? above)\b"
-    r"|\btakes (about )?(\d+ (to \d+ )?)?(seconds|minutes|hours)\b"
+    r"|\btakes (about )?((\d+ (to \d+ )?)?(seconds|minutes|hours)|an? (minute|hour))\b"
 )
 """What a comment says of a command, or of all commands below it, that a test cannot run as it is."""
 STATUS = re.compile(r"\bexits with status (\d)")
