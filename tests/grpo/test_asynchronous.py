@@ -106,6 +106,18 @@ def test_without_staleness_it_is_synchronous_training_bit_for_bit(folder, tmp_pa
     assert not torch.equal(weights(plain[0]), weights(trained(folder, tmp_path / "c", max_steps=1, **settings)[0]))
 
 
+@pytest.mark.slow
+def test_without_staleness_it_is_synchronous_training_bit_for_bit_with_vllm(tmp_path):
+    pytest.importorskip("vllm")
+    settings = {"use_vllm": True, "vllm_mode": "colocate", "vllm_max_model_length": 64, "max_completion_length": 12,
+                "vllm_gpu_memory_utilization": 0.2, "learning_rate": 1e-3}  # fmt: skip
+    plain = trained("embedded:tiny-qwen2", tmp_path / "a", **settings)
+    ahead = trained("embedded:tiny-qwen2", tmp_path / "b", asynchronous=Asynchronous(staleness=0), **settings)
+    same(plain, ahead)
+    assert len(plain[1].logs) == 20 and all("sampling/importance_sampling_ratio/mean" in row for row in plain[1].logs)
+    assert len({row["reward"] for row in plain[1].logs}) > 1
+
+
 @pytest.mark.parametrize("staleness", [1, 3])
 def test_each_update_trains_on_weights_exactly_as_old(folder, tmp_path, staleness):
     made, seen = trained(folder, tmp_path, asynchronous=Asynchronous(staleness=staleness), max_steps=7)
