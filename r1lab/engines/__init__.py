@@ -63,6 +63,38 @@ class Sampling:
     logprobs: bool = False
 
 
+class Stream(Protocol):
+    """Completions that are generated at the same time, and to which further ones are added at any time."""
+
+    def add(self, key: int, ids: list[int], max_tokens: int, seed: int | None = None) -> None:
+        """Requests a completion of at most `max_tokens` for the tokens `ids`.
+
+        Args:
+            key: Names the completion. A key may be used again when its completion is complete; its tokens then begin
+                with those of the earlier request and its completion.
+            seed: What the completion depends on, besides `ids`; None uses the global random state.
+        """
+        ...
+
+    def step(self) -> list[tuple[int, Completion]]:
+        """Generates a token of each, and returns those that are complete now."""
+        ...
+
+    @property
+    def running(self) -> int:
+        """The number of completions that are not complete."""
+        ...
+
+    @property
+    def waits(self) -> bool:
+        """Whether a complete one is only continued cheaply if that is requested before the next step."""
+        ...
+
+    def close(self) -> None:
+        """Ends the completions that are not complete."""
+        ...
+
+
 class Engine(Protocol):
     """Generates completions."""
 
@@ -88,6 +120,18 @@ class Engine(Protocol):
 
         Yields:
             `(i, completions)` of `prompts[i]`, in any order.
+        """
+        ...
+
+
+class EpisodeEngine(Engine, Protocol):
+    """An engine in this process, which continues tokens."""
+
+    def open(self, sampling: Sampling, stop: Sequence[int] = ()) -> Stream:
+        """Returns a stream of completions, of which those with a token of `stop` end with it.
+
+        Args:
+            sampling: `n`, `max_tokens` and `seed` are not used: each completion has its own.
         """
         ...
 

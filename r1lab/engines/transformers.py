@@ -8,6 +8,7 @@ from accelerate.utils import is_peft_model
 from transformers import GenerationConfig
 
 from r1lab.engines import Completion, Prompt, Sampling, check_prompt_length, rendered, seed_of
+from r1lab.engines.decoding import Decoding
 from r1lab.models.loading import end_token_ids
 
 BATCH = 64  # sequences generated at once
@@ -76,6 +77,12 @@ class TransformersEngine:
                 torch.manual_seed(seed_of(sampling.seed, first))
             groups = self._batch(texts[first : first + step], sampling)
             yield from ((i, group) for i, group in zip(places, groups) if i not in done)
+
+    def open(self, sampling: Sampling, stop: Sequence[int] = ()) -> Decoding:
+        """See `EpisodeEngine`."""
+        with without_generation_config(self.model) as own:
+            ends = end_token_ids(self.tokenizer, own)
+        return Decoding(self, sampling, stop, ends, self.batch_size)
 
     @torch.inference_mode()
     def _batch(self, prompts: list[str], sampling: Sampling) -> list[list[Completion]]:

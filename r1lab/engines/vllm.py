@@ -110,12 +110,17 @@ class VLLMEngine:
                     output for output in engine.step() if isinstance(output, RequestOutput) and output.finished
                 ]
                 groups = [(running.pop(output.request_id), output) for output in finished]
-                yield from ((i, [self._completion(o) for o in output.outputs]) for i, output in groups)
+                yield from ((i, [self.completion(o) for o in output.outputs]) for i, output in groups)
         finally:
             if running:  # the caller stopped early
                 engine.abort_request(list(running))
 
-    def _completion(self, output) -> Completion:
+    def open(self, sampling: Sampling, stop: Sequence[int] = ()) -> "VLLMStream":
+        """See `EpisodeEngine`."""
+        return VLLMStream(self, sampling, stop)
+
+    def completion(self, output) -> Completion:
+        """Returns a finished output of vLLM as a completion."""
         token_ids = list(output.token_ids)
         ended = output.finish_reason == "stop"
         return Completion(
@@ -124,6 +129,49 @@ class VLLMEngine:
             truncated=not ended,
             logprobs=list(output.logprobs.logprobs) if output.logprobs else [],
         )
+
+
+class VLLMStream:
+    """An `r1lab.engines.Stream` on vLLM, which batches continuously: a request does not wait for others."""
+
+    waits = False
+
+    def __init__(self, engine: VLLMEngine, sampling: Sampling, stop: Sequence[int]):
+        self.engine, self.llm = engine, engine.llm
+        self._requests: dict[str, int] = {}
+        self._params = {
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "top_k": sampling.top_k,
+            "logprobs": 0 if sampling.logprobs else None,
+            "flat_logprobs": sampling.logprobs,
+            "detokenize": False,
+            "output_kind": RequestOutputKind.FINAL_ONLY,
+            "stop_token_ids": list(stop) or None,
+        }
+
+    @property
+    def running(self) -> int:
+        """See `Stream`."""
+        return len(self._requests)
+
+    def add(self, key: int, ids: list[int], max_tokens: int, seed: int | None = None) -> None:
+        """See `Stream`."""
+        request = str(next(self.llm.request_counter))
+        params = SamplingParams(max_tokens=max_tokens, seed=seed, **self._params)
+        self.llm.llm_engine.add_request(request, {"type": "token", "prompt_token_ids": ids}, params)
+        self._requests[request] = key
+
+    def step(self) -> list[tuple[int, Completion]]:
+        """See `Stream`."""
+        outputs = [o for o in self.llm.llm_engine.step() if isinstance(o, RequestOutput) and o.finished]
+        return [(self._requests.pop(o.request_id), self.engine.completion(o.outputs[0])) for o in outputs]
+
+    def close(self) -> None:
+        """See `Stream`."""
+        if self._requests:
+            self.llm.llm_engine.abort_request(list(self._requests))
+            self._requests.clear()
 
 
 def load_weights(llm: LLM, named_parameters) -> None:

@@ -1,0 +1,21 @@
+"""Environments: what a model acts in over several turns, by text or by calls of tools.
+
+An environment is a class, as for `environment_factory` of `trl.GRPOTrainer`: nothing to inherit from, and only `reset`
+is required.
+
+    class Environment:
+        def reset(self, *, seed: int, **row) -> str | None     # starts an episode; returns what the prompt ends with
+        def look_up(self, name: str) -> str                    # a public method with types and a docstring is a tool
+        def step(self, turn: Turn) -> Reply | str | None       # instead of tools: replies to what the model wrote
+        def get_reward(self) -> float | dict[str, float]       # of the episode, when it has ended
+        def close(self)                                        # frees what the episode used
+        done: bool                                             # whether the episode has ended
+        reward: float | dict[str, float]                       # instead of `get_reward`
+
+`seed` is the same for all members of a group, and is passed if `reset` takes it. Without `step`, a turn without a call
+ends the episode; with `step`, None does.
+"""
+
+from r1lab.environments.base import Call, Reply, Turn
+
+__all__ = ["Call", "Reply", "Turn"]

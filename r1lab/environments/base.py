@@ -1,0 +1,52 @@
+"""What a model and an environment exchange: turns, calls of tools, and replies."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Call:
+    """A call of a tool that a model wrote."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+@dataclass
+class Turn:
+    """What a model wrote in one turn.
+
+    Attributes:
+        text: The turn without its end token.
+        calls: The calls of tools in it, in their order.
+        number: The number of the turn in its episode, from 1.
+        truncated: Whether it was truncated at its maximum length.
+        problem: Why what looks like a call is none, or nothing.
+    """
+
+    text: str
+    calls: list[Call] = field(default_factory=list)
+    number: int = 1
+    truncated: bool = False
+    problem: str = ""
+
+
+@dataclass
+class Reply:
+    """What an environment replies to a turn.
+
+    Attributes:
+        content: The text that the model reads.
+        role: Who says it in a chat template: `tool` or `user`.
+        done: Whether the episode ends with this reply, which the model then does not read.
+        reward: A reward for the turn, which is added to that of the episode.
+        error: Why a call failed, for the record; `content` is what the model is told.
+        raised: Whether it failed because the tool raised an exception.
+    """
+
+    content: str
+    role: str = "tool"
+    done: bool = False
+    reward: float | None = None
+    error: str = ""
+    raised: bool = False

@@ -1,0 +1,123 @@
+"""The record of an episode: which tokens the model sampled, which were put in, how it ended, and what it earned."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+ENDS = {
+    "answered": "a turn without a call",
+    "done": "the environment ended it",
+    "turns": "the maximum number of turns",
+    "length": "no tokens left for a further turn, or within one",
+    "turn_length": "a turn that was truncated at its own maximum length",
+    "timeout": "a step that exceeded its deadline",
+    "tool_error": "a tool that raised an exception, with on_error: end",
+    "env_error": "the environment failed",
+}
+"""How an episode may end."""
+
+CUT = ("turns", "length", "turn_length")
+"""The ends at which a limit cut the episode short."""
+
+NOT_COUNTED = ("env_error",)
+"""The ends that say nothing about the model: such an episode has no reward, not even 0."""
+
+
+@dataclass
+class Segment:
+    """Adjacent tokens of an episode with the same origin: a turn of the model, or what was put in after it.
+
+    Attributes:
+        ids: The tokens.
+        own: Whether the model sampled them.
+        logprobs: The log-probability of each token of a turn, if they were requested.
+        text: The turn as rewards see it, or the replies of the environment.
+        calls: The calls in a turn, each with `name` and `arguments`.
+        error: Why a call failed or could not be read.
+        seconds: The time of generating a turn, or of the environment's step.
+    """
+
+    ids: list[int]
+    own: bool
+    logprobs: list[float] = field(default_factory=list)
+    text: str = ""
+    calls: list[dict[str, Any]] = field(default_factory=list)
+    error: str = ""
+    seconds: float = 0.0
+
+
+@dataclass
+class Episode:
+    """An episode.
+
+    Attributes:
+        prompt_ids: The tokens before the first turn.
+        segments: Turns and replies in their order.
+        end: A name in `ENDS`.
+        reward: What the environment says the episode is worth; None if it says nothing.
+        info: What the environment says of the episode.
+    """
+
+    prompt_ids: list[int]
+    segments: list[Segment] = field(default_factory=list)
+    end: str = ""
+    reward: float | dict[str, float] | None = None
+    info: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def trained(self) -> list[Segment]:
+        """The segments up to the last turn: what follows it has no part in the gradient."""
+        last = max((i for i, segment in enumerate(self.segments) if segment.own), default=-1)
+        return self.segments[: last + 1]
+
+    @property
+    def completion_ids(self) -> list[int]:
+        """The tokens after the prompt, up to the end of the last turn."""
+        return [token for segment in self.trained for token in segment.ids]
+
+    @property
+    def mask(self) -> list[int]:
+        """For each token of `completion_ids`, 1 if the model sampled it and 0 if it was put in."""
+        return [int(segment.own) for segment in self.trained for _ in segment.ids]
+
+    @property
+    def logprobs(self) -> list[float]:
+        """The log-probability of each token of `completion_ids`; NaN where the model did not sample it.
+
+        NaN rather than 0: if a mask is forgotten somewhere, the importance ratio there is 1 after `nan_to_num`, and
+        not the policy's own probability.
+        """
+        found = []
+        for segment in self.trained:
+            found += segment.logprobs if segment.own else [math.nan] * len(segment.ids)
+        return found
+
+    @property
+    def turns(self) -> list[Segment]:
+        """The turns of the model."""
+        return [segment for segment in self.segments if segment.own]
+
+    @property
+    def text(self) -> str:
+        """The last turn, which is what rewards get as the completion."""
+        return self.turns[-1].text if self.turns else ""
+
+    @property
+    def own_tokens(self) -> int:
+        """The number of tokens that the model sampled."""
+        return sum(len(segment.ids) for segment in self.turns)
+
+    @property
+    def reply_tokens(self) -> int:
+        """The number of tokens that were put in."""
+        return sum(len(segment.ids) for segment in self.segments) - self.own_tokens
+
+    @property
+    def cut(self) -> bool:
+        """Whether a limit cut the episode short."""
+        return self.end in CUT
+
+    @property
+    def counted(self) -> bool:
+        """Whether the episode says something about the model."""
+        return self.end not in NOT_COUNTED
