@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from accelerate.utils import is_peft_model
 
-from r1lab.grpo import batches, packed
+from r1lab.grpo import batches, packed, packed_model
 
 if TYPE_CHECKING:
     from r1lab.grpo.trainer import GRPOTrainer
@@ -26,7 +26,7 @@ def fits(trainer: GRPOTrainer) -> bool:
             if is_peft_model(model) and model.active_peft_config.is_prompt_learning:
                 why = f"{model.active_peft_config.peft_type.value} adds its own tokens before each prompt"
                 break
-            why = packed.install(
+            why = packed_model.install(
                 model.get_base_model() if is_peft_model(model) else model,
                 temperature=trainer.temperature,
                 cast_head=trainer.args.cast_lm_head_to_fp32,
@@ -53,5 +53,7 @@ def logps(trainer: GRPOTrainer, model, input_ids, attention_mask, logits_to_keep
             scored = batches.not_empty(scored)
         row = packed.pack(ids[:, prompt], mask[:, prompt], ids[:, completion], scored, share=trainer.own.share_prompts)
         with trainer.accelerator.autocast():  # the reference model is not wrapped in autocast
-            found.append(packed.logps(model, row, temperature=trainer.temperature, chunked=trainer.own.chunk_logps))
+            found.append(
+                packed_model.logps(model, row, temperature=trainer.temperature, chunked=trainer.own.chunk_logps)
+            )
     return tuple(torch.cat(column) for column in zip(*found))

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from r1lab.grpo import packed
+from r1lab.grpo import packed, packed_model
 
 
 def micro_batch(seed, groups=3, size=4, prompt=9, completion=7):
@@ -108,22 +108,22 @@ def test_attention_without_padding_is_attention_in_parts(monkeypatch):
     tensors = [torch.randn(1, heads, row.ids.size(1), 8, generator=g, dtype=torch.float64) for heads in (4, 2, 2)]
     for window in (None, 3):
         settings = {"scaling": 0.3, "sliding_window": window}
-        plain, _ = packed.attend("sdpa", module, *tensors, None, packed=row, **settings)
-        ours = packed.varying(row, *(x[0].transpose(0, 1) for x in tensors), settings)
+        plain, _ = packed_model.attend("sdpa", module, *tensors, None, packed=row, **settings)
+        ours = packed_model.varying(row, *(x[0].transpose(0, 1) for x in tensors), settings)
         torch.testing.assert_close(ours, plain[0])
 
 
 def test_under_autocast_attention_is_chosen_by_the_dtype_that_it_computes_in(monkeypatch):
     """Rotary embeddings make queries and keys float32, and torch's kernel for varying lengths takes half precision."""
     kinds = []
-    monkeypatch.setattr(packed, "can_vary", lambda query, value, _: kinds.extend([query.dtype, value.dtype]))
+    monkeypatch.setattr(packed_model, "can_vary", lambda query, value, _: kinds.extend([query.dtype, value.dtype]))
     row, module = packed.pack(*micro_batch(7)), torch.nn.Module()
     module.num_key_value_groups = 2
     g = torch.Generator().manual_seed(0)
     tensors = [torch.randn(1, heads, row.ids.size(1), 8, generator=g) for heads in (4, 2, 2)]
-    plain, _ = packed.attend("sdpa", module, *tensors, None, packed=row, scaling=0.3)
+    plain, _ = packed_model.attend("sdpa", module, *tensors, None, packed=row, scaling=0.3)
     with torch.autocast("cpu", torch.bfloat16):
-        ours, _ = packed.attend("sdpa", module, *tensors, None, packed=row, scaling=0.3)
+        ours, _ = packed_model.attend("sdpa", module, *tensors, None, packed=row, scaling=0.3)
     assert kinds == [torch.float32] * 2 + [torch.bfloat16] * 2
     torch.testing.assert_close(ours.float(), plain, atol=0.03, rtol=0.03)
 
@@ -141,7 +141,7 @@ def test_why_a_model_cannot_run_packed_rows():
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **small, **more))
         before = model.config._attn_implementation
         add_fused_lm_head(model, outputs=("log_probs", "entropy"))
-        told = packed.install(model)
+        told = packed_model.install(model)
         assert (told is None) if why is None else why in told
         assert (model.config._attn_implementation == before) == (why is not None)
 
@@ -158,5 +158,5 @@ def test_a_model_that_packed_rows_do_not_fit_is_left_as_it_was(monkeypatch):
     forward, plain = model.forward, packed._part
     # As of an architecture whose tokens see more than what came before.
     monkeypatch.setattr(packed, "_part", lambda *args: replace(plain(*args), distance=plain(*args).distance + 1))
-    assert "differ by" in packed.install(model)
+    assert "differ by" in packed_model.install(model)
     assert model.forward == forward and model.config._attn_implementation == "sdpa"
