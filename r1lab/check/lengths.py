@@ -6,7 +6,8 @@ from r1lab.check.seen import Seen
 from r1lab.findings import Finding, Verdict
 from r1lab.models import loading, prompts
 from r1lab.recipe.schema import EvalRecipe
-from r1lab.recipe.sections import Rollout, Schedule
+from r1lab.recipe.sections import Rollout
+from r1lab.recipe.training import Schedule
 
 
 def length_findings(seen: Seen, start: str, settings: dict) -> list[Finding]:

@@ -10,7 +10,7 @@ Your own function, `train.advantage: ./mine.py:function`, gets the rewards of al
 import torch
 
 from r1lab import lookup
-from r1lab.recipe.sections import ADVANTAGES
+from r1lab.recipe.training import ADVANTAGES
 
 
 def advantages(rewards: torch.Tensor, size: int, kind: str) -> torch.Tensor:

@@ -19,7 +19,7 @@ from transformers import TrainerCallback
 from r1lab import ranks
 from r1lab.errors import UserError
 from r1lab.recipe.schema import GrpoRecipe
-from r1lab.recipe.sections import Alarm, Alarms, MetricAlarm
+from r1lab.recipe.training import Alarm, Alarms, MetricAlarm
 from r1lab.rundir import storage
 
 # The name of each alarm's metric in the trainer's logs.

@@ -4,7 +4,7 @@ import heapq
 import random
 from collections.abc import Set
 
-from r1lab.recipe.sections import Curriculum
+from r1lab.recipe.training import Curriculum
 
 
 class Chooser:

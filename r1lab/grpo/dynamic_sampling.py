@@ -11,7 +11,7 @@ from datasets import IterableDataset
 
 from r1lab.errors import UserError
 from r1lab.grpo.curriculum import Chooser
-from r1lab.recipe.sections import Curriculum
+from r1lab.recipe.training import Curriculum
 
 if TYPE_CHECKING:
     from r1lab.grpo.trainer import GRPOTrainer

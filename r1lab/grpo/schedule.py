@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from transformers import TrainerCallback
 
 from r1lab.errors import UserError
-from r1lab.recipe.sections import Schedule
+from r1lab.recipe.training import Schedule
 
 
 def value_at(steps: Mapping[int, float], step: int) -> float | None:

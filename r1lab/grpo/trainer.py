@@ -1,6 +1,6 @@
 """TRL's GRPOTrainer with a step that does less work: no padding, a group's prompt once, no rows without signal.
 
-Rewards, losses, logging and sharding are TRL's; each part can be turned off (`r1lab.recipe.sections.GrpoTrain`).
+Rewards, losses, logging and sharding are TRL's; each part can be turned off (`r1lab.recipe.training.GrpoTrain`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from r1lab.grpo.rewards import BatchRewards
 from r1lab.models import shard
 from r1lab.models.patched import create_model_as, with_names
 from r1lab.recipe import trial
-from r1lab.recipe.sections import Asynchronous, Curriculum, DynamicSampling, GrpoTrain
+from r1lab.recipe.sections import Asynchronous, DynamicSampling
+from r1lab.recipe.training import Curriculum, GrpoTrain
 
 if TYPE_CHECKING:
     from datasets import Dataset

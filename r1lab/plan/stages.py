@@ -11,7 +11,8 @@ from r1lab.plan.memory import Adapters, Layout, Memory, Precision, Sharding, Tra
 from r1lab.recipe import batch, launch, precision
 from r1lab.recipe.batch import Batch
 from r1lab.recipe.schema import GrpoRecipe, StageRecipe, Trained, is_trained, setting
-from r1lab.recipe.sections import Eval, EvalRollout, GrpoTrain, Launch, Lora, Rollout
+from r1lab.recipe.sections import Eval, EvalRollout, Launch, Lora, Rollout
+from r1lab.recipe.training import GrpoTrain
 
 PROCESS, VLLM = 0.53, 0.17
 """GiB of a stage's process on a CPU before it loads a model, and of vLLM's import, which TRL's GRPO trainer does with

@@ -11,7 +11,8 @@ from r1lab.recipe.calls import call_problems, evaluation_problems, tasks_problem
 from r1lab.recipe.prompt import prompt_problems
 from r1lab.recipe.references import references
 from r1lab.recipe.schema import STAGES, EvalRecipe, GrpoRecipe, SampleRecipe, StageRecipe, Trained, is_trained
-from r1lab.recipe.sections import ADVANTAGES, Data, EvalRollout, GrpoRollout, Prompt, Reward, Rollout
+from r1lab.recipe.sections import Data, EvalRollout, GrpoRollout, Prompt, Reward, Rollout
+from r1lab.recipe.training import ADVANTAGES
 from r1lab.recipe.values import Problems, not_a_choice, value_problems
 from r1lab.recipe.yaml_source import Keys
 from r1lab.rundir import trackers

@@ -18,7 +18,8 @@ from r1lab.models.folders import folder_problems, quantized_by
 from r1lab.recipe import trial
 from r1lab.recipe.calls import part_parameters
 from r1lab.recipe.schema import EvalRecipe, GrpoRecipe, StageRecipe
-from r1lab.recipe.sections import ADVANTAGES, Data, EvalData, Reward, Rollout, Task
+from r1lab.recipe.sections import Data, EvalData, Reward, Rollout, Task
+from r1lab.recipe.training import ADVANTAGES
 from r1lab.recipe.values import Problems
 from r1lab.recipe.yaml_source import COMMAND_LINE, Keys
 from r1lab.rewards.facts import facts_of

@@ -1,4 +1,4 @@
-"""The schemas of the kinds of stages and of pipelines; those of their sections are in `r1lab.recipe.sections`.
+"""The schemas of the kinds of stages and of pipelines; those of their sections are in `sections` and `training`.
 
 pydantic validates them; `r1lab.recipe.loading` loads them.
 """
@@ -14,8 +14,6 @@ from pydantic import BeforeValidator, Field, PrivateAttr, SerializeAsAny, model_
 from r1lab.errors import UserError
 from r1lab.recipe import trl_fields
 from r1lab.recipe.sections import (
-    Alarms,
-    Curriculum,
     Data,
     Eval,
     EvalData,
@@ -23,7 +21,6 @@ from r1lab.recipe.sections import (
     GrpoEval,
     GrpoLaunch,
     GrpoRollout,
-    GrpoTrain,
     Keep,
     Launch,
     Model,
@@ -31,12 +28,11 @@ from r1lab.recipe.sections import (
     Reward,
     Rollout,
     SampleRollout,
-    Schedule,
     Section,
-    Train,
     TrainedModel,
     TrainLaunch,
 )
+from r1lab.recipe.training import Alarms, Curriculum, GrpoTrain, Schedule, Train
 from r1lab.recipe.yaml_source import Document, Keys
 
 

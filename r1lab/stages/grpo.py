@@ -27,7 +27,7 @@ from r1lab.models.loading import torch_dtype
 from r1lab.models.lora import lora_config, untie
 from r1lab.recipe import batch
 from r1lab.recipe.schema import GrpoRecipe
-from r1lab.recipe.sections import GrpoTrain
+from r1lab.recipe.training import GrpoTrain
 from r1lab.stages.common import doing, load_model, load_tokenizer, report_gold
 from r1lab.stages.eval import evaluate, prepare, scores_of
 from r1lab.stages.rows import build_rows, eval_tasks

@@ -9,7 +9,7 @@ from r1lab.engines import Sampling, generate
 from r1lab.errors import UserError
 from r1lab.grpo.trainer import GRPOTrainer
 from r1lab.models import loading
-from r1lab.recipe.sections import GrpoTrain
+from r1lab.recipe.training import GrpoTrain
 
 pytest.importorskip("vllm")
 SAYINGS = ["User: who is a knight? Assistant:", "User: Zoey said that Luke is a knave. Assistant:"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from r1lab.grpo.advantages import advantages
-from r1lab.recipe.sections import ADVANTAGES
+from r1lab.recipe.training import ADVANTAGES
 
 REWARDS = [1.0, 0.0, 0.0, 0.5, 1.0, 1.0, 0.25, 0.0]
 

@@ -21,7 +21,7 @@ from r1lab.grpo.alarms import AlarmCallback, alarms_raised, episodes, finish_rol
 from r1lab.grpo.trainer import GRPOTrainer
 from r1lab.models import loading
 from r1lab.recipe import loading as recipe
-from r1lab.recipe.sections import Alarms
+from r1lab.recipe.training import Alarms
 from r1lab.run.display import StageDisplay
 from r1lab.rundir import storage
 

@@ -11,7 +11,8 @@ from trl import GRPOConfig
 from r1lab.grpo import asynchronous
 from r1lab.grpo.trainer import GRPOTrainer
 from r1lab.models import loading
-from r1lab.recipe.sections import Asynchronous, Curriculum, DynamicSampling
+from r1lab.recipe.sections import Asynchronous, DynamicSampling
+from r1lab.recipe.training import Curriculum
 
 TINY = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from r1lab.grpo.curriculum import Chooser
 from r1lab.grpo.dynamic_sampling import Group, has_signal
 from r1lab.models import loading
-from r1lab.recipe.sections import Curriculum
+from r1lab.recipe.training import Curriculum
 
 SCRIPT = Path(__file__).with_name("two_ranks.py")
 

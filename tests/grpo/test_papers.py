@@ -12,7 +12,7 @@ from trl import GRPOConfig
 
 from r1lab.grpo import batches
 from r1lab.grpo.trainer import GRPOTrainer
-from r1lab.recipe.sections import GrpoTrain
+from r1lab.recipe.training import GrpoTrain
 from tests.grpo.test_step import TINY, B, C, G, float64, tokenizer  # noqa: F401
 
 LOW, HIGH, BETA = 0.2, 0.28, 0.04

@@ -14,7 +14,7 @@ from r1lab.grpo.batches import by_group, by_tokens, rows, trimmed
 from r1lab.grpo.head import token_logps
 from r1lab.grpo.trainer import GRPOTrainer
 from r1lab.models import loading
-from r1lab.recipe.sections import GrpoTrain
+from r1lab.recipe.training import GrpoTrain
 
 TINY = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,

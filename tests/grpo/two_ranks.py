@@ -12,7 +12,8 @@ from trl import GRPOConfig
 from r1lab.grpo import dynamic_sampling
 from r1lab.grpo.trainer import GRPOTrainer
 from r1lab.models import loading
-from r1lab.recipe.sections import Curriculum, DynamicSampling
+from r1lab.recipe.sections import DynamicSampling
+from r1lab.recipe.training import Curriculum
 
 GROUPS, SIZE, STEPS = 4, 4, 3
 

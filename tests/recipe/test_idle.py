@@ -141,16 +141,12 @@ def consumed(kind: str) -> set[tuple[str, str]]:
     root = Path(r1lab.__file__).parent.parent
     others = {f"r1lab.stages.{other}" for other in STAGES if other != kind}
     others -= {"r1lab.stages.eval"} if kind == "grpo" else {"r1lab.stages.dpo"} if kind == "reward" else set()
+    schemas = {f"r1lab.recipe.{module}" for module in ("schema", "sections", "training", "loading")}
     waiting, seen, found = [f"r1lab.stages.{kind}"], set(), set()
     while waiting:
         name = waiting.pop()
         file = root.joinpath(*name.split(".")).with_suffix(".py")
-        if (
-            name in seen
-            or name in others
-            or name in ("r1lab.recipe.schema", "r1lab.recipe.sections", "r1lab.recipe.loading")
-            or not file.is_file()
-        ):
+        if name in seen or name in others or name in schemas or not file.is_file():
             continue
         seen.add(name)
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
