@@ -13,7 +13,7 @@ import shutil
 import zlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from r1lab.errors import UserError
 
@@ -27,12 +27,14 @@ class Completion:
         token_ids: Its tokens, the end token included; empty where a server does not return them.
         truncated: Whether it was truncated at `max_tokens`.
         logprobs: The log-probability of each token under the sampling distribution, if they were requested.
+        episode: The `r1lab.episodes.record.Episode` behind it, if it had several turns; `text` is then the last one.
     """
 
     text: str
     token_ids: list[int]
     truncated: bool
     logprobs: list[float] = field(default_factory=list)
+    episode: Any = None
 
 
 Prompt = str | list[dict]

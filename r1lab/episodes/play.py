@@ -5,8 +5,9 @@ the engine generates the turns of others.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 
 from r1lab.engines import Completion, Stream, seed_of
 from r1lab.environments import calls
@@ -14,6 +15,9 @@ from r1lab.environments.base import Reply, Turn
 from r1lab.environments.host import Event, Host
 from r1lab.episodes.record import Episode, Segment
 from r1lab.episodes.template import TurnTemplate
+
+WINDOW = 1024
+"""Episodes at a time, unless the caller sets another number."""
 
 
 @dataclass(frozen=True)
@@ -64,17 +68,19 @@ class Player:
     """Plays episodes on a stream of an engine.
 
     Args:
+        turns: Generates the turns.
+        host: Runs the environments.
         begin: Returns the tokens of an episode's prompt from its row and what its environment says at the start.
         template: The tokens between two turns.
         style: How the model writes calls, a name in `r1lab.environments.calls.STYLES`.
         prefill: The beginning of each turn that is part of the prompt, which rewards see in front of it.
         on_error: What happens if a tool raises an exception: `tell` the model, `end` the episode, or `skip` it.
-        on_episode: Called with the number of each job and its episode as soon as it has ended.
+        window: The maximum number of episodes at a time.
     """
 
     def __init__(
         self,
-        stream: Stream,
+        turns: Stream,
         host: Host,
         limits: Limits,
         template: TurnTemplate,
@@ -83,34 +89,45 @@ class Player:
         style: str = "hermes",
         prefill: str = "",
         on_error: str = "tell",
-        on_episode: Callable[[int, Episode], None] | None = None,
+        window: int = WINDOW,
     ):
-        self.stream, self.host, self.limits, self.template, self.begin = stream, host, limits, template, begin
-        self.style, self.prefill, self.on_error, self.on_episode = style, prefill, on_error, on_episode
+        self.turns, self.host, self.limits, self.template, self.begin = turns, host, limits, template, begin
+        self.style, self.prefill, self.on_error, self.window = style, prefill, on_error, window
         self.states: dict[int, _State] = {}
         self.pending = 0  # requests to the host whose events are not there yet
 
     def play(self, jobs: Sequence[Job]) -> list[Episode]:
         """Returns the episodes of the jobs, in their order."""
-        self.states = {key: _State(job, Episode([])) for key, job in enumerate(jobs)}
-        for key, job in enumerate(jobs):
-            self._ask(self.host.reset, key, job.row, job.seed)
-        left = len(jobs)
+        found = dict(self.stream(jobs))
+        return [found[number] for number in range(len(jobs))]
+
+    def stream(self, jobs: Iterable[Job]) -> Iterator[tuple[int, Episode]]:
+        """Yields the number of each job and its episode as soon as it has ended."""
+        waiting = enumerate(jobs)
         try:
-            while left:
-                idle = not self.stream.running or self.stream.waits
-                while self.pending:
-                    for event in self.host.events(wait=idle):
-                        self.pending -= 1
-                        left -= self._happened(event)
-                    if not idle:
-                        break
-                if self.stream.running:
-                    for key, completion in self.stream.step():
-                        self._turn(key, completion)
+            while True:
+                for number, job in islice(waiting, self.window - len(self.states)):
+                    self.states[number] = _State(job, Episode([]))
+                    self._ask(self.host.reset, number, job.row, job.seed)
+                if not self.states:
+                    return
+                yield from self._advance()
         finally:
-            self.stream.close()
-        return [self.states[key].episode for key in range(len(jobs))]
+            self.turns.close()
+
+    def _advance(self) -> Iterator[tuple[int, Episode]]:
+        """Handles what the host has done, and generates a token of each turn."""
+        idle = not self.turns.running or self.turns.waits
+        while self.pending:
+            for event in self.host.events(wait=idle):
+                self.pending -= 1
+                if self._happened(event):
+                    yield event.key, self.states.pop(event.key).episode
+            if not idle:
+                break
+        if self.turns.running:
+            for key, completion in self.turns.step():
+                self._turn(key, completion)
 
     def _ask(self, request: Callable[..., None], *given) -> None:
         self.pending += 1
@@ -151,8 +168,6 @@ class Player:
                 state.episode.info = {"problem": event.text}
             else:
                 state.episode.reward, state.episode.info = event.reward, state.episode.info | event.info
-            if self.on_episode:
-                self.on_episode(event.key, state.episode)
             return True
         if event.kind == "failed":
             counted = event.timeout and event.during == "step"
@@ -212,7 +227,7 @@ class Player:
         seed = state.job.sampling_seed
         if seed is not None:
             seed = seed_of(seed, len(state.episode.turns))
-        self.stream.add(key, state.ids, most, seed)
+        self.turns.add(key, state.ids, most, seed)
 
     def _end(self, key: int, how: str) -> None:
         self.states[key].episode.end = how

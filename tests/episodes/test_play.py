@@ -169,10 +169,34 @@ def test_tools_are_called_until_a_turn_without_a_call(tokenizer, policy, ends):
     assert all(e.reward is None for e in episodes)
 
 
-def test_episodes_are_reported_as_they_end(tokenizer):
-    seen = []
-    episodes, _ = played(tokenizer, [["1", "2", "5"], ["5"]], [5, 5], on_episode=lambda key, e: seen.append((key, e)))
-    assert [key for key, _ in seen] == [1, 0] and [e for _, e in seen] == episodes[::-1]
+@pytest.mark.parametrize("window", [1, 2, 99])
+def test_episodes_are_yielded_as_they_end(tokenizer, window):
+    texts = [["1", "2", "5"], ["5"], ["4", "5"]]
+    stream = Scripted(tokenizer, dict(enumerate(texts)))
+    player = Player(
+        stream, LocalHost(lambda: Session(Guess())), LIMITS, TurnTemplate(tokenizer, template="chat"),
+        lambda row, said: [5], window=window,
+    )  # fmt: skip
+    order = [key for key, episode in player.stream(Job({"answer": 5}, seed=0) for _ in texts) if episode.reward == 1]
+    assert order == {1: [0, 1, 2], 2: [1, 0, 2], 99: [1, 2, 0]}[window]
+
+
+def test_a_caller_that_stops_early_ends_the_turns(tokenizer):
+    class Closed(Scripted):
+        closed = False
+
+        def close(self):
+            self.closed = True
+
+    stream = Closed(tokenizer, {0: ["5"], 1: ["1", "5"]})
+    player = Player(
+        stream, LocalHost(lambda: Session(Guess())), LIMITS, TurnTemplate(tokenizer, template="chat"),
+        lambda row, said: [5],
+    )  # fmt: skip
+    episodes = player.stream([Job({"answer": 5}, seed=0)] * 2)
+    next(episodes)
+    episodes.close()
+    assert stream.closed
 
 
 def test_episodes_of_a_real_engine_have_the_log_probabilities_of_one_pass(tokenizer):

@@ -1,0 +1,60 @@
+"""Episodes behind the interface of an engine: grouped by prompt, seeded by row, and skipped where they are done."""
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from r1lab.engines import Sampling, generate
+from r1lab.engines.transformers import TransformersEngine
+from r1lab.environments.base import Reply, Turn
+from r1lab.environments.host import LocalHost
+from r1lab.environments.toolset import Session
+from r1lab.episodes.engine import Episodes
+from r1lab.episodes.play import Limits
+from r1lab.episodes.template import TurnTemplate
+from r1lab.models import loading
+
+
+class Secret:
+    seeds: list = []
+
+    def reset(self, *, seed: int, n: int):
+        self.seeds.append((n, seed))
+
+    def step(self, turn: Turn):
+        return Reply("again", role="user") if turn.number < 3 else None
+
+
+@pytest.fixture(scope="module")
+def episodes():
+    tokenizer = loading.load_tokenizer("embedded:tiny-qwen2")
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        "qwen2", vocab_size=len(tokenizer), initializer_range=0.2, hidden_size=32, intermediate_size=48,
+        num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256,
+    )  # fmt: skip
+    engine = TransformersEngine(AutoModelForCausalLM.from_config(config), tokenizer, batch_size=8)
+    return Episodes(
+        engine, LocalHost(lambda: Session(Secret())), [{"n": n} for n in range(6)], Limits(4, 8, 40, 200),
+        TurnTemplate(tokenizer, template="chat"), lambda row, said: [5, 6, 7][: 1 + row["n"] % 3],
+    )  # fmt: skip
+
+
+def test_groups_of_episodes_are_completions(episodes):
+    Secret.seeds = []
+    groups = generate(episodes, ["p"] * 6, Sampling(n=3, seed=1, logprobs=True))
+    assert [len(group) for group in groups] == [3] * 6
+    for group in groups:
+        for one in group:
+            assert one.token_ids == one.episode.completion_ids and one.text == one.episode.text
+            assert one.truncated == one.episode.cut and len(one.logprobs) == len(one.token_ids)
+    seeds = {n: {seed for m, seed in Secret.seeds if m == n} for n in range(6)}
+    assert all(len(found) == 1 for found in seeds.values()) and len(set(map(tuple, seeds.values()))) == 6
+    assert len({tuple(one.token_ids) for one in groups[0]}) > 1  # the samples of a prompt differ
+
+
+def test_what_is_done_is_skipped_and_changes_nothing_else(episodes):
+    whole = dict(episodes.stream(["p"] * 6, Sampling(n=2, seed=1)))
+    part = dict(episodes.stream(["p"] * 6, Sampling(n=2, seed=1), done={0, 2, 5}))
+    assert set(part) == {1, 3, 4}
+    assert all([c.token_ids for c in part[i]] == [c.token_ids for c in whole[i]] for i in part)
