@@ -116,6 +116,19 @@ def trimmed(inputs: dict) -> dict:
     return inputs | {key: inputs[key][:, :longest] for key in keys}
 
 
+def without_replies(inputs: dict) -> dict:
+    """Returns a batch whose log-probabilities are zero at tokens that the model did not sample.
+
+    What stands there has no meaning, and may be NaN or large; the loss leaves these tokens out, but 0 times infinity
+    is not 0.
+    """
+    if "tool_mask" not in inputs:
+        return inputs
+    own = inputs["tool_mask"].bool()
+    names = [name for name in inputs if name.endswith("per_token_logps") and inputs[name] is not None]
+    return inputs | {name: torch.where(own, inputs[name], 0.0) for name in names}
+
+
 def tokens(accelerator, batch: dict) -> int:
     """Returns the number of completion tokens of a batch, over all ranks."""
     return int(accelerator.gather(batch["completion_mask"].sum()).sum())

@@ -21,6 +21,7 @@ from collections.abc import Callable
 
 import torch
 
+from r1lab.grpo.batches import loss_mask
 from r1lab.recipe.trial import loss_arguments
 
 
@@ -36,7 +37,7 @@ def as_advantages(function: Callable, inputs: dict, logps: torch.Tensor, level: 
         logps: (B, C), log-probabilities of its completions, with their gradient.
         level: TRL's `importance_sampling_level`.
     """
-    mask = inputs["completion_mask"]
+    mask = loss_mask(inputs)
     old = inputs.get("old_per_token_logps")
     old = logps.detach() if old is None else old
     log_ratios = logps - old

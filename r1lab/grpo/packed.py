@@ -103,6 +103,7 @@ def pack(
     prompt_mask: torch.Tensor,
     completion_ids: torch.Tensor,
     completion_mask: torch.Tensor,
+    own: torch.Tensor | None = None,
     *,
     share: bool = True,
 ) -> Packed:
@@ -110,13 +111,16 @@ def pack(
 
     Args:
         prompt_ids, prompt_mask: (B, P), padded on the left; rows of one group are equal.
-        completion_ids, completion_mask: (B, C), padded on the right. Fully masked rows are left out.
+        completion_ids, completion_mask: (B, C), padded on the right.
+        own: (B, C), which of these tokens are scored; None for all. The others are only read, such as the replies of
+            an environment. Rows without a scored token are left out.
         share: Whether equal prompts, and equal completions of them, are computed once; else each row has its own.
     """
     device = completion_ids.device
-    scored = completion_mask.any(dim=1).nonzero().squeeze(1)
+    own = completion_mask if own is None else own * completion_mask
+    scored = own.any(dim=1).nonzero().squeeze(1)
     prompts = torch.cat([prompt_ids * prompt_mask, prompt_mask], dim=1)
-    completions = torch.cat([completion_ids * completion_mask, completion_mask], dim=1)
+    completions = torch.cat([completion_ids * completion_mask, completion_mask, own], dim=1)
     if share:
         rows, twin = _distinct(torch.cat([prompts, completions], dim=1), scored)
         first, group = _distinct(prompts, rows)
@@ -155,7 +159,7 @@ def pack(
 
     column = torch.arange(completion_ids.size(1), device=device)
     places = torch.where(column == 0, ends[group][:, None], begins[:, None] + column - 1)
-    mask = completion_mask[rows].bool()
+    mask = own[rows].bool()
     return Packed(
         ids=torch.cat(ids)[None],
         positions=torch.cat(positions)[None],

@@ -40,6 +40,8 @@ def fits(trainer: GRPOTrainer) -> bool:
 def logps(trainer: GRPOTrainer, model, input_ids, attention_mask, logits_to_keep: int, batch_size: int | None):
     """Returns log-probabilities and entropies, both (B, `logits_to_keep`), packing `batch_size` rows at a time.
 
+    In the loss, those of tokens that the model did not sample are zero.
+
     Args:
         model: The policy or the reference model.
         input_ids, attention_mask: (B, P + C), prompts padded on the left and completions padded on the right.
@@ -48,10 +50,12 @@ def logps(trainer: GRPOTrainer, model, input_ids, attention_mask, logits_to_keep
     found = []
     for part in torch.arange(len(input_ids)).split(batch_size or len(input_ids)):
         ids, mask = input_ids[part], attention_mask[part]
-        scored = mask[:, completion]
+        there, own = mask[:, completion], None if trainer.own_tokens is None else trainer.own_tokens[part]
         if trainer.accelerator.num_processes > 1:
-            scored = batches.not_empty(scored)
-        row = packed.pack(ids[:, prompt], mask[:, prompt], ids[:, completion], scored, share=trainer.own.share_prompts)
+            there = batches.not_empty(there)
+            own = None if own is None or not (own * there).any() else own
+        share = trainer.own.share_prompts
+        row = packed.pack(ids[:, prompt], mask[:, prompt], ids[:, completion], there, own, share=share)
         with trainer.accelerator.autocast():  # the reference model is not wrapped in autocast
             found.append(
                 packed_model.logps(model, row, temperature=trainer.temperature, chunked=trainer.own.chunk_logps)

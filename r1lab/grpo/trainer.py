@@ -99,6 +99,7 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
     _replayed: tuple | None = None
     _rewards: torch.Tensor | None = None
     _computed: tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None] | None = None
+    own_tokens: torch.Tensor | None = None  # TRL's `tool_mask`: 1 where the model sampled, 0 where a tool replied
 
     def __init__(
         self,
@@ -330,7 +331,14 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
         """Like TRL's loss, without columns that are all padding, and with the importance ratio from the same pass."""
         if self._is_vlm:
             return super()._compute_loss(model, inputs)
-        inputs = batches.trimmed(inputs)
+        inputs = batches.without_replies(batches.trimmed(inputs))
+        self.own_tokens = inputs.get("tool_mask")
+        try:
+            return self._corrected_loss(model, inputs)
+        finally:
+            self.own_tokens = None
+
+    def _corrected_loss(self, model, inputs):
         corrects = self.use_vllm and self.vllm_importance_sampling_correction
         if not (corrects or objectives.stale(self)) or "importance_sampling_ratio" in inputs:
             return self._trls_loss(model, inputs)

@@ -44,6 +44,31 @@ def test_each_scored_token_is_predicted_from_all_that_comes_before_it(seed, shar
         assert row.ids.size(1) == sum(map(len, distinct)) + int((row.mask.sum(1) - 1).sum())
 
 
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("seed", range(5))
+def test_replies_are_read_and_not_scored(seed, share):
+    """Of every completion some tokens are an environment's: places and targets are those of the others, exactly."""
+    prompt_ids, prompt_mask, ids, mask = micro_batch(seed)
+    own = (torch.rand(ids.shape, generator=torch.Generator().manual_seed(seed)) < 0.6).long()
+    own[2] = 0  # a row of which nothing is scored
+    whole = packed.pack(prompt_ids, prompt_mask, ids, mask, share=False)
+    row = packed.pack(prompt_ids, prompt_mask, ids, mask, own, share=share)
+    assert len(row.targets) == int(row.mask.sum()) and torch.equal(row.unpack(row.targets), ids * mask * own)
+    if not share:
+        assert len(row.targets) == int((mask * own).sum())
+
+    def predicted(packed_row):
+        """For each scored token of a row of the batch: all that it is predicted from."""
+        sees, of, found = seen(packed_row), packed_row.unpack(torch.arange(1, len(packed_row.targets) + 1)), {}
+        for i, j in of.nonzero().tolist():
+            place = packed_row.places[of[i, j] - 1].item()
+            found[i, j] = packed_row.ids[0][sees[place]].tolist()
+        return found
+
+    everything = predicted(whole)
+    assert predicted(row) == {(i, j): everything[i, j] for i, j in (mask * own).nonzero().tolist()}
+
+
 def representatives(row):
     """For each distinct completion the first of the scored rows that it stands for."""
     return [row.twin.tolist().index(d) for d in range(len(row.mask))]
