@@ -2,7 +2,8 @@
 
 `shapes.py` reads the sizes of a model, `lengths.py` the rows, `memory.py` adds up the bytes and `cost.py` the FLOPs,
 `generating.py` estimates engines and `judging.py` the models of rewards, `stages.py` applies all of it to a stage,
-`changes.py` searches for changes that make it fit, and `printed.py` prints the plan.
+`changes.py` searches for changes that make it fit and `layouts.py` for the fastest layout, and `printed.py` prints the
+plan.
 """
 
 from dataclasses import dataclass, replace
@@ -15,11 +16,12 @@ from r1lab.plan import gpus as devices
 from r1lab.plan import judging
 from r1lab.plan.changes import Change, changed, changes
 from r1lab.plan.gpus import Device, parse_memory
+from r1lab.plan.layouts import Layout, compared
 from r1lab.plan.lengths import lengths
 from r1lab.plan.printed import as_json, as_text
 from r1lab.plan.stages import StagePlan, plan_stage
 from r1lab.recipe import batch
-from r1lab.recipe.schema import Pipeline, Recipe, is_trained
+from r1lab.recipe.schema import GrpoRecipe, Pipeline, Recipe, is_trained
 from r1lab.recipe.sections import Launch
 
 __all__ = ["Planned", "as_json", "as_text", "parse_memory", "plan"]
@@ -27,13 +29,14 @@ __all__ = ["Planned", "as_json", "as_text", "parse_memory", "plan"]
 
 @dataclass(frozen=True)
 class Planned:
-    """A recipe's plan: its stages in order, and the changes that make those fit that do not."""
+    """A recipe's plan: its stages in order, and by name the changes that make a stage fit and its layouts on GPUs."""
 
     name: str
     device: Device
     devices: int
     stages: tuple[StagePlan, ...]
     changes: dict[str, list[Change]]
+    layouts: dict[str, list[Layout]]
 
     @property
     def fits(self) -> bool:
@@ -99,16 +102,18 @@ def plan(
         if refused:
             raise UserError([f"--gpus {gpus}: {n}: {'.'.join(map(str, keys))}: {why}" for n, (keys, why) in refused])
     most = gpus or (None if gpu else hardware.gpus())  # `run` refuses more than this machine has
-    found, ways = [], {}
+    found, ways, laid = [], {}, {}
     for index, (name, stage) in enumerate(named):
         earlier = dict(named[:index])
         start, rows = start_of(stage.model.path, earlier), lengths(stage, earlier)
         judges = judging.models(stage, earlier)
         again = partial(plan_stage, name, device=device, start=start, found=rows, judges=judges)
         found.append(again(stage))
+        prefix = f"stages.{name}." if pipeline else ""
+        if device.cuda and isinstance(stage, GrpoRecipe):
+            laid[name] = compared(stage, found[-1], again, prefix=prefix)
         if not found[-1].fits:
-            prefix = f"stages.{name}." if pipeline else ""
             ways[name] = changes(stage, found[-1], again, prefix=prefix, most_gpus=most)
     launches: list[Launch | None] = [getattr(stage, "launch", None) for _, stage in named]
     count = gpus or max((launch.gpus * launch.nodes for launch in launches if launch), default=1)
-    return Planned(recipe.name, device, count, tuple(found), ways)
+    return Planned(recipe.name, device, count, tuple(found), ways, laid)

@@ -53,7 +53,7 @@ def changes(
             continue
         after = _planned(recipe, settings, plan)
         if after and after.fits:
-            found.append(Change(_words(settings, prefix), _price(before, after, cost)))
+            found.append(Change(overrides(settings, prefix), _price(before, after, cost)))
         if len(found) == SHOWN:
             break
     return found or _together(recipe, before, plan, candidates, prefix)
@@ -90,7 +90,7 @@ def _together(
             del chosen[place]
     settings = {key: value for place in sorted(chosen) for key, value in chosen[place].items()}
     costs = dict.fromkeys(cost for place, (_, cost) in enumerate(candidates) if place in chosen and cost)
-    return [Change(_words(settings, prefix), _price(before, best, ", ".join(costs)))]
+    return [Change(overrides(settings, prefix), _price(before, best, ", ".join(costs)))]
 
 
 def _planned(recipe: StageRecipe, settings: Settings, plan: Plan) -> StagePlan | None:
@@ -115,7 +115,9 @@ def changed(recipe: Stage, settings: Settings) -> Stage:
             part[name] = part.get(name) or {}
             part = part[name]
         part[last] = value
-    return type(recipe).model_validate(plain)
+    found = type(recipe).model_validate(plain)
+    found._keys = recipe._keys
+    return found
 
 
 def _candidates(recipe: StageRecipe, before: StagePlan) -> Iterator[tuple[Settings, str]]:
@@ -208,8 +210,13 @@ def _half_precision(recipe: StageRecipe) -> Iterator[tuple[Settings, str]]:
         yield {"model.dtype": "bfloat16"}, "computes with 8 significant bits"
 
 
-def _words(settings: Settings, prefix: str) -> tuple[str, ...]:
-    return tuple(f"{prefix}{key}={str(v).lower() if isinstance(v, bool) else v}" for key, v in settings.items())
+def overrides(settings: Settings, prefix: str) -> tuple[str, ...]:
+    """Settings as `key=value`, to be typed after the recipe."""
+    return tuple(f"{prefix}{key}={_typed(value)}" for key, value in settings.items())
+
+
+def _typed(value: object) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _same_kind(settings: Settings, change: Change, prefix: str) -> bool:

@@ -5,7 +5,7 @@ section 2.1); attention adds its two products (arXiv:2204.02311, appendix B), he
 causal.
 """
 
-from r1lab.plan.gpus import NETWORK, Device
+from r1lab.plan.gpus import CORE_BANDWIDTH, NETWORK, Device
 from r1lab.plan.memory import Training, kv_bytes
 from r1lab.plan.shapes import Shape
 
@@ -55,6 +55,14 @@ def exchanging(size: float, device: Device, *, nodes: int) -> float:
     """Seconds in which a device sends `size` bytes to the others; the slowest link counts."""
     link = min(device.link, NETWORK) if nodes > 1 else device.link
     return size / (link * EXCHANGING)
+
+
+def syncing(size: float) -> float:
+    """Seconds in which rank 0 writes `size` bytes of weights to files in memory, and servers read them at once.
+
+    Each is one core that copies and computes checksums (`r1lab.engines.sync`).
+    """
+    return 2 * size / CORE_BANDWIDTH
 
 
 def _reached(shape: Shape) -> float:

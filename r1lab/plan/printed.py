@@ -4,10 +4,11 @@ from dataclasses import asdict, fields
 from typing import TYPE_CHECKING
 
 from r1lab.plan.gpus import GIB, gib
+from r1lab.plan.layouts import Layout, fastest
 from r1lab.plan.lengths import SHORT, WRITTEN
 from r1lab.plan.memory import Memory
 from r1lab.plan.stages import StagePlan
-from r1lab.text import rough_duration
+from r1lab.text import counted, rough_duration
 
 if TYPE_CHECKING:
     from r1lab.plan import Planned
@@ -38,6 +39,8 @@ def as_text(planned: "Planned", *, width: int | None = None, color: bool = False
     lines = [_shortened(line, width) for line in lines]  # lines to type are never shortened
     for verdict, line in _verdict(planned):
         lines.append(_painted(line, verdict) if color else line)
+    for name, found in planned.layouts.items():
+        lines += _fastest(name, found, planned.devices)
     return "\n".join([*lines, *(f"assumed: {line}" for line in _assumed(planned))])
 
 
@@ -121,6 +124,18 @@ def _verdict(planned: "Planned") -> list[tuple[str, str]]:
     return lines
 
 
+def _fastest(name: str, found: list[Layout], devices: int) -> list[str]:
+    """Which layout of a stage takes the least time, and what to type for it; nothing if there is no other."""
+    best = fastest(found) if len(found) > 1 else None
+    if best is None or (devices == 1 and not best.words):
+        return []
+    if not best.words:
+        return [f"fastest layout: {name}: that of the recipe, of {len(found)} that fit"]
+    times = f"{rough_duration(best.seconds)} instead of {rough_duration(found[0].seconds)}"
+    ahead = f", trains on completions up to {counted(best.staleness, 'update')} old" if best.staleness else ""
+    return [f"fastest layout: {name}: {times}{ahead}", f"  {' '.join(best.words)}"]
+
+
 def _assumed(planned: "Planned") -> list[str]:
     stages: dict[str, list[str]] = {}
     for stage in planned.stages:
@@ -161,6 +176,7 @@ def as_json(planned: "Planned") -> dict:
                 "disk_bytes": stage.disk,
                 "assumed": list(stage.assumed),
                 "changes": [asdict(change) for change in planned.changes.get(stage.name, ())],
+                "layouts": [asdict(layout) for layout in planned.layouts.get(stage.name, ())],
             }
         )
     return {

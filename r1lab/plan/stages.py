@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, replace
 
-from r1lab.plan import cost, disk, generating, gpus, judging, memory, shapes
+from r1lab.plan import cost, disk, generating, gpus, judging, memory, rollouts, shapes
 from r1lab.plan.generating import completion_limit
 from r1lab.plan.gpus import GIB, Device
 from r1lab.plan.lengths import Lengths, mean_written, tasks
@@ -197,12 +197,14 @@ def _trains(name: str, recipe: Trained, device: Device, shape: shapes.Shape, fou
     phases = memory.phases(work)
     steps = _steps(recipe, found, update.rows)
     passes = (4 if checkpointing else 3) + (1 if work.reference else 0)
-    short, waiting, mean, completions = "", 0.0, 0.0, None
+    short, made, mean, completions = "", None, 0.0, None
     if recipe.stage == "grpo":
         mean, completions = mean_written(completion_limit(recipe)), steps and steps * update.rows
         each = found.mean / recipe.rollout.num_generations + mean
         flops = cost.forward(shape, update.rows * each, (found.mean + mean) / 2) * passes
-        phases, short, waiting = _rollouts(recipe, device, shape, work, phases, found, update)
+        size = _size(recipe, device)
+        made = rollouts.plan(recipe, device, shape, work, phases, found, update, size)
+        phases, short = made.phases, made.short
         generated = cost.forward(shape, update.rows * mean, found.mean + mean / 2)
     else:
         each, generated = found.mean * (2 if "rejected" in recipe.learns else 1), 0.0
@@ -212,7 +214,9 @@ def _trains(name: str, recipe: Trained, device: Device, shape: shapes.Shape, fou
     micro_batches = max(1.0, update.rows / update.ranks * each / layout.tokens)
     exchanged = cost.exchanged(work, micro_batches, synced=recipe.stage == "grpo")
     moving = cost.exchanging(exchanged, device, nodes=recipe.launch.nodes)
-    seconds = max(moving, cost.training(shape, flops, device, update.ranks)) + waiting
+    seconds = max(moving, cost.training(shape, flops, device, update.ranks))
+    if made:
+        seconds = made.update_seconds(seconds)
     return StagePlan(
         name,
         recipe.stage,
@@ -295,50 +299,6 @@ def _steps(recipe: Trained, found: Lengths, completions: int) -> int | None:
     if recipe.train.get("packing"):
         rows = rows * found.mean / found.whole
     return max(1, math.ceil(setting(recipe, "num_train_epochs") * rows / completions))
-
-
-def _rollouts(
-    recipe: GrpoRecipe,
-    device: Device,
-    shape: shapes.Shape,
-    work: Training,
-    phases: dict[str, Memory],
-    found: Lengths,
-    update: Batch,
-) -> tuple[dict[str, Memory], str, float]:
-    """A GRPO stage's phases with its engine, what the engine lacks, and the seconds of generation per update."""
-    # vLLM has a copy in `model.dtype`, and `generate` the trained weights.
-    size = _size(recipe, device) if generating.uses_vllm(recipe.rollout) else work.precision.weights
-    length = found.prompt + completion_limit(recipe)
-    servers = _servers(recipe)
-    made, n = update.rollout // (servers or update.ranks), recipe.rollout.num_generations
-    idle = replace(phases["update"], gradients=0, activations=0)
-    again = update.rows / update.rollout  # rollouts per update
-    of = {"rows": made, "n": n, "written": completion_limit(recipe), "size": size}
-    if not generating.uses_vllm(recipe.rollout):
-        adds = {"generate": memory.generating(shape, rows=made, length=length, size=size)}
-        if recipe.eval and recipe.eval.every:
-            limit, samples, _ = generating.sample_sizes(recipe.rollout, recipe.eval)
-            adds["evaluate"], _ = generating.transformers(shape, size, prompt=found.prompt, written=limit, n=samples)
-        phases = phases | {phase: memory.plus(idle, parts) for phase, parts in adds.items()}
-        waiting = generating.seconds(shape, device, recipe.rollout, found, together=made, **of)
-        return phases, "", again * waiting
-    split = recipe.rollout.tensor_parallel if servers else recipe.train.get("vllm_tensor_parallel_size", 1)
-    share, short = generating.vllm(recipe.rollout, device, shape, size, length, split)
-    asleep = bool(recipe.train.get("vllm_enable_sleep_mode")) and device.cuda
-    elsewhere = asleep or servers > 0
-    phases = {phase: parts if elsewhere else memory.plus(parts, share) for phase, parts in phases.items()}
-    waiting = generating.seconds(shape, device, recipe.rollout, found, cache=share.kv_cache, **of)
-    generates = share if servers else memory.plus(idle, share)
-    return phases | {"generate": generates}, short, again * waiting
-
-
-def _servers(recipe: GrpoRecipe) -> int:
-    """The servers that generate the rollouts; 0 if each rank generates its own."""
-    if recipe.launch.generators:
-        return recipe.launch.generators // recipe.rollout.tensor_parallel
-    url = recipe.rollout.url
-    return len([url] if isinstance(url, str) else url or [])
 
 
 def _generates(
