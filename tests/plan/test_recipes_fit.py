@@ -5,6 +5,7 @@ import re
 import pytest
 
 from r1lab import listing, plan
+from r1lab.plan import layouts
 from r1lab.recipe import loading as recipes
 from r1lab.recipe import yaml_source
 
@@ -29,5 +30,9 @@ def test_the_header_of_a_template_has_the_memory_of_its_plan(name, monkeypatch):
     header = yaml_source.packaged_recipes()[name].read_text(encoding="utf-8")
     said = re.search(r"# By r1lab plan --gpu (\S+): ([\d.]+) of", header)
     assert said and f"r1lab plan own.yaml --gpu {said[1]}`" in header
-    (stage,) = plan.plan(recipes.load([name]), gpu=said[1]).stages
+    planned = plan.plan(recipes.load([name]), gpu=said[1])
+    (stage,) = planned.stages
+    (found,) = planned.layouts.values()
+    several = stage.stage == "grpo" and planned.devices > 1
+    assert ("Its own layout is the fastest" in header) == (several and not layouts.fastest(found).words)
     assert stage.peak.total / 2**30 == pytest.approx(float(said[2]), rel=0.02)
