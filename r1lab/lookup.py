@@ -2,7 +2,8 @@
 
 A name is one of r1lab's own (`knights_knaves`), a dotted path (`my_package.rewards.brevity`), or a file and a function
 (`./rewards.py:brevity`). Under `rewards:` the name `knights_knaves` is `r1lab.rewards.knights_knaves_reward`, under
-`data:` the builder `r1lab.data.knights_knaves`.
+`data:` the builder `r1lab.data.knights_knaves`. An environment is a class: `number_guess` is
+`r1lab.environments.NumberGuess`, and `./env.py:Shop` the class Shop of a file.
 """
 
 import ast
@@ -16,21 +17,22 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from r1lab.errors import UserError
 from r1lab.text import did_you_mean, did_you_mean_path
 
-KINDS = {"rewards": "reward", "data": "builder"}
+KINDS = {"rewards": "reward", "data": "builder", "environments": "environment"}
 _SUFFIX = {"rewards": "_reward", "data": ""}
-_SIGNATURE = r'\((?:.|\n(?=[ )]))*?:\n    r?"""(.*)'
-"""The rest of a function's signature, in one line or several, and the first line of its docstring."""
+_SIGNATURE = r'(?:\((?:.|\n(?=[ )]))*?)?:\n    r?"""(.*)'
+"""The rest of a function's or class's signature, in one line or several, and the first line of its docstring."""
 
 
 def function(kind: str, name: str, base_dir: str | Path | None = None) -> Callable:
     """The function that a name refers to.
 
     Args:
-        kind: `"rewards"` or `"data"`.
+        kind: A name in `KINDS`. An environment is a class, the others are functions.
         name: r1lab's own name, a dotted path, or `file.py:function`.
         base_dir: The folder that a relative file is relative to. Default: the current directory.
 
@@ -42,39 +44,52 @@ def function(kind: str, name: str, base_dir: str | Path | None = None) -> Callab
     'knights_knaves'
     """
     if "." in name:
-        return external(name, base_dir)
+        return external(name, base_dir, kind)
     if name not in names(kind):
         raise UserError(_unknown(kind, name))
-    return _callable(name, importlib.import_module(f"r1lab.{kind}"), name + _SUFFIX[kind])
+    return _callable(name, importlib.import_module(f"r1lab.{kind}"), _attribute(kind, name), kind)
 
 
-def external(name: str, base_dir: str | Path | None = None) -> Callable:
+def external(name: str, base_dir: str | Path | None = None, kind: str = "") -> Callable:
     """The function of a user's file (`./mine.py:function`) or package (`package.module.function`). See `function`."""
     if name.endswith(".py"):
-        raise UserError(f"{name}: names no function: write it as {name}:score")
+        what, example = ("class", "Shop") if kind == "environments" else ("function", "score")
+        raise UserError(f"{name}: names no {what}: write it as {name}:{example}")
     if ".py:" in name:
         file, _, attribute = name.rpartition(":")
-        return _callable(name, _load_file((Path(base_dir or ".") / Path(file).expanduser()).resolve()), attribute)
+        module = _load_file((Path(base_dir or ".") / Path(file).expanduser()).resolve())
+        return _callable(name, module, attribute, kind)
     path, _, attribute = name.rpartition(".")
-    return _callable(name, _import(path, name), attribute)
+    return _callable(name, _import(path, name), attribute, kind)
 
 
-def _callable(name: str, module: ModuleType, attribute: str) -> Callable:
-    found = getattr(module, attribute, None)
-    if not callable(found):
-        have = [key for key, value in vars(module).items() if inspect.isfunction(value) and not key.startswith("_")]
-        raise UserError(f"{name}: {module.__file__} has no function {attribute}{did_you_mean(attribute, have)}")
+def _callable(name: str, module: ModuleType, attribute: str, kind: str) -> Callable:
+    what, fits = ("class", inspect.isclass) if kind == "environments" else ("function", callable)
+    found: Any = getattr(module, attribute, None)
+    if not fits(found):
+        wanted = inspect.isclass if kind == "environments" else inspect.isfunction
+        have = [key for key, value in vars(module).items() if wanted(value) and not key.startswith("_")]
+        raise UserError(f"{name}: {module.__file__} has no {what} {attribute}{did_you_mean(attribute, have)}")
     return found
 
 
+def _attribute(kind: str, name: str) -> str:
+    """The name in Python of one of r1lab's own, by the name that recipes use."""
+    if kind == "environments":
+        return "".join(part.capitalize() for part in name.split("_"))
+    return name + _SUFFIX[kind]
+
+
 def names(kind: str) -> list[str]:
-    """r1lab's own rewards or builders, by the names that recipes use, sorted.
+    """r1lab's own rewards, builders or environments, by the names that recipes use, sorted.
 
     >>> "knights_knaves" in names("data")
     True
     """
-    suffix = _SUFFIX[kind]
     exported = _exported(kind)
+    if kind == "environments":  # each is in a module of its name
+        return sorted(file.stem for name, file in exported.items() if name == _attribute(kind, file.stem))
+    suffix = _SUFFIX[kind]
     return sorted(name.removesuffix(suffix) for name in exported if name.endswith(suffix))
 
 
@@ -85,15 +100,15 @@ def summaries(kind: str) -> dict[str, str]:
     """
     exported, lines = _exported(kind), {}
     for name in names(kind):
-        attribute = name + _SUFFIX[kind]
+        attribute = _attribute(kind, name)
         source = exported[attribute].read_text(encoding="utf-8")
-        found = re.search(rf"^def {attribute}{_SIGNATURE}", source, re.MULTILINE)
+        found = re.search(rf"^(?:def|class) {attribute}{_SIGNATURE}", source, re.MULTILINE)
         lines[name] = found[1].removesuffix('"""') if found else ""
     return lines
 
 
 def parameters(function: Callable) -> dict[str, inspect.Parameter]:
-    """The parameters that a recipe may set: those of a builder, or those of a reward that have a default.
+    """The parameters that a recipe may set: those of a builder or class, or those of a reward that have a default.
 
     A reward's parameters without a default are the completions and the columns of the data that it needs.
 
@@ -111,9 +126,10 @@ def columns(function: Callable) -> list[str]:
 
 
 def folder(kind: str) -> Path:
-    """The folder of the rewards, builders (`data`) or packaged recipes: next to the package, or in it."""
+    """The folder of rewards, builders (`data`), environments or packaged recipes: next to the package, or in it."""
     package = Path(__file__).parent
-    return package.parent / kind if (package.parent / "pyproject.toml").is_file() else package / kind
+    outside = package.parent / kind
+    return outside if (package.parent / "pyproject.toml").is_file() and outside.is_dir() else package / kind
 
 
 def _named(function: Callable) -> dict[str, inspect.Parameter]:
@@ -128,14 +144,14 @@ def _is_column(function: Callable, parameter: inspect.Parameter) -> bool:
 
 
 def _unknown(kind: str, name: str) -> str:
-    what, have = KINDS[kind], names(kind)
+    what, have, own = KINDS[kind], names(kind), "Class" if kind == "environments" else "function"
     hint = did_you_mean(name, have, otherwise=f"; there are: {', '.join(have)}")
-    return f"{name}: no such {what}{hint}; `r1lab ls {kind}` lists them, ./file.py:function names your own"
+    return f"{name}: no such {what}{hint}; `r1lab ls {kind}` lists them, ./file.py:{own} names your own"
 
 
 @cache
 def _exported(kind: str) -> dict[str, Path]:
-    """The functions in `__all__` of `r1lab.rewards` or `r1lab.data`, each with the file it is imported from."""
+    """The names in `__all__` of `r1lab.rewards`, `r1lab.data` or `r1lab.environments`, each with its file."""
     init = folder(kind) / "__init__.py"
     offered, files = [], {}
     for node in ast.parse(init.read_text(encoding="utf-8")).body:

@@ -84,3 +84,13 @@ def test_the_light_part_imports_nothing_heavy():
     code = "import sys; from r1lab import lookup; lookup.summaries('rewards'); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "transformers", "datasets", "numpy", "pydantic", "r1lab.rewards"} & set(done.stdout.split())
+
+
+def test_an_environment_is_a_class(tmp_path):
+    (tmp_path / "env.py").write_text("class Shop: ...\ndef shop(): ...\n")
+    given = {"kind": "environments", "base_dir": tmp_path}
+    assert lookup.function("environments", "./env.py:Shop", base_dir=tmp_path).__name__ == "Shop"
+    assert problem(name="./env.py", **given) == "./env.py: names no class: write it as ./env.py:Shop"
+    assert problem(name="./env.py:shop", **given).endswith("has no class shop (did you mean `Shop`?)")
+    unknown = problem("environments", "none")
+    assert "no such environment" in unknown and "./file.py:Class" in unknown

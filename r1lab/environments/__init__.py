@@ -13,9 +13,10 @@ is required.
         reward: float | dict[str, float]                       # instead of `get_reward`
 
 `seed` is the same for all members of a group, and is passed if `reset` takes it. Without `step`, a turn without a call
-ends the episode; with `step`, None does.
+ends the episode; with `step`, None does. The model reads what a tool raises; with `ToolError` a tool refuses a call,
+which is no error of the tool.
 """
 
-from r1lab.environments.base import Call, Reply, Turn
+from r1lab.environments.base import Call, Reply, ToolError, Turn
 
-__all__ = ["Call", "Reply", "Turn"]
+__all__ = ["Call", "Reply", "ToolError", "Turn"]

@@ -4,6 +4,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
+class ToolError(Exception):
+    """A tool refuses a call; the model reads the message."""
+
+
 @dataclass
 class Call:
     """A call of a tool that a model wrote."""
@@ -40,7 +44,7 @@ class Reply:
         role: Who says it in a chat template: `tool` or `user`.
         done: Whether the episode ends with this reply, which the model then does not read.
         reward: A reward for the turn, which is added to that of the episode.
-        error: Why a call failed, for the record; `content` is what the model is told.
+        error: Why a call failed, for the record; `content` is what the model reads.
         raised: Whether it failed because the tool raised an exception.
     """
 

@@ -8,14 +8,10 @@ from typing import Any
 
 from transformers.utils.chat_template_utils import get_json_schema
 
-from r1lab.environments.base import Call, Reply, Turn
+from r1lab.environments.base import Call, Reply, ToolError, Turn
 
 RESERVED = {"reset", "step", "close", "get_reward", "done", "reward", "info", "solve", "state", "metrics"}
 """Members of an environment that are no tools."""
-
-
-class ToolError(Exception):
-    """A tool refuses a call; the model is told the message."""
 
 
 class Session:

@@ -7,6 +7,7 @@ from typing import Any
 
 from r1lab import lookup
 from r1lab.errors import UserError
+from r1lab.recipe.acting import Environment
 from r1lab.recipe.schema import EvalRecipe, GrpoRecipe
 from r1lab.recipe.sections import Data, Eval, Task
 from r1lab.recipe.values import Problems, value_problems
@@ -50,29 +51,33 @@ def tasks_problems(tasks: list[str | Task], where: Keys, data: Data | None) -> P
 
 
 def call_problems(kind: str, name: str, given: dict, keys: Keys, section: Data | Task | None = None) -> Problems:
-    """Whether a reward (`kind` "rewards") or builder ("data") exists and accepts the parameters `given`.
+    """Whether a reward, a builder or an environment exists and accepts the parameters `given`.
 
     Args:
-        kind: `rewards` or `data`.
-        name: The name of the function in the recipe.
+        kind: A name in `lookup.KINDS`.
+        name: The name of the function or class in the recipe.
         given: Its parameters.
         keys: The keys that lead to the section.
         section: For a builder, the section that has its `size` and `seed`.
     """
-    named = (*keys, "name" if kind == "rewards" else "builder")
+    named = (*keys, "builder" if kind == "data" else "name")
     try:
         function = lookup.function(kind, name)
     except UserError as error:
         return [(named, problem) for problem in error.problems]
     parameters = lookup.parameters(function)
-    accepted = [key for key in parameters if kind == "rewards" or key not in ("split", "size", "seed")]
+    accepted = [key for key in parameters if kind != "data" or key not in ("split", "size", "seed")]
     variadic = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(function).parameters.values())
     found, hints = [], _hints(function)
     for key, value in given.items():
         if key in parameters:
             found += value_problems(value, hints.get(key, Any), (*keys, key))
         elif kind == "rewards" or not variadic:
-            own = {"rewards": ["name", "weight", "tasks", "on_error"], "data": ["builder", "split", "size", "seed"]}
+            own = {
+                "rewards": ["name", "weight", "tasks", "on_error"],
+                "data": ["builder", "split", "size", "seed"],
+                "environments": list(Environment.model_fields),
+            }
             has = f"; {name} has {', '.join(accepted) or 'none'}"
             hint = did_you_mean(key, [*accepted, *own[kind]], otherwise=has)
             found.append(((*keys, key), f"unknown parameter{hint}"))
@@ -105,8 +110,8 @@ def part_parameters(part: dict) -> dict:
 
 
 def _hints(function: Callable) -> dict[str, Any]:
-    """The types of a function's parameters; none if a user's annotations cannot be resolved."""
+    """The types of a function's or class's parameters; none if a user's annotations cannot be resolved."""
     try:
-        return typing.get_type_hints(function)
+        return typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
     except (NameError, TypeError):
         return {}

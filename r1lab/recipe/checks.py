@@ -8,6 +8,7 @@ from typing import Any
 from r1lab import lookup
 from r1lab.recipe import batch, launch, precision, trl_fields
 from r1lab.recipe.calls import call_problems, evaluation_problems, tasks_problems
+from r1lab.recipe.environments import environment_problems
 from r1lab.recipe.prompt import prompt_problems
 from r1lab.recipe.references import references
 from r1lab.recipe.schema import STAGES, EvalRecipe, GrpoRecipe, SampleRecipe, StageRecipe, Trained, is_trained
@@ -38,6 +39,7 @@ ELSEWHERE = {
     "transformers_continuous_batching_config": "set `rollout.engine` instead",
     "reward_weights": "set `weight` of each reward instead",
     "model_init_kwargs": "set `model.dtype`, `model.revision`, `model.attn_implementation` instead",
+    "max_tool_calling_iterations": "set `environment.max_turns` instead",
     "trust_remote_code": "set `model.trust_remote_code` instead",
     "assistant_only_loss": "an sft stage trains on the completion alone: see `completion_only_loss`",
     "eval_strategy": "set `eval.every` instead",
@@ -105,6 +107,7 @@ def stage_problems(recipe: StageRecipe) -> Problems:
     rewards: list[Reward] = getattr(recipe, "rewards", [])
     for index, reward in enumerate(rewards):
         found += call_problems("rewards", reward.name, reward.parameters, ("rewards", index))
+    found += environment_problems(recipe)
     data: Data | None = getattr(recipe, "data", None)
     if data:
         found += call_problems("data", data.builder, data.parameters, ("data",), data)

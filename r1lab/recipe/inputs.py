@@ -15,7 +15,8 @@ from r1lab.errors import UserError
 from r1lab.grading.grader import applies
 from r1lab.models import loading, scratch
 from r1lab.models.folders import folder_problems, quantized_by
-from r1lab.recipe import trial
+from r1lab.recipe import environments, trial
+from r1lab.recipe.acting import environment_of
 from r1lab.recipe.calls import part_parameters
 from r1lab.recipe.schema import EvalRecipe, GrpoRecipe, StageRecipe
 from r1lab.recipe.sections import Data, EvalData, Reward, Rollout, Task
@@ -58,7 +59,8 @@ def input_problems(recipe: StageRecipe, skip: set[str]) -> Problems:
         for key in known.needs if known else ():
             if not reward.parameters.get(key):
                 found.append((("rewards", index), f"{reward.name} needs the parameter `{key}`"))
-    required = [] if "rewards" in skip else required_columns(recipe)
+    found += environments.unplayed(recipe) if not {"environment", "tools"} & skip else []
+    required = [] if {"rewards", "environment"} & skip else required_columns(recipe)
     for keys, section, given in _sources(recipe, skip):
         problems = data_problems(recipe, section, given, required)
         found += [((*keys, *below), _as_typed(recipe, keys, message)) for below, message in problems]
@@ -143,6 +145,10 @@ def required_columns(recipe: StageRecipe) -> Required:
     for reward in rewards:
         function = lookup.function("rewards", reward.name)
         required += [(column, f"the reward {reward.name}", reward.tasks) for column in lookup.columns(function)]
+    section = environment_of(recipe)
+    if section is not None and section.name is not None:
+        environment = lookup.function("environments", section.name)
+        required += [(column, f"the environment {section.name}", None) for column in environments.columns(environment)]
     return required
 
 

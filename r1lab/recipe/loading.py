@@ -1,10 +1,9 @@
 """Loads recipes from YAML files and `key=value` settings, and reports all problems at once.
 
 A recipe is one stage (`stage: grpo`, or another of `schema.STAGES`) or a pipeline (`stages:`, a list of named stages).
-The keys of `train` are TRL's own. The sections `model`, `data`, `prompt`, `rewards`, `rollout`, `eval` and `launch` at
-the top of a pipeline apply to each stage that supports the section and does not have its own. Sections are shared as a
-whole and never merged. Values that begin with `./` or `../` are paths relative to the file that they are in; other
-paths are relative to the current directory.
+The keys of `train` are TRL's own. The sections in `SHARED` at the top of a pipeline apply to each stage that supports
+the section and does not have its own. Sections are shared as a whole and never merged. Values that begin with `./` or
+`../` are paths relative to the file that they are in; other paths are relative to the current directory.
 """
 
 import copy
@@ -26,7 +25,7 @@ from r1lab.text import did_you_mean
 
 logger = logging.getLogger(__name__)
 
-SHARED = ("model", "data", "prompt", "rewards", "rollout", "eval", "launch")
+SHARED = ("model", "data", "prompt", "environment", "tools", "rewards", "rollout", "eval", "launch")
 """Sections that the stages of a pipeline may share."""
 
 EXAMPLES = {

@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr, SerializeAsAny, model_
 
 from r1lab.errors import UserError
 from r1lab.recipe import trl_fields
+from r1lab.recipe.acting import Environment, ToolSpec
 from r1lab.recipe.sections import (
     Data,
     Eval,
@@ -95,6 +96,8 @@ class GrpoRecipe(StageRecipe):
     model: TrainedModel
     data: Data
     prompt: Prompt = Prompt()
+    environment: Environment | None = None
+    tools: list[ToolSpec] = []
     rewards: list[Reward] = Field(min_length=1)
     rollout: GrpoRollout = GrpoRollout()
     curriculum: Curriculum | None = None
@@ -122,6 +125,8 @@ class SampleRecipe(StageRecipe):
     stage: Literal["sample"]
     data: Data
     prompt: Prompt = Prompt()
+    environment: Environment | None = None
+    tools: list[ToolSpec] = []
     rewards: list[Reward] = []
     rollout: SampleRollout = SampleRollout()
     keep: Keep = Keep(deduplicate=False)
@@ -137,6 +142,8 @@ class EvalRecipe(StageRecipe):
     stage: Literal["eval"]
     data: EvalData | None = None
     prompt: Prompt = Prompt()
+    environment: Environment | None = None
+    tools: list[ToolSpec] = []
     rewards: list[Reward] = Field(min_length=1)
     rollout: EvalRollout = EvalRollout()
     eval: Eval = Eval()

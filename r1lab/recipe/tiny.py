@@ -86,6 +86,8 @@ def _stage(part: dict, removed: list[str], shared: dict) -> None:
         _data(part["data"])
     if isinstance(part.get("rewards"), list):
         part["rewards"] = _rewards(part["rewards"], removed)
+    if isinstance(part.get("environment"), dict):
+        part["environment"]["max_turns"] = 2
     if isinstance(part.get("rollout"), dict) or generates:
         rollout = {k: v for k, v in (part.get("rollout") or {}).items() if k not in _NOT_ROLLOUT} | _ROLLOUT
         if isinstance(rollout.get("dynamic_sampling"), dict):

@@ -17,6 +17,7 @@ PLAIN = {
     "model": {"path": "some/model"},
     "data": {"builder": "arithmetic"},
     "rewards": [{"name": "exact_match"}],
+    "tools": ["calculator"],
 }
 # A value that is not the default, and what else a key needs.
 OTHER = {
@@ -46,6 +47,9 @@ OTHER = {
     "prompt.system": "Be brief.",
     "prompt.text": "Q: {question}",
     "prompt.prefill": "<think>",
+    "environment.name": None,
+    "environment.on_error": "end",
+    "environment.calls": "llama",
     "rollout.options": {"xyz": 1},
     "keep.which": "right",
     "keep.at_least": {"exact_match": 1.0},
@@ -165,7 +169,7 @@ ALIASES = {
     "curriculum": {"self", "settings"},
     "eval": {"evaluation", "settings"},
 }
-WHOLE = {"alarms", "rewards", "train", "launch", "prompt"}
+WHOLE = {"alarms", "rewards", "train", "launch", "prompt", "environment"}
 
 
 @pytest.mark.parametrize("kind", STAGES)

@@ -1,0 +1,135 @@
+"""Tools of a recipe: r1lab's own, functions of a file or a package, and others that bring their own schema.
+
+An entry of `tools` is
+
+- the name of one of r1lab's own: `calculator`;
+- a function with types and a docstring: `./tools.py:weather`, `package.module.weather`;
+- `{schema: FILE, call: ./tools.py:run}`: tools in OpenAI's format, and a function `run(name, arguments)` for all.
+"""
+
+import ast
+import json
+import operator
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from r1lab import lookup
+from r1lab.environments.base import ToolError
+from r1lab.errors import UserError
+from r1lab.text import did_you_mean
+
+FORMS = "a name such as calculator, ./tools.py:weather, or {schema: tools.json, call: ./tools.py:run}"
+LONGEST = 200
+"""The maximum number of characters of an expression for the calculator."""
+
+_OPERATORS: dict[type, Callable] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.Pow: operator.pow,
+    ast.UAdd: operator.pos,
+    ast.USub: operator.neg,
+}
+
+
+def calculator(expression: str) -> str:
+    """
+    Calculates the value of an arithmetic expression.
+
+    Args:
+        expression: Numbers with + - * / // % ** and parentheses, such as (3 + 4) * 12.
+
+    >>> calculator("(3 + 4) * 12"), calculator("7 / 2")
+    ('84', '3.5')
+    """
+    if len(expression) > LONGEST:
+        raise ToolError(f"the expression has {len(expression)} characters, and may have {LONGEST}")
+    try:
+        value = _value(ast.parse(expression.strip(), mode="eval").body)
+    except (SyntaxError, ArithmeticError, ValueError, RecursionError, MemoryError) as error:
+        why = error.args[0] if error.args else type(error).__name__
+        raise ToolError(f"{expression} has no value: {why}") from error
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
+
+
+def _value(node: ast.expr) -> int | float:
+    value = _unbounded(node)
+    if isinstance(value, complex) or not abs(value) <= 10**300:
+        raise ValueError("a value is no real number, or too large")
+    return value
+
+
+def _unbounded(node: ast.expr) -> int | float | complex:
+    if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
+        return node.value
+    if isinstance(node, ast.UnaryOp) and type(node.op) in _OPERATORS:
+        return _OPERATORS[type(node.op)](_value(node.operand))
+    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
+        left, right = _value(node.left), _value(node.right)
+        if isinstance(node.op, ast.Pow) and (abs(right) > 100 or abs(left) > 10**6):
+            raise ValueError("the power is too large")
+        return _OPERATORS[type(node.op)](left, right)
+    raise ValueError("only numbers, + - * / // % ** and parentheses are allowed")
+
+
+OWN: dict[str, Callable] = {"calculator": calculator}
+"""r1lab's own tools, by name."""
+
+
+def made(entry: str | dict[str, Any]) -> list[Callable]:
+    """The tools of an entry of a recipe's `tools`.
+
+    Raises:
+        UserError: There is no such tool, or the entry has another form.
+    """
+    if isinstance(entry, str):
+        return [_named(entry)]
+    if entry.keys() == {"schema", "call"}:
+        return _dispatched(str(entry["schema"]), str(entry["call"]))
+    raise UserError(f"should be {FORMS}")
+
+
+def _named(name: str) -> Callable:
+    if "." in name:
+        return lookup.external(name)
+    if name not in OWN:
+        hint = did_you_mean(name, OWN, otherwise=f"; there are: {', '.join(OWN)}")
+        raise UserError(f"{name}: no such tool{hint}; ./tools.py:function names your own")
+    return OWN[name]
+
+
+def _dispatched(file: str, call: str) -> list[Callable]:
+    """The tools of a file in OpenAI's format, each of which calls one function with its name and arguments."""
+    try:
+        listed = json.loads(Path(file).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"schema: {file}: {error.strerror}: write a JSON list of tools into it") from error
+    except ValueError as error:
+        raise UserError(f"schema: {file}: not valid JSON: {error}") from error
+    run = _named(call)
+    schemas = [_schema(one, file) for one in (listed if isinstance(listed, list) else [listed])]
+    return [with_schema(run, schema) for schema in schemas]
+
+
+def _schema(found: Any, file: str) -> dict:
+    function = found.get("function", found) if isinstance(found, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        form = '{"type": "function", "function": {"name": ..., "description": ..., "parameters": {...}}}'
+        raise UserError(f"schema: {file}: each tool should be {form}")
+    return {"type": "function", "function": function}
+
+
+def with_schema(run: Callable[[str, dict], Any], schema: dict) -> Callable:
+    """A tool that is not a Python function: one in OpenAI's format that `run(name, arguments)` calls."""
+    name = schema["function"]["name"]
+
+    def tool(**arguments):
+        return run(name, arguments)
+
+    tool.__name__ = name
+    tool.schema = schema  # pyright: ignore[reportFunctionMemberAccess]: read by `r1lab.environments.toolset`
+    return tool
