@@ -12,7 +12,7 @@ the interruptible rollouts of AReaL (https://arxiv.org/abs/2505.24298, section 4
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +25,7 @@ from r1lab.engines.address import root
 from r1lab.errors import UserError
 
 CONNECTING = 10.0  # seconds until a server has to accept a connection
+_NEW = "it was never synced"
 
 
 @dataclass
@@ -71,6 +72,20 @@ class Unavailable(Exception):
     """A server failed, stalled, or has other weights."""
 
 
+class NoServer(UserError):
+    """All servers failed.
+
+    Attributes:
+        what: What they could not do.
+        failed: Why each one failed, by its address.
+    """
+
+    def __init__(self, what: str, failed: dict[str, str]):
+        self.what, self.failed = what, failed
+        why = "; ".join(f"{url}: {problem}" for url, problem in failed.items())
+        super().__init__(f"{what}: {why}: look at its log, start it again, and continue with --resume", status=1)
+
+
 class Fleet:
     """Requests to the servers; they run in a thread of their own, so that the trainer can work meanwhile.
 
@@ -78,9 +93,18 @@ class Fleet:
         urls: The addresses of the servers.
         timeout: Seconds for each request.
         max_concurrent: The maximum number of requests in progress at all servers together; others wait here.
+        beat: Called in the thread of the requests at each reply, and when a server is left out.
     """
 
-    def __init__(self, urls: Sequence[str], *, timeout: float = 600.0, max_concurrent: int = 512):
+    def __init__(
+        self,
+        urls: Sequence[str],
+        *,
+        timeout: float = 600.0,
+        max_concurrent: int = 512,
+        beat: Callable[[], None] = lambda: None,
+    ):
+        self.beat = beat
         self.urls, self.timeout, self.max_concurrent = [root(url) for url in urls], timeout, max_concurrent
         self.version: int | None = None
         self._loop = asyncio.new_event_loop()
@@ -92,27 +116,26 @@ class Fleet:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=self.max_concurrent)
         timeout = httpx.Timeout(None, connect=CONNECTING)  # `_post` has one for the complete response
         self._client = httpx.AsyncClient(trust_env=False, limits=limits, timeout=timeout)
-        self._lines = [Line(url, asyncio.Lock(), failed="it was never synced") for url in self.urls]
+        self._lines = [Line(url, asyncio.Lock(), failed=_NEW) for url in self.urls]
         self._gate = asyncio.Semaphore(self.max_concurrent)
         self._running = asyncio.Event()  # clear while paused
         self._running.set()
-        self._halted: list[Line] = []
 
     def _call(self, work) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
-    def synced(self, version: int, failed: Collection[str] = ()) -> None:
+    def synced(self, version: int, failed: dict[str, str] | None = None) -> None:
         """Says which version of the weights the servers have from now on. Call it after each sync.
 
         Args:
             version: The version.
-            failed: The addresses of the servers that do not have it.
+            failed: Why each server that does not have it failed, by its address.
         """
 
         async def set_version() -> None:
             self.version = version
             for line in self._lines:
-                line.failed = "it does not have the newest weights" if line.url in failed else None
+                line.failed = (failed or {}).get(line.url)
                 line.checked = False
 
         self._call(set_version())
@@ -121,6 +144,23 @@ class Fleet:
     def failures(self) -> dict[str, str]:
         """Why each server that is not asked failed, by its address."""
         return {line.url: line.failed for line in self._lines if line.failed}
+
+    def absent(self) -> dict[str, str]:
+        """Why each server that failed, and still does not answer, failed, by its address: a sync would wait for it."""
+
+        async def asked(line: Line) -> bool:
+            try:
+                async with asyncio.timeout(CONNECTING):
+                    return (await self._client.get(f"{line.url}/health")).is_success
+            except (TimeoutError, httpx.HTTPError):
+                return False
+
+        async def look() -> dict[str, str]:
+            failed = [line for line in self._lines if line.failed not in (None, _NEW)]
+            found = await asyncio.gather(*(asked(line) for line in failed))
+            return {line.url: line.failed or "" for line, answers in zip(failed, found) if not answers}
+
+        return self._call(look())
 
     def submit(
         self, prompt: Sequence[int], n: int, settings: dict[str, Any], seed: int | None = None
@@ -203,11 +243,11 @@ class Fleet:
 
     async def _pause(self) -> None:
         self._running.clear()
-        self._halted = [line for line in self._lines if line.asked and not line.failed]
-        await self._each(self._halted, "pause", params={"mode": "abort"})
+        halted = [line for line in self._lines if line.asked and not line.failed]
+        await self._each(halted, "pause", params={"mode": "abort"})
         # A request that was on its way to a server when it was paused waits there until it is ended too.
         deadline = time.monotonic() + self.timeout
-        while late := [line for line in self._halted if line.asked and not line.failed]:
+        while late := [line for line in halted if line.asked and not line.failed]:
             await asyncio.sleep(0.01)
             await self._each(late, "abort_requests", json={})
             if time.monotonic() > deadline:
@@ -215,8 +255,8 @@ class Fleet:
                     self._fail(line, f"it did not end its requests in {self.timeout:g} s")
 
     async def _resume(self) -> None:
-        await self._each([line for line in self._halted if not line.failed], "resume")
-        self._halted = []
+        # Also those that were not paused: one that stalled executes the request to pause when it goes on.
+        await self._each([line for line in self._lines if not line.failed], "resume")
         self._running.set()
 
     async def _each(self, lines: Iterable[Line], path: str, **content) -> None:
@@ -230,6 +270,7 @@ class Fleet:
 
     def _fail(self, line: Line, why: str) -> None:
         """Leaves a server out from now on; its requests go to another one."""
+        self.beat()
         if line.failed is None:
             line.failed = why
             print(f"warning: {line.url}: {why}; its requests go to another server", flush=True)
@@ -271,8 +312,7 @@ class Fleet:
                 await self._running.wait()
                 usable = [line for line in self._lines if not line.failed]
                 if not usable:
-                    why = "; ".join(f"{line.url}: {line.failed}" for line in self._lines)
-                    raise UserError(f"no server is left: {why}: look at its log, and start it again", status=1)
+                    raise NoServer("no server is left", self.failures)
                 line = min(usable, key=lambda line: (line.asked, line.total))
                 line.asked, line.total = line.asked + 1, line.total + 1
                 try:
@@ -337,6 +377,7 @@ class Fleet:
             raise UserError(f"{line.url}/{path}: {' '.join(response.text.split())[:500]}", status=1)
         if not response.is_success:
             raise Unavailable(f"status {response.status_code}: {' '.join(response.text.split())[:200]}")
+        self.beat()
         try:
             return response.json()
         except ValueError:

@@ -11,12 +11,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 
 from r1lab import hardware
 from r1lab.engines.worker import EXTENSION
@@ -25,19 +26,26 @@ from r1lab.net import free_port
 from r1lab.rundir.logs import exception, last_line, size
 
 _OF_A_RANK = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-STARTING = 900.0  # seconds in which a server has to answer
+STARTING = 1800.0  # seconds in which a server has to answer
+_WORK = 1.0  # CPU seconds that count as work: a server that waits uses some too
+_AGAIN = ": see the log, then continue with --resume"
+_NOTICED = 1.0  # seconds in which a guard notices that its server has ended
 
 # vLLM's engine is a process of its own that outlives a killed API server. This guard starts the server in its own
-# process group, and kills the group as soon as the server or the process that started the guard has ended.
+# process group, and kills the group as soon as the server or the process that started the guard has ended. Because it
+# kills itself too, it prints the exit status of the server.
 _GUARD = """
 import os, signal, subprocess, sys, time
 parent, cores = int(sys.argv[1]), sys.argv[2]
 if cores:
     os.sched_setaffinity(0, map(int, cores.split(",")))
-server = subprocess.Popen(sys.argv[3:])
-while os.getppid() == parent and server.poll() is None:
-    time.sleep(0.2)
-os.killpg(0, signal.SIGKILL)
+server = subprocess.Popen(sys.argv[3:], stdout=sys.stderr)
+try:
+    while os.getppid() == parent and server.poll() is None:
+        time.sleep(0.2)
+    print(server.returncode, flush=True)
+finally:
+    os.killpg(0, signal.SIGKILL)
 """
 
 
@@ -47,7 +55,7 @@ class Server:
 
     Attributes:
         url: Its address.
-        process: The guard, which leads the group of all its processes.
+        process: The guard, which leads the group of all its processes; its output is the server's exit status.
         log: Its log.
         log_from: The byte of the log at which this start begins.
         port: The socket that keeps its port free until it listens.
@@ -114,8 +122,8 @@ def start(
             process = subprocess.Popen(
                 guard,
                 stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
+                stdout=subprocess.PIPE,
+                stderr=output,
                 start_new_session=True,
                 env=inherited | environment(gpus[number] if gpus else None, len(mine), count, on_gpu=on_gpu),
             )
@@ -167,36 +175,75 @@ def flags(options: dict) -> list[str]:
     return found
 
 
-def wait(servers: Sequence[Server], seconds: float = STARTING) -> None:
+def wait(
+    servers: Sequence[Server],
+    timeout: float = STARTING,
+    *,
+    limit: float = STARTING,
+    beat: Callable[[], None] = lambda: None,
+) -> None:
     """Waits until all servers answer; if one does not, all are ended.
 
     Args:
-        seconds: The maximum time to wait.
+        timeout: The maximum time for which a server does nothing, in seconds: it uses no CPU.
+        limit: The maximum time to wait for all, in seconds.
+        beat: Called when servers have been seen to work.
 
     Raises:
-        UserError: A server ended, or does not answer in time; with the last line of its log.
+        UserError: A server ended, does nothing, or does not answer in time; with the last line of its log.
     """
-    deadline = time.monotonic() + seconds
+    deadline, seen, used = time.monotonic() + limit, time.monotonic(), 0.0
     try:
         with httpx.Client(trust_env=False, timeout=5) as client:
             for server in servers:
                 while not _answers(client, server):
-                    if lines := ended([server]):
-                        raise UserError(lines, status=1)
-                    if time.monotonic() > deadline:
-                        what = f"the server does not answer after {seconds:.0f} s"
-                        raise UserError(f"{server.log}: {what}; last line of the log: {_last(server)}", status=1)
+                    if gone := [one for one in servers if one.process.poll() is not None]:
+                        raise UserError(f"{described(gone[0])}{_AGAIN}", status=1)
+                    now = time.monotonic()
+                    if abs((spent := _cpu_seconds(server)) - used) > _WORK:
+                        seen, used = now, spent
+                        beat()
+                    problem = f"the server has done nothing for {timeout:g} s (see launch.timeout)"
+                    if now > deadline:
+                        problem = f"the server does not answer after {limit:g} s"
+                    if now > min(deadline, seen + timeout):
+                        raise UserError(f"{described(server, problem)}{_AGAIN}", status=1)
                     time.sleep(0.1)
                 server.port.close()
+                seen, used = time.monotonic(), 0.0
     except BaseException:
         stop(servers)
         raise
 
 
-def ended(servers: Sequence[Server]) -> list[str]:
-    """Returns a line for each server that has ended, with the last line of its log."""
-    gone = [server for server in servers if server.process.poll() is not None]
-    return [f"{server.log}: the server ended: {_last(server)}" for server in gone]
+def described(server: Server, problem: str = "") -> str:
+    """Returns the log of a server, why it ended, or else a problem with it, and the last line of the log.
+
+    Args:
+        problem: Why it is of no use if it runs.
+    """
+    with suppress(subprocess.TimeoutExpired):
+        server.process.wait(_NOTICED)
+    if server.process.poll() is not None and server.process.stdout is not None:
+        status = int(server.process.stdout.read() or -signal.SIGKILL)
+        if status >= 0:
+            return f"{server.log}: the server ended: {_last(server)}"
+        cause = ", possibly out of memory" if status == -signal.SIGKILL else ""
+        problem = f"the server was killed by {signal.Signals(-status).name}{cause}"
+    return f"{server.log}: {problem}; last line of the log: {_last(server)}"
+
+
+def _cpu_seconds(server: Server) -> float:
+    """The CPU time that a server has used so far, without its guard."""
+    try:
+        processes = psutil.Process(server.process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return 0.0
+    seconds = 0.0
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            seconds += sum(process.cpu_times()[:4])  # with those of the children that it has waited for
+    return seconds
 
 
 def _answers(client: httpx.Client, server: Server) -> bool:
@@ -216,4 +263,6 @@ def stop(servers: Sequence[Server]) -> None:
         with suppress(ProcessLookupError):
             os.killpg(server.process.pid, signal.SIGKILL)
         server.process.wait()
+        if server.process.stdout is not None:
+            server.process.stdout.close()
         server.port.close()

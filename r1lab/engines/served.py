@@ -10,7 +10,7 @@ from typing import Any
 from accelerate.utils import broadcast_object_list
 
 from r1lab.engines import Completion, Engine, Prompt, Sampling, check_prompt_length, rendered, seed_of
-from r1lab.engines.fleet import Fleet, Sampled
+from r1lab.engines.fleet import Fleet, NoServer, Sampled
 from r1lab.engines.sync import WeightSync
 from r1lab.engines.vllm import SyncedVLLM
 from r1lab.errors import UserError
@@ -25,6 +25,7 @@ class ServedVLLM(SyncedVLLM):
         servers: Their addresses.
         sync_folder: A folder that all servers can read; default: /dev/shm.
         timeout: Seconds for each request.
+        beat: Called at each reply of a server, and when one is given up.
 
     Attributes:
         version: The version of the weights that the servers have; 0 before the first sync.
@@ -37,9 +38,10 @@ class ServedVLLM(SyncedVLLM):
         servers: Sequence[str],
         sync_folder: Path | None = None,
         timeout: float = 600.0,
+        beat: Callable[[], None] = lambda: None,
         **kwargs,
     ):
-        self.servers, self.sync_folder, self.timeout = servers, sync_folder, timeout
+        self.servers, self.sync_folder, self.timeout, self.beat = servers, sync_folder, timeout, beat
         self.version = 0
         self._heard: Callable[[int, list[int]], None] | None = None
         self.before_sync: Callable[[], None] = lambda: None
@@ -50,7 +52,7 @@ class ServedVLLM(SyncedVLLM):
         if not self.servers:
             raise UserError("there is no server to generate on: give the address of at least one")
         main = self.accelerator.is_main_process
-        self.fleet = Fleet(self.servers, timeout=self.timeout)
+        self.fleet = Fleet(self.servers, timeout=self.timeout, beat=self.beat)
         self.weight_sync = WeightSync(self.servers, folder=self.sync_folder, timeout=self.timeout, main=main)
         self.accelerator.wait_for_everyone()
 
@@ -58,22 +60,24 @@ class ServedVLLM(SyncedVLLM):
         """Sends the policy's weights to all servers; those that fail are left out until the next sync.
 
         Raises:
-            UserError: All failed.
+            NoServer: All failed.
         """
         self.before_sync()
         self.version += 1
         with self.fleet.paused():
             self.accelerator.wait_for_everyone()  # all ranks have paused
-            synced = self.weight_sync.send(self.version, self._iter_named_params())
+            main = self.accelerator.is_main_process
+            absent = self.fleet.absent() if main else {}
+            synced = self.weight_sync.send(self.version, self._iter_named_params(), absent=absent)
             (failed,) = broadcast_object_list([synced.failed], from_process=0)
             self.fleet.synced(self.version, failed)
             self.after_sync(self.version)
+            self.beat()
         if len(failed) == len(self.fleet.urls):
-            why = "; ".join(f"{url}: {problem}" for url, problem in failed.items())
-            raise UserError(f"no server took the weights: {why}: look at its log, and start it again", status=1)
-        if self.accelerator.is_main_process:
-            for url, problem in failed.items():
-                print(f"warning: {url}: it did not take the weights: {problem}; it is left out", flush=True)
+            raise NoServer("no server took the weights", failed)
+        if main:
+            for url in failed.keys() - absent:
+                print(f"warning: {url}: it did not take the weights: {failed[url]}; it is left out", flush=True)
 
     def engine(self) -> Engine:
         """Returns the engine with the weights of the last sync."""
@@ -120,6 +124,11 @@ class ServedVLLM(SyncedVLLM):
         ids = [one.token_ids for one in sampled]
         logprobs = [[[value] for value in one.logprobs] for one in sampled]
         return prompts, ids, logprobs, [[[token] for token in tokens] for tokens in ids]
+
+    def close(self) -> None:
+        """Ends the requests, and removes the folder of the weights."""
+        self.fleet.close()
+        self.weight_sync.close()
 
     def settings(self) -> dict[str, Any]:
         """Returns the fields of vLLM's completion request for TRL's sampling parameters."""

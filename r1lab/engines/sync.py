@@ -72,12 +72,15 @@ class WeightSync:
             raise UserError(f"{parent}: the weights for the servers cannot be written there: {error}") from None
         self._client = httpx.Client(trust_env=False, timeout=timeout)
 
-    def send(self, version: int, weights: Iterable[tuple[str, Any]]) -> Synced:
+    def send(
+        self, version: int, weights: Iterable[tuple[str, Any]], *, absent: dict[str, str] | None = None
+    ) -> Synced:
         """Loads weights on all servers and checks that they have them. All ranks call it with all weights.
 
         Args:
             version: The number of this version.
             weights: `(name, tensor)` pairs, named and shaped as in the checkpoint, sharded ones gathered on all ranks.
+            absent: Why each server that is not asked failed before, by its address.
 
         Raises:
             UserError: The files cannot be written, for example because the folder is too small for the model.
@@ -97,7 +100,7 @@ class WeightSync:
                     status=1,
                 ) from None
             wanted = total(found for _, found in files)
-            synced = Synced(version, wanted, seconds={"writing": time.perf_counter() - begin})
+            synced = Synced(version, wanted, dict(absent or {}), {"writing": time.perf_counter() - begin})
             call = partial(self._load, version=version, files=files, wanted=wanted)
             self._all("loading", call, synced)
             self._all("clearing", self._clear, synced)

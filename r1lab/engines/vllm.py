@@ -270,6 +270,9 @@ class SyncedVLLM(vllm_generation.VLLMGeneration):
             self.llm.sleep(level=2)
             self._llm_weights_sleeping = True
 
+    def close(self) -> None:
+        """Ends what it started outside of this process: nothing."""
+
     @contextmanager
     def watched(self, finished):
         """A context in which `finished(i, token_ids)` is called for each prompt as soon as its completion is done."""

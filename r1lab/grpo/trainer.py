@@ -83,7 +83,7 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
             only the end tokens of the model's generation config.
         dtype: The dtype of the engine and the reference model; None for that of the model's weights.
         served: The arguments of `r1lab.engines.served.ServedVLLM` besides TRL's, if vLLM servers generate instead of
-            vLLM in this process: `servers`, `timeout`, `sync_folder`.
+            vLLM in this process: `servers`, `timeout`, `sync_folder`, `beat`.
     """
 
     # TRL's attributes, which it does not type precisely.

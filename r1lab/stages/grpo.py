@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -71,8 +72,9 @@ def _train(
     doing(run_dir, "loading the model")
     model = load_model(recipe)
     metrics = Metrics(recipe, run_dir, _row(recipe, rewards))
-    doing(run_dir, f"starting {engines.description(recipe.rollout.engine)}")
-    served = served_by(recipe, servers())
+    served = served_by(recipe, run_dir, servers())
+    if served is None:
+        doing(run_dir, f"starting {engines.description(recipe.rollout.engine)}")
     trainer = GRPOTrainer(
         model=model,
         args=config,
@@ -109,7 +111,7 @@ def _train(
             "model.lora.target_modules: vLLM does not support an adapter on the embedding or the head if they share a "
             "weight, as in this model: set rollout.engine: transformers, or remove that module"
         )
-    with StopOnInterrupt(run_dir) as stop:
+    with closing(trainer.vllm_generation) if trainer.use_vllm else nullcontext(), StopOnInterrupt(run_dir) as stop:
         trainer.add_callback(stop)
         check_saveable(trainer, tokenizer, run_dir)
         try:

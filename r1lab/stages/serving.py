@@ -9,10 +9,15 @@ from typing import Any
 
 from r1lab import hardware, ranks
 from r1lab.engines import processes
+from r1lab.engines.fleet import NoServer
 from r1lab.engines.processes import Server
+from r1lab.errors import UserError
 from r1lab.models.loading import dtype_name, resolve
 from r1lab.recipe.schema import GrpoRecipe
 from r1lab.stages.common import doing
+
+SHARE = 0.8
+"""The share of `launch.timeout` that a request has: a stalled server is reported before its silent ranks are."""
 
 
 @contextmanager
@@ -27,34 +32,53 @@ def rollout_servers(recipe: GrpoRecipe, run_dir: Path, max_length: int) -> Itera
         max_length: The tokens of the longest prompt and completion together.
 
     Raises:
-        UserError: A server did not start.
+        UserError: A server did not start, or none was left; with their logs.
     """
     if (url := recipe.rollout.url) or not recipe.launch.generators:
         yield lambda: [url] if isinstance(url, str) else url
         return
     started: list[Server] = []
     if ranks.is_main():
-        doing(run_dir, "starting the servers")
         started += start(recipe, run_dir, max_length)
+        doing(run_dir, f"starting {counted(len(started))}")
 
     def wait() -> list[str]:
-        processes.wait(started)
+        doing(run_dir, f"waiting for {counted(len(started))}")
+        processes.wait(started, SHARE * recipe.launch.timeout, beat=partial(ranks.beat, run_dir))
+        for server in started:
+            print(f"rollout server {server.url}: {server.log}", flush=True)
         return [server.url for server in started]
 
     try:
         yield partial(ranks.from_main, wait)
+    except NoServer as error:
+        if not started:
+            raise
+        of_url = {server.url: server for server in started}
+        why = "; ".join(processes.described(of_url[url], problem) for url, problem in error.failed.items())
+        raise UserError(f"{error.what}: {why}: continue with --resume, which starts them again", status=1) from None
     finally:
         processes.stop(started)
 
 
-def served_by(recipe: GrpoRecipe, addresses: list[str] | None) -> dict[str, Any] | None:
+def counted(servers: int) -> str:
+    """Returns a number of rollout servers in words.
+
+    >>> counted(1), counted(2)
+    ('a rollout server', '2 rollout servers')
+    """
+    return "a rollout server" if servers == 1 else f"{servers} rollout servers"
+
+
+def served_by(recipe: GrpoRecipe, run_dir: Path, addresses: list[str] | None) -> dict[str, Any] | None:
     """Returns the arguments of `r1lab.engines.served.ServedVLLM`, None without servers."""
     if addresses is None:
         return None
     folder = recipe.rollout.sync_folder
     return {
         "servers": addresses,
-        "timeout": float(recipe.launch.timeout),
+        "timeout": SHARE * recipe.launch.timeout,
+        "beat": partial(ranks.beat, run_dir),
         "sync_folder": Path(folder).expanduser() if folder else None,
     }
 

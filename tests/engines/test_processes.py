@@ -50,8 +50,32 @@ def test_a_server_that_is_late_is_one_line_and_ended(tmp_path):
     started = processes.start("embedded", tmp_path)
     found = [psutil.Process(started[0].process.pid)]
     with pytest.raises(UserError, match=r"servers/0.log: the server does not answer after 1 s; last line"):
-        processes.wait(started, seconds=1)
+        processes.wait(started, limit=1)
     wait_until_gone(found)
+
+
+@pytest.mark.parametrize(
+    ("number", "problem"),
+    [
+        (signal.SIGKILL, "the server was killed by SIGKILL, possibly out of memory"),
+        (signal.SIGSTOP, r"the server has done nothing for 3 s \(see launch.timeout\)"),
+    ],
+)
+def test_a_server_that_is_killed_or_stopped_while_it_starts_is_one_line_and_ended(number, problem, tmp_path):
+    started = processes.start("embedded", tmp_path, 2)
+    guards = [psutil.Process(server.process.pid) for server in started]
+    deadline = time.monotonic() + 60
+    while not guards[1].children():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    found = [*guards, *guards[1].children()]
+    found[-1].send_signal(number)
+    other = psutil.Process(guards[0].children()[0].pid)
+    if number == signal.SIGSTOP:
+        other.send_signal(number)
+    with pytest.raises(UserError, match=rf"^{tmp_path}/servers/[01].log: {problem}; last line .*: see the log, then"):
+        processes.wait(started, 3)
+    wait_until_gone([*found, other])
 
 
 @pytest.mark.slow
@@ -65,7 +89,7 @@ def test_no_process_is_left_when_the_parent_or_the_server_is_killed(killed, tmp_
     try:
         assert parent.stdout.readline().startswith("http://127.0.0.1:")
         found = [guard, *guard.children(recursive=True)]
-        assert len(found) >= 2  # the guard, and the API server with its engine
+        assert len(found) >= 3  # the guard, the API server and the engine
         os.kill(parent.pid if killed == "parent" else guard.children()[0].pid, signal.SIGKILL)
         wait_until_gone(found)
     finally:

@@ -51,3 +51,20 @@ def test_an_error_of_one_rank_is_reported_as_its_own(tmp_path):
     assert found.status == 1 and not found.left
     (line,) = found.errors
     assert line.startswith("s: rank 1: ") and "no such unit" in line
+
+
+def test_a_rollout_server_that_fails_is_named_with_its_own_log_and_started_again(tmp_path):
+    pytest.importorskip("vllm")
+    patient = faults.SERVED.replace(f"timeout: {faults.TIMEOUT}", "timeout: 600")  # the machine may be busy
+    faults.prepared(tmp_path, patient)
+    found = faults.caused(tmp_path, "server raises, half", 2)
+    assert found.status == 1 and not found.left
+    (line,) = found.errors
+    log = "runs/s/servers/0.log"
+    assert line.startswith(f"s: no server took the weights: {log}: worker 0: RuntimeError: no memory left while half")
+    assert line.endswith(": continue with --resume, which starts them again")
+    step = faults.last_step(tmp_path)
+    found = faults.caused(tmp_path, "server killed, loading", step + 2, "--resume")
+    assert found.status == 1 and not found.left and faults.last_step(tmp_path) >= step + 2
+    (line,) = found.errors
+    assert line.startswith(f"s: no server took the weights: {log}: the server was killed by SIGKILL, possibly out of ")
