@@ -5,6 +5,7 @@ if __name__ != "r1lab.data":  # one module, one name
 
 from r1lab.data.arithmetic import arithmetic
 from r1lab.data.attempts import knights_knaves_attempts
+from r1lab.data.bfcl import bfcl
 from r1lab.data.countdown import countdown
 from r1lab.data.gpqa import gpqa
 from r1lab.data.humaneval import humaneval
@@ -26,6 +27,7 @@ __all__ = [
     "aime",
     "amc",
     "arithmetic",
+    "bfcl",
     "countdown",
     "gpqa",
     "gsm8k",

@@ -298,17 +298,26 @@ def _file(path: Path) -> Iterator[tuple[str, object]]:
     if path.suffix == ".parquet":
         yield from ((f"{path}:{number}", row) for number, row in enumerate(parquet(path), 1))
         return
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from error
     if path.suffix == ".json":
-        listed = _json(text, str(path))
+        listed = _json(_text(path), str(path))
         if not isinstance(listed, list):
             raise UserError(f"{path}: should be a list of rows, not {_kind(listed)}; one row per line is .jsonl")
         yield from ((f"{path}:{number}", row) for number, row in enumerate(listed, 1))
         return
-    for number, line in enumerate(text.split("\n"), 1):  # not splitlines, which also splits at U+2028 in a string
+    yield from json_lines(path)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from error
+
+
+def json_lines(path: Path) -> Iterator[tuple[str, object]]:
+    """The value on each line of a file with its place, whatever the file is called; for a bad line, the error."""
+    lines = _text(path).split("\n")  # not splitlines, which also splits at U+2028 in a string
+    for number, line in enumerate(lines, 1):
         if line.strip():
             try:
                 yield f"{path}:{number}", _json(line, f"{path}:{number}")

@@ -22,6 +22,7 @@ from r1lab.rewards.repetition import repetition_reward
 from r1lab.rewards.reward_model import reward_model_reward
 from r1lab.rewards.score import Score
 from r1lab.rewards.tag_count import tag_count_reward
+from r1lab.rewards.tool_calls import tool_calls_reward
 
 __all__ = [
     "Facts",
@@ -46,4 +47,5 @@ __all__ = [
     "reward_model_reward",
     "soft_overlong_reward",
     "tag_count_reward",
+    "tool_calls_reward",
 ]

@@ -248,7 +248,7 @@ def _render(seen: Seen, tokenizer: "PreTrainedTokenizerBase") -> list[Finding]:
     if template == {"template": "none"}:  # a reward model without a chat template reads the texts of the messages
         rows = [row | {"prompt": prompts.joined(row["prompt"])} for row in rows]
     try:
-        seen.rendered = [prompts.render(row["prompt"], tokenizer, **template) for row in rows]
+        seen.rendered = [prompts.render(row["prompt"], tokenizer, tools=row.get("tools"), **template) for row in rows]
         seen.prompt_ids = tokenizer([text for text, _ in seen.rendered], add_special_tokens=False)["input_ids"]
         if columns and tokenizer.eos_token_id is not None and all(row.get(c) for row in rows for c in columns):
             seen.examples = [prompts.example(row, tokenizer, **template, keys=columns) for row in rows]
@@ -262,7 +262,7 @@ def _for_server(seen: Seen) -> list[Finding]:
     template = seen.prompt.model_dump() if seen.prompt else {}
     try:
         for row in seen.rows:
-            prompts.messages(row["prompt"], **template)
+            prompts.messages(row["prompt"], tools=row.get("tools"), **template)
     except UserError as error:
         return [_refusal(problem) for problem in error.problems]
     return []

@@ -4,6 +4,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from r1lab.errors import UserError
+from r1lab.models import tools as tools_of
 from r1lab.text import did_you_mean_path
 
 R1_ZERO = (
@@ -71,8 +72,8 @@ def wording(*, template: str = "none", text: str | None = None, **_) -> str:
 def read_template(path: str) -> str:
     """Reads a user's chat template.
 
-    It is a jinja template as in transformers, and gets `messages`, `add_generation_prompt`, the tokenizer's special
-    tokens (`bos_token`, ...), and `question`: the text of the last user message.
+    It is a jinja template as in transformers, and gets `messages`, `tools`, `add_generation_prompt`, the tokenizer's
+    special tokens (`bos_token`, ...), and `question`: the text of the last user message.
 
     Raises:
         UserError: There is no such file, it is not valid jinja, or it does not use the question.
@@ -110,6 +111,7 @@ def render(
     system: str | None = None,
     text: str | None = None,
     prefill: str | None = None,
+    tools: str | list[dict] | None = None,
 ):
     """Returns the text that the model continues, and the beginning of the assistant's turn that is part of it.
 
@@ -119,6 +121,8 @@ def render(
         system: Your own system prompt, which replaces the template's.
         text: Your own plain text, which replaces the template, with `{question}` as the placeholder of the question.
         prefill: The beginning of the assistant's turn.
+        tools: The tools that the model may call (`r1lab.models.tools.schemas`). The chat template shows them; if it
+            has no place for them, or the template is plain text, they are in front of the question as text.
 
     Returns:
         `(text, prefill)`: `text` ends where generation starts; `prefill` is the end of `text` that belongs to the
@@ -126,18 +130,33 @@ def render(
         completion. Tokenize `text` without special tokens, because the chat template has added them already.
 
     Raises:
-        UserError: The template has no place for one of the messages, or the model's chat template rejects them.
+        UserError: The template has no place for one of the messages or tools, or the model's chat template rejects
+            them.
     """
+    listed = tools_of.schemas(tools)
+    if listed and not _shows_tools(tokenizer, template, text):
+        prompt, shown = tools_of.into(prompt, listed), None
+    else:
+        shown = listed or None
     if is_plain(template=template, text=text):
         made = _start(tokenizer) + plain(prompt, template=template, system=system, text=text)
     else:
         if not tokenizer.chat_template and not is_file(template):
             what = f"prompt.template: {template}: the model has no chat template ({type(tokenizer).__name__})"
             raise UserError(f"{what}: set prompt.template: r1-zero")
-        made = chat_text(_listed(prompt, template, system), tokenizer, template=template)
+        made = chat_text(_listed(prompt, template, system), tokenizer, template=template, tools=shown)
         if not opened(made):  # some chat templates (R1-Distill) prefill the tag themselves
             made += PREFILL.get(template, "")
+    tools_of.check_shown(made, listed, template)
     return with_prefill(made, prefill)
+
+
+def _shows_tools(tokenizer, template: str, text: str | None) -> bool:
+    """Whether the chat template of a prompt has a place for tools."""
+    if is_plain(template=template, text=text):
+        return False
+    source = read_template(template) if is_file(template) else tokenizer.chat_template
+    return bool(source) and tools_of.shown(tokenizer, str(source))
 
 
 def with_prefill(text: str, prefill: str | None) -> tuple[str, str]:
@@ -154,21 +173,24 @@ def with_prefill(text: str, prefill: str | None) -> tuple[str, str]:
     return text + prefill, begun + prefill
 
 
-def chat_text(listed: list[dict], tokenizer, *, template: str = "chat", open_turn: bool = True) -> str:
+def chat_text(
+    listed: list[dict], tokenizer, *, template: str = "chat", open_turn: bool = True, tools: list[dict] | None = None
+) -> str:
     """Renders messages with the model's own chat template, up to the assistant's turn unless `open_turn` is false.
 
     Args:
         template: A user's file replaces the model's.
+        tools: JSON schemas that the chat template shows.
 
     Raises:
         UserError: The chat template rejects the messages.
     """
-    own = {}
+    own, more = {}, {"tools": tools} if tools else {}
     if is_file(template):
         said = [message["content"] for message in listed if message["role"] == "user"]
         own = {"chat_template": read_template(template), "question": said[-1] if said else ""}
     try:
-        return tokenizer.apply_chat_template(listed, tokenize=False, add_generation_prompt=open_turn, **own)
+        return tokenizer.apply_chat_template(listed, tokenize=False, add_generation_prompt=open_turn, **own, **more)
     except Exception as error:  # a chat template is a program, which may raise anything
         why = " ".join(str(error).split())[:160]
         if own:
@@ -230,12 +252,21 @@ def _start(tokenizer) -> str:
 
 
 def messages(
-    prompt: str | list[dict], *, template: str = "none", system: str | None = None, text: str | None = None, **_
+    prompt: str | list[dict],
+    *,
+    template: str = "none",
+    system: str | None = None,
+    text: str | None = None,
+    tools: str | list[dict] | None = None,
+    **_,
 ) -> str | list[dict]:
     """Returns a prompt for a server, which applies a chat template itself: messages, or text for plain-text templates.
 
-    `with_prefill` adds a recipe's prefill.
+    `with_prefill` adds a recipe's prefill. `tools` are text in front of the question, because a server that is given
+    them separately answers in a format of its own, or refuses them unless it was started with a parser of calls.
     """
+    if listed := tools_of.schemas(tools):
+        prompt = tools_of.into(prompt, listed)
     in_text = is_plain(template=template, text=text)
     if in_text and (isinstance(prompt, str) or text is not None or template != "none"):
         return plain(prompt, template=template, system=system, text=text)
@@ -326,12 +357,13 @@ def example(
 ) -> dict[str, list[int]]:
     """Returns the tokens of a row: `prompt_ids`, and for each completion in `keys` its own, such as `completion_ids`.
 
-    A completion ends with exactly one end token of the tokenizer.
+    The prompt shows the tools in the row's column `tools`, if it has one. A completion ends with exactly one end token
+    of the tokenizer.
 
     Args:
         prompt: The other arguments of `render`.
     """
-    text, prefill = render(row["prompt"], tokenizer, template=template, **prompt)
+    text, prefill = render(row["prompt"], tokenizer, template=template, tools=row.get("tools"), **prompt)
     ids = {"prompt_ids": tokenizer(text, add_special_tokens=False)["input_ids"]}
     for key in keys:
         completion = without_end(written(row[key], prefill, template, prompt.get("text")), tokenizer)

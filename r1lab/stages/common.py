@@ -93,14 +93,14 @@ def engine_prompts(rows: list[dict], recipe: Generates, tokenizer) -> tuple[list
     """Returns the engine's prompt for each row, and the beginning of the assistant's turn that it ends with."""
     template = recipe.prompt.model_dump()
     if recipe.rollout.engine == "server":  # it applies the model's chat template itself
-        given = [prompts.messages(row["prompt"], **template) for row in rows]
+        given = [prompts.messages(row["prompt"], tools=row.get("tools"), **template) for row in rows]
         if recipe.prompt.prefill and not all(isinstance(p, str) for p in given):
             raise UserError(
                 "prompt.prefill: a server starts the assistant's turn itself: remove prefill, or set prompt.text"
             )
         rendered = [prompts.with_prefill(p, recipe.prompt.prefill) if isinstance(p, str) else (p, "") for p in given]
     else:
-        rendered = [prompts.render(row["prompt"], tokenizer, **template) for row in rows]
+        rendered = [prompts.render(row["prompt"], tokenizer, tools=row.get("tools"), **template) for row in rows]
     return [text for text, _ in rendered], [prefill for _, prefill in rendered]
 
 

@@ -45,7 +45,7 @@ def run(recipe: GrpoRecipe, run_dir: Path) -> int:
     if problem := batch.too_few_rows(recipe, len(rows)):
         raise UserError(f"data: {problem[0]}: {problem[1]}")
     template = recipe.prompt.model_dump()
-    rendered = [prompts.render(row["prompt"], tokenizer, **template) for row in rows]
+    rendered = [prompts.render(row["prompt"], tokenizer, tools=row.get("tools"), **template) for row in rows]
     grader = build_grader([r.model_dump() for r in recipe.rewards], prefill=rendered[0][1])
     report_gold(grader, rows, run_dir)
     config = grpo_config(recipe, run_dir, longest=max(len(ids) for ids in _ids(tokenizer, rendered)))

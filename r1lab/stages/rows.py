@@ -7,6 +7,7 @@ from r1lab.data import operations
 from r1lab.data.calls import rows_of
 from r1lab.errors import UserError
 from r1lab.evaluation import forms
+from r1lab.models import tools
 from r1lab.models.prompts import wording
 from r1lab.recipe.schema import EvalRecipe, GrpoRecipe
 from r1lab.recipe.sections import TASKS_OWN, Data, Eval, EvalData, Task
@@ -97,6 +98,7 @@ def _as_data(task: str | Task) -> EvalData:
 
 def _tokens(row: dict, tokenizer) -> int:
     texts = [row["prompt"], row.get("completion") or ""]
+    texts += [tools.as_text(listed)] if (listed := tools.schemas(row.get("tools"))) else []
     plain = [t if isinstance(t, str) else "\n".join(message["content"] for message in t) for t in texts]
     return sum(len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in plain)
 

@@ -24,7 +24,9 @@ BUILDERS = {
     "logic_rl": [{"path": str(LOGIC_RL), "size": 60, "split": "test"}],
     "knights_knaves_perturbed": [{"size": 40, "kind": kind} for kind in ("statement", "uncommon_name")],
     # Other tasks, whose gold their own tests try; and a user's own rows.
-    **dict.fromkeys(("aime", "amc", "arithmetic", "countdown", "gpqa", "gsm8k", "instructions", "math", "mix"), []),
+    **dict.fromkeys(
+        ("aime", "amc", "arithmetic", "bfcl", "countdown", "gpqa", "gsm8k", "instructions", "math", "mix"), []
+    ),
     **dict.fromkeys(("humaneval", "ifeval", "livecodebench", "mmlu", "olympiadbench", "svamp"), []),
     **dict.fromkeys(("reasoning_gym", "rows", "traces"), []),
 }
@@ -33,6 +35,7 @@ PUZZLE_REWARDS = {
     "format": [({"mode": "strict"}, 1.0), ({"mode": "soft"}, 1.0)],
 }
 
+AGE = {"name": "age", "parameters": {"type": "object", "properties": {"person": {"type": "string"}}}}
 THINK = "<think> First, we add the numbers.\n\nSecond, we look at the sum.\n\nFinally, we write it down. </think>\n"
 # Of every other reward: a completion that deserves the maximum, its row, settings, and that maximum.
 REWARDS = {
@@ -54,6 +57,12 @@ REWARDS = {
     "repetition": ("one two three four", {}, {}, 0.0),
     "soft_overlong": ("short", {}, {"max_completion_length": 99, "cache": 9}, 0.0),
     "tag_count": (THINK + "<answer> 4 </answer>", {}, {}, 1.0),
+    "tool_calls": (
+        THINK + '<tool_call>\n{"name": "age", "arguments": {"person": "Mia"}}\n</tool_call>',
+        {"answer": [{"name": "age", "arguments": {"person": "Mia"}}], "tools": [AGE]},
+        {},
+        1.0,
+    ),
 }
 OWN_TESTS = {
     "judge",

@@ -11,6 +11,8 @@ from r1lab.grading import grader
 
 PUZZLE = "(1) Zoey is a knight\n(2) Luke is a knave"
 TESTS = [{"input": "1 2", "output": "3"}]
+CALLS = [{"name": "age", "arguments": {"person": "Zoey"}}]
+TOOLS = [{"name": "age", "parameters": {"type": "object", "properties": {"person": {"type": "string"}}}}]
 CONSTRAINTS = [{"kind": "num_words", "at_least": 3}, {"kind": "no_commas"}, {"kind": "json_only"}]
 
 # Name: columns of the row, settings, range.
@@ -30,6 +32,7 @@ REWARDS = {
     "repetition": ({}, {"max_penalty": -1.0}, (-1, 0)),
     "soft_overlong": ({}, {"max_completion_length": 50, "cache": 20}, (-1, 0)),
     "tag_count": ({}, {}, (0, 1)),
+    "tool_calls": ({"answer": CALLS, "tools": TOOLS}, {}, (0, 1)),
 }
 OWN_TESTS = {"judge", "reward_model", "reasoning_gym", "fluency"}  # these need a server, a model, a package
 GROUPS = {"length"}  # compares a completion with its group
@@ -37,7 +40,9 @@ GROUPS = {"length"}  # compares a completion with its group
 PIECES = [
     "<think>", "</think>", "<answer>", "</answer>", r"\boxed{", "}", "{", "$", "**", "7", "B", "(B)", "(1)", "or",
     "Zoey is a knight", "Luke is a knave", "3 + 4 + 5", "=", "12", "Paris", "the answer is ", "\n", "- ", "Step 1: ",
-    "```python\n", "```", "print(3)", "\x00", "\u202e", "\u200b", "é", "ж", "知识", "٧", "\ud800", "\\", "^", ",", " ",
+    "```python\n", "```", "print(3)", "<tool_call>", "</tool_call>",
+    '{"name": "age", "arguments": {"person": "Zoey"}}', "\x00", "\u202e",
+    "\u200b", "é", "ж", "知识", "٧", "\ud800", "\\", "^", ",", " ",
 ]  # fmt: skip
 TEXTS = st.one_of(st.text(max_size=80), st.lists(st.sampled_from(PIECES), max_size=25).map("".join))
 
@@ -65,6 +70,9 @@ HOSTILE = {
     "combining marks": "e" + "\u0301" * 200_000,
     "digits": "<answer>" + "9" * 300_000 + "</answer>",
     "steps": "Step 1: go on\n" * 60_000,
+    "calls": '<tool_call>{"name": "age", "arguments": {"person": "Zoey"}}</tool_call>' * 15_000,
+    "calls in lines": '{"name": "age"};' * 15_000,
+    "calls of calls": '<tool_call>{"name": "age", "arguments": ' + "[" * 100_000,
 }
 
 
