@@ -216,14 +216,18 @@ def _score(trainer: GRPOTrainer, groups: Sequence[Group]) -> None:
         for group in groups:
             group.logprobs = policy_logprobs(trainer, group)
         return
-    group = groups[0]
+    log_drift(trainer, groups[0], torch.ones(sum(map(len, groups[0].completion_ids))))
+
+
+def log_drift(trainer: GRPOTrainer, group: Group, own: torch.Tensor) -> None:
+    """Logs how much the engine's log-probabilities of a group differ from the policy's.
+
+    Args:
+        own: The tokens, one completion after another, that the present weights of the policy have sampled.
+    """
     ours = torch.tensor([x for row in policy_logprobs(trainer, group) for x in row])
     theirs = torch.tensor([float("nan") if x is None else x for row in group.logprobs or () for x in row])
-    gaps = parity.gaps(ours, theirs, torch.ones_like(ours))
-    if len(gaps):
-        metrics = trainer._metrics["train"]
-        metrics["sampling/sampling_logp_difference/mean"].append(gaps.mean().item())
-        metrics["sampling/sampling_logp_difference/max"].append(gaps.max().item())
+    parity.record(trainer, parity.gaps(ours, theirs, own))
 
 
 @torch.no_grad()

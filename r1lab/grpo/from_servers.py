@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import TYPE_CHECKING, cast
 
+import torch
+
 from r1lab.engines import seed_of
-from r1lab.grpo import dynamic_sampling
-from r1lab.grpo.asynchronous import without_figures
+from r1lab.grpo import dynamic_sampling, objectives, parity
+from r1lab.grpo.asynchronous import log_drift, without_figures
 from r1lab.grpo.dynamic_sampling import Group
 from r1lab.grpo.pacing import Ticket
 
@@ -25,6 +27,9 @@ class FromServers:
     The servers get new weights when the first group of an update is started, or for an evaluation before it.
     Completions in progress are interrupted for it and continue with the new weights, so that a completion may have
     tokens from several versions; or, without `in_flight`, they are all finished before.
+
+    Whether the servers sample from the policy is seen from the tokens of its own weights in groups that are finished
+    before the update, or, if no completion is in flight after a sync, from a few tokens that are sampled for it.
 
     Completions are graded in the trainer's thread, when it waits for groups. A group that is finished but not graded
     when a checkpoint is written is generated again by the run that resumes from it.
@@ -56,11 +61,13 @@ class FromServers:
             return
         if self._idle_since is not None and all(future.done() for future in self._running):
             self.trainer.log_spent("servers_waiting", time.perf_counter() - self._idle_since)
-        if tickets[-1].version != self._version:
-            self._served.sync_weights()
-            self.trainer._last_loaded_step = self.trainer.state.global_step
         trainer, settings = self.trainer, self._served.settings()
         texts = [trainer.train_dataset[ticket.prompt]["prompt"] for ticket in tickets]
+        if tickets[-1].version != self._version:
+            self._served.sync_weights()
+            trainer._last_loaded_step = trainer.state.global_step
+            if objectives.stale(trainer) and all(future.done() for future in self._running):
+                parity.probe(trainer, texts[0])  # which would wait behind completions in flight
         ids, *_ = trainer._tokenize_prompts(texts)
         for ticket, prompt in zip(tickets, ids, strict=True):
             seed = seed_of(trainer.args.seed, ticket.number)
@@ -104,4 +111,16 @@ class FromServers:
             groups = dynamic_sampling.graded(trainer, rows, ids, completions, texts, logprobs)
         for group, one_group in zip(groups, sampled, strict=True):
             group.versions = [[self._of_sync[version] for version in one.versions] for one in one_group]
+        self._compare(groups)
         return groups
+
+    def _compare(self, groups: Sequence[Group]) -> None:
+        """Logs the difference from the policy for tokens of its own weights, of one group, if there are any."""
+        trainer = self.trainer
+        if not objectives.stale(trainer) or trainer.groups is None:
+            return
+        present = trainer.groups.pacing.version
+        for group in groups:
+            own = [version == present for versions in group.versions or () for version in versions]
+            if any(own):
+                return log_drift(trainer, group, torch.tensor(own))

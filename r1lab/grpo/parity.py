@@ -1,4 +1,8 @@
-"""Checks that the engine samples from the policy: compares its log-probabilities with the trainer's at the start."""
+"""Checks that the engine samples from the policy: compares its log-probabilities with the trainer's.
+
+Before the first step a difference ends the run (`Parity`); later the alarm `drift` watches that of each step (`log`),
+or, where the tokens of a step are those of earlier weights, of a few completions after each sync (`probe`).
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,7 @@ from r1lab.rundir import storage
 if TYPE_CHECKING:
     from r1lab.grpo.trainer import GRPOTrainer
 
+PROBED = 16  # tokens of each completion of `probe`
 LIMIT = 0.1
 """Nats per token: bfloat16 engines differ by about 0.01 on average, wrong weights by more than 1."""
 
@@ -39,11 +44,10 @@ class Parity(TrainerCallback):
             row |= {"mean": mean, "max": most, "tokens": tokens}
             storage.append_jsonl(self.run_dir / "metrics.jsonl", row)
         if not mean <= LIMIT:
-            raise UserError(
-                f"rollout.engine: vllm does not sample from the policy: {found}; set model.dtype: float32, or "
-                "rollout.engine: transformers",
-                status=1,
-            )
+            ways = "set model.dtype: float32, or rollout.engine: transformers"
+            if self.trainer.options:
+                ways = f"remove rollout.options: {', '.join(self.trainer.options)}; or {ways}"
+            raise UserError(f"rollout.engine: vllm does not sample from the policy: {found}; {ways}", status=1)
 
 
 def difference(trainer: GRPOTrainer, texts: list[str], *, max_tokens: int = 32) -> tuple[float, float, int]:
@@ -79,6 +83,31 @@ def difference(trainer: GRPOTrainer, texts: list[str], *, max_tokens: int = 32) 
     if not len(found):
         return math.nan, math.nan, 0
     return found.mean().item(), found.max().item(), len(found)
+
+
+def probe(trainer: GRPOTrainer, text: str) -> None:
+    """Logs the difference for new completions of a prompt, from an engine with the present weights.
+
+    Asynchronous training needs them: the tokens that it trains on are those of earlier weights, so that their
+    log-probabilities differ from the policy's by design.
+    """
+    if trainer.top_p < 1 or trainer.top_k or trainer.min_p:  # with truncated sampling they differ by design too
+        return
+    mean, most, tokens = difference(trainer, [text], max_tokens=PROBED)
+    if tokens:
+        _record(trainer, mean, most)
+
+
+def record(trainer: GRPOTrainer, found: torch.Tensor) -> None:
+    """Logs the differences of tokens, if there are any, under TRL's names, which the alarm `drift` reads."""
+    if len(found):
+        _record(trainer, found.mean().item(), found.max().item())
+
+
+def _record(trainer: GRPOTrainer, mean: float, most: float) -> None:
+    metrics = trainer._metrics["train"]
+    metrics["sampling/sampling_logp_difference/mean"].append(mean)
+    metrics["sampling/sampling_logp_difference/max"].append(most)
 
 
 def log(trainer: GRPOTrainer, difference: torch.Tensor | None, ratio: torch.Tensor) -> None:

@@ -1,6 +1,7 @@
 """Groups that are generated ahead: staleness 0 is synchronous training, and a resumed training loses no prompt."""
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback
 from trl import GRPOConfig
 
 from r1lab.grpo import asynchronous
+from r1lab.grpo.from_servers import FromServers
+from r1lab.grpo.pacing import Ticket
 from r1lab.grpo.trainer import GRPOTrainer
 from r1lab.models import loading
 from r1lab.recipe.sections import Asynchronous, DynamicSampling
@@ -194,3 +197,21 @@ def test_groups_without_signal_are_replaced_by_the_next_prompts(folder, tmp_path
     assert sum(seen.rows, []) == useful  # in the order of the data
     assert made.groups.pacing.dropped == len(order) - len(useful) > 0
     assert [row["async/staleness_max"] <= 1 for row in seen.logs] == [True] * 6
+
+
+def test_the_drift_of_servers_is_that_of_tokens_that_the_present_weights_have_sampled(folder, tmp_path):
+    made, _ = trained(folder, tmp_path, max_steps=2, asynchronous=Asynchronous(staleness=2))
+    source = asynchronous.InProcess(made, 1, scored=True)
+    source.start([Ticket(0, 0, made.groups.pacing.version)])
+    ((_, group),) = source.finished()
+    present, scores = made.groups.pacing.version, group.logprobs
+    group.logprobs = [[row[0] - 5, *(value - 0.25 for value in row[1:])] for row in scores]
+    logged = made._metrics["train"]["sampling/sampling_logp_difference/mean"]
+    logged.clear()
+    server = SimpleNamespace(trainer=made)
+    group.versions = [[present - 1, *[present] * (len(row) - 1)] for row in scores]
+    FromServers._compare(server, [group])
+    assert logged == [pytest.approx(0.25, abs=1e-3)]
+    group.versions = [[present - 1] * len(row) for row in scores]
+    FromServers._compare(server, [group])
+    assert len(logged) == 1

@@ -7,6 +7,7 @@ from transformers import TrainerCallback
 from trl import GRPOConfig
 
 from r1lab.engines import Sampling, generate
+from r1lab.grpo.alarms import LOGS
 from r1lab.grpo.trainer import GRPOTrainer
 from r1lab.models import loading
 from r1lab.recipe.sections import Asynchronous
@@ -15,8 +16,9 @@ pytest.importorskip("vllm")
 ROWS, SIZE, GROUPS, STEPS = 8, 4, 2, 6
 
 
-def trained(folder, url, staleness, *, in_flight=True, callbacks=()):
-    """The trainer, the prompts of each update, and the groups that it trained on."""
+def trained(folder, url, staleness, *, in_flight=True, callbacks=(), synced=True):
+    """The trainer, the prompts of each update, and the groups that it trained on; not `synced`: with the first weights
+    in place of the new ones at each sync."""
     rows, groups = [], []
 
     class Watched(GRPOTrainer):
@@ -49,6 +51,9 @@ def trained(folder, url, staleness, *, in_flight=True, callbacks=()):
         return found
 
     made.groups.pacing.take = take
+    if not synced:
+        first = [(name, weight.clone()) for name, weight in made.vllm_generation._iter_named_params()]
+        made.vllm_generation._iter_named_params = lambda: iter(first)
     made.train()
     made.vllm_generation.fleet.close()
     made.vllm_generation.weight_sync.close()
@@ -103,3 +108,14 @@ def test_the_log_probabilities_are_those_of_the_weights_that_sampled(served, tmp
         found = logits.log_softmax(-1).gather(-1, torch.tensor(ids)[:, None])[:, 0]
         torch.testing.assert_close(found, torch.tensor(logprobs), atol=1e-3, rtol=0)
     assert made.state.global_step == STEPS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("synced", [True, False])
+def test_the_alarm_hears_whether_each_sync_has_brought_the_weights(served, tmp_path, synced):
+    made, _, _ = trained(tmp_path, served[0].url, 2, synced=synced)
+    drift = {row["step"]: row[LOGS["drift"]] for row in made.state.log_history if LOGS["drift"] in row}
+    print(f"synced: {synced}; nats by step: {drift}")
+    later = [value for step, value in drift.items() if step > 1]  # the first step has the first weights
+    assert drift[1] <= 1e-4 and later
+    assert max(later) <= 1e-4 if synced else min(later) > 0.01
