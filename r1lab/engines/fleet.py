@@ -107,6 +107,7 @@ class Fleet:
         self.beat = beat
         self.urls, self.timeout, self.max_concurrent = [root(url) for url in urls], timeout, max_concurrent
         self.version: int | None = None
+        self.model: str | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fleet", daemon=True)
         self._thread.start()
@@ -124,16 +125,17 @@ class Fleet:
     def _call(self, work) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
-    def synced(self, version: int, failed: dict[str, str] | None = None) -> None:
+    def synced(self, version: int, failed: dict[str, str] | None = None, model: str | None = None) -> None:
         """Says which version of the weights the servers have from now on. Call it after each sync.
 
         Args:
             version: The version.
             failed: Why each server that does not have it failed, by its address.
+            model: The name of the adapter that has these weights; None if they are those of the whole model.
         """
 
         async def set_version() -> None:
-            self.version = version
+            self.version, self.model = version, model
             for line in self._lines:
                 line.failed = (failed or {}).get(line.url)
                 line.checked = False
@@ -330,7 +332,8 @@ class Fleet:
                 return None
             version = self.version
             assert version is not None  # a server is usable only after `synced`
-            task = self._loop.create_task(self._post(line, "v1/completions", json=body))
+            named = {"model": self.model} if self.model else {}
+            task = self._loop.create_task(self._post(line, "v1/completions", json=body | named))
             line.tasks.add(task)
             try:
                 reply = await task
@@ -351,7 +354,7 @@ class Fleet:
     async def _check(self, line: Line) -> None:
         """Makes sure that a server that was idle still has the expected weights: it may have been started again."""
         async with line.checking:
-            if line.checked or line.failed:
+            if line.checked or line.failed or self.model:  # the name of an adapter says its version
                 return
             reply = await self._post(line, "collective_rpc", json={"method": "weights"})
             versions = [worker["version"] for worker in reply["results"]]
@@ -373,7 +376,7 @@ class Fleet:
             raise Unavailable(f"no complete response in {self.timeout:g} s") from None
         except httpx.RequestError as error:
             raise Unavailable(" ".join(f"{type(error).__name__} {error}".split())) from None
-        if 400 <= response.status_code < 500 and response.status_code not in (408, 429):
+        if 400 <= response.status_code < 500 and response.status_code not in (404, 408, 429):
             raise UserError(f"{line.url}/{path}: {' '.join(response.text.split())[:500]}", status=1)
         if not response.is_success:
             raise Unavailable(f"status {response.status_code}: {' '.join(response.text.split())[:200]}")

@@ -107,6 +107,8 @@ def start(
     }
     arguments |= options or {}
     inherited = {name: value for name, value in os.environ.items() if name not in _OF_A_RANK}
+    if arguments.get("enable_lora"):
+        inherited["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
     servers = []
     for number in range(count):
         port = free_port()

@@ -11,9 +11,10 @@ from accelerate.utils import broadcast_object_list
 
 from r1lab.engines import Completion, Engine, Prompt, Sampling, check_prompt_length, rendered, seed_of
 from r1lab.engines.fleet import Fleet, NoServer, Sampled
-from r1lab.engines.sync import WeightSync
+from r1lab.engines.sync import WeightSync, adapter_name
 from r1lab.engines.vllm import SyncedVLLM
 from r1lab.errors import UserError
+from r1lab.models.lora import adapter
 
 
 class ServedVLLM(SyncedVLLM):
@@ -25,6 +26,7 @@ class ServedVLLM(SyncedVLLM):
         servers: Their addresses.
         sync_folder: A folder that all servers can read; default: /dev/shm.
         timeout: Seconds for each request.
+        adapters: Whether they have the base of a LoRA policy and `enable_lora`, and get its adapter alone.
         beat: Called at each reply of a server, and when one is given up.
 
     Attributes:
@@ -38,11 +40,12 @@ class ServedVLLM(SyncedVLLM):
         servers: Sequence[str],
         sync_folder: Path | None = None,
         timeout: float = 600.0,
+        adapters: bool = False,
         beat: Callable[[], None] = lambda: None,
         **kwargs,
     ):
         self.servers, self.sync_folder, self.timeout, self.beat = servers, sync_folder, timeout, beat
-        self.version = 0
+        self.version, self.adapters = 0, adapters
         self._heard: Callable[[int, list[int]], None] | None = None
         self.before_sync: Callable[[], None] = lambda: None
         self.after_sync: Callable[[int], None] = lambda version: None
@@ -68,9 +71,10 @@ class ServedVLLM(SyncedVLLM):
             self.accelerator.wait_for_everyone()  # all ranks have paused
             main = self.accelerator.is_main_process
             absent = self.fleet.absent() if main else {}
-            synced = self.weight_sync.send(self.version, self._iter_named_params(), absent=absent)
+            config, weights = adapter(self.model) if self.adapters else (None, self._iter_named_params())
+            synced = self.weight_sync.send(self.version, weights, adapter=config, absent=absent)
             (failed,) = broadcast_object_list([synced.failed], from_process=0)
-            self.fleet.synced(self.version, failed)
+            self.fleet.synced(self.version, failed, adapter_name(self.version) if self.adapters else None)
             self.after_sync(self.version)
             self.beat()
         if len(failed) == len(self.fleet.urls):

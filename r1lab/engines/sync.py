@@ -1,12 +1,15 @@
 """Sends the policy's weights to vLLM servers: as safetensors files that the servers of the machine read from memory.
 
 All files of a version are written, then all servers load them at once, so that a server checks that they are right and
-complete before it changes any weight. The folder thus holds the whole model for the time of a sync.
+complete before it changes any weight. The folder thus holds the whole model for the time of a sync. Of a LoRA policy
+the adapter alone can be sent, which vLLM loads under a name of its version.
 """
 
 import fcntl
+import json
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
@@ -25,6 +28,12 @@ from r1lab.errors import UserError
 MEMORY = Path("/dev/shm")
 CHUNK = 2**30  # bytes of weights in a file
 _PREFIX = "r1lab-weights-"
+_ADAPTER = "r1lab-adapter-"
+
+
+def adapter_name(version: int) -> str:
+    """Returns the name of a version of the adapter, as a request gives it for the model."""
+    return f"{_ADAPTER}{version}"
 
 
 @dataclass
@@ -34,6 +43,7 @@ class Synced:
     Attributes:
         version: The version that was sent.
         checksum: That of its weights.
+        bytes: The size of the files.
         failed: Why each server that does not have it failed, by its address.
         seconds: The time of each phase: "writing" (which gathers the weights too), "loading" and "clearing" (the
             caches).
@@ -43,6 +53,7 @@ class Synced:
     checksum: str
     failed: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    bytes: int = 0
 
 
 class WeightSync:
@@ -73,13 +84,19 @@ class WeightSync:
         self._client = httpx.Client(trust_env=False, timeout=timeout)
 
     def send(
-        self, version: int, weights: Iterable[tuple[str, Any]], *, absent: dict[str, str] | None = None
+        self,
+        version: int,
+        weights: Iterable[tuple[str, Any]],
+        *,
+        adapter: dict | None = None,
+        absent: dict[str, str] | None = None,
     ) -> Synced:
         """Loads weights on all servers and checks that they have them. All ranks call it with all weights.
 
         Args:
             version: The number of this version.
             weights: `(name, tensor)` pairs, named and shaped as in the checkpoint, sharded ones gathered on all ranks.
+            adapter: The config of the adapter, if the weights are those of an adapter: it is loaded as `adapter_name`.
             absent: Why each server that is not asked failed before, by its address.
 
         Raises:
@@ -92,7 +109,10 @@ class WeightSync:
             return Synced(version, "")
         try:
             try:
-                files = write(self.folder, weights)
+                files = write(self.folder, weights) if adapter is None else write(self.folder, weights, sys.maxsize)
+                if adapter is not None:
+                    os.rename(files[0][0], self.folder / "adapter_model.safetensors")  # as peft names them
+                    (self.folder / "adapter_config.json").write_text(json.dumps(adapter))
             except OSError as error:
                 raise UserError(
                     f"{self.folder.parent}: the weights do not fit there: {error}: free some space, or choose another "
@@ -101,11 +121,14 @@ class WeightSync:
                 ) from None
             wanted = total(found for _, found in files)
             synced = Synced(version, wanted, dict(absent or {}), {"writing": time.perf_counter() - begin})
-            call = partial(self._load, version=version, files=files, wanted=wanted)
-            self._all("loading", call, synced)
+            synced.bytes = sum(file.stat().st_size for file in self.folder.iterdir())
+            if adapter is None:
+                self._all("loading", partial(self._load, version=version, files=files, wanted=wanted), synced)
+            else:
+                self._all("loading", partial(self._load_adapter, name=adapter_name(version)), synced)
             self._all("clearing", self._clear, synced)
         finally:
-            for file in self.folder.glob("*.safetensors"):
+            for file in self.folder.iterdir():
                 file.unlink()
         return synced
 
@@ -134,6 +157,16 @@ class WeightSync:
             if found != {"version": version, "checksum": wanted}:
                 return f"worker {number}: {found.get('error', found)}"
         return None if workers else "no worker replied"
+
+    def _load_adapter(self, url: str, name: str) -> str | None:
+        body = {"lora_name": name, "lora_path": str(self.folder)}
+        response = self._client.post(f"{url}/v1/load_lora_adapter", json=body)
+        if not response.is_success:
+            return " ".join(response.text.split())[:500]
+        models = self._client.get(f"{url}/v1/models").raise_for_status().json()["data"]
+        for old in {model["id"] for model in models if model["id"].startswith(_ADAPTER)} - {name}:
+            self._client.post(f"{url}/v1/unload_lora_adapter", json={"lora_name": old}).raise_for_status()
+        return None
 
     def _clear(self, url: str) -> str | None:
         found = self._client.post(f"{url}/reset_prefix_cache").raise_for_status().json()

@@ -19,6 +19,47 @@ def lora_config(lora):
     )
 
 
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM accepts as the maximum rank of adapters."""
+
+
+def rank_in_vllm(lora) -> int | None:
+    """Returns vLLM's `max_lora_rank` for a recipe's `model.lora`; None if vLLM cannot apply such adapters itself.
+
+    It cannot on the embedding or the head, and a base that is quantized here is another one than vLLM's.
+
+    >>> from types import SimpleNamespace
+    >>> rank_in_vllm(SimpleNamespace(r=12, quantize=None, target_modules="all-linear"))
+    16
+    >>> rank_in_vllm(SimpleNamespace(r=12, quantize=None, target_modules=["q_proj", "lm_head"]))
+    """
+    if lora is None or lora.quantize:
+        return None
+    if lora.target_modules != "all-linear":  # which leaves out the head
+        if isinstance(lora.target_modules, str) or {"embed_tokens", "lm_head"} & set(lora.target_modules):
+            return None
+    return next((rank for rank in RANKS if rank >= lora.r), None)
+
+
+def adapter(model) -> tuple[dict, Iterator[tuple]]:
+    """Returns the adapter of a LoRA model as vLLM reads it: its config, and the names and weights.
+
+    Weights that FSDP2 has sharded are gathered; all ranks have to go through all of them.
+
+    Args:
+        model: A `PeftModel` with one LoRA adapter.
+    """
+    from peft import get_peft_model_state_dict
+    from torch.distributed.tensor import DTensor
+
+    settings = model.active_peft_config
+    config = {name: getattr(settings, name) for name in ("r", "lora_alpha", "bias", "use_rslora", "use_dora")}
+    config |= {"peft_type": "LORA", "target_modules": sorted(settings.target_modules)}
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    weights = ((name, w.full_tensor() if isinstance(w, DTensor) else w) for name, w in state.items())
+    return config, weights
+
+
 def merged_weights(model) -> Iterator[tuple]:
     """Yields the names and the merged weights of a LoRA model, one at a time; the model itself is unchanged.
 

@@ -13,6 +13,7 @@ from r1lab.engines.fleet import NoServer
 from r1lab.engines.processes import Server
 from r1lab.errors import UserError
 from r1lab.models.loading import dtype_name, resolve
+from r1lab.models.lora import rank_in_vllm
 from r1lab.recipe.schema import GrpoRecipe
 from r1lab.stages.common import doing
 
@@ -78,9 +79,20 @@ def served_by(recipe: GrpoRecipe, run_dir: Path, addresses: list[str] | None) ->
     return {
         "servers": addresses,
         "timeout": SHARE * recipe.launch.timeout,
+        "adapters": adapter_rank(recipe) is not None,
         "beat": partial(ranks.beat, run_dir),
         "sync_folder": Path(folder).expanduser() if folder else None,
     }
+
+
+def adapter_rank(recipe: GrpoRecipe) -> int | None:
+    """Returns vLLM's `max_lora_rank` if the servers get the adapters alone; None if they get whole weights.
+
+    Servers that run already were not started for it, and `rollout.options: {enable_lora: false}` turns it off.
+    """
+    if not recipe.launch.generators or not recipe.rollout.options.get("enable_lora", True):
+        return None
+    return rank_in_vllm(recipe.model.lora)
 
 
 def start(recipe: GrpoRecipe, run_dir: Path, max_length: int) -> list[Server]:
@@ -94,6 +106,8 @@ def start(recipe: GrpoRecipe, run_dir: Path, max_length: int) -> list[Server]:
         options["revision"] = recipe.model.revision
     if recipe.model.trust_remote_code:
         options["trust_remote_code"] = True
+    if rank := adapter_rank(recipe):
+        options |= {"enable_lora": True, "max_lora_rank": rank}
     return processes.start(
         resolve(recipe.model.path),
         run_dir,
