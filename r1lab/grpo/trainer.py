@@ -21,7 +21,7 @@ from trl.trainer import grpo_trainer
 
 from r1lab.engines import Engine
 from r1lab.engines.transformers import TransformersEngine, without_generation_config
-from r1lab.grpo import batches, dynamic_sampling, losses, objectives, packing
+from r1lab.grpo import batches, dynamic_sampling, losses, metrics, objectives, packing
 from r1lab.grpo import checkpoint as checkpoints
 from r1lab.grpo.advantages import advantages
 from r1lab.grpo.asynchronous import Groups
@@ -122,6 +122,7 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
         self.chooser: Chooser | None = None
         self.groups: Groups | None = None
         self._spent: defaultdict[str, float] = defaultdict(float)
+        self.weights: defaultdict[str, list[int]] = defaultdict(list)  # of what micro-batches logged
         self.made = checkpoints.SavedRollout()  # the newest
         config = inspect.signature(grpo_trainer.GRPOTrainer).bind(*args, **kwargs).arguments.get("args")
         # TRL has no arguments for these, so its constructor runs with others under their names.
@@ -201,8 +202,8 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
         """Like TRL's, on the chosen prompts, and without the pass for the old log-probabilities if the training pass
         computes them too."""
         self._inputs = inputs
-        metrics = self._metrics["train"]
-        before = {name: len(values) for name, values in metrics.items()}
+        logged = self._metrics["train"]
+        before = {name: len(values) for name, values in logged.items()}
         if self.model.training and self.groups is not None:
             groups = self.groups.next()
             inputs, self._replayed, self._rewards = dynamic_sampling.as_generated(groups, self.accelerator)
@@ -226,21 +227,14 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
         self._generated = self._replayed = self._rewards = None
         if self.model.training:
             tokens = batches.tokens(self.accelerator, batch)
-            logged = {name: values[-1] for name, values in metrics.items() if len(values) > before.get(name, 0)}
-            self.made = checkpoints.SavedRollout(self.state.global_step, tokens, logged)
+            figures = {name: values[-1] for name, values in logged.items() if len(values) > before.get(name, 0)}
+            self.made = checkpoints.SavedRollout(self.state.global_step, tokens, figures)
         return batch
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Like TRL's, per step: a step that trains on an earlier rollout gets the metrics and step of that rollout.
-
-        `tokens` are the completion tokens that the step trained on; `seconds/...` cover all its rollouts.
-        """
+        """Like TRL's, per step: `tokens` are those it trained on, and `seconds/...` cover all its rollouts."""
         if "loss" in logs:
-            metrics = self._metrics["train"]
-            if self.made.step != self.state.global_step - 1:
-                metrics["rollout"] = [self.made.step + 1]
-                for name, value in self.made.figures.items():
-                    metrics[name] = metrics.get(name) or [value]
+            metrics.complete(self)
             logs.update(self._spent)
             self._spent.clear()
         super().log(logs, start_time)
@@ -325,7 +319,8 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
     def _part_loss(self, model, part: dict | None) -> torch.Tensor:
         if part is None:
             return batches.nothing(model)
-        return self._compute_loss(model, part) * part.get("share", 1.0)
+        with metrics.weighed(self, part):
+            return self._compute_loss(model, part) * part.get("share", 1.0)
 
     def _compute_loss(self, model, inputs):
         """Like TRL's loss, without columns that are all padding, and with the importance ratio from the same pass."""
