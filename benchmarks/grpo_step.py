@@ -2,11 +2,13 @@
 
 The trainers run in turn, each in its own processes, on the same prompts, seeds and settings, with the same engine for
 both: vLLM (TRL's with r1lab's weight sync, without which it does not run on a CPU) or transformers. After the warm-up,
-the seconds of a step are split into generating, grading, syncing weights and training. `ideal_seconds` is the time of
+the seconds of a step are split into generating, grading, syncing weights and training; with `--overlap`, `early` is
+the share of the completions that were trained on while others were generated. `ideal_seconds` is the time of
 the matrix products that training cannot avoid: each completion token and each distinct prompt token once, forward and
 backward, at the rate of a large product on this machine. `of_ideal` is the training time as a multiple of it.
 
     python -m benchmarks.grpo_step                       # embedded model, puzzles of 3 people
+    python -m benchmarks.grpo_step --overlap             # and r1lab's step with `train.overlap`
     python -m benchmarks.grpo_step --smollm2             # SmolLM2-135M, 200-token prompts, 64-token completions
     python -m benchmarks.grpo_step --batch 64 256 1024 --only r1lab      # how the cost grows
 """
@@ -20,6 +22,8 @@ import tempfile
 import time
 from functools import partial
 from pathlib import Path
+
+TRAINERS = ("trl", "r1lab", "overlap")  # the last is r1lab's with `train.overlap`
 
 
 def child(args) -> dict:
@@ -35,6 +39,7 @@ def child(args) -> dict:
     from r1lab.grpo.rewards import BatchRewards
     from r1lab.grpo.trainer import GRPOTrainer
     from r1lab.models import loading, prompts
+    from r1lab.recipe.training import GrpoTrain
 
     class Plain(trl.GRPOTrainer):
         _tokenize_prompts, rendered = GRPOTrainer._tokenize_prompts, True
@@ -77,7 +82,8 @@ def child(args) -> dict:
         disable_tqdm=True,
         seed=0,
     )
-    trainer = (partial(GRPOTrainer, rewards=rewards, rendered=True) if args.child == "r1lab" else Plain)(
+    own = GrpoTrain(overlap=args.child == "overlap")
+    trainer = (Plain if args.child == "trl" else partial(GRPOTrainer, rewards=rewards, rendered=True, own=own))(
         model=model,
         args=config,
         processing_class=tokenizer,
@@ -92,6 +98,8 @@ def child(args) -> dict:
         timed(trainer, "_generate_single_turn", spent, "generate")
     timed(trainer, "_calculate_rewards", spent, "grade")
     steps, written = [], []
+    if args.child == "overlap":
+        trained_early(spent)
     trainer.add_callback(clock(spent, steps))
     count(trainer, written)
     trainer.train()
@@ -135,13 +143,28 @@ def clock(spent: dict, steps: list):
 
     class Clock(TrainerCallback):
         def on_step_begin(self, *args, **kwargs):
-            spent.update(dict.fromkeys(spent, 0.0), started=now())
+            spent.update(dict.fromkeys(("generate", "grade", "sync"), 0.0), started=now())
 
         def on_step_end(self, *args, **kwargs):
             total = now() - spent.pop("started")
-            steps.append({"total": total, **spent, "train": total - sum(spent.values())})
+            early = {key: spent.pop(key) for key in ("early",) if key in spent}
+            steps.append({"total": total, **spent, "train": total - sum(spent.values()), **early})
 
     return Clock()
+
+
+def trained_early(spent: dict) -> None:
+    """Records the share of a rollout's completions that were trained on before it ended."""
+    from r1lab.grpo.overlap import Overlap
+
+    settle = Overlap.settle
+
+    def wrapped(overlap, batch):
+        rows = settle(overlap, batch)
+        spent["early"] = len(rows) / len(batch["advantages"])
+        return rows
+
+    Overlap.settle = wrapped
 
 
 def count(trainer, written: list) -> None:
@@ -216,8 +239,11 @@ def main() -> None:
     parser.add_argument(
         "--smollm2", action="store_true", help="SmolLM2-135M: 64 completions of 64 tokens, prompts of 200 tokens"
     )
-    parser.add_argument("--only", choices=("trl", "r1lab"), help="run one trainer only, without a ratio")
-    parser.add_argument("--child", choices=("trl", "r1lab"), help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--overlap", action="store_true", help="r1lab also with `train.overlap`, in turn with the others"
+    )
+    parser.add_argument("--only", choices=TRAINERS, help="run one trainer only, without a ratio")
+    parser.add_argument("--child", choices=TRAINERS, help=argparse.SUPPRESS)
     # SmolLM2 solves no puzzle. This reward differs between completions, so that no group is skipped.
     smollm2 = {"model": "embedded:smollm2-135m", "batch": [64], "tokens": 64, "min_tokens": 64, "prompt_tokens": 200}
     if "--smollm2" in sys.argv:
@@ -230,17 +256,18 @@ def main() -> None:
     found = {}
     for batch in args.batch:
         for _ in range(args.rounds):
-            for who in ("trl", "r1lab") if args.only is None else (args.only,):
+            for who in (args.only,) if args.only else TRAINERS[: 3 if args.overlap else 2]:
                 result = run(who, batch, sys.argv[1:])
                 known = found.setdefault(batch, {}).setdefault(who, result)
                 known["steps"] += result["steps"] if known is not result else []
     report = {}
     for batch, both in found.items():
         lines = {who: summary(result, batch) for who, result in both.items()}
-        report[batch] = lines
-        if len(lines) == 2:
-            ratio = lines["r1lab"]["completions_per_second"] / lines["trl"]["completions_per_second"]
-            report[batch] = lines | {"ratio": round(ratio, 2)}
+        report[batch] = dict(lines)
+        rates = {who: line["completions_per_second"] for who, line in lines.items()}
+        for who, name in (("r1lab", "ratio"), ("overlap", "ratio_with_overlap")):
+            if who in rates and "trl" in rates:
+                report[batch] |= {name: round(rates[who] / rates["trl"], 2)}
     settings = {key: value for key, value in vars(args).items() if key not in ("child", "batch", "smollm2")}
     print(json.dumps({"settings": settings, "by_batch": report}, indent=1))
 

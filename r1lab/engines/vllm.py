@@ -211,7 +211,7 @@ class SyncedVLLM(vllm_generation.VLLMGeneration):
         if skip_text and not given.get("stop"):
             given = {"detokenize": False, **given}
         self.dtype, self.options = dtype, options or {}
-        self._finished: Callable[[str, list[int]], None] | None = None
+        self._finished: Callable[[RequestOutput], None] | None = None
         super().__init__(*args, generation_kwargs=given, **kwargs)
 
     def _init_vllm(self):
@@ -234,7 +234,7 @@ class SyncedVLLM(vllm_generation.VLLMGeneration):
         if self._finished is not None:
             for output in outputs:
                 if output.finished:
-                    self._finished(output.request_id, output.outputs[0].token_ids)
+                    self._finished(output)
         return outputs
 
     def _iter_named_params(self):
@@ -275,12 +275,15 @@ class SyncedVLLM(vllm_generation.VLLMGeneration):
 
     @contextmanager
     def watched(self, finished):
-        """A context in which `finished(i, token_ids)` is called for each prompt as soon as its completion is done."""
+        """A context in which `finished(i, token_ids, output)` is called for each prompt as soon as its completion is
+        done."""
         if self.mode != "colocate" or self.tensor_parallel_size > 1:
             yield
             return
         first = self.llm.request_counter.counter
-        self._finished = lambda request, token_ids: finished(int(request) - first, token_ids)
+        self._finished = lambda output: finished(
+            int(output.request_id) - first, list(output.outputs[0].token_ids), output
+        )
         try:
             yield
         finally:

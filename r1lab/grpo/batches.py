@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -69,7 +71,11 @@ def by_group(lengths: list[int], size: int, updates: int, *, rng: random.Random,
     return [row for group in order for row in group]
 
 
-def by_tokens(order: list[int], lengths: list[int], prompts: list[int], size: int, budget: int) -> list[list[int]]:
+OfRows = Sequence[int] | Mapping[int, int]
+"""A number for each row."""
+
+
+def by_tokens(order: list[int], lengths: OfRows, prompts: OfRows, size: int, budget: int) -> list[list[int]]:
     """Returns micro-batches of up to `budget` tokens, with a group's prompt counted once, in the given order.
 
     Args:
@@ -174,6 +180,8 @@ def micro_steps(trainer: GRPOTrainer, batch: dict) -> list[list[dict | None]]:
     useful = torch.ones(len(lengths), dtype=torch.bool)
     if trainer.skips_no_signal:
         useful = (batch["advantages"] * (scored > 0)).cpu() != 0
+    if trainer.overlapped is not None:
+        useful[trainer.overlapped.settle(batch)] = False  # trained on already
     scored, prompts = scored.tolist(), batch["prompt_mask"].sum(dim=1).tolist()
     found = []
     for update in torch.tensor(order).chunk(steps // together):
@@ -185,14 +193,14 @@ def micro_steps(trainer: GRPOTrainer, batch: dict) -> list[list[dict | None]]:
         total = sum(scored[row] for row in update.tolist())
         made = [
             rows(batch, torch.tensor(part, device=batch["advantages"].device))
-            | {"share": _share(trainer, part, scored, total, together)}
+            | {"share": share(trainer, part, scored, total, together)}
             for part in parts
         ]
         found += _dealt(trainer.accelerator, made, together, batch)
     return found
 
 
-def _share(trainer: GRPOTrainer, part: list[int], scored: list[int], tokens: int, steps: int) -> float:
+def share(trainer: GRPOTrainer, part: list[int], scored: list[int], tokens: float, steps: int) -> float:
     """Returns the weight of a micro-batch's loss, a mean over rows or tokens, relative to TRL's micro-batches."""
     if trainer.loss_type in ("dapo", "cispo", "vespo"):
         return 1.0  # a sum divided by a fixed number of tokens
@@ -214,6 +222,25 @@ def _dealt(accelerator, parts: list[dict], steps: int, batch: dict) -> list[list
     most = max(steps, int(accelerator.gather(torch.tensor(len(parts), device=accelerator.device)).max()))
     padded = [*parts, *[filler] * (most - len(parts))]
     return [padded[i::steps] for i in range(steps)]
+
+
+@contextmanager
+def held_back(trainer: GRPOTrainer, model) -> Iterator[None]:
+    """A context in which gradients are not synchronized between ranks, as in gradient accumulation.
+
+    Sharded gradients always are: otherwise each rank would keep those of all weights until the end of the step.
+    """
+    if trainer.is_fsdp_enabled:
+        yield
+        return
+    state = trainer.accelerator.gradient_state
+    last = state.sync_gradients
+    state._set_sync_gradients(False)
+    try:
+        with trainer.accelerator.no_sync(model):
+            yield
+    finally:
+        state._set_sync_gradients(last)
 
 
 class Uneven:

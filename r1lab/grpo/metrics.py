@@ -79,3 +79,13 @@ def merge(trainer: GRPOTrainer) -> None:
         if values:
             metrics[name] = [function(values)]
     trainer.weights.clear()
+
+
+def forget(trainer: GRPOTrainer, count: int) -> None:
+    """Removes what the last `count` micro-batches logged."""
+    metrics = trainer._metrics["train"]
+    for name in (*MEANS, *EXTREMES):
+        if metrics.get(name):
+            del metrics[name][-count:]
+    for weights in trainer.weights.values():
+        del weights[-count:]

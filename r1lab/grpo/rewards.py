@@ -45,13 +45,19 @@ class BatchRewards:
         self._batch, self._size, self._decode = row_numbers, size, decode
         self._early, self._waiting = {}, {}
 
-    def finished(self, i: int, token_ids: list[int]) -> None:
-        """Takes completion `i` of the batch; once its group is complete, the group is graded in the background."""
+    def finished(self, i: int, token_ids: list[int]) -> Future | None:
+        """Takes completion `i` of the batch; once its group is complete, the group is graded in the background.
+
+        Returns:
+            The verdicts on the group, if it is complete.
+        """
         group = self._waiting.setdefault(i // self._size, {})
         group[i] = list(token_ids)
-        if len(group) == self._size:
-            ranks.beat(self.run_dir)
-            self._early[i // self._size] = self._thread.submit(self._grade_group, sorted(group.items()))
+        if len(group) < self._size:
+            return None
+        ranks.beat(self.run_dir)
+        self._early[i // self._size] = self._thread.submit(self._grade_group, sorted(group.items()))
+        return self._early[i // self._size]
 
     def _grade_group(self, group: list[tuple[int, list[int]]]) -> Graded:
         ids = [token_ids for _, token_ids in group]

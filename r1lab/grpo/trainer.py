@@ -21,7 +21,7 @@ from trl.trainer import grpo_trainer
 
 from r1lab.engines import Engine
 from r1lab.engines.transformers import TransformersEngine, without_generation_config
-from r1lab.grpo import batches, dynamic_sampling, losses, metrics, objectives, packing
+from r1lab.grpo import batches, dynamic_sampling, losses, metrics, objectives, overlap, packing
 from r1lab.grpo import checkpoint as checkpoints
 from r1lab.grpo.advantages import advantages
 from r1lab.grpo.asynchronous import Groups
@@ -100,6 +100,7 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
     _rewards: torch.Tensor | None = None
     _computed: tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None] | None = None
     own_tokens: torch.Tensor | None = None  # TRL's `tool_mask`: 1 where the model sampled, 0 where a tool replied
+    overlapped: overlap.Overlap | None = None  # what the rollout's update has of its gradient already
 
     def __init__(
         self,
@@ -160,6 +161,7 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
         plugin = self.accelerator.deepspeed_plugin if self.is_deepspeed_enabled else None
         self.sharded = self.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3)
         self.packs = own.pack and packing.fits(self)
+        self.overlaps = own.overlap and overlap.fits(self)
 
     def _tokenize_prompts(self, prompts: list):
         if not self.rendered:
@@ -211,8 +213,6 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
             groups = dynamic_sampling.choose(self, inputs)
             inputs, self._generated, self._rewards = dynamic_sampling.as_generated(groups, self.accelerator)
         correct = self.vllm_importance_sampling_correction
-        if (self.on_policy or self.groups is not None) and self.model.training:
-            self.vllm_importance_sampling_correction = False
         try:
             batch = super()._generate_and_score_completions(inputs)
         finally:
@@ -241,8 +241,12 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
 
     def _generate(self, prompts: list):
         if self._replayed is not None:  # for TRL's metrics of completions that were generated ahead
-            return super()._generate(prompts)
-        return self._generated or self.rollout(self._inputs, prompts)
+            generated = super()._generate(prompts)
+        else:
+            generated = self._generated or self.rollout(self._inputs, prompts)
+        if (self.on_policy or self.groups is not None) and self.model.training:
+            self.vllm_importance_sampling_correction = False  # no other pass: the training pass corrects
+        return generated
 
     def _generate_single_turn(self, *args, **kwargs):
         if self._replayed is not None:
@@ -272,8 +276,9 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
                 return super()._generate(prompts)
         decode = partial(self.processing_class.batch_decode, skip_special_tokens=True)
         self.rewards.started([row["row"] for row in inputs], self.num_generations, decode)
-        with self._timed("generating"), self.vllm_generation.watched(self.rewards.finished):
-            return super()._generate(prompts)
+        with self._timed("generating"), overlap.during(self, self.rewards) as finished:
+            with self.vllm_generation.watched(finished):
+                return super()._generate(prompts)
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         if self._rewards is None:
@@ -289,32 +294,14 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
         """Returns the loss of a micro-step, after the backward passes of all but its last micro-batch."""
         if not isinstance(inputs, list):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        before = torch.zeros(())
+        before, self.overlapped = self.overlapped.loss if self.overlapped else torch.zeros(()), None
         for part in inputs[:-1]:
-            with self._held_back(model):
+            with batches.held_back(self, model):
                 loss = self._part_loss(model, part)
                 deepspeed = self.accelerator.distributed_type == DistributedType.DEEPSPEED
                 self.accelerator.backward(loss, **({"scale_wrt_gas": False} if deepspeed else {}))
             before = before + loss.detach()
         return self._part_loss(model, inputs[-1]) + before
-
-    @contextmanager
-    def _held_back(self, model):
-        """A context in which gradients are not synchronized between ranks, as in gradient accumulation.
-
-        Sharded gradients always are: otherwise each rank would keep those of all weights until the end of the step.
-        """
-        if self.is_fsdp_enabled:
-            yield
-            return
-        state = self.accelerator.gradient_state
-        last = state.sync_gradients
-        state._set_sync_gradients(False)
-        try:
-            with self.accelerator.no_sync(model):
-                yield
-        finally:
-            state._set_sync_gradients(last)
 
     def _part_loss(self, model, part: dict | None) -> torch.Tensor:
         if part is None:

@@ -3,6 +3,7 @@
 Each check returns `(keys, message)` pairs, with keys relative to the stage.
 """
 
+import json
 from typing import Any
 
 from r1lab import lookup
@@ -13,7 +14,7 @@ from r1lab.recipe.prompt import prompt_problems
 from r1lab.recipe.references import references
 from r1lab.recipe.schema import STAGES, EvalRecipe, GrpoRecipe, SampleRecipe, StageRecipe, Trained, is_trained
 from r1lab.recipe.sections import Data, EvalRollout, GrpoRollout, Prompt, Reward, Rollout
-from r1lab.recipe.training import ADVANTAGES
+from r1lab.recipe.training import ADVANTAGES, ADVANTAGES_OF_GROUPS
 from r1lab.recipe.values import Problems, not_a_choice, value_problems
 from r1lab.recipe.yaml_source import Keys
 from r1lab.rundir import trackers
@@ -250,7 +251,7 @@ def grpo_problems(recipe: GrpoRecipe) -> Problems:
                 found.append(((section, key), f"{what}: {fix}"))
     if "logging_nan_inf_filter" in train:
         found.append((("train", "logging_nan_inf_filter"), "not set here: set `alarms.loss` instead"))
-    found += _loss_problems(train) + _async_problems(recipe)
+    found += _loss_problems(train) + _async_problems(recipe) + _overlap_problems(recipe)
     if train.get("advantage") and "scale_rewards" in train:
         found.append((("train", "advantage"), "replaces TRL's scale_rewards: remove one of them"))
     if (
@@ -285,6 +286,37 @@ def _async_problems(recipe: GrpoRecipe) -> Problems:
         )
         found.append((("rollout", "async"), why))
     return found
+
+
+OVERLAP_NEEDS = {
+    "beta": 0.0, "num_iterations": 1, "entropy_coef": 0.0, "top_entropy_quantile": 1.0, "grade_early": True,
+    "reuse_logps": True, "gradient_checkpointing": False, "vllm_enable_sleep_mode": False,
+}  # fmt: skip
+"""The only values of fields of `train` with which `train.overlap` has an effect."""
+
+
+def _overlap_problems(recipe: GrpoRecipe) -> Problems:
+    """Settings with which `train.overlap` would have no effect; `r1lab.grpo.overlap.obstacle` has the reasons."""
+    train, rollout = recipe.train, recipe.rollout
+    if not train.get("overlap"):
+        return []
+    needed = [f"train.{key}={json.dumps(v)}" for key, v in OVERLAP_NEEDS.items() if train.get(key, v) != v]
+    if recipe.launch.ranks > 1:
+        needed.append("launch.gpus=1")
+    if rollout.engine in ("transformers", "server"):
+        needed.append("rollout.engine=vllm")
+    if train.get("scale_rewards") == "batch":
+        needed.append("train.scale_rewards=group")
+    if train.get("advantage", "grpo") not in ADVANTAGES_OF_GROUPS:
+        needed.append(f"train.advantage={ADVANTAGES_OF_GROUPS[0]}")
+    unfit = {
+        "train.loss": train.get("loss"), "rollout.url": rollout.url, "rollout.async": rollout.asynchronous,
+        "rollout.dynamic_sampling": rollout.dynamic_sampling, "curriculum": recipe.curriculum,
+        "launch.rollout": recipe.launch.generators,
+    }  # fmt: skip
+    said = [f"true: needs {setting}: set it, or remove overlap" for setting in needed]
+    said += [f"true: has no effect with {key}: remove one of them" for key, value in unfit.items() if value]
+    return [(("train", "overlap"), what) for what in said]
 
 
 def _shared_engine_problems(recipe: Trained) -> Problems:

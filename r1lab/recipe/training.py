@@ -8,6 +8,8 @@ from r1lab.recipe.sections import Section
 
 ADVANTAGES = ("grpo", "dr_grpo", "rloo", "reinforce_pp_baseline")
 """r1lab's own advantages, in addition to TRL's."""
+ADVANTAGES_OF_GROUPS = ADVANTAGES[:3]
+"""Those that need the rewards of one group only."""
 
 
 class Train(Section):
@@ -49,6 +51,7 @@ class GrpoTrain(Train):
     sort_by_length: bool = True
     chunk_logps: bool = True
     grade_early: bool = True
+    overlap: bool = False
     skip_text: bool = True
 
 

@@ -176,7 +176,7 @@ def test_completions_are_heard_of_as_soon_as_they_are_finished(monkeypatch):
     assert generation.llm.settings == {"quantization": None, "dtype": "float32", "enable_prefix_caching": True}
     generation.llm.request_counter = SimpleNamespace(counter=10)
     heard = []
-    with generation.watched(lambda i, token_ids: heard.append((i, token_ids))):
+    with generation.watched(lambda i, token_ids, output: heard.append((i, token_ids))):
         engine.step()
         assert heard == [(2, [7, 8])]
         engine.step()

@@ -29,3 +29,15 @@ def test_micro_batches_of_other_sizes_log_the_same(tokenizer, tmp_path, level, l
         assert other.keys() == whole.keys()
         for name, values in whole.items():
             assert other[name] == pytest.approx(values, rel=1e-4, abs=1e-6), name
+
+
+def test_forgotten_micro_batches_log_nothing(tokenizer, tmp_path):  # noqa: F811
+    made = trainer(GRPOTrainer, tokenizer, tmp_path, "qwen2", loss_type="dapo", beta=0.0)
+    inputs = batch(len(tokenizer))
+    made._part_loss(made.model, batches.rows(inputs, torch.arange(5)))
+    before = {name: list(values) for name, values in made._metrics["train"].items()}
+    for some in (torch.arange(5, 9), torch.arange(9, B)):
+        made._part_loss(made.model, batches.rows(inputs, some))
+    assert made._metrics["train"] != before
+    metrics.forget(made, 2)
+    assert made._metrics["train"] == before and all(len(weights) == 1 for weights in made.weights.values())

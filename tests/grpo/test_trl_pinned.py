@@ -60,7 +60,7 @@ METHODS = {
 PRIVATE = {
     trl.GRPOTrainer: [
         "_buffered_inputs", "_entropy_bonus_enabled", "_get_output_dir", "_is_vlm", "_last_loaded_step", "_metrics",
-        "_step",
+        "_step", "_tokenizer",
     ],
     VLLMGeneration: ["_dist", "_fix_param_name_to_vllm", "_llm_weights_sleeping"],
     PreTrainedModel: ["_supports_attention_backend"],
@@ -69,9 +69,10 @@ PRIVATE = {
     LRScheduler: ["_last_lr"],
 }  # fmt: skip
 OWN = [
-    "_accelerator", "_batch", "_computed", "_decode", "_draws", "_early", "_finished", "_generated", "_idle_since",
-    "_inputs", "_of_sync", "_order", "_replayed", "_rewards", "_rounds", "_running", "_size", "_spent", "_started",
-    "_thread", "_used", "_version", "_waiting",
+    "_C", "_accelerator", "_batch", "_begun", "_computed", "_decode", "_draws", "_early", "_finished",
+    "_generated", "_graded", "_idle_since", "_inputs", "_of_sync", "_order", "_outputs", "_over",
+    "_part_loss", "_replayed", "_rewards", "_rounds", "_running", "_size", "_spent", "_started", "_thread",
+    "_used", "_version", "_waiting",
 ]  # fmt: skip
 # Names in TRL's modules that mean something else while one of its methods runs.
 REPLACED = {"GRPOTrainer.__init__": "VLLMGeneration", "VLLMGeneration._init_vllm": "LLM"}

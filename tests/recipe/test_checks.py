@@ -315,6 +315,21 @@ def test_references_are_not_looked_for_before_the_run(write):
         ),
         (["rollout.async={staleness: -1}"], "rollout.async.staleness", "0"),
         (["rollout.async={stale: 1}"], "rollout.async.stale", "staleness"),
+        (
+            ["train.overlap=true", "train.beta=0.01"],
+            "train.overlap",
+            "needs train.beta=0.0: set it, or remove overlap",
+        ),
+        (["train.overlap=true", "launch.gpus=2"], "train.overlap", "needs launch.gpus=1"),
+        (["train.overlap=true", "train.scale_rewards=batch"], "train.overlap", "needs train.scale_rewards=group"),
+        (
+            ["train.overlap=true", "train.advantage=reinforce_pp_baseline"],
+            "train.overlap",
+            "needs train.advantage=grpo",
+        ),
+        (["train.overlap=true", "train.gradient_checkpointing=true"], "train.overlap", "gradient_checkpointing=false"),
+        (["train.overlap=true", "rollout.engine=transformers"], "train.overlap", "needs rollout.engine=vllm"),
+        (["train.overlap=true", "rollout.async={staleness: 0}"], "train.overlap", "rollout.async: remove one of them"),
         (["rollout.dynamic_sampling={max_round: 2}"], "rollout.dynamic_sampling.max_round", "max_rounds"),
     ],
 )
