@@ -11,6 +11,7 @@ solution if the conjunction over people of "knight if and only if the statement 
 
 import hashlib
 import random
+from collections.abc import Callable
 from functools import lru_cache
 
 from r1lab.data.kk_solutions import claim, deduction, evaluation
@@ -130,8 +131,6 @@ def generate(n: int, count: int, *, split: str, rng: random.Random, copies: int 
         raise UserError(f"knights_knaves: people: {n}: a puzzle needs at least 2 people")
     seen: dict[tuple, int] = {}
     found = dry = 0
-    leaves, nots, full, knight = _tables(n)
-    rand = rng.random
     while found < count:
         if dry > PATIENCE:
             raise UserError(
@@ -140,36 +139,9 @@ def generate(n: int, count: int, *, split: str, rng: random.Random, copies: int 
                 f" (people: {{{n}: 1, {n + 1}: 9}}), or raise copies (same statements, other names and wordings)"
             )
         dry += 1
-        statements, worlds = [], full
-        for i in range(n):
-            die = int(rand() * 6)
-            if die == 0:
-                options = leaves[i]
-                statement, mask = options[int(rand() * len(options))]
-            elif die == 1:
-                options = nots[i]
-                statement, mask = options[int(rand() * len(options))]
-            else:
-                options = leaves[i]
-                k = len(options)
-                first = int(rand() * k)
-                second = (first + 1 + int(rand() * (k - 1))) % k  # another leaf, uniformly
-                (a, x), (b, y) = options[first], options[second]
-                if die == 2:
-                    statement, mask = ("and", a, b), x & y
-                elif die == 3:
-                    statement, mask = ("or", a, b), x | y
-                elif die == 4:
-                    statement, mask = ("->", a, b), full ^ x | y
-                else:
-                    statement, mask = ("<=>", a, b), full ^ x ^ y
-            worlds &= full ^ knight[i] ^ mask
-            if not worlds:
-                break
-            statements.append(statement)
+        puzzle, worlds = drawn(n, rng.random)
         if not worlds or worlds & (worlds - 1):
             continue
-        puzzle = tuple(statements)
         if seen.get(puzzle, 0) >= copies or split_of(puzzle) != split:
             continue
         seen[puzzle] = seen.get(puzzle, 0) + 1
@@ -177,6 +149,46 @@ def generate(n: int, count: int, *, split: str, rng: random.Random, copies: int 
         dry = 0
         world = worlds.bit_length() - 1
         yield puzzle, tuple(bool(world >> i & 1) for i in range(n))
+
+
+def drawn(n: int, rand: Callable[[], float]) -> tuple[tuple, int]:
+    """Draws the statements of `n` people, one after another, until no world is left.
+
+    Args:
+        rand: Returns a number from 0 to 1.
+
+    Returns:
+        The statements, fewer than `n` if they contradict each other, and the mask of the worlds that they leave.
+    """
+    leaves, nots, full, knight = _tables(n)
+    statements, worlds = [], full
+    for i in range(n):
+        die = int(rand() * 6)
+        if die == 0:
+            options = leaves[i]
+            statement, mask = options[int(rand() * len(options))]
+        elif die == 1:
+            options = nots[i]
+            statement, mask = options[int(rand() * len(options))]
+        else:
+            options = leaves[i]
+            k = len(options)
+            first = int(rand() * k)
+            second = (first + 1 + int(rand() * (k - 1))) % k  # another leaf, uniformly
+            (a, x), (b, y) = options[first], options[second]
+            if die == 2:
+                statement, mask = ("and", a, b), x & y
+            elif die == 3:
+                statement, mask = ("or", a, b), x | y
+            elif die == 4:
+                statement, mask = ("->", a, b), full ^ x | y
+            else:
+                statement, mask = ("<=>", a, b), full ^ x ^ y
+        worlds &= full ^ knight[i] ^ mask
+        if not worlds:
+            break
+        statements.append(statement)
+    return tuple(statements), worlds
 
 
 @lru_cache(maxsize=16)

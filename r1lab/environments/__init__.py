@@ -8,15 +8,20 @@ is required.
         def look_up(self, name: str) -> str                    # a public method with types and a docstring is a tool
         def step(self, turn: Turn) -> Reply | str | None       # instead of tools: replies to what the model wrote
         def get_reward(self) -> float | dict[str, float]       # of the episode, when it has ended
+        def solve(self, row: dict) -> Iterator                 # a player that earns 1, for checks: yields its turns
         def close(self)                                        # frees what the episode used
         done: bool                                             # whether the episode has ended
         reward: float | dict[str, float]                       # instead of `get_reward`
 
 `seed` is the same for all members of a group, and is passed if `reset` takes it. Without `step`, a turn without a call
-ends the episode; with `step`, None does. The model reads what a tool raises; with `ToolError` a tool refuses a call,
-which is no error of the tool.
+ends the episode; with `step`, None does. `get_reward` gets the last turn if it takes a parameter `turn`. `solve`
+yields texts, calls or lists of calls, and each time receives what was said to it. The model reads what a tool raises;
+with `ToolError` a tool refuses a call, which is no error of the tool.
 """
 
 from r1lab.environments.base import Call, Reply, ToolError, Turn
+from r1lab.environments.desk import Desk
+from r1lab.environments.knights_knaves_ask import KnightsKnavesAsk
+from r1lab.environments.number_guess import NumberGuess
 
-__all__ = ["Call", "Reply", "ToolError", "Turn"]
+__all__ = ["Call", "Desk", "KnightsKnavesAsk", "NumberGuess", "Reply", "ToolError", "Turn"]

@@ -1,5 +1,6 @@
 """What a model and an environment exchange: turns, calls of tools, and replies."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +34,16 @@ class Turn:
     number: int = 1
     truncated: bool = False
     problem: str = ""
+
+    @property
+    def answer(self) -> str:
+        """The part of the text that answers: what is in the last `<answer>`, or what follows the thinking.
+
+        >>> Turn("<think> 3 or 4 </think> <answer> 4 </answer>").answer, Turn("<think> 3").answer, Turn("4.").answer
+        ('4', '', '4.')
+        """
+        text = self.text.rpartition("</think>")[2].partition("<think>")[0]
+        return (re.findall(r"<answer>(.*?)</answer>", text, re.DOTALL) or [text])[-1].strip()
 
 
 @dataclass

@@ -27,6 +27,7 @@ class Session:
         self.tools = {tool.__name__: tool for tool in [*methods(environment), *tools]}
         self.earned: float = 0.0  # rewards of the replies
         self.rewarded = False
+        self.last = Turn("", number=0)
 
     def reset(self, row: dict, seed: int) -> str | None:
         """Starts the episode; returns the text with which the prompt ends, or None."""
@@ -36,6 +37,7 @@ class Session:
 
     def step(self, turn: Turn) -> list[Reply]:
         """The replies to a turn; none if the episode ends with it."""
+        self.last = turn
         if hasattr(self.environment, "step"):
             replies = _replies(self.environment.step(turn))
         elif turn.problem:
@@ -75,7 +77,8 @@ class Session:
         """
         own = None
         if callable(getattr(self.environment, "get_reward", None)):
-            own = self.environment.get_reward()
+            function = self.environment.get_reward
+            own = function(**_accepted(function, {"turn": self.last}))
         elif isinstance(getattr(self.environment, "reward", None), int | float | dict):
             own = self.environment.reward
         if not self.rewarded or isinstance(own, dict):
