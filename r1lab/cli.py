@@ -92,7 +92,7 @@ def parser() -> Parser:
         "--protocol",
         metavar="NAME",
         default="r1",
-        help="how to prompt and sample: r1 (default), greedy, logic-rl, or the evaluation settings of a recipe",
+        help="how to prompt and sample: r1 (default), greedy, bfcl, logic-rl, or the evaluation settings of a recipe",
     )
     evaluate.add_argument("--grader", metavar="REWARD", help="the reward that grades the tasks, for your own files")
     evaluate.add_argument("--size", metavar="N", type=int, help="maximum questions per task (default: the protocol's)")

@@ -14,7 +14,7 @@ from r1lab.recipe.idle import effective
 from r1lab.rundir import directory
 from r1lab.text import did_you_mean, did_you_mean_path
 
-PROTOCOLS = {"r1": "eval/r1", "greedy": "eval/greedy", "logic-rl": "logic-rl/table"}
+PROTOCOLS = {"r1": "eval/r1", "greedy": "eval/greedy", "bfcl": "eval/bfcl", "logic-rl": "logic-rl/table"}
 """Recipes whose sections say how a model is prompted and sampled, and whose tasks can be selected by name."""
 
 _ROWS = (".jsonl", ".json", ".parquet")

@@ -140,14 +140,21 @@ def _data(data: dict) -> None:
     elif builder == "logic_rl":
         data["builder"] = "knights_knaves"
         data.pop("path", None)
-    elif (own := folder("data") / "tiny" / f"{builder}.jsonl").is_file() and not _here(path):
-        data["path"] = str(own)
+    elif (own := _packaged(builder, path)) and not _here(path):
+        data["path"] = own
         for name in ("config", "columns", "years", "subset", "without"):
             data.pop(name, None)
     data.pop("max_tokens", None)
     if isinstance(data.get("pass_rate"), dict):
         data["pass_rate"] = {"path": data["pass_rate"].get("path")}
     data.pop("decontaminate", None)  # the small sets are the same for training and test
+
+
+def _packaged(builder: str, path: object) -> str | None:
+    """The small packaged file of a builder, or for rows from a file the one of its name, if there is one."""
+    names = [Path(path).stem, builder] if builder == "rows" and isinstance(path, str) else [builder]
+    files = [folder("data") / "tiny" / f"{name}.jsonl" for name in names]
+    return next((str(file) for file in files if file.is_file()), None)
 
 
 def _here(path: object) -> bool:

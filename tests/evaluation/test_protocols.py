@@ -154,7 +154,7 @@ def test_rows_of_ones_own_and_tasks_from_a_path(tmp_path):
         ({"tasks": ["gsm8k"], "grader": "mine.py"}, "--grader mine.py: no function given"),
         ({"assignments": ["model.path=a/b"]}, "model.path=a/b: models come before the options"),
         ({"samples": 3}, "--samples 3: greedy has temperature 0, where all answers are the same"),
-        ({"protocol": "r2"}, r"--protocol r2: no such protocol or recipe; available: r1, greedy, logic-rl"),
+        ({"protocol": "r2"}, r"--protocol r2: no such protocol or recipe; available: r1, greedy, bfcl, logic-rl"),
         ({"protocol": "tiny/qwen2-base"}, "has no `stages` that share an `eval` section with `tasks`"),
     ],
 )
