@@ -120,7 +120,7 @@ def parameters(function: Callable) -> dict[str, inspect.Parameter]:
 
 def columns(function: Callable) -> list[str]:
     """The columns of the data that a reward requires: its parameters without a default that no grader provides."""
-    provided = ("completions", "prompts", "completion_ids", "right")
+    provided = ("completions", "prompts", "completion_ids", "right", "episode", "turns")
     required = [name for name, parameter in _named(function).items() if _is_column(function, parameter)]
     return [name for name in required if name not in provided]
 

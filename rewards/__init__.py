@@ -7,6 +7,7 @@ from r1lab.rewards.accuracy import accuracy_reward
 from r1lab.rewards.choice import choice_reward
 from r1lab.rewards.code import code_reward
 from r1lab.rewards.countdown import countdown_reward
+from r1lab.rewards.environment import environment_reward
 from r1lab.rewards.exact_match import exact_match_reward
 from r1lab.rewards.facts import Facts, reward
 from r1lab.rewards.fluency import fluency_reward
@@ -32,6 +33,7 @@ __all__ = [
     "code_reward",
     "cosine_length_reward",
     "countdown_reward",
+    "environment_reward",
     "exact_match_reward",
     "fluency_reward",
     "format_reward",

@@ -60,7 +60,13 @@ def substance(text: str) -> set[str]:
 
 
 @reward(looks_for="form")
-def format_reward(completions, *, mode: Literal["strict", "soft"] = "strict", **columns) -> list[float]:
+def format_reward(
+    completions,
+    *,
+    mode: Literal["strict", "soft"] = "strict",
+    scope: Literal["last", "every_turn"] = "last",
+    **columns,
+) -> list[float]:
     """1 for a response that thinks and then answers, each once and in its tags, else 0.
 
     This is R1-Zero's format reward (DeepSeek-R1, arXiv:2501.12948, section 2.2). The thinking must have more than
@@ -74,6 +80,8 @@ def format_reward(completions, *, mode: Literal["strict", "soft"] = "strict", **
     Args:
         completions: Responses.
         mode: `"strict"`: only the two blocks and white space. `"soft"`: text is allowed around and between them.
+        scope: Of an episode with several turns, whether only the last one has to be so, or also every other one, which
+            thinks in its tags and then may call a tool instead of answering.
 
     >>> format_reward(["<think> 2 and 2 make 4. </think><answer> 4 </answer>", "<think></think><answer>4</answer>"])
     [1.0, 0.0]
@@ -82,8 +90,35 @@ def format_reward(completions, *, mode: Literal["strict", "soft"] = "strict", **
     """
     if mode not in ("strict", "soft"):
         raise UserError(f"rewards: format: mode: {mode!r} is not strict or soft")
+    if scope not in ("last", "every_turn"):
+        raise UserError(f"rewards: format: scope: {scope!r} is not last or every_turn")
+    if scope == "every_turn" and "turns" not in columns:
+        raise UserError("rewards: format: scope: every_turn needs episodes: add `environment:` or `tools:`")
     scores = []
-    for text in completions:
+    for i, text in enumerate(completions):
         found = blocks(text, mode=mode)
-        scores.append(Score(0.0, found) if isinstance(found, str) else Score(1.0, "well_formed"))
+        earlier = columns["turns"][i][:-1] if scope == "every_turn" else []
+        wrong = next((reason for turn in earlier if (reason := unthought(turn))), "")
+        if isinstance(found, str) or wrong:
+            scores.append(Score(0.0, wrong or str(found)))
+        else:
+            scores.append(Score(1.0, "well_formed"))
     return scores
+
+
+def unthought(turn: str) -> str:
+    """Why a turn that does not answer yet does not think first, in its tags, or nothing.
+
+    >>> unthought("<think> I look it up. </think> <tool_call>{}</tool_call>"), unthought("<tool_call>{}</tool_call>")
+    ('', 'no_format: no <think>')
+    """
+    for tag in TAGS[:2]:
+        if turn.count(tag) != 1:
+            return f"no_format: {'more than one' if tag in turn else 'no'} {tag}"
+    before, _, rest = turn.partition(TAGS[0])
+    thinking, found, _ = rest.partition(TAGS[1])
+    if not found:
+        return "no_format: tags out of order"
+    if before.strip():
+        return "no_format: text before <think>"
+    return "" if substance(thinking) else "empty_thinking"

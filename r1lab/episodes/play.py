@@ -73,7 +73,7 @@ class Player:
         begin: Returns the tokens of an episode's prompt from its row and what its environment says at the start.
         template: The tokens between two turns.
         style: How the model writes calls, a name in `r1lab.environments.calls.STYLES`.
-        prefill: The beginning of each turn that is part of the prompt, which rewards see in front of it.
+        prefill: The beginning of each turn that is part of the prompt, which environments see in front of it.
         on_error: What happens if a tool raises an exception: `tell` the model, `end` the episode, or `skip` it.
         window: The maximum number of episodes at a time.
     """
@@ -136,24 +136,24 @@ class Player:
     def _turn(self, key: int, completion: Completion) -> None:
         """Records a turn and hands it to the environment."""
         state = self.states[key]
-        text = self.prefill + completion.text
         found, problem = calls.read(self._written(completion), self.style)
         state.episode.segments.append(
             Segment(
                 completion.token_ids,
                 True,
                 completion.logprobs,
-                text,
+                completion.text,
                 calls=[asdict(call) for call in found],
                 error=problem,
                 seconds=time.perf_counter() - state.began,
-            )  # fmt: skip
+            )
         )
         state.ids += completion.token_ids
         state.own += len(completion.token_ids)
         state.last = completion
         number = len(state.episode.turns)
-        self._ask(self.host.step, key, Turn(text, found, number, completion.truncated, problem))
+        turn = Turn(self.prefill + completion.text, found, number, completion.truncated, problem)
+        self._ask(self.host.step, key, turn)
 
     def _written(self, completion: Completion) -> str:
         """A turn with the tokens that decoding skips, because the marks of a call may be among them."""

@@ -31,7 +31,7 @@ class Segment:
         ids: The tokens.
         own: Whether the model sampled them.
         logprobs: The log-probability of each token of a turn, if they were requested.
-        text: The turn as rewards see it, or the replies of the environment.
+        text: The turn without its end token, or the replies of the environment.
         calls: The calls in a turn, each with `name` and `arguments`.
         error: Why a call failed or could not be read.
         seconds: The time of generating a turn, or of the environment's step.
@@ -111,6 +111,17 @@ class Episode:
     def reply_tokens(self) -> int:
         """The number of tokens that were put in."""
         return sum(len(segment.ids) for segment in self.segments) - self.own_tokens
+
+    def summary(self) -> dict[str, Any]:
+        """What a file of samples has of the episode besides its last turn."""
+        turns = []
+        for segment in self.segments:
+            turn = {"own": segment.own, "text": segment.text, "tokens": len(segment.ids)}
+            turn |= {"calls": segment.calls} if segment.calls else {}
+            turn |= {"error": segment.error} if segment.error else {}
+            turns.append(turn | {"seconds": round(segment.seconds, 3)})
+        found = {"end": self.end, "turns": turns, "reply_tokens": self.reply_tokens}
+        return found | ({"info": self.info} if self.info else {})
 
     @property
     def cut(self) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from r1lab import lookup
 from r1lab.errors import MachineError, UserError
@@ -29,7 +30,8 @@ class Graded:
         totals: The weighted sum of each completion's values; None adds nothing.
         right: Whether the first reward that applies gave at least 1.
         failed: For each reward, the number of completions on which it failed.
-        tokens: The tokens of each completion; empty if they are unknown.
+        tokens: The tokens of each completion that the model sampled; empty if they are unknown.
+        episodes: The `r1lab.episodes.record.Episode` of each completion; empty if there are none.
         fatal: The first failure that ends a run, as `(reward, index)`, or None: that of a reward without `on_error:
             zero`, or one caused by the machine, which is never a score.
     """
@@ -42,6 +44,7 @@ class Graded:
     failed: dict[str, int]
     fatal: tuple[str, int] | None
     tokens: list[int] = field(default_factory=list)
+    episodes: list[Any] = field(default_factory=list)
 
     def records(self, rows: list[dict], *, step: int) -> list[dict]:
         """One record per completion, for `samples/`."""
@@ -58,6 +61,7 @@ class Graded:
                 "right": self.right[i],
             }
             | ({"tokens": self.tokens[i]} if self.tokens else {})
+            | (self.episodes[i].summary() if self.episodes else {})
             for i, row in enumerate(rows)
         ]
 
@@ -118,6 +122,7 @@ def merged(parts: list[Graded]) -> Graded:
         failed={name: sum(part.failed[name] for part in parts) for name in first.failed},
         fatal=fatal,
         tokens=[x for part in parts for x in part.tokens],
+        episodes=[x for part in parts for x in part.episodes],
     )
 
 
@@ -141,10 +146,20 @@ class Grader:
     prefill: str = ""
     failed: Counter = field(default_factory=Counter)
 
-    def grade(self, completions: list[str], rows: list[dict], completion_ids: list[list[int]] | None = None) -> Graded:
+    def grade(
+        self,
+        completions: list[str],
+        rows: list[dict],
+        completion_ids: list[list[int]] | None = None,
+        episodes: list[Any] | None = None,
+    ) -> Graded:
         """Scores completions against their rows (one row per completion, repeated for the samples of a prompt).
 
+        Rewards get an episode as `episode`, and the texts of its turns as `turns`, with the prefilled start. An
+        episode that says nothing about the model, because its environment failed, has no value of any reward.
+
         Args:
+            completions: Of an episode, the last turn.
             completion_ids: The tokens of each completion. If one has text and no tokens, as from a server that does
                 not send them, they are unknown for all.
 
@@ -154,15 +169,25 @@ class Grader:
         """
         if any(text and not ids for text, ids in zip(completions, completion_ids or ())):
             completion_ids = None
+        if episodes:
+            rows = [
+                row | {"episode": episode, "turns": [self.prefill + turn.text for turn in episode.turns]}
+                for row, episode in zip(rows, episodes, strict=True)
+            ]
         turns = [self.prefill + completion for completion in completions]
         values, reasons, failed, fatal = {}, {}, {}, None
         right: list[bool | None] = [None] * len(turns)
         for name, function, tasks, on_error in zip(self.names, self.functions, self.tasks, self.on_error):
             places = [i for i, row in enumerate(rows) if applies(tasks, row.get("task"))]
+            if episodes:
+                places = [i for i in places if episodes[i].counted]
             some = [rows[i] for i in places]
             ids = None if completion_ids is None else [completion_ids[i] for i in places]
             known = [bool(right[i]) for i in places] if values else None
             scores: list[tuple] = [(None, "does not apply")] * len(turns)
+            for i, episode in enumerate(episodes or ()):
+                if not episode.counted:
+                    scores[i] = (None, f"not counted: {episode.end}")
             for i, score in zip(places, _scores(name, function, [turns[i] for i in places], some, ids, known)):
                 scores[i] = score
             errors = [i for i, (_, reason) in enumerate(scores) if reason.startswith("error: ")]
@@ -179,8 +204,13 @@ class Grader:
             sum((weight * (values[name][i] or 0.0) for name, weight in zip(self.names, self.weights)), 0.0)
             for i in range(len(turns))
         ]
-        tokens = [len(ids) for ids in completion_ids or ()]
-        return Graded(turns, values, reasons, totals, [bool(r) for r in right], failed, fatal, tokens)
+        if episodes:
+            tokens = [episode.own_tokens for episode in episodes]
+        else:
+            tokens = [len(ids) for ids in completion_ids or ()]
+        return Graded(
+            turns, values, reasons, totals, [bool(r) for r in right], failed, fatal, tokens, list(episodes or ())
+        )
 
     def gold_problems(self, rows: list[dict]) -> list[str]:
         """Problems with the rows themselves, whatever the model generates: one line for each reward with problems.
@@ -331,6 +361,8 @@ def _columns(name: str, function: Callable, rows: list[dict], completion_ids, ri
                     f"rewards: {name}: needs to know which completions are correct: "
                     "put it after a reward that decides this"
                 )
+            if key in ("episode", "turns"):
+                raise UserError(f"rewards: {name}: needs episodes of several turns: add `environment:` or `tools:`")
             if key == "completion_ids":
                 raise UserError(f"rewards: {name}: needs token counts, which the server does not send: remove it here")
             raise UserError(f"rewards: {name}: needs the column {key}; available: {', '.join(columns)}")
