@@ -13,7 +13,7 @@ import shutil
 import zlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from r1lab.errors import UserError
 
@@ -126,6 +126,7 @@ class Engine(Protocol):
         ...
 
 
+@runtime_checkable
 class EpisodeEngine(Engine, Protocol):
     """An engine in this process, which continues tokens."""
 

@@ -1,7 +1,8 @@
-"""Episodes in place of completions, behind the interface of an engine: evaluations and sample stages use it."""
+"""How the episodes of a recipe are played, and episodes in place of completions behind the interface of an engine."""
 
 import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from r1lab.engines import Completion, EpisodeEngine, Prompt, Sampling, seed_of
 from r1lab.environments.host import Host
@@ -10,29 +11,54 @@ from r1lab.episodes.record import Episode
 from r1lab.episodes.template import TurnTemplate
 
 
+@dataclass
+class Setting:
+    """How the episodes of a recipe are played.
+
+    Attributes:
+        host: Runs the environments.
+        limits: What bounds an episode.
+        template: The tokens between two turns.
+        begin: Returns the tokens of a prompt from its row and what its environment says at the start.
+        style: How the model writes calls, a name in `r1lab.environments.calls.STYLES`.
+        prefill: The beginning of each turn that is part of the prompt.
+        on_error: What happens if a tool raises an exception: `tell`, `end` or `skip`.
+    """
+
+    host: Host
+    limits: Limits
+    template: TurnTemplate
+    begin: Callable[[dict, str | None], list[int]]
+    style: str = "hermes"
+    prefill: str = ""
+    on_error: str = "tell"
+
+    def player(self, engine: EpisodeEngine, sampling: Sampling) -> Player:
+        """Returns a player of episodes with at most `sampling.max_tokens` of the model's own tokens."""
+        stop = [] if self.template.end is None else [self.template.end]
+        own = sampling.max_tokens
+        return Player(
+            engine.open(sampling, stop),
+            self.host,
+            replace(self.limits, own_tokens=own, turn_tokens=min(own, self.limits.turn_tokens)),
+            self.template,
+            self.begin,
+            style=self.style,
+            prefill=self.prefill,
+            on_error=self.on_error,
+        )
+
+
 class Episodes:
     """An `r1lab.engines.Engine` whose completions are episodes.
 
     Args:
         engine: Generates the turns.
-        host: Runs the environments.
         rows: The rows of the prompts that `stream` gets, in their order.
-        begin: Returns the tokens of a prompt from its row and what its environment says at the start.
-        settings: The other arguments of `r1lab.episodes.play.Player`.
     """
 
-    def __init__(
-        self,
-        engine: EpisodeEngine,
-        host: Host,
-        rows: Sequence[dict],
-        limits: Limits,
-        template: TurnTemplate,
-        begin: Callable[[dict, str | None], list[int]],
-        **settings,
-    ):
-        self.engine, self.host, self.rows, self.limits = engine, host, rows, limits
-        self.template, self.begin, self.settings = template, begin, settings
+    def __init__(self, engine: EpisodeEngine, setting: Setting, rows: Sequence[dict]):
+        self.engine, self.setting, self.rows = engine, setting, rows
 
     @property
     def notes(self) -> Sequence[str]:
@@ -48,12 +74,8 @@ class Episodes:
     ) -> Iterator[tuple[int, list[Completion]]]:
         """See `Engine`. The episodes of a prompt have the same task: what their environments draw has one seed."""
         left = [i for i in range(len(prompts)) if i not in done]
-        stop = [] if self.template.end is None else [self.template.end]
-        player = Player(
-            self.engine.open(sampling, stop), self.host, self.limits, self.template, self.begin, **self.settings
-        )
         groups: dict[int, dict[int, Completion]] = {}
-        for number, episode in player.stream(self._jobs(left, sampling)):
+        for number, episode in self.setting.player(self.engine, sampling).stream(self._jobs(left, sampling)):
             i, sample = left[number // sampling.n], number % sampling.n
             group = groups.setdefault(i, {})
             group[sample] = completion(episode)

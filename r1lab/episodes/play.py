@@ -29,12 +29,14 @@ class Limits:
         turn_tokens: Tokens of one turn.
         own_tokens: Tokens of all turns together.
         all_tokens: Tokens of the prompt, the turns and the replies together.
+        reply_tokens: Tokens of one reply; the middle of a longer one is cut, and the model is told.
     """
 
     turns: int
     turn_tokens: int
     own_tokens: int
     all_tokens: int
+    reply_tokens: int = 1024
 
 
 @dataclass(frozen=True)
@@ -185,6 +187,8 @@ class Player:
         """Appends what the environment replied, and requests the next turn unless the episode ends here."""
         state = self.states[key]
         assert state.last is not None
+        for reply in replies:
+            reply.content = self.template.shortened(reply.content, self.limits.reply_tokens)
         end = self._end_of(state, replies)
         said = Segment([], False, text="\n".join(reply.content for reply in replies), seconds=seconds)
         said.error = next((reply.error for reply in replies if reply.error), "")

@@ -46,7 +46,7 @@ class Segment:
     seconds: float = 0.0
 
 
-@dataclass
+@dataclass(repr=False)
 class Episode:
     """An episode.
 
@@ -63,6 +63,9 @@ class Episode:
     end: str = ""
     reward: float | dict[str, float] | None = None
     info: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"Episode({len(self.turns)} turns, end={self.end!r}, reward={self.reward!r})"
 
     @property
     def trained(self) -> list[Segment]:

@@ -63,6 +63,20 @@ class TurnTemplate:
             parts[-1] += piece
         return ids + [token for part in parts for token in self._ids(part)]
 
+    def shortened(self, text: str, most: int) -> str:
+        """A reply of at most about `most` tokens: the middle of a longer one is cut, which the text says.
+
+        The end of an output often says more than its middle, as in a traceback.
+        """
+        if len(text) <= most:  # a token has at least a character, but for rare bytes
+            return text
+        ids = self._ids(text[: 8 * most] if len(text) > 64 * most else text)
+        if len(ids) <= most and len(text) <= 64 * most:
+            return text
+        share = most * len(text) // max(len(ids), 1) if len(text) <= 64 * most else 2 * most
+        kept = max(share // 2, 1)
+        return f"{text[:kept]}\n[{len(text) - 2 * kept} characters cut]\n{text[-kept:]}"
+
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
 

@@ -28,6 +28,7 @@ class Group:
         rewards: For each completion the value of each reward, NaN if it does not apply.
         right: Which completions are correct; None if the grader is not known.
         versions: The version of the weights that sampled each token; None if they are the present ones.
+        masks: 1 for each token that the model sampled, and 0 for the others; None if there are no others.
     """
 
     inputs: dict
@@ -38,6 +39,7 @@ class Group:
     rewards: list[list[float]]
     right: list[bool] | None
     versions: list[list[int]] | None = None
+    masks: list[list[int]] | None = None
 
 
 def has_signal(group: Group, metric: str, weights: list[float]) -> bool:
@@ -113,8 +115,8 @@ def choose(trainer: GRPOTrainer, inputs: list[dict]) -> list[Group]:
 def generate(trainer: GRPOTrainer, inputs: list[dict]) -> list[Group]:
     """Generates and grades completions of this rank's prompts, which are repeated for their groups."""
     prompts = [row["prompt"] for row in inputs]
-    prompt_ids, completion_ids, _, completions, logprobs, *_ = trainer.rollout(inputs, prompts)
-    return graded(trainer, inputs, prompt_ids, completion_ids, completions, logprobs)
+    prompt_ids, completion_ids, masks, completions, logprobs, *_ = trainer.rollout(inputs, prompts)
+    return graded(trainer, inputs, prompt_ids, completion_ids, completions, logprobs, masks)
 
 
 def graded(
@@ -124,6 +126,7 @@ def graded(
     completion_ids: list[list[int]],
     completions: list[str],
     logprobs: list[list[float]] | None,
+    masks: list[list[int]] | None = None,
 ) -> list[Group]:
     """Grades completions of this rank's prompts; the lists have an item for each completion, group after group."""
     size, first = trainer.num_generations, trainer.accelerator.process_index * len(inputs)
@@ -133,13 +136,14 @@ def graded(
     right = newest.right if newest is not None else None
     return [
         Group(
-            inputs=inputs[start],
+            inputs={key: value for key, value in inputs[start].items() if key != "episode"},
             prompt_ids=prompt_ids[start],
             completion_ids=completion_ids[start : start + size],
             completions=completions[start : start + size],
             logprobs=None if logprobs is None else logprobs[start : start + size],
             rewards=rewards[start : start + size].tolist(),
             right=None if right is None else right[start : start + size],
+            masks=None if masks is None else masks[start : start + size],
         )
         for start in range(0, len(inputs), size)
     ]
@@ -152,10 +156,13 @@ def as_generated(groups: list[Group], accelerator) -> tuple[list[dict], tuple, t
     logprobs = None
     if groups[0].logprobs is not None:
         logprobs = [x for group in groups for x in group.logprobs or ()]
+    masks = None
+    if groups[0].masks is not None:
+        masks = [mask for group in groups for mask in group.masks or ()]
     generated = (
         [group.prompt_ids for group in groups for _ in range(size)],
         [ids for group in groups for ids in group.completion_ids],
-        None,
+        masks,
         [text for group in groups for text in group.completions],
         logprobs,
         {},

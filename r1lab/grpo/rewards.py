@@ -7,6 +7,7 @@ from pathlib import Path
 from accelerate.utils import gather_object
 
 from r1lab import ranks
+from r1lab.episodes.record import Episode
 from r1lab.grading.grader import Graded, Grader, is_own, merged
 from r1lab.rundir import storage
 
@@ -37,7 +38,7 @@ class BatchRewards:
         self.any_thread = all(map(is_own, grader.functions))
         self._step, self._rounds = -1, []
         self._early: dict[int, Future] = {}
-        self._waiting: dict[int, dict[int, list[int]]] = {}
+        self._waiting: dict[int, dict[int, list[int] | Episode]] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="grader")
 
     def started(self, row_numbers: list[int], size: int, decode) -> None:
@@ -45,30 +46,40 @@ class BatchRewards:
         self._batch, self._size, self._decode = row_numbers, size, decode
         self._early, self._waiting = {}, {}
 
-    def finished(self, i: int, token_ids: list[int]) -> Future | None:
+    def finished(self, i: int, made: list[int] | Episode) -> Future | None:
         """Takes completion `i` of the batch; once its group is complete, the group is graded in the background.
+
+        Args:
+            made: Its tokens, or an episode.
 
         Returns:
             The verdicts on the group, if it is complete.
         """
         group = self._waiting.setdefault(i // self._size, {})
-        group[i] = list(token_ids)
+        group[i] = made if isinstance(made, Episode) else list(made)
         if len(group) < self._size:
             return None
         ranks.beat(self.run_dir)
         self._early[i // self._size] = self._thread.submit(self._grade_group, sorted(group.items()))
         return self._early[i // self._size]
 
-    def _grade_group(self, group: list[tuple[int, list[int]]]) -> Graded:
-        ids = [token_ids for _, token_ids in group]
-        return self.grader.grade(self._decode(ids), [self.rows[self._batch[i]] for i, _ in group], completion_ids=ids)
+    def _grade_group(self, group: list[tuple[int, list[int] | Episode]]) -> Graded:
+        rows = [self.rows[self._batch[i]] for i, _ in group]
+        played = [made for _, made in group if isinstance(made, Episode)]
+        if played:
+            texts, ids = [episode.text for episode in played], [episode.completion_ids for episode in played]
+            return self.grader.grade(texts, rows, completion_ids=ids, episodes=played)
+        ids = [made for _, made in group if not isinstance(made, Episode)]
+        return self.grader.grade(self._decode(ids), rows, completion_ids=ids)
 
-    def _grade(self, prompts, completions, completion_ids, row, trainer_state, **_):
+    def _grade(self, prompts, completions, completion_ids, row, trainer_state, episode=None, **_):
         batch = [self.rows[i] for i in row]
+        if episode is not None:
+            completions = [one.text for one in episode]
         early, self._early = [self._early[group].result() for group in sorted(self._early)], {}
         result = merged(early) if early else None
         if result is None or result.completions != [self.grader.prefill + text for text in completions]:
-            result = self.grader.grade(completions, batch, completion_ids=completion_ids)
+            result = self.grader.grade(completions, batch, completion_ids=completion_ids, episodes=episode)
         self.newest = result
         ranks.beat(self.run_dir)
         step = trainer_state.global_step + 1

@@ -21,7 +21,7 @@ from trl.trainer import grpo_trainer
 
 from r1lab.engines import Engine
 from r1lab.engines.transformers import TransformersEngine, without_generation_config
-from r1lab.grpo import batches, dynamic_sampling, losses, metrics, objectives, overlap, packing
+from r1lab.grpo import batches, dynamic_sampling, episodes, losses, metrics, objectives, overlap, packing
 from r1lab.grpo import checkpoint as checkpoints
 from r1lab.grpo.advantages import advantages
 from r1lab.grpo.asynchronous import Groups
@@ -41,6 +41,11 @@ if TYPE_CHECKING:
     from trl.trainer.grpo_config import GRPOConfig
 
     from r1lab.engines.vllm import SyncedVLLM
+    from r1lab.episodes.engine import Setting
+
+
+_ADVANTAGE_OF = {"group": "grpo", "none": "dr_grpo"}
+"""TRL's `scale_rewards` among r1lab's own advantages, which leave out what has no reward."""
 
 
 class GRPOTrainer(grpo_trainer.GRPOTrainer):
@@ -84,6 +89,7 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
         dtype: The dtype of the engine and the reference model; None for that of the model's weights.
         served: The arguments of `r1lab.engines.served.ServedVLLM` besides TRL's, if vLLM servers generate instead of
             vLLM in this process: `servers`, `timeout`, `sync_folder`, `beat`.
+        setting: How episodes are played, if a recipe has an environment or tools; with `rewards`.
     """
 
     # TRL's attributes, which it does not type precisely.
@@ -115,10 +121,11 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
         options: dict | None = None,
         dtype: torch.dtype | None = None,
         served: dict[str, Any] | None = None,
+        setting: Setting | None = None,
         **kwargs,
     ):
         self.own = own = own or GrpoTrain()
-        self.rewards, self.dynamic_sampling, self.rendered = rewards, dynamic_sampling, rendered
+        self.rewards, self.dynamic_sampling, self.rendered, self.setting = rewards, dynamic_sampling, rendered, setting
         self.options = options or {}
         self.chooser: Chooser | None = None
         self.groups: Groups | None = None
@@ -148,6 +155,11 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
             source = FromServers(self, in_flight=asynchronous.in_flight) if served else None
             self.groups = Groups(self, asynchronous, source)
         # A loss that is a sum over rows can be computed in any parts, but these terms need a whole micro-batch.
+        # TRL guesses from the last token what was truncated; an episode says it.
+        self.masks_cut, self.mask_truncated_completions = (
+            self.mask_truncated_completions,
+            (self.mask_truncated_completions and setting is None),
+        )
         self.by_rows = not self._entropy_bonus_enabled and self.top_entropy_quantile == 1 and not self.aux_loss_enabled
         self.own_loss = trial.loss(own.loss) if own.loss else None
         # Rows with zero advantage have no gradient, except from the KL term or a loss of the user's own.
@@ -217,11 +229,12 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
             batch = super()._generate_and_score_completions(inputs)
         finally:
             self.vllm_importance_sampling_correction = correct
-        if self.own.advantage and self.model.training:
+        kind = self.own.advantage or (self.setting and _ADVANTAGE_OF[str(self.scale_rewards)])
+        if kind and self.model.training:
             assert self._rewards is not None  # `_calculate_rewards` sets them
             total = (self._rewards * self.reward_weights.to(self._rewards.device)).nansum(dim=1)
             total[self._rewards.isnan().all(dim=1)] = torch.nan
-            found = advantages(total, self.num_generations, self.own.advantage)
+            found = advantages(total, self.num_generations, kind)
             mine = self.accelerator.process_index * len(inputs)
             batch["advantages"] = found[mine : mine + len(inputs)]
         self._generated = self._replayed = self._rewards = None
@@ -266,6 +279,9 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
 
     def rollout(self, inputs: list[dict], prompts: list[str]) -> tuple:
         """Returns the result of TRL's `_generate`; if possible, each group is graded as soon as it is complete."""
+        if self.setting is not None:
+            with self._timed("generating"):
+                return episodes.generated(self, inputs, prompts, super()._generate)
         if not self.use_vllm:  # transformers would take what TRL does not set from the model
             model = self.accelerator.unwrap_model(self.model)
             with self._timed("generating"), without_generation_config(model) if self.rendered else nullcontext():

@@ -1,0 +1,134 @@
+"""Rollouts of several turns: the trainer plays episodes, and TRL gets them as completions with a mask.
+
+What the model did not sample is masked everywhere (`r1lab.grpo.batches.loss_mask`). An episode that was not counted,
+because its environment failed, has no reward and no gradient, and is left out of the mean of its group.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from accelerate.utils import gather_object
+
+from r1lab.engines import EpisodeEngine, Sampling
+from r1lab.episodes.engine import task_seed
+from r1lab.episodes.play import Job
+from r1lab.episodes.record import ENDS, Episode
+
+if TYPE_CHECKING:
+    from r1lab.grpo.trainer import GRPOTrainer
+
+
+def played(trainer: GRPOTrainer, inputs: list[dict]) -> list[Episode]:
+    """Plays an episode for each row of the batch, and hands each one to the grader as soon as it has ended."""
+    setting, rewards = trainer.setting, trainer.rewards
+    assert setting is not None and rewards is not None  # the trainer calls this only with both
+    sampling = Sampling(
+        max_tokens=trainer.max_completion_length,
+        temperature=trainer.temperature,
+        top_p=trainer.top_p,
+        top_k=max(trainer.top_k, 0),
+        logprobs=trainer.use_vllm,
+    )
+    jobs = [
+        Job(rewards.rows[row["row"]], task_seed(trainer.args.seed, row["row"], trainer.state.global_step))
+        for row in inputs
+    ]
+    early = trainer.own.grade_early and trainer.model.training and rewards.any_thread
+    if early:
+        rewards.started([row["row"] for row in inputs], trainer.num_generations, lambda ids: [])
+    found: list[Episode | None] = [None] * len(jobs)
+    with trainer.engine() as engine:
+        assert isinstance(engine, EpisodeEngine)
+        for number, episode in setting.player(engine, sampling).stream(jobs):
+            found[number] = episode
+            if early:
+                rewards.finished(number, episode)
+    return [episode for episode in found if episode is not None]
+
+
+def generated(
+    trainer: GRPOTrainer, inputs: list[dict], prompts: list[str], generate: Callable[[list[str]], tuple]
+) -> tuple:
+    """Returns the result of TRL's `_generate` for episodes.
+
+    Args:
+        inputs: The rows of the batch, which get the column `episode`.
+        generate: TRL's `_generate`, which logs the metrics of what its `rollout_func` returns.
+    """
+    episodes = played(trainer, inputs)
+    for i, episode in enumerate(episodes):
+        inputs[i] = inputs[i] | {"episode": episode}
+    pad = trainer.processing_class.pad_token_id
+    assert isinstance(pad, int)  # TRL sets it
+    trainer.rollout_func = lambda *_: as_completions(episodes, pad, mask_cut=trainer.masks_cut)
+    try:
+        result = generate(prompts)
+    finally:
+        trainer.rollout_func = None
+    log(trainer, episodes)
+    return result
+
+
+def as_completions(episodes: list[Episode], pad: int, *, mask_cut: bool = False) -> dict[str, list | None]:
+    """Returns episodes as the result of a `rollout_func` of TRL.
+
+    Args:
+        pad: The token that stands for an episode without a turn, masked.
+        mask_cut: Whether an episode that a limit cut short has no gradient, as with `mask_truncated_completions`.
+    """
+    prompts, completions, scores, masks = [], [], [], []
+    for episode in episodes:
+        ids, mask, logprobs = episode.completion_ids, episode.mask, episode.logprobs
+        if not ids:
+            ids, mask, logprobs = [pad], [0], [math.nan]
+        if not episode.counted or (mask_cut and episode.cut):
+            mask = [0] * len(ids)
+        prompts.append(episode.prompt_ids)
+        completions.append(ids)
+        scores.append(logprobs)
+        masks.append(mask)
+    known = all(len(found) == len(ids) for found, ids in zip(scores, completions))  # transformers' are not needed
+    return {
+        "prompt_ids": prompts,
+        "completion_ids": completions,
+        "logprobs": scores if known else None,
+        "env_mask": masks,
+    }
+
+
+def log(trainer: GRPOTrainer, episodes: list[Episode]) -> None:
+    """Logs the metrics of the episodes of all ranks.
+
+    The ends replace TRL's guess of which were truncated, and lengths also count what is masked.
+    """
+    everything = gather_object([_figures(episode) for episode in episodes])
+    metrics = trainer._metrics["train" if trainer.model.training else "eval"]
+    count, calls = len(everything), sum(one["calls"] for one in everything)
+    lengths = [one["tokens"] for one in everything]
+    own = {"mean_length": sum(lengths) / count, "min_length": min(lengths), "max_length": max(lengths)}
+    for name, value in (own | {"clipped_ratio": sum(one["cut"] for one in everything) / count}).items():
+        metrics[f"completions/{name}"][-1:] = [float(value)]
+    for name in ("turns", "calls", "reply_tokens"):
+        metrics[f"episodes/{name}"].append(sum(one[name] for one in everything) / count)
+    metrics["episodes/call_errors"].append(sum(one["errors"] for one in everything) / max(1, calls))
+    for end in ENDS:
+        if share := sum(one["end"] == end for one in everything) / count:
+            metrics[f"episodes/end/{end}"].append(share)
+    trainer.log_spent("environment", sum(one["seconds"] for one in everything))
+
+
+def _figures(episode: Episode) -> dict:
+    """The numbers of an episode that are logged."""
+    return {
+        "end": episode.end,
+        "cut": episode.cut,
+        "tokens": episode.own_tokens,
+        "turns": len(episode.turns),
+        "calls": sum(len(turn.calls) + bool(turn.error) for turn in episode.turns),
+        "errors": sum(bool(segment.error) for segment in episode.segments),
+        "reply_tokens": episode.reply_tokens,
+        "seconds": sum(segment.seconds for segment in episode.segments if not segment.own),
+    }

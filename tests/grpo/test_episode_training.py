@@ -1,0 +1,171 @@
+"""Training on episodes: what is masked, what is counted, and what is logged."""
+
+import json
+import math
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import AutoConfig, AutoModelForCausalLM
+from trl import GRPOConfig
+
+from r1lab.environments.base import Reply, Turn
+from r1lab.environments.host import LocalHost
+from r1lab.environments.toolset import Session
+from r1lab.episodes.engine import Setting
+from r1lab.episodes.play import Limits
+from r1lab.episodes.record import Episode, Segment
+from r1lab.episodes.template import TurnTemplate
+from r1lab.grading.grader import build
+from r1lab.grpo.episodes import as_completions
+from r1lab.grpo.rewards import BatchRewards
+from r1lab.grpo.trainer import GRPOTrainer
+from r1lab.models import loading
+from r1lab.recipe.sections import DynamicSampling
+from r1lab.rundir import storage
+
+ROWS, SIZE = 4, 4
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("model")
+    tokenizer = loading.load_tokenizer("embedded:tiny-qwen2")
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        "qwen2", vocab_size=len(tokenizer), initializer_range=0.2, hidden_size=32, intermediate_size=48,
+        num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512,
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(config).save_pretrained(made)
+    tokenizer.save_pretrained(made)
+    return str(made)
+
+
+class Long:
+    """Rewards the letters of a turn, fails for a word, and gives every episode of a row the same task."""
+
+    seeds: dict = {}
+
+    def reset(self, *, seed: int, n: int):
+        self.n, self.got = n, 0.0
+        Long.seeds.setdefault(n, []).append(seed)
+
+    def step(self, turn: Turn):
+        self.got += len(set(turn.text)) / 100
+        if self.n == 3 and turn.number == 2:
+            raise RuntimeError("the environment broke")
+        return Reply("go on, please", role="user") if turn.number < 3 else None
+
+    def get_reward(self):
+        return self.got
+
+
+def trained(folder, out, *, rewards=({"name": "environment"},), more=None, **settings):
+    tokenizer = loading.load_tokenizer(folder)
+    rows = [{"prompt": f"say {n}", "n": n, "task": None} for n in range(ROWS)]
+    config = GRPOConfig(
+        output_dir=str(out),
+        **{
+            "per_device_train_batch_size": 2 * SIZE, "num_generations": SIZE, "max_completion_length": 18,
+            "max_steps": 3, "learning_rate": 1e-2, "logging_steps": 1, "bf16": False, "gradient_checkpointing": False,
+            "use_cpu": True, "save_strategy": "no", "report_to": "none", "disable_tqdm": True, "seed": 5,
+            "scale_rewards": "none",
+        } | settings,
+    )  # fmt: skip
+    seen = []
+
+    class Watched(GRPOTrainer):
+        def _generate_and_score_completions(self, inputs):
+            seen.append(super()._generate_and_score_completions(inputs))
+            return seen[-1]
+
+    setting = Setting(
+        LocalHost(lambda: Session(Long())), Limits(4, 7, 18, 200), TurnTemplate(tokenizer, template="chat"),
+        lambda row, said: tokenizer(row["prompt"])["input_ids"],
+    )  # fmt: skip
+    graded = BatchRewards(build(list(rewards)), rows, out)
+    Long.seeds = {}
+    made = Watched(
+        model=loading.load_model(folder, dtype="float32"), args=config, processing_class=tokenizer, rendered=True,
+        reward_funcs=graded.functions, rewards=graded, setting=setting,
+        train_dataset=Dataset.from_dict({"prompt": [row["prompt"] for row in rows], "row": list(range(ROWS))}),
+        **(more or {}),
+    )  # fmt: skip
+    before = torch.cat([p.detach().flatten().clone() for p in made.model.parameters()])
+    made.train()
+    moved = (torch.cat([p.detach().flatten() for p in made.model.parameters()]) - before).norm()
+    return made, seen, moved, [row for row in made.state.log_history if "loss" in row]
+
+
+@pytest.mark.parametrize("engine", ["transformers", pytest.param("vllm", marks=pytest.mark.slow)])
+def test_a_training_on_episodes(folder, tmp_path, engine):
+    vllm = {}
+    if engine == "vllm":
+        pytest.importorskip("vllm")
+        folder = "embedded:tiny-qwen2"
+        vllm = {"use_vllm": True, "vllm_mode": "colocate", "vllm_max_model_length": 200,
+                "vllm_gpu_memory_utilization": 0.2, "vllm_importance_sampling_mode": "token_truncate"}  # fmt: skip
+    _, batches, moved, logs = trained(folder, tmp_path, **vllm)
+    assert moved > 0 and len(logs) == 3 and all(math.isfinite(row["loss"]) for row in logs)
+    records = [row for path in sorted((tmp_path / "samples").glob("*.jsonl")) for row in storage.read_jsonl(path)]
+    assert len(records) == 3 * 2 * SIZE and json.dumps(records)
+    for i, row in enumerate(records):
+        batch, place = batches[i // (2 * SIZE)], i % (2 * SIZE)
+        own = [turn["tokens"] for turn in row["turns"] if turn["own"]]
+        there, mask = batch["completion_mask"][place].bool(), batch["tool_mask"][place]
+        broken = row["prompt"] == "say 3" and len(own) > 1
+        assert row["end"] == ("env_error" if broken else row["end"]) and row["tokens"] == sum(own) <= 18
+        assert int(mask[there].sum()) == (0 if broken else sum(own))
+        if broken:
+            assert row["rewards"] == {"environment": None} and batch["advantages"][place] == 0
+            assert row["reasons"]["environment"] == "not counted: env_error"
+        else:
+            assert row["rewards"]["environment"] == row["reward"] > 0
+        if engine == "vllm":
+            engine_logps = batch["sampling_per_token_logps"][place]
+            assert engine_logps[there & (mask == 0)].isnan().all() or broken
+    assert all(len(set(seeds)) * SIZE == len(seeds) for seeds in Long.seeds.values())  # a task for each group
+    assert any(row["end"] == "env_error" for row in records) and any(len(row["turns"]) > 3 for row in records)
+    assert logs[0]["episodes/turns"] > 1 and logs[0]["completions/mean_length"] == pytest.approx(
+        sum(row["tokens"] for row in records[: 2 * SIZE]) / (2 * SIZE)
+    )
+    if engine == "vllm":
+        ratios = [row["sampling/importance_sampling_ratio/max"] for row in logs]
+        assert max(ratios) == pytest.approx(1, abs=1e-2)
+
+
+def test_the_advantages_leave_out_what_was_not_counted(folder, tmp_path):
+    _, batches, _, _ = trained(folder, tmp_path, max_steps=2)
+    for batch in batches:
+        counted = batch["tool_mask"].any(dim=1).view(-1, SIZE)
+        advantages = batch["advantages"].view(-1, SIZE)
+        assert torch.allclose((advantages * counted).sum(dim=1), torch.zeros(2), atol=1e-6)
+
+
+def test_episodes_that_a_limit_cut_can_be_masked(folder, tmp_path):
+    made, batches, _, logs = trained(folder, tmp_path, mask_truncated_completions=True, max_completion_length=9)
+    records = [row for path in sorted((tmp_path / "samples").glob("*.jsonl")) for row in storage.read_jsonl(path)]
+    cut = [row["end"] in ("turns", "length", "turn_length") for row in records]
+    masked = [not mask.any() for batch in batches for mask in batch["tool_mask"]]
+    assert all(one for one, end in zip(masked, cut) if end) and any(cut)
+    assert logs[0]["completions/clipped_ratio"] == pytest.approx(sum(cut[: 2 * SIZE]) / (2 * SIZE))
+
+
+def test_dynamic_sampling_keeps_the_mask(folder, tmp_path):
+    _, batches, moved, logs = trained(
+        folder, tmp_path, more={"dynamic_sampling": DynamicSampling(metric="reward"), "tasks": [None] * ROWS}
+    )
+    assert moved > 0 and all("sampled/rounds" in row for row in logs)
+    assert all((batch["tool_mask"] * batch["completion_mask"] < batch["completion_mask"]).any() for batch in batches)
+
+
+def test_an_episode_without_a_turn_is_a_masked_token():
+    empty = Episode([1, 2], [], "length")
+    played = Episode(
+        [1], [Segment([5, 6], True, [-1.0, -2.0]), Segment([7], False), Segment([8], True, [-3.0])], "done"
+    )
+    rows = as_completions([empty, played], pad=0)
+    assert rows["completion_ids"] == [[0], [5, 6, 7, 8]] and rows["env_mask"] == [[0], [1, 1, 0, 1]]
+    assert [math.isnan(p) for p in rows["logprobs"][1]] == [False, False, True, False]
+    failed = Episode([1], [Segment([5], True, [-1.0])], "env_error")
+    assert as_completions([failed], pad=0)["env_mask"] == [[0]]
