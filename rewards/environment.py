@@ -9,8 +9,8 @@ from r1lab.rewards.score import Score
 def environment_reward(completions, *, episode, part: str | None = None, **columns) -> list[float | None]:
     """The reward that the environment of an episode gives it, with how the episode ended as the reason.
 
-    That is what its `get_reward` returns, or its `reward`, plus the rewards of its replies. An episode that was cut
-    short by a limit, or by a step that exceeded its deadline, has the reward that it had until then, or 0.
+    That is what its `get_reward` returns, or its `reward`, plus the rewards of its replies. An episode that was
+    ended by a limit, or by a step that exceeded its deadline, has the reward that it had until then, or 0.
 
     Args:
         completions: The last turns.

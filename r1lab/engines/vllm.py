@@ -138,8 +138,8 @@ class VLLMStream:
 
     def __init__(self, engine: VLLMEngine, sampling: Sampling, stop: Sequence[int]):
         self.engine, self.llm = engine, engine.llm
-        self._requests: dict[str, int] = {}
-        self._params = {
+        self.requests: dict[str, int] = {}
+        self.params = {
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "top_k": sampling.top_k,
@@ -153,25 +153,25 @@ class VLLMStream:
     @property
     def running(self) -> int:
         """See `Stream`."""
-        return len(self._requests)
+        return len(self.requests)
 
     def add(self, key: int, ids: list[int], max_tokens: int, seed: int | None = None) -> None:
         """See `Stream`."""
         request = str(next(self.llm.request_counter))
-        params = SamplingParams(max_tokens=max_tokens, seed=seed, **self._params)
+        params = SamplingParams(max_tokens=max_tokens, seed=seed, **self.params)
         self.llm.llm_engine.add_request(request, {"type": "token", "prompt_token_ids": ids}, params)
-        self._requests[request] = key
+        self.requests[request] = key
 
     def step(self) -> list[tuple[int, Completion]]:
         """See `Stream`."""
         outputs = [o for o in self.llm.llm_engine.step() if isinstance(o, RequestOutput) and o.finished]
-        return [(self._requests.pop(o.request_id), self.engine.completion(o.outputs[0])) for o in outputs]
+        return [(self.requests.pop(o.request_id), self.engine.completion(o.outputs[0])) for o in outputs]
 
     def close(self) -> None:
         """See `Stream`."""
-        if self._requests:
-            self.llm.llm_engine.abort_request(list(self._requests))
-            self._requests.clear()
+        if self.requests:
+            self.llm.llm_engine.abort_request(list(self.requests))
+            self.requests.clear()
 
 
 def load_weights(llm: LLM, named_parameters) -> None:

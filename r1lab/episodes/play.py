@@ -29,7 +29,7 @@ class Limits:
         turn_tokens: Tokens of one turn.
         own_tokens: Tokens of all turns together.
         all_tokens: Tokens of the prompt, the turns and the replies together.
-        reply_tokens: Tokens of one reply; the middle of a longer one is cut, and the model is told.
+        reply_tokens: Tokens of one reply; the middle of a longer one is left out, and its text says so.
     """
 
     turns: int

@@ -64,7 +64,7 @@ class TurnTemplate:
         return ids + [token for part in parts for token in self._ids(part)]
 
     def shortened(self, text: str, most: int) -> str:
-        """A reply of at most about `most` tokens: the middle of a longer one is cut, which the text says.
+        """A reply of at most about `most` tokens: the middle of a longer one is left out, as the text says.
 
         The end of an output often says more than its middle, as in a traceback.
         """
@@ -75,7 +75,7 @@ class TurnTemplate:
             return text
         share = most * len(text) // max(len(ids), 1) if len(text) <= 64 * most else 2 * most
         kept = max(share // 2, 1)
-        return f"{text[:kept]}\n[{len(text) - 2 * kept} characters cut]\n{text[-kept:]}"
+        return f"{text[:kept]}\n[{len(text) - 2 * kept} characters left out]\n{text[-kept:]}"
 
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
