@@ -12,6 +12,9 @@ import torch
 from r1lab import lookup
 from r1lab.recipe.training import ADVANTAGES
 
+OF_TRL = {"group": "grpo", "none": "dr_grpo"}
+"""TRL's `scale_rewards` among r1lab's own advantages, which leave out what has no reward."""
+
 
 def advantages(rewards: torch.Tensor, size: int, kind: str) -> torch.Tensor:
     """Returns the advantages of the completions of all groups.

@@ -59,7 +59,8 @@ def obstacle(trainer: GRPOTrainer) -> str | None:
         return "groups are graded together, after the rollout"
     if trainer.reward_func_names != list(rewards.grader.names):
         return "rewards are not the grader's alone"
-    if trainer.chooser is not None or trainer.tools or trainer.rollout_func or trainer.environment_factories:
+    own = trainer.tools or trainer.rollout_func or trainer.environment_factories
+    if trainer.chooser is not None or own or trainer.setting is not None:
         return "the batch is not what vLLM generates for its prompts"
     if args.gradient_checkpointing or _draws(trainer.model):  # checkpoints restore the state of the generator
         return "the training pass draws from the random generator that vLLM samples with"

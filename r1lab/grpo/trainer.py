@@ -23,7 +23,7 @@ from r1lab.engines import Engine
 from r1lab.engines.transformers import TransformersEngine, without_generation_config
 from r1lab.grpo import batches, dynamic_sampling, episodes, losses, metrics, objectives, overlap, packing
 from r1lab.grpo import checkpoint as checkpoints
-from r1lab.grpo.advantages import advantages
+from r1lab.grpo.advantages import OF_TRL, advantages
 from r1lab.grpo.asynchronous import Groups
 from r1lab.grpo.curriculum import Chooser
 from r1lab.grpo.dynamic_sampling import chooser_for
@@ -42,10 +42,6 @@ if TYPE_CHECKING:
 
     from r1lab.engines.vllm import SyncedVLLM
     from r1lab.episodes.engine import Setting
-
-
-_ADVANTAGE_OF = {"group": "grpo", "none": "dr_grpo"}
-"""TRL's `scale_rewards` among r1lab's own advantages, which leave out what has no reward."""
 
 
 class GRPOTrainer(grpo_trainer.GRPOTrainer):
@@ -229,7 +225,7 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
             batch = super()._generate_and_score_completions(inputs)
         finally:
             self.vllm_importance_sampling_correction = correct
-        kind = self.own.advantage or (self.setting and _ADVANTAGE_OF[str(self.scale_rewards)])
+        kind = self.own.advantage or (self.setting and OF_TRL[str(self.scale_rewards)])
         if kind and self.model.training:
             assert self._rewards is not None  # `_calculate_rewards` sets them
             total = (self._rewards * self.reward_weights.to(self._rewards.device)).nansum(dim=1)
