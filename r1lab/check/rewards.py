@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from r1lab import lookup
-from r1lab.check.exploits import FORMS, Exploit, correct_responses, exploits
+from r1lab.check.exploits import Exploit, correct_responses, exploits
 from r1lab.check.seen import Seen
 from r1lab.errors import UserError
 from r1lab.evaluation import forms
@@ -166,6 +166,9 @@ def _gold(seen: Seen, grader: Grader, places: list[int]) -> tuple[dict[int, _Res
     found: list[Finding] = []
 
     def grade(form: str, numbers: list[int]) -> list[_Response]:
+        numbers = [i for i in numbers if form in responses[i]]  # calls of tools have forms of their own
+        if not numbers:
+            return []
         texts = [responses[i][form] for i in numbers]
         graded = grader.grade(texts, [seen.rows[i] for i in numbers], _ids(seen, texts))
         found.extend(_failures(graded, places, "a correct answer"))
@@ -180,8 +183,8 @@ def _gold(seen: Seen, grader: Grader, places: list[int]) -> tuple[dict[int, _Res
 
     # First the format that scores highest on some rows; the others only for rows on which it is not correct.
     some = list(responses)[:: max(1, len(responses) // FOOLED)]
-    tried = {form: grade(form, some) for form in FORMS}
-    for form in sorted(FORMS, key=lambda form: -statistics.fmean(response.total for response in tried[form])):
+    tried = {form: grade(form, some) for form in dict.fromkeys(form for of in responses.values() for form in of)}
+    for form in sorted(tried, key=lambda form: -statistics.fmean([response.total for response in tried[form]] or [0])):
         left = [i for i in responses if i not in best or not best[i].correct]
         if left and not found:
             grade(form, left)
@@ -238,7 +241,7 @@ def _prompted_format(seen: Seen, name: str, place: int, form: str, tried: dict[s
     """Whether the reward accepts the answer format that the prompt requests."""
     tagged = [response.values[name] for of, several in tried.items() if "<answer>" in of for response in several]
     requested = seen.prompt is not None and forms.tagged(wording(**seen.prompt.model_dump()))
-    if not requested or any(_full(value) for value in tagged) or set(tagged) == {None}:
+    if not requested or any(_full(value) for value in tagged) or set(tagged) <= {None}:
         return []
     what = f"{name}: accepts a correct answer only as {form}, but the prompt requests <answer> … </answer>"
     return [Finding("error", "rewards", what, "use a reward that accepts both, such as accuracy", ("rewards", place))]

@@ -41,6 +41,20 @@ def test_correct_responses_score_as_correct_and_exploits_do_not(builder, specs, 
         assert max(graded.totals) < right.totals[i]
 
 
+@pytest.mark.parametrize("style", ["hermes", "llama", "deepseek"])
+def test_calls_of_tools_are_tried_in_each_style_and_nothing_else_is_right(style):
+    from r1lab.check.seen import Seen
+    from r1lab.recipe import loading
+
+    path = lookup.folder("data") / "tiny" / "tool_calls.jsonl"
+    rows = lookup.function("data", "rows")(path=str(path))
+    recipe = loading.load(["stage=grpo", "name=t", "model.path=embedded:tiny-qwen2", f"data.path={path}",
+                           f"rewards=[{{name: tool_calls, calls: {style}}}]"])  # fmt: skip
+    found = rewards.reward_findings(Seen(recipe, rows=rows))
+    assert {finding.verdict for finding in found} == {"ok"}, found
+    assert any(f"as calls ({style})" in finding.seen for finding in found)
+
+
 def test_a_row_without_an_answer_has_no_correct_response():
     assert correct_responses({"prompt": "Say hello.", "answer": None}, "") == {}
     assert gold_answers({"prompt": "?", "answer": ["4", "four"]}) == ["4", "four"]
