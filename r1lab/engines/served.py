@@ -9,6 +9,7 @@ from typing import Any
 
 from accelerate.utils import broadcast_object_list
 
+from r1lab import ranks
 from r1lab.engines import Completion, Engine, Prompt, Sampling, check_prompt_length, rendered, seed_of
 from r1lab.engines.fleet import Fleet, NoServer, Sampled
 from r1lab.engines.sync import WeightSync, adapter_name
@@ -31,7 +32,8 @@ class ServedVLLM(SyncedVLLM):
 
     Attributes:
         version: The version of the weights that the servers have; 0 before the first sync.
-        before_sync, after_sync: Called around each sync, the latter with the new version.
+        before_sync: Called before each sync by rank 0, for which the others wait.
+        after_sync: Called after each sync with the new version.
     """
 
     def __init__(
@@ -65,7 +67,7 @@ class ServedVLLM(SyncedVLLM):
         Raises:
             NoServer: All failed.
         """
-        self.before_sync()
+        ranks.from_main(self.before_sync)
         self.version += 1
         with self.fleet.paused():
             self.accelerator.wait_for_everyone()  # all ranks have paused

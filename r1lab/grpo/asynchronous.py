@@ -14,6 +14,9 @@ groups that are finished. Dynamic sampling drops a group without signal as soon 
 prompt in its place, up to `max_rounds` times the groups of an update; the synchronous trainer draws a random prompt
 instead.
 
+Several ranks need servers. Rank 0 alone schedules, asks the servers and grades. The others take part in each sync of
+the weights, and get the groups of each update, of which each rank trains on its share, as in synchronous training.
+
 Rewards are computed when a group is finished, and advantages when it is trained on. `samples/` has a completion under
 the step before which it was generated. The metrics of a step are those of the groups that it trains on.
 """
@@ -27,8 +30,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 import torch
+from accelerate.utils import broadcast_object_list
 from trl.trainer.utils import RepeatSampler, pad
 
+from r1lab import ranks
+from r1lab.errors import UserError
 from r1lab.grpo import dynamic_sampling, parity
 from r1lab.grpo.dynamic_sampling import Group
 from r1lab.grpo.pacing import Pacing, Ticket
@@ -43,12 +49,19 @@ class Source(Protocol):
 
     Attributes:
         concurrent: Whether it generates while the trainer trains. If not, the queue is filled before each update.
+        fresh: A group of which the present weights have sampled tokens, to compare their log-probabilities; None if
+            there is none, or if the source compares them.
     """
 
     concurrent: bool
+    fresh: Group | None
+
+    def sync(self) -> None:
+        """Gets the present weights if it has others. All ranks call it, before rank 0 starts groups."""
+        ...
 
     def start(self, tickets: list[Ticket]) -> None:
-        """Starts the groups of some prompts, in this order, with the newest weights that it has."""
+        """Starts the groups of some prompts, in this order, with the weights that it has."""
         ...
 
     def finished(self) -> list[tuple[int, Group]]:
@@ -65,11 +78,14 @@ class InProcess:
         scored: Whether groups need the log-probabilities of the policy that sampled.
     """
 
-    concurrent = False
+    concurrent, fresh = False, None
 
     def __init__(self, trainer: GRPOTrainer, count: int, *, scored: bool):
         self.trainer, self.count, self.scored = trainer, count, scored
         self._started: list[Ticket] = []
+
+    def sync(self) -> None:
+        """See `Source`: the engine gets the weights when it generates."""
 
     def start(self, tickets: list[Ticket]) -> None:
         """See `Source`; `finished` generates them."""
@@ -98,44 +114,68 @@ class Groups:
         source: What generates; the trainer's own engine if None.
 
     Attributes:
-        pacing: The groups in flight.
+        pacing: The groups in flight, on rank 0.
+        repeats: Whether `next` returns the groups of the newest update once more, for updates on them that are left.
+
+    Raises:
+        UserError: Several ranks would each generate with their own engine.
     """
 
     def __init__(self, trainer: GRPOTrainer, settings: Asynchronous, source: Source | None = None):
         dynamic, rows = trainer.dynamic_sampling, trainer.args.generation_batch_size
         assert rows is not None  # TRL's config sets it
         count = rows // trainer.num_generations
-        self.trainer, self.settings = trainer, settings
+        if source is None and trainer.accelerator.num_processes > 1:
+            raise UserError("rollout.async: without servers it is for one rank: set launch.rollout: server")
+        self.trainer, self.settings, self.repeats = trainer, settings, False
         self.source = source or InProcess(trainer, count, scored=settings.staleness > 0)
         dropped = dynamic.max_rounds * count if dynamic else 0
         self.pacing = Pacing(count, settings.staleness, max_dropped=dropped)
         self._order = data_order(trainer, count)
         self._used: set[int] = set()  # prompts that were drawn for the present version
         self._draws = 0
+        self._again: list[Ticket] = []  # those of a checkpoint that have to be started again
+        self._taken: list[Ticket] = []  # those of the newest update
 
     def next(self) -> list[Group]:
-        """Returns the groups of the next update."""
-        trainer, pacing, began = self.trainer, self.pacing, time.perf_counter()
+        """Returns this rank's groups of the next update. All ranks call it at the same place of their step."""
+        trainer, accelerator = self.trainer, self.trainer.accelerator
         optimizer_steps = trainer.state.max_steps * trainer.args.gradient_accumulation_steps
-        pacing.updates = -(-optimizer_steps // trainer.rollout_micro_steps)
+        self.pacing.updates = -(-optimizer_steps // trainer.rollout_micro_steps)
+        if ranks.from_main(lambda: not self.repeats and bool(self._again or self.pacing.room())):
+            self.source.sync()
+        ranks.from_main(self._take)  # before the broadcast, because a collective has a timeout
+        taken = [([ticket.group for ticket in self._taken], self.pacing.version - 1, self.source.fresh)]
+        groups, version, fresh = broadcast_object_list(taken)[0]
+        self.source.fresh = None
+        if fresh is not None and self.settings.staleness:  # on all ranks, because the model may be sharded over them
+            log_drift(trainer, fresh, torch.tensor([v == version for row in fresh.versions or () for v in row]))
+        ages = [version - v for group in groups for versions in group.versions or () for v in versions]
+        metrics = trainer._metrics["train"]
+        metrics["async/staleness"].append(sum(ages) / max(1, len(ages)))
+        metrics["async/staleness_max"].append(max(ages, default=0))
+        share = len(groups) // accelerator.num_processes
+        return groups[accelerator.process_index * share :][:share]
+
+    def _take(self) -> None:
+        """Waits for the groups of the next update, and starts further ones meanwhile."""
+        if self.repeats:
+            self.repeats = False
+            return
+        trainer, pacing, began = self.trainer, self.pacing, time.perf_counter()
         seen: list[tuple[bool, Group]] = []
         while True:
-            if room := pacing.room():
-                self.source.start([pacing.start(prompt) for prompt in self._prompts(room)])
+            room, again, self._again = pacing.room(), self._again, []
+            if room or again:
+                self.source.start([*again, *(pacing.start(prompt) for prompt in self._prompts(room))])
             if pacing.ready() and (self.source.concurrent or not any(pacing.unfinished())):
                 break
             seen += [(self._finish(number, group), group) for number, group in self.source.finished()]
         trainer.log_spent("waiting", time.perf_counter() - began)
         if trainer.dynamic_sampling is not None and seen:
             _log_sampled(trainer, seen)
-        taken, version = pacing.take(), pacing.version - 1
+        self._taken = pacing.take()
         self._used, self._draws = set(), 0
-        groups = [ticket.group for ticket in taken]
-        ages = [version - v for group in groups for versions in group.versions or () for v in versions]
-        metrics = trainer._metrics["train"]
-        metrics["async/staleness"].append(sum(ages) / max(1, len(ages)))
-        metrics["async/staleness_max"].append(max(ages, default=0))
-        return groups
 
     def _prompts(self, count: int) -> list[int]:
         """Returns the prompts of the next `count` groups."""
@@ -159,22 +199,31 @@ class Groups:
         return self.pacing.finish(number, group, keep=keep)
 
     def state(self) -> dict:
-        """Returns its state for a checkpoint, of plain values: finished groups are in it, others are started again."""
+        """Returns its state for a checkpoint, of plain values: finished groups are in it, others are started again.
+
+        If more updates on the newest groups follow, these are in it too: another number of ranks needs them.
+        """
         state = self.pacing.state()
-        for ticket in state["queue"]:
+        taken = [] if self.trainer.rollout_is_due() else [vars(ticket).copy() for ticket in self._taken]
+        for ticket in state["queue"] + taken:
             if ticket["group"] is not None:
                 ticket["group"] = {k: v for k, v in vars(ticket["group"]).items() if k != "inputs"}
-        return state | {"draws": self._draws, "used": sorted(self._used)}
+        rewards = self.trainer.rewards
+        state |= {"draws": self._draws, "used": sorted(self._used), "taken": taken}
+        return state | {"rewards": rewards.statistics if rewards is not None else {}}
 
     def load(self, state: dict) -> None:
-        """Restores the state of a checkpoint, and starts the groups again that were not finished."""
+        """Restores the state of a checkpoint; the groups that were not finished are started again by `next`."""
         state = dict(state)
         self._draws, self._used = state.pop("draws"), set(state.pop("used"))
-        again = self.pacing.load(state)
-        for ticket in self.pacing.queue:
+        statistics = state.pop("rewards")
+        if self.trainer.rewards is not None:  # for a step before which no group is graded
+            self.trainer.rewards.statistics.update(statistics)
+        self._taken = [Ticket(**ticket) for ticket in state.pop("taken")]
+        self._again = self.pacing.load(state)
+        for ticket in self.pacing.queue + self._taken:
             if ticket.group is not None:
                 ticket.group = Group(inputs=self.trainer.train_dataset[ticket.prompt], **ticket.group)
-        self.source.start(again)
 
 
 def data_order(trainer: GRPOTrainer, count: int) -> Callable[[int], int]:

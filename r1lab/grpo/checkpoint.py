@@ -80,3 +80,5 @@ def load(trainer: GRPOTrainer, folder: Path) -> None:
     elif ranks.any_rank(bool(state)):
         # Each rank had its rows of the rollout: as many ranks as now make a new one for the updates that are left.
         trainer._step = step * trainer.args.gradient_accumulation_steps
+        if trainer.groups is not None:
+            trainer.groups.repeats = True

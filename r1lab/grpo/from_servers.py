@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import TYPE_CHECKING, cast
 
-import torch
-
+from r1lab import ranks
 from r1lab.engines import seed_of
 from r1lab.grpo import dynamic_sampling, objectives, parity
-from r1lab.grpo.asynchronous import log_drift, without_figures
+from r1lab.grpo.asynchronous import without_figures
 from r1lab.grpo.dynamic_sampling import Group
 from r1lab.grpo.pacing import Ticket
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 class FromServers:
     """A source of `r1lab.grpo.asynchronous.Groups`.
 
-    The servers get new weights when the first group of an update is started, or for an evaluation before it.
+    The servers get new weights before the first group of an update is started, or for an evaluation before it.
     Completions in progress are interrupted for it and continue with the new weights, so that a completion may have
     tokens from several versions; or, without `in_flight`, they are all finished before.
 
@@ -37,17 +36,21 @@ class FromServers:
     Args:
         trainer: A trainer whose completions come from servers.
         in_flight: Whether completions in progress are interrupted.
+
+    Of several ranks, rank 0 alone starts and grades groups.
     """
 
     concurrent = True
+    fresh: Group | None = None
 
     def __init__(self, trainer: GRPOTrainer, *, in_flight: bool):
         self.trainer = trainer
         self._running: dict[Future[list[Sampled]], Ticket] = {}
-        self._version: int | None = None  # the updates in the weights that the servers have
-        self._of_sync: dict[int, int] = {}  # those in the weights of each sync
+        self._of_sync: dict[int, int] = {}  # the updates in the weights of each sync
         self._idle_since: float | None = None
         self._served.after_sync = self._synced
+        if trainer.rewards is not None:
+            trainer.rewards.alone = True
         if not in_flight:
             self._served.before_sync = self._drain
 
@@ -55,19 +58,21 @@ class FromServers:
     def _served(self) -> ServedVLLM:
         return cast("ServedVLLM", self.trainer.vllm_generation)
 
+    def sync(self) -> None:
+        """See `Source`."""
+        self._log_idle()
+        trainer = self.trainer
+        with trainer.engine():  # which syncs if the weights have changed
+            self._synced(self._served.version)
+        # A probe would wait behind completions in flight.
+        if objectives.stale(trainer) and ranks.from_main(lambda: all(future.done() for future in self._running)):
+            parity.probe(trainer, trainer.train_dataset[0]["prompt"])
+
     def start(self, tickets: list[Ticket]) -> None:
         """See `Source`."""
-        if not tickets:
-            return
-        if self._idle_since is not None and all(future.done() for future in self._running):
-            self.trainer.log_spent("servers_waiting", time.perf_counter() - self._idle_since)
+        self._log_idle()
         trainer, settings = self.trainer, self._served.settings()
         texts = [trainer.train_dataset[ticket.prompt]["prompt"] for ticket in tickets]
-        if tickets[-1].version != self._version:
-            self._served.sync_weights()
-            trainer._last_loaded_step = trainer.state.global_step
-            if objectives.stale(trainer) and all(future.done() for future in self._running):
-                parity.probe(trainer, texts[0])  # which would wait behind completions in flight
         ids, *_ = trainer._tokenize_prompts(texts)
         for ticket, prompt in zip(tickets, ids, strict=True):
             seed = seed_of(trainer.args.seed, ticket.number)
@@ -79,13 +84,18 @@ class FromServers:
         if all(future.done() for future in list(self._running)):
             self._idle_since = time.perf_counter()
 
+    def _log_idle(self) -> None:
+        if self._idle_since is not None and all(future.done() for future in self._running):
+            self.trainer.log_spent("servers_waiting", time.perf_counter() - self._idle_since)
+        self._idle_since = None
+
     def _drain(self) -> None:
         wait(self._running)
 
     def _synced(self, version: int) -> None:
-        """Notes a sync, which is never in the middle of an update."""
+        """Notes a sync; weights in the middle of several updates on a rollout count as those after all of them."""
         groups = self.trainer.groups
-        self._version = self._of_sync[version] = groups.pacing.version if groups is not None else 0
+        self._of_sync[version] = groups.pacing.version if groups is not None else 0
 
     def finished(self) -> list[tuple[int, Group]]:
         """See `Source`.
@@ -111,16 +121,7 @@ class FromServers:
             groups = dynamic_sampling.graded(trainer, rows, ids, completions, texts, logprobs)
         for group, one_group in zip(groups, sampled, strict=True):
             group.versions = [[self._of_sync[version] for version in one.versions] for one in one_group]
-        self._compare(groups)
+        present = trainer.groups.pacing.version if trainer.groups is not None else 0
+        of_own = (group for group in groups if any(present in versions for versions in group.versions or ()))
+        self.fresh = self.fresh or next(of_own, None)
         return groups
-
-    def _compare(self, groups: Sequence[Group]) -> None:
-        """Logs the difference from the policy for tokens of its own weights, of one group, if there are any."""
-        trainer = self.trainer
-        if not objectives.stale(trainer) or trainer.groups is None:
-            return
-        present = trainer.groups.pacing.version
-        for group in groups:
-            own = [version == present for versions in group.versions or () for version in versions]
-            if any(own):
-                return log_drift(trainer, group, torch.tensor(own))

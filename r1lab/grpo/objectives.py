@@ -54,7 +54,8 @@ def corrected(trainer: GRPOTrainer, inputs: dict, current: torch.Tensor) -> dict
     ratio = inputs["importance_sampling_ratio"]
     parity.log(trainer, gaps, ratio[mask.bool()] if ratio.size(1) > 1 else ratio.flatten())
     if groups is not None:
-        trainer._metrics["train"]["async/truncated"].append(share_outside(difference, mask, *bounds).item())
+        outside = parity.gathered(trainer, share_outside(difference, mask, *bounds))
+        trainer._metrics["train"]["async/truncated"].append(outside.mean().item())
     return inputs
 
 

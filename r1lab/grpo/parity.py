@@ -35,7 +35,7 @@ class Parity(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         mean, most, tokens = difference(self.trainer, self.texts)
-        both = _gather(self.trainer, torch.tensor([mean, most], device=self.trainer.accelerator.device))
+        both = gathered(self.trainer, torch.tensor([mean, most], device=self.trainer.accelerator.device))
         mean, most = both.view(-1, 2)[:, 0].mean().item(), both.view(-1, 2)[:, 1].max().item()
         found = f"log-probabilities of engine and policy differ by {mean:.2g} nats per token (maximum {most:.2g})"
         if state.is_world_process_zero:
@@ -123,15 +123,16 @@ def log(trainer: GRPOTrainer, difference: torch.Tensor | None, ratio: torch.Tens
     if difference is not None and not difference.numel():
         difference = difference.new_zeros(1)
     for name, value in (("mean", difference.mean()), ("max", difference.max())) if difference is not None else ():
-        both = _gather(trainer, value)
+        both = gathered(trainer, value)
         merged = both.max() if name == "max" else both.mean()
         metrics[f"sampling/sampling_logp_difference/{name}"].append(merged.item())
     for name in ("min", "mean", "max"):
-        both = _gather(trainer, getattr(ratio, name)())
+        both = gathered(trainer, getattr(ratio, name)())
         metrics[f"sampling/importance_sampling_ratio/{name}"].append(getattr(both, name)().item())
 
 
-def _gather(trainer: GRPOTrainer, tensor: torch.Tensor) -> torch.Tensor:
+def gathered(trainer: GRPOTrainer, tensor: torch.Tensor) -> torch.Tensor:
+    """Returns the values of all ranks."""
     return cast(torch.Tensor, trainer.accelerator.gather(tensor))  # it returns a tensor for a tensor
 
 

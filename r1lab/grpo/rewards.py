@@ -24,6 +24,7 @@ class BatchRewards:
         statistics: For each reward the share of None and its reasons in the newest batch, over all ranks.
         failed: For each reward the completions on which it failed since the start, over all ranks.
         newest: The newest batch of this rank, graded.
+        alone: Whether this rank grades without the others, as in asynchronous training.
         any_thread: Whether groups may be graded early. A user's reward may need the main thread, like math-verify with
             its signal-based timeouts.
     """
@@ -33,6 +34,7 @@ class BatchRewards:
         self.statistics: dict = {}
         self.failed: Counter = Counter()
         self.newest: Graded | None = None
+        self.alone = False
         self.functions = [self._grade] + [self._hand_out(name) for name in grader.names[1:]]
         self.functions = [_named(f, name) for f, name in zip(self.functions, grader.names)]
         self.any_thread = all(map(is_own, grader.functions))
@@ -93,7 +95,8 @@ class BatchRewards:
         )
         result.stop_if_failed(batch, path)
         statistics = merged([graded for graded, _ in self._rounds]).statistics()
-        both = gather_object([(statistics, self.grader.failed)])
+        own = [(statistics, self.grader.failed)]
+        both = own if self.alone else gather_object(own)
         self.statistics.update(merged_statistics([one for one, _ in both]))
         self.failed = sum((failed for _, failed in both), Counter())
         return result.values[self.grader.names[0]]

@@ -152,10 +152,8 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
             self.groups = Groups(self, asynchronous, source)
         # A loss that is a sum over rows can be computed in any parts, but these terms need a whole micro-batch.
         # TRL guesses from the last token what was truncated; an episode says it.
-        self.masks_cut, self.mask_truncated_completions = (
-            self.mask_truncated_completions,
-            (self.mask_truncated_completions and setting is None),
-        )
+        self.masks_cut = self.mask_truncated_completions
+        self.mask_truncated_completions = self.masks_cut and setting is None
         self.by_rows = not self._entropy_bonus_enabled and self.top_entropy_quantile == 1 and not self.aux_loss_enabled
         self.own_loss = trial.loss(own.loss) if own.loss else None
         # Rows with zero advantage have no gradient, except from the KL term or a loss of the user's own.
@@ -298,9 +296,11 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
         return self._rewards
 
     def graded(self, inputs, prompts, completions, completion_ids) -> torch.Tensor:
-        """Returns (N, number of rewards) for the completions of all ranks."""
+        """Returns (N, number of rewards) for the completions of all ranks; of rank 0 in asynchronous training."""
+        names = {"gather": lambda rewards: rewards} if self.model.training and self.groups is not None else {}
+        calculate = with_names(inspect.unwrap(grpo_trainer.GRPOTrainer._calculate_rewards), **names)
         with self._timed("grading"):
-            return super()._calculate_rewards(inputs, prompts, completions, completion_ids)
+            return calculate(self, inputs, prompts, completions, completion_ids)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Returns the loss of a micro-step, after the backward passes of all but its last micro-batch."""

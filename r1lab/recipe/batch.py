@@ -108,7 +108,7 @@ def _over_all_devices(recipe: Trained, ranks: int) -> Problems:
         elif train[key] % group:
             what += f"groups of {group}"
         else:
-            what += f"whole groups of {group} on each of {on}, as dynamic sampling and a curriculum need them"
+            what += f"whole groups of {group} on each of {on}, as {_whole(recipe)} needs them"
         ways = [f"train.{key} to {_near(train[key], multiple)}"]
         nodes = recipe.launch.nodes if ranks == recipe.launch.ranks else 1
         generators = getattr(recipe.launch, "generators", 0)
@@ -129,16 +129,24 @@ def _multiples(recipe: Trained, size: int, ranks: int) -> Iterator[tuple[str, in
     if rollout != _UPDATE or not isinstance(recipe, GrpoRecipe):
         yield _UPDATE, step
     if isinstance(recipe, GrpoRecipe):
-        yield rollout, math.lcm(step, recipe.rollout.num_generations * (ranks if _chooses(recipe) else 1))
+        yield rollout, math.lcm(step, recipe.rollout.num_generations * (ranks if _whole(recipe) else 1))
 
 
 def _divides(recipe: Trained, size: int, ranks: int) -> bool:
     return all(recipe.train[key] % multiple == 0 for key, multiple in _multiples(recipe, size, ranks))
 
 
-def _chooses(recipe: GrpoRecipe) -> bool:
-    """Whether prompts are chosen by group, so that each device needs whole groups."""
-    return bool(recipe.rollout.dynamic_sampling or recipe.curriculum)
+def _whole(recipe: Trained) -> str | None:
+    """The setting with which groups are made first and then dealt to the devices, so that each needs whole groups."""
+    if not isinstance(recipe, GrpoRecipe):
+        return None
+    rollout = recipe.rollout
+    given = {
+        "rollout.dynamic_sampling": rollout.dynamic_sampling,
+        "curriculum": recipe.curriculum,
+        "rollout.async": rollout.asynchronous,
+    }
+    return next((name for name, section in given.items() if section), None)
 
 
 def _per_device(recipe: GrpoRecipe, ranks: int) -> Problems:
@@ -168,13 +176,14 @@ def _per_device(recipe: GrpoRecipe, ranks: int) -> Problems:
 
 
 def _whole_groups(recipe: GrpoRecipe, each: int) -> Problems:
-    """Whether the `each` completions of a GPU are whole groups, as dynamic sampling and curricula require."""
-    group = recipe.rollout.num_generations
-    if not _chooses(recipe) or each % group == 0:
+    """Whether the `each` completions of a GPU are whole groups, where a setting requires it."""
+    group, name = recipe.rollout.num_generations, _whole(recipe)
+    if name is None or each % group == 0:
         return []
-    keys = ("rollout", "dynamic_sampling") if recipe.rollout.dynamic_sampling else ("curriculum",)
     fix = f"set train.per_device_train_batch_size to a multiple of {group}"
-    return [(keys, f"a GPU has {each} completions per batch, but needs whole groups of {group}: {fix}")]
+    return [
+        (tuple(name.split(".")), f"a GPU has {each} completions per batch, but needs whole groups of {group}: {fix}")
+    ]
 
 
 def _near(value: int, multiple: int) -> str:

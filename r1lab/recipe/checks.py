@@ -280,11 +280,10 @@ def _async_problems(recipe: GrpoRecipe) -> Problems:
     if section.staleness and recipe.train.get("vllm_importance_sampling_correction") is False:
         why = "groups from earlier weights need this correction, also those of transformers: remove it"
         found.append((("train", "vllm_importance_sampling_correction"), f"false: {why}"))
-    if recipe.launch.ranks > 1:
-        why = (
-            f"one rank schedules the groups, and launch has {recipe.launch.ranks}: remove it, or set launch.gpus to 1"
-        )
-        found.append((("rollout", "async"), why))
+    if recipe.launch.ranks > 1 and not recipe.launch.generators and not recipe.rollout.url:
+        ways = "set launch.rollout: server, or launch.gpus to 1"
+        what = f"without servers it is for one rank, and launch has {recipe.launch.ranks}: {ways}"
+        found.append((("rollout", "async"), what))
     return found
 
 

@@ -1,7 +1,6 @@
 """Groups that are generated ahead: staleness 0 is synchronous training, and a resumed training loses no prompt."""
 
 import shutil
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +9,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback
 from trl import GRPOConfig
 
 from r1lab.grpo import asynchronous
-from r1lab.grpo.from_servers import FromServers
 from r1lab.grpo.pacing import Ticket
 from r1lab.grpo.trainer import GRPOTrainer
 from r1lab.models import loading
@@ -208,10 +206,14 @@ def test_the_drift_of_servers_is_that_of_tokens_that_the_present_weights_have_sa
     group.logprobs = [[row[0] - 5, *(value - 0.25 for value in row[1:])] for row in scores]
     logged = made._metrics["train"]["sampling/sampling_logp_difference/mean"]
     logged.clear()
-    server = SimpleNamespace(trainer=made)
+
+    def log() -> None:
+        own = [version == present for row in group.versions for version in row]
+        asynchronous.log_drift(made, group, torch.tensor(own))
+
     group.versions = [[present - 1, *[present] * (len(row) - 1)] for row in scores]
-    FromServers._compare(server, [group])
+    log()
     assert logged == [pytest.approx(0.25, abs=1e-3)]
     group.versions = [[present - 1] * len(row) for row in scores]
-    FromServers._compare(server, [group])
+    log()
     assert len(logged) == 1

@@ -117,8 +117,8 @@ def test_an_update_and_a_rollout_are_the_same_on_any_number_of_devices(tmp_path,
         (
             "per_device_train_batch_size: 2, global_batch_size: 8",
             ["launch.gpus=4", "curriculum={learnability: true}"],
-            "8 completions do not divide into whole groups of 4 on each of 4 GPUs, as dynamic sampling and a "
-            "curriculum need them: set train.global_batch_size to 16, or launch.gpus to 1 or 2",
+            "8 completions do not divide into whole groups of 4 on each of 4 GPUs, as "
+            "curriculum needs them: set train.global_batch_size to 16, or launch.gpus to 1 or 2",
         ),
         (
             "per_device_train_batch_size: 8, global_batch_size: 64",

@@ -307,7 +307,20 @@ def test_references_are_not_looked_for_before_the_run(write):
             "train.vllm_tensor_parallel_size",
             "8: 4 GPUs do not divide into engines of 8 GPUs each: set 1, 2 or 4",
         ),
-        (["rollout.async={staleness: 1}", "launch.gpus=2"], "rollout.async", "set launch.gpus to 1"),
+        (
+            ["rollout.async={staleness: 1}", "launch.gpus=2"],
+            "rollout.async",
+            "without servers it is for one rank, and launch has 2: set launch.rollout: server, or launch.gpus to 1",
+        ),
+        (
+            [
+                "rollout.async={staleness: 1}",
+                "launch={gpus: 3, rollout: server}",
+                "train.per_device_train_batch_size=4",
+            ],
+            "rollout.async",
+            "a GPU has 4 completions per batch, but needs whole groups of 8",
+        ),
         (
             ["rollout.async={staleness: 1}", "train.vllm_importance_sampling_correction=false"],
             "train.vllm_importance_sampling_correction",

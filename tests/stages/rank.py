@@ -5,11 +5,12 @@ Otherwise it reads jobs from standard input, one JSON line each: the number of r
 environment variables. It answers each with a line of the ranks' exit statuses. The ranks are forks of this process,
 because importing torch, transformers and TRL takes longer than these trainings.
 
-A rank runs `r1lab.stages` with changes. It writes the rows of each micro-step, and whether the model is sharded,
-to `rows.RANK.jsonl`, and the dtypes of the policy and the reference model to `dtypes.RANK.json`. It cuts greedy
-completions to different lengths, so that those of a group differ and do not depend on the number of ranks. STOP_AT=N
-sends a SIGTERM to the last rank in step N, KILL_AT=N a SIGKILL to each rank. MASKED=R masks all completions of rank R,
-as TRL does with truncated ones. HOST_MEMORY is the memory of the machine in bytes.
+A rank runs `r1lab.stages` with changes. It writes the rows of each micro-step, and whether the model is sharded, to
+`rows.RANK.jsonl`, the prompts of each rollout to `trained.RANK.jsonl`, and the dtypes of the policy and the reference
+model to `dtypes.RANK.json`. It cuts greedy completions to different lengths, so that those of a group differ and do
+not depend on the number of ranks. STOP_AT=N sends a SIGTERM to the last rank in step N, KILL_AT=N a SIGKILL to each
+rank. MASKED=R masks all completions of rank R, as TRL does with truncated ones. HOST_MEMORY is the memory of the
+machine in bytes.
 """
 
 import json
@@ -62,6 +63,9 @@ def change() -> None:
 
     def masked(self, inputs):
         batch = made(self, inputs)
+        prompts = self.processing_class.batch_decode(batch["prompt_ids"], skip_special_tokens=True)
+        with (Path(self.args.output_dir).parent / f"trained.{ranks.rank()}.jsonl").open("a") as file:
+            file.write(json.dumps([self.state.global_step, prompts]) + "\n")
         if str(ranks.rank()) == os.environ.get("MASKED"):
             batch["completion_mask"] = torch.zeros_like(batch["completion_mask"])
         return batch
