@@ -4,8 +4,9 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from r1lab.engines import Sampling, generate, load
+from r1lab.engines import Engine, Sampling, generate, load
 from r1lab.errors import UserError
 from r1lab.models import loading, prompts
 from r1lab.rundir import directory
@@ -91,18 +92,7 @@ def answerer(
     Raises:
         UserError: The model cannot be loaded, or the template does not exist.
     """
-    from transformers.utils import logging as progress
-
-    progress.disable_progress_bar()
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it reports each retry
-    try:
-        tokenizer = loading.load_tokenizer(path)
-        loaded = load(path, engine=engine)
-    except OSError as error:  # of transformers, in several lines
-        why, hint = str(error).splitlines()[0], did_you_mean_path(path)
-        raise UserError(
-            f"{path}: no such folder{hint}, and it cannot be loaded from the Hub: {why}", status=1
-        ) from error
+    tokenizer, loaded = opened(path, engine)
     settings = prompt or {"template": "chat" if tokenizer.chat_template else "none"}
     what = "text" if settings.get("text") is not None else f"template {settings['template']}"
     # Not among the answers.
@@ -116,6 +106,25 @@ def answerer(
         return [Answer((prefill + completion.text).strip(), completion.truncated) for completion in completions]
 
     return answer
+
+
+def opened(path: str, engine: str) -> tuple[Any, Engine]:
+    """The tokenizer of a model, and an engine that has loaded it, without progress bars.
+
+    Raises:
+        UserError: The model cannot be loaded.
+    """
+    from transformers.utils import logging as progress
+
+    progress.disable_progress_bar()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it reports each retry
+    try:
+        return loading.load_tokenizer(path), load(path, engine=engine)
+    except OSError as error:  # of transformers, in several lines
+        why, hint = str(error).splitlines()[0], did_you_mean_path(path)
+        raise UserError(
+            f"{path}: no such folder{hint}, and it cannot be loaded from the Hub: {why}", status=1
+        ) from error
 
 
 def questions(read: Callable[[], str]) -> Iterator[str]:

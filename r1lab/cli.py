@@ -15,7 +15,7 @@ from r1lab import __version__
 from r1lab.errors import UserError
 from r1lab.text import did_you_mean
 
-VERBS = ("run", "eval", "check", "plan", "report", "ask", "doctor", "show", "ls", "cp")
+VERBS = ("run", "eval", "check", "plan", "report", "ask", "play", "doctor", "show", "ls", "cp")
 TINY = "scale the recipe down: an embedded model, two steps per stage, no network"
 SOURCES = """SOURCES are recipes (files, or names from `r1lab ls recipes`) and key=value settings.
 Later ones override earlier ones.
@@ -38,6 +38,14 @@ ASK = """Without QUESTION, each line of standard input is a question.
 
   r1lab ask runs/quickstart/02-zero/model "You meet 2 inhabitants: David, and Emily. ..." --compare embedded:tiny-qwen2
   r1lab ask Qwen/Qwen2.5-0.5B-Instruct --temperature 0.7
+"""
+
+
+PLAY = """Without MODEL you play: each line is a turn. Calls of tools are typed as in Python.
+
+  r1lab play number_guess
+  r1lab play desk embedded:tiny-qwen2 --seed 3
+  r1lab play ./shop.py:Shop --data rows.jsonl
 """
 
 
@@ -155,10 +163,34 @@ def parser() -> Parser:
     ask.add_argument("--seed", metavar="N", type=int, default=0, help="default: 0")
     ask.set_defaults(function=ask_verb)
 
+    play = verbs.add_parser(
+        "play", help="play an episode of an environment", description=PLAY, parents=[common], **settings
+    )
+    play.add_argument("environment", metavar="ENV", help="a name from `r1lab ls environments`, or ./env.py:Class")
+    play.add_argument("model", nargs="?", metavar="MODEL", help="the player (default: you)")
+    play.add_argument(
+        "--data", metavar="DATA", help="a builder or a file of rows (default: the builder of the same name)"
+    )
+    play.add_argument(
+        "--seed", metavar="N", type=int, default=0, help="what the row and the episode draw (default: 0)"
+    )
+    play.add_argument("--turns", metavar="N", type=int, default=6, help="the maximum number of turns (default: 6)")
+    play.add_argument("--template", metavar="NAME", help="the model's prompt template (default: its own)")
+    play.add_argument(
+        "--engine", choices=("transformers", "vllm"), default="transformers", help="default: transformers"
+    )
+    play.add_argument("--max-tokens", metavar="N", type=int, help="the maximum length of a turn")
+    play.add_argument("--temperature", metavar="T", type=float, default=0.0, help="default: 0, greedy decoding")
+    play.set_defaults(function=play_verb)
+
     recipe_verb("show", "print a recipe with all defaults of its sections", show_verb)
 
-    ls = verbs.add_parser("ls", help="list recipes, rewards, data builders, runs", parents=[common, runs], **settings)
-    ls.add_argument("what", nargs="?", metavar="WHAT", help="recipes, rewards, data, runs (default: all), or keys")
+    ls = verbs.add_parser(
+        "ls", help="list recipes, rewards, data builders, environments, runs", parents=[common, runs], **settings
+    )
+    ls.add_argument(
+        "what", nargs="?", metavar="WHAT", help="recipes, rewards, data, environments, runs (default: all), or keys"
+    )
     ls.add_argument("name", nargs="?", metavar="NAME", help="print the parameters and an example of one of them")
     ls.set_defaults(function=ls_verb)
 
@@ -240,7 +272,9 @@ def parse(argv: list[str]) -> argparse.Namespace | None:
 def _stray(word: str, arguments: argparse.Namespace) -> str:
     flags = [f"--{name.replace('_', '-')}" for name in vars(arguments)] + ["--help"]
     flags = [
-        flag for flag in flags if flag not in (word, "--function", "--verb", "--sources", "--what", "--recipe", "--to")
+        flag
+        for flag in flags
+        if flag not in (word, "--function", "--verb", "--sources", "--what", "--recipe", "--to", "--environment")
     ]
     if not word.startswith("-"):
         return f"{word}: unexpected argument; `r1lab {arguments.verb} --help` shows the usage"
@@ -330,6 +364,15 @@ def ask_verb(arguments: argparse.Namespace) -> int:
 
     options = ("compare", "template", "engine", "max_tokens", "temperature", "samples", "seed")
     ask.run(arguments.model, arguments.question, **{name: getattr(arguments, name) for name in options})
+    return 0
+
+
+def play_verb(arguments: argparse.Namespace) -> int:
+    """`r1lab play`: an episode at the console."""
+    from r1lab import play
+
+    options = ("data", "seed", "turns", "engine", "template", "max_tokens", "temperature")
+    play.run(arguments.environment, arguments.model, **{name: getattr(arguments, name) for name in options})
     return 0
 
 

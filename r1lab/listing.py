@@ -1,4 +1,4 @@
-"""The output of `r1lab ls`: recipes, rewards, builders and runs, one line each, and the reference of a single one.
+"""The output of `r1lab ls`: recipes, rewards, builders, environments and runs, one line each, and one's reference.
 
 The lists import nothing heavy. The reference of a function or of a recipe's keys imports what it describes.
 """
@@ -21,7 +21,7 @@ from r1lab.errors import UserError
 from r1lab.recipe import yaml_source
 from r1lab.text import did_you_mean, percent
 
-SECTIONS = ("recipes", "rewards", "data", "runs")
+SECTIONS = ("recipes", "rewards", "data", "environments", "runs")
 
 RECORDS = ("config.yaml", "manifest.json", "metrics.jsonl", "log.txt", "error.txt", "result.json")  # not its reports
 
@@ -70,7 +70,7 @@ def page(what: Sequence[str], *, runs_dir: Path, color: bool = False, width: int
 
 
 def reference(section: str, name: str) -> str:
-    """The reference of one reward, builder or recipe, or of the keys of a kind of stage (`section` is `"keys"`).
+    """The reference of one reward, builder, environment or recipe, or of a kind's keys (`section` is `"keys"`).
 
     Raises:
         UserError: Nothing has that name.
@@ -91,7 +91,7 @@ def reference(section: str, name: str) -> str:
 
 
 def _function(section: str, name: str) -> str:
-    """A reward or builder: its docstring, its parameters with their defaults, and an example for a recipe."""
+    """A reward, builder or environment: its docstring, its parameters with their defaults, and an example."""
     function = lookup.function(section, name)
     parameters = lookup.parameters(function)
     rows = [(key, _default(p.default), _annotation(p.annotation)) for key, p in parameters.items()]
@@ -104,13 +104,31 @@ def _function(section: str, name: str) -> str:
     ]
     if rows:
         parts += ["Parameters in a recipe (name, default, type):", "", *(f"  {line}" for line in columns(rows)), ""]
-    if section == "rewards":
+    if section == "environments":
+        parts += _of_environment(function)
+        example = f"environment: {{name: {name}{given}}}"
+    elif section == "rewards":
         needed = lookup.columns(function)
         parts += [f"Columns that each row needs: {', '.join(needed)}", ""] if needed else []
         example = f"rewards:\n  - {{name: {name}{given}}}"
     else:
         example = f"data: {{builder: {name}{given}}}"
     return "\n".join([*parts, example]) + "\n"
+
+
+def _of_environment(environment: Any) -> list[str]:
+    """The tools of an environment, and the columns that its rows need."""
+    from r1lab.environments import toolset
+    from r1lab.recipe.environments import columns as needed
+
+    tools = []
+    for name in toolset.tool_names(environment):
+        function = getattr(environment, name)
+        about = (inspect.getdoc(function) or "").partition("\n")[0]
+        tools.append((f"{name}({', '.join(list(inspect.signature(function).parameters)[1:])})", about))
+    parts = ["Tools:", "", *(f"  {line}" for line in columns(tools)), ""] if tools else []
+    required = needed(environment)
+    return parts + ([f"Columns that each row needs: {', '.join(required)}", ""] if required else [])
 
 
 def _keys(name: str) -> str:
@@ -254,7 +272,7 @@ def recipes() -> list[Row]:
 
 
 def functions(kind: str) -> list[Row]:
-    """Name and first docstring line of each reward or builder."""
+    """Name and first docstring line of each reward, builder or environment."""
     return list(lookup.summaries(kind).items())
 
 

@@ -294,8 +294,8 @@ def test_ls_lists_recipes_rewards_and_builders_with_a_line_each(capsys):
     assert any(line.startswith("knights_knaves  ") for line in capsys.readouterr().out.splitlines())
 
 
-@pytest.mark.parametrize("section", ["rewards", "data"])
-def test_ls_prints_the_reference_of_every_reward_and_builder(section, capsys):
+@pytest.mark.parametrize("section", ["rewards", "data", "environments"])
+def test_ls_prints_the_reference_of_every_reward_builder_and_environment(section, capsys):
     for name in lookup.names(section):
         assert cli.main(["ls", section, name]) == 0
         out = capsys.readouterr().out

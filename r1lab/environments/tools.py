@@ -42,9 +42,6 @@ def calculator(expression: str) -> str:
 
     Args:
         expression: Numbers with + - * / // % ** and parentheses, such as (3 + 4) * 12.
-
-    >>> calculator("(3 + 4) * 12"), calculator("7 / 2")
-    ('84', '3.5')
     """
     if len(expression) > LONGEST:
         raise ToolError(f"the expression has {len(expression)} characters, and may have {LONGEST}")

@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from transformers.utils.chat_template_utils import get_json_schema
-
 from r1lab.environments.base import Call, Reply, ToolError, Turn
 
 RESERVED = {"reset", "step", "close", "get_reward", "done", "reward", "info", "solve", "state", "metrics"}
@@ -102,13 +100,18 @@ def methods(environment: Any) -> list[Callable]:
 
     An environment with `step` has none, because `step` gets all calls.
     """
-    if environment is None or hasattr(environment, "step"):
+    return [] if environment is None else [getattr(environment, name) for name in tool_names(type(environment))]
+
+
+def tool_names(environment: type) -> list[str]:
+    """The names of the tools of a class; see `methods`."""
+    if hasattr(environment, "step"):
         return []
     named = getattr(environment, "__tools__", None)
-    if named is None:
-        found = inspect.getmembers(type(environment), callable)
-        named = [name for name, _ in found if not name.startswith("_") and name not in RESERVED]
-    return [getattr(environment, name) for name in named]
+    if named is not None:
+        return list(named)
+    found = inspect.getmembers(environment, callable)
+    return [name for name, _ in found if not name.startswith("_") and name not in RESERVED]
 
 
 def schema(tool: Callable) -> dict:
@@ -117,6 +120,8 @@ def schema(tool: Callable) -> dict:
     Raises:
         ValueError: A type or a description is missing; the message says which.
     """
+    from transformers.utils.chat_template_utils import get_json_schema  # takes seconds
+
     found = getattr(tool, "schema", None)  # of a tool that is not a Python function
     if isinstance(found, dict):
         return found

@@ -15,7 +15,8 @@ from r1lab.errors import UserError
 
 @pytest.mark.parametrize("name", OWN)
 def test_a_tool_of_our_own_has_a_schema(name):
-    assert schema(OWN[name])["function"]["name"] == name
+    found = schema(OWN[name])["function"]
+    assert found["name"] == name and found["parameters"]["required"] and ">>>" not in str(found)
 
 
 @pytest.mark.parametrize(
