@@ -87,16 +87,16 @@ def test_models_that_were_replaced_are_named_once(tmp_path, caplog):
 
 
 def test_rows_of_the_hub_are_those_that_r1lab_carries():
-    small, _ = tiny.tiny.scaled_down({"stage": "sft", "data": {"builder": "gsm8k"}, "name": "mine"})
+    small, _ = tiny.scaled_down({"stage": "sft", "data": {"builder": "gsm8k"}, "name": "mine"})
     assert small["data"]["path"].endswith("data/tiny/gsm8k.jsonl") and small["data"]["size"] == 16
-    small, _ = tiny.tiny.scaled_down({"stage": "sft", "data": {"builder": "rows", "path": "@draw/samples"}})
+    small, _ = tiny.scaled_down({"stage": "sft", "data": {"builder": "rows", "path": "@draw/samples"}})
     assert small["data"]["path"] == "@draw/samples"
 
 
 def test_a_schedule_changes_at_the_first_steps():
     schedule = {"max_completion_length": {0: 8192, 1000: 16384}, "rewards": {"format": {0: 1.0, 1300: 0.5}}}
     rewards = [{"name": "format"}]
-    small, _ = tiny.tiny.scaled_down({"stage": "grpo", "rewards": rewards, "schedule": schedule})
+    small, _ = tiny.scaled_down({"stage": "grpo", "rewards": rewards, "schedule": schedule})
     assert small["schedule"] == {"max_completion_length": {0: 16, 1: 32}, "rewards": {"format": {0: 1.0, 1: 0.5}}}
 
 
