@@ -93,6 +93,18 @@ def _without_password(proxy: str) -> str:
     return re.sub(r"^([^/]*//)?[^@]*@", lambda match: f"{match[1] or ''}***@", proxy)
 
 
+def own_address(towards: str) -> str:
+    """The IPv4 address with which this machine sends to another one, or to itself; nothing is sent.
+
+    >>> own_address("127.0.0.1")
+    '127.0.0.1'
+    """
+    *how, _, address = socket.getaddrinfo(towards, 9, socket.AF_INET, socket.SOCK_DGRAM)[0]
+    with socket.socket(*how) as probe:
+        probe.connect(address)
+        return probe.getsockname()[0]
+
+
 def free_port() -> socket.socket:
     """A socket on a free port of this machine, which Linux gives to no other process while it is open.
 

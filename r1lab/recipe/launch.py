@@ -1,5 +1,8 @@
 """The ranks of a stage: settings of `launch` that do not fit together or this machine, and what `auto` means."""
 
+from urllib.parse import urlsplit
+
+from r1lab.net import is_loopback
 from r1lab.recipe.schema import GrpoRecipe, StageRecipe, Trained
 from r1lab.recipe.sections import TrainLaunch
 from r1lab.recipe.values import Problems
@@ -78,17 +81,20 @@ def _server_problems(recipe: GrpoRecipe) -> Problems:
         found.append((("rollout", "url"), "has no effect with launch.rollout: server: remove one of the two"))
     if rollout.engine == "transformers":
         found.append((("rollout", "engine"), "transformers: the servers run vLLM: set auto"))
+    count = launch.rollout_gpus
     if launch.generators and launch.ranks < 1:
-        what = f"{launch.generators}: leaves no device to train on: set launch.gpus to at least "
-        found.append((("launch", "rollout_gpus"), f"{what}{-(-(launch.generators + 1) // launch.nodes)}"))
-    if launch.generators and launch.generators % split:
-        near = max(split, launch.generators // split * split)
-        what = (
-            f"{launch.generators}: does not divide into servers of {split} GPUs (rollout.tensor_parallel): set {near}"
-        )
+        what = f"{count}: leaves no device to train on: set launch.gpus to at least {count + 1}"
         found.append((("launch", "rollout_gpus"), what))
-    if launch.nodes > 1:
-        found.append((keys, "servers and several nodes do not go together yet: set launch.nodes: 1"))
+    if launch.generators and count % split:
+        near = max(split, count // split * split)
+        what = f"{count}: does not divide into servers of {split} GPUs (rollout.tensor_parallel): set {near}"
+        found.append((("launch", "rollout_gpus"), what))
+    if launch.nodes > 1 and not rollout.sync_folder:
+        what = "servers and several nodes: set rollout.sync_folder to a folder that all of them share, for new weights"
+        found.append((keys, what))
+    for url in [rollout.url] if isinstance(rollout.url, str) else rollout.url or []:
+        if launch.nodes > 1 and is_loopback(urlsplit(url).hostname or ""):
+            found.append((keys, f"{url}: other nodes do not reach this address: give one that they do"))
     for key in ("vllm_enable_sleep_mode", "vllm_tensor_parallel_size"):
         if recipe.train.get(key):
             found.append((("train", key), "has no effect with servers: remove it"))
@@ -111,7 +117,7 @@ def strategy(config: dict, *, gpu: bool) -> str:
     launch, train = config.get("launch") or {}, config.get("train") or {}
     given = launch.get("strategy", "auto")
     generators = launch.get("rollout_gpus", 1) if launch.get("rollout") == "server" else 0
-    several = launch.get("gpus", 1) * launch.get("nodes", 1) - generators > 1
+    several = (launch.get("gpus", 1) - generators) * launch.get("nodes", 1) > 1
     if given != "auto" or "strategy" not in launch or not several or any(train.get(name) for name in SHARDING):
         return given
     return "ddp" if config["model"].get("lora") or not gpu else "fsdp2"

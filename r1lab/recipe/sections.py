@@ -308,8 +308,9 @@ class TrainLaunch(Launch):
 class GrpoLaunch(TrainLaunch):
     """The devices of a grpo stage, and those of them that only generate.
 
-    With `rollout: colocate` each rank generates its own completions, on its own device. With `server`, `rollout_gpus`
-    of the devices only generate: r1lab starts vLLM servers on them, and the ranks that train are on the others.
+    With `rollout: colocate` each rank generates its own completions, on its own device. With `server`, the last
+    `rollout_gpus` devices of each node only generate: r1lab starts vLLM servers on them, and the ranks that train are
+    on the others.
     """
 
     rollout: Literal["colocate", "server"] = "colocate"
@@ -317,8 +318,8 @@ class GrpoLaunch(TrainLaunch):
 
     @property
     def generators(self) -> int:
-        """The number of devices that only generate."""
-        return self.rollout_gpus if self.rollout == "server" else 0
+        """The number of devices that only generate, on all nodes."""
+        return self.rollout_gpus * self.nodes if self.rollout == "server" else 0
 
     @property
     def ranks(self) -> int:

@@ -33,12 +33,12 @@ class StageRun:
     @property
     def ranks(self) -> int:
         if self.kind == "grpo":
-            return self.gpus * self.nodes - self.servers * self.split
+            return (self.gpus - self.servers * self.split) * self.nodes
         return self.gpus // self.split * self.nodes
 
     @property
     def servers(self) -> int:
-        """The vLLM servers that generate its rollouts, if it trains."""
+        """The vLLM servers of each node that generate its rollouts, if it trains."""
         if self._launch.get("rollout") != "server":
             return 0
         return self._launch.get("rollout_gpus", 1) // self.split

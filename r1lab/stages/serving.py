@@ -1,13 +1,16 @@
 """The vLLM servers that generate the rollouts of a grpo stage (`launch.rollout: server`, `rollout.url`)."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from r1lab import hardware, ranks
+from accelerate.utils import gather_object
+
+from r1lab import hardware, net, ranks
 from r1lab.engines import processes
 from r1lab.engines.fleet import NoServer
 from r1lab.engines.processes import Server
@@ -25,7 +28,8 @@ SHARE = 0.8
 def rollout_servers(recipe: GrpoRecipe, run_dir: Path, max_length: int) -> Iterator[Callable[[], list[str] | None]]:
     """Yields a function that waits for the servers and returns their addresses; None if each rank generates itself.
 
-    Servers that r1lab starts, while the ranks load the model, are children of rank 0: they end with it.
+    Servers that r1lab starts, while the ranks load the model, are children of the first rank of each node: they end
+    with it. All ranks call the function.
 
     Args:
         recipe: The recipe of the stage.
@@ -33,30 +37,36 @@ def rollout_servers(recipe: GrpoRecipe, run_dir: Path, max_length: int) -> Itera
         max_length: The tokens of the longest prompt and completion together.
 
     Raises:
-        UserError: A server did not start, or none was left; with their logs.
+        UserError: A server did not start, other nodes do not reach it, or none was left; with their logs.
     """
     if (url := recipe.rollout.url) or not recipe.launch.generators:
         yield lambda: [url] if isinstance(url, str) else url
         return
     started: list[Server] = []
-    if ranks.is_main():
+    if ranks.local_rank() == 0:
         started += start(recipe, run_dir, max_length)
         doing(run_dir, f"starting {counted(len(started))}")
 
     def wait() -> list[str]:
-        doing(run_dir, f"waiting for {counted(len(started))}")
+        urls = gather_object([server.url for server in started])
+        doing(run_dir, f"waiting for {counted(len(urls))}")
+        check_addresses(urls)
         processes.wait(started, SHARE * recipe.launch.timeout, beat=partial(ranks.beat, run_dir))
         for server in started:
             print(f"rollout server {server.url}: {server.log}", flush=True)
-        return [server.url for server in started]
+        ranks.from_main(partial(processes.reach, urls))
+        return urls
 
     try:
-        yield partial(ranks.from_main, wait)
+        yield wait
     except NoServer as error:
         if not started:
             raise
-        of_url = {server.url: server for server in started}
-        why = "; ".join(processes.described(of_url[url], problem) for url, problem in error.failed.items())
+        here = {server.url: server for server in started}
+        failed = error.failed.items()
+        why = "; ".join(
+            processes.described(here[url], problem) if url in here else f"{url}: {problem}" for url, problem in failed
+        )
         raise UserError(f"{error.what}: {why}: continue with --resume, which starts them again", status=1) from None
     finally:
         processes.stop(started)
@@ -95,10 +105,24 @@ def adapter_rank(recipe: GrpoRecipe) -> int | None:
     return rank_in_vllm(recipe.model.lora)
 
 
+def check_addresses(urls: Sequence[str]) -> None:
+    """Checks that the servers of the node of rank 0 do not listen where only this node reaches them.
+
+    Its own address is what `MASTER_ADDR` means there, and a name often means 127.0.1.1 on the machine that has it.
+    """
+    here = [url for url in urls if net.is_loopback(urlsplit(url).hostname or "")]
+    if here and len(here) < len(urls):
+        fix = "write MASTER_ADDR, in Slurm NodeAddr, as the IP address of that node"
+        raise UserError(f"{here[0]}: only the node of rank 0 reaches this server: {fix}", status=1)
+
+
 def start(recipe: GrpoRecipe, run_dir: Path, max_length: int) -> list[Server]:
-    """Starts the servers of a stage on the devices after those of the ranks."""
+    """Starts the servers of this node on the devices after those of its ranks.
+
+    Of several nodes, they listen on the address with which the node reaches that of rank 0.
+    """
     rollout, launch = recipe.rollout, recipe.launch
-    count, split, on_gpu = launch.generators // rollout.tensor_parallel, rollout.tensor_parallel, hardware.gpus() > 0
+    count, split, on_gpu = launch.rollout_gpus // rollout.tensor_parallel, rollout.tensor_parallel, hardware.gpus() > 0
     options = (
         {"gpu_memory_utilization": rollout.gpu_memory_utilization, "tensor_parallel_size": split} if on_gpu else {}
     )
@@ -114,8 +138,10 @@ def start(recipe: GrpoRecipe, run_dir: Path, max_length: int) -> list[Server]:
         count,
         dtype=dtype_name(recipe.model.dtype),
         max_model_length=max_length,
-        gpus=devices(launch.ranks, count, split) if on_gpu else (),
+        gpus=devices(launch.gpus - launch.rollout_gpus, count, split) if on_gpu else (),
         options=options | rollout.options,
+        host=net.own_address(os.environ["MASTER_ADDR"]) if launch.nodes > 1 else "127.0.0.1",
+        first=ranks.node() * count,
     )
 
 

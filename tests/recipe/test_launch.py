@@ -126,7 +126,15 @@ train: {global_batch_size: 32, per_device_train_batch_size: 8}
         ),
         (
             ["launch.rollout=server", "launch.gpus=2", "launch.nodes=2"],
-            "launch.rollout: servers and several nodes do not go together yet: set launch.nodes: 1",
+            "launch.rollout: servers and several nodes: set rollout.sync_folder to a folder that all of them share",
+        ),
+        (
+            [
+                "rollout.url=[http://10.0.0.1:8000, http://localhost:8000]",
+                "launch.nodes=2",
+                "rollout.sync_folder=/all",
+            ],
+            "rollout.url: http://localhost:8000: other nodes do not reach this address",
         ),
         (["launch.rollout=server", "launch.gpus=4"], "train.global_batch_size: 32 completions do not divide into"),
         (["rollout.tensor_parallel=2"], "rollout.tensor_parallel: 2: only servers split the model so"),
@@ -147,3 +155,11 @@ def test_devices_that_only_generate_are_no_ranks(write):
     assert (stage.ranks, stage.servers) == (2, 1)
     one = recipes.resolved(recipes.load([write(GRPO), "launch.gpus=2", "launch.rollout=server"]))
     assert launch.resolved(one, gpu=True)["launch"]["strategy"] == "auto"  # one rank
+
+
+def test_each_node_has_servers_on_its_last_devices(write):
+    words = ["launch={gpus: 4, nodes: 2, rollout: server, rollout_gpus: 2}", "rollout.sync_folder=/all"]
+    loaded = recipes.load([write(GRPO), *words])
+    assert loaded.launch.ranks == 4 and loaded.launch.generators == 4
+    (stage,) = stage_runs(recipes.resolved(loaded), Path("runs/g"))
+    assert stage.ranks == 4 and stage.servers == 2
