@@ -12,29 +12,22 @@ import contextlib
 import json
 import os
 import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from typing import Any, NamedTuple
 
 from r1lab.errors import MachineError
 from r1lab.grading.clock import Watch
-from r1lab.grading.pool_server import COMMAND, FORK, KILL, REPLY
+from r1lab.grading.fork_server import STARTS, ForkServer, Worker, default_workers
 
 MEMORY = 512 << 20
 FIRST = 1.0  # CPU seconds of an item's first try: normal ones take a hundredth, and hanging ones go last
 CAP = 60.0  # wall-clock seconds for an item that sleeps
 CHUNK = 8
 CONVINCED = 4  # items that failed again when alone; the others then need not be alone
-STARTS = 3  # consecutive workers that end before they are ready
-
-# Of the process as it starts: vLLM later pins the calling thread to one core.
-CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
 class Outcome(NamedTuple):
@@ -49,9 +42,7 @@ class Outcome(NamedTuple):
 
 
 @dataclass(eq=False)
-class _Worker:
-    pid: int
-    connection: Connection
+class _Worker(Worker):
     ready: bool = False
     seconds: float = 0.0  # of CPU time, when it started its current item
     items: deque = field(default_factory=deque)  # indices sent and not yet answered; the first is in progress
@@ -88,11 +79,10 @@ class Pool:
         memory: int = MEMORY,
         cap: float = CAP,
     ):
-        self.task, self.deadline, self.memory, self.cap = task, deadline, memory, cap
-        self.workers = workers or max(1, len(CORES) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        self.task, self.deadline, self.cap = task, deadline, cap
+        self.workers = workers or default_workers()
         self._lock = threading.Lock()
-        self._server: subprocess.Popen | None = None
-        self._control: socket.socket | None = None
+        self._server = ForkServer(task, memory)
         self._idle: list[_Worker] = []
 
     def map(self, items: list[tuple], *, deadline: float | None = None) -> list[Outcome]:
@@ -110,7 +100,8 @@ class Pool:
                 raise MachineError(f"{self.task}: {error}") from error
 
     def _map(self, items: list[tuple], deadline: float) -> list[Outcome]:
-        self._start()
+        if self._server.start():
+            self._forget()
         first = min(FIRST, deadline)
         outcomes = self._pass(items, first, deadline, chunk=min(CHUNK, max(1, len(items) // (4 * self.workers))))
         unsure = deque(i for i, outcome in enumerate(outcomes) if outcome.status not in ("ok", "error"))
@@ -129,18 +120,14 @@ class Pool:
     def close(self) -> None:
         """Ends the server and its workers."""
         with self._lock:
-            if self._server and self._control:
-                self._control.close()  # the server ends when this closes
-                self._server.wait()
-            self._drop()
+            self._server.close()
+            self._forget()
 
-    def _drop(self) -> None:
-        """Forgets the server: it has ended, or it belongs to another process."""
+    def _forget(self) -> None:
+        """Forgets the idle workers: they have ended, or they belong to another process."""
         for worker in self._idle:
             worker.connection.close()
-        if self._control:
-            self._control.close()
-        self._idle, self._server, self._control = [], None, None
+        self._idle = []
 
     def _pass(
         self, items: list[tuple], limit: float, deadline: float, *, chunk: int = 1, fresh: bool = False
@@ -156,7 +143,7 @@ class Pool:
         outcomes: dict[int, Outcome] = {}
         queue, busy, starts = deque(range(len(items))), {}, 0
         while fresh and self._idle:
-            self._end(self._idle.pop())
+            self._server.end(self._idle.pop())
         try:
             while queue or busy:
                 while queue and len(busy) < self.workers:
@@ -198,7 +185,7 @@ class Pool:
                     item = worker.items.popleft()
                     status = self._retire(worker, busy, queue)
                     if worker.ready:
-                        outcomes[item] = outcome or _death(status)
+                        outcomes[item] = outcome or death(status)
                         continue
                     queue.appendleft(item)
                     starts += 1
@@ -222,67 +209,20 @@ class Pool:
         """Ends a worker and returns its unstarted items to the queue; the return value is its waitpid(2) status."""
         queue.extendleft(reversed(worker.items))
         del busy[worker.connection]
-        return self._end(worker)
-
-    def _end(self, worker: _Worker) -> int:
-        worker.connection.close()
-        ended = self._command(KILL, worker.pid)
-        return signal.SIGKILL if ended is None else ended  # the server has ended, and its workers with it
-
-    def _start(self) -> None:
-        if self._server and self._server.poll() is None and self._control:
-            return
-        self._drop()
-        self._control, theirs = socket.socketpair()
-        numbers = [str(theirs.fileno()), str(os.getpid()), str(self.memory), json.dumps(CORES)]
-        path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-        self._server = subprocess.Popen(
-            [sys.executable, "-P", "-m", "r1lab.grading.pool_server", self.task, *numbers],
-            env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,  # the parent handles Ctrl-C
-        )
-        theirs.close()
-        if not self._control.recv(1):
-            self._drop()
-            raise MachineError(f"{self.task}: the grading server does not start; its error is printed above")
+        return self._server.end(worker)
 
     def _fork(self, *, needed: bool) -> _Worker | None:
         """A new worker; None if the machine cannot start one and the running ones suffice."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            pid = self._command(FORK, 0, theirs.fileno())
-            if pid is None:  # the server was killed
-                if self._server:
-                    self._server.wait()
-                self._start()
-                pid = self._command(FORK, 0, theirs.fileno())
-        if pid is not None and pid > 0:
-            return _Worker(pid, Connection(ours.detach()))
-        ours.close()
-        if needed:
-            why = "its server was killed" if pid is None else os.strerror(-pid)
-            raise MachineError(f"{self.task}: no worker can be started: {why}")
-        return None
-
-    def _command(self, command: bytes, number: int, *descriptors: int) -> int | None:
-        """The server's reply; None if it has ended."""
-        if self._control is None:
-            return None
         try:
-            socket.send_fds(self._control, [COMMAND.pack(command, number)], descriptors)
-            reply = self._control.recv(REPLY.size)
-        except OSError:
+            worker = self._server.fork()
+        except MachineError:
+            if needed:
+                raise
             return None
-        except BaseException:  # an interrupt: the pending reply would be mistaken for the next one
-            self._drop()
-            raise
-        return REPLY.unpack(reply)[0] if reply else None
+        return _Worker(worker.pid, worker.connection)
 
 
-def _death(status: int) -> Outcome:
+def death(status: int) -> Outcome:
     """The outcome of an item whose worker ended by itself; being killed is not the item's fault."""
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
         return Outcome("killed", "a worker was killed, as the kernel does when no memory is left")
@@ -310,7 +250,8 @@ def echo(*values) -> list:
 
 def _after_fork() -> None:
     for pool in _shared.values():
-        pool._drop()  # closes only this process's ends of the sockets
+        pool._forget()  # closes only this process's ends of the sockets
+        pool._server.drop()
     _shared.clear()
 
 

@@ -1,8 +1,11 @@
-"""The process that forks grading workers, and the workers' loop. `r1lab.grading.pool` starts and controls it.
+"""The process that forks workers, and the workers' loop. `r1lab.grading.fork_server` starts and controls it.
 
 It has one thread, and it imports and warms up the task before it forks, so that a new worker costs about ten
-milliseconds, where a new interpreter with SymPy would cost a second. It does no grading itself, so it can always
+milliseconds, where a new interpreter with SymPy would cost a second. It does none of the work itself, so it can always
 answer.
+
+A worker ends with all processes that it has started, also those in sessions of their own: each worker adopts the
+orphans among its descendants, and this process those of a worker that has ended (Linux).
 """
 
 import contextlib
@@ -21,6 +24,9 @@ import struct
 import sys
 import time
 from multiprocessing.connection import Connection
+from pathlib import Path
+
+from r1lab.errors import MachineError
 
 COMMAND = struct.Struct("!cI")  # FORK with the worker's socket, or KILL with its process id
 REPLY = struct.Struct("!i")  # to FORK the process id, or an error number below 0; to KILL the status of waitpid(2)
@@ -47,6 +53,7 @@ def main(task_name: str, control_fd: int, parent: int, memory: int, cores: list[
     found = importlib.import_module(module)
     task = getattr(found, function)
     getattr(found, "warm", lambda: None)()
+    _adopt_orphans()
     gc.freeze()  # without it each worker's first collection would copy every page
     control.sendall(b"r")
     workers: set[int] = set()
@@ -74,20 +81,39 @@ def main(task_name: str, control_fd: int, parent: int, memory: int, cores: list[
                     workers.add(pid)
                 control.sendall(REPLY.pack(pid))
             else:
-                control.sendall(REPLY.pack(_end(pid) if pid in workers else signal.SIGKILL))  # an earlier server's
-                workers.discard(pid)
-    for pid in workers:
-        _end(pid)
+                control.sendall(REPLY.pack(_end(pid, workers) if pid in workers else signal.SIGKILL))  # another's
+    for pid in list(workers):
+        _end(pid, workers)
 
 
-def _end(pid: int) -> int:
-    """Kills a worker with its children and returns its status, possibly from an earlier end.
+def _end(pid: int, workers: set[int]) -> int:
+    """Kills a worker with its descendants and returns its status, possibly from an earlier end.
 
     Only this function waits for it, so that its process id cannot belong to another process yet.
     """
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
-    return os.waitpid(pid, 0)[1]
+    status = os.waitpid(pid, 0)[1]
+    workers.discard(pid)
+    while strays := _children() - workers:  # what they have started becomes a child of this process in turn
+        for stray in strays:
+            os.kill(stray, signal.SIGKILL)
+            os.waitpid(stray, 0)
+    return status
+
+
+def _adopt_orphans() -> None:
+    """Has the kernel make this process the parent of descendants whose own parent has ended (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
+
+
+def _children() -> set[int]:
+    """The children of this process, also those that have ended and were not waited for (Linux)."""
+    try:
+        return set(map(int, Path("/proc/thread-self/children").read_text().split()))
+    except OSError:  # the kernel does not list children
+        return set()
 
 
 def _serve(task, connection: Connection, memory: int) -> None:
@@ -97,6 +123,7 @@ def _serve(task, connection: Connection, memory: int) -> None:
     server = os.getppid()
     if sys.platform == "linux":  # elsewhere a hanging worker outlives a killed server
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        _adopt_orphans()
         with open("/proc/self/statm") as statm:
             used = int(statm.read().split()[0]) * resource.getpagesize()
         most = resource.getrlimit(resource.RLIMIT_AS)[1]
@@ -104,11 +131,16 @@ def _serve(task, connection: Connection, memory: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limit, most))
     if os.getppid() != server:  # it ended before the call above
         return
-    with contextlib.suppress(EOFError, ConnectionError):  # the pool no longer needs this worker
+    own = os.getpid()
+    os.register_at_fork(after_in_child=connection.close)  # else the parent would not see that this process has ended
+    with contextlib.suppress(EOFError, ConnectionError):  # the parent no longer needs this worker
         connection.send_bytes(json.dumps(_seconds()).encode())
         while True:
             for item in json.loads(connection.recv_bytes()):
-                connection.send_bytes(json.dumps([*_outcome(task, item, memory), _seconds()]).encode())
+                outcome = _outcome(task, item, memory)
+                if os.getpid() != own:  # a child that the task has forked and not ended
+                    os._exit(0)
+                connection.send_bytes(json.dumps([*outcome, _seconds()]).encode())
 
 
 def _seconds() -> float:
@@ -123,7 +155,7 @@ def _outcome(task, item: list, memory: int) -> list:
     except MemoryError:
         pass  # its frames, and the memory in them, are freed before the check below
     except Exception as error:  # whatever a grader raises affects only its row
-        short = isinstance(error, OSError) and error.errno in SHORT
+        short = isinstance(error, MachineError) or (isinstance(error, OSError) and error.errno in SHORT)
         return ["machine" if short else "error", f"{type(error).__name__}: {error}"[:500]]
     return ["memory", ""] if _granted(memory) else ["machine", "there is no memory left"]
 
@@ -132,7 +164,7 @@ def _granted(memory: int) -> bool:
     """Whether the machine can still provide as much memory as an item may use: if so, the limit was exceeded."""
     if sys.platform == "linux":
         most = resource.getrlimit(resource.RLIMIT_AS)[1]
-        resource.setrlimit(resource.RLIMIT_AS, (most, most))  # the pool now ends this worker
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))  # the parent now ends this worker
     try:
         mmap.mmap(-1, memory).close()
         return True

@@ -6,13 +6,13 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
 from r1lab.errors import MachineError
-from r1lab.grading import pool
+from r1lab.grading import fork_server, pool
 from r1lab.grading.pool import Pool
+from tests.processes import children, gone
 
 
 @pytest.fixture
@@ -30,36 +30,6 @@ def make(tmp_path, monkeypatch):
     yield build
     for made in pools:
         made.close()
-
-
-def children(pid):
-    """The live descendants of a process."""
-    found = subprocess.run(["ps", "-eo", "pid=,ppid=,stat="], capture_output=True, text=True).stdout.split("\n")
-    rows = [line.split() for line in found if line.split() and not line.split()[2].startswith("Z")]
-    below, grown = {pid}, True
-    while grown:
-        more = {int(p) for p, parent, _ in rows if int(parent) in below}
-        grown = not more <= below
-        below |= more
-    return below - {pid}
-
-
-def gone(pids, seconds):
-    """Whether all of these processes end within so many seconds."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        alive = [pid for pid in pids if Path(f"/proc/{pid}").exists() and "Z" not in stat(pid)]
-        if not alive:
-            return True
-        time.sleep(0.05)
-    return False
-
-
-def stat(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return "Z"
 
 
 def test_outcomes_come_in_order(make):
@@ -121,8 +91,8 @@ def test_what_sleeps_is_a_timeout_at_the_cap(make):
 
 def test_a_busy_machine_changes_no_verdict(make, monkeypatch):
     """Each item takes several times its deadline by the wall clock."""
-    core = pool.CORES[:1]
-    monkeypatch.setattr(pool, "CORES", core)  # the workers and the loops share one
+    core = fork_server.CORES[:1]
+    monkeypatch.setattr(fork_server, "CORES", core)  # the workers and the loops share one
     spins = make(f"{SPIN}\ndef task(seconds): spin(seconds); return seconds", workers=2, deadline=0.2, cap=0.5)
     busy = f"import os\nos.sched_setaffinity(0, {core})\nwhile os.getppid() == {os.getpid()}: pass"
     loops = [
@@ -288,6 +258,31 @@ def task(i):
     outcomes = make(body, workers=1, cap=0.5).map([(0,), (1,), (2,)])
     assert [o.status for o in outcomes] == ["ok", "timeout", "ok"]
     assert gone([int((tmp_path / "child").read_text())], 2)
+
+
+def test_processes_in_sessions_of_their_own_end_with_the_worker_that_started_them(make, tmp_path):
+    body = f"""
+def task(i):
+    for orphan in (False, True) if i == 1 else ():
+        if os.fork() == 0:
+            os.setsid()
+            if orphan and os.fork(): os._exit(0)
+            open(os.path.join({str(tmp_path / "pids")!r}, str(os.getpid())), "w").close()
+            time.sleep(600)
+    if i == 1:
+        while len(os.listdir({str(tmp_path / "pids")!r})) < 2: time.sleep(0.01)
+        os._exit(1)
+    return i
+"""
+    (tmp_path / "pids").mkdir()
+    made = make(body, workers=1)
+    assert [o.status for o in made.map([(0,), (1,), (2,)])] == ["ok", "died", "ok"]
+    assert gone([int(path.name) for path in (tmp_path / "pids").iterdir()], 2)
+
+
+def test_a_forked_child_that_goes_on_answers_nothing(make):
+    body = "def task(i): os.fork(); return i"
+    assert [o.value for o in make(body, workers=1).map([(i,) for i in range(20)])] == list(range(20))
 
 
 def test_it_works_from_threads_at_the_same_time(make):
