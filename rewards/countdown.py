@@ -1,19 +1,17 @@
 """Countdown: whether an equation makes the target from the numbers, in exact arithmetic."""
 
-import ast
-import operator
 import re
 from collections import Counter
 from fractions import Fraction
 
 from r1lab.errors import UserError
+from r1lab.grading.arithmetic import LONGEST, evaluate
 from r1lab.grading.boxes import last_boxed
 from r1lab.grading.markup import plain
 from r1lab.grading.parts import answer_block
 from r1lab.rewards.facts import reward
 from r1lab.rewards.score import Score
 
-_OPERATIONS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 _FRACTION = re.compile(r"\\[dtc]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
 _SIGNS = {
     "×": "*",
@@ -36,8 +34,6 @@ _SIGN = re.compile("|".join(re.escape(sign) for sign in sorted(_SIGNS, key=len, 
 _CROSS = re.compile(r"(?<=[\d)])( ?)[xX]( ?)(?=[\d(-])")
 _FENCE = re.compile(r"(`{3,}|~{3,})[\w+-]*\n(.*?)\n?\1", re.DOTALL)
 _RESULT = re.compile(r"-?(?:\d+|\d{1,3}(?:,\d{3})+)(?:\.\d+)?", re.ASCII)
-_ARITHMETIC = re.compile(r"[0-9+\-*/()\s]+")
-_LONGEST = 300  # characters of an expression: longer ones could exhaust the stack
 
 
 @reward(looks_for="answer", in_tags=True)
@@ -104,50 +100,24 @@ def _reason(turn: str, have: Counter, target: Fraction, use_all: bool) -> str:
 
 def _said(block: str) -> str:
     """The content of the last box, if that is more than the result, else all of a block, without a code fence."""
-    boxed = last_boxed(block[: 40 * _LONGEST])
+    boxed = last_boxed(block[: 40 * LONGEST])
     if boxed and not _RESULT.fullmatch(boxed):
         return boxed
-    fenced = _FENCE.fullmatch(block.strip()[: 40 * _LONGEST])
+    fenced = _FENCE.fullmatch(block.strip()[: 40 * LONGEST])
     return fenced[2] if fenced else block.replace(rf"\boxed{{{boxed}}}", boxed) if boxed else block
 
 
 def _claimed(right: str) -> Fraction:
     """The value of the right side of an equation: a number, which may have decimals, or an expression."""
-    if len(right) <= _LONGEST and _RESULT.fullmatch(right):
+    if len(right) <= LONGEST and _RESULT.fullmatch(right):
         return Fraction(right.replace(",", ""))
     return evaluate(right)[0]
 
 
 def _arithmetic(text: str) -> str:
     """An expression in Python's notation, truncated if it is longer than any that is evaluated."""
-    text = plain(text)[: 4 * _LONGEST]
+    text = plain(text)[: 4 * LONGEST]
     for _ in range(4):  # fractions in fractions
         text = _FRACTION.sub(r"((\1)/(\2))", text)
     text = " ".join(_SIGN.sub(lambda sign: _SIGNS[sign[0]], text).split())
     return _CROSS.sub(r"\1*\2", text)
-
-
-def evaluate(expression: str) -> tuple[Fraction, Counter]:
-    """The value of an arithmetic expression, exactly, and the numbers in it.
-
-    Raises:
-        ValueError, SyntaxError: It has something other than integers, + - * / and parentheses, or is too long.
-
-    >>> evaluate("(5 - 2) / 9")
-    (Fraction(1, 3), Counter({5: 1, 2: 1, 9: 1}))
-    """
-    if len(expression) > _LONGEST or not _ARITHMETIC.fullmatch(expression):
-        raise ValueError("not an arithmetic expression")
-    used = Counter()
-
-    def value(node: ast.expr) -> Fraction:
-        if isinstance(node, ast.BinOp) and type(node.op) in _OPERATIONS:
-            return _OPERATIONS[type(node.op)](value(node.left), value(node.right))
-        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
-            return -value(node.operand) if isinstance(node.op, ast.USub) else value(node.operand)
-        if isinstance(node, ast.Constant) and isinstance(node.value, int):
-            used[node.value] += 1
-            return Fraction(node.value)
-        raise ValueError("not an arithmetic expression")
-
-    return value(ast.parse(expression.strip(), mode="eval").body), used

@@ -6,9 +6,11 @@ machine provides more slowly but does not take away; the wall clock is only a li
 
 import os
 import random
+import re
 import sys
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 _TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
@@ -56,6 +58,15 @@ def held(pid: int) -> int:
     except (OSError, KeyError):  # it has just ended and uses nothing, or the kernel does not list children
         pass
     return most
+
+
+def kills_for_memory() -> int:
+    """The number of processes that the kernel has killed on this machine for lack of memory (Linux)."""
+    try:
+        found = re.search(r"^oom_kill (\d+)$", Path("/proc/vmstat").read_text(), re.MULTILINE)
+    except OSError:
+        return 0
+    return int(found[1]) if found else 0
 
 
 @dataclass

@@ -48,7 +48,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from r1lab.errors import UserError
-from r1lab.grading.clock import Watch, held, used
+from r1lab.grading.clock import Watch, held, kills_for_memory, used
 
 _LAUNCHER = Path(__file__).with_name("sandbox_launcher.py")
 _GRACE = 10  # seconds for the launcher to end
@@ -176,7 +176,7 @@ def _launch(program: str, stdin: str, limits: Limits, work: str = "") -> Result:
             file.write(text.encode("utf-8", "replace"))
             file.seek(0)
         report, reports = os.pipe()
-        out_of_memory = _kills_for_memory()
+        out_of_memory = kills_for_memory()
         files.callback(os.close, report)
         numbers = (limits.seconds, limits.memory + STACKS, processes, limits.disk)
         launched = (reports, source.fileno(), python, os.path.realpath(sys.base_prefix), work, *numbers)
@@ -212,7 +212,7 @@ def _launch(program: str, stdin: str, limits: Limits, work: str = "") -> Result:
         status = "error: SIGKILL"  # the launcher ended: without namespaces a program may have caused it
     else:
         status = f"unavailable: {detail or 'the launcher was killed'}"
-    if status == "error: SIGKILL" and _kills_for_memory() != out_of_memory:
+    if status == "error: SIGKILL" and kills_for_memory() != out_of_memory:
         status = "unavailable: this machine has no memory left, and the kernel killed the program"
     if len(printed) > limits.output and not status.startswith("unavailable"):
         status = "output_limit"
@@ -251,15 +251,6 @@ def _report(launcher: subprocess.Popen, report: int, limits: Limits) -> tuple[bo
         with contextlib.suppress(ProcessLookupError):
             os.killpg(launcher.pid, signal.SIGKILL)
         launcher.wait()
-
-
-def _kills_for_memory() -> int:
-    """The number of processes that the kernel has killed on this machine for lack of memory (Linux)."""
-    try:
-        found = re.search(r"^oom_kill (\d+)$", Path("/proc/vmstat").read_text(), re.MULTILINE)
-    except OSError:
-        return 0
-    return int(found[1]) if found else 0
 
 
 def _status(code: int, stderr: str) -> str:

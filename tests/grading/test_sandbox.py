@@ -164,7 +164,7 @@ def test_a_kill_for_lack_of_memory_says_nothing_of_the_program(monkeypatch):
     kill = "import os; os.kill(os.getpid(), 9)"
     assert run(kill).status == "error: SIGKILL"
     counts = iter(range(10))
-    monkeypatch.setattr(sandbox, "_kills_for_memory", lambda: next(counts))
+    monkeypatch.setattr(sandbox, "kills_for_memory", lambda: next(counts))
     assert run(kill).status.startswith("unavailable: this machine has no memory left")
 
 

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from r1lab.errors import UserError
-from r1lab.rewards.countdown import countdown_reward, evaluate
+from r1lab.grading.arithmetic import evaluate
+from r1lab.rewards.countdown import countdown_reward
 
 NUMBERS, TARGET = [2, 5, 8, 3], 24
 
