@@ -9,6 +9,10 @@ class ToolError(Exception):
     """A tool refuses a call; the model reads the message."""
 
 
+LONGEST = 2**20
+"""Characters of all replies to a turn, or of what the environment says at the start; more are left out."""
+
+
 @dataclass
 class Call:
     """A call of a tool that a model wrote."""
@@ -65,3 +69,21 @@ class Reply:
     reward: float | None = None
     error: str = ""
     raised: bool = False
+
+
+def shortened(text: str, most: int = LONGEST) -> str:
+    """A text with at most `most` characters and a note: of a longer one the middle is left out.
+
+    >>> shortened("a" * 10 + "z" * 10, 6)
+    'aaa\\n[14 characters left out]\\nzzz'
+    """
+    text = clean(text)
+    if len(text) <= most:
+        return text
+    half = most // 2
+    return f"{text[:half]}\n[{len(text) - 2 * half} characters left out]\n{text[len(text) - half :]}"
+
+
+def clean(text: str) -> str:
+    """A text without lone surrogates, which no tokenizer takes."""
+    return text.encode("utf-8", "replace").decode()

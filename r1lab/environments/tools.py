@@ -2,78 +2,23 @@
 
 An entry of `tools` is
 
-- the name of one of r1lab's own: `calculator`;
+- the name of one of r1lab's own: `calculator` or `python`;
 - a function with types and a docstring: `./tools.py:weather`, `package.module.weather`;
 - `{schema: FILE, call: ./tools.py:run}`: tools in OpenAI's format, and a function `run(name, arguments)` for all.
 """
 
-import ast
 import json
-import operator
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from r1lab import lookup
-from r1lab.environments.base import ToolError
+from r1lab.environments.own_tools import calculator, python
 from r1lab.errors import UserError
 from r1lab.text import did_you_mean
 
 FORMS = "a name such as calculator, ./tools.py:weather, or {schema: tools.json, call: ./tools.py:run}"
-LONGEST = 200
-"""The maximum number of characters of an expression for the calculator."""
-
-_OPERATORS: dict[type, Callable] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv,
-    ast.Mod: operator.mod,
-    ast.Pow: operator.pow,
-    ast.UAdd: operator.pos,
-    ast.USub: operator.neg,
-}
-
-
-def calculator(expression: str) -> str:
-    """
-    Calculates the value of an arithmetic expression.
-
-    Args:
-        expression: Numbers with + - * / // % ** and parentheses, such as (3 + 4) * 12.
-    """
-    if len(expression) > LONGEST:
-        raise ToolError(f"the expression has {len(expression)} characters, and may have {LONGEST}")
-    try:
-        value = _value(ast.parse(expression.strip(), mode="eval").body)
-    except (SyntaxError, ArithmeticError, ValueError, RecursionError, MemoryError) as error:
-        why = error.args[0] if error.args else type(error).__name__
-        raise ToolError(f"{expression} has no value: {why}") from error
-    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
-
-
-def _value(node: ast.expr) -> int | float:
-    value = _unbounded(node)
-    if isinstance(value, complex) or not abs(value) <= 10**300:
-        raise ValueError("a value is no real number, or too large")
-    return value
-
-
-def _unbounded(node: ast.expr) -> int | float | complex:
-    if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
-        return node.value
-    if isinstance(node, ast.UnaryOp) and type(node.op) in _OPERATORS:
-        return _OPERATORS[type(node.op)](_value(node.operand))
-    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
-        left, right = _value(node.left), _value(node.right)
-        if isinstance(node.op, ast.Pow) and (abs(right) > 100 or abs(left) > 10**6):
-            raise ValueError("the power is too large")
-        return _OPERATORS[type(node.op)](left, right)
-    raise ValueError("only numbers, + - * / // % ** and parentheses are allowed")
-
-
-OWN: dict[str, Callable] = {"calculator": calculator}
+OWN: dict[str, Callable] = {"calculator": calculator, "python": python}
 """r1lab's own tools, by name."""
 
 

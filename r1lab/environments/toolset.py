@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from r1lab.environments.base import Call, Reply, ToolError, Turn
+from r1lab.errors import MachineError
 
 RESERVED = {"reset", "step", "close", "get_reward", "done", "reward", "info", "solve", "state", "metrics"}
 """Members of an environment that are no tools."""
@@ -32,6 +33,11 @@ class Session:
         if self.environment is None:
             return None
         return self.environment.reset(**_accepted(self.environment.reset, row | {"seed": seed}))
+
+    @property
+    def seeded(self) -> bool:
+        """Whether the episode can be repeated: `reset` takes a seed, or there is no environment."""
+        return self.environment is None or "seed" in inspect.signature(self.environment.reset).parameters
 
     def step(self, turn: Turn) -> list[Reply]:
         """The replies to a turn; none if the episode ends with it."""
@@ -62,11 +68,13 @@ class Session:
             found = tool(**call.arguments)
         except ToolError as error:
             return _failed(f"{call.name}: {error}")
+        except MachineError:
+            raise
         except Exception as error:  # a user's tool may raise anything, which the model can correct
             reply = _failed(f"{call.name}: {type(error).__name__}: {error}")
-            reply.error, reply.raised = f"{reply.error} ({_line(error)})", True
+            reply.error, reply.raised = f"{reply.error} ({place(error)})", True
             return reply
-        return found if isinstance(found, Reply) else Reply(_text(found))
+        return found if isinstance(found, Reply) else Reply(as_text(found))
 
     def reward(self) -> float | dict[str, float] | None:
         """The reward of the episode: the environment's own, or the sum of those of its replies; None if there is none.
@@ -193,10 +201,11 @@ def _replies(found: Any) -> list[Reply]:
         return []
     if isinstance(found, list | tuple):
         return [reply for one in found for reply in _replies(one)]
-    return [found if isinstance(found, Reply) else Reply(_text(found), role="user")]
+    return [found if isinstance(found, Reply) else Reply(as_text(found), role="user")]
 
 
-def _text(found: Any) -> str:
+def as_text(found: Any) -> str:
+    """A value as the model reads it."""
     if isinstance(found, bytes):
         return found.decode(errors="replace")
     return found if isinstance(found, str) else str(found)
@@ -206,6 +215,7 @@ def _failed(message: str) -> Reply:
     return Reply(f"Error: {message}", error=message)
 
 
-def _line(error: BaseException) -> str:
+def place(error: BaseException) -> str:
+    """Where an exception was raised: `file:line`."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     return f"{last.filename}:{last.lineno}"

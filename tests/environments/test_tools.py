@@ -1,59 +1,14 @@
-"""r1lab's own tools, and those that bring their own schema."""
+"""Tools of a recipe that bring their own schema."""
 
 import json
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from r1lab.environments import Call, ToolError, Turn
+from r1lab.environments import Call, Turn
 from r1lab.environments.make import make
-from r1lab.environments.tools import OWN, calculator, made
+from r1lab.environments.tools import made
 from r1lab.environments.toolset import misfit, schema
 from r1lab.errors import UserError
-
-
-@pytest.mark.parametrize("name", OWN)
-def test_a_tool_of_our_own_has_a_schema(name):
-    found = schema(OWN[name])["function"]
-    assert found["name"] == name and found["parameters"]["required"] and ">>>" not in str(found)
-
-
-@pytest.mark.parametrize(
-    ("expression", "value"),
-    [("2 + 3 * 4", "14"), ("-(7 - 9)", "2"), ("1 / 4", "0.25"), ("8/2", "4"), ("7 // 2 % 2", "1"), ("2 ** 9", "512")],
-)  # fmt: skip
-def test_the_calculator_calculates(expression, value):
-    assert calculator(expression) == value
-
-
-@pytest.mark.parametrize(
-    "expression",
-    [
-        "",
-        "2 +",
-        "1 / 0",
-        "x",
-        "__import__('os')",
-        "9 ** 9 ** 9",
-        "(" * 150,
-        "1" * 201,
-        "(-8) ** 0.5",
-        "True + 1",
-        "1e999",
-    ],
-)
-def test_what_is_no_arithmetic_is_refused(expression):
-    with pytest.raises(ToolError):
-        calculator(expression)
-
-
-@given(st.text("0123456789+-*/%() .e", max_size=30))
-def test_the_calculator_answers_or_refuses(expression):
-    try:
-        assert calculator(expression)
-    except ToolError:
-        pass
 
 
 def test_tools_in_the_format_of_openai_share_one_function(tmp_path):
@@ -72,7 +27,7 @@ def test_tools_in_the_format_of_openai_share_one_function(tmp_path):
     assert schema(time) == {"type": "function", "function": listed[1]}
     session = make({"environment": None, "tools": [entry, "calculator"]})
     told = session.step(Turn("", [Call("time", {}), Call("calculator", {"expression": "1/0"})]))
-    assert [reply.content for reply in told] == ["time: {}", "Error: calculator: 1/0 has no value: division by zero"]
+    assert [reply.content for reply in told] == ["time: {}", "Error: calculator: division by zero"]
     assert [reply.raised for reply in told] == [False, False]
 
 
