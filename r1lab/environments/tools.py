@@ -4,7 +4,8 @@ An entry of `tools` is
 
 - the name of one of r1lab's own: `calculator` or `python`;
 - a function with types and a docstring: `./tools.py:weather`, `package.module.weather`;
-- `{schema: FILE, call: ./tools.py:run}`: tools in OpenAI's format, and a function `run(name, arguments)` for all.
+- `{schema: FILE, call: ./tools.py:run}`: tools in OpenAI's format, and a function `run(name, arguments)` for all;
+- `{mcp: {command: [PROGRAM, ...]}}` or `{mcp: {url: ADDRESS}}`: the tools of an MCP server.
 """
 
 import json
@@ -17,7 +18,7 @@ from r1lab.environments.own_tools import calculator, python
 from r1lab.errors import UserError
 from r1lab.text import did_you_mean
 
-FORMS = "a name such as calculator, ./tools.py:weather, or {schema: tools.json, call: ./tools.py:run}"
+FORMS = "a name such as calculator, ./tools.py:weather, {schema: tools.json, call: ./tools.py:run}, or {mcp: ...}"
 OWN: dict[str, Callable] = {"calculator": calculator, "python": python}
 """r1lab's own tools, by name."""
 
@@ -32,7 +33,30 @@ def made(entry: str | dict[str, Any]) -> list[Callable]:
         return [_named(entry)]
     if entry.keys() == {"schema", "call"}:
         return _dispatched(str(entry["schema"]), str(entry["call"]))
+    if (server := server_of(entry)) is not None:
+        try:
+            from r1lab.environments import mcp
+        except ImportError as error:
+            raise UserError(f"mcp: needs the package mcp: {error}: pip install 'r1lab[mcp]'") from error
+        return mcp.tools(server)
     raise UserError(f"should be {FORMS}")
+
+
+def server_of(entry: str | dict[str, Any]) -> dict[str, Any] | None:
+    """The MCP server that an entry names, as `command` or `url`; None if it names none.
+
+    Raises:
+        UserError: It names one in another form.
+    """
+    if isinstance(entry, str) or entry.keys() != {"mcp"}:
+        return None
+    where = entry["mcp"]
+    if isinstance(where, dict) and len(where) == 1:
+        command = where.get("command")
+        listed = isinstance(command, list) and command and all(isinstance(word, str) for word in command)
+        if listed or isinstance(where.get("url"), str):
+            return where
+    raise UserError("mcp: should be {mcp: {command: [PROGRAM, ...]}} or {mcp: {url: ADDRESS}}")
 
 
 def _named(name: str) -> Callable:

@@ -58,7 +58,7 @@ def _tools_problems(tools: list[ToolSpec]) -> Problems:
     for index, entry in enumerate(tools):
         keys: Keys = ("tools", index)
         try:
-            made = environment_tools.made(entry)
+            made = [] if environment_tools.server_of(entry) else environment_tools.made(entry)
         except UserError as error:
             found += [(keys, problem) for problem in error.problems]
             continue

@@ -114,6 +114,10 @@ def test_there_may_be_only_tools(load):
     assert session.tools["look_up"]() == "look_up {}"
 
 
+def test_a_server_of_tools_is_not_started_to_load_a_recipe(load):
+    assert load("tools=[{mcp: {command: [no-such-program]}}]").tools == [{"mcp": {"command": ["no-such-program"]}}]
+
+
 def test_a_pipeline_shares_them_with_the_stages_that_have_them(load, write):
     stages = """\
 model: {path: "embedded:tiny-qwen2"}
@@ -161,6 +165,7 @@ def test_in_small_an_episode_has_two_turns(load):
         ("environment={max_turns: 3}", "environment: has no name, and there are no tools"),
         ("tools=[calculater]", "tools.0: calculater: no such tool (did you mean `calculator`?)"),
         ("tools=['./env.py:wether']", "has no function wether (did you mean `weather`?)"),
+        ("tools=[{mcp: {command: python}}]", "tools.0: mcp: should be {mcp: {command: [PROGRAM, ...]}}"),
         ("tools=[{schema: tools.json}]", "tools.0: should be a name such as calculator"),
         ("tools=[{schema: none.json, call: './env.py:run'}]", "tools.0: schema: none.json: No such file"),
         ("tools=[{schema: env.py, call: './env.py:run'}]", "env.py: not valid JSON"),
