@@ -130,6 +130,11 @@ class Engine(Protocol):
 class EpisodeEngine(Engine, Protocol):
     """An engine in this process, which continues tokens."""
 
+    @property
+    def context(self) -> int | None:
+        """The maximum number of tokens in a prompt and its completion together, if there is one."""
+        ...
+
     def open(self, sampling: Sampling, stop: Sequence[int] = ()) -> Stream:
         """Returns a stream of completions, of which those with a token of `stop` end with it.
 

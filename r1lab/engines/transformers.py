@@ -78,6 +78,11 @@ class TransformersEngine:
             groups = self._batch(texts[first : first + step], sampling)
             yield from ((i, group) for i, group in zip(places, groups) if i not in done)
 
+    @property
+    def context(self) -> int | None:
+        """See `EpisodeEngine`."""
+        return self.max_length
+
     def open(self, sampling: Sampling, stop: Sequence[int] = ()) -> Decoding:
         """See `EpisodeEngine`."""
         with without_generation_config(self.model) as own:

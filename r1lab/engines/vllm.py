@@ -115,6 +115,11 @@ class VLLMEngine:
             if running:  # the caller stopped early
                 engine.abort_request(list(running))
 
+    @property
+    def context(self) -> int:
+        """See `EpisodeEngine`."""
+        return self.llm.model_config.max_model_len
+
     def open(self, sampling: Sampling, stop: Sequence[int] = ()) -> "VLLMStream":
         """See `EpisodeEngine`."""
         return VLLMStream(self, sampling, stop)

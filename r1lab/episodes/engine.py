@@ -36,11 +36,17 @@ class Setting:
     def player(self, engine: EpisodeEngine, sampling: Sampling) -> Player:
         """Returns a player of episodes with at most `sampling.max_tokens` of the model's own tokens."""
         stop = [] if self.template.end is None else [self.template.end]
-        own = sampling.max_tokens
+        own, most = sampling.max_tokens, self.limits.all_tokens
+        limits = replace(
+            self.limits,
+            own_tokens=own,
+            turn_tokens=min(own, self.limits.turn_tokens),
+            all_tokens=most if engine.context is None else min(most, engine.context),
+        )
         return Player(
             engine.open(sampling, stop),
             self.host,
-            replace(self.limits, own_tokens=own, turn_tokens=min(own, self.limits.turn_tokens)),
+            limits,
             self.template,
             self.begin,
             style=self.style,
@@ -75,13 +81,27 @@ class Episodes:
         """See `Engine`. The episodes of a prompt have the same task: what their environments draw has one seed."""
         left = [i for i in range(len(prompts)) if i not in done]
         groups: dict[int, dict[int, Completion]] = {}
-        for number, episode in self.setting.player(self.engine, sampling).stream(self._jobs(left, sampling)):
+        for number, episode in self._played(left, sampling):
             i, sample = left[number // sampling.n], number % sampling.n
             group = groups.setdefault(i, {})
             group[sample] = completion(episode)
             if len(group) == sampling.n:
                 yield i, [group[k] for k in range(sampling.n)]
                 del groups[i]
+
+    def _played(self, left: list[int], sampling: Sampling) -> Iterator[tuple[int, Episode]]:
+        """Yields the episodes; one that says nothing about the model is played once more at the end."""
+        failed: list[int] = []
+        for number, episode in self.setting.player(self.engine, sampling).stream(self._jobs(left, sampling)):
+            if episode.counted:
+                yield number, episode
+            else:
+                failed.append(number)
+        if failed:
+            jobs = list(self._jobs(left, sampling))
+            again = self.setting.player(self.engine, sampling).stream(jobs[number] for number in failed)
+            for place, episode in again:
+                yield failed[place], episode
 
     def _jobs(self, left: list[int], sampling: Sampling) -> Iterator[Job]:
         for i in left:

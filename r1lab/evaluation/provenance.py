@@ -4,8 +4,10 @@ import ast
 import hashlib
 import importlib.metadata
 import importlib.util
+import inspect
 import json
 import sysconfig
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from r1lab import __version__, grading, lookup
@@ -102,6 +104,12 @@ def grader_version(rewards: list[dict]) -> dict:
         except OSError as error:
             raise UserError(f"rewards: {file}: {error.strerror}") from error
     return {"r1lab": __version__, "sha256": digest.hexdigest(), "packages": packages}
+
+
+def source_digest(parts: Sequence[Callable]) -> str:
+    """A digest of the files in which classes and functions are written, such as those of an environment."""
+    files = {Path(file) for part in parts if (file := inspect.getsourcefile(inspect.unwrap(part)))}
+    return _sha256(sorted(files))
 
 
 def _distributions(name: str) -> list[str]:

@@ -1,6 +1,7 @@
 """The record of each question of an evaluation, and the scores that are computed from the records."""
 
 import statistics
+from collections import Counter
 from pathlib import Path
 
 from r1lab.engines import Completion
@@ -34,7 +35,8 @@ class Judge:
             rows: The rows, repeated for the samples of a question.
             failed: The file for completions on which a reward fails, which ends the run.
         """
-        graded = self.grader.grade([c.text for c in completions], rows, [c.token_ids for c in completions])
+        episodes = [c.episode for c in completions if c.episode is not None]
+        graded = self.grader.grade([c.text for c in completions], rows, [c.token_ids for c in completions], episodes)
         graded.stop_if_failed(rows, failed)
         deciding = [self._deciding(row) for row in rows]
         found = []
@@ -49,7 +51,8 @@ class Judge:
         again = [i for i, judged in enumerate(found) if not judged["right"] and forms.looks_for_answer(deciding[i])]
         if self.loose and again:
             turns = [forms.loosened(graded.completions[i], reward=deciding[i]) for i in again]
-            loose = self.loose.grade(turns, [rows[i] for i in again], [completions[i].token_ids for i in again])
+            ids, some = [completions[i].token_ids for i in again], [episodes[i] for i in again] if episodes else None
+            loose = self.loose.grade(turns, [rows[i] for i in again], ids, some)
             for i, right in zip(again, loose.right):
                 found[i]["lenient"] = right
         return found
@@ -102,8 +105,15 @@ def record(name: str, part: str, index: int, row: dict, completions: list[Comple
     if others := {name: values for name, values in others.items() if any(value is not None for value in values)}:
         kept["rewards"] = others
     if all(c.token_ids for c in completions):  # not every server returns them
-        kept["lengths"] = [len(c.token_ids) for c in completions]
+        kept["lengths"] = [own_tokens(c) for c in completions]
+    if all(c.episode is not None for c in completions):
+        kept["episodes"] = [c.episode.summary() for c in completions]
     return kept
+
+
+def own_tokens(completion: Completion) -> int:
+    """The number of tokens that the model sampled, of all turns of an episode."""
+    return len(completion.token_ids) if completion.episode is None else completion.episode.own_tokens
 
 
 def greedy(completion: Completion, judged: dict) -> dict:
@@ -113,6 +123,7 @@ def greedy(completion: Completion, judged: dict) -> dict:
         "greedy_completion": completion.text,
         "greedy_reason": judged["reason"],
         "greedy_truncated": completion.truncated,
+        **({"greedy_episode": completion.episode.summary()} if completion.episode is not None else {}),
     }
 
 
@@ -142,11 +153,29 @@ def figures(records: list[dict]) -> dict:
     found |= _lengths(records)
     if others := _other_rewards(records):
         found["rewards"] = others
+    if all("episodes" in record for record in records):
+        found |= _episodes([episode for record in records for episode in record["episodes"]])
+        found |= {f"pass^{k}": stats.pass_hat_k(scores, k) for k in (2, 4, 8) if k <= n}
     if "greedy" in records[0]:
         found |= _share("greedy", "greedy_ci95", [[record["greedy"]] for record in records])
     if late := sum(map(_timeouts, records)):
         found["timeouts"] = late
     return {key: _rounded(value) for key, value in found.items()}
+
+
+def _episodes(episodes: list[dict]) -> dict:
+    """Of episodes the mean turns and calls, the share of calls that failed, and the share of each end.
+
+    `not_counted`, if there are any, is the number of those whose environment failed, which count as wrong.
+    """
+    own = [[turn for turn in one["turns"] if turn["own"]] for one in episodes]
+    calls = sum(len(turn.get("calls", ())) + ("error" in turn) for turns in own for turn in turns)
+    errors = sum("error" in turn for one in episodes for turn in one["turns"])
+    ends = Counter(one["end"] for one in episodes)
+    found = {"turns": sum(map(len, own)) / len(episodes), "calls": calls / len(episodes)}
+    found |= {"call_errors": errors / calls} if calls else {}
+    found |= {"not_counted": ends["env_error"]} if ends["env_error"] else {}
+    return found | {"ends": {end: count / len(episodes) for end, count in ends.most_common()}}
 
 
 def _timeouts(record: dict) -> int:

@@ -59,6 +59,21 @@ def pass_at_k(scores: Sequence[Sequence[float]], k: int) -> float:
     return float(np.mean([1 - comb(n - c, k) / comb(n, k) for n, c in rights]))
 
 
+def pass_hat_k(scores: Sequence[Sequence[float]], k: int) -> float:
+    """Unbiased estimate of the probability that all of k samples are correct (tau-bench, arXiv:2406.12045, section 4).
+
+    Raises:
+        ValueError: k is below 1, or a question has fewer than k samples.
+
+    >>> pass_hat_k([[1, 1, 0], [1, 1, 1]], 2)
+    0.6666666666666667
+    """
+    question_means(scores)
+    if not 1 <= k <= min(map(len, scores)):
+        raise ValueError(f"pass^{k} needs 1 <= k <= number of samples, which is {min(map(len, scores))}")
+    return float(np.mean([comb(sum(s >= 1 for s in some), k) / comb(len(some), k) for some in scores]))
+
+
 def maj_at_n(answers: Sequence[Sequence[str | None]], scores: Sequence[Sequence[float]]) -> float:
     """Mean score of the most frequent answer to each question (Wang et al. 2022, self-consistency).
 

@@ -11,7 +11,7 @@ from r1lab.recipe.calls import call_problems
 from r1lab.recipe.values import Problems
 from r1lab.recipe.yaml_source import Keys
 
-PLAYED: tuple[str, ...] = ()
+PLAYED = ("grpo", "eval")
 """The kinds of stages that play episodes so far."""
 
 

@@ -1,6 +1,7 @@
 """Evaluation: samples and a greedy answer per question, scored by the same grader as in training."""
 
 import json
+import sys
 import time
 import zlib
 from collections.abc import Iterator
@@ -8,12 +9,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from r1lab import engines, ranks
+from r1lab.episodes.engine import Setting
 from r1lab.evaluation import provenance, records
 from r1lab.models.prompts import wording
 from r1lab.recipe.schema import EvalRecipe
 from r1lab.rundir import directory, manifest, storage
 from r1lab.stages.common import doing, engine_prompts, load_engine, load_tokenizer, note, report_gold, warn
 from r1lab.stages.parts import POLL, Parts, of_others, own_devices
+from r1lab.stages.playing import environment_settings, played_by, setting_of
 from r1lab.stages.rows import Evaluated, eval_of, eval_tasks, samples_of
 
 CHUNK, SECONDS = 128, 10.0
@@ -51,6 +54,9 @@ def run(recipe: EvalRecipe, run_dir: Path) -> int:
     if few:
         warn(run_dir, f"too few questions for a precise score: {', '.join(few)}")
     for name, found in result.items():
+        if "/" not in name and found.get("not_counted"):
+            warn(run_dir, f"{name}: the environment failed in {found['not_counted']} episodes, twice each, which "
+                 "count as wrong, so its scores are too low: read `info` in samples/questions.jsonl")  # fmt: skip
         if "/" not in name and found.get("timeouts"):
             warn(run_dir, f"{name}: {found['timeouts']} answers were not graded in time and count as wrong, so its "
                  "scores are too low: raise the timeout of the reward")  # fmt: skip
@@ -115,6 +121,7 @@ def settings_of(recipe: EvalRecipe, run_dir: Path, tasks: dict[str, list[dict]],
             "greedy": recipe.eval.greedy,
         },
         "seed": recipe.seed,
+        **environment_settings(recipe),
         "rewards": rewards,
         "grader": provenance.grader_version(rewards),
         "versions": manifest.versions(),
@@ -160,22 +167,25 @@ class PreparedTask:
         rows: Its questions.
         prompts: The engine's prompt for each row: text, or messages for a server.
         judge: Scores the answers.
+        setting: How episodes are played, if the recipe has an environment or tools.
     """
 
     name: str
     rows: list[dict]
     prompts: list[engines.Prompt]
     judge: records.Judge
+    setting: Setting | None = None
 
 
 def prepare(tasks: dict[str, list[dict]], recipe: Evaluated, tokenizer, run_dir: Path) -> list[PreparedTask]:
     """Renders the prompts of all tasks, builds their graders, and warns about gold answers that cannot score."""
     rewards, found = [reward.model_dump() for reward in recipe.rewards], []
+    setting = setting_of(recipe, tokenizer, recipe.rollout.max_model_length or sys.maxsize)
     for name, rows in tasks.items():
         prompts, prefills = engine_prompts(rows, recipe, tokenizer)
         judge = records.Judge(rewards, template=wording(**recipe.prompt.model_dump()), prefill=prefills[0])
         report_gold(judge.grader, rows, run_dir)
-        found.append(PreparedTask(name, rows, prompts, judge))
+        found.append(PreparedTask(name, rows, prompts, judge, setting))
     return found
 
 
@@ -298,16 +308,17 @@ def answer(
     tokens = [0] * len(rounds)  # those of an interrupted attempt took other seconds
     for place, one in enumerate(rounds):
         task, rows, known = one.task, one.task.rows, one.records
-        done, size = set(known), engine.together(one.sampling.n)
+        played = played_by(engine, task.setting, rows)
+        done, size = set(known), played.together(one.sampling.n)
         if parts:
             done |= of_others(len(rows), size, chunks)
         chunks += -(-len(rows) // size)
-        for groups in _in_chunks(engine.stream(task.prompts, one.sampling, done=done)):
+        for groups in _in_chunks(played.stream(task.prompts, one.sampling, done=done)):
             flat = [completion for _, group in groups for completion in group]
             judged = iter(task.judge.judge(flat, [rows[i] for i, group in groups for _ in group], run_dir / FAILED))
             for i, group in groups:
                 known[i] = one.record(i, group, [next(judged) for _ in group])
-                count = sum(len(completion.token_ids) for completion in group)
+                count = sum(records.own_tokens(completion) for completion in group)
                 tokens[place] += count
                 if parts:
                     parts.append(known[i] | {"tokens": count})

@@ -15,6 +15,7 @@ from transformers import TrainerCallback
 from trl.trainer.grpo_config import GRPOConfig
 
 from r1lab import engines, ranks
+from r1lab.episodes.engine import Setting
 from r1lab.errors import UserError
 from r1lab.evaluation import records
 from r1lab.grading.grader import build as build_grader
@@ -27,10 +28,13 @@ from r1lab.models import prompts, shard
 from r1lab.models.loading import torch_dtype
 from r1lab.models.lora import lora_config, untie
 from r1lab.recipe import batch
+from r1lab.recipe.acting import environment_of
 from r1lab.recipe.schema import GrpoRecipe
 from r1lab.recipe.training import GrpoTrain
+from r1lab.stages import playing
 from r1lab.stages.common import doing, load_model, load_tokenizer, report_gold
 from r1lab.stages.eval import evaluate, prepare, scores_of
+from r1lab.stages.playing import setting_of
 from r1lab.stages.rows import build_rows, eval_tasks
 from r1lab.stages.serving import rollout_servers, served_by
 from r1lab.stages.training import Metrics, StopOnInterrupt, check_saveable, finish, resume_point, trl_config
@@ -51,8 +55,10 @@ def run(recipe: GrpoRecipe, run_dir: Path) -> int:
     config = grpo_config(recipe, run_dir, longest=max(len(ids) for ids in _ids(tokenizer, rendered)))
     rewards = BatchRewards(grader, rows, run_dir, rank=config.process_index)
     assert config.vllm_max_model_length is not None  # `grpo_config` sets it
+    setting = setting_of(recipe, tokenizer, config.vllm_max_model_length)
     with rollout_servers(recipe, run_dir, config.vllm_max_model_length) as servers:
-        return _train(recipe, run_dir, config, tokenizer, [text for text, _ in rendered], rewards, servers, started)
+        texts = [text for text, _ in rendered]
+        return _train(recipe, run_dir, config, tokenizer, texts, rewards, servers, setting, started)
 
 
 def _train(
@@ -63,6 +69,7 @@ def _train(
     texts: list[str],
     rewards: BatchRewards,
     servers: Callable[[], list[str] | None],
+    setting: Setting | None,
     started: float,
 ) -> int:
     """Trains on prompts that are ready, whose rows are those of `rewards`; `servers` are the rollout servers."""
@@ -93,6 +100,7 @@ def _train(
         rendered=True,
         dtype=torch_dtype(recipe.model.dtype),
         served=served,
+        setting=setting,
     )
     shard.all_ranks_read()
     trainer.add_callback(Scheduled(trainer, recipe.schedule, rewards.grader.names))
@@ -137,7 +145,7 @@ def grpo_config(recipe: GrpoRecipe, run_dir: Path, longest: int) -> GRPOConfig:
     """Returns TRL's GRPOConfig for a recipe; `longest` is the longest prompt in tokens."""
     rollout = recipe.rollout
     completion = max(rollout.max_completion_length, *recipe.schedule.max_completion_length.values(), 0)
-    max_length = rollout.max_model_length or longest + completion
+    max_length = rollout.max_model_length or playing.longest(environment_of(recipe), longest, completion)
     if longest + completion > max_length:
         raise UserError(
             f"rollout.max_model_length: {max_length} is too small: the longest prompt has {longest} tokens and "
@@ -197,6 +205,7 @@ def _row(recipe: GrpoRecipe, rewards: BatchRewards):
             "drift": None if recipe.rollout.biased_sampling else logs.get("sampling/sampling_logp_difference/mean"),
             "sampled": {key.partition("/")[2]: value for key, value in logs.items() if key.startswith("sampled/")}
             or None,
+            "episodes": _episodes(logs) if environment_of(recipe) else None,
             "async": _asynchronous(logs) if recipe.rollout.asynchronous else None,
             "seconds": round(seconds, 3),
             "seconds_generating": round(logs.get("seconds/generating", 0.0), 3),
@@ -208,6 +217,14 @@ def _row(recipe: GrpoRecipe, rewards: BatchRewards):
         return {key: value for key, value in row.items() if value is not None}
 
     return to_row
+
+
+def _episodes(logs: dict) -> dict:
+    """Returns the figures of a step's episodes: turns, calls, failed calls, ends, and seconds of the environment."""
+    found = {key.removeprefix("episodes/"): value for key, value in logs.items() if key.startswith("episodes/")}
+    ends = {key.removeprefix("end/"): round(found.pop(key), 4) for key in list(found) if key.startswith("end/")}
+    seconds = round(logs.get("seconds/environment", 0.0), 3)
+    return {key: round(value, 4) for key, value in found.items()} | {"ends": ends, "seconds_environment": seconds}
 
 
 def _asynchronous(logs: dict) -> dict:

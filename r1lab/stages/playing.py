@@ -1,0 +1,111 @@
+"""The episodes of a stage: its environment, its tools, and how the model's turns are rendered."""
+
+from functools import partial
+from typing import Any
+
+from r1lab.engines import Engine, EpisodeEngine
+from r1lab.environments import calls, make, toolset
+from r1lab.environments.host import LocalHost
+from r1lab.episodes.engine import Episodes, Setting
+from r1lab.episodes.play import Limits
+from r1lab.episodes.template import TurnTemplate
+from r1lab.errors import UserError
+from r1lab.evaluation import provenance
+from r1lab.models import prompts
+from r1lab.recipe.acting import Environment, environment_of
+
+BETWEEN = 64
+"""Tokens between two turns besides the replies, at most: their tags, and the beginning of the next turn."""
+
+
+def setting_of(recipe: Any, tokenizer, all_tokens: int) -> Setting | None:
+    """Returns how the episodes of a stage are played; None if it has neither an environment nor tools.
+
+    Args:
+        all_tokens: The maximum number of tokens of an episode with its prompt.
+    """
+    section = environment_of(recipe)
+    if section is None:
+        return None
+    spec = make.spec_of(recipe)
+    try:
+        schemas = [toolset.schema(tool) for tool in make.make(spec).tools.values()]
+    except ValueError as error:
+        raise UserError(f"tools: {error}: add it, because the model is shown the schema") from error
+    template = recipe.prompt.model_dump()
+    own = recipe.rollout.max_completion_length
+    limits = Limits(
+        turns=section.max_turns,
+        turn_tokens=section.max_turn_length or own,
+        own_tokens=own,
+        all_tokens=all_tokens,
+        reply_tokens=section.max_reply_length,
+    )
+
+    def rendered(row: dict, said: str | None) -> tuple[str, str]:
+        return prompts.render(with_text(row["prompt"], said), tokenizer, tools=shown(row, schemas), **template)
+
+    def begin(row: dict, said: str | None) -> list[int]:
+        return tokenizer(rendered(row, said)[0], add_special_tokens=False)["input_ids"]
+
+    return Setting(
+        LocalHost(partial(make.make, spec)),
+        limits,
+        TurnTemplate(tokenizer, **template),
+        begin,
+        style=calls.style_of(tokenizer) if section.calls == "auto" else section.calls,
+        prefill=rendered({"prompt": "?"}, None)[1],
+        on_error=section.on_error,
+    )
+
+
+def shown(row: dict, schemas: list[dict]) -> list[dict] | str | None:
+    """The tools that a prompt shows: those of the stage, or else those of its row."""
+    return schemas or row.get("tools")
+
+
+def with_text(prompt: str | list[dict], said: str | None) -> str | list[dict]:
+    """A prompt that ends with what an environment says at the start.
+
+    >>> with_text("Guess.", "Between 1 and 9."), with_text([{"role": "user", "content": "Guess."}], None)
+    ('Guess.\\nBetween 1 and 9.', [{'role': 'user', 'content': 'Guess.'}])
+    """
+    if not said:
+        return prompt
+    if isinstance(prompt, str):
+        return f"{prompt}\n{said}"
+    return [*prompt[:-1], prompt[-1] | {"content": f"{prompt[-1]['content']}\n{said}"}]
+
+
+def longest(section: Environment | None, prompt: int, own: int) -> int:
+    """Returns the tokens of the longest episode with its prompt.
+
+    Args:
+        prompt: Tokens of the longest prompt.
+        own: The maximum number of the model's own tokens.
+    """
+    replies = 0 if section is None else (section.max_turns - 1) * (section.max_reply_length + BETWEEN)
+    return prompt + own + replies
+
+
+def environment_settings(recipe: Any) -> dict[str, Any]:
+    """Returns what the episodes of an evaluation depend on, for `evaluation.json`: environment, tools and source."""
+    section = environment_of(recipe)
+    if section is None:
+        return {}
+    spec = make.spec_of(recipe)
+    session = make.make(spec)
+    parts = [type(session.environment), *session.tools.values()]
+    return {
+        "environment": section.model_dump() | {"tools": spec["tools"]},
+        "environment_source": provenance.source_digest([part for part in parts if part is not type(None)]),
+    }
+
+
+def played_by(engine: Engine, setting: Setting | None, rows: list[dict]) -> Engine:
+    """Returns the engine whose completions are episodes of these rows, or the engine itself without a setting."""
+    if setting is None:
+        return engine
+    if not isinstance(engine, EpisodeEngine):
+        raise UserError("rollout.engine: server: an environment needs an engine in this process: set engine: auto")
+    return Episodes(engine, setting, rows)

@@ -1,0 +1,55 @@
+"""A pipeline with an environment: evaluation, GRPO on episodes, and what the run directory has of them."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from r1lab.rundir import storage
+
+RECIPE = """
+name: guess
+seed: 0
+model: {path: "embedded:tiny-qwen2"}
+data: {builder: number_guess, size: 40}
+environment: {name: number_guess, max_turns: 3, max_turn_length: 16, max_reply_length: 32}
+prompt: {template: r1-zero}
+rewards: [{name: environment}]
+rollout: {max_completion_length: 40, num_generations: 4, engine: ENGINE}
+eval: {tasks: [{builder: number_guess, numbers: 16}], size: 6, num_samples: 2}
+stages:
+  - name: zero
+    stage: grpo
+    train:
+      {max_steps: 2, global_batch_size: 16, per_device_train_batch_size: 8, loss_type: dr_grpo, scale_rewards: none}
+  - {name: after, stage: eval, model: {path: "@zero/model"}}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["transformers", "vllm"])
+def test_a_pipeline_of_episodes(tmp_path, engine):
+    if engine == "vllm":
+        pytest.importorskip("vllm")
+    (tmp_path / "guess.yaml").write_text(RECIPE.replace("ENGINE", engine))
+    command = [sys.executable, "-m", "r1lab", "run", "guess.yaml", "--no-check"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = tmp_path / "runs/guess"
+    steps = [row for row in storage.read_jsonl(run / "01-zero/metrics.jsonl") if "reward" in row]
+    assert [row["step"] for row in steps] == [1, 2]
+    for row in steps:
+        assert 1 <= row["episodes"]["turns"] <= 3 and sum(row["episodes"]["ends"].values()) == pytest.approx(
+            1, abs=1e-3
+        )
+    samples = storage.read_jsonl(run / "01-zero/samples/step_000001.jsonl")
+    assert len(samples) == 16 and all(row["tokens"] <= 40 and row["turns"][0]["own"] for row in samples)
+    if engine == "vllm":
+        assert all(row["drift"] < 1e-2 and row["importance_ratio"] == pytest.approx(1, abs=1e-2) for row in steps)
+    scores = json.loads((run / "02-after/result.json").read_text())["tasks"]["number_guess"]
+    assert scores["turns"] >= 1 and "pass^2" in scores and sum(scores["ends"].values()) == pytest.approx(1, abs=1e-3)
+    questions = storage.read_jsonl(run / "02-after/samples/questions.jsonl")
+    assert len(questions) == 6 and all(len(row["episodes"]) == 2 and "greedy_episode" in row for row in questions)
+    settings = json.loads((run / "02-after/evaluation.json").read_text())
+    assert settings["environment"]["name"] == "number_guess" and settings["environment_source"].startswith("sha256:")
