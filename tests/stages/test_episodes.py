@@ -15,7 +15,7 @@ model: {path: "embedded:tiny-qwen2"}
 data: {builder: number_guess, size: 40}
 environment: {name: number_guess, max_turns: 3, max_turn_length: 16, max_reply_length: 32}
 prompt: {template: r1-zero}
-rewards: [{name: environment}]
+rewards: [{name: environment}, {name: "./mine.py:letters", weight: 0.1}]
 rollout: {max_completion_length: 40, num_generations: 4, engine: ENGINE}
 eval: {tasks: [{builder: number_guess, numbers: 16}], size: 6, num_samples: 2}
 stages:
@@ -33,6 +33,10 @@ def test_a_pipeline_of_episodes(tmp_path, engine):
     if engine == "vllm":
         pytest.importorskip("vllm")
     (tmp_path / "guess.yaml").write_text(RECIPE.replace("ENGINE", engine))
+    (tmp_path / "mine.py").write_text(
+        "def letters(completions, *, episode, **columns):\n"
+        "    return [len(set(''.join(turn.text for turn in one.turns))) / 100 for one in episode]\n"
+    )
     command = [sys.executable, "-m", "r1lab", "run", "guess.yaml", "--no-check"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -40,9 +44,8 @@ def test_a_pipeline_of_episodes(tmp_path, engine):
     steps = [row for row in storage.read_jsonl(run / "01-zero/metrics.jsonl") if "reward" in row]
     assert [row["step"] for row in steps] == [1, 2]
     for row in steps:
-        assert 1 <= row["episodes"]["turns"] <= 3 and sum(row["episodes"]["ends"].values()) == pytest.approx(
-            1, abs=1e-3
-        )
+        assert 1 <= row["episodes"]["turns"] <= 3
+        assert sum(row["episodes"]["ends"].values()) == pytest.approx(1, abs=1e-3)
     samples = storage.read_jsonl(run / "01-zero/samples/step_000001.jsonl")
     assert len(samples) == 16 and all(row["tokens"] <= 40 and row["turns"][0]["own"] for row in samples)
     if engine == "vllm":
