@@ -7,6 +7,7 @@ packaged recipes run in `tests/stages/test_every_recipe.py`; of these only the q
 pages that speak of the run of `make demo`.
 """
 
+import io
 import os
 import re
 import shutil
@@ -64,6 +65,7 @@ def demo(tmp_path_factory):
 def test_the_commands_of_a_page(page, tmp_path, monkeypatch, request):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("sys.stdin", io.StringIO())  # nobody types
     pages.write_files(page, tmp_path)
     for name, folder in {".venv": sys.prefix, "recipes": pages.ROOT / "recipes"}.items():  # as in a checkout
         (tmp_path / name).symlink_to(folder)
