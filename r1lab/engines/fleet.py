@@ -92,7 +92,7 @@ class Fleet:
     Args:
         urls: The addresses of the servers.
         timeout: Seconds for each request.
-        max_concurrent: The maximum number of requests in progress at all servers together; others wait here.
+        max_concurrent: The maximum number of requests in progress per server; others wait here.
         beat: Called in the thread of the requests at each reply, and when a server is left out.
     """
 
@@ -105,7 +105,7 @@ class Fleet:
         beat: Callable[[], None] = lambda: None,
     ):
         self.beat = beat
-        self.urls, self.timeout, self.max_concurrent = [root(url) for url in urls], timeout, max_concurrent
+        self.urls, self.timeout, self.max_concurrent = [root(url) for url in urls], timeout, max_concurrent * len(urls)
         self.version: int | None = None
         self.model: str | None = None
         self._loop = asyncio.new_event_loop()

@@ -66,7 +66,7 @@ def pass_hat_k(scores: Sequence[Sequence[float]], k: int) -> float:
         ValueError: k is below 1, or a question has fewer than k samples.
 
     >>> pass_hat_k([[1, 1, 0], [1, 1, 1]], 2)
-    0.6666666666666667
+    0.6666666666666666
     """
     question_means(scores)
     if not 1 <= k <= min(map(len, scores)):

@@ -17,7 +17,8 @@ class Environment(Call):
 
     A step of the environment has `timeout` seconds. `on_error` decides what happens if a tool raises an exception:
     `tell` the model, `end` the episode, or `skip` it, which then does not count. `workers` is the number of processes
-    that run environments (default: one per core); 0 runs them in the process of the stage, without a timeout. `calls`
+    that run environments: by default one per core, and none for r1lab's own. 0 runs them in the process of the stage,
+    without a timeout. `calls`
     is the format in which the model writes calls of tools; `auto` is that of its chat template.
     """
 

@@ -1,11 +1,14 @@
 """The episodes of a stage: its environment, its tools, and how the model's turns are rendered."""
 
+import atexit
 from functools import partial
 from typing import Any
 
+from r1lab import lookup
 from r1lab.engines import Engine, EpisodeEngine
 from r1lab.environments import calls, make, toolset
-from r1lab.environments.host import LocalHost
+from r1lab.environments.host import Host, LocalHost
+from r1lab.environments.processes import ProcessHost
 from r1lab.episodes.engine import Episodes, Setting
 from r1lab.episodes.play import Limits
 from r1lab.episodes.template import TurnTemplate
@@ -49,7 +52,7 @@ def setting_of(recipe: Any, tokenizer, all_tokens: int) -> Setting | None:
         return tokenizer(rendered(row, said)[0], add_special_tokens=False)["input_ids"]
 
     return Setting(
-        LocalHost(partial(make.make, spec)),
+        host_of(section, spec),
         limits,
         TurnTemplate(tokenizer, **template),
         begin,
@@ -57,6 +60,22 @@ def setting_of(recipe: Any, tokenizer, all_tokens: int) -> Setting | None:
         prefill=rendered({"prompt": "?"}, None)[1],
         on_error=section.on_error,
     )
+
+
+IN_PROCESS = {"calculator"}
+"""Tools that need neither a deadline nor a process of their own."""
+
+
+def host_of(section: Environment, spec: dict[str, Any]) -> Host:
+    """Returns where the environments of a stage run: r1lab's own in this process, and others in worker processes."""
+    name = section.name
+    own = name is None or name in lookup.names("environments")
+    own = own and all(isinstance(tool, str) and tool in IN_PROCESS for tool in spec["tools"])
+    if section.workers == 0 or (section.workers is None and own):
+        return LocalHost(partial(make.make, spec))
+    host = ProcessHost("r1lab.environments.make:make", spec, timeout=section.timeout, workers=section.workers)
+    atexit.register(host.close)
+    return host
 
 
 def shown(row: dict, schemas: list[dict]) -> list[dict] | str | None:
