@@ -71,11 +71,20 @@ def _tools_problems(tools: list[ToolSpec]) -> Problems:
 
 
 def unplayed(recipe: Any) -> Problems:
-    """Whether the stage has an environment and is of a kind that does not play episodes yet."""
-    if environment_of(recipe) is None or recipe.stage in PLAYED:
+    """Whether the stage has an environment and is of a kind, or has settings, with which no episodes are played yet."""
+    if environment_of(recipe) is None:
         return []
     key = "environment" if recipe.environment else "tools"
-    return [((key,), f"not built yet for a stage of kind {recipe.stage}: remove it")]
+    if recipe.stage not in PLAYED:
+        return [((key,), f"not built yet for a stage of kind {recipe.stage}: remove it")]
+    rollout, missing = recipe.rollout, ""
+    if rollout.engine == "server" or getattr(rollout, "url", None):
+        missing = "with rollout servers: remove rollout.url, and set rollout.engine: auto"
+    elif recipe.stage == "grpo" and recipe.launch.rollout == "server":
+        missing = "with rollout servers: set launch.rollout: colocate"
+    elif getattr(rollout, "asynchronous", None):
+        missing = "with asynchronous training: remove rollout.async"
+    return [((key,), f"not built yet {missing}")] if missing else []
 
 
 def columns(environment: Any) -> list[str]:

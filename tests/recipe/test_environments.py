@@ -194,8 +194,19 @@ def test_what_reset_requires_is_a_column_of_the_rows(load):
 
 
 @pytest.mark.parametrize(
-    ("setting", "key"), [("environment={name: './env.py:Shop'}", "environment"), ("tools=[calculator]", "tools")]
+    ("settings", "why"),
+    [
+        (
+            ["environment={name: './env.py:Shop'}", "rollout.async={staleness: 1}"],
+            "environment: not built yet with async",
+        ),
+        (
+            ["tools=[calculator]", "rollout.url='http://127.0.0.1:1'", "launch.rollout=server"],
+            "tools: not built yet with r",
+        ),
+    ],
 )
-def test_a_stage_that_plays_no_episodes_yet_is_refused(load, setting, key):
-    line = problem(load, setting, inputs=True)
-    assert line.endswith(f"{key}: not built yet for a stage of kind grpo: remove it")
+def test_settings_with_which_no_episodes_are_played_yet_are_refused(load, settings, why):
+    with pytest.raises(UserError) as caught:
+        load(*settings, inputs=True)
+    assert any(why in line for line in caught.value.problems)
