@@ -71,7 +71,7 @@ def _tools_problems(tools: list[ToolSpec]) -> Problems:
 
 
 def unplayed(recipe: Any) -> Problems:
-    """Whether the stage has an environment and is of a kind, or has settings, with which no episodes are played yet."""
+    """Whether the stage has an environment, but a kind or settings with which no episodes are played yet."""
     if environment_of(recipe) is None:
         return []
     key = "environment" if recipe.environment else "tools"

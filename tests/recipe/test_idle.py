@@ -169,7 +169,7 @@ ALIASES = {
     "curriculum": {"self", "settings"},
     "eval": {"evaluation", "settings"},
 }
-WHOLE = {"alarms", "rewards", "train", "launch", "prompt"}
+WHOLE = {"alarms", "rewards", "train", "launch", "prompt", "environment"}
 
 
 @pytest.mark.parametrize("kind", STAGES)
