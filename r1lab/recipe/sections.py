@@ -188,7 +188,7 @@ class Asynchronous(Section):
     """
 
     staleness: int = Field(default=2, ge=0)
-    objective: Literal["decoupled", "truncated", "ppo"] = "decoupled"
+    objective: Literal["decoupled", "truncated", "ppo"] = "ppo"
     in_flight: bool = True
 
 
