@@ -66,11 +66,12 @@ REWARDS = {
     ),
 }
 OWN_TESTS = {
+    "environment",
     "judge",
     "reasoning_gym",
     "reward_model",
     "fluency",
-}  # they have no gold of ours: a server, a package, models
+}  # they have no gold of ours: an environment, a server, a package, models
 
 
 def test_every_builder_and_every_reward_is_tried():

@@ -69,10 +69,10 @@ PRIVATE = {
     LRScheduler: ["_last_lr"],
 }  # fmt: skip
 OWN = [
-    "_C", "_accelerator", "_batch", "_begun", "_computed", "_decode", "_draws", "_early", "_finished",
+    "_C", "_accelerator", "_again", "_batch", "_begun", "_computed", "_decode", "_draws", "_early", "_finished",
     "_generated", "_graded", "_idle_since", "_inputs", "_of_sync", "_order", "_outputs", "_over", "_params",
     "_part_loss", "_replayed", "_requests", "_rewards", "_rounds", "_running", "_size", "_spent", "_started",
-    "_thread", "_used", "_version", "_waiting",
+    "_taken", "_thread", "_used", "_version", "_waiting",
 ]  # fmt: skip
 # Names in TRL's modules that mean something else while one of its methods runs.
 REPLACED = {"GRPOTrainer.__init__": "VLLMGeneration", "VLLMGeneration._init_vllm": "LLM"}

@@ -34,7 +34,7 @@ REWARDS = {
     "tag_count": ({}, {}, (0, 1)),
     "tool_calls": ({"answer": CALLS, "tools": TOOLS}, {}, (0, 1)),
 }
-OWN_TESTS = {"judge", "reward_model", "reasoning_gym", "fluency"}  # these need a server, a model, a package
+OWN_TESTS = {"environment", "judge", "reward_model", "reasoning_gym", "fluency"}  # these need more than a text
 GROUPS = {"length"}  # compares a completion with its group
 
 PIECES = [
