@@ -9,13 +9,13 @@ def beginning(tokenizer, schemas: Sequence[dict] = (), **settings) -> Callable[[
     """Returns a function from a row, and what its environment says at the start, to the tokens of the prompt.
 
     Args:
-        schemas: The tools, as of `r1lab.environments.toolset.schema`.
+        schemas: The tools, as of `r1lab.environments.toolset.schema`; without any, those of a row's column `tools`.
         settings: The other arguments of `r1lab.models.prompts.render`.
     """
 
     def begin(row: dict, said: str | None) -> list[int]:
         prompt = ended(row["prompt"], said or "")
-        text, _ = prompts.render(prompt, tokenizer, tools=list(schemas) or None, **settings)
+        text, _ = prompts.render(prompt, tokenizer, tools=list(schemas) or row.get("tools"), **settings)
         return tokenizer(text, add_special_tokens=False)["input_ids"]
 
     return begin

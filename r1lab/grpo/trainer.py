@@ -150,10 +150,10 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
         if asynchronous:
             source = FromServers(self, in_flight=asynchronous.in_flight) if served else None
             self.groups = Groups(self, asynchronous, source)
-        # A loss that is a sum over rows can be computed in any parts, but these terms need a whole micro-batch.
         # TRL guesses from the last token what was truncated; an episode says it.
         self.masks_cut = self.mask_truncated_completions
         self.mask_truncated_completions = self.masks_cut and setting is None
+        # A loss that is a sum over rows can be computed in any parts, but these terms need a whole micro-batch.
         self.by_rows = not self._entropy_bonus_enabled and self.top_entropy_quantile == 1 and not self.aux_loss_enabled
         self.own_loss = trial.loss(own.loss) if own.loss else None
         # Rows with zero advantage have no gradient, except from the KL term or a loss of the user's own.

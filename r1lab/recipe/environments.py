@@ -82,6 +82,8 @@ def unplayed(recipe: Any) -> Problems:
         missing = "with rollout servers: remove rollout.url, and set rollout.engine: auto"
     elif recipe.stage == "grpo" and recipe.launch.rollout == "server":
         missing = "with rollout servers: set launch.rollout: colocate"
+    elif recipe.stage == "grpo" and recipe.train.get("scale_rewards") == "batch":
+        missing = "with train.scale_rewards: batch: set group or none"
     elif getattr(rollout, "asynchronous", None):
         missing = "with asynchronous training: remove rollout.async"
     return [((key,), f"not built yet {missing}")] if missing else []

@@ -11,6 +11,7 @@ from r1lab.environments.host import Host, LocalHost
 from r1lab.environments.processes import ProcessHost
 from r1lab.episodes.engine import Episodes, Setting
 from r1lab.episodes.play import Limits
+from r1lab.episodes.prompt import beginning
 from r1lab.episodes.template import TurnTemplate
 from r1lab.errors import UserError
 from r1lab.evaluation import provenance
@@ -44,20 +45,13 @@ def setting_of(recipe: Any, tokenizer, all_tokens: int) -> Setting | None:
         all_tokens=all_tokens,
         reply_tokens=section.max_reply_length,
     )
-
-    def rendered(row: dict, said: str | None) -> tuple[str, str]:
-        return prompts.render(with_text(row["prompt"], said), tokenizer, tools=shown(row, schemas), **template)
-
-    def begin(row: dict, said: str | None) -> list[int]:
-        return tokenizer(rendered(row, said)[0], add_special_tokens=False)["input_ids"]
-
     return Setting(
         host_of(section, spec),
         limits,
         TurnTemplate(tokenizer, **template),
-        begin,
+        beginning(tokenizer, schemas, **template),
         style=calls.style_of(tokenizer) if section.calls == "auto" else section.calls,
-        prefill=rendered({"prompt": "?"}, None)[1],
+        prefill=prompts.render("?", tokenizer, tools=schemas or None, **template)[1],
         on_error=section.on_error,
     )
 
@@ -76,24 +70,6 @@ def host_of(section: Environment, spec: dict[str, Any]) -> Host:
     host = ProcessHost("r1lab.environments.make:make", spec, timeout=section.timeout, workers=section.workers)
     atexit.register(host.close)
     return host
-
-
-def shown(row: dict, schemas: list[dict]) -> list[dict] | str | None:
-    """The tools that a prompt shows: those of the stage, or else those of its row."""
-    return schemas or row.get("tools")
-
-
-def with_text(prompt: str | list[dict], said: str | None) -> str | list[dict]:
-    """A prompt that ends with what an environment says at the start.
-
-    >>> with_text("Guess.", "Between 1 and 9."), with_text([{"role": "user", "content": "Guess."}], None)
-    ('Guess.\\nBetween 1 and 9.', [{'role': 'user', 'content': 'Guess.'}])
-    """
-    if not said:
-        return prompt
-    if isinstance(prompt, str):
-        return f"{prompt}\n{said}"
-    return [*prompt[:-1], prompt[-1] | {"content": f"{prompt[-1]['content']}\n{said}"}]
 
 
 def longest(section: Environment | None, prompt: int, own: int) -> int:

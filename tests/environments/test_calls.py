@@ -1,4 +1,4 @@
-"""Calls of tools are read in every format, and what is none is told in words that the model can use."""
+"""Calls of tools are read in every format, and the reason why a text is none is in words that a model can use."""
 
 import json
 

@@ -25,7 +25,7 @@ def tokenizer():
 
 
 class Scripted:
-    """A stream that says what it is told: of each episode one text after another, with an end token."""
+    """A stream of given texts: for each episode one after another, with an end token."""
 
     waits = False
 

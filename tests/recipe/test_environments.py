@@ -196,6 +196,7 @@ def test_what_reset_requires_is_a_column_of_the_rows(load):
 @pytest.mark.parametrize(
     ("settings", "why"),
     [
+        (["tools=[calculator]", "train.scale_rewards=batch"], "tools: not built yet with train.scale_rewards"),
         (
             ["environment={name: './env.py:Shop'}", "rollout.async={staleness: 1}"],
             "environment: not built yet with async",

@@ -48,7 +48,7 @@ def test_where_environments_run(tokenizer, given, host):
 def test_the_prompt_shows_the_tools_and_what_the_environment_says(tokenizer):
     made = setting_of(stage(tools=["calculator"]), tokenizer, 100)
     text = tokenizer.decode(made.begin({"prompt": "How much?"}, "Two numbers."))
-    assert "calculator" in text and "How much?\nTwo numbers." in text
+    assert "calculator" in text and "How much?\n\nTwo numbers." in text
     assert made.limits.own_tokens == made.limits.turn_tokens == 50
 
 
