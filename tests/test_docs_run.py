@@ -67,7 +67,8 @@ def test_the_commands_of_a_page(page, tmp_path, monkeypatch, request):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("sys.stdin", io.StringIO())  # nobody types
     pages.write_files(page, tmp_path)
-    for name, folder in {".venv": sys.prefix, "recipes": pages.ROOT / "recipes"}.items():  # as in a checkout
+    checkout = {name: pages.ROOT / name for name in ("recipes", "benchmarks")}
+    for name, folder in {".venv": sys.prefix, **checkout}.items():
         (tmp_path / name).symlink_to(folder)
     text = (pages.ROOT / page).read_text(encoding="utf-8")
     for name in DEMO:

@@ -37,7 +37,7 @@ def stale(trainer: GRPOTrainer) -> bool:
 def corrected(trainer: GRPOTrainer, inputs: dict, current: torch.Tensor) -> dict:
     """Returns a micro-batch with the weights of its tokens, and logs them.
 
-    Without asynchronous training these correct for the engine's numerics alone.
+    Without staleness these correct for the engine's numerics alone, whatever the objective.
 
     Args:
         inputs: See `weighted`.
@@ -45,7 +45,7 @@ def corrected(trainer: GRPOTrainer, inputs: dict, current: torch.Tensor) -> dict
     """
     mask, groups = loss_mask(inputs), trainer.groups
     bounds = trainer.vllm_importance_sampling_clip_min, trainer.vllm_importance_sampling_clip_max
-    objective = groups.settings.objective if groups is not None else "decoupled"
+    objective = groups.settings.objective if groups is not None and stale(trainer) else "decoupled"
     gaps = None
     if not stale(trainer):  # the proximal policy has sampled; a token that was not scored does not count as drift
         proximal = inputs.get("old_per_token_logps", current)
