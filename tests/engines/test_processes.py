@@ -4,12 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 
-from r1lab.engines import processes
+from r1lab.engines import processes, temporary
 from r1lab.errors import UserError
 from r1lab.models import loading
 
@@ -78,20 +80,46 @@ def test_a_server_that_is_killed_or_stopped_while_it_starts_is_one_line_and_ende
     wait_until_gone([*found, other])
 
 
+def semaphores(found: list[psutil.Process]) -> set[str]:
+    """The names in /dev/shm of the semaphores that processes use."""
+    lines = [line.split() for one in found for line in open(f"/proc/{one.pid}/maps") if "/dev/shm/sem." in line]
+    used = {int(line[4]) for line in lines}  # inodes: the maps have the names before they were renamed
+    return {entry.path for entry in os.scandir("/dev/shm") if entry.inode() in used}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", ["parent", "server"])
-def test_no_process_is_left_when_the_parent_or_the_server_is_killed(killed, tmp_path):
-    """vLLM's engine would go on without its API server."""
+def test_nothing_is_left_when_the_parent_or_the_server_is_killed(killed, tmp_path, monkeypatch):
+    """vLLM's engine would go on without its API server, and Python would leave its semaphores."""
+    folder = tempfile.TemporaryDirectory(dir="/tmp")  # that of pytest is too long for the path of a socket
+    monkeypatch.setattr(tempfile, "tempdir", folder.name)
     command = [sys.executable, "-c", PARENT, loading.resolve("embedded:tiny-qwen2"), str(tmp_path)]
-    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert parent.stdout is not None
-    guard = psutil.Process(int(parent.stdout.readline()))
-    try:
-        assert parent.stdout.readline().startswith("http://127.0.0.1:")
-        found = [guard, *guard.children(recursive=True)]
-        assert len(found) >= 3  # the guard, the API server and the engine
-        os.kill(parent.pid if killed == "parent" else guard.children()[0].pid, signal.SIGKILL)
-        wait_until_gone(found)
-    finally:
-        parent.kill()
-        parent.wait()
+    environment = os.environ | {"TMPDIR": folder.name, "PYTHONPATH": os.getcwd()}
+    with folder, subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        try:
+            assert parent.stdout is not None
+            guard = psutil.Process(int(parent.stdout.readline()))
+            assert parent.stdout.readline().startswith("http://127.0.0.1:")
+            found = [guard, *guard.children(recursive=True)]
+            assert len(found) >= 4  # the guard, the API server, the tracker of its semaphores and the engine
+            used = semaphores(found)
+            (files,) = Path(folder.name).glob("r1lab-vllm-*")
+            assert used and list(files.iterdir())
+            temporary.remove_left("r1lab-vllm-", Path(folder.name))  # another run starts a server
+            assert files.is_dir()
+            os.kill(parent.pid if killed == "parent" else guard.children()[0].pid, signal.SIGKILL)
+            wait_until_gone(found)
+            assert not [path for path in used if os.path.exists(path)]
+            assert "resource_tracker" not in (tmp_path / "servers/0.log").read_text()
+            if killed == "parent":
+                processes.stop(processes.start("none", tmp_path))
+                assert not files.exists()
+        finally:
+            parent.kill()
+
+
+def test_the_files_of_a_server_are_removed_when_it_is_stopped(tmp_path):
+    (server,) = processes.start(str(tmp_path / "none"), tmp_path)
+    assert server.held.path.is_dir()
+    processes.stop([server])
+    assert not server.held.path.exists()
