@@ -115,16 +115,26 @@ class Episode:
         """The number of tokens that were put in."""
         return sum(len(segment.ids) for segment in self.segments) - self.own_tokens
 
-    def summary(self) -> dict[str, Any]:
-        """What a file of samples has of the episode besides its last turn."""
+    def summary(self, *, ids: bool = False) -> dict[str, Any]:
+        """What a file of samples has of the episode besides its last turn.
+
+        Args:
+            ids: Whether it has all tokens, for training on them, in place of the seconds.
+        """
         turns = []
         for segment in self.segments:
             turn = {"own": segment.own, "text": segment.text, "tokens": len(segment.ids)}
             turn |= {"calls": segment.calls} if segment.calls else {}
             turn |= {"error": segment.error} if segment.error else {}
-            turns.append(turn | {"seconds": round(segment.seconds, 3)})
+            turns.append(turn | ({"ids": segment.ids} if ids else {"seconds": round(segment.seconds, 3)}))
         found = {"end": self.end, "turns": turns, "reply_tokens": self.reply_tokens}
+        found |= {"prompt_ids": self.prompt_ids} if ids else {}
         return found | ({"info": self.info} if self.info else {})
+
+    @classmethod
+    def read(cls, saved: dict[str, Any]) -> "Episode":
+        """The episode that `dataclasses.asdict` saved."""
+        return cls(**saved | {"segments": [Segment(**segment) for segment in saved["segments"]]})
 
     @property
     def cut(self) -> bool:
@@ -135,3 +145,16 @@ class Episode:
     def counted(self) -> bool:
         """Whether the episode says something about the model."""
         return self.end not in NOT_COUNTED
+
+
+def sampled_ids(row: dict[str, Any]) -> tuple[list[int], list[int], list[int]] | None:
+    """The tokens of an episode in a file of samples, up to the end of its last turn; None for other rows.
+
+    Returns:
+        `(prompt_ids, completion_ids, mask)`, as of `Episode`.
+    """
+    if not isinstance(row.get("prompt_ids"), list) or not isinstance(row.get("turns"), list):
+        return None
+    segments = [Segment(turn["ids"], turn["own"]) for turn in row["turns"]]
+    episode = Episode(row["prompt_ids"], segments)
+    return episode.prompt_ids, episode.completion_ids, episode.mask

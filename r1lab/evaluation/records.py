@@ -154,7 +154,7 @@ def figures(records: list[dict]) -> dict:
     if others := _other_rewards(records):
         found["rewards"] = others
     if all("episodes" in record for record in records):
-        found |= _episodes([episode for record in records for episode in record["episodes"]])
+        found |= episode_figures([episode for record in records for episode in record["episodes"]])
         found |= {f"pass^{k}": stats.pass_hat_k(scores, k) for k in (2, 4, 8) if k <= n}
     if "greedy" in records[0]:
         found |= _share("greedy", "greedy_ci95", [[record["greedy"]] for record in records])
@@ -163,7 +163,7 @@ def figures(records: list[dict]) -> dict:
     return {key: _rounded(value) for key, value in found.items()}
 
 
-def _episodes(episodes: list[dict]) -> dict:
+def episode_figures(episodes: list[dict]) -> dict:
     """Of episodes the mean turns and calls, the share of calls that failed, and the share of each end.
 
     `not_counted`, if there are any, is the number of those whose environment failed, which count as wrong.

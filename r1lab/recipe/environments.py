@@ -11,9 +11,6 @@ from r1lab.recipe.calls import call_problems
 from r1lab.recipe.values import Problems
 from r1lab.recipe.yaml_source import Keys
 
-PLAYED = ("grpo", "eval")
-"""The kinds of stages that play episodes so far."""
-
 
 def environment_problems(recipe: Any) -> Problems:
     """Whether the environment and the tools of a stage exist, and accept their parameters.
@@ -71,12 +68,10 @@ def _tools_problems(tools: list[ToolSpec]) -> Problems:
 
 
 def unplayed(recipe: Any) -> Problems:
-    """Whether the stage has an environment, but a kind or settings with which no episodes are played yet."""
+    """Whether the stage has an environment, but settings with which no episodes are played yet."""
     if environment_of(recipe) is None:
         return []
     key = "environment" if recipe.environment else "tools"
-    if recipe.stage not in PLAYED:
-        return [((key,), f"not built yet for a stage of kind {recipe.stage}: remove it")]
     rollout, missing = recipe.rollout, ""
     if rollout.engine == "server" or getattr(rollout, "url", None):
         missing = "with rollout servers: remove rollout.url, and set rollout.engine: auto"
@@ -84,6 +79,8 @@ def unplayed(recipe: Any) -> Problems:
         missing = "with rollout servers: set launch.rollout: colocate"
     elif recipe.stage == "grpo" and recipe.train.get("scale_rewards") == "batch":
         missing = "with train.scale_rewards: batch: set group or none"
+    elif recipe.stage == "sample" and recipe.keep.which == "pairs":
+        missing = "with keep: pairs, because a dpo stage trains on single turns: set right, best or all"
     elif getattr(rollout, "asynchronous", None):
         missing = "with asynchronous training: remove rollout.async"
     return [((key,), f"not built yet {missing}")] if missing else []

@@ -11,6 +11,7 @@ from pathlib import Path
 from r1lab import engines, lookup
 from r1lab.data.rows import Columns
 from r1lab.engines import options as engine_options
+from r1lab.episodes.record import sampled_ids
 from r1lab.errors import UserError
 from r1lab.grading.grader import applies
 from r1lab.models import loading, scratch
@@ -221,8 +222,13 @@ def _missing(row: dict, required: Required) -> list[tuple[str, str]]:
     return [
         (column, user)
         for column, user, tasks in required
-        if applies(tasks, row.get("task")) and row.get(column) in (None, "", [])
+        if applies(tasks, row.get("task")) and row.get(column) in (None, "", []) and not _is_turn(row, column)
     ]
+
+
+def _is_turn(row: dict, column: str) -> bool:
+    """Whether a column is the last turn of an episode, which may be empty."""
+    return column == "completion" and column in row and sampled_ids(row) is not None
 
 
 def row_problems(path: str, split: str, required: Required, columns: Columns | None = None) -> list[str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from r1lab import lookup, ranks
 from r1lab.data import operations
 from r1lab.data.calls import rows_of
+from r1lab.episodes.record import sampled_ids
 from r1lab.errors import UserError
 from r1lab.evaluation import forms
 from r1lab.models import tools
@@ -97,6 +98,8 @@ def _as_data(task: str | Task) -> EvalData:
 
 
 def _tokens(row: dict, tokenizer) -> int:
+    if (sampled := sampled_ids(row)) is not None:
+        return len(sampled[0]) + len(sampled[1])
     texts = [row["prompt"], row.get("completion") or ""]
     texts += [tools.as_text(listed)] if (listed := tools.schemas(row.get("tools"))) else []
     plain = [t if isinstance(t, str) else "\n".join(message["content"] for message in t) for t in texts]

@@ -14,6 +14,7 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from r1lab import ranks
+from r1lab.episodes.record import sampled_ids
 from r1lab.errors import UserError
 from r1lab.models import loading, prompts, scratch
 from r1lab.models.lora import lora_config
@@ -37,7 +38,7 @@ def run(recipe: SftRecipe, run_dir: Path) -> int:
     tokenizer = None if recipe.model.path.startswith("scratch:") else load_tokenizer(recipe)
     rows = build_rows(recipe.data, seed=recipe.seed, run_dir=run_dir, tokenizer=tokenizer)
     for i, row in enumerate(rows):
-        if not row.get("completion"):
+        if not row.get("completion") and sampled_ids(row) is None:  # the last turn of an episode may be empty
             raise UserError(f"data: row {i + 1} has no completion, on which sft trains: add one")
     own: dict[str, Any] = {"completion_only_loss": True} if "completion_only_loss" not in recipe.train else {}
     if "train_sampling_strategy" not in recipe.train:
@@ -105,6 +106,8 @@ def tokenized(recipe: SftRecipe, rows: list[dict], tokenizer, run_dir: Path, *, 
 def examples(recipe: SftRecipe, rows: list[dict], tokenizer, run_dir: Path, model) -> Iterator[dict]:
     """Yields `input_ids` and `labels` of each row, and warns about the number of rows that are too long.
 
+    An episode is a row whose loss is on the model's own turns.
+
     A row longer than `train.max_length` is left out, because truncated it would teach the model to think without an
     end. With `train.truncation_mode` it is truncated instead.
     """
@@ -115,12 +118,8 @@ def examples(recipe: SftRecipe, rows: list[dict], tokenizer, run_dir: Path, mode
     for number, row in enumerate(rows, 1):
         if number % 1000 == 0:
             ranks.beat(run_dir)
-        example = prompts.example(row, tokenizer, **template)
-        prompt, completion = example["prompt_ids"], example["completion_ids"]
-        if _loses_thinking(row, completion, tokenizer):
-            raise UserError(f"data: this tokenizer drops the <think> tags of a completion: {row['completion'][:80]!r}")
-        labels = (prompt if whole else [-100] * len(prompt)) + completion
-        ids = prompt + completion
+        ids, mask = _ids_of(row, number, tokenizer, template)
+        labels = ids if whole else [token if trained else -100 for token, trained in zip(ids, mask)]
         if model is not None:
             check_ids(ids, number, tokenizer, model)
         if limit and len(ids) > limit:
@@ -132,6 +131,31 @@ def examples(recipe: SftRecipe, rows: list[dict], tokenizer, run_dir: Path, mode
     if long:
         how = f"truncated ({mode})" if mode else "left out"
         warn(run_dir, f"data: {long} of {len(rows)} rows are longer than train.max_length {limit} and were {how}")
+
+
+def _ids_of(row: dict, number: int, tokenizer, template: dict) -> tuple[list[int], list[int]]:
+    """The tokens of a row, and for each whether it is trained on: those of the completion.
+
+    Of an episode, which a sample stage played, they are those that were sampled, with the replies as context. Its
+    prompt has been rendered already. Rendering the texts of its turns again would give other tokens.
+
+    Raises:
+        UserError: The row's tokens are those of another tokenizer, or this one cannot represent its thinking.
+    """
+    if (sampled := sampled_ids(row)) is not None:
+        prompt, completion, mask = sampled
+        for turn in row["turns"]:
+            # The token that ended a turn is not in its text.
+            texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in (turn["ids"], turn["ids"][:-1])]
+            if turn["own"] and turn["text"] not in texts:
+                what = f"data: row {number}: its episode has the tokens of another tokenizer"
+                raise UserError(f"{what}: train the model that it was sampled with, or one with the same tokenizer")
+        return prompt + completion, [0] * len(prompt) + mask
+    example = prompts.example(row, tokenizer, **template)
+    prompt, completion = example["prompt_ids"], example["completion_ids"]
+    if _loses_thinking(row, completion, tokenizer):
+        raise UserError(f"data: this tokenizer drops the <think> tags of a completion: {row['completion'][:80]!r}")
+    return prompt + completion, [0] * len(prompt) + [1] * len(completion)
 
 
 def _loses_thinking(row: dict, completion_ids: list[int], tokenizer) -> bool:
@@ -147,6 +171,7 @@ def show_labels(trainer, tokenizer, run_dir: Path, *, shown: int = 3) -> None:
         UserError: No token of a row is trained on.
     """
     batch = [trainer.train_dataset[i] for i in range(min(shown, len(trainer.train_dataset)))]
+    last = set()
     for i, example in enumerate(batch):
         labels = trainer.data_collator([dict(example)])["labels"][0].tolist()
         learned = [label for label in labels if label != -100]
@@ -156,12 +181,12 @@ def show_labels(trainer, tokenizer, run_dir: Path, *, shown: int = 3) -> None:
             )
         text = tokenizer.decode(learned)
         print(f"row {i + 1}: {len(learned)} of {len(labels)} tokens are trained on:\n{text}\n", flush=True)
-        if learned[-1] != tokenizer.eos_token_id and not trainer.args.packing:
-            warn(
-                run_dir,
-                f"row {i + 1}: its end token {tokenizer.eos_token} is not trained on, so the model would never stop",
-            )
+        last.add(learned[-1])
         note(run_dir, f"trains on {len(learned)} of {len(labels)} tokens: {shortened(text, 60, 60)}")
+    # An episode may end in the middle of a turn, or with the end token of its chat template.
+    if not last & {tokenizer.eos_token_id, prompts.turn_end(tokenizer)} and not trainer.args.packing:
+        end = f"the end token {tokenizer.eos_token} is not trained on"
+        warn(run_dir, f"data: in none of the first {len(batch)} rows {end}, so the model may never stop")
 
 
 def by_length(lengths: list[int], batch_size: int, *, seed: int, window: int = 16) -> list[int]:

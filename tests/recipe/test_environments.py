@@ -211,3 +211,11 @@ def test_settings_with_which_no_episodes_are_played_yet_are_refused(load, settin
     with pytest.raises(UserError) as caught:
         load(*settings, inputs=True)
     assert any(why in line for line in caught.value.problems)
+
+
+def test_a_sample_stage_keeps_no_pairs_of_episodes(load):
+    base = "\n".join(line for line in GRPO.splitlines() if not line.startswith("train")).replace("grpo", "sample")
+    assert load("tools=[calculator]", base=base, inputs=True).stage == "sample"
+    assert "tools: not built yet with keep: pairs, because a dpo stage" in problem(
+        load, "tools=[calculator]", "keep=pairs", base=base, inputs=True
+    )

@@ -42,7 +42,8 @@ def make_base(folder: Path) -> Path:
     )  # fmt: skip
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder / "start")
-    loading.load_tokenizer("embedded:tiny-qwen2").save_pretrained(folder / "start")
+    tokenizer = loading.load_tokenizer("embedded:tiny-qwen2")
+    tokenizer.save_pretrained(folder / "start")
     rng = random.Random(0)
     words = ["knight", "knave", "said", "that", "is", "a", "or", "and"]
 
@@ -53,10 +54,19 @@ def make_base(folder: Path) -> Path:
         {"prompt": f"say {number}", "answer": "yes", "completion": text(2), "chosen": text(1), "rejected": text(3)}
         for number in range(96)
     ]
+    for row in rows[::3]:  # episodes, as a sample stage writes them
+        row["prompt_ids"] = tokenizer(row["prompt"])["input_ids"]
+        row["turns"] = [turn(tokenizer, text(1), own) for own in (True, False, True)]
     storage.write_jsonl(folder / "rows.jsonl", rows)
     storage.write_jsonl(folder / "test.jsonl", [{"prompt": f"ask {n}", "answer": "yes"} for n in range(3)])
     (folder / "mine.py").write_text(REWARD)
     return folder
+
+
+def turn(tokenizer, text: str, own: bool) -> dict:
+    """A turn of an episode in a file of samples."""
+    ids = tokenizer(text)["input_ids"]
+    return {"own": own, "text": tokenizer.decode(ids), "ids": ids}
 
 
 def prepared(base: Path, folder: Path, stage: str, count: int, *, strategy: str = "ddp", train=None, **more) -> Path:

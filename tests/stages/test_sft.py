@@ -126,6 +126,64 @@ def test_a_token_beyond_the_embedding_names_the_row(tmp_path, tiny_model):
         tokenized(recipe.load([str(path)]), rows, tokenizer, tmp_path, model=model)
 
 
+def episode(tokenizer) -> dict:
+    """A row of a sample stage that played an episode of two turns."""
+    texts = [(True, "Who is it?"), (False, "It is Ada."), (True, "Ada.<|im_end|>"), (False, "right")]
+    turns = [{"own": own, "ids": tokenizer(text)["input_ids"]} for own, text in texts]
+    turns = [turn | {"text": tokenizer.decode(turn["ids"], skip_special_tokens=True)} for turn in turns]
+    return {"prompt": "Who?", "completion": "", "prompt_ids": tokenizer("Who?")["input_ids"], "turns": turns}
+
+
+def test_of_an_episode_the_own_tokens_are_learned_in_the_context_of_the_replies(tmp_path, tiny_model):
+    from r1lab.models import loading
+
+    row = episode(loading.load_tokenizer(str(tiny_model)))
+    first, reply, second, _ = (turn["ids"] for turn in row["turns"])
+    (plain, example), _ = sft(tmp_path, tiny_model, [ROWS[0], row])
+    assert plain["labels"][-1] != -100
+    assert example["input_ids"] == row["prompt_ids"] + first + reply + second
+    assert example["labels"] == [-100] * len(row["prompt_ids"]) + first + [-100] * len(reply) + second
+    (whole,), _ = sft(tmp_path, tiny_model, [row], completion_only_loss="false")
+    assert whole["labels"] == whole["input_ids"] == example["input_ids"]
+
+
+def test_an_episode_of_another_tokenizer_is_an_error(tmp_path, tiny_model):
+    from r1lab.models import loading
+
+    row = episode(loading.load_tokenizer(str(tiny_model)))
+    row["turns"][2]["ids"][0] += 1
+    with pytest.raises(UserError, match="data: row 2: its episode has the tokens of another tokenizer: train the"):
+        sft(tmp_path, tiny_model, [ROWS[0], row])
+
+
+@pytest.mark.slow
+def test_packed_episodes_have_the_same_loss(tmp_path, tiny_model):
+    from r1lab.models import loading
+    from r1lab.recipe import loading as recipe
+    from r1lab.rundir import storage
+    from r1lab.stages.sft import run
+
+    row = episode(loading.load_tokenizer(str(tiny_model)))
+    storage.write_jsonl(tmp_path / "rows.jsonl", [ROWS[0], row, row, ROWS[0]])
+    (tmp_path / "r.yaml").write_text(
+        f"stage: sft\nmodel: {{path: {tiny_model}}}\ndata: {{path: {tmp_path}/rows.jsonl}}\n"
+        "prompt: {template: r1-zero}\n"
+        "train: {max_steps: 1, per_device_train_batch_size: 4, max_length: 512}\n"
+    )
+    losses = []
+    for packing in ("false", "true"):
+        folder = tmp_path / packing
+        folder.mkdir()
+        assert run(recipe.load([str(tmp_path / "r.yaml"), f"train.packing={packing}"]), folder) == 0
+        told = storage.read_jsonl(folder / "metrics.jsonl")
+        losses += [line["loss"] for line in told if "loss" in line]
+    learned = [line["message"] for line in told if "trains on" in line.get("message", "")]
+    examples, _ = sft(tmp_path, tiny_model, [ROWS[0], row])
+    own = 2 * sum(label != -100 for example in examples for label in example["labels"])
+    assert len(learned) == 1 and learned[0].startswith(f"trains on {own} of ")
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("packing", [False, True])
 def test_an_end_token_of_the_recipe_is_trained_on_and_saved(tmp_path, packing):
