@@ -3,7 +3,8 @@
 A name is one of r1lab's own (`knights_knaves`), a dotted path (`my_package.rewards.brevity`), or a file and a function
 (`./rewards.py:brevity`). Under `rewards:` the name `knights_knaves` is `r1lab.rewards.knights_knaves_reward`, under
 `data:` the builder `r1lab.data.knights_knaves`. An environment is a class: `number_guess` is
-`r1lab.environments.NumberGuess`, and `./env.py:Shop` the class Shop of a file.
+`r1lab.environments.NumberGuess`, and `./env.py:Shop` the class Shop of a file; `openenv:URL` is one of another
+library (`ADAPTERS`).
 """
 
 import ast
@@ -23,6 +24,8 @@ from r1lab.errors import UserError
 from r1lab.text import did_you_mean, did_you_mean_path
 
 KINDS = {"rewards": "reward", "data": "builder", "environments": "environment"}
+ADAPTERS = ("openenv",)
+"""Modules of `r1lab.environments` for those of other libraries, as in `openenv:http://localhost:8000`."""
 _SUFFIX = {"rewards": "_reward", "data": ""}
 _SIGNATURE = r'(?:\((?:.|\n(?=[ )]))*?)?:\n    r?"""(.*)'
 """The rest of a function's or class's signature, in one line or several, and the first line of its docstring."""
@@ -43,11 +46,23 @@ def function(kind: str, name: str, base_dir: str | Path | None = None) -> Callab
     >>> function("data", "knights_knaves").__name__
     'knights_knaves'
     """
+    adapter, _, address = name.partition(":")
+    if kind == "environments" and adapter in ADAPTERS:
+        return _adapted(adapter, address)
     if "." in name:
         return external(name, base_dir, kind)
     if name not in names(kind):
         raise UserError(_unknown(kind, name))
     return _callable(name, importlib.import_module(f"r1lab.{kind}"), _attribute(kind, name), kind)
+
+
+def _adapted(adapter: str, address: str) -> Callable:
+    """The class of an environment that another library runs."""
+    try:
+        module = importlib.import_module(f"r1lab.environments.{adapter}")
+    except ImportError as error:
+        raise UserError(f"{adapter}: {error}: pip install 'r1lab[{adapter}]'") from error
+    return module.environment(address)
 
 
 def external(name: str, base_dir: str | Path | None = None, kind: str = "") -> Callable:

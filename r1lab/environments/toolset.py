@@ -106,9 +106,13 @@ class Session:
 def methods(environment: Any) -> list[Callable]:
     """The tools of an environment: its public methods, or those that its `__tools__` names.
 
-    An environment with `step` has none, because `step` gets all calls.
+    An environment with `step` has none, because `step` gets all calls. The `__tools__` of an instance may be
+    functions, such as those of `r1lab.environments.tools.with_schema`; with `step`, they are only shown to the model.
     """
-    return [] if environment is None else [getattr(environment, name) for name in tool_names(type(environment))]
+    if environment is None:
+        return []
+    brought = [tool for tool in getattr(environment, "__tools__", None) or [] if callable(tool)]
+    return [getattr(environment, name) for name in tool_names(type(environment))] + brought
 
 
 def tool_names(environment: type) -> list[str]:
