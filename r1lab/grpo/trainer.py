@@ -9,7 +9,7 @@ import inspect
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,7 @@ from r1lab.grpo.dynamic_sampling import chooser_for
 from r1lab.grpo.from_servers import FromServers
 from r1lab.grpo.rewards import BatchRewards
 from r1lab.models import shard
-from r1lab.models.patched import create_model_as, with_names
+from r1lab.models.patched import with_names
 from r1lab.recipe import trial
 from r1lab.recipe.sections import Asynchronous, DynamicSampling
 from r1lab.recipe.training import Curriculum, GrpoTrain
@@ -82,7 +82,8 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
         options: Override the engine's own arguments.
         rendered: Prompts are texts from `r1lab.models.prompts.render`, with their special tokens, and `generate` uses
             only the end tokens of the model's generation config.
-        dtype: The dtype of the engine and the reference model; None for that of the model's weights.
+        dtype: The dtype of the engine; None for that of the model's weights.
+        reference: Loads the reference model, if `args.beta` needs one; None for TRL's way.
         served: The arguments of `r1lab.engines.served.ServedVLLM` besides TRL's, if vLLM servers generate instead of
             vLLM in this process: `servers`, `timeout`, `sync_folder`, `beat`.
         setting: How episodes are played, if a recipe has an environment or tools; with `rewards`.
@@ -116,6 +117,7 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
         rendered: bool = False,
         options: dict | None = None,
         dtype: torch.dtype | None = None,
+        reference: Callable[[], PreTrainedModel] | None = None,
         served: dict[str, Any] | None = None,
         setting: Setting | None = None,
         **kwargs,
@@ -131,8 +133,8 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
         config = inspect.signature(grpo_trainer.GRPOTrainer).bind(*args, **kwargs).arguments.get("args")
         # TRL has no arguments for these, so its constructor runs with others under their names.
         names: dict[str, Any] = {"prepare_fsdp": shard.prepare}
-        if dtype is not None:
-            names["create_model_from_path"] = create_model_as(dtype)
+        if reference is not None:
+            names["create_model_from_path"] = lambda path, **settings: reference()
         if config is not None and config.use_vllm:
             from r1lab.engines.vllm import SyncedVLLM
 

@@ -223,7 +223,7 @@ def load_model(
         base = load_model(name, dtype=dtype, revision=revision, **settings)
         model = PeftModel.from_pretrained(base, path)
         untie(model)
-        return model.merge_and_unload()
+        return model.merge_and_unload().requires_grad_(True)  # peft has frozen the base
     more = {"quantization_config": _bitsandbytes(quantize, torch_dtype(dtype))} if quantize else {}
     kind, more = (AutoModelForSequenceClassification, {"num_labels": 1}) if scores else (AutoModelForCausalLM, more)
     model = kind.from_pretrained(resolve(path), dtype=torch_dtype(dtype), revision=revision, **settings, **more)

@@ -4,16 +4,6 @@ import types
 from collections.abc import Callable
 
 
-def create_model_as(dtype) -> Callable:
-    """Returns TRL's `create_model_from_path` for a reference model in `dtype`.
-
-    TRL would load it in the dtype of the policy's weights, which are float32 if they are trained.
-    """
-    from trl.trainer.utils import create_model_from_path
-
-    return lambda path, **settings: create_model_from_path(path, **(settings | {"dtype": dtype}))
-
-
 def with_names(function: Callable, **names) -> Callable:
     """Returns a copy of a function that sees other objects under some names of its module; the module is unchanged.
 

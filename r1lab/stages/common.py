@@ -78,14 +78,28 @@ def load_model(recipe: Trained, *, scores: bool = False) -> "PreTrainedModel":
     from r1lab.recipe import precision
 
     lora = getattr(recipe.model, "lora", None)  # a reward stage trains all weights
+    dtype = precision.weights(recipe, loading.dtype_name(recipe.model.dtype))
+    return _load_model(recipe, dtype=dtype, quantize=lora.quantize if lora else None, scores=scores)
+
+
+def load_reference(recipe: Trained) -> "PreTrainedModel":
+    """Loads the reference model: the weights that training starts from, in the dtype of `model.dtype`.
+
+    TRL would load it in the dtype of weights that are trained, float32, and from the name in the config of the model:
+    that is without its revision, and, of a model with a merged adapter, without the adapter.
+    """
+    return _load_model(recipe, dtype=recipe.model.dtype)
+
+
+def _load_model(recipe: Trained, **settings) -> "PreTrainedModel":
+    from r1lab.models import loading
+
     return loading.load_model(
         recipe.model.path,
-        dtype=precision.weights(recipe, loading.dtype_name(recipe.model.dtype)),
         attn_implementation=recipe.model.attn_implementation,
-        quantize=lora.quantize if lora else None,
         revision=recipe.model.revision,
         trust_remote_code=recipe.model.trust_remote_code,
-        scores=scores,
+        **settings,
     )
 
 

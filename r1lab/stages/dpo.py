@@ -1,6 +1,7 @@
 """Direct preference optimization, with TRL's DPOTrainer, on pairs that a sample stage ranked by reward."""
 
 import time
+from functools import partial
 from pathlib import Path
 
 from datasets import Dataset
@@ -9,18 +10,17 @@ from trl.trainer.dpo_trainer import DPOTrainer
 
 from r1lab.errors import UserError
 from r1lab.models import prompts, shard
-from r1lab.models.loading import torch_dtype
 from r1lab.models.lora import lora_config
-from r1lab.models.patched import create_model_as, with_names
+from r1lab.models.patched import with_names
 from r1lab.recipe.schema import DpoRecipe
-from r1lab.stages.common import check_ids, doing, load_model, load_tokenizer, warn
+from r1lab.stages.common import check_ids, doing, load_model, load_reference, load_tokenizer, warn
 from r1lab.stages.rows import build_rows
 from r1lab.stages.training import Metrics, train_and_save, trl_config
 
 
 class _Trainer(DPOTrainer):
-    def __init__(self, *args, dtype, **kwargs):
-        names = {"prepare_fsdp": shard.prepare, "create_model_from_path": create_model_as(dtype)}
+    def __init__(self, *args, reference, **kwargs):
+        names = {"prepare_fsdp": shard.prepare, "create_model_from_path": lambda path, **settings: reference()}
         with_names(DPOTrainer.__init__, **names)(self, *args, **kwargs)
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
@@ -45,7 +45,7 @@ def run(recipe: DpoRecipe, run_dir: Path) -> int:
         train_dataset=Dataset.from_list(examples),
         processing_class=tokenizer,
         peft_config=lora_config(recipe.model.lora),
-        dtype=torch_dtype(recipe.model.dtype),
+        reference=partial(load_reference, recipe),
         callbacks=[Metrics(recipe, run_dir, _row)],
     )
     return train_and_save(trainer, recipe, run_dir, tokenizer, started)

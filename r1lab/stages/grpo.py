@@ -32,7 +32,7 @@ from r1lab.recipe.acting import environment_of
 from r1lab.recipe.schema import GrpoRecipe
 from r1lab.recipe.training import GrpoTrain
 from r1lab.stages import playing
-from r1lab.stages.common import doing, load_model, load_tokenizer, report_gold
+from r1lab.stages.common import doing, load_model, load_reference, load_tokenizer, report_gold
 from r1lab.stages.eval import evaluate, prepare, scores_of
 from r1lab.stages.playing import setting_of
 from r1lab.stages.rows import build_rows, eval_tasks
@@ -99,6 +99,7 @@ def _train(
         options=recipe.rollout.options,
         rendered=True,
         dtype=torch_dtype(recipe.model.dtype),
+        reference=partial(load_reference, recipe),
         served=served,
         setting=setting,
     )
