@@ -34,7 +34,7 @@ def token_logps(
         `(logps, entropies)`, both (N,), in float32 or, for float64 hidden states, in float64.
     """
     if not chunked:
-        z = _logits(hidden, weight, bias, temperature, softcap)
+        z = logits(hidden, weight, bias, temperature, softcap)
         logps = z.log_softmax(-1)
         return logps.gather(-1, targets[:, None]).squeeze(-1), -(logps.exp() * logps).sum(-1)
     if hidden.is_cuda and hidden.dtype != torch.float64:
@@ -45,7 +45,8 @@ def token_logps(
     return _TokenLogps.apply(hidden, weight, bias, targets, temperature, softcap)
 
 
-def _logits(hidden, weight, bias, temperature, softcap) -> torch.Tensor:
+def logits(hidden, weight, bias, temperature, softcap) -> torch.Tensor:
+    """Returns (N, V), in float32 or float64; the arguments are those of `token_logps`."""
     z = torch.nn.functional.linear(hidden, weight, bias)
     if z.dtype != torch.float64:
         z = z.float()
@@ -68,8 +69,8 @@ class _TokenLogps(torch.autograd.Function):
         rows = max(1, CHUNK_BYTES // (len(weight) * dtype.itemsize))
         logps, entropies = hidden.new_empty(len(hidden), dtype=dtype), hidden.new_empty(len(hidden), dtype=dtype)
         p = None
-        for part in _slices(len(hidden), rows):
-            all_logps = _logits(hidden[part], weight, bias, temperature, softcap).log_softmax(-1)
+        for part in slices(len(hidden), rows):
+            all_logps = logits(hidden[part], weight, bias, temperature, softcap).log_softmax(-1)
             p = all_logps.exp()
             logps[part] = all_logps.gather(-1, targets[part, None]).squeeze(-1)
             entropies[part] = -torch.linalg.vecdot(p, all_logps)
@@ -88,12 +89,12 @@ class _TokenLogps(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden) if to_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=entropies.dtype) if to_weight else None
         grad_bias = torch.zeros_like(bias, dtype=entropies.dtype) if to_bias else None
-        for part in _slices(len(hidden), rows):
+        for part in slices(len(hidden), rows):
             slope = None
             if kept is not None:
                 p = kept
             else:
-                z = _logits(hidden[part], weight, bias, temperature, softcap)
+                z = logits(hidden[part], weight, bias, temperature, softcap)
                 if softcap is not None:
                     slope = 1 - (z * temperature / softcap) ** 2
                 p = z.softmax(-1)
@@ -126,5 +127,6 @@ class _TokenLogps(torch.autograd.Function):
         )
 
 
-def _slices(count: int, size: int) -> list[slice]:
+def slices(count: int, size: int) -> list[slice]:
+    """Returns the chunks of `count` rows, of up to `size` rows each."""
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]

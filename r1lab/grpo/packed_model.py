@@ -13,6 +13,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterf
 from trl.trainer.utils import maybe_gather_lm_head_ctx
 
 from r1lab.grpo.batches import nothing
+from r1lab.grpo.divergence import Compared, compare, keep_head
 from r1lab.grpo.head import token_logps
 from r1lab.grpo.packed import Packed, pack
 
@@ -105,6 +106,8 @@ def varying(packed: Packed, query, key, value, kwargs: dict) -> torch.Tensor:
 def install(model, *, temperature: float = 1.0, cast_head: bool = False, try_it: bool = True) -> str | None:
     """Makes a decoder run packed rows: `model(packed=row)` returns log-probabilities and entropies.
 
+    `model(packed=row, score=function)` returns the result of another function with the arguments of `token_logps`.
+
     Args:
         model: A causal language model of transformers, not wrapped, with TRL's fused head.
         temperature: The temperature of TRL's fused head.
@@ -136,7 +139,7 @@ def install(model, *, temperature: float = 1.0, cast_head: bool = False, try_it:
     softcap = getattr(config, "final_logit_softcapping", None)
 
     @functools.wraps(type(model).forward)  # `generate` inspects the signature
-    def forward(self, *args, packed=None, temperature=1.0, chunked=True, **kwargs):
+    def forward(self, *args, packed=None, temperature=1.0, chunked=True, score=token_logps, **kwargs):
         if packed is None:
             return fused(*args, **kwargs)
         # transformers does not change a four-dimensional mask, and `attend` ignores it.
@@ -150,7 +153,7 @@ def install(model, *, temperature: float = 1.0, cast_head: bool = False, try_it:
             weight, bias = weight.full_tensor(), None if bias is None else bias.full_tensor()
         autocast = torch.autocast(hidden.device.type, enabled=False) if cast_head else nullcontext()
         with autocast, maybe_gather_lm_head_ctx(head.weight, head.bias):
-            return token_logps(
+            return score(
                 hidden.float() if cast_head else hidden,
                 weight,
                 bias,
@@ -199,3 +202,19 @@ def logps(model, row: Packed, *, temperature: float = 1.0, chunked: bool = True)
         return whole, whole
     found, entropies = model(packed=row, temperature=temperature, chunked=chunked)
     return row.unpack(found), row.unpack(entropies)
+
+
+def compared(
+    model, teacher, row: Packed, *, beta: float, temperature: float = 1.0, chunked: bool = True, copy: bool = False
+) -> Compared:
+    """Compares a model with a teacher, which runs the same row; the figures are (B, C), zero elsewhere.
+
+    Args:
+        beta, temperature, chunked, copy: See `r1lab.grpo.divergence.compare` and `keep_head`.
+    """
+    if len(row.targets) == 0:  # still a function of every parameter
+        return Compared(*[nothing(model) * torch.ones(row.size, row.mask.size(1), device=row.ids.device)] * 4)
+    with torch.no_grad():
+        theirs = teacher(packed=row, score=partial(keep_head, copy=copy))
+    score = partial(compare, teacher=theirs, beta=beta)
+    return Compared(*map(row.unpack, model(packed=row, temperature=temperature, chunked=chunked, score=score)))
