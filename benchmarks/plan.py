@@ -190,10 +190,11 @@ def times(runs: list[tuple]) -> list[dict]:
         if device.startswith("avx"):  # cores of the machine that measured, at assumed rates
             cores = gpus.cores(count, 24 * gpus.GIB, avx512=device == "avx512")
             given = {"device": cores}
-        planned = plan.plan(recipes.load(name.split()), **given).seconds
+        made = plan.plan(recipes.load(name.split()), **given)
+        planned, assumed = made.seconds, sorted({line for stage in made.stages for line in stage.assumed})
         ratio = round(planned / seconds, 2) if planned else None
         rows.append({"recipe": name, "device": device, "devices": count, "planned": planned and round(planned)})
-        rows[-1] |= {"measured": round(seconds), "ratio": ratio, "source": source}
+        rows[-1] |= {"measured": round(seconds), "ratio": ratio, "source": source, "assumed": assumed}
     return rows
 
 

@@ -20,8 +20,8 @@ from r1lab.plan.layouts import Layout, compared
 from r1lab.plan.lengths import lengths
 from r1lab.plan.printed import as_json, as_text
 from r1lab.plan.stages import StagePlan, plan_stage
-from r1lab.recipe import batch
-from r1lab.recipe.schema import GrpoRecipe, Pipeline, Recipe, is_trained
+from r1lab.recipe import checks
+from r1lab.recipe.schema import GrpoRecipe, Pipeline, Recipe
 from r1lab.recipe.sections import Launch
 
 __all__ = ["Planned", "as_json", "as_text", "parse_memory", "plan"]
@@ -98,7 +98,7 @@ def plan(
     if gpus:
         here: dict[str, object] = {"launch.gpus": gpus, "launch.nodes": 1}
         named = [(n, changed(s, here) if hasattr(s, "launch") else s) for n, s in named]
-        refused = [(n, problem) for n, s in named if is_trained(s) for problem in batch.problems(s)]
+        refused = [(n, problem) for n, s in named for problem in checks.stage_problems(s)]
         if refused:
             raise UserError([f"--gpus {gpus}: {n}: {'.'.join(map(str, keys))}: {why}" for n, (keys, why) in refused])
     most = gpus or (None if gpu else hardware.gpus())  # `run` refuses more than this machine has

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from r1lab.plan.gpus import gib
 from r1lab.plan.stages import StagePlan
-from r1lab.recipe import batch, launch, precision
+from r1lab.recipe import batch, checks, launch, precision
 from r1lab.recipe import loading as recipes
 from r1lab.recipe.schema import EvalRecipe, GrpoRecipe, StageRecipe, is_trained
 from r1lab.recipe.sections import Lora, Rollout
@@ -96,7 +96,7 @@ def _together(
 def _planned(recipe: StageRecipe, settings: Settings, plan: Plan) -> StagePlan | None:
     """The plan of a stage with other values; None for a recipe that `r1lab run` refuses."""
     other = changed(recipe, settings)
-    if is_trained(other) and (batch.problems(other) or launch.problems(other) or precision.problems(other)):
+    if checks.stage_problems(other):
         return None
     return plan(other)
 

@@ -17,6 +17,21 @@ WAKING = 1.0
 
 
 @dataclass(frozen=True)
+class Tail:
+    """The end of a rollout, in which vLLM on a CPU has half of the cores and training the others.
+
+    Attributes:
+        steps: Of vLLM.
+        step: Seconds of vLLM's overhead in a step, which one core executes.
+        reading: Seconds in which all cores read the weights for a step.
+    """
+
+    steps: float
+    step: float
+    reading: float
+
+
+@dataclass(frozen=True)
 class Rollouts:
     """How a stage generates.
 
@@ -27,6 +42,7 @@ class Rollouts:
         each: Rollouts per update.
         sync, reading: Seconds of each rollout: see `seconds`.
         asynchronous: The section `rollout.async`, if servers generate.
+        tail: What `train.overlap` uses of each rollout.
     """
 
     phases: dict[str, Memory]
@@ -36,9 +52,12 @@ class Rollouts:
     sync: float = 0.0
     reading: float = 0.0
     asynchronous: Asynchronous | None = None
+    tail: Tail | None = None
 
     def update_seconds(self, train: float) -> float:
         """Seconds of an update in which training takes `train` seconds, and of its part of a rollout."""
+        if self.tail is not None:
+            return self.each * overlapped(train / self.each, self.generate(1), self.tail)
         more = {"sync": self.sync, "reading": self.reading, "asynchronous": self.asynchronous}
         return self.each * seconds(train / self.each, self.generate, **more)
 
@@ -71,6 +90,36 @@ def seconds(
         return sync + max(train, generate(1))
     ahead = asynchronous.staleness + 1
     return sync + max(train, generate(ahead) / ahead + reading, (generate(1) + train) / ahead + reading)
+
+
+def overlapped(train: float, generate: float, tail: Tail) -> float:
+    """Seconds of a rollout and of training on it with `train.overlap`.
+
+    Half of the cores read the weights in twice the time, and train at half the rate; the overhead of vLLM's steps is
+    the same. So what there is to gain is half of the overhead.
+
+    Args:
+        train, generate: Seconds of each without the other.
+
+    >>> overlapped(60, 40, Tail(steps=1000, step=0.005, reading=0.005))
+    97.5
+    """
+    lasts = tail.steps * (tail.step + 2 * tail.reading)
+    return generate + tail.steps * tail.reading + max(0.0, train - lasts / 2)
+
+
+def tail(longest: int, mean: float, n: int, device: Device, weights: int) -> Tail:
+    """The end of a rollout, from the first group of `n` completions that is finished.
+
+    A group takes as long as its longest completion: H(n) = 1 + 1/2 + ... + 1/n times the mean, as if lengths were
+    distributed exponentially.
+
+    Args:
+        longest, mean: Tokens of the longest completion and of all on average.
+        weights: Their bytes.
+    """
+    first = mean * sum(1 / k for k in range(1, n + 1))
+    return Tail(max(0.0, longest - first), device.step, weights / (device.bandwidth * cost.READING))
 
 
 def plan(
@@ -117,9 +166,12 @@ def plan(
     def generate(rollouts: int) -> float:
         return generating.seconds(shape, engine, recipe.rollout, found, rows=made * rollouts, cache=cache, **of)
 
+    mean = mean_written(completion_limit(recipe))
     if not count:
-        return Rollouts(phases, short, generate, each, sync=WAKING * asleep)
-    asynchronous, mean = recipe.rollout.asynchronous, mean_written(completion_limit(recipe))
+        overlaps = recipe.train.get("overlap") and not device.cuda
+        end = tail(completion_limit(recipe), mean, n, device, shape.parameters * size) if overlaps else None
+        return Rollouts(phases, short, generate, each, sync=WAKING * asleep, tail=end)
+    asynchronous = recipe.rollout.asynchronous
     places = min(cost.RUNNING, generating.at_once(cache, shape, size, int(found.mean + mean)))
     tokens = (found.mean / n + mean) * running(made, places, asynchronous, mean / completion_limit(recipe))
     reading = cost.forward(shape, tokens, found.mean + mean / 2) / (engine.flops * engine.generating)

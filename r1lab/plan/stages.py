@@ -120,6 +120,8 @@ def plan_stage(
     judged = judging.seconds(judges, completions, found.mean + made.written, device)
     seconds = made.seconds and made.seconds + judged + device.start
     assumed += judging.unread(judges)
+    if getattr(recipe, "train", {}).get("overlap"):
+        assumed += (_overlap(recipe, device),)
     if seconds and generating.uses_vllm(rollout):
         seconds += device.engine_start
     if _launch(recipe).nodes > 1:
@@ -144,6 +146,13 @@ def _without_bfloat16(recipe: StageRecipe, device: Device) -> str:
         instead = f"model.dtype: {'float16' if device.cuda else 'auto'}"
         return f"bfloat16 is only emulated on {device.name}, many times slower than planned: set {instead}"
     return f"model.dtype auto is float32, because bfloat16 is only emulated on {device.name}"
+
+
+def _overlap(recipe: StageRecipe, device: Device) -> str:
+    """What `train.overlap` does on a device."""
+    if device.cuda or not generating.uses_vllm(getattr(recipe, "rollout", None)):
+        return f"train.overlap has no effect {'on a GPU' if device.cuda else 'without vLLM'}, and is not counted"
+    return "train.overlap gains half of the overhead of vLLM's steps after the first finished group"
 
 
 def _with_process(recipe: StageRecipe, device: Device, parts: Memory, host: int = 0) -> Memory:
