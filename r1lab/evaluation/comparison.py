@@ -8,7 +8,10 @@ from r1lab.rundir import directory, storage
 
 
 def compare(before: str, after: str, folders: dict[str, Path]) -> list[dict]:
-    """Paired differences between two eval stages for each task and metric that both have, over shared questions."""
+    """Paired differences between two eval stages for each task and metric that both have, over shared questions.
+
+    The metric `budget 64` is the accuracy with thinking of at most 64 tokens.
+    """
     scores = [_scores(folders[name]) for name in (before, after)]
     rows = []
     for task, metric in scores[0]:
@@ -37,13 +40,18 @@ def compare(before: str, after: str, folders: dict[str, Path]) -> list[dict]:
 def _scores(path: Path) -> dict[tuple[str, str], dict[str, float]]:
     """For each task and metric, the score of each question, for the tasks that the stage's result lists."""
     tasks = directory.finished_result(path)["tasks"]
-    scores: dict[tuple[str, str], dict[str, float]] = {(t, m): {} for t in tasks for m in ("avg", "greedy")}
+    budgets = {t: [f"budget {one['budget']}" for one in scores.get("budgets", ())[:-1]] for t, scores in tasks.items()}
+    scores: dict[tuple[str, str], dict[str, float]] = {
+        (task, metric): {} for task in tasks for metric in ("avg", "greedy", *budgets[task])
+    }
     for row in storage.read_jsonl(path / "samples" / "questions.jsonl"):
         question = question_key(row)
         for task in {row["task"], row.get("subtask", row["task"])} & tasks.keys():
             scores[task, "avg"][question] = sum(row["scores"]) / len(row["scores"])
             if row.get("greedy") is not None:
                 scores[task, "greedy"][question] = row["greedy"]
+            for one in row.get("budgets", ()):
+                scores[task, f"budget {one['budget']}"][question] = sum(one["scores"]) / len(one["scores"])
     return scores
 
 
