@@ -135,15 +135,9 @@ def parameters(function: Callable) -> dict[str, inspect.Parameter]:
 
 def columns(function: Callable) -> list[str]:
     """The columns of the data that a reward requires: its parameters without a default that no grader provides."""
-    provided = ("completions", "prompts", "completion_ids", "right", "episode", "turns")
+    provided = ("completions", "prompts", "completion_ids", "groups", "right", "episode", "turns")
     required = [name for name, parameter in _named(function).items() if _is_column(function, parameter)]
     return [name for name in required if name not in provided]
-
-
-def needs_episodes(function: Callable) -> bool:
-    """Whether a reward requires episodes of several turns."""
-    named = _named(function)
-    return any(key in named and named[key].default is inspect.Parameter.empty for key in ("episode", "turns"))
 
 
 def folder(kind: str) -> Path:

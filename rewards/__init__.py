@@ -17,6 +17,7 @@ from r1lab.rewards.judge import judge_reward
 from r1lab.rewards.knights_knaves import knights_knaves_reward
 from r1lab.rewards.language_consistency import language_consistency_reward
 from r1lab.rewards.length import cosine_length_reward, length_reward, soft_overlong_reward
+from r1lab.rewards.majority import majority_reward
 from r1lab.rewards.reasoning_gym import reasoning_gym_reward
 from r1lab.rewards.reasoning_steps import reasoning_steps_reward
 from r1lab.rewards.repetition import repetition_reward
@@ -42,6 +43,7 @@ __all__ = [
     "knights_knaves_reward",
     "language_consistency_reward",
     "length_reward",
+    "majority_reward",
     "reasoning_gym_reward",
     "reasoning_steps_reward",
     "repetition_reward",

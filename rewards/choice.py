@@ -82,17 +82,25 @@ def _score(turn: str, gold: str, choices: list[str]) -> Score:
     right = str(gold).strip(" ().").upper()
     if not re.fullmatch("[A-Z]", right):
         raise ValueError(f"not the letter of an option: {gold!r}")
+    named = chosen(turn, choices)
+    if len(named) > 1:
+        return Score(0.0, named)
+    return Score(1.0, "correct") if named == right else Score(0.0, "wrong")
+
+
+def chosen(turn: str, choices: list[str]) -> str:
+    """The one letter that a response commits to, or why there is none: no_answer, or as in `read_choice`.
+
+    >>> chosen("<think> A? </think> The answer is (B).", []), chosen("I do not know, A or B", [])
+    ('B', 'no_answer')
+    """
     from r1lab.grading.answers import committed  # its patterns take long to compile, and `r1lab show` needs none
 
     found = committed(turn, also=_CHOSEN)
     if not found:
-        return Score(0.0, "no_answer")
+        return "no_answer"
     named = read_choice(found[0], choices)
-    if found[1] == "bare" and _lists_options(turn, named):
-        return Score(0.0, "hedged")
-    if len(named) > 1:
-        return Score(0.0, named)
-    return Score(1.0, "correct") if named == right else Score(0.0, "wrong")
+    return "hedged" if found[1] == "bare" and _lists_options(turn, named) else named
 
 
 def read_choice(answer: str, choices: list[str]) -> str:

@@ -52,15 +52,20 @@ def exact_match_reward(
 
 
 def _score(turn: str, accepted: list | tuple, settings: dict[str, bool]) -> Score:
-    text = final_text(turn) or ""
-    block = answer_block(text)
-    text = text if block is None else block
-    box = last_answer(text, boxes(text)[0])
-    given = _normal(box.content if box else text, **settings)
+    given = _normal(given_answer(turn), **settings)
     if not given:
         return Score(0.0, "no_answer")
     right = any(given == _normal(str(gold), **settings) for gold in accepted)
     return Score(1.0, "correct") if right else Score(0.0, "wrong")
+
+
+def given_answer(turn: str) -> str:
+    """The content of the last `<answer>` block, or of the last box, or all text after the thinking, as written."""
+    text = final_text(turn) or ""
+    block = answer_block(text)
+    text = text if block is None else block
+    box = last_answer(text, boxes(text)[0])
+    return box.content if box else text
 
 
 def _normal(text: str, *, ignore_case: bool, ignore_punctuation: bool) -> str:

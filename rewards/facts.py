@@ -34,6 +34,7 @@ class Facts:
         needs: Parameters that have a default, but not a useful one.
         runs_programs: Whether it starts processes, which takes time for each completion.
         shortens: Whether a shorter completion is better, from the first token on.
+        compares: Whether a value depends on the other completions of the group, so that they are graded together.
         limit: The parameter that should equal `rollout.max_completion_length`.
     """
 
@@ -46,6 +47,7 @@ class Facts:
     needs: tuple[str, ...] = ()
     runs_programs: bool = False
     shortens: bool = False
+    compares: bool = False
     limit: str = ""
 
 

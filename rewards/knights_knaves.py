@@ -90,34 +90,44 @@ def gold_of(answer: str) -> dict[str, str]:
 
 
 def _strict(text: str, gold: dict[str, str]) -> Score:
-    found = blocks(text)
-    if isinstance(found, str):
-        return Score(0.0, found)
-    thinking, answer = found
-    if len([word for word in substance(thinking) if len(word) > 1 and word.isalpha()]) < 2:
-        return Score(0.0, "empty_thinking")
-    claimed = read_answer(answer, tuple(gold))
+    claimed = claimed_in(text, tuple(gold))
     if isinstance(claimed, str):
         return Score(0.0, claimed)
     return Score(1.0, "correct") if claimed == gold else Score(0.0, "wrong")
 
 
-def read_answer(answer: str, names: tuple[str, ...]) -> dict[str, str] | str:
+def claimed_in(text: str, names: tuple[str, ...] | None = None) -> dict[str, str] | str:
+    """Name to knight or knave from a well-formed response with some thinking, or why not. See `read_answer`."""
+    found = blocks(text)
+    if isinstance(found, str):
+        return found
+    thinking, answer = found
+    if len([word for word in substance(thinking) if len(word) > 1 and word.isalpha()]) < 2:
+        return "empty_thinking"
+    return read_answer(answer, names)
+
+
+def read_answer(answer: str, names: tuple[str, ...] | None) -> dict[str, str] | str:
     """Name to knight or knave from an answer with exactly one claim per person and nothing else, or why not.
+
+    Args:
+        names: All people; None if they are not known, so that any names of one word are read, in lower case.
 
     >>> read_answer("(1) **Zoey** is a knight , and Luke: Knave.", ("Zoey", "Luke"))
     {'Zoey': 'knight', 'Luke': 'knave'}
     >>> read_answer("Zoey is a knight or a knave", ("Zoey",))
     'unparsed'
+    >>> read_answer("Luke is a knave, Zoey is a knight", None)
+    {'luke': 'knave', 'zoey': 'knight'}
     """
-    text, (claim, called) = _plain(answer), _claim(names)
+    text, (claim, called) = _plain(answer), _claim(names or ())
     claims = []
     text = text.strip(_BETWEEN)
     while text:
         found = claim.match(text)
         if not found:
             return "unparsed"
-        claims.append((called.get(found[1]), found[2]))
+        claims.append((found[1] if names is None else called.get(found[1]), found[2]))
         text = text[found.end() :].lstrip(_BETWEEN)
         if joined := _AND.match(text):
             text = text[joined.end() :].lstrip(_BETWEEN)
@@ -130,7 +140,7 @@ def read_answer(answer: str, names: tuple[str, ...]) -> dict[str, str] | str:
         return "contradiction"
     if len(claims) != len(claimed):
         return "repeated"
-    return claimed if claimed.keys() == set(names) else "missing_person"
+    return claimed if claimed and (names is None or claimed.keys() == set(names)) else "missing_person"
 
 
 def _plain(text: str) -> str:
@@ -144,7 +154,7 @@ def _plain(text: str) -> str:
 def _claim(names: tuple[str, ...]) -> tuple[re.Pattern, dict[str, str]]:
     """A pattern for one claim about any of these people, and their names by the plain form."""
     called = {_plain(name): name for name in names}
-    known = "|".join(re.escape(name) for name in sorted(called, key=len, reverse=True))
+    known = "|".join(re.escape(name) for name in sorted(called, key=len, reverse=True)) or "(?!)"
     return re.compile(rf"{_NUMBER}({known}|[^\W\d_][\w'’]*){_IS}(?:an?\s+)?(knight|knave)\b"), called
 
 

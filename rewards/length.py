@@ -8,33 +8,33 @@ from r1lab.rewards.facts import reward
 from r1lab.rewards.score import Score
 
 
-@reward(looks_for="manner", shortens=True)
-def length_reward(completions, *, prompts, completion_ids, right, **columns) -> list[float]:
+@reward(looks_for="manner", shortens=True, compares=True)
+def length_reward(completions, *, groups, completion_ids, right, **columns) -> list[float]:
     """Rewards short completions within a group: 0.5 for the shortest, -0.5 for the longest, if they are correct.
 
     This is Kimi k1.5's length reward (arXiv:2501.12599, section 2.3.3): 0.5 - (length - shortest) / (longest -
-    shortest) for a correct completion, the same but at most 0 for a wrong one, and 0 if all have equal length. The
-    group is the completions of one prompt, so a score depends on the others of its group. Kimi's paper recommends
-    starting without this reward, because it slows down early training.
+    shortest) for a correct completion, the same but at most 0 for a wrong one, and 0 if all have equal length. A
+    score depends on the others of its group. Kimi's paper recommends starting without this reward, because it slows
+    down early training.
 
     Args:
         completions: Responses.
-        prompts: For each completion its prompt; equal prompts form a group.
+        groups: For each completion the number of its group.
         completion_ids: For each completion its tokens.
         right: For each completion whether the first reward gave at least 1.
 
     Returns:
         `Score`s from -0.5 to 0.5, with the reason `right: LENGTH` or `wrong: LENGTH`.
 
-    >>> length_reward(["", "", ""], prompts=["1+1?"] * 3, completion_ids=[[1], [1] * 2, [1] * 3], right=[1, 1, 0])
+    >>> length_reward(["", "", ""], groups=[0] * 3, completion_ids=[[1], [1] * 2, [1] * 3], right=[1, 1, 0])
     [0.5, 0.0, -0.5]
     """
-    groups = defaultdict(list)
-    for prompt, ids in zip(prompts, completion_ids, strict=True):
-        groups[repr(prompt)].append(len(ids))  # a prompt may be a list of messages, which cannot be a key
+    lengths = defaultdict(list)
+    for group, ids in zip(groups, completion_ids, strict=True):
+        lengths[group].append(len(ids))
     scores = []
-    for prompt, ids, is_right in zip(prompts, completion_ids, right, strict=True):
-        shortest, longest = min(groups[repr(prompt)]), max(groups[repr(prompt)])
+    for group, ids, is_right in zip(groups, completion_ids, right, strict=True):
+        shortest, longest = min(lengths[group]), max(lengths[group])
         value = 0.5 - (len(ids) - shortest) / (longest - shortest) if longest > shortest else 0.0
         scores.append(_score(value if is_right else min(0.0, value), ids, is_right))
     return scores

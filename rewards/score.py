@@ -9,6 +9,7 @@ class Score(float):
     Args:
         value: The reward.
         reason: A short code, `correct` or `no_format`, maybe with a detail after a colon.
+        figures: Anything else to be averaged in the metrics, which is not part of the reward.
 
     >>> score = Score(1.0, "correct")
     >>> score, score + 1, score.reason
@@ -16,14 +17,15 @@ class Score(float):
     """
 
     reason: str
+    figures: dict[str, float]
 
-    def __new__(cls, value: float, reason: str = "") -> Self:
+    def __new__(cls, value: float, reason: str = "", figures: dict[str, float] | None = None) -> Self:
         score = super().__new__(cls, value)
-        score.reason = reason
+        score.reason, score.figures = reason, figures or {}
         return score
 
     def __reduce__(self):  # so that copies and other processes keep the reason
-        return type(self), (float(self), self.reason)
+        return type(self), (float(self), self.reason, self.figures)
 
 
 class Scores(list):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from r1lab import lookup
+from r1lab.check import votes
 from r1lab.check.exploits import Exploit, correct_responses, exploits
 from r1lab.check.seen import Seen
 from r1lab.errors import UserError
@@ -41,9 +42,6 @@ def reward_findings(seen: Seen) -> list[Finding]:
         if known and known.asks:  # a server, or a model that may not exist yet
             what = f"{reward.name}: needs a {known.asks}, so it was not tried"
             found.append(Finding("ok", "rewards", what, keys=("rewards", index)))
-        elif lookup.needs_episodes(lookup.function("rewards", reward.name)):
-            what = f"{reward.name}: grades episodes, so it was not tried on single turns"
-            found.append(Finding("ok", "rewards", what, keys=("rewards", index)))
         else:
             specs.append((index, reward.model_dump(exclude_none=True)))
     if not specs:
@@ -55,7 +53,7 @@ def reward_findings(seen: Seen) -> list[Finding]:
         try:
             with deadline(DEADLINE if any(map(_of_the_user, grader.functions)) else 0):  # r1lab's own have timeouts
                 return found + _found(seen, grader, [index for index, _ in specs])
-        except TooLong:
+        except _TooLong:
             return found + [_slow(seen, grader)]
     except UserError as error:
         return found + [_as_finding(problem, seen) for problem in error.problems]
@@ -75,7 +73,7 @@ def _found(seen: Seen, grader: Grader, places: list[int]) -> list[Finding]:
     return found
 
 
-class TooLong(BaseException):
+class _TooLong(BaseException):
     """Not an Exception, because the grader treats those of a reward as its failure on a row."""
 
 
@@ -88,7 +86,7 @@ def deadline(seconds: float) -> Iterator[None]:
     """
 
     def ring(number, frame):
-        raise TooLong
+        raise _TooLong
 
     if not seconds:
         yield
@@ -117,7 +115,7 @@ def _slow(seen: Seen, grader: Grader) -> Finding:
         try:
             with deadline(DEADLINE):
                 grader.grade([text], [row], _ids(seen, [text]))
-        except TooLong:
+        except _TooLong:
             what = f"the rewards take over {DEADLINE:.0f} s of CPU time for one completion ({name}), or never end"
             return Finding("error", "rewards", what, fix, ("rewards",))
         count += 1
@@ -314,6 +312,9 @@ def _exploited(seen: Seen, grader: Grader, places: list[int], best: dict[int, _R
         if not fooled and count:
             what = f"{name}: {len(count)} types of exploits score below a correct answer on {len(totals)} rows"
             found.append(Finding("ok", "rewards", what, keys=("rewards", place)))
+    found += votes.findings(seen, grader, places, tried, {i: best[i].text for i in numbers if i in best})
+    if votes.by_vote(grader) and not any(map(_reads_gold, grader.functions)):
+        return found
     if not any(_reads_gold(function) for function in grader.functions):
         what = "no reward reads the gold answer, so the exploit test does not apply"
         return found + [Finding("ok", "rewards", what, keys=("rewards",))]

@@ -6,15 +6,21 @@ from pathlib import Path
 from r1lab.evaluation import stats
 from r1lab.rundir import directory, storage
 
+METRICS = ("avg", "greedy", "strict", "lenient")
+
 
 def compare(before: str, after: str, folders: dict[str, Path]) -> list[dict]:
     """Paired differences between two eval stages for each task and metric that both have, over shared questions.
 
-    The metric `budget 64` is the accuracy with thinking of at most 64 tokens.
+    `strict` and `lenient` are among the metrics where one of them differs from `avg`: what `lenient` gains is
+    reasoning, and what `strict` gains beyond it is format.
     """
     scores = [_scores(folders[name]) for name in (before, after)]
     rows = []
     for task, metric in scores[0]:
+        forms = [{form: of.get((task, form)) for form in ("avg", "strict", "lenient")} for of in scores]
+        if metric in ("strict", "lenient") and all(of["strict"] == of["lenient"] == of["avg"] for of in forms):
+            continue
         first, second = scores[0][task, metric], scores[1].get((task, metric), {})
         shared = [question for question in first if question in second]
         if not shared:
@@ -40,18 +46,16 @@ def compare(before: str, after: str, folders: dict[str, Path]) -> list[dict]:
 def _scores(path: Path) -> dict[tuple[str, str], dict[str, float]]:
     """For each task and metric, the score of each question, for the tasks that the stage's result lists."""
     tasks = directory.finished_result(path)["tasks"]
-    budgets = {t: [f"budget {one['budget']}" for one in scores.get("budgets", ())[:-1]] for t, scores in tasks.items()}
-    scores: dict[tuple[str, str], dict[str, float]] = {
-        (task, metric): {} for task in tasks for metric in ("avg", "greedy", *budgets[task])
-    }
+    scores: dict[tuple[str, str], dict[str, float]] = {(t, m): {} for t in tasks for m in METRICS}
     for row in storage.read_jsonl(path / "samples" / "questions.jsonl"):
         question = question_key(row)
         for task in {row["task"], row.get("subtask", row["task"])} & tasks.keys():
             scores[task, "avg"][question] = sum(row["scores"]) / len(row["scores"])
+            for form in ("strict", "lenient"):
+                if form in row:
+                    scores[task, form][question] = sum(row[form]) / len(row[form])
             if row.get("greedy") is not None:
                 scores[task, "greedy"][question] = row["greedy"]
-            for one in row.get("budgets", ()):
-                scores[task, f"budget {one['budget']}"][question] = sum(one["scores"]) / len(one["scores"])
     return scores
 
 

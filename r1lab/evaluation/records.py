@@ -5,8 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 from r1lab.engines import Completion
-from r1lab.episodes.record import counts
-from r1lab.evaluation import budgets, forms, stats
+from r1lab.evaluation import forms, stats
 from r1lab.grading.answers import committed
 from r1lab.grading.grader import Grader, applies
 from r1lab.grading.grader import build as build_grader
@@ -114,8 +113,6 @@ def record(name: str, part: str, index: int, row: dict, completions: list[Comple
 
 def own_tokens(completion: Completion) -> int:
     """The number of tokens that the model sampled, of all turns of an episode."""
-    if isinstance(completion, budgets.Budgeted):
-        return completion.sampled
     return len(completion.token_ids) if completion.episode is None else completion.episode.own_tokens
 
 
@@ -161,24 +158,22 @@ def figures(records: list[dict]) -> dict:
         found |= {f"pass^{k}": stats.pass_hat_k(scores, k) for k in (2, 4, 8) if k <= n}
     if "greedy" in records[0]:
         found |= _share("greedy", "greedy_ci95", [[record["greedy"]] for record in records])
-    if "budgets" in records[0]:
-        found["budgets"] = budgets.figures(records)
     if late := sum(map(_timeouts, records)):
         found["timeouts"] = late
     return {key: _rounded(value) for key, value in found.items()}
 
 
 def episode_figures(episodes: list[dict]) -> dict:
-    """Of episodes the mean turns and calls, the share of replies that are errors, and the share of each end.
+    """Of episodes the mean turns and calls, the share of calls that failed, and the share of each end.
 
     `not_counted`, if there are any, is the number of those whose environment failed, which count as wrong.
     """
-    total = Counter()
-    for one in episodes:
-        total.update(counts(one["turns"]))
+    own = [[turn for turn in one["turns"] if turn["own"]] for one in episodes]
+    calls = sum(len(turn.get("calls", ())) + ("error" in turn) for turns in own for turn in turns)
+    errors = sum("error" in turn for one in episodes for turn in one["turns"])
     ends = Counter(one["end"] for one in episodes)
-    found: dict = {key: total[key] / len(episodes) for key in ("turns", "calls")}
-    found |= {"call_errors": total["errors"] / total["replies"]} if total["replies"] else {}
+    found = {"turns": sum(map(len, own)) / len(episodes), "calls": calls / len(episodes)}
+    found |= {"call_errors": errors / calls} if calls else {}
     found |= {"not_counted": ends["env_error"]} if ends["env_error"] else {}
     return found | {"ends": {end: count / len(episodes) for end, count in ends.most_common()}}
 
@@ -216,9 +211,7 @@ def _lengths(records: list[dict]) -> dict:
 def _rounded(value):
     if isinstance(value, dict):
         return {name: _rounded(one) for name, one in value.items()}
-    if isinstance(value, list):
-        return [_rounded(one) for one in value]
-    return value if value is None else round(value, 4)
+    return [round(v, 4) for v in value] if isinstance(value, list) else round(value, 4)
 
 
 def families(result: dict) -> dict[str, dict]:

@@ -32,6 +32,7 @@ class Graded:
         failed: For each reward, the number of completions on which it failed.
         tokens: The tokens of each completion that the model sampled; empty if they are unknown.
         episodes: The `r1lab.episodes.record.Episode` of each completion; empty if there are none.
+        figures: For each reward, what else it says of each completion (`Score.figures`), which is not rewarded.
         fatal: The first failure that ends a run, as `(reward, index)`, or None: that of a reward without `on_error:
             zero`, or one caused by the machine, which is never a score.
     """
@@ -45,6 +46,7 @@ class Graded:
     fatal: tuple[str, int] | None
     tokens: list[int] = field(default_factory=list)
     episodes: list[Any] = field(default_factory=list)
+    figures: dict[str, list[dict[str, float]]] = field(default_factory=dict)
 
     def records(self, rows: list[dict], *, step: int) -> list[dict]:
         """One record per completion, for `samples/`."""
@@ -123,6 +125,7 @@ def merged(parts: list[Graded]) -> Graded:
         fatal=fatal,
         tokens=[x for part in parts for x in part.tokens],
         episodes=[x for part in parts for x in part.episodes],
+        figures={name: [x for part in parts for x in part.figures[name]] for name in first.figures},
     )
 
 
@@ -152,6 +155,7 @@ class Grader:
         rows: list[dict],
         completion_ids: list[list[int]] | None = None,
         episodes: list[Any] | None = None,
+        groups: list[int] | None = None,
     ) -> Graded:
         """Scores completions against their rows (one row per completion, repeated for the samples of a prompt).
 
@@ -162,6 +166,7 @@ class Grader:
             completions: Of an episode, the last turn.
             completion_ids: The tokens of each completion. If one has text and no tokens, as from a server that does
                 not send them, they are unknown for all.
+            groups: For each completion the number of its group; None if completions of equal prompts are a group.
 
         Raises:
             UserError: A reward needs a column that does not exist, or returns another number of values than there are
@@ -175,7 +180,11 @@ class Grader:
                 for row, episode in zip(rows, episodes, strict=True)
             ]
         turns = [self.prefill + completion for completion in completions]
-        values, reasons, failed, fatal = {}, {}, {}, None
+        if groups is None:  # a prompt may be a list of messages, which cannot be a key
+            numbers = {prompt: i for i, prompt in enumerate(dict.fromkeys(repr(row.get("prompt")) for row in rows))}
+            groups = [numbers[repr(row.get("prompt"))] for row in rows]
+        rows = [row | {"groups": group} for row, group in zip(rows, groups, strict=True)]
+        values, reasons, figures, failed, fatal = {}, {}, {}, {}, None
         right: list[bool | None] = [None] * len(turns)
         for name, function, tasks, on_error in zip(self.names, self.functions, self.tasks, self.on_error):
             places = [i for i, row in enumerate(rows) if applies(tasks, row.get("task"))]
@@ -184,19 +193,19 @@ class Grader:
             some = [rows[i] for i in places]
             ids = None if completion_ids is None else [completion_ids[i] for i in places]
             known = [bool(right[i]) for i in places] if values else None
-            scores: list[tuple] = [(None, "does not apply")] * len(turns)
+            scores: list[tuple] = [(None, "does not apply", {})] * len(turns)
             for i, episode in enumerate(episodes or ()):
                 if not episode.counted:
-                    scores[i] = (None, f"not counted: {episode.end}")
+                    scores[i] = (None, f"not counted: {episode.end}", {})
             for i, score in zip(places, _scores(name, function, [turns[i] for i in places], some, ids, known)):
                 scores[i] = score
-            errors = [i for i, (_, reason) in enumerate(scores) if reason.startswith("error: ")]
+            errors = [i for i, (_, reason, _) in enumerate(scores) if reason.startswith("error: ")]
             forgiven = [i for i in errors if on_error == "zero" and not scores[i][1].startswith(MACHINE)]
             if len(forgiven) < len(errors):
                 fatal = fatal or (name, next(i for i in errors if i not in forgiven))
             for i in forgiven:
-                scores[i] = (0.0, scores[i][1])
-            values[name], reasons[name] = [value for value, _ in scores], [reason for _, reason in scores]
+                scores[i] = (0.0, *scores[i][1:])
+            values[name], reasons[name], figures[name] = (list(of) for of in zip(*scores)) if scores else ([], [], [])
             failed[name] = len(errors)
             right = [r if r is not None or v is None else v >= 1 for r, v in zip(right, values[name])]
         self.failed.update(failed)
@@ -208,9 +217,8 @@ class Grader:
             tokens = [episode.own_tokens for episode in episodes]
         else:
             tokens = [len(ids) for ids in completion_ids or ()]
-        return Graded(
-            turns, values, reasons, totals, [bool(r) for r in right], failed, fatal, tokens, list(episodes or ())
-        )
+        verdicts, played = [bool(r) for r in right], list(episodes or ())
+        return Graded(turns, values, reasons, totals, verdicts, failed, fatal, tokens, played, figures)
 
     def gold_problems(self, rows: list[dict]) -> list[str]:
         """Problems with the rows themselves, whatever the model generates: one line for each reward with problems.
@@ -225,7 +233,7 @@ class Grader:
             distinct = {repr([row.get(column) for column in columns]): row for _, row in graded_rows}
             some, n = list(distinct.values()), len(distinct)
             scores = _scores(name, function, [""] * n, some, [[]] * n, [False] * n)
-            graded = {key: reason for key, (_, reason) in zip(distinct, scores)}
+            graded = {key: reason for key, (_, reason, _) in zip(distinct, scores)}
             bad = {key: reason for key, reason in graded.items() if reason.startswith(("gold_", "error: "))}
             numbers = [i + 1 for i, row in graded_rows if repr([row.get(column) for column in columns]) in bad]
             if numbers:
@@ -279,7 +287,7 @@ def applies(tasks: list[str] | None, task: str | None) -> bool:
 
 
 def _scores(name: str, function: Callable, turns: list[str], rows: list[dict], completion_ids, right) -> list[tuple]:
-    """A value and a reason for each response."""
+    """A value, a reason and the figures for each response."""
     if not turns:
         return []
     columns = _columns(name, function, rows, completion_ids, right)
@@ -290,16 +298,31 @@ def _scores(name: str, function: Callable, turns: list[str], rows: list[dict], c
     except (
         Exception,
         SystemExit,
-    ):  # user code may raise anything: one bad row must not end the run, so each row is tried alone
-        scores = []
-        for i, turn in enumerate(turns):
+    ):  # user code may raise anything: one bad row must not end the run, so each is tried alone, or with its group
+        scores: list[tuple] = [()] * len(turns)
+        for places in _groups(rows) if _compares(function) else [[i] for i in range(len(turns))]:
+            some = {key: [column[i] for i in places] for key, column in columns.items()}
             try:
-                scores += _call(name, function, [turn], {key: [column[i]] for key, column in columns.items()})
+                found = _call(name, function, [turns[i] for i in places], some)
             except UserError:
                 raise
             except (Exception, SystemExit) as error:
-                scores.append((None, f"error: {type(error).__name__}: {error}{_hint(error)}"))
+                found = [(None, f"error: {type(error).__name__}: {error}{_hint(error)}", {})] * len(places)
+            for i, score in zip(places, found):
+                scores[i] = score
         return scores
+
+
+def _compares(function: Callable) -> bool:
+    """Whether `r1lab.rewards.facts` of a reward says that it compares completions of a group."""
+    return getattr(getattr(getattr(function, "func", function), "facts", None), "compares", False)
+
+
+def _groups(rows: list[dict]) -> list[list[int]]:
+    found: dict[int, list[int]] = {}
+    for i, row in enumerate(rows):
+        found.setdefault(row["groups"], []).append(i)
+    return list(found.values())
 
 
 def _hint(error: BaseException) -> str:
@@ -325,13 +348,13 @@ def _call(name: str, function: Callable, turns: list[str], columns: dict[str, li
     return [_value(score, reason) for score, reason in zip(given, reasons)]
 
 
-def _value(score, reason: str = "") -> tuple[float | None, str]:
+def _value(score, reason: str = "") -> tuple[float | None, str, dict[str, float]]:
     if score is None:
-        return None, reason or "does not apply"
+        return None, reason or "does not apply", {}
     value = float(score)
     if not math.isfinite(value):
-        return None, f"error: not a finite number: {value}"
-    return value, str(getattr(score, "reason", ""))
+        return None, f"error: not a finite number: {value}", {}
+    return value, str(getattr(score, "reason", "")), getattr(score, "figures", {})
 
 
 def _columns(name: str, function: Callable, rows: list[dict], completion_ids, right) -> dict[str, list]:

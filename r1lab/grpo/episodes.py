@@ -15,7 +15,7 @@ from accelerate.utils import gather_object
 from r1lab.engines import EpisodeEngine, Sampling
 from r1lab.episodes.engine import task_seed
 from r1lab.episodes.play import Job
-from r1lab.episodes.record import ENDS, Episode, counts
+from r1lab.episodes.record import ENDS, Episode
 
 if TYPE_CHECKING:
     from r1lab.grpo.trainer import GRPOTrainer
@@ -38,7 +38,7 @@ def played(trainer: GRPOTrainer, inputs: list[dict]) -> list[Episode]:
     ]
     early = trainer.own.grade_early and trainer.model.training and rewards.any_thread
     if early:
-        rewards.started([row["row"] for row in inputs], trainer.num_generations, lambda ids: [])
+        rewards.started([row["row"] for row in inputs], lambda ids: [])
     found: list[Episode | None] = [None] * len(jobs)
     with trainer.engine() as engine:
         assert isinstance(engine, EpisodeEngine)
@@ -106,18 +106,14 @@ def log(trainer: GRPOTrainer, episodes: list[Episode]) -> None:
     """
     everything = gather_object([_figures(episode) for episode in episodes])
     metrics = trainer._metrics["train" if trainer.model.training else "eval"]
-    count, replies = len(everything), sum(one["replies"] for one in everything)
+    count, calls = len(everything), sum(one["calls"] for one in everything)
     lengths = [one["tokens"] for one in everything]
     own = {"mean_length": sum(lengths) / count, "min_length": min(lengths), "max_length": max(lengths)}
     for name, value in (own | {"clipped_ratio": sum(one["cut"] for one in everything) / count}).items():
         metrics[f"completions/{name}"][-1:] = [float(value)]
     for name in ("turns", "calls", "reply_tokens"):
         metrics[f"episodes/{name}"].append(sum(one[name] for one in everything) / count)
-    if replies:
-        metrics["episodes/call_errors"].append(sum(one["errors"] for one in everything) / replies)
-    if trainer.setting is not None and trainer.setting.tools:
-        metrics["episodes/no_call"].append(sum(one["calls"] == 0 for one in everything) / count)
-    metrics["episodes/env_errors"].append(sum(not one["counted"] for one in everything) / count)
+    metrics["episodes/call_errors"].append(sum(one["errors"] for one in everything) / max(1, calls))
     for end in ENDS:
         if share := sum(one["end"] == end for one in everything) / count:
             metrics[f"episodes/end/{end}"].append(share)
@@ -130,8 +126,9 @@ def _figures(episode: Episode) -> dict:
         "end": episode.end,
         "cut": episode.cut,
         "tokens": episode.own_tokens,
-        "counted": episode.counted,
-        **counts(episode.summary()["turns"]),
+        "turns": len(episode.turns),
+        "calls": sum(len(turn.calls) + bool(turn.error) for turn in episode.turns),
+        "errors": sum(bool(segment.error) for segment in episode.segments),
         "reply_tokens": episode.reply_tokens,
         "seconds": sum(segment.seconds for segment in episode.segments if not segment.own),
     }

@@ -19,6 +19,9 @@ class BatchRewards:
     found through the dataset's `row` column. A group may be graded before its batch is complete, in a thread:
     `started`, `finished`.
 
+    Args:
+        size: The completions of a group, which are next to each other in a batch.
+
     Attributes:
         functions: One function per reward.
         statistics: For each reward the share of None and its reasons in the newest batch, over all ranks.
@@ -29,8 +32,8 @@ class BatchRewards:
             its signal-based timeouts.
     """
 
-    def __init__(self, grader: Grader, rows: list[dict], run_dir: Path, rank: int = 0):
-        self.grader, self.rows, self.run_dir, self.rank = grader, rows, run_dir, rank
+    def __init__(self, grader: Grader, rows: list[dict], run_dir: Path, rank: int = 0, *, size: int):
+        self.grader, self.rows, self.run_dir, self.rank, self.size = grader, rows, run_dir, rank, size
         self.statistics: dict = {}
         self.failed: Counter = Counter()
         self.newest: Graded | None = None
@@ -43,9 +46,9 @@ class BatchRewards:
         self._waiting: dict[int, dict[int, list[int] | Episode]] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="grader")
 
-    def started(self, row_numbers: list[int], size: int, decode) -> None:
-        """Prepares for a batch that is being generated: its rows, the group size, and the decoding function."""
-        self._batch, self._size, self._decode = row_numbers, size, decode
+    def started(self, row_numbers: list[int], decode) -> None:
+        """Prepares for a batch that is being generated: its rows, and the decoding function."""
+        self._batch, self._decode = row_numbers, decode
         self._early, self._waiting = {}, {}
 
     def finished(self, i: int, made: list[int] | Episode) -> Future | None:
@@ -57,31 +60,33 @@ class BatchRewards:
         Returns:
             The verdicts on the group, if it is complete.
         """
-        group = self._waiting.setdefault(i // self._size, {})
+        group = self._waiting.setdefault(i // self.size, {})
         group[i] = made if isinstance(made, Episode) else list(made)
-        if len(group) < self._size:
+        if len(group) < self.size:
             return None
         ranks.beat(self.run_dir)
-        self._early[i // self._size] = self._thread.submit(self._grade_group, sorted(group.items()))
-        return self._early[i // self._size]
+        self._early[i // self.size] = self._thread.submit(self._grade_group, sorted(group.items()))
+        return self._early[i // self.size]
 
     def _grade_group(self, group: list[tuple[int, list[int] | Episode]]) -> Graded:
         rows = [self.rows[self._batch[i]] for i, _ in group]
+        groups = [0] * len(group)
         played = [made for _, made in group if isinstance(made, Episode)]
         if played:
             texts, ids = [episode.text for episode in played], [episode.completion_ids for episode in played]
-            return self.grader.grade(texts, rows, completion_ids=ids, episodes=played)
+            return self.grader.grade(texts, rows, completion_ids=ids, episodes=played, groups=groups)
         ids = [made for _, made in group if not isinstance(made, Episode)]
-        return self.grader.grade(self._decode(ids), rows, completion_ids=ids)
+        return self.grader.grade(self._decode(ids), rows, completion_ids=ids, groups=groups)
 
-    def _grade(self, prompts, completions, completion_ids, row, trainer_state, episode=None, **_):
+    def _grade(self, prompts, completions, completion_ids, row, trainer_state, episode=None, log_metric=None, **_):
         batch = [self.rows[i] for i in row]
         if episode is not None:
             completions = [one.text for one in episode]
         early, self._early = [self._early[group].result() for group in sorted(self._early)], {}
         result = merged(early) if early else None
         if result is None or result.completions != [self.grader.prefill + text for text in completions]:
-            result = self.grader.grade(completions, batch, completion_ids=completion_ids, episodes=episode)
+            groups = [i // self.size for i in range(len(batch))]
+            result = self.grader.grade(completions, batch, completion_ids, episode, groups)
         self.newest = result
         ranks.beat(self.run_dir)
         step = trainer_state.global_step + 1
@@ -99,6 +104,9 @@ class BatchRewards:
         both = own if self.alone else gather_object(own)
         self.statistics.update(merged_statistics([one for one, _ in both]))
         self.failed = sum((failed for _, failed in both), Counter())
+        for name, figures in result.figures.items() if log_metric else ():
+            for figure, value in (item for of_one in figures for item in of_one.items()):
+                log_metric(f"rewards/{name}/{figure}", value)
         return result.values[self.grader.names[0]]
 
     def _hand_out(self, name: str):

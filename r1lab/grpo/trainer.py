@@ -287,7 +287,7 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
             with self._timed("generating"):
                 return super()._generate(prompts)
         decode = partial(self.processing_class.batch_decode, skip_special_tokens=True)
-        self.rewards.started([row["row"] for row in inputs], self.num_generations, decode)
+        self.rewards.started([row["row"] for row in inputs], decode)
         with self._timed("generating"), overlap.during(self, self.rewards) as finished:
             with self.vllm_generation.watched(finished):
                 return super()._generate(prompts)

@@ -11,6 +11,7 @@ from r1lab.errors import UserError
 from r1lab.recipe import trl_fields
 from r1lab.recipe.schema import GrpoRecipe, Trained
 from r1lab.recipe.values import Problems
+from r1lab.rewards.facts import facts_of
 from r1lab.text import counted, either
 
 _SIZE, _UPDATE, _ROLLOUT = "per_device_train_batch_size", "global_batch_size", "generation_batch_size"
@@ -137,7 +138,7 @@ def _divides(recipe: Trained, size: int, ranks: int) -> bool:
 
 
 def _whole(recipe: Trained) -> str | None:
-    """The setting with which groups are made first and then dealt to the devices, so that each needs whole groups."""
+    """The setting that needs whole groups on each device: it deals groups to the devices, or compares within them."""
     if not isinstance(recipe, GrpoRecipe):
         return None
     rollout = recipe.rollout
@@ -146,7 +147,8 @@ def _whole(recipe: Trained) -> str | None:
         "curriculum": recipe.curriculum,
         "rollout.async": rollout.asynchronous,
     }
-    return next((name for name, section in given.items() if section), None)
+    compare = [f"rewards: {r.name}" for r in recipe.rewards if (known := facts_of(r.name)) and known.compares]
+    return next((name for name, section in given.items() if section), next(iter(compare), None))
 
 
 def _per_device(recipe: GrpoRecipe, ranks: int) -> Problems:
@@ -182,7 +184,10 @@ def _whole_groups(recipe: GrpoRecipe, each: int) -> Problems:
         return []
     fix = f"set train.per_device_train_batch_size to a multiple of {group}"
     return [
-        (tuple(name.split(".")), f"a GPU has {each} completions per batch, but needs whole groups of {group}: {fix}")
+        (
+            tuple(name.partition(":")[0].split(".")),
+            f"a GPU has {each} completions per batch, but needs whole groups of {group}: {fix}",
+        )
     ]
 
 

@@ -57,6 +57,9 @@ def input_problems(recipe: StageRecipe, skip: set[str]) -> Problems:
     rewards: list[Reward] = [] if "rewards" in skip else getattr(recipe, "rewards", [])
     for index, reward in enumerate(rewards):
         known = facts_of(reward.name)
+        if known and known.compares and known.looks_for == "answer" and _evaluates(recipe):
+            what = "reads no gold answer, so an evaluation by it measures agreement, not correctness"
+            found.append((("rewards", index), f"{reward.name} {what}: use accuracy, or a reward like it"))
         for key in known.needs if known else ():
             if not reward.parameters.get(key):
                 found.append((("rewards", index), f"{reward.name} needs the parameter `{key}`"))
@@ -66,6 +69,12 @@ def input_problems(recipe: StageRecipe, skip: set[str]) -> Problems:
         problems = data_problems(recipe, section, given, required)
         found += [((*keys, *below), _as_typed(recipe, keys, message)) for below, message in problems]
     return found
+
+
+def _evaluates(recipe: StageRecipe) -> bool:
+    return isinstance(recipe, EvalRecipe) or (
+        isinstance(recipe, GrpoRecipe) and bool(recipe.eval and recipe.eval.every)
+    )
 
 
 def _as_typed(recipe: StageRecipe, keys: Keys, message: str) -> str:

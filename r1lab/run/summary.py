@@ -83,7 +83,8 @@ def accuracy_table(columns: list[tuple[str, dict]], compare: list[dict]) -> Text
             continue
         if any(scores.get(key, scores["avg"]) != scores["avg"] for scores in results if scores for key in _FORMS):
             for key in _FORMS:
-                _row(table, key, [_accuracy(scores, key, f"{key}_ci95") for scores in results])
+                _row(table, key, [_accuracy(scores, key, f"{key}_ci95") for scores in results],
+                     changes.get((task, key)))  # fmt: skip
         if any(scores.get("format", 1) < 1 for scores in results):
             _row(table, "format ok", [percent(scores.get("format")) for scores in results])
         for name in dict.fromkeys(name for scores in results for name in scores.get("rewards", {})):

@@ -53,7 +53,8 @@ def run(recipe: GrpoRecipe, run_dir: Path) -> int:
     grader = build_grader([r.model_dump() for r in recipe.rewards], prefill=rendered[0][1])
     report_gold(grader, rows, run_dir)
     config = grpo_config(recipe, run_dir, longest=max(len(ids) for ids in _ids(tokenizer, rendered)))
-    rewards = BatchRewards(grader, rows, run_dir, rank=config.process_index)
+    size = recipe.rollout.num_generations
+    rewards = BatchRewards(grader, rows, run_dir, rank=config.process_index, size=size)
     assert config.vllm_max_model_length is not None  # `grpo_config` sets it
     setting = setting_of(recipe, tokenizer, config.vllm_max_model_length)
     with rollout_servers(recipe, run_dir, config.vllm_max_model_length) as servers:
@@ -193,6 +194,7 @@ def _row(recipe: GrpoRecipe, rewards: BatchRewards):
             "rewards_std": {name: logs[f"rewards/{name}/std"] for name in grader.names},
             "rewards_none": {name: round(statistics[name]["none"], 4) for name in grader.names},
             "reasons": {name: statistics[name]["reasons"] for name in grader.names},
+            "figures": _figures(logs) or None,
             "length": logs["completions/mean_length"],
             "truncated": logs["completions/clipped_ratio"],
             "no_signal": logs["frac_reward_zero_std"],
@@ -218,6 +220,12 @@ def _row(recipe: GrpoRecipe, rewards: BatchRewards):
         return {key: value for key, value in row.items() if value is not None}
 
     return to_row
+
+
+def _figures(logs: dict) -> dict:
+    """Returns what the rewards say of completions besides their values, by REWARD/FIGURE."""
+    found = {key.removeprefix("rewards/"): value for key, value in logs.items() if key.startswith("rewards/")}
+    return {key: round(value, 4) for key, value in found.items() if not key.endswith(("/mean", "/std"))}
 
 
 def _episodes(logs: dict) -> dict:

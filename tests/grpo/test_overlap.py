@@ -30,7 +30,8 @@ def started(folder, **more):
     tokenizer = loading.load_tokenizer("embedded:tiny-qwen2")
     rows = knights_knaves(people=2, size=GROUPS, seed=1)
     texts = [prompts.render(row["prompt"], tokenizer, template="r1-zero")[0] for row in rows]
-    rewards = BatchRewards(grader.build([{"name": "knights_knaves"}, {"name": "repetition"}]), rows, folder)
+    built = grader.build([{"name": "knights_knaves"}, {"name": "repetition"}])
+    rewards = BatchRewards(built, rows, folder, size=SIZE)
     args = GRPOConfig(
         output_dir=str(folder), use_vllm=True, vllm_mode="colocate", vllm_max_model_length=256,
         per_device_train_batch_size=SIZE, gradient_accumulation_steps=GROUPS, num_generations=SIZE,

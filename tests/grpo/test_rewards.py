@@ -16,10 +16,10 @@ def decode(batch):
 
 
 def graded(folder, early):
-    rewards = BatchRewards(grader.build(SPECS), ROWS, folder)
+    rewards = BatchRewards(grader.build(SPECS), ROWS, folder, size=4)
     row, ids = [0, 0, 0, 0, 1, 1, 1, 1], [[i] * (i + 1) for i in range(8)]
     if early:
-        rewards.started(row, 4, decode)
+        rewards.started(row, decode)
         for i in (5, 0, 7, 1, 4, 6, 2, 3):  # as they happen to be complete
             rewards.finished(i, ids[i])
     state = SimpleNamespace(global_step=0)
@@ -50,6 +50,6 @@ def test_samples_and_statistics_hold_all_rounds_of_a_step(tmp_path):
 def test_rewards_of_a_user_are_not_graded_early(tmp_path):
     (tmp_path / "mine.py").write_text("def score(completions): return [0.0] * len(completions)")
     mine = grader.build([*SPECS, {"name": "./mine.py:score"}], base_dir=tmp_path)
-    assert not BatchRewards(mine, ROWS, tmp_path).any_thread
+    assert not BatchRewards(mine, ROWS, tmp_path, size=4).any_thread
     bound = grader.build([{"name": "accuracy", "deadline": 2.0}, {"name": "code"}, {"name": "length"}])
-    assert BatchRewards(bound, ROWS, tmp_path).any_thread
+    assert BatchRewards(bound, ROWS, tmp_path, size=4).any_thread

@@ -15,9 +15,9 @@ def ids(*lengths):
     return [[7] * length for length in lengths]
 
 
-def kimi(lengths, right, prompts=None):
-    prompts = prompts or ["p"] * len(lengths)
-    return length_reward([""] * len(lengths), prompts=prompts, completion_ids=ids(*lengths), right=right)
+def kimi(lengths, right, groups=None):
+    groups = groups or [0] * len(lengths)
+    return length_reward([""] * len(lengths), groups=groups, completion_ids=ids(*lengths), right=right)
 
 
 def cosine(length, right, **given):
@@ -44,13 +44,11 @@ def test_kimi_all_equally_long():
     assert kimi([10], [True]) == [0.0] and kimi([0], [False]) == [0.0] and kimi([], []) == []
 
 
-def test_kimi_the_group_is_the_prompt():
-    assert kimi([10, 100, 20, 200], [True] * 4, ["a", "b", "a", "b"]) == [0.5, 0.5, -0.5, -0.5]
-    messages = [[{"role": "user", "content": text}] for text in "abab"]
-    assert kimi([10, 100, 20, 200], [True] * 4, messages) == [0.5, 0.5, -0.5, -0.5]
+def test_kimi_groups_are_apart():
+    assert kimi([10, 100, 20, 200], [True] * 4, [0, 1, 0, 1]) == [0.5, 0.5, -0.5, -0.5]
 
 
-ROWS = st.lists(st.tuples(st.integers(0, 60), st.booleans(), st.sampled_from("abc")), max_size=12)
+ROWS = st.lists(st.tuples(st.integers(0, 60), st.booleans(), st.integers(0, 2)), max_size=12)
 
 
 @settings(max_examples=200, deadline=None)
@@ -63,7 +61,7 @@ def test_kimi_any_group_in_any_order(rows, rng):
     assert all(-0.5 <= score <= 0.5 for score in before.values())
     shuffled = rng.sample(rows, len(rows))
     assert dict(zip(shuffled, scores(shuffled))) == before
-    others = [*rows, (99, True, "another prompt"), (1, False, "another prompt")]
+    others = [*rows, (99, True, 9), (1, False, 9)]
     assert scores(others)[: len(rows)] == scores(rows)
 
 
@@ -145,6 +143,6 @@ def test_settings(function, given, message):
 def test_a_large_batch():
     rng = random.Random(0)
     lengths = [rng.randrange(2000) for _ in range(2000)]
-    scores = kimi(lengths, [True] * 2000, [f"p{i // 8}" for i in range(2000)])
+    scores = kimi(lengths, [True] * 2000, [i // 8 for i in range(2000)])
     for start in range(0, 2000, 8):
         assert max(scores[start : start + 8]) == 0.5 and min(scores[start : start + 8]) == -0.5
