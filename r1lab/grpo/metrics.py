@@ -22,7 +22,7 @@ EXTREMES = {
     "clip_ratio/low_min": min, "clip_ratio/high_max": max, f"{RATIO}/min": min, f"{RATIO}/max": max,
     f"{DRIFT}/max": max,
 }  # fmt: skip
-MEANS = ("entropy", "kl", "async/truncated", "vespo/phi_seq_mean", f"{DRIFT}/mean", f"{RATIO}/mean", *CLIPPED)
+MEANS = ("entropy", "kl", f"{RATIO}/outside", "vespo/phi_seq_mean", f"{DRIFT}/mean", f"{RATIO}/mean", *CLIPPED)
 
 
 def _per_row(trainer: GRPOTrainer) -> set[str]:

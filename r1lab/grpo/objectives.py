@@ -25,6 +25,9 @@ import torch
 from r1lab.grpo import parity
 from r1lab.grpo.batches import importance_ratio, loss_mask
 
+OUTSIDE = "sampling/importance_sampling_ratio/outside"
+"""The metric of the share of tokens whose weight is truncated or masked."""
+
 if TYPE_CHECKING:
     from r1lab.grpo.trainer import GRPOTrainer
 
@@ -53,10 +56,24 @@ def corrected(trainer: GRPOTrainer, inputs: dict, current: torch.Tensor) -> dict
     inputs, difference = weighted(inputs, current, mask, objective, trainer.vllm_importance_sampling_mode, *bounds)
     ratio = inputs["importance_sampling_ratio"]
     parity.log(trainer, gaps, ratio[mask.bool()] if ratio.size(1) > 1 else ratio.flatten())
-    if groups is not None:
-        outside = parity.gathered(trainer, share_outside(difference, mask, *bounds))
-        trainer._metrics["train"]["async/truncated"].append(outside.mean().item())
+    _log_outside(trainer, difference, mask)
     return inputs
+
+
+def corrected_by_trl(trainer: GRPOTrainer, inputs: dict) -> bool:
+    """Whether a micro-batch has TRL's weights for the engine's numerics, of which the share outside is then logged."""
+    if "importance_sampling_ratio" not in inputs:
+        return False
+    if "sampling_per_token_logps" in inputs:
+        difference = inputs["old_per_token_logps"] - inputs["sampling_per_token_logps"]
+        _log_outside(trainer, difference.nan_to_num(nan=0.0), loss_mask(inputs))
+    return True
+
+
+def _log_outside(trainer: GRPOTrainer, difference: torch.Tensor, mask: torch.Tensor) -> None:
+    bounds = trainer.vllm_importance_sampling_clip_min, trainer.vllm_importance_sampling_clip_max
+    outside = share_outside(difference, mask, trainer.vllm_importance_sampling_mode, *bounds)
+    trainer._metrics["train"][OUTSIDE].append(parity.gathered(trainer, outside).mean().item())
 
 
 def weighted(
@@ -106,12 +123,23 @@ def folded(inputs: dict) -> dict:
     return inputs | {"advantages": whole * inputs["importance_sampling_ratio"]}
 
 
-def share_outside(difference: torch.Tensor, mask: torch.Tensor, low: float | None, high: float | None) -> torch.Tensor:
+def share_outside(
+    difference: torch.Tensor, mask: torch.Tensor, mode: str, low: float | None, high: float | None
+) -> torch.Tensor:
     """Returns the share of tokens whose ratio is outside of the bounds, so that it is truncated or masked.
 
-    >>> share_outside(torch.tensor([[0.0, 2.0]]), torch.ones(1, 2), None, 3.0)
+    Args:
+        difference: (B, C), the logarithms of the ratios of tokens.
+        mask: (B, C), the tokens that count.
+        mode, low, high: See `importance_ratio`; with one ratio per sequence, all its tokens have that one.
+
+    >>> share_outside(torch.tensor([[0.0, 2.0]]), torch.ones(1, 2), "token_truncate", None, 3.0)
     tensor(0.5000)
+    >>> share_outside(torch.tensor([[0.0, 2.0]]), torch.ones(1, 2), "sequence_mask", None, 3.0)
+    tensor(1.)
     """
+    if mode.startswith("sequence"):
+        difference = (difference * mask).sum(dim=1, keepdim=True)
     ratio = difference.exp()
     outside = (ratio < (0.0 if low is None else low)) | (ratio > (math.inf if high is None else high))
     return (outside * mask).sum() / mask.sum().clamp(min=1)

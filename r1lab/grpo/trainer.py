@@ -336,7 +336,7 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
 
     def _corrected_loss(self, model, inputs):
         corrects = self.use_vllm and self.vllm_importance_sampling_correction
-        if not (corrects or objectives.stale(self)) or "importance_sampling_ratio" in inputs:
+        if not (corrects or objectives.stale(self)) or objectives.corrected_by_trl(self, inputs):
             return self._trls_loss(model, inputs)
         current = self._compute_logps(model, inputs).detach()
         return self._trls_loss(model, objectives.corrected(self, inputs, current))

@@ -19,6 +19,7 @@ from r1lab.episodes.engine import Setting
 from r1lab.errors import UserError
 from r1lab.evaluation import records
 from r1lab.grading.grader import build as build_grader
+from r1lab.grpo import objectives
 from r1lab.grpo.alarms import AlarmCallback, RolledBack, finish_rollback, restart
 from r1lab.grpo.parity import Parity
 from r1lab.grpo.rewards import BatchRewards
@@ -204,6 +205,9 @@ def _row(recipe: GrpoRecipe, rewards: BatchRewards):
             "entropy": logs.get("entropy"),
             "kl": logs.get("kl"),
             "importance_ratio": logs.get("sampling/importance_sampling_ratio/mean"),
+            # Of tokens; asynchronous training has both in `async`.
+            "ratio_clipped": None if recipe.rollout.asynchronous else _clipped(logs),
+            "ratio_truncated": None if recipe.rollout.asynchronous else logs.get(objectives.OUTSIDE),
             # With truncated sampling, the log-probabilities of engine and policy differ by design.
             "drift": None if recipe.rollout.biased_sampling else logs.get("sampling/sampling_logp_difference/mean"),
             "sampled": {key.partition("/")[2]: value for key, value in logs.items() if key.startswith("sampled/")}
@@ -220,6 +224,11 @@ def _row(recipe: GrpoRecipe, rewards: BatchRewards):
         return {key: value for key, value in row.items() if value is not None}
 
     return to_row
+
+
+def _clipped(logs: dict) -> float | None:
+    """Returns the share of tokens (of sequences with a ratio per sequence) that the clip left without a gradient."""
+    return logs.get("clip_ratio/region_mean", logs.get("cispo_clip_ratio"))
 
 
 def _figures(logs: dict) -> dict:
@@ -248,8 +257,8 @@ def _asynchronous(logs: dict) -> dict:
     row = {
         "staleness": logs["async/staleness"],
         "staleness_max": int(logs["async/staleness_max"]),
-        "truncated": logs.get("async/truncated"),
-        "clipped": logs.get("clip_ratio/region_mean", logs.get("cispo_clip_ratio")),
+        "truncated": logs.get(objectives.OUTSIDE),
+        "clipped": _clipped(logs),
         "seconds_waiting": round(logs.get("seconds/waiting", 0.0), 3),
         "seconds_servers_waiting": round(waited, 3) if (waited := logs.get("seconds/servers_waiting")) else None,
     }

@@ -1,6 +1,8 @@
 """The objectives of asynchronous training have the value and gradient of their formulas, by plain autograd."""
 
 import types
+from collections import defaultdict
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -58,7 +60,7 @@ def test_an_objective_has_the_value_and_gradient_of_its_formula(tokenizer, tmp_p
     assert (gradient - gradient_).norm() <= 1e-5 * gradient_.norm() and gradient_.norm() > 0
     logged = made._metrics["train"]
     assert "sampling/sampling_logp_difference/mean" not in logged  # that would be staleness, not drift
-    assert 0 < sum(logged["async/truncated"]) / len(logged["async/truncated"]) < 1
+    assert 0 < sum(logged[objectives.OUTSIDE]) / len(logged[objectives.OUTSIDE]) < 1
 
 
 def test_a_token_that_was_not_scored_is_not_corrected():
@@ -79,3 +81,19 @@ def test_with_one_update_the_proximal_policy_is_the_current_one():
         objectives.weighted(inputs, *given, kind, "token_truncate", None, 3.0) for kind in ("decoupled", "truncated")
     )
     assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_the_share_outside_is_also_logged_of_trls_own_weights():
+    accelerator = SimpleNamespace(gather=lambda value: value)
+    trainer = SimpleNamespace(
+        vllm_importance_sampling_clip_min=None, vllm_importance_sampling_clip_max=2.0, accelerator=accelerator,
+        vllm_importance_sampling_mode="token_truncate", _metrics={"train": defaultdict(list)},
+    )  # fmt: skip
+    inputs = {
+        "completion_mask": torch.tensor([[1, 1, 1, 0]]),
+        "old_per_token_logps": torch.tensor([[-1.0, -1.0, -1.0, 0.0]]),
+        "sampling_per_token_logps": torch.tensor([[-3.0, -1.0, torch.nan, -9.0]]),
+    }
+    assert not objectives.corrected_by_trl(trainer, inputs)
+    assert objectives.corrected_by_trl(trainer, inputs | {"importance_sampling_ratio": torch.ones(1, 4)})
+    assert trainer._metrics["train"][objectives.OUTSIDE] == pytest.approx([1 / 3])
