@@ -57,7 +57,7 @@ def child(args) -> dict:
         texts = [tokenizer.decode((ids * 9)[-args.prompt_tokens :]) for ids in tokenizer(texts)["input_ids"]]
     longest = max(len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"])
     folder = Path(tempfile.mkdtemp())
-    rewards = BatchRewards(grader.build([{"name": args.reward}]), rows, folder)
+    rewards = BatchRewards(grader.build([{"name": args.reward}]), rows, folder, size=8)
     config = GRPOConfig(
         output_dir=str(folder),
         per_device_train_batch_size=args.micro,

@@ -44,6 +44,26 @@ def tiny_model(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def random_model(tmp_path_factory):
+    """The folder of a random model of 40,000 parameters whose completions differ, with the embedded tokenizer."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from r1lab.models import loading
+
+    tokenizer = loading.load_tokenizer("embedded:tiny-qwen2")
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        "qwen2", vocab_size=len(tokenizer), initializer_range=0.2, hidden_size=32, intermediate_size=48,
+        num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("random-model")
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
 def pytest_collection_modifyitems(config, items):
     """Skip what needs a GPU where there is none; run the slow files first where several processes share the files."""
     import torch

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from r1lab.engines import Sampling
 from r1lab.engines.decoding import limited
@@ -13,14 +12,10 @@ GREEDY = Sampling(temperature=0, logprobs=True)
 
 
 @pytest.fixture(scope="module")
-def engine():
-    tokenizer = loading.load_tokenizer("embedded:tiny-qwen2")
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(
-        "qwen2", vocab_size=len(tokenizer), initializer_range=0.2, hidden_size=32, intermediate_size=48,
-        num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256,
-    )  # fmt: skip
-    return TransformersEngine(AutoModelForCausalLM.from_config(config), tokenizer, batch_size=4)
+def engine(random_model):
+    return TransformersEngine(
+        loading.load_model(random_model, dtype="float32"), loading.load_tokenizer(random_model), batch_size=4
+    )
 
 
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12, 13], [14], [15, 16], [17, 18, 19, 20]]

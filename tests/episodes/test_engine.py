@@ -3,8 +3,6 @@
 from dataclasses import replace
 
 import pytest
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from r1lab.engines import Sampling, generate
 from r1lab.engines.transformers import TransformersEngine
@@ -28,14 +26,9 @@ class Secret:
 
 
 @pytest.fixture(scope="module")
-def episodes():
-    tokenizer = loading.load_tokenizer("embedded:tiny-qwen2")
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(
-        "qwen2", vocab_size=len(tokenizer), initializer_range=0.2, hidden_size=32, intermediate_size=48,
-        num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256,
-    )  # fmt: skip
-    engine = TransformersEngine(AutoModelForCausalLM.from_config(config), tokenizer, batch_size=8)
+def episodes(random_model):
+    tokenizer = loading.load_tokenizer(random_model)
+    engine = TransformersEngine(loading.load_model(random_model, dtype="float32"), tokenizer, batch_size=8)
     setting = Setting(
         LocalHost(lambda: Session(Secret())), Limits(4, 8, 40, 200), TurnTemplate(tokenizer, template="chat"),
         lambda row, said: [5, 6, 7][: 1 + row["n"] % 3],

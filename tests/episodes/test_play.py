@@ -5,7 +5,6 @@ from collections import deque
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from r1lab.engines import Completion, Sampling
 from r1lab.engines.transformers import TransformersEngine
@@ -199,14 +198,9 @@ def test_a_caller_that_stops_early_ends_the_turns(tokenizer):
     assert stream.closed
 
 
-def test_episodes_of_a_real_engine_have_the_log_probabilities_of_one_pass(tokenizer):
+def test_episodes_of_a_real_engine_have_the_log_probabilities_of_one_pass(tokenizer, random_model):
     """10,000 turns would be the same loop: the tokens of a request are checked against those of the one before."""
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(
-        "qwen2", vocab_size=len(tokenizer), initializer_range=0.2, hidden_size=32, intermediate_size=48,
-        num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512,
-    )  # fmt: skip
-    engine = TransformersEngine(AutoModelForCausalLM.from_config(config), tokenizer, batch_size=8)
+    engine = TransformersEngine(loading.load_model(random_model, dtype="float32"), tokenizer, batch_size=8)
     stream = engine.open(Sampling(logprobs=True))
     player = Player(
         stream, LocalHost(lambda: Session(Guess())), Limits(4, 8, 30, 300), TurnTemplate(tokenizer, template="chat"),

@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback
+from transformers import TrainerCallback
 from trl import GRPOConfig
 
 from r1lab.grpo import asynchronous
@@ -15,23 +15,7 @@ from r1lab.models import loading
 from r1lab.recipe.sections import Asynchronous, DynamicSampling
 from r1lab.recipe.training import Curriculum
 
-TINY = {
-    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 128,
-}  # fmt: skip
 ROWS, SIZE, GROUPS = 13, 4, 2  # an epoch has 6 batches, and one row is left out
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A folder of a tiny model whose completions differ, with its tokenizer."""
-    made = tmp_path_factory.mktemp("model")
-    tokenizer = loading.load_tokenizer("embedded:tiny-qwen2")
-    torch.manual_seed(0)
-    config = AutoConfig.for_model("qwen2", vocab_size=len(tokenizer), initializer_range=0.2, **TINY)
-    AutoModelForCausalLM.from_config(config).save_pretrained(made)
-    tokenizer.save_pretrained(made)
-    return str(made)
 
 
 def distinct(completions, **_):
@@ -100,12 +84,14 @@ def same(one, other):
     "settings",
     [{}, {"curriculum": Curriculum(learnability=True)}, {"num_iterations": 2}, {"generation_batch_size": 16}],
 )
-def test_without_staleness_it_is_synchronous_training_bit_for_bit(folder, tmp_path, settings):
-    plain = trained(folder, tmp_path / "a", **settings)
-    ahead = trained(folder, tmp_path / "b", asynchronous=Asynchronous(staleness=0), **settings)
+def test_without_staleness_it_is_synchronous_training_bit_for_bit(random_model, tmp_path, settings):
+    plain = trained(random_model, tmp_path / "a", **settings)
+    ahead = trained(random_model, tmp_path / "b", asynchronous=Asynchronous(staleness=0), **settings)
     same(plain, ahead)
     assert len(plain[1].logs) == 20
-    assert not torch.equal(weights(plain[0]), weights(trained(folder, tmp_path / "c", max_steps=1, **settings)[0]))
+    assert not torch.equal(
+        weights(plain[0]), weights(trained(random_model, tmp_path / "c", max_steps=1, **settings)[0])
+    )
 
 
 @pytest.mark.slow
@@ -121,18 +107,18 @@ def test_without_staleness_it_is_synchronous_training_bit_for_bit_with_vllm(tmp_
 
 
 @pytest.mark.parametrize("staleness", [1, 3])
-def test_each_update_trains_on_weights_exactly_as_old(folder, tmp_path, staleness):
-    made, seen = trained(folder, tmp_path, asynchronous=Asynchronous(staleness=staleness), max_steps=7)
+def test_each_update_trains_on_weights_exactly_as_old(random_model, tmp_path, staleness):
+    made, seen = trained(random_model, tmp_path, asynchronous=Asynchronous(staleness=staleness), max_steps=7)
     ages = [min(step, staleness) for step in range(7)]
     assert [row["async/staleness"] for row in seen.logs] == ages
     assert [row["async/staleness_max"] for row in seen.logs] == ages
-    plain, fresh = trained(folder, tmp_path / "b", max_steps=7)
+    plain, fresh = trained(random_model, tmp_path / "b", max_steps=7)
     assert seen.rows == fresh.rows  # the order of the data is TRL's, over epochs
     assert not torch.equal(weights(made), weights(plain))
     assert not made.groups.pacing.queue  # nothing was generated that is not trained
 
 
-def test_the_log_probabilities_are_those_of_the_weights_that_sampled(folder, tmp_path, monkeypatch):
+def test_the_log_probabilities_are_those_of_the_weights_that_sampled(random_model, tmp_path, monkeypatch):
     """Recomputed with the weights of the version that each token names."""
     kept, checked, plain = {}, [], asynchronous.Groups.next
 
@@ -157,7 +143,7 @@ def test_the_log_probabilities_are_those_of_the_weights_that_sampled(folder, tmp
         return groups
 
     monkeypatch.setattr(asynchronous.Groups, "next", watched)
-    trained(folder, tmp_path, asynchronous=Asynchronous(staleness=2), max_steps=5)
+    trained(random_model, tmp_path, asynchronous=Asynchronous(staleness=2), max_steps=5)
     assert sorted(set(checked)) == [0, 1, 2]
 
 
@@ -169,14 +155,14 @@ def test_the_log_probabilities_are_those_of_the_weights_that_sampled(folder, tmp
         {"dynamic_sampling": DynamicSampling(metric="reward", max_rounds=4), "reward": by_row},
     ],
 )
-def test_a_resumed_training_takes_the_same_prompts(folder, tmp_path, settings):
+def test_a_resumed_training_takes_the_same_prompts(random_model, tmp_path, settings):
     made = {"asynchronous": Asynchronous(staleness=2), "max_steps": 6, "save_strategy": "steps", "save_steps": 1}
     made |= settings
-    whole, seen = trained(folder, tmp_path / "a", **made)
+    whole, seen = trained(random_model, tmp_path / "a", **made)
     step = 3
     checkpoint = tmp_path / "b" / f"checkpoint-{step}"
     shutil.copytree(tmp_path / "a" / f"checkpoint-{step}", checkpoint)
-    parted, again = trained(folder, tmp_path / "b", resume=str(checkpoint), **made)
+    parted, again = trained(random_model, tmp_path / "b", resume=str(checkpoint), **made)
     assert again.rows and again.rows == seen.rows[-len(again.rows) :]
     assert [row["loss"] for row in again.logs] == [row["loss"] for row in seen.logs[step:]]
     assert torch.equal(weights(whole), weights(parted))
@@ -184,10 +170,15 @@ def test_a_resumed_training_takes_the_same_prompts(folder, tmp_path, settings):
         assert before == after
 
 
-def test_groups_without_signal_are_replaced_by_the_next_prompts(folder, tmp_path):
+def test_groups_without_signal_are_replaced_by_the_next_prompts(random_model, tmp_path):
     dynamic = DynamicSampling(metric="reward", max_rounds=4)
     made, seen = trained(
-        folder, tmp_path, asynchronous=Asynchronous(staleness=1), dynamic_sampling=dynamic, reward=by_row, max_steps=6
+        random_model,
+        tmp_path,
+        asynchronous=Asynchronous(staleness=1),
+        dynamic_sampling=dynamic,
+        reward=by_row,
+        max_steps=6,
     )
     assert all(row % 3 == 0 for rows in seen.rows for row in rows)
     order = [made.groups._order(number) for number in range(made.groups.pacing.started)]
@@ -197,8 +188,8 @@ def test_groups_without_signal_are_replaced_by_the_next_prompts(folder, tmp_path
     assert [row["async/staleness_max"] <= 1 for row in seen.logs] == [True] * 6
 
 
-def test_the_drift_of_servers_is_that_of_tokens_that_the_present_weights_have_sampled(folder, tmp_path):
-    made, _ = trained(folder, tmp_path, max_steps=2, asynchronous=Asynchronous(staleness=2))
+def test_the_drift_of_servers_is_that_of_tokens_that_the_present_weights_have_sampled(random_model, tmp_path):
+    made, _ = trained(random_model, tmp_path, max_steps=2, asynchronous=Asynchronous(staleness=2))
     source = asynchronous.InProcess(made, 1, scored=True)
     source.start([Ticket(0, 0, made.groups.pacing.version)])
     ((_, group),) = source.finished()

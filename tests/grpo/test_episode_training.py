@@ -6,7 +6,6 @@ import math
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoConfig, AutoModelForCausalLM
 from trl import GRPOConfig
 
 from r1lab.environments.base import Reply, Turn
@@ -25,20 +24,6 @@ from r1lab.recipe.sections import DynamicSampling
 from r1lab.rundir import storage
 
 ROWS, SIZE = 4, 4
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    made = tmp_path_factory.mktemp("model")
-    tokenizer = loading.load_tokenizer("embedded:tiny-qwen2")
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(
-        "qwen2", vocab_size=len(tokenizer), initializer_range=0.2, hidden_size=32, intermediate_size=48,
-        num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512,
-    )  # fmt: skip
-    AutoModelForCausalLM.from_config(config).save_pretrained(made)
-    tokenizer.save_pretrained(made)
-    return str(made)
 
 
 class Long:
@@ -83,7 +68,7 @@ def trained(folder, out, *, rewards=({"name": "environment"},), more=None, **set
         LocalHost(lambda: Session(Long())), Limits(4, 7, 18, 200), TurnTemplate(tokenizer, template="chat"),
         lambda row, said: tokenizer(row["prompt"])["input_ids"],
     )  # fmt: skip
-    graded = BatchRewards(build(list(rewards)), rows, out)
+    graded = BatchRewards(build(list(rewards)), rows, out, size=SIZE)
     Long.seeds = {}
     made = Watched(
         model=loading.load_model(folder, dtype="float32"), args=config, processing_class=tokenizer, rendered=True,
@@ -98,14 +83,14 @@ def trained(folder, out, *, rewards=({"name": "environment"},), more=None, **set
 
 
 @pytest.mark.parametrize("engine", ["transformers", pytest.param("vllm", marks=pytest.mark.slow)])
-def test_a_training_on_episodes(folder, tmp_path, engine):
+def test_a_training_on_episodes(random_model, tmp_path, engine):
     vllm = {}
     if engine == "vllm":
         pytest.importorskip("vllm")
-        folder = "embedded:tiny-qwen2"
+        random_model = "embedded:tiny-qwen2"
         vllm = {"use_vllm": True, "vllm_mode": "colocate", "vllm_max_model_length": 200,
                 "vllm_gpu_memory_utilization": 0.2, "vllm_importance_sampling_mode": "token_truncate"}  # fmt: skip
-    _, batches, moved, logs = trained(folder, tmp_path, **vllm)
+    _, batches, moved, logs = trained(random_model, tmp_path, **vllm)
     assert moved > 0 and len(logs) == 3 and all(math.isfinite(row["loss"]) for row in logs)
     records = [row for path in sorted((tmp_path / "samples").glob("*.jsonl")) for row in storage.read_jsonl(path)]
     assert len(records) == 3 * 2 * SIZE and json.dumps(records)
@@ -134,16 +119,16 @@ def test_a_training_on_episodes(folder, tmp_path, engine):
         assert max(ratios) == pytest.approx(1, abs=1e-2)
 
 
-def test_the_advantages_leave_out_what_was_not_counted(folder, tmp_path):
-    _, batches, _, _ = trained(folder, tmp_path, max_steps=2)
+def test_the_advantages_leave_out_what_was_not_counted(random_model, tmp_path):
+    _, batches, _, _ = trained(random_model, tmp_path, max_steps=2)
     for batch in batches:
         counted = batch["tool_mask"].any(dim=1).view(-1, SIZE)
         advantages = batch["advantages"].view(-1, SIZE)
         assert torch.allclose((advantages * counted).sum(dim=1), torch.zeros(2), atol=1e-6)
 
 
-def test_episodes_that_a_limit_cut_can_be_masked(folder, tmp_path):
-    made, batches, _, logs = trained(folder, tmp_path, mask_truncated_completions=True, max_completion_length=9)
+def test_episodes_that_a_limit_cut_can_be_masked(random_model, tmp_path):
+    made, batches, _, logs = trained(random_model, tmp_path, mask_truncated_completions=True, max_completion_length=9)
     records = [row for path in sorted((tmp_path / "samples").glob("*.jsonl")) for row in storage.read_jsonl(path)]
     cut = [row["end"] in ("turns", "length", "turn_length") for row in records]
     masked = [not mask.any() for batch in batches for mask in batch["tool_mask"]]
@@ -151,9 +136,9 @@ def test_episodes_that_a_limit_cut_can_be_masked(folder, tmp_path):
     assert logs[0]["completions/clipped_ratio"] == pytest.approx(sum(cut[: 2 * SIZE]) / (2 * SIZE))
 
 
-def test_dynamic_sampling_keeps_the_mask(folder, tmp_path):
+def test_dynamic_sampling_keeps_the_mask(random_model, tmp_path):
     _, batches, moved, logs = trained(
-        folder, tmp_path, more={"dynamic_sampling": DynamicSampling(metric="reward"), "tasks": [None] * ROWS}
+        random_model, tmp_path, more={"dynamic_sampling": DynamicSampling(metric="reward"), "tasks": [None] * ROWS}
     )
     assert moved > 0 and all("sampled/rounds" in row for row in logs)
     assert all((batch["tool_mask"] * batch["completion_mask"] < batch["completion_mask"]).any() for batch in batches)
