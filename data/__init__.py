@@ -25,6 +25,7 @@ from r1lab.data.perturbed import knights_knaves_perturbed
 from r1lab.data.reasoning_gym import reasoning_gym
 from r1lab.data.rows import rows
 from r1lab.data.traces import traces
+from r1lab.data.verifiers import verifiers
 
 __all__ = [
     "aime",
@@ -53,4 +54,5 @@ __all__ = [
     "rows",
     "svamp",
     "traces",
+    "verifiers",
 ]

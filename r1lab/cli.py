@@ -15,7 +15,7 @@ from r1lab import __version__
 from r1lab.errors import UserError
 from r1lab.text import did_you_mean
 
-VERBS = ("run", "eval", "check", "plan", "report", "ask", "play", "doctor", "show", "ls", "cp")
+VERBS = ("run", "eval", "check", "plan", "report", "ask", "play", "export", "doctor", "show", "ls", "cp")
 TINY = "scale the recipe down: an embedded model, two steps per stage, no network"
 SOURCES = """SOURCES are recipes (files, or names from `r1lab ls recipes`) and key=value settings.
 Later ones override earlier ones.
@@ -46,6 +46,13 @@ PLAY = """Without MODEL you play: each line is a turn. Calls of tools are typed 
   r1lab play number_guess
   r1lab play desk embedded:tiny-qwen2 --seed 3
   r1lab play ./shop.py:Shop --data rows.jsonl
+"""
+
+
+EXPORT = """The package has the rows of the recipe's grpo stage, its environment, and a rubric that is r1lab's grader.
+
+  r1lab export verifiers quickstart exported
+  pip install --no-deps ./exported
 """
 
 
@@ -182,6 +189,16 @@ def parser() -> Parser:
     play.add_argument("--max-tokens", metavar="N", type=int, help="the maximum length of a turn")
     play.add_argument("--temperature", metavar="T", type=float, default=0.0, help="default: 0, greedy decoding")
     play.set_defaults(function=play_verb)
+
+    export = verbs.add_parser(
+        "export", help="export a recipe for another trainer", description=EXPORT, parents=[common], **settings
+    )
+    export.add_argument("target", choices=("verifiers",), help="verifiers: an environment package, as for prime-rl")
+    export.add_argument("recipe", metavar="RECIPE", help="a name from `r1lab ls recipes`, or a file")
+    export.add_argument("folder", metavar="FOLDER", help="the folder of the package, which must not exist")
+    export.add_argument("sources", nargs="*", metavar="SOURCES", help="overlays and key=value settings")
+    export.add_argument("--tiny", action="store_true", help=TINY)
+    export.set_defaults(function=export_verb)
 
     recipe_verb("show", "print a recipe with all defaults of its sections", show_verb)
 
@@ -373,6 +390,16 @@ def play_verb(arguments: argparse.Namespace) -> int:
 
     options = ("data", "seed", "turns", "engine", "template", "max_tokens", "temperature")
     play.run(arguments.environment, arguments.model, **{name: getattr(arguments, name) for name in options})
+    return 0
+
+
+def export_verb(arguments: argparse.Namespace) -> int:
+    """`r1lab export`: a recipe's data, environment and rewards as a package."""
+    from r1lab.export import package
+    from r1lab.recipe import loading as recipes
+
+    recipe = recipes.load([arguments.recipe, *arguments.sources], inputs=True, tiny=arguments.tiny)
+    print(package.write(recipe, Path(arguments.folder)))
     return 0
 
 

@@ -24,8 +24,12 @@ from r1lab.errors import UserError
 from r1lab.text import did_you_mean, did_you_mean_path
 
 KINDS = {"rewards": "reward", "data": "builder", "environments": "environment"}
-ADAPTERS = ("openenv",)
-"""Modules of `r1lab.environments` for those of other libraries, as in `openenv:http://localhost:8000`."""
+ADAPTERS = {
+    "openenv": "pip install 'r1lab[openenv]'",
+    "verifiers": "pip install --no-deps -r requirements/verifiers.txt (docs/environments.md, Of other libraries)",
+}
+"""Modules of `r1lab.environments` for those of other libraries, as in `openenv:http://localhost:8000`; and the command
+that installs what each needs."""
 _SUFFIX = {"rewards": "_reward", "data": ""}
 _SIGNATURE = r'(?:\((?:.|\n(?=[ )]))*?)?:\n    r?"""(.*)'
 """The rest of a function's or class's signature, in one line or several, and the first line of its docstring."""
@@ -46,9 +50,9 @@ def function(kind: str, name: str, base_dir: str | Path | None = None) -> Callab
     >>> function("data", "knights_knaves").__name__
     'knights_knaves'
     """
-    adapter, _, address = name.partition(":")
-    if kind == "environments" and adapter in ADAPTERS:
-        return _adapted(adapter, address)
+    library, _, address = name.partition(":")
+    if kind == "environments" and library in ADAPTERS:
+        return adapter(library).environment(address)
     if "." in name:
         return external(name, base_dir, kind)
     if name not in names(kind):
@@ -56,13 +60,17 @@ def function(kind: str, name: str, base_dir: str | Path | None = None) -> Callab
     return _callable(name, importlib.import_module(f"r1lab.{kind}"), _attribute(kind, name), kind)
 
 
-def _adapted(adapter: str, address: str) -> Callable:
-    """The class of an environment that another library runs."""
+def adapter(library: str) -> ModuleType:
+    """The module for the environments of another library, a name in `ADAPTERS`.
+
+    Raises:
+        UserError: What it needs is not installed.
+    """
+    _importable(Path.cwd())
     try:
-        module = importlib.import_module(f"r1lab.environments.{adapter}")
+        return importlib.import_module(f"r1lab.environments.{library}")
     except ImportError as error:
-        raise UserError(f"{adapter}: {error}: pip install 'r1lab[{adapter}]'") from error
-    return module.environment(address)
+        raise UserError(f"{library}: {error}: {ADAPTERS[library]}") from error
 
 
 def external(name: str, base_dir: str | Path | None = None, kind: str = "") -> Callable:

@@ -40,3 +40,15 @@ def environment_of(recipe: Any) -> Environment | None:
     """The section `environment` of a stage, with its defaults if there are only `tools`; None without both."""
     section = getattr(recipe, "environment", None)
     return Environment() if section is None and getattr(recipe, "tools", None) else section
+
+
+def filled(data: dict[str, Any]) -> dict[str, Any]:
+    """A stage whose environment is of verifiers, with the environment's rows and rubric if it names no others."""
+    section = data.get("environment")
+    library, _, module = str(section.get("name")).partition(":") if isinstance(section, dict) else ("", "", "")
+    if library != "verifiers" or not isinstance(section, dict):
+        return data
+    rows = {"builder": library, "module": module}
+    if "arguments" in section:
+        rows["arguments"] = section["arguments"]
+    return {"data": rows, "rewards": [{"name": "environment"}], **data}

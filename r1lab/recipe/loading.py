@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from r1lab.errors import UserError
 from r1lab.recipe import checks, references, yaml_source
+from r1lab.recipe.acting import filled
 from r1lab.recipe.idle import effective, without_idle
 from r1lab.recipe.schema import STAGES, Pipeline, Recipe, StageRecipe, find_kinds, trains
 from r1lab.recipe.tiny import scaled_down
@@ -288,7 +289,7 @@ def _stage(document: Document, data: dict, keys: Keys) -> tuple[StageRecipe | No
         found.append(((*keys, "name") if "name" in data else keys, message))
         data = {**data, "name": f"stage-{keys[1]}"}
     # An empty section counts as not given.
-    data = {key: value for key, value in data.items() if value is not None}
+    data = filled({key: value for key, value in data.items() if value is not None})
     try:
         stage = STAGES[kind].model_validate(data)
     except ValidationError as error:
