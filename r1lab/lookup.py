@@ -148,6 +148,12 @@ def columns(function: Callable) -> list[str]:
     return [name for name in required if name not in provided]
 
 
+def needs_episodes(function: Callable) -> bool:
+    """Whether a reward requires episodes of several turns."""
+    named = _named(function)
+    return any(key in named and named[key].default is inspect.Parameter.empty for key in ("episode", "turns"))
+
+
 def folder(kind: str) -> Path:
     """The folder of rewards, builders (`data`), environments or packaged recipes: next to the package, or in it."""
     package = Path(__file__).parent

@@ -65,6 +65,7 @@ def _check_stages(stages: list[StageRecipe], scratch: Path, add: Add, tiny: bool
     from transformers.utils import logging
 
     from r1lab.check.building import building_findings
+    from r1lab.check.environments import environment_findings
     from r1lab.check.lengths import length_findings
     from r1lab.check.prompts import prompt_findings
     from r1lab.check.rewards import reward_findings
@@ -84,6 +85,7 @@ def _check_stages(stages: list[StageRecipe], scratch: Path, add: Add, tiny: bool
         add(stage, prompt_findings(seen, start, settings) + saved_findings(seen, start, settings))
         add(stage, [] if tiny else length_findings(seen, start, settings))
         add(stage, row_findings(seen, evaluations, tiny=tiny))
+        add(stage, environment_findings(seen))
         if seen.rewards and seen.rows:
             add(stage, reward_findings(seen))
     return seen_stages

@@ -5,17 +5,23 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from r1lab import engines
 from r1lab.check.seen import Seen
+from r1lab.episodes.record import ENDS
 from r1lab.errors import UserError
 from r1lab.evaluation import stats
+from r1lab.evaluation.records import episode_figures, own_tokens
 from r1lab.findings import Finding
 from r1lab.grading.grader import build
 from r1lab.recipe.schema import GrpoRecipe
 
 PROMPTS = 16
+_LIMITS = {"turns": ("environment", "max_turns"), "turn_length": ("environment", "max_turn_length")}
+"""The limits of an episode at which it may end; that of all its tokens has a line of its own."""
+
 FEW = 0.02  # the share of correct answers below which most groups of a usual size contain none
 
 
@@ -28,7 +34,8 @@ class Probed:
         equal: The share of groups whose rewards are all equal, which teach nothing.
         parsed: The share of samples in which the first reward that applies found an answer to grade.
         truncated: The share of samples that reached the token limit.
-        tokens: The mean length of the samples.
+        tokens: The mean length of the samples, of an episode the model's own tokens.
+        episodes: The figures of episodes (`r1lab.evaluation.records.episode_figures`); empty without an environment.
     """
 
     correct: list[int]
@@ -37,21 +44,26 @@ class Probed:
     parsed: float
     truncated: float
     tokens: float
+    episodes: dict[str, Any] = field(default_factory=dict)
 
 
 def probe(recipe: GrpoRecipe, seen: Seen) -> Probed:
     """Samples completions for `PROMPTS` prompts of a grpo stage, with the settings of that stage."""
     from r1lab.stages.common import engine_prompts, load_engine, sampling_of
+    from r1lab.stages.playing import played_by, setting_of
 
     rows = seen.rows[:: max(1, len(seen.rows) // PROMPTS)][:PROMPTS]
     group = recipe.rollout.num_generations
     texts, prefills = engine_prompts(rows, recipe, seen.tokenizer)
+    setting = setting_of(recipe, seen.tokenizer, recipe.rollout.max_model_length or sys.maxsize)
     with quiet():
-        sampled = engines.generate(load_engine(recipe), texts, sampling_of(recipe))
+        engine = played_by(load_engine(recipe), setting, rows)
+        sampled = engines.generate(engine, texts, sampling_of(recipe))
     flat = [completion for completions in sampled for completion in completions]
     repeated = [row for row in rows for _ in range(group)]
-    grader = build([r.model_dump() for r in recipe.rewards], prefill=prefills[0])
-    graded = grader.grade([c.text for c in flat], repeated, [c.token_ids for c in flat])
+    grader = build([r.model_dump() for r in recipe.rewards], prefill=setting.prefill if setting else prefills[0])
+    episodes = [c.episode for c in flat if c.episode is not None]
+    graded = grader.grade([c.text for c in flat], repeated, [c.token_ids for c in flat], episodes)
     groups = [slice(i * group, (i + 1) * group) for i in range(len(rows))]
     return Probed(
         correct=[sum(graded.right[g]) for g in groups],
@@ -59,7 +71,8 @@ def probe(recipe: GrpoRecipe, seen: Seen) -> Probed:
         equal=sum(max(graded.totals[g]) - min(graded.totals[g]) < 1e-6 for g in groups) / len(groups),
         parsed=sum(map(_parsed, zip(*graded.reasons.values()), zip(*graded.values.values()))) / len(flat),
         truncated=sum(c.truncated for c in flat) / len(flat),
-        tokens=sum(len(c.token_ids) for c in flat) / len(flat),
+        tokens=sum(own_tokens(c) for c in flat) / len(flat),
+        episodes=episode_figures([episode.summary() for episode in episodes]) if episodes else {},
     )
 
 
@@ -106,6 +119,7 @@ def probe_findings(probed: Probed) -> list[Finding]:
                 f"[{low:.1%}, {high:.1%}], pass@{group} {solved / n:.0%}; {probed.parsed:.0%} gave an answer, "
                 f"{probed.truncated:.0%} were truncated, {probed.tokens:.0f} tokens on average"),
     ]  # fmt: skip
+    found += _episode_findings(probed.episodes)
     stages = "a cold start is needed: an sft stage on correct solutions, or easier rows"
     if not correct:
         what = f"the model answers 0 of {samples} samples correctly"
@@ -129,4 +143,24 @@ def probe_findings(probed: Probed) -> list[Finding]:
     elif correct:
         what = f"{1 - probed.equal:.0%} of the groups have a signal: RL can start"
         found.append(Finding("ok", "probe", what))
+    return found
+
+
+def _episode_findings(figures: dict[str, Any]) -> list[Finding]:
+    """The turns, calls and ends of the episodes, if there are any."""
+    if not figures:
+        return []
+    ends = figures["ends"]
+    what = f"episodes: {figures['turns']:.1f} turns and {figures['calls']:.1f} calls on average"
+    if "call_errors" in figures:
+        what += f", {figures['call_errors']:.0%} of the replies are errors"
+    listed = ", ".join(f"{end} {share:.0%}" for end, share in ends.items())
+    found = [Finding("ok", "probe", f"{what}; ended by {listed}")]
+    for end, keys in _LIMITS.items():
+        if ends.get(end, 0) > 0.5:
+            what = f"{ends[end]:.0%} of the episodes ended by {ENDS[end]}"
+            found.append(Finding("warning", "probe", what, "set a larger one, or check that the model ends", keys))
+    if ends.get("env_error"):
+        what = f"the environment failed in {ends['env_error']:.0%} of the episodes, which are not counted"
+        found.append(Finding("warning", "probe", what, "correct it", ("environment",)))
     return found

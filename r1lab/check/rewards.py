@@ -42,6 +42,9 @@ def reward_findings(seen: Seen) -> list[Finding]:
         if known and known.asks:  # a server, or a model that may not exist yet
             what = f"{reward.name}: needs a {known.asks}, so it was not tried"
             found.append(Finding("ok", "rewards", what, keys=("rewards", index)))
+        elif lookup.needs_episodes(lookup.function("rewards", reward.name)):
+            what = f"{reward.name}: grades episodes, so it was not tried on single turns"
+            found.append(Finding("ok", "rewards", what, keys=("rewards", index)))
         else:
             specs.append((index, reward.model_dump(exclude_none=True)))
     if not specs:
@@ -53,7 +56,7 @@ def reward_findings(seen: Seen) -> list[Finding]:
         try:
             with deadline(DEADLINE if any(map(_of_the_user, grader.functions)) else 0):  # r1lab's own have timeouts
                 return found + _found(seen, grader, [index for index, _ in specs])
-        except _TooLong:
+        except TooLong:
             return found + [_slow(seen, grader)]
     except UserError as error:
         return found + [_as_finding(problem, seen) for problem in error.problems]
@@ -73,7 +76,7 @@ def _found(seen: Seen, grader: Grader, places: list[int]) -> list[Finding]:
     return found
 
 
-class _TooLong(BaseException):
+class TooLong(BaseException):
     """Not an Exception, because the grader treats those of a reward as its failure on a row."""
 
 
@@ -86,7 +89,7 @@ def deadline(seconds: float) -> Iterator[None]:
     """
 
     def ring(number, frame):
-        raise _TooLong
+        raise TooLong
 
     if not seconds:
         yield
@@ -115,7 +118,7 @@ def _slow(seen: Seen, grader: Grader) -> Finding:
         try:
             with deadline(DEADLINE):
                 grader.grade([text], [row], _ids(seen, [text]))
-        except _TooLong:
+        except TooLong:
             what = f"the rewards take over {DEADLINE:.0f} s of CPU time for one completion ({name}), or never end"
             return Finding("error", "rewards", what, fix, ("rewards",))
         count += 1

@@ -22,7 +22,7 @@ class Session:
     """
 
     def __init__(self, environment: Any = None, tools: Sequence[Callable] = ()):
-        self.environment = environment
+        self.environment, self.added = environment, tools
         self.tools = {tool.__name__: tool for tool in [*methods(environment), *tools]}
         self.earned: float = 0.0  # rewards of the replies
         self.rewarded = False

@@ -23,6 +23,7 @@ class Setting:
         style: How the model writes calls, a name in `r1lab.environments.calls.STYLES`.
         prefill: The beginning of each turn that is part of the prompt.
         on_error: What happens if a tool raises an exception: `tell`, `end` or `skip`.
+        tools: Whether the model may call tools.
     """
 
     host: Host
@@ -32,6 +33,7 @@ class Setting:
     style: str = "hermes"
     prefill: str = ""
     on_error: str = "tell"
+    tools: bool = False
 
     def player(self, engine: EpisodeEngine, sampling: Sampling) -> Player:
         """Returns a player of episodes with at most `sampling.max_tokens` of the model's own tokens."""

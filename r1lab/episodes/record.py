@@ -147,6 +147,21 @@ class Episode:
         return self.end not in NOT_COUNTED
 
 
+def counts(turns: list[dict[str, Any]]) -> dict[str, int]:
+    """Of the `turns` of a summary: how many are the model's, its calls, the replies, and the replies that are errors.
+
+    What looks like a call and cannot be read counts as one.
+    """
+    own = [turn for turn in turns if turn["own"]]
+    replies = [turn for turn in turns if not turn["own"]]
+    return {
+        "turns": len(own),
+        "calls": sum(len(turn.get("calls", ())) + ("error" in turn) for turn in own),
+        "replies": len(replies),
+        "errors": sum("error" in reply for reply in replies),
+    }
+
+
 def sampled_ids(row: dict[str, Any]) -> tuple[list[int], list[int], list[int]] | None:
     """The tokens of an episode in a file of samples, up to the end of its last turn; None for other rows.
 

@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 from r1lab.engines import Completion
+from r1lab.episodes.record import counts
 from r1lab.evaluation import forms, stats
 from r1lab.grading.answers import committed
 from r1lab.grading.grader import Grader, applies
@@ -164,16 +165,16 @@ def figures(records: list[dict]) -> dict:
 
 
 def episode_figures(episodes: list[dict]) -> dict:
-    """Of episodes the mean turns and calls, the share of calls that failed, and the share of each end.
+    """Of episodes the mean turns and calls, the share of replies that are errors, and the share of each end.
 
     `not_counted`, if there are any, is the number of those whose environment failed, which count as wrong.
     """
-    own = [[turn for turn in one["turns"] if turn["own"]] for one in episodes]
-    calls = sum(len(turn.get("calls", ())) + ("error" in turn) for turns in own for turn in turns)
-    errors = sum("error" in turn for one in episodes for turn in one["turns"])
+    total = Counter()
+    for one in episodes:
+        total.update(counts(one["turns"]))
     ends = Counter(one["end"] for one in episodes)
-    found = {"turns": sum(map(len, own)) / len(episodes), "calls": calls / len(episodes)}
-    found |= {"call_errors": errors / calls} if calls else {}
+    found: dict = {key: total[key] / len(episodes) for key in ("turns", "calls")}
+    found |= {"call_errors": total["errors"] / total["replies"]} if total["replies"] else {}
     found |= {"not_counted": ends["env_error"]} if ends["env_error"] else {}
     return found | {"ends": {end: count / len(episodes) for end, count in ends.most_common()}}
 

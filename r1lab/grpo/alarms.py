@@ -18,6 +18,7 @@ from transformers import TrainerCallback
 
 from r1lab import ranks
 from r1lab.errors import UserError
+from r1lab.recipe.acting import environment_of
 from r1lab.recipe.schema import GrpoRecipe
 from r1lab.recipe.training import Alarm, Alarms, MetricAlarm
 from r1lab.rundir import storage
@@ -30,6 +31,9 @@ LOGS = {
     "kl": "kl",
     "no_signal": "frac_reward_zero_std",
     "drift": "sampling/sampling_logp_difference/mean",
+    "call_errors": "episodes/call_errors",
+    "no_call": "episodes/no_call",
+    "env_errors": "episodes/env_errors",
     "loss": "loss",
     "grad_norm": "grad_norm",
 }
@@ -43,6 +47,18 @@ DESCRIPTIONS = {
     "drift": (
         "mean |log-probability difference of engine and policy| in nats",
         "set model.dtype: float32, or rollout.engine: transformers",
+    ),
+    "call_errors": (
+        "share of the environment's replies that are errors",
+        "read samples/, show the format of a call in the prompt, or begin with an sft stage on right episodes",
+    ),
+    "no_call": (
+        "share of episodes without a call",
+        "use rows that cannot be solved without one, or begin with an sft stage on right episodes",
+    ),
+    "env_errors": (
+        "share of episodes whose environment failed",
+        "correct the environment: samples/ has the reason of each as `info`",
     ),
     "loss": ("loss", "lower train.learning_rate, or set model.dtype: float32"),
 }
@@ -145,6 +161,9 @@ class AlarmCallback(TrainerCallback):
         self.recipe, self.run_dir = recipe, run_dir
         # With truncated sampling, the log-probabilities of engine and policy differ by design.
         by_design = {"drift": None} if recipe.rollout.biased_sampling else {}
+        section = environment_of(recipe)
+        if section is not None and section.on_error == "skip":  # tools that raise then count as such failures
+            by_design["env_errors"] = None
         self.alarms = recipe.alarms.model_copy(update=by_design)
         self.active = self.alarms.active()
         # Read once: rank 0 writes both while the other ranks still decide, and all have to decide alike.
@@ -230,6 +249,8 @@ class AlarmCallback(TrainerCallback):
 
     def _fix(self, episode: Episode, good: Path | None, args) -> str:
         """Returns the last good checkpoint, and the arguments with which to continue."""
+        if episode.name == "env_errors":  # the weights are as good as before
+            return f"{DESCRIPTIONS[episode.name][1]}, and continue with --resume"
         # The folder of a pipeline's stage is in the run's folder.
         stage = f"stages.{self.recipe.name}." if (self.run_dir.parent / "config.yaml").is_file() else ""
         factor = self.rollback["learning_rate_factor"] * self.alarms.learning_rate_factor
@@ -245,6 +266,7 @@ class AlarmCallback(TrainerCallback):
 
 def _metrics(row: dict) -> dict:
     """Returns the metrics that alarms use from a row of metrics.jsonl, where null means not finite."""
+    row = row.get("episodes", {}) | row
     return {key: math.nan if row[key] is None else row[key] for key in ("step", *LOGS) if key in row}
 
 

@@ -15,7 +15,7 @@ from accelerate.utils import gather_object
 from r1lab.engines import EpisodeEngine, Sampling
 from r1lab.episodes.engine import task_seed
 from r1lab.episodes.play import Job
-from r1lab.episodes.record import ENDS, Episode
+from r1lab.episodes.record import ENDS, Episode, counts
 
 if TYPE_CHECKING:
     from r1lab.grpo.trainer import GRPOTrainer
@@ -106,14 +106,18 @@ def log(trainer: GRPOTrainer, episodes: list[Episode]) -> None:
     """
     everything = gather_object([_figures(episode) for episode in episodes])
     metrics = trainer._metrics["train" if trainer.model.training else "eval"]
-    count, calls = len(everything), sum(one["calls"] for one in everything)
+    count, replies = len(everything), sum(one["replies"] for one in everything)
     lengths = [one["tokens"] for one in everything]
     own = {"mean_length": sum(lengths) / count, "min_length": min(lengths), "max_length": max(lengths)}
     for name, value in (own | {"clipped_ratio": sum(one["cut"] for one in everything) / count}).items():
         metrics[f"completions/{name}"][-1:] = [float(value)]
     for name in ("turns", "calls", "reply_tokens"):
         metrics[f"episodes/{name}"].append(sum(one[name] for one in everything) / count)
-    metrics["episodes/call_errors"].append(sum(one["errors"] for one in everything) / max(1, calls))
+    if replies:
+        metrics["episodes/call_errors"].append(sum(one["errors"] for one in everything) / replies)
+    if trainer.setting is not None and trainer.setting.tools:
+        metrics["episodes/no_call"].append(sum(one["calls"] == 0 for one in everything) / count)
+    metrics["episodes/env_errors"].append(sum(not one["counted"] for one in everything) / count)
     for end in ENDS:
         if share := sum(one["end"] == end for one in everything) / count:
             metrics[f"episodes/end/{end}"].append(share)
@@ -126,9 +130,8 @@ def _figures(episode: Episode) -> dict:
         "end": episode.end,
         "cut": episode.cut,
         "tokens": episode.own_tokens,
-        "turns": len(episode.turns),
-        "calls": sum(len(turn.calls) + bool(turn.error) for turn in episode.turns),
-        "errors": sum(bool(segment.error) for segment in episode.segments),
+        "counted": episode.counted,
+        **counts(episode.summary()["turns"]),
         "reply_tokens": episode.reply_tokens,
         "seconds": sum(segment.seconds for segment in episode.segments if not segment.own),
     }

@@ -99,6 +99,7 @@ class Alarms(Section):
 
     `entropy`, `kl` and `drift` (of the engine from the policy) are in nats per token. The bounds of `length` are
     multiples of the mean of the `first` steps. `truncated` is a share of completions, `no_signal` a share of groups.
+    With an environment, `call_errors` is a share of its replies; `no_call` and `env_errors` are shares of episodes.
     `loss` fires immediately if the loss or the gradient is not finite. A rollback multiplies the learning rate by
     `learning_rate_factor`.
     """
@@ -109,6 +110,9 @@ class Alarms(Section):
     kl: MetricAlarm | None = MetricAlarm(above=2.0, steps=5)
     no_signal: MetricAlarm | None = MetricAlarm(above=0.95, steps=10)
     drift: MetricAlarm | None = MetricAlarm(above=0.2, steps=3, do="stop")
+    call_errors: MetricAlarm | None = MetricAlarm(above=0.5, steps=20)
+    no_call: MetricAlarm | None = MetricAlarm(above=0.9, steps=20)
+    env_errors: MetricAlarm | None = MetricAlarm(above=0.05, steps=3, do="stop")
     loss: Alarm | None = Alarm(do="stop")
     first: int = Field(default=10, ge=1)
     learning_rate_factor: float = Field(default=0.5, gt=0, le=1)

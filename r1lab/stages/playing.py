@@ -53,6 +53,7 @@ def setting_of(recipe: Any, tokenizer, all_tokens: int) -> Setting | None:
         style=calls.style_of(tokenizer) if section.calls == "auto" else section.calls,
         prefill=prompts.render("?", tokenizer, tools=schemas or None, **template)[1],
         on_error=section.on_error,
+        tools=bool(schemas),
     )
 
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -59,7 +60,16 @@ def fired(history, **alarms):
 
 @pytest.mark.parametrize(
     "name,good,bad",
-    [("entropy", 0.1, 0.01), ("truncated", 0.2, 0.6), ("kl", 0.5, 3.0), ("no_signal", 0.9, 1.0), ("drift", 0.01, 0.3)],
+    [
+        ("entropy", 0.1, 0.01),
+        ("truncated", 0.2, 0.6),
+        ("kl", 0.5, 3.0),
+        ("no_signal", 0.9, 1.0),
+        ("drift", 0.01, 0.3),
+        ("call_errors", 0.3, 0.6),
+        ("no_call", 0.5, 1.0),
+        ("env_errors", 0.0, 0.1),
+    ],
 )
 def test_a_figure_out_of_bounds_fires_after_enough_steps_in_a_row(name, good, bad):
     alarm = {name: {"steps": 3}}
@@ -68,6 +78,36 @@ def test_a_figure_out_of_bounds_fires_after_enough_steps_in_a_row(name, good, ba
     assert fired(rows(name, good, bad, bad, bad, bad), **alarm) == [(name, 2)]  # the same episode
     assert fired(rows(name, bad, bad, good, bad, bad), **alarm) == []
     assert fired(rows(name, good, bad, bad, bad), **{name: None}) == []
+
+
+def test_the_figures_of_episodes_are_read_from_their_section():
+    from r1lab.grpo.alarms import _metrics
+
+    row = {"step": 3, "entropy": 0.5, "episodes": {"call_errors": 0.6, "turns": 2.0, "ends": {"done": 1.0}}}
+    assert _metrics(row) == {"step": 3, "entropy": 0.5, "call_errors": 0.6}
+
+
+def test_failing_environments_stop_a_run_that_continues_once_they_are_corrected(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe_file(tmp_path)
+    callback = AlarmCallback(recipe.load(["r.yaml", "environment={name: number_guess}"]), tmp_path)
+    state = SimpleNamespace(global_step=0, is_world_process_zero=True, best_model_checkpoint=None)
+    args = SimpleNamespace(output_dir=str(tmp_path), fp16=False, learning_rate=1e-4)
+    with pytest.raises(
+        UserError, match="alarm env_errors: share of episodes .* is 0.1, .*, since step 1: stopped"
+    ) as e:
+        for state.global_step in (1, 2, 3):
+            callback.on_log(args, state, None, logs={"loss": 0.1, "episodes/env_errors": 0.1})
+    assert state.global_step == 3 and str(e.value).endswith("and continue with --resume")
+    skipping = recipe.load(["r.yaml", "tools=[calculator]", "environment={on_error: skip}"])
+    assert "env_errors" not in AlarmCallback(skipping, tmp_path).active
+
+
+def recipe_file(folder: Path) -> None:
+    """Writes the recipe with one step and the default alarms."""
+    text = RECIPE.replace("STEPS", "1").replace("RATE", "1.0e-3").replace("ALARMS", "{}")
+    (folder / "short.py").write_text(SHORT)
+    (folder / "r.yaml").write_text(text)
 
 
 def test_lengths_are_compared_with_the_first_ones():
