@@ -50,6 +50,9 @@ def environment_findings(seen: Seen) -> list[Finding]:
         found.append(Finding("ok", "environment", "the tools of an MCP server were not tried", keys=("tools",)))
     if section.name is None:
         return found + _schemas(spec)[1]
+    if section.name.partition(":")[0] in lookup.ADAPTERS:
+        what = f"{section.name}: belongs to another library, which may need a server, so it was not tried"
+        return [*found, Finding("ok", "environment", what, keys=NAME)]
     rows = seen.rows[:: max(1, len(seen.rows) // EPISODES)][:EPISODES]
     if not rows:
         return found
