@@ -14,6 +14,7 @@ def compare(before: str, after: str, folders: dict[str, Path]) -> list[dict]:
 
     `strict` and `lenient` are among the metrics where one of them differs from `avg`: what `lenient` gains is
     reasoning, and what `strict` gains beyond it is format.
+    The metric `budget 64` is the accuracy with thinking of at most 64 tokens.
     """
     scores = [_scores(folders[name]) for name in (before, after)]
     rows = []
@@ -46,7 +47,10 @@ def compare(before: str, after: str, folders: dict[str, Path]) -> list[dict]:
 def _scores(path: Path) -> dict[tuple[str, str], dict[str, float]]:
     """For each task and metric, the score of each question, for the tasks that the stage's result lists."""
     tasks = directory.finished_result(path)["tasks"]
-    scores: dict[tuple[str, str], dict[str, float]] = {(t, m): {} for t in tasks for m in METRICS}
+    budgets = {t: [f"budget {one['budget']}" for one in scores.get("budgets", ())[:-1]] for t, scores in tasks.items()}
+    scores: dict[tuple[str, str], dict[str, float]] = {
+        (task, metric): {} for task in tasks for metric in (*METRICS, *budgets[task])
+    }
     for row in storage.read_jsonl(path / "samples" / "questions.jsonl"):
         question = question_key(row)
         for task in {row["task"], row.get("subtask", row["task"])} & tasks.keys():
@@ -56,6 +60,8 @@ def _scores(path: Path) -> dict[tuple[str, str], dict[str, float]]:
                     scores[task, form][question] = sum(row[form]) / len(row[form])
             if row.get("greedy") is not None:
                 scores[task, "greedy"][question] = row["greedy"]
+            for one in row.get("budgets", ()):
+                scores[task, f"budget {one['budget']}"][question] = sum(one["scores"]) / len(one["scores"])
     return scores
 
 

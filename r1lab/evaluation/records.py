@@ -6,7 +6,7 @@ from pathlib import Path
 
 from r1lab.engines import Completion
 from r1lab.episodes.record import counts
-from r1lab.evaluation import forms, stats
+from r1lab.evaluation import budgets, forms, stats
 from r1lab.grading.answers import committed
 from r1lab.grading.grader import Grader, applies
 from r1lab.grading.grader import build as build_grader
@@ -114,6 +114,8 @@ def record(name: str, part: str, index: int, row: dict, completions: list[Comple
 
 def own_tokens(completion: Completion) -> int:
     """The number of tokens that the model sampled, of all turns of an episode."""
+    if isinstance(completion, budgets.Budgeted):
+        return completion.sampled
     return len(completion.token_ids) if completion.episode is None else completion.episode.own_tokens
 
 
@@ -159,6 +161,8 @@ def figures(records: list[dict]) -> dict:
         found |= {f"pass^{k}": stats.pass_hat_k(scores, k) for k in (2, 4, 8) if k <= n}
     if "greedy" in records[0]:
         found |= _share("greedy", "greedy_ci95", [[record["greedy"]] for record in records])
+    if "budgets" in records[0]:
+        found["budgets"] = budgets.figures(records)
     if late := sum(map(_timeouts, records)):
         found["timeouts"] = late
     return {key: _rounded(value) for key, value in found.items()}
@@ -212,7 +216,9 @@ def _lengths(records: list[dict]) -> dict:
 def _rounded(value):
     if isinstance(value, dict):
         return {name: _rounded(one) for name, one in value.items()}
-    return [round(v, 4) for v in value] if isinstance(value, list) else round(value, 4)
+    if isinstance(value, list):
+        return [_rounded(one) for one in value]
+    return value if value is None else round(value, 4)
 
 
 def families(result: dict) -> dict[str, dict]:

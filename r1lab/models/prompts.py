@@ -47,6 +47,13 @@ SYSTEM = {"logic-rl": LOGIC_RL, "open-r1": OPEN_R1}
 PREFILL = {"logic-rl": "<think>"}
 """The beginning of the assistant's turn in a template, unless the model's chat template adds it itself."""
 
+CLOSE = {
+    "r1-zero": " </think> <answer>",
+    "logic-rl": "</think><answer>",
+    "open-r1": "\n</think>\n<answer>\n",
+}
+"""The text that ends the thinking and begins the answer, in the templates that require tags."""
+
 PLAIN = {"none": "{question}", "r1-zero": R1_ZERO}
 """Templates that are plain text: they do not use the model's chat template, and neither does a recipe's own text."""
 
@@ -67,6 +74,19 @@ def is_plain(*, template: str = "none", text: str | None = None, **_) -> bool:
 def wording(*, template: str = "none", text: str | None = None, **_) -> str:
     """Returns the text of a prompt if the recipe has its own, or else the name of its template."""
     return text if text is not None else read_template(template) if is_file(template) else template
+
+
+def closing(template: str) -> str:
+    """Returns the text that ends the thinking and begins the answer.
+
+    Args:
+        template: The wording of a prompt (`wording`).
+
+    >>> closing("r1-zero"), closing("chat")
+    (' </think> <answer>', '\\n</think>\\n\\n')
+    """
+    tagged = "<think>" in template and "<answer>" in template
+    return CLOSE.get(template, CLOSE["r1-zero"] if tagged else "\n</think>\n\n")
 
 
 def read_template(path: str) -> str:

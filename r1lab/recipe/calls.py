@@ -26,7 +26,24 @@ def evaluation_problems(recipe: GrpoRecipe | EvalRecipe, evaluation: Eval) -> Pr
     if evaluation.temperature == 0 and most > 1:
         what = f"0: the {most} samples of a question are identical, which engines refuse"
         found.append((("eval", "temperature"), f"{what}: set num_samples: 1, or a temperature of 0.6"))
-    return found
+    return found + _budget_problems(recipe, evaluation)
+
+
+def _budget_problems(recipe: GrpoRecipe | EvalRecipe, evaluation: Eval) -> Problems:
+    """Whether the thinking budgets of an evaluation can be enforced."""
+    budgets, keys = evaluation.budgets, ("eval", "budgets")
+    if not budgets:
+        return []
+    if recipe.rollout.engine == "server":
+        what = "a server does not continue tokens, so thinking cannot be stopped: set rollout.engine: auto"
+        return [(keys, f"{what}, or remove budgets")]
+    if recipe.environment or recipe.tools:
+        return [(keys, "an episode has thinking in each of its turns: remove budgets")]
+    most = evaluation.max_completion_length or recipe.rollout.max_completion_length
+    if max(budgets) > most:
+        what = f"{max(budgets)}: completions have at most {most} tokens, so it would change nothing"
+        return [(keys, f"{what}: raise eval.max_completion_length, or remove it")]
+    return []
 
 
 def tasks_problems(tasks: list[str | Task], where: Keys, data: Data | None) -> Problems:

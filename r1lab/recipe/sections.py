@@ -251,8 +251,26 @@ def _kind_of_task(value: object) -> str:
 TaskOrName = Annotated[Annotated[str, Tag("name")] | Annotated[Task, Tag("task")], Discriminator(_kind_of_task)]
 
 
+class Forcing(Section):
+    """How `eval.budgets` are enforced: s1's budget forcing (arXiv:2501.19393).
+
+    `close` is the text that ends the thinking and begins the answer; by default that of the prompt's template.
+    `extend` is how often thinking that ends below a budget is continued, with `wait` in place of its end.
+    `answer_length` is the maximum number of tokens after a forced end, by default that of a completion.
+    """
+
+    close: str | None = Field(default=None, min_length=1)
+    extend: int = Field(default=0, ge=0)
+    wait: str = Field(default="Wait", min_length=1)
+    answer_length: int | None = Field(default=None, ge=1)
+
+
 class Eval(Section):
-    """The evaluation: `size` questions per task, each with `num_samples` sampled answers and a greedy one."""
+    """The evaluation: `size` questions per task, each with `num_samples` sampled answers and a greedy one.
+
+    `budgets` are maximum numbers of thinking tokens: the accuracy of the sampled answers is also measured with their
+    thinking stopped at each of them.
+    """
 
     tasks: list[TaskOrName] = []
     size: int = Field(default=200, ge=1)
@@ -260,6 +278,8 @@ class Eval(Section):
     temperature: float = Field(default=1.0, ge=0)
     greedy: bool = True
     max_completion_length: int | None = Field(default=None, ge=1)
+    budgets: list[Annotated[int, Field(ge=0)]] = []
+    forcing: Forcing = Forcing()
 
 
 class GrpoEval(Eval):

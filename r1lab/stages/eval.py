@@ -10,10 +10,11 @@ from pathlib import Path
 
 from r1lab import engines, ranks
 from r1lab.episodes.engine import Setting
-from r1lab.evaluation import provenance, records
+from r1lab.evaluation import budgets, provenance, records
 from r1lab.models.prompts import wording
 from r1lab.recipe.schema import EvalRecipe
 from r1lab.rundir import directory, manifest, storage
+from r1lab.stages import forcing
 from r1lab.stages.common import doing, engine_prompts, load_engine, load_tokenizer, note, report_gold, warn
 from r1lab.stages.parts import POLL, Parts, of_others, own_devices
 from r1lab.stages.playing import environment_settings, played_by, setting_of
@@ -121,6 +122,7 @@ def settings_of(recipe: EvalRecipe, run_dir: Path, tasks: dict[str, list[dict]],
             "greedy": recipe.eval.greedy,
         },
         "seed": recipe.seed,
+        **forcing.settings_of(recipe),
         **environment_settings(recipe),
         "rewards": rewards,
         "grader": provenance.grader_version(rewards),
@@ -168,6 +170,7 @@ class PreparedTask:
         prompts: The engine's prompt for each row: text, or messages for a server.
         judge: Scores the answers.
         setting: How episodes are played, if the recipe has an environment or tools.
+        forcing: How thinking budgets are enforced, if the evaluation has some.
     """
 
     name: str
@@ -175,6 +178,7 @@ class PreparedTask:
     prompts: list[engines.Prompt]
     judge: records.Judge
     setting: Setting | None = None
+    forcing: budgets.Forcing | None = None
 
 
 def prepare(tasks: dict[str, list[dict]], recipe: Evaluated, tokenizer, run_dir: Path) -> list[PreparedTask]:
@@ -185,7 +189,8 @@ def prepare(tasks: dict[str, list[dict]], recipe: Evaluated, tokenizer, run_dir:
         prompts, prefills = engine_prompts(rows, recipe, tokenizer)
         judge = records.Judge(rewards, template=wording(**recipe.prompt.model_dump()), prefill=prefills[0])
         report_gold(judge.grader, rows, run_dir)
-        found.append(PreparedTask(name, rows, prompts, judge, setting))
+        forced = forcing.forcing_of(recipe, tokenizer, prefills[0])
+        found.append(PreparedTask(name, rows, prompts, judge, setting, forced))
     return found
 
 
@@ -195,10 +200,13 @@ class Round:
 
     Attributes:
         task: The task.
-        key: What only the records of this round have: `scores` for sampled answers, `greedy` for greedy ones.
+        key: What only the records of this round have: `scores` for sampled answers, `greedy` for greedy ones, and
+            `budgets` for those under budgets.
         sampling: How the answers are generated.
         parts: The part of the task that each question belongs to.
         records: The records by index, as far as there are any.
+        of: For `budgets`, the round with the sampled answers.
+        groups: The tokens of each answer, and whether it was truncated, by index, if they are needed for budgets.
     """
 
     task: PreparedTask
@@ -206,11 +214,13 @@ class Round:
     sampling: engines.Sampling
     parts: list[str]
     records: dict[int, dict] = field(default_factory=dict)
+    of: "Round | None" = None
+    groups: dict[int, list[tuple[list[int], bool]]] = field(default_factory=dict)
 
     @property
     def answers(self) -> str:
         """What is answered in this round, for the progress display, which counts from 0 again in each."""
-        return f"{self.task.name} ({'greedy' if self.key == 'greedy' else 'sampled'})"
+        return f"{self.task.name} ({'sampled' if self.key == 'scores' else self.key})"
 
     @property
     def complete(self) -> bool:
@@ -221,11 +231,15 @@ class Round:
         task = self.task
         if self.key == "greedy":
             return {"task": task.name, "index": index} | records.greedy(group[0], judged[0])
+        if self.of is not None and task.forcing is not None:
+            natural, samples = self.of.records[index], self.of.groups[index]
+            made = budgets.record(task.forcing, natural, samples, group, judged)
+            return {"task": task.name, "index": index} | made
         return records.record(task.name, self.parts[index], index, task.rows[index], group, judged)
 
 
 def _rounds(tasks: list[PreparedTask], recipe: Evaluated, seed: int | None) -> list[Round]:
-    """The rounds of an evaluation in order: for each task the sampled answers, and then the greedy ones."""
+    """The rounds of an evaluation in order: for each task sampled answers, greedy ones, and those under budgets."""
     rollout, settings, found = recipe.rollout, eval_of(recipe), []
     for task in tasks:
         parts = records.parts_of(task.name, task.rows)
@@ -241,9 +255,11 @@ def _rounds(tasks: list[PreparedTask], recipe: Evaluated, seed: int | None) -> l
             top_p=rollout.top_p,
             top_k=rollout.top_k,
         )
-        found.append(Round(task, "scores", sampled, parts))
+        found.append(of := Round(task, "scores", sampled, parts))
         if settings.greedy:
             found.append(Round(task, "greedy", greedy, parts))
+        if task.forcing:
+            found.append(Round(task, "budgets", sampled, parts, of=of))
     return found
 
 
@@ -285,16 +301,18 @@ def answer(
         The rounds with their records: all of them in the first worker.
     """
     rounds = _rounds(tasks, recipe, seed)
-    tokens, chunks = [0] * len(rounds), 0
+    tokens, chunks, firsts = [0] * len(rounds), 0, {}
 
     def read() -> int:
         """Adds the records that other workers have written meanwhile, and returns their number."""
         rows = parts.read() if parts else []
         for row in rows:
-            count = row.pop("tokens", 0)
+            count, groups = row.pop("tokens", 0), row.pop("groups", None)
             for place, one in enumerate(rounds):
                 if one.task.name == row["task"] and one.key in row:
                     one.records[row["index"]] = row
+                    if groups is not None:
+                        one.groups[row["index"]] = groups
                     tokens[place] += count
         return len(rows)
 
@@ -309,19 +327,28 @@ def answer(
     for place, one in enumerate(rounds):
         task, rows, known = one.task, one.task.rows, one.records
         played = played_by(engine, task.setting, rows)
+        if one.of is not None and task.forcing is not None:
+            played = forcing.forced_by(engine, task.forcing, one.of.groups)
         done, size = set(known), played.together(one.sampling.n)
-        if parts:
-            done |= of_others(len(rows), size, chunks)
+        if one.key == "scores":
+            firsts[task.name] = chunks
+        if parts:  # a worker continues the answers that it has sampled
+            done |= of_others(len(rows), size, firsts[task.name] if one.of else chunks)
         chunks += -(-len(rows) // size)
         for groups in _in_chunks(played.stream(task.prompts, one.sampling, done=done)):
             flat = [completion for _, group in groups for completion in group]
-            judged = iter(task.judge.judge(flat, [rows[i] for i, group in groups for _ in group], run_dir / FAILED))
+            of = [rows[i] for i, group in groups for _ in group]
+            judged = iter(task.judge.judge(flat, of, run_dir / FAILED) if flat else [])
             for i, group in groups:
                 known[i] = one.record(i, group, [next(judged) for _ in group])
                 count = sum(records.own_tokens(completion) for completion in group)
                 tokens[place] += count
+                row = known[i] | {"tokens": count}
+                if task.forcing and one.key == "scores":
+                    one.groups[i] = [(completion.token_ids, completion.truncated) for completion in group]
+                    row |= {"groups": one.groups[i]}
                 if parts:
-                    parts.append(known[i] | {"tokens": count})
+                    parts.append(row)
             read()
             report(place)
     while parts and ranks.is_main() and not all(one.complete for one in rounds):

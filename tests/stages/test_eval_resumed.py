@@ -7,6 +7,7 @@ import pytest
 
 from r1lab import engines
 from r1lab.engines import transformers
+from r1lab.evaluation.comparison import compare
 from r1lab.recipe import loading
 from r1lab.rundir import directory, storage
 from r1lab.stages import eval as evaluation
@@ -66,6 +67,34 @@ def test_it_ends_the_same_wherever_it_is_killed(loaded, tmp_path, monkeypatch):
     again = [storage.read_jsonl(tmp_path / "killed" / "samples" / "questions.jsonl")]
     again.append(directory.result(tmp_path / "killed")["tasks"])
     assert json.dumps(again) == json.dumps(whole)
+
+
+@pytest.mark.slow
+def test_an_evaluation_with_budgets_ends_the_same_wherever_it_is_killed(tmp_path, monkeypatch, killed_after):
+    text = TEXT[: TEXT.index("eval:")].replace("max_completion_length: 48", "max_completion_length: 160")
+    text += "eval: {size: 4, num_samples: 2, greedy: false, budgets: [32, 0, 100], forcing: {extend: 1, wait: But}}\n"
+    text = text.replace(", {name: exact_match, tasks: [arithmetic]}", "")
+    (tmp_path / "e.yaml").write_text(text, encoding="utf-8")
+    loaded = loading.load([str(tmp_path / "e.yaml")])
+    monkeypatch.setattr(transformers, "BATCH", 4)
+    monkeypatch.setattr(evaluation, "CHUNK", 4)
+    assert evaluation.run(loaded, tmp_path / "whole") == 0
+    whole = storage.read_jsonl(tmp_path / "whole" / "samples" / "questions.jsonl")
+    for is_last in (lambda row: "scores" in row and row["index"] == 2, lambda row: "budgets" in row):
+        with killed_after(is_last):
+            evaluation.run(loaded, tmp_path / "killed")
+    assert evaluation.run(loaded, tmp_path / "killed") == 0
+    assert storage.read_jsonl(tmp_path / "killed" / "samples" / "questions.jsonl") == whole
+    assert all("groups" not in row and len(row["budgets"]) == 3 for row in whole)
+    curve = directory.result(tmp_path / "whole")["tasks"]["knights_knaves"]["budgets"]
+    assert [point["budget"] for point in curve] == [0, 32, 100, None]
+    assert curve[0]["stopped"] == 1 and "thinks_on" in curve[0]
+    texts = [text for row in whole for text in row["budgets"][1]["completions"] if text]
+    assert texts and all("</think> <answer>" in text for text in texts)
+    settings = json.loads((tmp_path / "whole" / "evaluation.json").read_text())
+    assert settings["budgets"]["close"] == " </think> <answer>"
+    compared = {row["metric"] for row in compare("a", "b", {"a": tmp_path / "whole", "b": tmp_path / "killed"})}
+    assert compared == {"avg", "budget 0", "budget 32", "budget 100"}
 
 
 def test_the_same_seed_gives_the_same_records_and_another_others(loaded, tmp_path):
