@@ -1,6 +1,7 @@
 """Operations on rows before training: filter, clean, reorder."""
 
 import math
+import random
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -166,6 +167,49 @@ def ordered(rows: list[dict], *, by: Literal["people", "level", "pass_rate", "le
     if by not in keys:
         raise UserError(f"data: order: {by!r} is not {', '.join(keys)}")
     return sorted(rows, key=keys[by])
+
+
+SENTENCES = {"exact": "Think for {budget} tokens.", "at_most": "Think for maximum {budget} tokens."}
+"""L1's sentences (arXiv:2503.04697)."""
+
+
+def with_budgets(
+    rows: list[dict],
+    *,
+    lowest: int,
+    highest: int | None = None,
+    mode: str = "exact",
+    text: str | None = None,
+    seed: int,
+) -> list[dict]:
+    """The rows with a number of tokens from `lowest` to `highest` in the column `budget` and at the end of the prompt.
+
+    The prompt without it is in the column `question`.
+
+    Args:
+        highest: Default: `lowest`.
+        mode: A key of `SENTENCES`, if there is no text.
+        text: What is appended to a question, or to the last chat message, with `{budget}` in the place of the number.
+        seed: The number depends on it and on the prompt.
+
+    >>> with_budgets([{"prompt": "2+2?"}], lowest=64, seed=0)
+    [{'prompt': '2+2? Think for 64 tokens.', 'budget': 64, 'question': '2+2?'}]
+    """
+    most = lowest if highest is None else highest
+    sentence = SENTENCES[mode] if text is None else text
+    if most < lowest or "{budget}" not in sentence:
+        what = f"highest: {most} is below lowest" if most < lowest else "text: has no {budget} in it"
+        raise UserError(f"data: budget: {what}: set lowest: 100, highest: 4000, text: Think for {{budget}} tokens.")
+    found = []
+    for row in rows:
+        prompt, budget = row["prompt"], random.Random(f"budget/{seed}/{row['prompt']}").randint(lowest, most)
+        added = f" {sentence.replace('{budget}', str(budget))}"
+        if isinstance(prompt, str):
+            prompt += added
+        else:
+            prompt = [*prompt[:-1], prompt[-1] | {"content": prompt[-1]["content"] + added}]
+        found.append(row | {"prompt": prompt, "budget": budget, "question": row["prompt"]})
+    return found
 
 
 def prompt_text(row: dict) -> str:

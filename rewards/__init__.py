@@ -4,6 +4,7 @@ if __name__ != "r1lab.rewards":  # one module, one name
     raise ImportError("import r1lab.rewards, not rewards")
 
 from r1lab.rewards.accuracy import accuracy_reward
+from r1lab.rewards.budget import budget_reward
 from r1lab.rewards.choice import choice_reward
 from r1lab.rewards.code import code_reward
 from r1lab.rewards.countdown import countdown_reward
@@ -30,6 +31,7 @@ __all__ = [
     "Facts",
     "Score",
     "accuracy_reward",
+    "budget_reward",
     "choice_reward",
     "code_reward",
     "cosine_length_reward",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from r1lab.engines import Completion
 from r1lab.episodes.record import counts
-from r1lab.evaluation import budgets, forms, stats
+from r1lab.evaluation import budgets, comparison, forms, stats
 from r1lab.grading.answers import committed
 from r1lab.grading.grader import Grader, applies
 from r1lab.grading.grader import build as build_grader
@@ -100,6 +100,8 @@ def record(name: str, part: str, index: int, row: dict, completions: list[Comple
         "truncated": [c.truncated for c in completions],
         "completions": [c.text for c in completions],
     }
+    if row.get("budget") is not None and "question" in row:  # the question is paired with itself without a budget
+        kept |= {"budget": row["budget"], "key": comparison.question_key({"prompt": row["question"], "index": index})}
     if all("answer" in one for one in judged):
         kept["answers"] = [one["answer"] for one in judged]
     others = {name: [one["other"][name] for one in judged] for name in judged[0]["other"]}

@@ -74,12 +74,26 @@ class PassRate(Section):
     highest: float = Field(default=1.0, ge=0, le=1)
 
 
+class StatedBudget(Section):
+    """A budget of tokens in the prompt of each row, and in its column `budget` (L1, arXiv:2503.04697).
+
+    It is drawn from `lowest` to `highest` (default: `lowest`) by the seed and the prompt. `text` is appended to the
+    question, by default L1's "Think for {budget} tokens." or, for `at_most`, "Think for maximum {budget} tokens."
+    """
+
+    lowest: int = Field(ge=1)
+    highest: int | None = Field(default=None, ge=1)
+    mode: Literal["exact", "at_most"] = "exact"
+    text: str | None = None
+
+
 class Data(Call):
     """A dataset builder with its parameters. `size` is the number of rows; `seed` defaults to the recipe's.
 
     The other keys process the rows of the builder, in this order: `deduplicate` (true: the same words; a number: the
     share of 5-word sequences in common), `decontaminate`, `max_tokens` (of prompt and completion together),
-    `pass_rate`, and `order`, easy rows first, as a curriculum for a grpo stage with `shuffle_dataset: false`.
+    `pass_rate`, `budget` (in each prompt, for the reward `budget`), and `order`, easy rows first, as a curriculum for
+    a grpo stage with `shuffle_dataset: false`.
     """
 
     builder: str = "rows"
@@ -90,6 +104,7 @@ class Data(Call):
     decontaminate: Decontaminate | None = None
     max_tokens: int | None = Field(default=None, ge=1)
     pass_rate: PassRate | None = None
+    budget: StatedBudget | None = None
     order: Literal["people", "level", "pass_rate", "length"] | None = None
 
 
@@ -229,7 +244,7 @@ class Task(Call):
     """A task of an evaluation: a builder with its parameters; its test split is used.
 
     `num_samples` is the number of answers per question, by default that of `eval`. `instruction` is added below each
-    question if the template does not specify the format of the answer (`none`, `chat`).
+    question if the template does not specify the format of the answer (`none`, `chat`). `budget` is that of `data`.
     """
 
     name: str | None = None
@@ -238,6 +253,7 @@ class Task(Call):
     seed: int | None = None
     num_samples: int | None = Field(default=None, ge=1)
     instruction: str | None = None
+    budget: StatedBudget | None = None
 
 
 TASKS_OWN = frozenset(Task.model_fields) - frozenset(Data.model_fields)

@@ -82,6 +82,8 @@ def _operated(rows: list[dict], data: Data, seed: int, run_dir: Path | None, tok
         bounds = {"lowest": data.pass_rate.lowest, "highest": data.pass_rate.highest}
         kept, _ = operations.by_pass_rate(rows, samples, **bounds)
         rows = report_removed(kept, f"not sampled, or with a pass rate outside of {list(bounds.values())} (pass_rate)")
+    if data.budget:
+        rows = operations.with_budgets(rows, **data.budget.model_dump(), seed=seed if data.seed is None else data.seed)
     return operations.ordered(rows, by=data.order) if data.order else rows
 
 

@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from r1lab.data import countdown, knights_knaves, logic_rl, math
-from r1lab.data.operations import by_length, by_pass_rate, decontaminate, deduplicate, ordered, prompt_text
+from r1lab.data.operations import (
+    by_length,
+    by_pass_rate,
+    decontaminate,
+    deduplicate,
+    ordered,
+    prompt_text,
+    with_budgets,
+)
 from r1lab.errors import UserError
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -173,3 +181,22 @@ def test_ordered_needs_what_it_orders_by():
             ordered(rows, by=by)
     with pytest.raises(UserError, match="'size' is not people, level, pass_rate, length"):
         ordered(rows, by="size")
+
+
+def test_budgets_are_in_the_prompt_and_in_a_column_and_depend_on_the_prompt_alone():
+    rows = [{"prompt": f"{i} + {i}?"} for i in range(50)]
+    made = with_budgets(rows, lowest=10, highest=20, seed=0)
+    assert {row["budget"] for row in made} == set(range(10, 21))
+    assert made[3]["prompt"] == f"3 + 3? Think for {made[3]['budget']} tokens."
+    assert with_budgets(rows[3:4], lowest=10, highest=20, seed=0) == made[3:4]
+    assert with_budgets(rows, lowest=10, highest=20, seed=1) != made
+    said = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2+2?"}]
+    (row,) = with_budgets([{"prompt": said}], lowest=5, mode="at_most", seed=0)
+    assert row["prompt"] == [said[0], {"role": "user", "content": "2+2? Think for maximum 5 tokens."}]
+    assert row["question"] == said
+
+
+@pytest.mark.parametrize("given", [{"lowest": 5, "highest": 4}, {"lowest": 5, "text": "Be brief."}])
+def test_budgets_that_make_no_sense_are_refused(given):
+    with pytest.raises(UserError, match="^data: budget: "):
+        with_budgets([{"prompt": "?"}], **given, seed=0)

@@ -1,10 +1,15 @@
 """Thinking that is stopped and extended at budgets, with an engine whose completions are written down."""
 
+from pathlib import Path
+
 import pytest
 
+from r1lab.data.operations import with_budgets
 from r1lab.engines import Completion, Sampling
-from r1lab.evaluation import budgets
+from r1lab.evaluation import budgets, records
 from r1lab.evaluation.budgets import Budgets, Forcing, thinking_of
+from r1lab.evaluation.comparison import question_key
+from r1lab.evaluation.records import Judge
 
 
 class Words:
@@ -145,3 +150,15 @@ def test_the_record_and_the_curve(tokenizer):
     assert [point["thinking"] for point in curve] == [0, 4, 4, 4]
     assert curve[1]["stopped"] == 1 and curve[1]["thinks_on"] == 1 and curve[2]["stopped"] == 0
     assert "thinks_on" not in curve[2]
+
+
+def test_a_question_with_a_budget_in_its_prompt_is_paired_with_itself_without():
+    row = {"prompt": "2+2?", "answer": "4"}
+    (stated,) = with_budgets([row], lowest=9, seed=0)
+    judge = Judge([{"name": "exact_match"}], template="none", prefill="")
+    made = []
+    for one in (row, stated):
+        said = [Completion("4", [1], False)]
+        made.append(records.record("sum", "sum", 5, one, said, judge.judge(said, [one], Path("unused"))))
+    assert question_key(made[0]) == question_key(made[1]) and made[0]["prompt"] != made[1]["prompt"]
+    assert made[1]["budget"] == 9

@@ -41,6 +41,7 @@ THINK = "<think> First, we add the numbers.\n\nSecond, we look at the sum.\n\nFi
 # Of every other reward: a completion that deserves the maximum, its row, settings, and that maximum.
 REWARDS = {
     "accuracy": (THINK + r"It is $\boxed{\frac{1}{2}}$.", {"answer": "0.5"}, {}, 1.0),
+    "budget": ("short", {"right": True, "budget": 9999}, {"mode": "at_most"}, 1.0),
     "choice": (THINK + "<answer> (B) </answer>", {"answer": "B"}, {}, 1.0),
     "code": (
         "```python\nprint(sum(map(int, input().split())))\n```",

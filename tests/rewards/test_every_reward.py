@@ -18,6 +18,7 @@ CONSTRAINTS = [{"kind": "num_words", "at_least": 3}, {"kind": "no_commas"}, {"ki
 # Name: columns of the row, settings, range.
 REWARDS = {
     "accuracy": ({"answer": "7"}, {}, (0, 1)),
+    "budget": ({"budget": 50}, {"alpha": 0.01}, (-1.5, 1)),
     "choice": ({"answer": "B", "choices": ["one", "two", "three"]}, {}, (0, 1)),
     "code": ({"tests": TESTS}, {"timeout": 2.0}, (0, 1)),
     "cosine_length": ({}, {"max_len": 50}, (-1, 1)),
@@ -79,7 +80,7 @@ HOSTILE = {
 def build(name):
     columns, parameters, bounds = REWARDS[name]
     spec = {"name": name, **parameters}
-    specs = [{"name": "format"}, spec] if name in ("length", "cosine_length") else [spec]
+    specs = [{"name": "format"}, spec] if name in ("length", "cosine_length", "budget") else [spec]
     return grader.build(specs), {"prompt": "?", **columns}, bounds
 
 
