@@ -94,7 +94,7 @@ def test_an_evaluation_with_budgets_ends_the_same_wherever_it_is_killed(tmp_path
     settings = json.loads((tmp_path / "whole" / "evaluation.json").read_text())
     assert settings["budgets"]["close"] == " </think> <answer>"
     compared = {row["metric"] for row in compare("a", "b", {"a": tmp_path / "whole", "b": tmp_path / "killed"})}
-    assert compared == {"avg", "budget 0", "budget 32", "budget 100"}
+    assert {"avg", "budget 0", "budget 32", "budget 100"} <= compared
 
 
 def test_the_same_seed_gives_the_same_records_and_another_others(loaded, tmp_path):
