@@ -47,7 +47,7 @@ def _trainer(recipe: StageRecipe, scratch: Path) -> list[Finding]:
     from r1lab.stages.training import trl_config
 
     owned = {}
-    if recipe.stage == "grpo":
+    if recipe.on_policy:
         # The batch is checked elsewhere, for the recipe's number of processes.
         owned = dict.fromkeys(("num_generations", "per_device_train_batch_size", "gradient_accumulation_steps"), 2)
         owned |= {"generation_batch_size": None, "steps_per_generation": None, "use_vllm": False}
@@ -131,7 +131,7 @@ def _adapters(recipe: StageRecipe, model: "PreTrainedModel", lora: Lora) -> list
 
     adapted, more = _tried(adapt, keys)
     head = adapted.get_output_embeddings() if adapted is not None else None
-    if recipe.stage in ("sft", "grpo") and isinstance(head, BaseTunerLayer):
+    if (recipe.stage == "sft" or recipe.on_policy) and isinstance(head, BaseTunerLayer):
         what = (
             "TRL does not support an adapter on lm_head, because it computes the loss from that layer's weights alone"
         )

@@ -10,7 +10,7 @@ from r1lab.check.seen import Seen
 from r1lab.errors import UserError
 from r1lab.findings import COLORS, Finding
 from r1lab.recipe import loading as recipes
-from r1lab.recipe.schema import GrpoRecipe, Pipeline, Recipe, StageRecipe
+from r1lab.recipe.schema import DistillRecipe, GrpoRecipe, Pipeline, Recipe, StageRecipe
 
 Report = Callable[[StageRecipe, Finding], None]
 Add = Callable[[StageRecipe, list[Finding]], None]
@@ -60,7 +60,8 @@ def _check_stages(stages: list[StageRecipe], scratch: Path, add: Add, tiny: bool
 
     by_name = {stage.name: stage for stage in stages}
     starts = [start_of(stage.model.path, by_name) for stage in stages]
-    if any(map(is_of_the_hub, starts)):
+    teachers = [start_of(stage.teacher.path, by_name) for stage in stages if isinstance(stage, DistillRecipe)]
+    if any(map(is_of_the_hub, [*starts, *teachers])):
         hub_reachable()  # before importing transformers, which reads the environment
     from transformers.utils import logging
 
@@ -72,6 +73,7 @@ def _check_stages(stages: list[StageRecipe], scratch: Path, add: Add, tiny: bool
     from r1lab.check.rows import row_findings
     from r1lab.check.saved import saved_findings
     from r1lab.check.settings import batch_findings, launch_findings, row_count_findings, setting_findings
+    from r1lab.check.teacher import teacher_findings
 
     logging.set_verbosity_error()  # the checks cover what it warns about, in one line each
     inputs = [look(stage, by_name, scratch) for stage in stages]
@@ -80,7 +82,7 @@ def _check_stages(stages: list[StageRecipe], scratch: Path, add: Add, tiny: bool
     for stage, start, (seen, found) in zip(stages, starts, inputs):
         settings = hub_settings(start, scratch)
         add(stage, launch_findings(stage) + batch_findings(stage) + row_count_findings(seen, tiny=tiny))
-        add(stage, setting_findings(stage, tiny=tiny) + found)
+        add(stage, setting_findings(stage, tiny=tiny) + found + teacher_findings(seen, by_name, scratch))
         add(stage, building_findings(stage, start, settings, scratch))
         add(stage, prompt_findings(seen, start, settings) + saved_findings(seen, start, settings))
         add(stage, [] if tiny else length_findings(seen, start, settings))

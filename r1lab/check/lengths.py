@@ -97,7 +97,7 @@ def _generated(
 
     def verdict(length: int) -> Verdict:
         """A grpo stage sizes its engine for its longest row; others truncate completions at the engine's limit."""
-        return "error" if recipe.stage == "grpo" or max(prompt_lengths) >= length else "warning"
+        return "error" if recipe.on_policy or max(prompt_lengths) >= length else "warning"
 
     engine = rollout.max_model_length
     if engine and longest > engine:

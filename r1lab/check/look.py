@@ -13,7 +13,8 @@ from r1lab.models import loading, prompts, smollm2
 from r1lab.net import client_settings
 from r1lab.recipe.references import REFERENCE
 from r1lab.recipe.schema import EvalRecipe, StageRecipe
-from r1lab.recipe.sections import Data
+from r1lab.recipe.sections import Data, Model
+from r1lab.recipe.yaml_source import Keys
 from r1lab.text import did_you_mean_path
 
 if TYPE_CHECKING:
@@ -103,14 +104,28 @@ def hub_settings(path: str, scratch: Path) -> dict:
 def _tokenizer(
     recipe: StageRecipe, earlier: dict[str, StageRecipe], scratch: Path
 ) -> tuple["PreTrainedTokenizerBase | None", list[Finding]]:
-    path, keys = start_of(recipe.model.path, earlier), ("model", "path")
+    start, end = start_of(recipe.model.path, earlier), _eos_token(recipe, earlier)
+    return tokenizer_of(recipe.model, start, ("model", "path"), scratch, end)
+
+
+def tokenizer_of(
+    model: Model, path: str, keys: Keys, scratch: Path, end: str | None = None
+) -> tuple["PreTrainedTokenizerBase | None", list[Finding]]:
+    """The tokenizer of a model, or None with the reason.
+
+    Args:
+        model: Its section.
+        path: Its path, with `@STAGE/model` resolved.
+        keys: The keys of the path in the recipe.
+        scratch: A folder for downloads from the Hub.
+        end: An end token in place of the tokenizer's own.
+    """
     if path.startswith("scratch:"):
         return None, [Finding("ok", "prompt", f"{path}: its tokenizer exists only during the run", keys=keys)]
     if path == "embedded:smollm2-135m" and not smollm2.converted().is_dir():
         what = f"{path}: is converted on first use, so its tokenizer was not checked"
         return None, [Finding("ok", "prompt", what, keys=keys)]
     folder = loading.local_folder(path)
-    model, end = recipe.model, _eos_token(recipe, earlier)
     if folder and (problem := _unknown(folder, model.trust_remote_code)):
         return None, [Finding("error", "prompt", f"{path}: {problem[0]}", problem[1], keys)]
     settings = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}

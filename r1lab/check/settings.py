@@ -256,10 +256,10 @@ def _sampling(recipe: GrpoRecipe | SampleRecipe | EvalRecipe) -> list[Finding]:
     rollout, found = recipe.rollout, []
     sampled, section = (recipe.eval, "eval") if isinstance(recipe, EvalRecipe) else (recipe.rollout, "rollout")
     keys, temperature = (section, "temperature"), sampled.temperature
-    if recipe.stage == "grpo" and temperature == 0:
+    if recipe.on_policy and temperature == 0:
         what = "0: all completions of a group are identical, so no group has a signal"
         found.append(Finding("error", "settings", what, "set 1.0", keys))
-    elif recipe.stage == "grpo" and temperature < 0.4:
+    elif recipe.on_policy and temperature < 0.4:
         what = f"{temperature:g}: the completions of a group hardly differ; published runs use 0.6 to 1.0"
         found.append(Finding("warning", "settings", what, "set 1.0", keys))
     elif temperature > 1.3:
@@ -268,7 +268,7 @@ def _sampling(recipe: GrpoRecipe | SampleRecipe | EvalRecipe) -> list[Finding]:
     if isinstance(recipe, SampleRecipe) and temperature == 0 and recipe.rollout.num_generations > 1:
         what = f"0: the {recipe.rollout.num_generations} samples of a prompt are identical"
         found.append(Finding("error", "settings", what, "set 1.0, or num_generations: 1", keys))
-    if recipe.stage == "grpo" and rollout.gpu_memory_utilization > 0.9 and rollout.engine in ("auto", "vllm"):
+    if recipe.on_policy and rollout.gpu_memory_utilization > 0.9 and rollout.engine in ("auto", "vllm"):
         what = f"{rollout.gpu_memory_utilization:g}: vLLM leaves too little GPU memory for the trainer"
         found.append(Finding("warning", "settings", what, "set 0.3 to 0.6", ("rollout", "gpu_memory_utilization")))
     return found

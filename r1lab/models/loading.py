@@ -139,6 +139,24 @@ def with_end(tokenizer, eos_token: str | None):
     return tokenizer
 
 
+def other_tokens(student, teacher) -> str | None:
+    """Returns why a teacher cannot score a student's tokens, and what to do; None if it can.
+
+    Every token of the student must have the same id in the teacher, which may have more tokens.
+
+    Args:
+        student, teacher: Their tokenizers.
+    """
+    ours, theirs = student.get_vocab(), teacher.get_vocab()
+    differ = [token for token, number in ours.items() if theirs.get(token) != number]
+    if not differ:
+        return None
+    token = min(differ, key=lambda token: ours[token])
+    there = f"has the id {theirs[token]} there" if token in theirs else "is no token there"
+    what = f"{len(differ):,} of the student's {len(ours):,} tokens differ, such as {token!r}, id {ours[token]}, which"
+    return f"{what} {there}: use a teacher of the student's family, or distill by sample and sft stages"
+
+
 def load_generation_config(path: str, *, revision: str | None = None, trust_remote_code: bool = False, **hub):
     """Returns the `GenerationConfig` that a model is loaded with: its `generation_config.json`, or else the generation
     settings of its `config.json`, as transformers and vLLM read them.

@@ -21,7 +21,7 @@ from r1lab.plan.lengths import lengths
 from r1lab.plan.printed import as_json, as_text
 from r1lab.plan.stages import StagePlan, plan_stage
 from r1lab.recipe import checks
-from r1lab.recipe.schema import GrpoRecipe, Pipeline, Recipe
+from r1lab.recipe.schema import DistillRecipe, GrpoRecipe, Pipeline, Recipe
 from r1lab.recipe.sections import Launch
 
 __all__ = ["Planned", "as_json", "as_text", "parse_memory", "plan"]
@@ -107,7 +107,8 @@ def plan(
         earlier = dict(named[:index])
         start, rows = start_of(stage.model.path, earlier), lengths(stage, earlier)
         judges = judging.models(stage, earlier)
-        again = partial(plan_stage, name, device=device, start=start, found=rows, judges=judges)
+        teacher = start_of(stage.teacher.path, earlier) if isinstance(stage, DistillRecipe) else ""
+        again = partial(plan_stage, name, device=device, start=start, found=rows, judges=judges, teacher=teacher)
         found.append(again(stage))
         prefix = f"stages.{name}." if pipeline else ""
         if device.cuda and isinstance(stage, GrpoRecipe):

@@ -129,7 +129,7 @@ def _candidates(recipe: StageRecipe, before: StagePlan) -> Iterator[tuple[Settin
         return
     lora: Lora | None = getattr(recipe.model, "lora", None)
     train, gpus, update = recipe.train, recipe.launch.gpus, batch.of(recipe)
-    if recipe.stage == "grpo":
+    if recipe.on_policy:
         yield from _engine(recipe, before)
     for parts in (2, 4, 8, 16, 32, 64):
         if update.size % parts == 0:
@@ -169,7 +169,7 @@ def _candidates(recipe: StageRecipe, before: StagePlan) -> Iterator[tuple[Settin
         for length in (16_384, 8192, 4096, 2048, 1024, 512):
             if not limit or length < limit:
                 yield {"train.max_length": length}, f"rows of more than {length:,} tokens are left out"
-    if recipe.stage == "grpo":
+    if recipe.on_policy:
         yield from _generating_less(recipe)
 
 

@@ -140,6 +140,7 @@ class Training:
     Attributes:
         states: Bytes of optimizer state per trained parameter; None means Adam's two in the weights' precision.
         reference: Whether there is a second, frozen model.
+        teacher: Bytes of a teacher, which is frozen and has a shape of its own; 0 without one.
         accumulates: Whether gradients of an earlier backward pass exist during a pass.
         mixed: Whether DeepSpeed or FSDP2 keeps float32 weights, and computes with a copy in half precision.
         dtype: Bytes per weight of frozen and saved models; None if they have the precision of the trained weights.
@@ -155,6 +156,7 @@ class Training:
     sharding: Sharding = Sharding()
     states: float | None = None
     reference: bool = False
+    teacher: int = 0
     checkpointing: bool = False
     accumulates: bool = False
     mixed: bool = False
@@ -243,10 +245,9 @@ def _base(work: Training) -> int:
 
 
 def reference(work: Training) -> int:
-    """Bytes of the frozen reference model; with LoRA it is the base without its adapters, and needs no memory."""
-    if not work.reference or work.lora:
-        return 0
-    return work.sharding.of(work.shape.parameters * work.frozen_bytes, 3)
+    """Bytes of frozen models: the reference, which with LoRA is the base without its adapters, and a teacher."""
+    own = work.shape.parameters * work.frozen_bytes if work.reference and not work.lora else 0
+    return work.sharding.of(own + work.teacher, 3)
 
 
 def gradients(work: Training) -> int:
@@ -277,7 +278,7 @@ def loading(work: Training, ranks: int, size: int) -> int:
     """
     copies = 1 if work.sharding.fsdp else ranks
     frozen = work.frozen_bytes if work.reference and not work.lora else 0
-    return copies * work.shape.parameters * (size + frozen)
+    return copies * (work.shape.parameters * (size + frozen) + work.teacher)
 
 
 def activations(work: Training) -> tuple[int, int]:
@@ -343,15 +344,16 @@ def flowing(work: Training) -> int:
 def logits(work: Training) -> int:
     """The head's buffers at the start of the backward pass; logits of all tokens never exist at once."""
     shape, scored = work.shape, work.layout.scored
-    if work.layout.packed and not work.fused:
+    if work.layout.packed and (work.teacher or not work.fused):
         rows = CHUNK_BYTES // (4 * shape.vocabulary)
         product = (
             shape.head * 4 if work.trains_head else 0
         )  # a chunk's share of the head's gradient, before it is added
+        models = 2 if work.teacher else 1
         if not work.chunked:
-            return 5 * 4 * scored * shape.vocabulary + product
-        several = scored > rows
-        return (CHUNK_COPIES * CHUNK_BYTES if several else ONE_CHUNK_COPIES * 4 * scored * shape.vocabulary) + product
+            return 5 * 4 * scored * shape.vocabulary * models + product
+        one = CHUNK_COPIES * CHUNK_BYTES if scored > rows else ONE_CHUNK_COPIES * 4 * scored * shape.vocabulary
+        return one * models + product
     tile = min(scored, TRL_TOKENS) * min(shape.vocabulary, TRL_VOCABULARY)
     return int(tile * (work.precision.compute if work.fused else TRL_COPIES * 4))
 

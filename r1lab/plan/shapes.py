@@ -102,8 +102,8 @@ class Shape:
 
 
 @lru_cache(maxsize=32)
-def find(path: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Shape:
-    """The shape of a model: `embedded:NAME`, `scratch:NAME`, a folder, or a Hub id.
+def find(path: str, *, revision: str | None = None, trust_remote_code: bool = False, key: str = "model.path") -> Shape:
+    """The shape of a model: `embedded:NAME`, `scratch:NAME`, a folder, or a Hub id, which `key` of a recipe names.
 
     Raises:
         UserError: Its config is neither local nor in the table, and the Hub cannot be reached; or it is not a decoder.
@@ -114,10 +114,10 @@ def find(path: str, *, revision: str | None = None, trust_remote_code: bool = Fa
     if path == "embedded:smollm2-135m":  # its folder is created on first use; a plan creates none
         sizes = (49_152, 576, 30, 9, 3, 1536, True)
         return shape(_config("llama", dict(zip(_FIELDS, sizes, strict=True))))
-    return shape(_read(path, revision, trust_remote_code))
+    return shape(_read(path, revision, trust_remote_code, key))
 
 
-def _read(path: str, revision: str | None, trust_remote_code: bool) -> "PretrainedConfig":
+def _read(path: str, revision: str | None, trust_remote_code: bool, key: str) -> "PretrainedConfig":
     """The config of a model."""
     from transformers import AutoConfig
 
@@ -138,8 +138,8 @@ def _read(path: str, revision: str | None, trust_remote_code: bool) -> "Pretrain
     except (OSError, ValueError) as error:
         why = "its config cannot be loaded from the Hub" if online else "the Hub cannot be reached"
         raise UserError(
-            f"model.path: {path}: {why}, and r1lab's table does not list it: put its config.json into a folder and "
-            "type model.path=./FOLDER"
+            f"{key}: {path}: {why}, and r1lab's table does not list it: put its config.json into a folder and "
+            f"type {key}=./FOLDER"
         ) from error
 
 

@@ -10,7 +10,7 @@ from r1lab.plan.lengths import Lengths, mean_written, tasks
 from r1lab.plan.memory import Adapters, Layout, Memory, Precision, Sharding, Training
 from r1lab.recipe import batch, launch, precision
 from r1lab.recipe.batch import Batch
-from r1lab.recipe.schema import GrpoRecipe, StageRecipe, Trained, is_trained, setting
+from r1lab.recipe.schema import DistillRecipe, GrpoRecipe, StageRecipe, Trained, is_trained, setting
 from r1lab.recipe.sections import Eval, EvalRollout, Launch, Lora, Rollout
 from r1lab.recipe.training import GrpoTrain
 
@@ -84,6 +84,7 @@ def plan_stage(
     start: str,
     found: Lengths,
     judges: judging.Judges,
+    teacher: str = "",
 ) -> StagePlan:
     """The plan of one stage.
 
@@ -92,6 +93,7 @@ def plan_stage(
         start: The model that it starts from, with `@STAGE/model` resolved.
         found: Its rows; those longer than `train.max_length` are left out.
         judges: The models that its rewards load, from `judging.models`.
+        teacher: The model that it learns from, with `@STAGE/model` resolved; empty without one.
 
     Raises:
         UserError: The shape of its model is not available.
@@ -103,7 +105,7 @@ def plan_stage(
     if is_trained(recipe):
         limit = recipe.train.get("max_length") or found.whole
         found = replace(found, whole=min(found.whole, limit), mean=min(found.mean, limit))
-        made = _trains(name, recipe, device, _shape(recipe, start), found)
+        made = _trains(name, recipe, device, _shape(recipe, start), found, _teacher(recipe, teacher))
     elif rollout and rollout.engine != "server":
         made = _generates(name, recipe, rollout, device, _shape(recipe, start), found)
     else:
@@ -140,6 +142,13 @@ def _shape(recipe: StageRecipe, start: str) -> shapes.Shape:
     return shapes.find(start, revision=model.revision, trust_remote_code=model.trust_remote_code)
 
 
+def _teacher(recipe: StageRecipe, path: str) -> shapes.Shape | None:
+    if not path or not isinstance(recipe, DistillRecipe):
+        return None
+    given = {"revision": recipe.teacher.revision, "trust_remote_code": recipe.teacher.trust_remote_code}
+    return shapes.find(path, **given, key="teacher.path")
+
+
 def _without_bfloat16(recipe: StageRecipe, device: Device) -> str:
     """The consequence for a stage of a device that does not compute in bfloat16."""
     if recipe.model.dtype == "bfloat16" or getattr(recipe, "train", {}).get("bf16"):
@@ -159,9 +168,7 @@ def _with_process(recipe: StageRecipe, device: Device, parts: Memory, host: int 
     """Memory including that of the process itself, on a CPU with the texts of its rows."""
     if device.cuda:
         return replace(parts, overhead=int(CONTEXT * GIB + FRAGMENTS * (parts.activations + parts.logits)))
-    process = PROCESS + (
-        VLLM if recipe.stage == "grpo" or generating.uses_vllm(getattr(recipe, "rollout", None)) else 0
-    )
+    process = PROCESS + (VLLM if recipe.on_policy or generating.uses_vllm(getattr(recipe, "rollout", None)) else 0)
     return replace(parts, overhead=parts.overhead + int(process * GIB) + host)
 
 
@@ -176,7 +183,14 @@ def _size(recipe: StageRecipe, device: Device) -> int:
     return _DTYPES[_dtype(recipe, device)]
 
 
-def _trains(name: str, recipe: Trained, device: Device, shape: shapes.Shape, found: Lengths) -> StagePlan:
+def _trains(
+    name: str,
+    recipe: Trained,
+    device: Device,
+    shape: shapes.Shape,
+    found: Lengths,
+    teacher: shapes.Shape | None = None,
+) -> StagePlan:
     """The plan of a stage that trains, and in GRPO also generates."""
     lora, update = _lora(recipe, shape), batch.of(recipe)
     sharding, mixed = _sharding(recipe, update.ranks, gpu=device.cuda)
@@ -194,7 +208,8 @@ def _trains(name: str, recipe: Trained, device: Device, shape: shapes.Shape, fou
         lora=lora,
         sharding=sharding,
         states=_STATES.get(str(setting(recipe, "optim"))),
-        reference=recipe.stage == "dpo" or (recipe.stage == "grpo" and setting(recipe, "beta") > 0),
+        reference=recipe.stage == "dpo" or (recipe.on_policy and setting(recipe, "beta") > 0),
+        teacher=teacher.parameters * size if teacher else 0,
         checkpointing=checkpointing,
         accumulates=update.accumulation > 1 or split,
         mixed=mixed,
@@ -207,10 +222,12 @@ def _trains(name: str, recipe: Trained, device: Device, shape: shapes.Shape, fou
     steps = _steps(recipe, found, update.rows)
     passes = (4 if checkpointing else 3) + (1 if work.reference else 0)
     short, made, mean, completions = "", None, 0.0, None
-    if recipe.stage == "grpo":
+    if recipe.on_policy:
         mean, completions = mean_written(completion_limit(recipe)), steps and steps * update.rows
         each = found.mean / recipe.rollout.num_generations + mean
         flops = cost.forward(shape, update.rows * each, (found.mean + mean) / 2) * passes
+        if teacher:
+            flops += cost.forward(teacher, update.rows * each, (found.mean + mean) / 2)
         size = _size(recipe, device)
         made = rollouts.plan(recipe, device, shape, work, phases, found, update, size)
         phases, short = made.phases, made.short
@@ -221,7 +238,7 @@ def _trains(name: str, recipe: Trained, device: Device, shape: shapes.Shape, fou
             each = found.whole
         flops = cost.forward(shape, update.rows * each, found.mean / 2) * passes
     micro_batches = max(1.0, update.rows / update.ranks * each / layout.tokens)
-    exchanged = cost.exchanged(work, micro_batches, synced=recipe.stage == "grpo")
+    exchanged = cost.exchanged(work, micro_batches, synced=recipe.on_policy)
     moving = cost.exchanging(exchanged, device, nodes=recipe.launch.nodes)
     seconds = max(moving, cost.training(shape, flops, device, update.ranks))
     if made:
@@ -247,7 +264,7 @@ def _layout(
     recipe: Trained, device: Device, precision: Precision, found: Lengths, update: Batch
 ) -> tuple[Layout, bool]:
     """The largest micro-batch, and whether the rows of an update need more than one."""
-    if recipe.stage == "grpo":
+    if recipe.on_policy:
         return _grpo_layout(recipe, device, precision, found, update)
     if "rejected" in recipe.learns:
         layout = memory.padded(2 * update.size, found.whole, masked=True)
@@ -304,7 +321,7 @@ def _steps(recipe: Trained, found: Lengths, completions: int) -> int | None:
         return limit
     if not found.rows:
         return None
-    rows = found.rows * (recipe.rollout.num_generations if recipe.stage == "grpo" else 1)
+    rows = found.rows * (recipe.rollout.num_generations if recipe.on_policy else 1)
     if recipe.train.get("packing"):
         rows = rows * found.mean / found.whole
     return max(1, math.ceil(setting(recipe, "num_train_epochs") * rows / completions))

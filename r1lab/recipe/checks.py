@@ -12,7 +12,16 @@ from r1lab.recipe.calls import call_problems, evaluation_problems, tasks_problem
 from r1lab.recipe.environments import environment_problems
 from r1lab.recipe.prompt import prompt_problems
 from r1lab.recipe.references import references
-from r1lab.recipe.schema import STAGES, EvalRecipe, GrpoRecipe, SampleRecipe, StageRecipe, Trained, is_trained
+from r1lab.recipe.schema import (
+    STAGES,
+    DistillRecipe,
+    EvalRecipe,
+    GrpoRecipe,
+    SampleRecipe,
+    StageRecipe,
+    Trained,
+    is_trained,
+)
 from r1lab.recipe.sections import Data, EvalRollout, GrpoRollout, Prompt, Reward, Rollout
 from r1lab.recipe.training import ADVANTAGES, ADVANTAGES_OF_GROUPS
 from r1lab.recipe.values import Problems, not_a_choice, value_problems
@@ -82,14 +91,16 @@ _EVALUATION = ("eval_strategy", "eval_steps", "eval_on_start")
 _EVAL_STAGE = "add an eval stage after it, with `model: {path: @STAGE/model}`"
 
 # TRL types these as str and rejects an unknown one only after the first rollout.
+_AVERAGES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")  # they differ in how tokens are averaged
+_GRPO = {
+    "scale_rewards": ("group", "batch", "none"),
+    "importance_sampling_level": ("token", "sequence"),
+    "multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
+    "vllm_importance_sampling_mode": ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask"),
+}
 CHOICES = {
-    "grpo": {
-        "loss_type": ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo"),
-        "scale_rewards": ("group", "batch", "none"),
-        "importance_sampling_level": ("token", "sequence"),
-        "multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
-        "vllm_importance_sampling_mode": ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask"),
-    },
+    "grpo": _GRPO | {"loss_type": (*_AVERAGES, "cispo", "sapo", "vespo")},
+    "distill": _GRPO | {"loss_type": _AVERAGES},
     "sft": {"loss_type": ("nll", "dft"), "truncation_mode": ("keep_start", "keep_end")},
 }
 # Transformers rejects an unknown one only when it builds the trainer.
@@ -105,6 +116,8 @@ def stage_problems(recipe: StageRecipe) -> Problems:
         found += launch.problems(recipe) + precision.problems(recipe)
     if isinstance(recipe, GrpoRecipe):
         found += grpo_problems(recipe)
+    if isinstance(recipe, DistillRecipe):
+        found += distill_problems(recipe)
     rewards: list[Reward] = getattr(recipe, "rewards", [])
     for index, reward in enumerate(rewards):
         found += call_problems("rewards", reward.name, reward.parameters, ("rewards", index))
@@ -191,7 +204,7 @@ def train_problems(recipe: StageRecipe) -> Problems:
     train: dict[str, Any] = getattr(recipe, "train", {})
     for key, value in train.items():
         keys = ("train", key)
-        if key in _EVALUATION and key in fields and recipe.stage != "grpo":
+        if key in _EVALUATION and key in fields and not recipe.on_policy:
             found.append((keys, f"not set here: a stage of kind {recipe.stage} does not evaluate: {_EVAL_STAGE}"))
         elif key in ELSEWHERE and key in fields:
             found.append((keys, f"not set here: {ELSEWHERE[key]}"))
@@ -231,7 +244,7 @@ def _sync_problems(recipe: StageRecipe, train: dict[str, Any]) -> Problems:
     if train.get("sync_ref_model") and getattr(recipe.model, "lora", None):
         why = "with LoRA the reference is the base model, which does not change: remove sync_ref_model or model.lora"
         return [(keys, why)]
-    if train.get("sync_ref_model") and recipe.stage == "grpo" and not train.get("beta", trl_fields.GRPO["beta"][1]):
+    if train.get("sync_ref_model") and recipe.on_policy and not train.get("beta", trl_fields.GRPO["beta"][1]):
         why = "without a KL penalty there is no reference model: set train.beta, or remove sync_ref_model"
         return [(keys, why)]
     return []
@@ -269,6 +282,22 @@ def grpo_problems(recipe: GrpoRecipe) -> Problems:
         if name not in names:
             hint = did_you_mean(name, names, otherwise=f"; available: {', '.join(names)}")
             found.append((("schedule", "rewards", name), f"no such reward{hint}"))
+    return found
+
+
+def distill_problems(recipe: DistillRecipe) -> Problems:
+    """Settings that do not fit together with a teacher."""
+    found: Problems = []
+    train, settings, path = recipe.train, recipe.distill, recipe.teacher.path
+    if path.startswith("scratch:"):
+        found.append((("teacher", "path"), f"{path}: random weights teach nothing: name a trained model"))
+    if not settings.exact and settings.beta != 1:
+        what = f"{settings.beta:g}: without `exact` there is only the reverse KL: set exact: true, or beta: 1.0"
+        found.append((("distill", "beta"), what))
+    unfit = ["loss", "overlap", "delta", "off_policy_mask_threshold"] + ["entropy_coef"] * settings.exact
+    for key in unfit:
+        if train.get(key):
+            found.append((("train", key), "is not for a distill stage, whose loss comes from a teacher: remove it"))
     return found
 
 

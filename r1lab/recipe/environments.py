@@ -75,9 +75,9 @@ def unplayed(recipe: Any) -> Problems:
     rollout, missing = recipe.rollout, ""
     if rollout.engine == "server" or getattr(rollout, "url", None):
         missing = "with rollout servers: remove rollout.url, and set rollout.engine: auto"
-    elif recipe.stage == "grpo" and recipe.launch.rollout == "server":
+    elif recipe.on_policy and recipe.launch.rollout == "server":
         missing = "with rollout servers: set launch.rollout: colocate"
-    elif recipe.stage == "grpo" and recipe.train.get("scale_rewards") == "batch":
+    elif recipe.on_policy and recipe.train.get("scale_rewards") == "batch":
         missing = "with train.scale_rewards: batch: set group or none"
     elif recipe.stage == "sample" and recipe.keep.which == "pairs":
         missing = "with keep: pairs, because a dpo stage trains on single turns: set right, best or all"

@@ -70,18 +70,18 @@ def _by_other_keys(kind: str, data: dict) -> Iterator[Idle]:
 
     generates = "rollout" in STAGES[kind].model_fields
     engine, path, template = given("rollout", "engine", "auto"), given("model", "path"), given("prompt", "template")
-    server = generates and engine == "server" and kind != "grpo"
+    server = generates and engine == "server" and not STAGES[kind].on_policy
     scratch = isinstance(path, str) and path.startswith("scratch:")
     by_engine, by_path = ("rollout", "engine"), ("model", "path")
     with_engine = f"has no effect with rollout.engine: {engine}"
-    if generates and not server and kind != "grpo":
+    if generates and not server and not STAGES[kind].on_policy:
         yield from ((("rollout", key), "has no effect without rollout.engine: server", by_engine) for key in _SERVER)
     if server or engine == "transformers":
         yield from ((("rollout", key), with_engine, by_engine) for key in _VLLM)
     if server:
         why = f"{with_engine}: a list of servers in rollout.url shares the requests"
         yield from ((("launch", key), why, by_engine) for key in ("gpus", "nodes"))
-    if kind == "grpo":
+    if STAGES[kind].on_policy:
         starts = given("launch", "rollout") == "server"
         if not starts:
             yield ("launch", "rollout_gpus"), "has no effect without launch.rollout: server", ("launch", "rollout")
@@ -124,8 +124,8 @@ def _by_other_keys(kind: str, data: dict) -> Iterator[Idle]:
     if which in ("best", "pairs"):
         why = f"has no effect with keep.which: {which}, which keeps one per prompt"
         yield ("keep", "per_prompt"), why, ("keep", "which")
-    if kind == "grpo" and given("eval", "every") is None:
-        yield ("eval",), "has no effect in a stage of kind grpo without eval.every", ("eval", "every")
+    if STAGES[kind].on_policy and given("eval", "every") is None:
+        yield ("eval",), f"has no effect in a stage of kind {kind} without eval.every", ("eval", "every")
     if kind == "eval" and _unused_data(data):
         why = "has no effect with eval.tasks, which decide what is evaluated: remove it, or name it in eval.tasks"
         yield ("data",), why, ("eval", "tasks")

@@ -19,7 +19,7 @@ from r1lab.models.folders import folder_problems, quantized_by
 from r1lab.recipe import environments, trial
 from r1lab.recipe.acting import environment_of
 from r1lab.recipe.calls import part_parameters
-from r1lab.recipe.schema import EvalRecipe, GrpoRecipe, StageRecipe
+from r1lab.recipe.schema import DistillRecipe, EvalRecipe, GrpoRecipe, StageRecipe
 from r1lab.recipe.sections import Data, EvalData, Reward, Rollout, Task
 from r1lab.recipe.training import ADVANTAGES
 from r1lab.recipe.values import Problems
@@ -46,6 +46,8 @@ def input_problems(recipe: StageRecipe, skip: set[str]) -> Problems:
             fix = "set rollout.engine: transformers, or train the adapter with model.lora.merge: true"
             found.append((("model", "path"), f"is a LoRA adapter, but vLLM needs a full model: {fix}"))
         found += [] if found else [(("model", "path"), message) for message in _quantized(recipe, rollout)]
+    if "teacher" not in skip and isinstance(recipe, DistillRecipe):
+        found += [(("teacher", "path"), message) for message in model_problems(recipe.teacher.path)]
     if rollout:
         wrong = engine_options.problems(rollout.engine, rollout.options)
         found += [(("rollout", "options", option), message) for option, message in wrong]

@@ -3,7 +3,7 @@
 from urllib.parse import urlsplit
 
 from r1lab.net import is_loopback
-from r1lab.recipe.schema import GrpoRecipe, StageRecipe, Trained
+from r1lab.recipe.schema import GrpoRecipe, StageRecipe, Trained, on_policy
 from r1lab.recipe.sections import TrainLaunch
 from r1lab.recipe.values import Problems
 from r1lab.recipe.yaml_source import Keys
@@ -153,6 +153,6 @@ def comparable(config: dict) -> dict:
     if "strategy" not in launch or (config.get("train") or {}).get("global_batch_size"):
         kept = {}
     found = config | {"launch": kept} if "launch" in config else config
-    if config.get("stage") == "grpo" and "url" in (config.get("rollout") or {}):
+    if on_policy(str(config.get("stage"))) and "url" in (config.get("rollout") or {}):
         found["rollout"] = {key: value for key, value in config["rollout"].items() if key != "url"}
     return found

@@ -107,7 +107,7 @@ def references(stage: StageRecipe) -> Iterator[tuple[Keys, str]]:
     """The values of a stage that refer to another one, or look like a reference."""
     if stage.model.path.startswith("@"):
         yield ("model", "path"), stage.model.path
-    sections = stage.model_dump(include={"data", "eval", "rewards"})
+    sections = stage.model_dump(include={"data", "eval", "rewards", "teacher"})
     for keys, value in _leaves(sections, ()):
         if isinstance(value, str) and value.startswith("@") and keys[-1] in ("path", "model"):
             yield keys, value
@@ -122,7 +122,7 @@ def _leaves(value: object, keys: Keys) -> Iterator[tuple[Keys, object]]:
 
 
 def _reference_problems(value: str, keys: Keys, earlier: dict[str, str], recipe: Pipeline) -> list[str]:
-    expected = "model" if "model" in (keys[0], keys[-1]) else "samples"
+    expected = "model" if keys[0] in ("model", "teacher") or keys[-1] == "model" else "samples"
     match = REFERENCE.fullmatch(value)
     if not match or match[2] != expected:
         return [f"{value}: should be @STAGE/{expected}, where STAGE is the name of an earlier stage"]

@@ -16,6 +16,7 @@ from r1lab.recipe import trl_fields
 from r1lab.recipe.acting import Environment, ToolSpec
 from r1lab.recipe.sections import (
     Data,
+    Distill,
     Eval,
     EvalData,
     EvalRollout,
@@ -30,6 +31,7 @@ from r1lab.recipe.sections import (
     Rollout,
     SampleRollout,
     Section,
+    Teacher,
     TrainedModel,
     TrainLaunch,
 )
@@ -49,6 +51,7 @@ class StageRecipe(Section):
         own: The keys of `train` that are r1lab's own.
         learns: The columns of a row that it trains on.
         generates: Whether it generates completions.
+        on_policy: Whether it trains on the completions that it generates, as GRPO does.
         makes: The output that a later stage may refer to, as in `@STAGE/model`; empty for none.
     """
 
@@ -58,6 +61,7 @@ class StageRecipe(Section):
     own: ClassVar[type[Train]] = Train
     learns: ClassVar[tuple[str, ...]] = ()
     generates: ClassVar[bool] = False
+    on_policy: ClassVar[bool] = False
     makes: ClassVar[str] = ""
     name: str = Field(min_length=1)
     stage: str
@@ -91,6 +95,7 @@ class GrpoRecipe(StageRecipe):
     trl: ClassVar[str] = "GRPOConfig"
     own: ClassVar[type[Train]] = GrpoTrain
     generates: ClassVar[bool] = True
+    on_policy: ClassVar[bool] = True
     makes: ClassVar[str] = "model"
     stage: Literal["grpo"]
     model: TrainedModel
@@ -113,6 +118,19 @@ class GrpoRecipe(StageRecipe):
             default = Rollout.model_fields["gpu_memory_utilization"].default
             self.rollout = self.rollout.model_copy(update={"gpu_memory_utilization": default})
         return self
+
+
+class DistillRecipe(GrpoRecipe):
+    """On-policy distillation: the student generates, and learns from a teacher at each of its own tokens.
+
+    `rewards` are measured, and trained on with `distill.reward_weight`.
+    """
+
+    module: ClassVar[str] = "r1lab.stages.distill"
+    words: ClassVar[str] = "on-policy distillation"
+    stage: Literal["distill"]
+    teacher: Teacher
+    distill: Distill = Distill()
 
 
 class SampleRecipe(StageRecipe):
@@ -190,6 +208,7 @@ Trained = SftRecipe | GrpoRecipe | DpoRecipe | RewardRecipe
 STAGES: dict[str, type[StageRecipe]] = {
     "sft": SftRecipe,
     "grpo": GrpoRecipe,
+    "distill": DistillRecipe,
     "sample": SampleRecipe,
     "eval": EvalRecipe,
     "dpo": DpoRecipe,
@@ -219,6 +238,11 @@ def find_kinds(data: dict) -> None:
 def trains(kind: str) -> bool:
     """Whether stages of a kind train a model."""
     return kind in STAGES and bool(STAGES[kind].trl)
+
+
+def on_policy(kind: str) -> bool:
+    """Whether stages of a kind train on the completions that they generate."""
+    return kind in STAGES and STAGES[kind].on_policy
 
 
 def is_trained(recipe: StageRecipe) -> TypeGuard[Trained]:

@@ -47,6 +47,10 @@ class Model(Section):
     trust_remote_code: bool = False
 
 
+class Teacher(Model):
+    """The model that a distill stage learns from, whose tokens are those of the student."""
+
+
 class TrainedModel(Model):
     """A model that a stage trains: all weights, or LoRA adapters."""
 
@@ -361,6 +365,20 @@ class GrpoLaunch(TrainLaunch):
     def ranks(self) -> int:
         """The number of ranks, which train, on all nodes."""
         return self.gpus * self.nodes - self.generators
+
+
+class Distill(Section):
+    """What a distill stage learns from its teacher, at each token of the student's own completions.
+
+    `exact` compares the two distributions over the whole vocabulary, by TRL's divergence: `beta` 1 is the reverse KL,
+    0 the forward KL, and values between are a mixture, which is bounded (`r1lab.grpo.divergence`). Without it, the
+    difference of the log-probabilities of the sampled token is an advantage, which estimates the reverse KL.
+    `reward_weight` is the weight of the advantages of the rewards, 0 if they are only measured.
+    """
+
+    exact: bool = True
+    beta: float = Field(default=1.0, ge=0, le=1)
+    reward_weight: float = Field(default=0.0, ge=0)
 
 
 class Keep(Section):

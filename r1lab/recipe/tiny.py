@@ -8,7 +8,7 @@ import copy
 from pathlib import Path
 
 from r1lab.lookup import folder, reward_names
-from r1lab.recipe.schema import STAGES, trains
+from r1lab.recipe.schema import STAGES, on_policy, trains
 from r1lab.rewards.facts import facts_of
 
 ROWS, QUESTIONS, TOKENS = 16, 4, 32  # TOKENS: of a completion
@@ -64,10 +64,10 @@ def _replaced(given: dict, small: dict) -> list[str]:
 
 
 def _models(recipe: dict) -> list[str]:
-    """The path of the model of a recipe and of each of its stages, empty where there is none."""
+    """The paths of model and teacher of a recipe and of each of its stages, empty where there is none."""
     stages = recipe.get("stages")
-    parts = [recipe, *(stages if isinstance(stages, list) else [])]
-    models = [part.get("model") if isinstance(part, dict) else None for part in parts]
+    parts = [part for part in (recipe, *(stages if isinstance(stages, list) else [])) if isinstance(part, dict)]
+    models = [part.get(section) for part in parts for section in ("model", "teacher")]
     return [str(model.get("path") or "") if isinstance(model, dict) else "" for model in models]
 
 
@@ -82,6 +82,9 @@ def _stage(part: dict, removed: list[str], shared: dict) -> None:
         part.pop("eval", None)
     if isinstance(part.get("model"), dict):
         part["model"] = _model(part["model"])
+    if isinstance(part.get("teacher"), dict) and not str(part["teacher"].get("path", "")).startswith("@"):
+        student = part.get("model") or shared.get("model") or {}
+        part["teacher"] = {"path": _model(student)["path"]}  # which has the same tokens
     if isinstance(part.get("data"), dict):
         _data(part["data"])
     if isinstance(part.get("rewards"), list):
@@ -184,7 +187,7 @@ def _train(train: dict, kind: str) -> dict:
     if train.get("global_batch_size"):
         del scaled["gradient_accumulation_steps"]
         scaled["global_batch_size"] = 4
-    if kind == "grpo" and train.get("generation_batch_size"):
+    if on_policy(kind) and train.get("generation_batch_size"):
         scaled["generation_batch_size"] = 4
     if scaled.get("packing"):
         scaled["max_length"] = 512

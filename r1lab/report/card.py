@@ -15,7 +15,7 @@ from r1lab.errors import UserError
 from r1lab.models import folders
 from r1lab.recipe import references
 from r1lab.recipe.references import REFERENCE
-from r1lab.recipe.schema import STAGES, trains
+from r1lab.recipe.schema import STAGES, on_policy, trains
 from r1lab.report import read
 from r1lab.report.about import bare, command
 from r1lab.report.read import Run, Stage, as_number, clean, items, section
@@ -199,7 +199,7 @@ def _evaluations(run: Run, evals: list[Stage]) -> str:
 def _settings(this: Stage) -> str:
     rows = {key: value for key, value in section(this.config, "model").items() if key != "path"}
     rows |= section(this.config, "prompt")
-    if this.kind == "grpo":
+    if on_policy(this.kind):
         rewards = [reward for reward in items(this.config.get("rewards")) if isinstance(reward, dict)]
         rows |= {f"reward {clean(reward.pop('name', ''))}": reward for reward in map(dict, rewards)}
         rows |= sampling_of(this)

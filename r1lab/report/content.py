@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from r1lab.evaluation import reflection
 from r1lab.evaluation.records import families
-from r1lab.recipe.schema import STAGES, trains
+from r1lab.recipe.schema import STAGES, on_policy, trains
 from r1lab.report import samples
 from r1lab.report.read import Run, Stage, as_number, clean, items, section
 from r1lab.report.samples import SampledCompletion
@@ -93,7 +93,7 @@ def changes(stage: Stage) -> dict[str, str]:
     found = {}
     for key, digits in (("reward", 2), ("length", 0), ("loss", 3), ("accuracy", 3)):
         values = [v for v in (as_number(row.get(key)) for row in stage.rows) if v is not None]
-        if values and not (key in ("loss", "accuracy") and stage.kind == "grpo"):
+        if values and not (key in ("loss", "accuracy") and on_policy(stage.kind)):
             tenth = max(1, len(values) // 10)
             first, last = sum(values[:tenth]) / tenth, sum(values[-tenth:]) / tenth
             found[key] = f"{shown(first, digits)} → {shown(last, digits)}"

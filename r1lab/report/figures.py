@@ -32,6 +32,7 @@ TITLES = {
     "truncated": ("Truncated completions", "share that reached the token limit"),
     "no_signal": ("Groups without a signal", "share whose completions all got the same reward"),
     "entropy": ("Entropy", "mean, nats per token"),
+    "teacher": ("Distance from the teacher", "reverse KL of the sampled tokens by position, nats per token"),
     "kl": ("KL divergence", "from the reference model, nats per token"),
     "importance_ratio": ("Importance ratio", "policy over engine, mean over tokens; 1 is on policy"),
     "drift": ("Engine and policy", "mean difference of their log-probabilities, nats"),
@@ -119,8 +120,12 @@ def series(stage: read.Stage, completions: list[SampledCompletion]) -> dict[str,
             add("reward", read.clean(name), step, value)
         if len(rewards) != 1 or row.get("reward") != next(iter(rewards.values())):
             add("reward", "total", step, row.get("reward"))
-        for key in TITLES.keys() - {"reward", "correct", "words"}:
+        for key in TITLES.keys() - {"reward", "correct", "teacher", "words"}:
             add(key, {"length": "all", "seconds": "whole step"}.get(key, "mean"), step, row.get(key))
+        teacher = read.section(row, "teacher")
+        add("teacher", "all", step, teacher.get("kl"))
+        for first, value in read.section(teacher, "kl_by_position").items():
+            add("teacher", f"from token {read.clean(first)}", step, value)
         keys = ("seconds", "seconds_generating", "seconds_grading")
         whole, generating, grading = (read.as_number(row.get(key)) for key in keys)
         if whole is not None and generating is not None and grading is not None:

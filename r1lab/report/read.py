@@ -165,7 +165,7 @@ def _stage(
     kind = clean(config.get("stage") or result.get("stage"))
     if not kind:
         kind = "grpo" if any("reward" in row for row in train) else "eval" if result.get("tasks") or answered else "?"
-    if kind in ("grpo", "eval", "sample") and not (path / "samples").is_dir():
+    if kind in ("grpo", "distill", "eval", "sample") and not (path / "samples").is_dir():
         problems.append(f"{path.name}: no samples/, so there are no completions to show")
     return Stage(
         name=clean(name),

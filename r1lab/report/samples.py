@@ -8,6 +8,7 @@ from pathlib import Path
 
 from r1lab.grading.answers import committed
 from r1lab.grading.scripts import SCRIPTS
+from r1lab.recipe.schema import on_policy
 from r1lab.report.read import Run, Stage, as_number, clean, items, rows, section
 from r1lab.rundir import directory
 
@@ -95,7 +96,7 @@ def _files(stage: Stage) -> list[tuple[int | None, Path]]:
 
 def _completions(stage: Stage, path: Path, problems: list[str], every: int = 1) -> Iterator[SampledCompletion]:
     for row in islice(rows(path, problems), None, None, every):
-        step = row.get("step") if stage.kind == "grpo" and type(row.get("step")) is int else None
+        step = row.get("step") if on_policy(stage.kind) and type(row.get("step")) is int else None
         limit = _limit(stage, step)
         is_question = isinstance(row.get("scores"), list) or isinstance(row.get("completions"), list)
         for one in _answers(row) if is_question else (row,):

@@ -184,6 +184,8 @@ def metrics(state: Progress) -> list[tuple[str, str, str, str]]:
         add("length", f"{row['length']:.0f}", "tokens", lambda past: past.get("length"))
     if row.get("no_signal") is not None:
         add("equal rewards", f"{row['no_signal']:.0%} of groups", pick=lambda past: past.get("no_signal"))
+    if teacher := row.get("teacher"):
+        add("KL to teacher", number(teacher["kl"]), "nats", lambda past: past.get("teacher", {}).get("kl"))
     for name, count in row.get("reward_errors", {}).items():
         add("reward errors", f"{count}", f"({name})")
     if row.get("tokens_per_second") is not None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from r1lab.errors import UserError
 from r1lab.recipe import launch, references
 from r1lab.recipe import loading as recipes
+from r1lab.recipe.schema import on_policy
 from r1lab.rundir import directory, storage
 
 
@@ -32,7 +33,7 @@ class StageRun:
 
     @property
     def ranks(self) -> int:
-        if self.kind == "grpo":
+        if on_policy(self.kind):
             return (self.gpus - self.servers * self.split) * self.nodes
         return self.gpus // self.split * self.nodes
 

@@ -9,7 +9,7 @@ from rich.text import Text
 from r1lab.errors import UserError
 from r1lab.evaluation import comparison
 from r1lab.evaluation.records import families
-from r1lab.recipe.schema import trains
+from r1lab.recipe.schema import on_policy, trains
 from r1lab.report import learning_curve
 from r1lab.run.display import rows_by_step
 from r1lab.rundir import directory, storage
@@ -291,7 +291,7 @@ def show(
     compare = result.get("compare", [])
     picture = curve(run_dir, stages, compare)
     for name, kind, path in stages:
-        if kind == "grpo":
+        if on_policy(kind):
             show_completions(console, name, path)
     folders = {name: path for name, _, path in stages}
     if compare:

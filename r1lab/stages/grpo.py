@@ -41,8 +41,12 @@ from r1lab.stages.serving import rollout_servers, served_by
 from r1lab.stages.training import Metrics, StopOnInterrupt, check_saveable, finish, resume_point, trl_config
 
 
-def run(recipe: GrpoRecipe, run_dir: Path) -> int:
-    """Trains the policy on the recipe's prompts, and saves every completion with its rewards in `samples/`."""
+def run(recipe: GrpoRecipe, run_dir: Path, make: Callable[..., GRPOTrainer] = GRPOTrainer) -> int:
+    """Trains the policy on the recipe's prompts, and saves every completion with its rewards in `samples/`.
+
+    Args:
+        make: Makes the trainer, from the arguments of `GRPOTrainer`.
+    """
     started = time.time()
     engines.require(recipe.rollout.engine)
     tokenizer = load_tokenizer(recipe)
@@ -60,12 +64,13 @@ def run(recipe: GrpoRecipe, run_dir: Path) -> int:
     setting = setting_of(recipe, tokenizer, config.vllm_max_model_length)
     with rollout_servers(recipe, run_dir, config.vllm_max_model_length) as servers:
         texts = [text for text, _ in rendered]
-        return _train(recipe, run_dir, config, tokenizer, texts, rewards, servers, setting, started)
+        return _train(recipe, run_dir, make, config, tokenizer, texts, rewards, servers, setting, started)
 
 
 def _train(
     recipe: GrpoRecipe,
     run_dir: Path,
+    make: Callable[..., GRPOTrainer],
     config: GRPOConfig,
     tokenizer,
     texts: list[str],
@@ -84,7 +89,7 @@ def _train(
     served = served_by(recipe, run_dir, servers())
     if served is None:
         doing(run_dir, f"starting {engines.description(recipe.rollout.engine)}")
-    trainer = GRPOTrainer(
+    trainer = make(
         model=model,
         args=config,
         train_dataset=Dataset.from_dict({"prompt": texts, "row": list(range(len(texts)))}),
@@ -186,6 +191,7 @@ def _row(recipe: GrpoRecipe, rewards: BatchRewards):
     grader, statistics = rewards.grader, rewards.statistics
 
     def to_row(logs: dict, seconds: float) -> dict:
+        teacher = _teacher(logs)
         row = {
             # The step that generated these completions, if it is not this one.
             "rollout": int(logs["rollout"]) if "rollout" in logs else None,
@@ -198,7 +204,9 @@ def _row(recipe: GrpoRecipe, rewards: BatchRewards):
             "figures": _figures(logs) or None,
             "length": logs["completions/mean_length"],
             "truncated": logs["completions/clipped_ratio"],
-            "no_signal": logs["frac_reward_zero_std"],
+            "no_signal": None if teacher else logs["frac_reward_zero_std"],
+            "right": logs.get("right"),
+            "teacher": teacher,
             "loss": logs["loss"],
             "grad_norm": logs.get("grad_norm"),
             "learning_rate": logs.get("learning_rate"),
@@ -235,6 +243,20 @@ def _figures(logs: dict) -> dict:
     """Returns what the rewards say of completions besides their values, by REWARD/FIGURE."""
     found = {key.removeprefix("rewards/"): value for key, value in logs.items() if key.startswith("rewards/")}
     return {key: round(value, 4) for key, value in found.items() if not key.endswith(("/mean", "/std"))}
+
+
+def _teacher(logs: dict) -> dict | None:
+    """Returns how far the student is from its teacher in nats per token, in a distill stage.
+
+    Returns:
+        `kl`, the reverse KL as the sampled tokens estimate it; `divergence`, that of the loss, if it is exact; and
+        `kl_by_position`, the KL by the first of the positions whose mean it is.
+    """
+    if "teacher/kl" not in logs:
+        return None
+    found = {key.removeprefix("teacher/"): round(v, 6) for key, v in logs.items() if key.startswith("teacher/")}
+    by_position = {key.removeprefix("kl/"): found.pop(key) for key in list(found) if key.startswith("kl/")}
+    return found | {"kl_by_position": by_position}
 
 
 def _episodes(logs: dict) -> dict:

@@ -135,7 +135,7 @@ def task_sections(recipe: Evaluated) -> dict[str, Data]:
     own, found = recipe.data, {}
     tasks = recipe.eval.tasks if recipe.eval else []
     # Never the rows that a grpo stage trains on; an eval stage may set a split.
-    change = {"size": None} | ({"split": "test"} if recipe.stage == "grpo" or tasks else {})
+    change = {"size": None} | ({"split": "test"} if recipe.on_policy or tasks else {})
     for task in tasks or ([own.builder] if own else []):
         named = own if own and task == own.builder else None
         found[task_name(task)] = named.model_copy(update=change) if named else _as_data(task)

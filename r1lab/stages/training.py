@@ -164,7 +164,7 @@ def trl_config(config_class: type[Config], recipe: StageRecipe, run_dir: Path, *
         "dataloader_pin_memory": torch.cuda.is_available(),  # without CUDA it only prints a warning
         "disable_tqdm": True,
     }
-    if recipe.stage == "grpo":
+    if recipe.on_policy:
         # TRL's default masks a whole sequence because of one token.
         settings["vllm_importance_sampling_mode"] = "token_truncate"
     train: dict[str, Any] = getattr(recipe, "train", {})

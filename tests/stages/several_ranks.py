@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from r1lab.rundir import storage
 
 ROOT = Path(__file__).parents[2]
-BATCH = {"sft": 8, "sft-lora": 8, "dpo": 4, "reward": 4, "grpo": 16, "grpo-lora": 16}
+BATCH = {"sft": 8, "sft-lora": 8, "dpo": 4, "reward": 4, "grpo": 16, "grpo-lora": 16,
+         "distill": 16, "distill-lora": 16}  # fmt: skip
 """Rows of a micro-step over all ranks; an update has two of them."""
 REWARD = """
 import os
@@ -93,7 +94,7 @@ def prepared(base: Path, folder: Path, stage: str, count: int, *, strategy: str 
         recipe["model"]["lora"] = {"r": 4}
     if kind != "reward":
         recipe["prompt"] = {"template": "none"}
-    if kind == "grpo":
+    if kind in ("grpo", "distill"):
         recipe["rewards"] = [{"name": f"{base / 'mine.py'}:parity"}]
         recipe["rollout"] = {
             "engine": "transformers", "num_generations": 4, "max_completion_length": 6, "top_k": 1,

@@ -1,0 +1,212 @@
+"""A distill step has the gradient of the divergence from its teacher, packed and not, on one rank and two."""
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import AutoConfig, AutoModelForCausalLM
+from trl import GRPOConfig
+
+from r1lab.grpo.distillation import FIRST, DistillTrainer
+from r1lab.grpo.divergence import divergence
+from r1lab.models import loading
+from r1lab.recipe.sections import Distill
+from r1lab.recipe.training import GrpoTrain
+from tests.grpo.test_step import TINY, B, C, G, batch, loss_and_gradient
+
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return loading.load_tokenizer("embedded:tiny-qwen2")
+
+
+def model(seed, size, dtype, **more):
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model("qwen2", vocab_size=size, **TINY | more, initializer_range=0.3)
+    return AutoModelForCausalLM.from_config(config).to(dtype)
+
+
+def student(tokenizer, dtype):
+    return model(0, len(tokenizer), dtype)
+
+
+def teacher(tokenizer, dtype):
+    """Of another size, with a head that is larger by padding."""
+    return model(1, len(tokenizer) + 5, dtype, hidden_size=64, num_hidden_layers=1)
+
+
+def made(tokenizer, tmp_path, dtype=torch.float64, *, own=None, per_device=B // 2, train=None, **settings):
+    args = GRPOConfig(
+        output_dir=str(tmp_path), per_device_train_batch_size=per_device, gradient_accumulation_steps=2,
+        num_generations=G, max_completion_length=C, bf16=False, report_to="none", use_cpu=True,
+        gradient_checkpointing=False, loss_type="dapo", temperature=0.9, **(train or {}),
+    )  # fmt: skip
+    trainer = DistillTrainer(
+        model=student(tokenizer, dtype), teacher=teacher(tokenizer, dtype), settings=Distill(**settings), args=args,
+        processing_class=tokenizer, reward_funcs=lambda completions, **_: [0.0] * len(completions),
+        train_dataset=Dataset.from_dict({"prompt": ["a"] * B}), own=GrpoTrain(**(own or {})),
+    )  # fmt: skip
+    trainer.model.train().to(dtype)
+    trainer.current_gradient_accumulation_steps = 2
+    return trainer
+
+
+def rollout(tokenizer, dtype):
+    return {k: v.to(dtype) if v.is_floating_point() else v for k, v in batch(len(tokenizer)).items()}
+
+
+def distributions(tokenizer, inputs, dtype, *, pack=True, common=True):
+    """Log-probabilities (B, C, V) of a student, with gradients, and the teacher, from whole padded rows.
+
+    Packed rows count positions from each prompt's first token, and padded ones from the padding, which differs in
+    float32, in which transformers computes rotary embeddings. `common` leaves out the padding of the teacher's head.
+    """
+    ids, masks = (torch.cat([inputs[f"prompt_{x}"], inputs[f"completion_{x}"]], dim=1) for x in ("ids", "mask"))
+    ours, theirs = student(tokenizer, dtype), teacher(tokenizer, dtype)
+    given = {"position_ids": (masks.cumsum(1) - 1).clamp(min=0)} if pack else {}
+    logits = [of(input_ids=ids, attention_mask=masks, **given).logits[:, -C - 1 : -1] for of in (ours, theirs)]
+    found = [(z[..., : len(tokenizer)] if common else z).div(0.9).log_softmax(-1) for z in logits]
+    return ours, found[0], found[1].detach()
+
+
+def mean(values, inputs):
+    """`loss_type: dapo`: over all tokens."""
+    return (values * inputs["completion_mask"]).sum() / inputs["num_items_in_batch"]
+
+
+def gradient(of):
+    return torch.cat([p.grad.flatten() for p in of.parameters() if p.grad is not None])
+
+
+def agree(ours, theirs, dtype):
+    assert (ours - theirs).norm() <= TOLERANCE[dtype] * theirs.norm()
+    assert theirs.norm() > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("pack", [True, False])
+@pytest.mark.parametrize("beta", [1.0, 0.0, 0.4])
+def test_exact_gradient_is_autograds(tokenizer, tmp_path, dtype, pack, beta):
+    trainer = made(tokenizer, tmp_path, dtype, own={"pack": pack}, beta=beta)
+    assert trainer.packs == pack
+    inputs = rollout(tokenizer, dtype)
+    loss, found = loss_and_gradient(trainer, inputs)
+    plain, log_p, log_q = distributions(tokenizer, inputs, dtype, pack=pack)
+    whole = mean(divergence(log_p, log_q, beta), inputs)
+    whole.backward()
+    agree(found, gradient(plain), dtype)
+    assert loss == pytest.approx(whole.item(), rel=10 * TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("pack", [True, False])
+def test_sampled_gradient_is_that_of_an_advantage_per_token(tokenizer, tmp_path, pack):
+    trainer = made(tokenizer, tmp_path, own={"pack": pack}, exact=False)
+    inputs = rollout(tokenizer, torch.float64)
+    _, found = loss_and_gradient(trainer, inputs)
+    plain, log_p, log_q = distributions(tokenizer, inputs, torch.float64, pack=pack, common=False)
+    ours, theirs = (x.gather(-1, inputs["completion_ids"][..., None]).squeeze(-1) for x in (log_p, log_q))
+    (-mean((theirs - ours.detach()) * ours, inputs)).backward()
+    agree(found, gradient(plain), torch.float64)
+
+
+def test_the_sampled_gradient_is_the_exact_one_on_average():
+    """For one token: the expectation over the student's own distribution of what a sample gives."""
+    g = torch.Generator().manual_seed(0)
+    z, log_q = torch.randn(7, generator=g).double().requires_grad_(), torch.randn(7, generator=g).double()
+    log_p, log_q = z.log_softmax(-1), log_q.log_softmax(-1)
+    [exact] = torch.autograd.grad(divergence(log_p, log_q, 1.0), z, retain_graph=True)
+    each = [torch.autograd.grad(-(log_q - log_p.detach())[y] * log_p[y], z, retain_graph=True)[0] for y in range(7)]
+    expected = sum(p * one for p, one in zip(log_p.detach().exp(), each))
+    torch.testing.assert_close(expected, exact, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_rewards_are_added_by_weight(tokenizer, tmp_path, exact):
+    inputs = rollout(tokenizer, torch.float64)
+    found = [
+        loss_and_gradient(made(tokenizer, tmp_path, exact=exact, reward_weight=weight), dict(inputs))[1]
+        for weight in (0.0, 1.0, 3.0)
+    ]
+    plain, log_p, _ = distributions(tokenizer, inputs, torch.float64)
+    logps = log_p.gather(-1, inputs["completion_ids"][..., None]).squeeze(-1)
+    (-mean(inputs["advantages"][:, None] * logps, inputs)).backward()
+    agree(found[1] - found[0], gradient(plain), torch.float64)
+    agree(found[2] - found[0], 3 * gradient(plain), torch.float64)
+
+
+def test_rewards_of_a_policy_that_has_moved_are_clipped_and_the_divergence_is_not(tokenizer, tmp_path):
+    inputs = rollout(tokenizer, torch.float64)
+    plain, log_p, log_q = distributions(tokenizer, inputs, torch.float64)
+    logps = log_p.gather(-1, inputs["completion_ids"][..., None]).squeeze(-1)
+    inputs["old_per_token_logps"] = logps.detach() + 0.5 * torch.randn(B, C, dtype=torch.float64)
+    trainer = made(tokenizer, tmp_path, reward_weight=2.0)
+    _, found = loss_and_gradient(trainer, dict(inputs))
+    ratios, advantages = (logps - inputs["old_per_token_logps"]).exp(), inputs["advantages"][:, None]
+    rewarded = -torch.min(ratios * advantages, ratios.clamp(0.8, 1.2) * advantages)
+    mean(divergence(log_p, log_q, 1.0) + 2 * rewarded, inputs).backward()
+    agree(found, gradient(plain), torch.float64)
+
+
+def test_kl_by_position_is_that_of_the_sampled_tokens(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr("r1lab.grpo.distillation.FIRST", 4)
+    trainer = made(tokenizer, tmp_path)
+    inputs = rollout(tokenizer, torch.float64)
+    loss_and_gradient(trainer, inputs)
+    logs: dict[str, float] = {"loss": 0.0}
+    trainer.log(logs)
+    _, log_p, log_q = distributions(tokenizer, inputs, torch.float64)
+    ours, theirs = (x.gather(-1, inputs["completion_ids"][..., None]).squeeze(-1) for x in (log_p, log_q))
+    mask = inputs["completion_mask"].bool()
+    for first, end in ((0, 4), (4, 8), (8, 16)):
+        part = mask.clone()
+        part[:, :first] = part[:, end:] = False
+        assert logs[f"teacher/kl/{first}"] == pytest.approx((ours - theirs)[part].mean().item())
+    assert logs["teacher/kl"] == pytest.approx((ours - theirs)[mask].mean().item())
+    assert logs["teacher/divergence"] == pytest.approx(divergence(log_p, log_q, 1.0)[mask].mean().item())
+    assert FIRST == 16 and not trainer._sums.any()
+
+
+@pytest.mark.slow
+def test_two_ranks_have_the_gradient_of_one(tmp_path):
+    """In float64: each of two processes has half of the groups, and their gradients are averaged by DDP."""
+    import subprocess
+
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__]
+    done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    vocabulary = loading.load_tokenizer("embedded:tiny-qwen2")
+    inputs = rollout(vocabulary, torch.float64)
+    for pack in (True, False):
+        plain, log_p, log_q = distributions(vocabulary, inputs, torch.float64, pack=pack)
+        mean(divergence(log_p, log_q, 1.0), inputs).backward()
+        for rank in (0, 1):
+            agree(torch.load(tmp_path / f"{pack}-{rank}.pt"), gradient(plain), torch.float64)
+
+
+def _rank(folder):
+    """The gradient of a rank's half of the batch, after DDP has averaged it."""
+    tokenizer = loading.load_tokenizer("embedded:tiny-qwen2")
+    for pack in (True, False):
+        trainer = made(tokenizer, folder, own={"pack": pack}, per_device=B // 4)
+        accelerator, whole = trainer.accelerator, rollout(tokenizer, torch.float64)
+        half = slice(accelerator.process_index * B // 2, (accelerator.process_index + 1) * B // 2)
+        inputs = {k: v[half] if v.dim() else v for k, v in whole.items()}
+        wrapped = accelerator.prepare_model(trainer.model)
+        own = SimpleNamespace(model=wrapped, args=trainer.args)
+        from r1lab.grpo import batches
+
+        micro_steps = batches.micro_steps(trainer, inputs)
+        for number, part in enumerate(micro_steps):
+            accelerator.gradient_state._set_sync_gradients(number == len(micro_steps) - 1)
+            with accelerator.no_sync(own.model) if number < len(micro_steps) - 1 else torch.enable_grad():
+                trainer.compute_loss(own.model, part).backward()
+        torch.save(gradient(trainer.model), f"{folder}/{pack}-{accelerator.process_index}.pt")
+
+
+if __name__ == "__main__":
+    torch.distributed.init_process_group("gloo")
+    _rank(sys.argv[1])
