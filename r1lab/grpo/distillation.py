@@ -96,7 +96,7 @@ class DistillTrainer(GRPOTrainer):
         return compare_logps(log_p, log_q, completion_ids, self.distill.beta)
 
     def _trls_loss(self, model, inputs):
-        """Like GRPO's, with the teacher in the place of advantages, or beside them."""
+        """Like GRPO's, with the teacher in the place of the advantages, or added to them."""
         if self._compared is None:
             self._compute_logps(model, inputs)
         found, self._compared = self._compared, None

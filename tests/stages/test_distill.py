@@ -16,13 +16,13 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def teacher(base):
-    """The folder of the base's other initialization, with its tokenizer."""
+    """The folder of a model like the base, whose distributions are less flat, with its tokenizer."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     folder = base / "teacher"
     torch.manual_seed(1)
-    config = AutoConfig.from_pretrained(base / "start")
+    config = AutoConfig.from_pretrained(base / "start", initializer_range=0.15)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     loading.load_tokenizer(str(base / "start")).save_pretrained(folder)
     return folder
@@ -36,9 +36,9 @@ def run(base, teacher, folder, stage="distill", **train):
 
 @pytest.mark.parametrize("stage", ["distill", "distill-lora"])
 def test_the_student_approaches_its_teacher(base, teacher, tmp_path, stage):
-    folder = run(base, teacher, tmp_path / "run", stage, max_steps=12, learning_rate=1e-2)
+    folder = run(base, teacher, tmp_path / "run", stage, max_steps=20, learning_rate=1e-2)
     rows = [row["teacher"] for row in train_rows(folder)]
-    assert rows[-1]["divergence"] < (0.8 if stage == "distill" else 0.95) * rows[0]["divergence"]
+    assert rows[-1]["divergence"] < 0.8 * rows[0]["divergence"]
     assert set(rows[0]) == {"kl", "divergence", "kl_by_position"} and list(rows[0]["kl_by_position"]) == ["0"]
     assert (folder / "model" / "config.json").is_file() and 0 <= train_rows(folder)[0]["right"] <= 1
     assert "no_signal" not in train_rows(folder)[0]
