@@ -38,7 +38,7 @@ def run(base, teacher, folder, stage="distill", **train):
 def test_the_student_approaches_its_teacher(base, teacher, tmp_path, stage):
     folder = run(base, teacher, tmp_path / "run", stage, max_steps=20, learning_rate=1e-2)
     rows = [row["teacher"] for row in train_rows(folder)]
-    assert rows[-1]["divergence"] < 0.8 * rows[0]["divergence"]
+    assert rows[-1]["divergence"] < (0.8 if stage == "distill" else 0.95) * rows[0]["divergence"]
     assert set(rows[0]) == {"kl", "divergence", "kl_by_position"} and list(rows[0]["kl_by_position"]) == ["0"]
     assert (folder / "model" / "config.json").is_file() and 0 <= train_rows(folder)[0]["right"] <= 1
     assert "no_signal" not in train_rows(folder)[0]
