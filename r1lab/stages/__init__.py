@@ -1,1 +1,1 @@
-"""The stages `sft`, `grpo`, `sample`, `eval`, `dpo` and `reward`: each a module with `run(recipe, run_dir)`."""
+"""The stages `sft`, `grpo`, `distill`, `sample`, `eval`, `dpo` and `reward`: modules with `run(recipe, run_dir)`."""
