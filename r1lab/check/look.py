@@ -9,7 +9,7 @@ from r1lab import lookup
 from r1lab.check.seen import GENERATED, ROWS, Seen
 from r1lab.errors import UserError
 from r1lab.findings import Finding
-from r1lab.models import loading, prompts, smollm2
+from r1lab.models import gguf, loading, prompts, smollm2
 from r1lab.net import client_settings
 from r1lab.recipe.references import REFERENCE
 from r1lab.recipe.schema import EvalRecipe, StageRecipe
@@ -122,7 +122,8 @@ def tokenizer_of(
     """
     if path.startswith("scratch:"):
         return None, [Finding("ok", "prompt", f"{path}: its tokenizer exists only during the run", keys=keys)]
-    if path == "embedded:smollm2-135m" and not smollm2.converted().is_dir():
+    unconverted = gguf.is_gguf(path) and loading.local_folder(path) is None
+    if unconverted or path == "embedded:smollm2-135m" and not smollm2.converted().is_dir():
         what = f"{path}: is converted on first use, so its tokenizer was not checked"
         return None, [Finding("ok", "prompt", what, keys=keys)]
     folder = loading.local_folder(path)

@@ -1,4 +1,4 @@
-"""Loads models and tokenizers: from a Hub id, a folder, or a model that comes with r1lab (`embedded:NAME`)."""
+"""Loads models and tokenizers: of a Hub id, a folder, a GGUF file, or a model of r1lab's own (`embedded:NAME`)."""
 
 import importlib.util
 import re
@@ -24,13 +24,17 @@ def is_adapter(path: str) -> bool:
 
 
 def local_folder(path: str) -> Path | None:
-    """Returns the folder of a whole local model; None for any other, such as one on the Hub."""
+    """Returns the folder of a whole local model; None for any other, such as one on the Hub or yet to be converted."""
+    if path.lower().endswith(".gguf") and Path(path).expanduser().is_file():
+        from r1lab.models import gguf
+
+        path = str(gguf.converted(Path(path)))
     folder = EMBEDDED / path.removeprefix("embedded:") if path.startswith("embedded:") else Path(path).expanduser()
     return folder if (folder / "config.json").is_file() else None
 
 
 def resolve(path: str) -> str:
-    """Returns the folder or Hub id of a whole model: `embedded:NAME` becomes a folder, everything else is unchanged.
+    """Returns the folder or Hub id of a whole model: `embedded:NAME` and a GGUF file become folders.
 
     Raises:
         UserError: There is no embedded model of that name, or `path` is a LoRA adapter without its base.
@@ -40,6 +44,10 @@ def resolve(path: str) -> str:
             f"model.path: {path} is a LoRA adapter, but vLLM needs a whole model: set rollout.engine: transformers, "
             "or model.lora.merge: true in the stage that trains it"
         )
+    if path.lower().endswith(".gguf"):
+        from r1lab.models import gguf
+
+        return str(gguf.convert(Path(path).expanduser()))
     if not path.startswith("embedded:"):
         return path
     name = path.removeprefix("embedded:")

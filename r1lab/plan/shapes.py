@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from r1lab.errors import UserError
-from r1lab.models import loading, scratch
+from r1lab.models import gguf, loading, scratch
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -128,6 +128,9 @@ def _read(path: str, revision: str | None, trust_remote_code: bool, key: str) ->
 
         path = json.loads((Path(path) / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
     settings = {"revision": revision, "trust_remote_code": trust_remote_code}
+    if gguf.is_gguf(path) and loading.local_folder(path) is None:  # a plan converts nothing
+        file = Path(path).expanduser().resolve()
+        return AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
     if not is_of_the_hub(path):
         return AutoConfig.from_pretrained(loading.resolve(path), **settings)
     if known := table(path):

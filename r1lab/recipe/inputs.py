@@ -14,7 +14,7 @@ from r1lab.engines import options as engine_options
 from r1lab.episodes.record import sampled_ids
 from r1lab.errors import UserError
 from r1lab.grading.grader import applies
-from r1lab.models import loading, scratch
+from r1lab.models import gguf, loading, scratch
 from r1lab.models.folders import folder_problems, quantized_by
 from r1lab.recipe import environments, trial
 from r1lab.recipe.acting import environment_of
@@ -116,6 +116,8 @@ def model_problems(path: str) -> list[str]:
     folder = Path(path).expanduser()
     if folder.is_dir():
         return folder_problems(folder)
+    if gguf.is_gguf(path):
+        return [why] if (why := gguf.problem(folder)) else []
     if folder.is_file():
         return [f"{path}: this is a file: give a model's folder, with config.json and weights"]
     looks_local = path.startswith((".", "/", "~")) or path.endswith("/") or path.count("/") > 1

