@@ -46,6 +46,9 @@ PLAY = """Without MODEL you play: each line is a turn. Calls of tools are typed 
   r1lab play number_guess
   r1lab play desk embedded:tiny-qwen2 --seed 3
   r1lab play ./shop.py:Shop --data rows.jsonl
+  r1lab play number_guess environment.guesses=3 environment.inside=0.1
+  r1lab play desk embedded:tiny-qwen2 'tools=[calculator]'
+  r1lab play my.yaml embedded:tiny-qwen2
 """
 
 
@@ -173,16 +176,21 @@ def parser() -> Parser:
     play = verbs.add_parser(
         "play", help="play an episode of an environment", description=PLAY, parents=[common], **settings
     )
-    play.add_argument("environment", metavar="ENV", help="a name from `r1lab ls environments`, or ./env.py:Class")
+    play.add_argument(
+        "environment", metavar="ENV", help="a name from `r1lab ls environments`, ./env.py:Class, or a recipe"
+    )
     play.add_argument("model", nargs="?", metavar="MODEL", help="the player (default: you)")
     play.add_argument(
-        "--data", metavar="DATA", help="a builder or a file of rows (default: the builder of the same name)"
+        "sources", nargs="*", metavar="KEY=VALUE", help="environment.KEY=VALUE or tools=[NAME]; of a recipe any key"
+    )
+    play.add_argument(
+        "--data", metavar="DATA", help="a builder or a file of rows (default: the recipe's, or that of ENV's name)"
     )
     play.add_argument(
         "--seed", metavar="N", type=int, default=0, help="what the row and the episode draw (default: 0)"
     )
-    play.add_argument("--turns", metavar="N", type=int, default=6, help="the maximum number of turns (default: 6)")
-    play.add_argument("--template", metavar="NAME", help="the model's prompt template (default: its own)")
+    play.add_argument("--turns", metavar="N", type=int, help="the maximum number of turns (default: max_turns)")
+    play.add_argument("--template", metavar="NAME", help="the prompt template (default: the recipe's, or the model's)")
     play.add_argument(
         "--engine", choices=("transformers", "vllm"), default="transformers", help="default: transformers"
     )
@@ -389,7 +397,12 @@ def play_verb(arguments: argparse.Namespace) -> int:
     from r1lab import play
 
     options = ("data", "seed", "turns", "engine", "template", "max_tokens", "temperature")
-    play.run(arguments.environment, arguments.model, **{name: getattr(arguments, name) for name in options})
+    play.run(
+        arguments.environment,
+        arguments.model,
+        arguments.sources,
+        **{name: getattr(arguments, name) for name in options},
+    )
     return 0
 
 

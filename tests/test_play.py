@@ -6,6 +6,7 @@ import json
 import pytest
 
 from r1lab import cli, play
+from r1lab.data.calls import rows_of
 from r1lab.environments import Call
 from r1lab.environments.make import make
 
@@ -51,7 +52,7 @@ def played(monkeypatch, capsys, tmp_path):
 
 
 def test_a_person_finds_the_number(played):
-    row = play.first_row("number_guess", None, 3)
+    row = rows_of("number_guess", {}, {"split": "train", "size": 1, "seed": 3})[0]
     session = make({"environment": {"name": "number_guess"}, "tools": []})
     session.reset(row, 3)
     secret = session.environment.secret
@@ -84,10 +85,14 @@ def test_too_many_turns_end_the_episode(played):
     [
         (["number_gess"], "number_gess: no such environment (did you mean `number_guess`?)"),
         (["./env.py:Shop"], "r1lab play: ./env.py:Shop needs rows with budget: add --data FILE, or --data BUILDER"),
-        (["./env.py:Shop", "--data", "desk"], "desk has no column budget, which ./env.py:Shop needs: add it"),
+        (["./env.py:Shop", "--data", "desk"], "env.py:Shop needs: add it"),
         (["./env.py:Shop", "--data", "nothing"], "r1lab play: --data nothing: no such file or builder"),
         (["./env.py:Shop", "--data", "none.jsonl"], "none.jsonl"),
-        (["./env.py:Free"], "missing 1 required positional argument: 'size': give the parameter a default"),
+        (["./env.py:Free"], "env.py:Free needs the parameter `size`"),
+        (["desk", "environment.hops=3"], "command line: environment.hops: unknown parameter"),
+        (["number_guess", "tools=[calculator]"], "tools: have no effect with number_guess, whose `step` gets all"),
+        (["number_guess", "tiny", "more"], "more: unexpected argument: settings are KEY=VALUE, after ENV and MODEL"),
+        (["quickstart"], "r1lab play: quickstart: no stage has an environment: add `environment:` or `tools:` to it"),
         (["desk", "--turns", "0"], "r1lab play: --turns 0: must be at least 1"),
         (["desk", "no/such/model"], "no/such/model: no such folder"),
     ],
@@ -104,6 +109,37 @@ def test_a_model_plays(played, name):
     lines = shown.out.splitlines()
     assert any(line.startswith("embedded:tiny-qwen2> ") for line in lines) and lines[-1].startswith("ended: ")
     assert ('"friend"' in shown.out) == (name == "desk")
+
+
+def test_settings_of_the_environment_and_tools(played):
+    _, shown = played("number_guess", "environment.guesses=1", "--seed", "3", typed="0\n")
+    assert "You have 1 guesses." in shown.out and "not found, with 0 guesses left" in shown.out
+    _, shown = played("desk", "--seed", "1", "tools=[calculator]", "environment.max_turns=1",
+                      typed="calculator('2**70')\n")  # fmt: skip
+    assert "1180591620717411303424" in shown.out and "the maximum number of turns" in shown.out
+    _, shown = played("./env.py:Free", "environment.size=2", typed="yes\n")
+    assert shown.out.splitlines()[-1] == "ended: a turn without a call; reward: none"
+
+
+RECIPE = """
+stage: grpo
+model: {path: "embedded:tiny-qwen2"}
+data: {path: ./rows.jsonl}
+environment: {name: "./env.py:Shop", max_turns: 1}
+tools: [calculator]
+prompt: {template: r1-zero}
+rewards: [{name: environment}]
+rollout: {max_completion_length: 6}
+"""
+
+
+def test_the_environment_of_a_recipe(played, tmp_path):
+    (tmp_path / "shop.yaml").write_text(RECIPE)
+    _, shown = played("shop.yaml", typed="buy(5)\n")
+    assert "calculator(expression: string)" in shown.out and "Spend it all." in shown.out
+    assert shown.out.splitlines()[-1] == "ended: the maximum number of turns; reward: 1.0"
+    status, shown = played("shop.yaml", "embedded:tiny-qwen2", "rollout.max_completion_length=3")
+    assert status == 0 and "User: # Tools" in shown.out and shown.out.splitlines()[-1].startswith("ended: ")
 
 
 def test_what_is_no_call_is_text():

@@ -4,6 +4,7 @@ Everything runs in worker processes with the deadlines of a run, because it is a
 """
 
 import inspect
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,11 +17,13 @@ from r1lab.environments.players import Game, Player, at_random, hosted, nothing
 from r1lab.environments.processes import ProcessHost
 from r1lab.environments.tools import server_of
 from r1lab.episodes.engine import task_seed
+from r1lab.episodes.prompt import beginning
 from r1lab.episodes.template import TurnTemplate
 from r1lab.errors import UserError
 from r1lab.findings import Finding, Verdict
 from r1lab.recipe.acting import Environment, environment_of
 from r1lab.recipe.environments import columns
+from r1lab.stages.playing import longest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -144,7 +147,8 @@ def _played(tried: _Tried) -> list[Finding]:
         if failed := _failed(name, one, "its own `solve`"):
             return failed
         found = _repeated(tried, one, games(again), games(again, together=True))
-        return found + _earned(tried, one if tried.solvable else None, silent, guessed)
+        found += _earned(tried, one if tried.solvable else None, silent, guessed)
+        return found + _fitting(tried, schemas, [*silent, *guessed, *one])
     finally:
         for host in (plain, first, again):
             host.close()
@@ -288,6 +292,27 @@ def _limited(tried: _Tried, solved: list[Game]) -> list[Finding]:
     keys = ("environment", "max_reply_length")
     exceeded("gets replies of more tokens", replies, section.max_reply_length, keys)
     return found
+
+
+def _fitting(tried: _Tried, schemas: list[dict], games: list[Game]) -> list[Finding]:
+    """Whether prompts, with the tools and what the environment says at the start, and episodes fit in the context."""
+    seen, section = tried.seen, tried.section
+    if seen.tokenizer is None or seen.prompt is None or seen.rollout is None:
+        return []
+    context = min(seen.rollout.max_model_length or sys.maxsize, seen.tokenizer.model_max_length)
+    begin, own = beginning(seen.tokenizer, schemas, **seen.prompt.model_dump()), seen.rollout.max_completion_length
+    prompt = max(len(begin(row, game.said[0])) for row, game in zip(tried.rows, games))
+    if prompt >= context:
+        what = f"a prompt with its tools has {prompt:,} tokens, and the context {context:,}, so that no turn is left"
+        fix = "use fewer tools, a shorter prompt, or another model"
+        return [Finding("error", "environment", what, fix, ("prompt", "template"))]
+    replies = [len(_ids(seen.tokenizer, text)) for game in games for text in game.said[1:]]
+    seen_ones = section.model_copy(update={"max_reply_length": min(section.max_reply_length, max(replies, default=0))})
+    if (most := longest(seen_ones, prompt, own)) > context:
+        what = f"an episode may have {most:,} tokens with replies as seen, and ends at the {context:,} of the context"
+        fix = f"lower rollout.max_completion_length ({own}) or environment.max_turns ({section.max_turns})"
+        return [Finding("warning", "environment", what, fix, ("environment",))]
+    return []
 
 
 def _tokens(tokenizer: "PreTrainedTokenizerBase", game: Game) -> list[int]:

@@ -27,7 +27,7 @@ class Shop:
             price: What it costs.
         """
         self.left -= price
-        return f"{self.left} coins are left, " + "of many " * 40
+        return f"{self.left} coins are left, " + "of many " * 6
 
     def get_reward(self):
         return float(self.left == 0)
@@ -133,10 +133,10 @@ def lines(grpo, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "env.py").write_text("import random\nfrom r1lab.environments import Call\n" + SHOP)
 
-    def of(name: str, rows=ROWS, environment=None, tokens=200) -> list[str]:
+    def of(name: str, rows=ROWS, environment=None, tokens=200, length=None) -> list[str]:
         name = f"./env.py:{name}" if name[0].isupper() else name
         section = {"name": name, "timeout": 0.5} | (environment or {})
-        rollout = {"engine": "transformers", "max_completion_length": tokens}
+        rollout = {"engine": "transformers", "max_completion_length": tokens, "max_model_length": length}
         settings = grpo(rewards=[{"name": "environment"}], environment=section, rollout=rollout)
         recipe = GrpoRecipe.model_validate({"name": "x"} | settings)
         found = environment_findings(Seen(recipe, tokenizer=TOKENIZER, rows=rows))
@@ -146,7 +146,7 @@ def lines(grpo, tmp_path, monkeypatch):
 
 
 def test_an_environment_that_is_in_order(lines):
-    assert lines("Shop", environment={"max_reply_length": 1000}) == [
+    assert lines("Shop", environment={"max_turns": 4, "max_reply_length": 8})[:1] == [
         "ok environment.name: ./env.py:Shop: `solve` earns 1 in all of 8 episodes, in 2 to 4 turns, a player that "
         "says nothing in 0, and a random one in 0"
     ]
@@ -183,6 +183,14 @@ def test_what_is_wrong_is_one_line(lines, name, verdict, what):
     assert line.startswith(verdict) and sum(line.startswith("error") for line in found) == (verdict == "error")
 
 
+def test_prompts_with_tools_and_episodes_must_fit_into_the_context(lines):
+    def told(length):
+        return lines("Shop", length=length, tokens=200)[-1]
+
+    assert told(100).startswith("error prompt.template: a prompt with its tools has ")
+    assert told(600).startswith("warning environment: an episode may have ")
+
+
 def test_rows_without_a_column_of_reset(lines):
     assert lines("Shop", rows=[*ROWS, {"prompt": "?"}]) == [
         "error data: ./env.py:Shop: 1 of 13 rows have no column `budget`, which its `reset` requires: add it to the "
@@ -193,7 +201,8 @@ def test_rows_without_a_column_of_reset(lines):
 @pytest.mark.parametrize("name", ["number_guess", "desk", "knights_knaves_ask"])
 def test_our_own_are_in_order(lines, name):
     rows = lookup.function("data", name)(size=12)
-    (line,) = lines(name, rows=rows, environment={"max_turns": 12, "timeout": 5.0}, tokens=900)
+    line, *others = lines(name, rows=rows, environment={"max_turns": 12, "timeout": 5.0}, tokens=900)
+    assert all("context" in other for other in others)
     assert line.startswith(f"ok environment.name: {name}: `solve` earns 1 in all of 8 episodes")
 
 
