@@ -23,6 +23,7 @@ from r1lab.episodes.engine import task_seed
 from r1lab.episodes.record import Episode, Segment
 from r1lab.grading import grader as graders
 from r1lab.grading.grader import Graded, Grader
+from r1lab.rewards.facts import facts
 
 
 def load(package: Path, *, size: int | None = None) -> vf.Environment:
@@ -72,39 +73,48 @@ def _dataset(path: Path, size: int | None) -> Dataset | None:
 def rubric(grader: Grader) -> vf.Rubric:
     """A rubric with a function for each reward of a recipe, in its order and with its weight.
 
-    All rewards of a completion are graded together, because later ones may depend on whether it is right. A reward
-    that does not apply is 0, which adds as little as None does. A failure that ends a run of r1lab raises an exception
-    here, which verifiers logs and scores 0.
+    All rewards of a completion are graded together, because later ones may depend on whether it is right; and those of
+    a group, if one of the rewards compares its members. A reward that does not apply is 0, which adds as little as
+    None does. A failure that ends a run of r1lab raises an exception here, which verifiers logs and scores 0.
     """
     lock = threading.Lock()
+    grouped = any(getattr(facts(function), "compares", False) for function in grader.functions)
 
-    def graded(state: vf.State) -> Graded:
+    def graded(states: list[vf.State]) -> Graded:
         with lock:
-            if "graded" not in state:
-                state["graded"] = grade(grader, state)
-            return state["graded"]
+            if "graded" not in states[0]:
+                states[0]["graded"] = grade(grader, states)
+            return states[0]["graded"]
 
     def function(name: str):
-        async def value(state: vf.State) -> float:
-            found = await asyncio.to_thread(graded, state)
+        async def values(states: list[vf.State]) -> list[float]:
+            found = await asyncio.to_thread(graded, states)
             if found.fatal is not None and found.fatal[0] == name:
-                raise RuntimeError(found.reasons[name][0])
-            return found.values[name][0] or 0.0
+                raise RuntimeError(found.reasons[name][found.fatal[1]])
+            return [value or 0.0 for value in found.values[name]]
 
-        value.__name__ = name
-        return value
+        async def value(state: vf.State) -> float:
+            return (await values([state]))[0]
+
+        chosen = values if grouped else value
+        chosen.__name__ = name
+        return chosen
 
     return vf.Rubric(funcs=[function(name) for name in grader.names], weights=list(grader.weights))
 
 
-def grade(grader: Grader, state: vf.State) -> Graded:
-    """The grades of a rollout: of its last turn, as in r1lab."""
-    episode = state.get("episode")
-    if episode is not None:
-        return grader.grade([episode.text], [state["info"]["row"]], None, [episode])
-    tokens = state["trajectory"][-1]["tokens"] if state["trajectory"] else None
-    ids = None if tokens is None else [tokens["completion_ids"]]
-    return grader.grade([written(state["completion"])], [state["info"]["row"]], ids)
+def grade(grader: Grader, states: list[vf.State]) -> Graded:
+    """The grades of rollouts of one row: of their last turns, as in r1lab."""
+    rows = [state["info"]["row"] for state in states]
+    if all("episode" in state for state in states):
+        episodes = [state["episode"] for state in states]
+        return grader.grade([episode.text for episode in episodes], rows, None, episodes)
+    texts, ids = [], []
+    for state in states:
+        tokens = state["trajectory"][-1]["tokens"] if state["trajectory"] else None
+        texts.append(written(state["completion"]))
+        ids.append([] if tokens is None else tokens["completion_ids"])
+    return grader.grade(texts, rows, ids)
 
 
 def written(messages: list) -> str:

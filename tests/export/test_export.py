@@ -69,7 +69,7 @@ def evaluated(tmp_path, monkeypatch):
     monkeypatch.setenv("PRIME_API_KEY", "none")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
-    def run(recipe, write):
+    def run(recipe, write, times=1):
         package.write(recipe, tmp_path / "made")
         command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation"]
         subprocess.run([*command, "--target", tmp_path / "site", tmp_path / "made"], check=True)
@@ -81,9 +81,10 @@ def evaluated(tmp_path, monkeypatch):
         server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_address[1]}/v1"
+        inputs = [row for row in environment.get_dataset().to_list() for _ in range(times)]
         client = vf.types.ClientConfig(api_base_url=address)
         try:
-            found = environment.generate_sync(environment.get_dataset(), client=client, model="m", sampling_args={})
+            found = environment.generate_sync(inputs, client=client, model="m", sampling_args={})
         finally:
             server.shutdown()
             server.server_close()
@@ -116,6 +117,22 @@ def test_the_rewards_of_a_package_are_those_of_r1lab(tmp_path, evaluated):
     for name, values in graded.values.items():
         assert [one["metrics"][name] for one in outputs] == values
     assert len(set(graded.totals)) > 2
+
+
+@pytest.mark.slow
+def test_the_members_of_a_group_are_compared(tmp_path, evaluated):
+    rewards = "rewards=[{name: majority, same_as: exact_match}, {name: format, weight: 0.5}]"
+    recipe = loaded(tmp_path, GRPO, rewards, "data.size=2")
+    asked = {}
+
+    def write(messages):
+        """The same answer twice, and then another one."""
+        prompt = messages[-1]["content"]
+        asked[prompt] = asked.get(prompt, 0) + 1
+        return f"<think> So it is. </think> <answer> {asked[prompt] // 3} </answer>"
+
+    _, outputs = evaluated(recipe, write, times=3)
+    assert sorted(one["reward"] for one in outputs) == [0.5, 0.5, 1.5, 1.5, 1.5, 1.5]
 
 
 @pytest.mark.slow
