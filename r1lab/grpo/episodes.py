@@ -102,14 +102,18 @@ def as_completions(episodes: list[Episode], pad: int, *, mask_cut: bool = False)
 def log(trainer: GRPOTrainer, episodes: list[Episode]) -> None:
     """Logs the metrics of the episodes of all ranks.
 
-    The ends replace TRL's guess of which were truncated, and lengths also count what is masked.
+    The ends replace TRL's guess, by the last token, of which were truncated and which were terminated, and lengths
+    are of the model's own tokens, also of those that are masked because an episode does not count.
     """
     everything = gather_object([_figures(episode) for episode in episodes])
     metrics = trainer._metrics["train" if trainer.model.training else "eval"]
     count, replies = len(everything), sum(one["replies"] for one in everything)
-    lengths = [one["tokens"] for one in everything]
-    own = {"mean_length": sum(lengths) / count, "min_length": min(lengths), "max_length": max(lengths)}
-    for name, value in (own | {"clipped_ratio": sum(one["cut"] for one in everything) / count}).items():
+    found = {"clipped_ratio": sum(one["cut"] for one in everything) / count}
+    ended = [one["tokens"] for one in everything if one["counted"] and not one["cut"]] or [0]  # 0 as in TRL
+    for kind, lengths in (("length", [one["tokens"] for one in everything]), ("terminated_length", ended)):
+        found |= {f"mean_{kind}": sum(lengths) / len(lengths)}
+        found |= {f"min_{kind}": min(lengths), f"max_{kind}": max(lengths)}
+    for name, value in found.items():
         metrics[f"completions/{name}"][-1:] = [float(value)]
     for name in ("turns", "calls", "reply_tokens"):
         metrics[f"episodes/{name}"].append(sum(one[name] for one in everything) / count)

@@ -54,6 +54,7 @@ def page(run_dir: Path, *, stage: Path) -> str:
     sections = {
         "Origin": _origin(origins),
         "Evaluations": _evaluations(run, evals),
+        "Environment": _environment(this, evals),
         "Settings": _settings(this),
         "How it was made": _made(run, this),
         "Intended use": _use(run),
@@ -61,7 +62,7 @@ def page(run_dir: Path, *, stage: Path) -> str:
         "How to load it": code(this, evals),
     }
     parts = [_front_matter(this, base), f"# {_plain(title)}", _sentence(this, base)]
-    return "\n\n".join([*parts, *(f"## {head}\n\n{body}" for head, body in sections.items())]) + "\n"
+    return "\n\n".join([*parts, *(f"## {head}\n\n{body}" for head, body in sections.items() if body)]) + "\n"
 
 
 # What the files show
@@ -194,6 +195,31 @@ def _evaluations(run: Run, evals: list[Stage]) -> str:
         heads = ["task", "measure", "evaluations", "questions", "difference, points [95 % interval]"]
         parts += ["Differences between evaluations, paired by question:", _table(heads, changes)]
     return "\n\n".join(parts)
+
+
+def _environment(this: Stage, evals: list[Stage]) -> str:
+    """What the model acted in, its tools, and how the episodes of the evaluations ended; "" without episodes."""
+    given, tools = section(this.config, "environment"), items(this.config.get("tools"))
+    if not given and not tools:
+        return ""
+    name = clean(given.get("name"))
+    settings = _short({key: value for key, value in given.items() if key != "name"})
+    what = f"the environment {_code(name)}" if name else "an environment that only offers tools"
+    did = "Trained on" if this.kind == "grpo" else "Used in"
+    lines = [f"{did} episodes of several turns in {what}" + (f", with {_code(settings)}." if given else ".")]
+    lines += [f"Tools: {', '.join(_code(_short(tool)) for tool in tools)}."] if tools else []
+    for stage in evals:
+        for task, scores in stage.tasks.items():
+            if ends := section(scores, "ends"):
+                shares = ", ".join(f"{clean(end)} {percent(as_number(share))} %" for end, share in ends.items())
+                means = [clean(scores.get(key)) or "?" for key in ("turns", "calls")]
+                failed = as_number(scores.get("call_errors"))
+                calls = f"per episode {means[0]} turns and {means[1]} calls"
+                calls += f", {percent(failed)} % of the replies are errors" if failed else ""
+                lines.append(f"{_code(stage.name)}, {_code(task)}: {calls}; ends: {shares}.")
+    shown = f"; `r1lab play {name} .` plays an episode" if name and "`" not in name else ""
+    lines.append(f"The code below generates a single turn, without any tool{shown}.")
+    return _list(lines)
 
 
 def _settings(this: Stage) -> str:

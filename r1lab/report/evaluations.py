@@ -1,8 +1,9 @@
 """The evaluations of a run in full: strict, lenient and greedy accuracy, subtasks, pass@k and maj@n."""
 
+from r1lab.episodes.record import ENDS
 from r1lab.evaluation.records import families
-from r1lab.report.content import Table, interval
-from r1lab.report.read import Run, as_number, clean
+from r1lab.report.content import NONE, Table, interval
+from r1lab.report.read import Run, as_number, clean, section
 from r1lab.text import number as shown
 from r1lab.text import percent
 
@@ -38,6 +39,36 @@ def evaluations_table(run: Run) -> Table | None:
     for name, task, scores in found:
         if "/" not in task and (late := as_number(scores.get("timeouts"))):
             note += f" {name}, {clean(task)}: {late:.0f} answers were not graded in time, so the scores are too low."
+    return Table(head, rows, note)
+
+
+def episodes_table(run: Run) -> Table | None:
+    """A row for each task and subtask of each evaluation that played episodes; None if none did."""
+    rows = []
+    for stage in run.stages:
+        for task, scores in stage.tasks.items():
+            ends = section(scores, "ends")
+            if not ends:
+                continue
+            hat = [f"{clean(key)} {percent(as_number(value))}" for key, value in scores.items() if "pass^" in key]
+            means = [shown(as_number(scores.get(key)), 2) for key in ("turns", "calls")]
+            shares = [f"{clean(end)} {percent(as_number(share))}" for end, share in ends.items()]
+            failed, left = (
+                percent(as_number(scores.get("call_errors"))),
+                shown(as_number(scores.get("not_counted")), 0),
+            )
+            rows.append([stage.name, clean(task), *means, failed, ", ".join(hat), ", ".join(shares), left])
+    if not rows:
+        return None
+    head = ["evaluation", "task", "turns", "calls", "errors", "pass^k", "ends", "not counted"]
+    known = [end for end in ENDS if any(f"{end} " in row[6] for row in rows)]
+    note = (
+        "Turns and calls: means of an episode. Errors: the share of replies that are errors. It and the ends are in "
+        "percent. pass^k: the probability in percent "
+        f"that all of k samples are correct. Ends: {'; '.join(f'{end}, {ENDS[end]}' for end in known)}."
+    )
+    if any(row[7] != NONE for row in rows):
+        note += " Not counted: episodes whose environment failed twice, which count as wrong."
     return Table(head, rows, note)
 
 

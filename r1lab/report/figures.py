@@ -2,6 +2,7 @@
 
 import io
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -29,7 +30,10 @@ TITLES = {
     "reward": ("Rewards", "mean of each reward; the total is the weighted sum"),
     "correct": ("Correct answers", "share of the completions of a step; evaluations are of held-out questions"),
     "length": ("Length", "mean tokens of all, correct and wrong completions, and of those at the limit"),
-    "truncated": ("Truncated completions", "share that reached the token limit"),
+    "truncated": ("Truncated completions", "share that reached the token limit, or another limit of an episode"),
+    "episodes": ("Turns and calls", "mean of an episode"),
+    "call_errors": ("Errors", "share of the replies that are errors, such as of calls that failed"),
+    "ends": ("Ends", "how episodes end, share of each"),
     "no_signal": ("Groups without a signal", "share whose completions all got the same reward"),
     "entropy": ("Entropy", "mean, nats per token"),
     "teacher": ("Distance from the teacher", "reverse KL of the sampled tokens by position, nats per token"),
@@ -45,7 +49,8 @@ TITLES = {
     "words": ("Reflection words", "occurrences per completion"),
 }
 WIDTH = 4.0  # inches of every chart: at the 358 pixels of a phone, text of 8 points is 10 pixels high
-PERCENT = ("correct", "truncated", "no_signal")
+OF_EPISODES = ("episodes", "call_errors", "ends")
+PERCENT = ("correct", "truncated", "no_signal", "call_errors", "ends")
 
 
 @dataclass(frozen=True)
@@ -114,18 +119,21 @@ def series(stage: read.Stage, completions: list[SampledCompletion]) -> dict[str,
         if (value := read.as_number(value)) is not None:
             found.setdefault(key, {}).setdefault(label, {})[step] = value
 
+    ends = list(dict.fromkeys(end for row in stage.rows for end in read.section(_episodes(row), "ends")))
     for row in stage.rows:
         step, rewards = row["step"], read.section(row, "rewards")
         for name, value in rewards.items():
             add("reward", read.clean(name), step, value)
         if len(rewards) != 1 or row.get("reward") != next(iter(rewards.values())):
             add("reward", "total", step, row.get("reward"))
-        for key in TITLES.keys() - {"reward", "correct", "teacher", "words"}:
+        for key in TITLES.keys() - {"reward", "correct", "teacher", "words", *OF_EPISODES}:
             add(key, {"length": "all", "seconds": "whole step"}.get(key, "mean"), step, row.get(key))
         teacher = read.section(row, "teacher")
         add("teacher", "all", step, teacher.get("kl"))
         for first, value in read.section(teacher, "kl_by_position").items():
             add("teacher", f"from token {read.clean(first)}", step, value)
+        for key, label, value in _of_episodes(row, ends):
+            add(key, label, step, value)
         keys = ("seconds", "seconds_generating", "seconds_grading")
         whole, generating, grading = (read.as_number(row.get(key)) for key in keys)
         if whole is not None and generating is not None and grading is not None:
@@ -148,11 +156,30 @@ def series(stage: read.Stage, completions: list[SampledCompletion]) -> dict[str,
             if own:
                 add("length", label, step, sum(c.length for c in own) / len(own))
     if "length" in found:  # a first step without correct ones does not put them last
-        order = [label for label in ("all", "correct", "wrong", "at the limit") if label in found["length"]]
+        labels = ("all", "correct", "wrong", "at the limit", "replies")
+        order = [label for label in labels if label in found["length"]]
         found["length"] = {label: found["length"][label] for label in order}
     if _is_share_correct(found.get("reward", {}), found.get("correct", {}).get("in training", {})):
         del found["reward"]
     return found | _words(steps)
+
+
+def _episodes(row: dict) -> dict:
+    return read.section(row, "episodes")
+
+
+def _of_episodes(row: dict, ends: list[str]) -> Iterator[tuple[str, str, object]]:
+    """Chart, line and value of what a step measured of its episodes; `ends` are those of all steps."""
+    found = _episodes(row)
+    if not found:
+        return
+    yield "episodes", "turns", found.get("turns")
+    if found.get("calls"):
+        yield "episodes", "calls", found["calls"]
+    yield "call_errors", "mean", found.get("call_errors")
+    yield "length", "replies", found.get("reply_tokens")
+    for end in ends:
+        yield "ends", read.clean(end), read.section(found, "ends").get(end, 0.0)
 
 
 def _is_share_correct(rewards: dict[str, dict[int, float]], share: dict[int, float]) -> bool:

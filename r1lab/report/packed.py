@@ -5,10 +5,12 @@ import json
 import zlib
 from collections import Counter
 
+from r1lab.episodes.record import ENDS
 from r1lab.report.samples import FLAGS, SampledCompletion
 
 BLOCK = 200  # completions per block
 LONGEST = 20_000  # characters of a text; longer ones lose their middle
+TURNS, CALL = 200, 500  # turns and replies of an episode, or calls of a turn; characters of a call or an error
 HEADS = 100  # the most frequent types of reasons, which the page can filter by
 
 
@@ -26,7 +28,7 @@ def pack(completions: dict[str, list[SampledCompletion]], room: int) -> tuple[st
     while True:
         some = {stage: _spread(own, share) for stage, own in completions.items()}
         rows = [(place, c) for place, own in enumerate(some.values()) for c in own]
-        blocks = [_packed([_shortened(c.text) for _, c in rows[i : i + BLOCK]]) for i in range(0, len(rows), BLOCK)]
+        blocks = [_packed([_text(c) for _, c in rows[i : i + BLOCK]]) for i in range(0, len(rows), BLOCK)]
         index = _packed(_index(list(some), rows))
         size = len(index) + sum(map(len, blocks))
         if size <= room or not rows:
@@ -41,7 +43,8 @@ def _spread(completions: list, share: float) -> list:
 
 
 def _index(stages: list[str], rows: list[tuple[int, SampledCompletion]]) -> dict:
-    tables: dict[str, dict[str, int]] = {"tasks": {}, "prompts": {}, "answers": {}, "names": {}, "reasons": {}}
+    names = ("tasks", "prompts", "answers", "names", "reasons", "ends", "sayings")
+    tables: dict[str, dict[str, int]] = {name: {} for name in names}
 
     def place(table: str, text: str) -> int:
         return tables[table].setdefault(text, len(tables[table]))
@@ -57,6 +60,10 @@ def _index(stages: list[str], rows: list[tuple[int, SampledCompletion]]) -> dict
         "length": [c.length for _, c in rows],
         "tokens": [int(c.tokens is not None) for _, c in rows],
         "flagged": [sum(1 << i for i, flag in enumerate(FLAGS) if flag in c.flags) for _, c in rows],
+        "end": [place("ends", c.end) if c.end else -1 for _, c in rows],
+        # The reward `environment` has the same reason.
+        "said": [-1 if c.said in ("", *c.reasons.values()) else place("sayings", c.said[:CALL]) for _, c in rows],
+        **{key: [c.counts[key] for _, c in rows] for key in ("turns", "calls", "errors")},
         "rewards": [
             [
                 [place("names", name), value, place("reasons", c.reasons[name]) if name in c.reasons else -1]
@@ -71,7 +78,16 @@ def _index(stages: list[str], rows: list[tuple[int, SampledCompletion]]) -> dict
     shown = [head for head, _ in heads.most_common(HEADS)]
     places = {head: place for place, head in enumerate(shown)}
     texts |= {"heads": shown, "head": [places.get(why.partition(":")[0], -1) for why in texts["reasons"]]}
+    texts["endings"] = [ENDS.get(end, "") for end in texts["ends"]]
     return columns | texts | {"stages": stages, "flags": list(FLAGS.items()), "block": BLOCK}
+
+
+def _text(completion: SampledCompletion) -> str | list:
+    """The text of a completion; of an episode `[own, text, calls, error]` for each turn and reply."""
+    if not completion.end:
+        return _shortened(completion.text)
+    some = completion.turns[:TURNS]
+    return [[int(t.own), _shortened(t.text), [c[:CALL] for c in t.calls[:TURNS]], t.error[:CALL]] for t in some]
 
 
 def _shortened(text: str) -> str:

@@ -20,11 +20,15 @@ async function unpack(id) {
 let shared = 0; // characters with which all prompts begin
 let index, found = [], page = 0, onlyPrompt = null, turn = 0;
 const blocks = new Map();
+// The text of a completion, or the parts of an episode: [own, text, calls, error].
 async function text(row) {
   const block = Math.floor(row / index.block);
   if (!blocks.has(block)) blocks.set(block, unpack("block-" + block));
   return (await blocks.get(block))[row % index.block];
 }
+
+const searched = (written) =>
+  (Array.isArray(written) ? written.map(([, said, calls, error]) => [said, ...calls, error].join("\n")).join("\n") : written);
 
 function sharedStart(texts) {
   if (texts.length < 2) return 0;
@@ -49,12 +53,14 @@ const orders = {
   high: (a, b) => (index.reward[b] ?? -Infinity) - (index.reward[a] ?? -Infinity) || a - b,
   low: (a, b) => (index.reward[a] ?? Infinity) - (index.reward[b] ?? Infinity) || a - b,
   long: (a, b) => index.length[b] - index.length[a] || a - b,
+  turns: (a, b) => index.turns[b] - index.turns[a] || a - b,
+  errors: (a, b) => index.errors[b] - index.errors[a] || a - b,
 };
 
 async function filter() {
   const mine = ++turn;
   const stage = by("f-stage").value, task = by("f-task").value, correct = by("f-correct").value;
-  const flag = by("f-flag").value, name = by("f-reward").value, why = by("f-reason").value;
+  const end = by("f-end").value, flag = by("f-flag").value, name = by("f-reward").value, why = by("f-reason").value;
   const from = limit("f-from"), to = limit("f-to"), low = limit("f-low"), high = limit("f-high");
   const wanted = by("f-text").value.trim().toLowerCase();
   const prompts = wanted && index.prompts.map((prompt) => prompt.toLowerCase().includes(wanted));
@@ -63,6 +69,7 @@ async function filter() {
     const step = index.step[i];
     if (stage !== "" && index.stage[i] !== +stage) continue;
     if (task !== "" && index.task[i] !== +task) continue;
+    if (end !== "" && index.end[i] !== +end) continue;
     if (correct !== "" && index.correct[i] !== +correct) continue;
     if (flag === "any" ? !index.flagged[i] : flag !== "" && !(index.flagged[i] & (1 << +flag))) continue;
     if (from !== null && (step === null || step < from)) continue;
@@ -81,7 +88,7 @@ async function filter() {
     by("status").textContent = "searching…";
     const kept = [];
     for (const i of rows) {
-      const has = prompts[index.prompt[i]] || (await text(i)).toLowerCase().includes(wanted);
+      const has = prompts[index.prompt[i]] || searched(await text(i)).toLowerCase().includes(wanted);
       if (mine !== turn) return; // the filters have changed since
       if (has) kept.push(i);
     }
@@ -109,10 +116,35 @@ async function show() {
   const made = rows.map((row, i) => article(row, texts[i]));
   by("list").replaceChildren(...made);
   for (const box of made) {
-    const body = box.querySelector("pre.short");
+    const body = box.querySelector(".short");
     box.querySelector(".tools button").hidden = body.scrollHeight <= body.clientHeight; // all of it is visible
   }
   showStatus();
+}
+
+const counted = (count, what) => `${count} ${what}${count === 1 ? "" : "s"}`;
+
+// The turns of the model and the replies, one below the other.
+function episode(parts) {
+  const box = make("div", undefined, "short episode");
+  let number = 0, called = false;
+  for (const [own, said, calls, error] of parts) {
+    const part = make("div", undefined, own ? "own" : "reply");
+    part.append(make("div", own ? `turn ${++number}` : error && called ? "failed call" : "reply", error && called && !own ? "no" : "dim"));
+    part.append(make("pre", said.trim() || "(nothing)", said.trim() ? "" : "dim"));
+    for (const call of calls) part.append(make("div", "→ " + call, "call"));
+    if (own && error) part.append(make("div", "✗ a call that cannot be read: " + error, "call no"));
+    else if (error && !said.includes(error)) part.append(make("div", "✗ " + error, "call no"));
+    if (own) called = Boolean(calls.length || error);
+    box.append(part);
+  }
+  return box;
+}
+
+function ending(row) {
+  const end = index.end[row], said = index.said[row] < 0 ? "" : ` · ${index.sayings[index.said[row]]}`;
+  const means = index.endings[end] && ` (${index.endings[end]})`; // empty for an unknown end
+  return make("div", `end: ${index.ends[end]}${means}${said}`, "reasons");
 }
 
 function article(row, written) {
@@ -124,12 +156,16 @@ function article(row, written) {
   if (correct >= 0) head.append(make("span", correct ? "✓ correct" : "✗ wrong", correct ? "ok" : "no"));
   if (index.reward[row] !== null) head.append(make("span", "reward " + number(index.reward[row])));
   head.append(make("span", index.length[row] + (index.tokens[row] ? " tokens" : " words")));
+  if (index.end[row] >= 0) {
+    head.append(make("span", counted(index.turns[row], "turn")), make("span", counted(index.calls[row], "call")));
+    if (index.errors[row]) head.append(make("span", counted(index.errors[row], "error"), "no"));
+  }
   for (const flag of flagsOf(index.flagged[row])) {
     const chip = make("span", flag[0], "flag");
     chip.title = flag[1];
     head.append(chip);
   }
-  const body = make("pre", written.trimStart(), "short"), tools = make("div", undefined, "tools");
+  const body = Array.isArray(written) ? episode(written) : make("pre", written.trimStart(), "short"), tools = make("div", undefined, "tools");
   const more = make("button", "show all");
   more.onclick = () => (more.textContent = body.classList.toggle("short") ? "show all" : "show less");
   const same = make("button", "same prompt");
@@ -141,7 +177,7 @@ function article(row, written) {
   const line = (shared > 40 ? "… " : "") + asked.slice(shared > 40 ? shared : 0, shared + 400).replace(/\s+/g, " ").trim();
   prompt.append(make("summary", line || "no prompt", "prompt"), make("pre", asked.trim()));
   if (gold) prompt.append(make("div", "gold answer", "dim"), make("pre", gold));
-  box.append(head, prompt, body, make("div", rewards.join(" · "), "reasons"), tools);
+  box.append(head, prompt, body, ...(index.end[row] < 0 ? [] : [ending(row)]), make("div", rewards.join(" · "), "reasons"), tools);
   return box;
 }
 
@@ -163,6 +199,8 @@ async function start() {
   index.count = index.flagged.map((mask) => flagsOf(mask).length);
   options("f-stage", index.stages);
   options("f-task", index.tasks);
+  options("f-end", index.ends);
+  for (const field of document.querySelectorAll(".of-episodes")) field.hidden = !index.ends.length;
   options("f-flag", index.flags.map((flag) => flag[0]));
   options("f-reward", index.names);
   options("f-reason", index.heads);

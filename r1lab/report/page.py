@@ -11,7 +11,7 @@ from pathlib import Path
 from r1lab import __version__
 from r1lab.report import about, content, figures, packed, samples, verdict
 from r1lab.report.content import Table, filled
-from r1lab.report.evaluations import evaluations_table
+from r1lab.report.evaluations import episodes_table, evaluations_table
 from r1lab.report.groups import RunGroup, groups
 from r1lab.report.read import Run
 from r1lab.report.samples import SampledCompletion
@@ -101,6 +101,9 @@ def _verdict(runs: list[Run], completions: list[Completions], salt: Iterator[int
         if full := evaluations_table(run):
             summary = f"{_named(run, runs)}<b>Evaluations in full</b>"
             yield f"<details><summary>{summary}</summary>{_table(full)}</details>"
+        if played := episodes_table(run):
+            summary = f"{_named(run, runs)}<b>Episodes of the evaluations</b>"
+            yield f"<details open><summary>{summary}</summary>{_table(played)}</details>"
 
 
 def _accuracies(runs: list[Run], salt: Iterator[int]) -> Iterator[str]:
@@ -238,6 +241,7 @@ _FILTERS = """
 <input id="f-to" type="number" min="0" placeholder="to" aria-label="to step"></span></label>
 <label>correct<select id="f-correct"><option value="">all</option><option value="1">correct</option>
 <option value="0">wrong</option></select></label>
+<label class="of-episodes">end<select id="f-end"><option value="">all</option></select></label>
 <label>flag<select id="f-flag"><option value="">all</option><option value="any">any flag</option></select></label>
 <label>reward<select id="f-reward"><option value="">the total</option></select></label>
 <label>its value<span class="pair"><input id="f-low" type="number" step="any" placeholder="min"
@@ -248,7 +252,9 @@ aria-label="reward at most"></span></label>
 <option value="correct">correct at late steps</option><option value="flags">most flags</option>
 <option value="first">first steps</option><option value="last">last steps</option>
 <option value="high">highest reward</option>
-<option value="low">lowest reward</option><option value="long">longest</option></select></label>
+<option value="low">lowest reward</option><option value="long">longest</option>
+<option value="turns" class="of-episodes">most turns</option>
+<option value="errors" class="of-episodes">most errors</option></select></label>
 <label>text contains<input id="f-text" type="search"></label>
 </div>
 <div class="bar"><span id="status" role="status">…</span><button id="every-prompt" hidden>all prompts</button>

@@ -1,11 +1,14 @@
 """The completions of a run, and the flags that mark those worth inspecting."""
 
+import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice, zip_longest
 from pathlib import Path
 
+from r1lab.episodes.record import CUT, counts
 from r1lab.grading.answers import committed
 from r1lab.grading.scripts import SCRIPTS
 from r1lab.recipe.schema import on_policy
@@ -20,7 +23,9 @@ FLAGS = {
     "bare": f"an answer after fewer than {SHORT} words of reasoning",
     "repeats": f"{REPEATED:.0%} or more of its {NGRAM}-grams of words occur earlier in it",
     "scripts": "letters of a script that is not in its prompt (language mixing)",
-    "limit": "it reached the token limit",
+    "limit": "it reached the token limit, or as an episode another limit",
+    "same call": "an episode that has the same call three times or more",
+    "errors": "an episode in which half of the replies or more are errors, such as of calls that failed",
 }
 
 # Latin and Greek letters occur in the formulas of every language.
@@ -29,18 +34,36 @@ _MARKS = re.compile(r"</?(?:think|answer)>|\\boxed")
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """A part of an episode: what the model wrote, or what was said to it.
+
+    Attributes:
+        own: Whether the model wrote it.
+        text: It, as text.
+        calls: The calls in it, as text.
+        error: Why a call failed, or could not be read; "" if none did.
+    """
+
+    own: bool
+    text: str
+    calls: tuple[str, ...] = ()
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class SampledCompletion:
     """A completion with its rewards.
 
     Attributes:
         stage, step, task: `step` is None outside of GRPO; `task` is "" if it is unknown.
-        prompt, text, answer: `answer` is the gold one.
+        prompt, text, answer: `text` is all that the model wrote; `answer` is the gold one.
         rewards, reasons: By the name of the reward; None where it did not apply.
         reward: The weighted sum.
         correct, tokens: None if unknown.
         truncated: Whether it reached the token limit.
         greedy: Whether it is the greedy answer to a question of an evaluation.
         flags: Keys of `FLAGS`.
+        turns, end, said: Of an episode its turns and replies, how it ended, and what the environment says about that.
     """
 
     stage: str
@@ -57,11 +80,20 @@ class SampledCompletion:
     truncated: bool
     greedy: bool = False
     flags: tuple[str, ...] = ()
+    turns: tuple[Turn, ...] = ()
+    end: str = ""
+    said: str = ""
 
     @property
     def length(self) -> int:
         """Tokens, or words if tokens were not counted."""
         return len(self.text.split()) if self.tokens is None else self.tokens
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many turns, calls, replies and errors an episode has; see `r1lab.episodes.record.counts`."""
+        turns = [{"own": turn.own, "calls": turn.calls} | ({"error": 1} if turn.error else {}) for turn in self.turns]
+        return counts(turns)
 
 
 def read(run: Run, problems: list[str]) -> dict[str, list[SampledCompletion]]:
@@ -109,14 +141,19 @@ def _completions(stage: Stage, path: Path, problems: list[str], every: int = 1) 
 def _answers(row: dict) -> Iterator[dict]:
     """The answers to a question of an evaluation, each as a row of its own; the greedy one last."""
     reward = clean(row.get("graded_by")) or "score"
-    columns = [items(row.get(key)) for key in ("completions", "scores", "reasons", "lengths", "truncated")]
+    columns = [items(row.get(key)) for key in ("completions", "scores", "reasons", "lengths", "truncated", "episodes")]
     columns[0] = columns[0] or [row.get("completion")]
-    for text, score, why, tokens, truncated in zip_longest(*columns):
+    for text, score, why, tokens, truncated, episode in zip_longest(*columns):
         one = {"completion": text, "tokens": tokens, "truncated": truncated, "greedy": False}
-        yield row | one | _scored(reward, score, why)
+        yield row | one | _played(episode) | _scored(reward, score, why)
     text, truncated = row.get("greedy_completion"), row.get("greedy_truncated")
     one = {"completion": text, "tokens": None, "truncated": truncated, "greedy": True}
-    yield row | one | _scored(reward, row.get("greedy"), row.get("greedy_reason"))
+    yield row | one | _played(row.get("greedy_episode")) | _scored(reward, row.get("greedy"), row.get("greedy_reason"))
+
+
+def _played(episode: object) -> dict:
+    """What a record of one sample has of its episode; see `r1lab.episodes.record.Episode.summary`."""
+    return {key: episode.get(key) if isinstance(episode, dict) else None for key in ("turns", "end", "info")}
 
 
 def _scored(reward: str, score: object, why: object) -> dict:
@@ -130,12 +167,16 @@ def _completion(stage: Stage, step: int | None, row: dict, key: str, limit: int 
     counted = as_number(row.get("tokens"))
     tokens = None if counted is None else int(counted)
     task = clean(row.get("task") if row.get("subtask") is None else row["subtask"])
+    turns, end, info = _turns(row.get("turns")), row.get("end"), section(row, "info")
+    end = clean(end) if isinstance(end, str) else ""
+    if end:
+        truncated = end in CUT
     return SampledCompletion(
         stage=stage.name,
         step=step,
         task=f"{task}, greedy" if greedy is True else task,
         prompt=clean(row.get("prompt")),
-        text=clean(row[key]),
+        text="\n\n".join(turn.text for turn in turns if turn.own) if turns else clean(row[key]),
         answer=clean(row.get("answer")),
         rewards={clean(name): as_number(value) for name, value in section(row, "rewards").items()}
         if key != "rejected"
@@ -148,7 +189,39 @@ def _completion(stage: Stage, step: int | None, row: dict, key: str, limit: int 
         if isinstance(truncated, bool)
         else tokens is not None and limit is not None and tokens >= limit,
         greedy=greedy is True,
+        turns=turns,
+        end=end,
+        said=clean(info.get("problem") or info.get("reason")),
     )
+
+
+def _turns(found: object) -> tuple[Turn, ...]:
+    return tuple(
+        Turn(
+            own=turn.get("own") is True,
+            text=clean(turn.get("text")),
+            calls=tuple(_call(call) for call in items(turn.get("calls"))),
+            error=clean(turn.get("error")),
+        )
+        for turn in items(found)
+        if isinstance(turn, dict)
+    )
+
+
+def _call(call: object) -> str:
+    """A call as in Python.
+
+    >>> _call({"name": "add", "arguments": {"a": 1, "b": "x"}})
+    'add(a=1, b="x")'
+    """
+    if not isinstance(call, dict):
+        return clean(call)
+    given = section(call, "arguments").items()
+    return f"{clean(call.get('name'))}({', '.join(f'{clean(key)}={_literal(value)}' for key, value in given)})"
+
+
+def _literal(value: object) -> str:
+    return clean(json.dumps(value, ensure_ascii=False))
 
 
 def _limit(stage: Stage, step: int | None) -> int | None:
@@ -172,6 +245,12 @@ def _flags(completion: SampledCompletion) -> Iterator[str]:
             yield "scripts"
     if completion.truncated:
         yield "limit"
+    calls = Counter(call for turn in completion.turns for call in turn.calls)
+    if calls and max(calls.values()) >= 3:
+        yield "same call"
+    count = completion.counts
+    if 2 * count["errors"] >= count["replies"] > 0:
+        yield "errors"
 
 
 def _bare(text: str) -> bool:

@@ -118,6 +118,9 @@ def test_a_training_on_episodes(random_model, tmp_path, engine):
     assert logs[0]["episodes/call_errors"] == pytest.approx(sum("error" in one for one in replies) / len(replies))
     failed = sum(row["end"] == "env_error" for row in records[: 2 * SIZE]) / (2 * SIZE)
     assert logs[0]["episodes/env_errors"] == pytest.approx(failed) and "episodes/no_call" not in logs[0]
+    ended = [row["tokens"] for row in records[: 2 * SIZE] if row["end"] in ("answered", "done")]
+    assert logs[0]["completions/mean_terminated_length"] == pytest.approx(sum(ended) / max(1, len(ended)))
+    assert logs[0]["completions/max_terminated_length"] == max(ended, default=0)
     if engine == "vllm":
         ratios = [row["sampling/importance_sampling_ratio/max"] for row in logs]
         assert max(ratios) == pytest.approx(1, abs=1e-2)

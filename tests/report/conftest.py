@@ -83,6 +83,54 @@ def _training(folder: Path, draw: random.Random, steps: int, group: int, text) -
     storage.write_json_atomic(folder / "result.json", {"stage": "grpo", "seconds": 11.0, "steps": steps})
 
 
+def as_episodes(path: Path, *, text: str = "The friend of Mia is {step}.") -> Path:
+    """Makes the completions of a run episodes: a call, one that fails, one that cannot be read, and the last turn."""
+    ends = ("answered", "turns", "env_error")
+
+    def episode(i: int, step: int) -> dict:
+        call = {"name": "age", "arguments": {"person": "Mia"}}
+        turns = [
+            {"own": True, "text": text.format(step=step), "tokens": 9, "calls": [call], "seconds": 0.1},
+            {"own": False, "text": f"41 and {i}", "tokens": 5, "seconds": 0.0},
+            {"own": True, "text": "again", "tokens": 4, "calls": [call], "seconds": 0.1},
+            {"own": False, "text": "Error: age: nobody", "tokens": 6, "error": "age: nobody", "seconds": 0.0},
+            {"own": True, "text": "<tool_call>{", "tokens": 4, "error": "no JSON", "seconds": 0.1},
+            {"own": False, "text": "Error: no JSON", "tokens": 6, "error": "no JSON", "seconds": 0.0},
+            {"own": True, "text": text.format(step=f"last {i}"), "tokens": 3, "seconds": 0.1},
+        ]
+        turns = turns if i % 3 else turns[:2] + turns[-1:]
+        end = ends[i % 3]
+        return {"end": end, "turns": turns, "reply_tokens": 17, "info": {"reason": f"not right at {text}"}}
+
+    for file in (path / "02-zero" / "samples").glob("*.jsonl"):
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        storage.write_jsonl(file, [row | episode(i, row["step"]) for i, row in enumerate(rows)])
+    file = path / "02-zero" / "metrics.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    for row in rows:
+        if "reward" in row:
+            shares = {"answered": 0.5, "turns": 0.5} if row["step"] > 2 else {"answered": 1.0}
+            row["episodes"] = {"turns": 3.0, "calls": 2.0, "call_errors": 0.5, "reply_tokens": 17.0, "ends": shares}
+    storage.write_jsonl(file, rows)
+    for name in ("01-base", "03-after"):
+        file = path / name / "samples" / "questions.jsonl"
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        for row in rows:
+            row |= {"completions": ["41"] * 4, "episodes": [episode(i, 0) for i in range(4)]}
+        storage.write_jsonl(file, rows)
+        result = json.loads((path / name / "result.json").read_text())
+        figures = {
+            "turns": 3.5,
+            "calls": 2.25,
+            "call_errors": 0.4,
+            "pass^2": 0.5,
+            "ends": {"answered": 0.75, "turns": 0.25},
+        }
+        result["tasks"]["maths"] |= figures
+        storage.write_json_atomic(path / name / "result.json", result)
+    return path
+
+
 SCRIPT = "</script><script>document.title = 'hacked'</script><img src=x onerror=\"document.title='hacked'\">"
 
 
@@ -96,6 +144,27 @@ def make_run():
 def run(tmp_path_factory) -> Path:
     """A finished run, not to be changed."""
     return write_run(tmp_path_factory.mktemp("runs") / "tried")
+
+
+@pytest.fixture(scope="session")
+def played(tmp_path_factory) -> Path:
+    """A finished run of episodes, not to be changed."""
+    return as_episodes(write_run(tmp_path_factory.mktemp("runs") / "played"))
+
+
+@pytest.fixture
+def hostile_episodes(tmp_path) -> Path:
+    """Episodes of a hostile model in a hostile environment."""
+    path = as_episodes(write_run(tmp_path / "hostile", steps=4), text=SCRIPT + " \x00\x1b[31m {{step}}")
+    file = path / "02-zero" / "samples" / "step_000001.jsonl"
+    row = json.loads(file.read_text().splitlines()[0])
+    call = {"name": SCRIPT, "arguments": {SCRIPT: [SCRIPT, float("nan"), "\ud83d"]}}
+    turn = {"own": True, "text": "x" * 30_000, "tokens": "many", "calls": [call, None, 3] * 10, "error": SCRIPT * 99}
+    odd = [{"turns": [turn] * 300, "end": SCRIPT, "info": {"reason": SCRIPT}}, {"turns": 5, "end": ["a"], "info": 3}]
+    odd += [{"turns": [None, {}, turn | {"calls": "x", "own": 1}], "end": None}, {"turns": [], "end": "length"}]
+    with file.open("a") as out:
+        out.writelines(json.dumps(row | one) + "\n" for one in odd)
+    return path
 
 
 @pytest.fixture

@@ -34,6 +34,10 @@ def test_it_opens_without_an_error_or_a_request(opened):
     assert opened.js("document.querySelectorAll('article').length") == 20
 
 
+def test_without_episodes_there_is_no_filter_of_their_ends(opened):
+    assert opened.js("document.getElementById('f-end').offsetParent === null")
+
+
 def test_filters(opened):
     choose(opened, "f-stage", option(opened, "f-stage", "zero"), 96)
     choose(opened, "f-from", "3", 80)
@@ -134,6 +138,44 @@ def test_a_phone_needs_no_sideways_scrolling(opened):
     opened.size(390, 844, phone=True)
     assert opened.js("document.documentElement.scrollWidth <= innerWidth")
     opened.size(1280, 900)
+
+
+def test_an_episode_shows_its_turns_and_replies(tab, played):
+    (file,) = report.write([played])
+    tab.size(1280, 900)
+    tab.open(file)
+    assert tab.complaints() == [] and tab.requests() == []
+    choose(tab, "f-end", option(tab, "f-end", "turns"), 12 * 3 + 2 * 40)
+    choose(tab, "f-stage", option(tab, "f-stage", "zero"), 12 * 3)
+    parts = "[...document.querySelector('article .episode').children].map((part) => part.className)"
+    assert tab.js(parts) == ["own", "reply", "own", "reply", "own", "reply", "own"]
+    labels = "[...document.querySelectorAll('article:first-child .episode > div > div:first-child')]"
+    shown = f"{labels}.map((label) => label.textContent)"
+    assert tab.js(shown) == ["turn 1", "reply", "turn 2", "failed call", "turn 3", "failed call", "turn 4"]
+    text = tab.js("document.querySelector('article').textContent")
+    assert '→ age(person="Mia")' in text and "✗ a call that cannot be read: no JSON" in text
+    assert "end: turns (the maximum number of turns) · not right" in text
+    head = tab.js("document.querySelector('article header').textContent")
+    assert "4 turns3 calls2 errors" in head
+    choose(tab, "f-text", "41 AND 4", 12)  # replies are searched too
+    choose(tab, "f-text", "(person=", 36)
+    tab.js("document.getElementById('clear').click()")
+    choose(tab, "f-sort", "turns", 12 * 8 + 2 * 160)
+    assert "4 turns" in tab.js("document.querySelector('article header').textContent")
+    tab.size(390, 844, phone=True)
+    assert tab.js("document.documentElement.scrollWidth <= innerWidth")
+    tab.size(1280, 900)
+
+
+def test_an_episode_never_runs(tab, hostile_episodes):
+    (file,) = report.write([hostile_episodes])
+    tab.open(file)
+    assert tab.complaints() == [] and tab.requests() == []
+    choose(tab, "f-stage", option(tab, "f-stage", "zero"), 4 * 8 + 4)
+    choose(tab, "f-sort", "turns", 4 * 8 + 4)
+    assert "<script>document.title" in tab.js("document.getElementById('list').textContent")
+    assert tab.js("document.querySelectorAll('article script, article img, main img').length") == 0
+    assert tab.js("document.title").startswith("hostile")
 
 
 def test_a_completion_never_runs(tab, hostile):

@@ -201,3 +201,26 @@ def test_nothing_but_a_model(tmp_path):
 def test_no_model_is_refused(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
         card.write(tmp_path, stage=tmp_path)
+
+
+def test_the_environment_of_a_model(tmp_path):
+    environment = {"name": "./shop.py:Shop", "max_turns": 4, "workers": None}
+    plain = {"name": "plain", "stage": "grpo", "model": {"path": "x"}, "environment": None, "tools": []}
+    tools = ["calculator", {"mcp": {"command": ["python", "/home/me/server.py"]}}]
+    config = plain | {"name": "zero", "environment": environment, "tools": tools}
+    figures = {"n_questions": 9, "n_samples": 1, "avg": 0.5, "turns": 2.5, "calls": 1.5, "call_errors": 0.25}
+    tasks = {"maths": figures | {"ends": {"answered": 0.75, "turns": 0.25}}}
+    after = {"name": "after", "stage": "eval", "model": {"path": str(tmp_path / "02-zero" / "model")}}
+    run = hand_made(
+        tmp_path, plain=(plain, {}), zero=(config, {"steps": 3}), after=(after, {"stage": "eval", "tasks": tasks})
+    )
+    text = card.page(run, stage=run / "02-zero")
+    part = text.partition("## Environment\n\n")[2].partition("\n\n##")[0]
+    assert "- Trained on episodes of several turns in the environment `./shop.py:Shop`, with `{max_turns: 4}`." in part
+    assert "- Tools: `calculator`, `{mcp: {command: [python, " in part and "/home/me" not in text
+    assert (
+        "per episode 2.5 turns and 1.5 calls, 25.0 % of the replies are errors; ends: answered 75.0 %, turns 25.0 %."
+        in part
+    )
+    assert "`r1lab play ./shop.py:Shop .` plays an episode" in part
+    assert "## Environment" not in card.page(run, stage=run / "01-plain")

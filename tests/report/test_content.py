@@ -207,3 +207,13 @@ def test_flags_that_no_completion_has_are_not_in_the_table(run):
     own = samples.read(read.read(run), [])
     assert content.flags_table(own).head == ["stage", "completions", "bare"]
     assert content.flags_table({"zero": own["zero"]}) is None
+
+
+def test_episodes_of_evaluations(played, run):
+    table = evaluations.episodes_table(read.read(played))
+    assert [row[:2] for row in table.rows] == [["base", "maths"], ["after", "maths"]]
+    row = dict(zip(table.head, table.rows[0]))
+    assert (row["turns"], row["calls"], row["errors"], row["pass^k"]) == ("3.50", "2.25", "40.0", "pass^2 50.0")
+    assert row["ends"] == "answered 75.0, turns 25.0" and row["not counted"] == "-"
+    assert "turns, the maximum number of turns" in table.note and "length" not in table.note
+    assert evaluations.episodes_table(read.read(run)) is None

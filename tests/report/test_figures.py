@@ -26,6 +26,16 @@ def test_what_is_drawn_of_one_run(measured):
     assert "drift" not in found and "margin" not in found
 
 
+def test_what_is_drawn_of_episodes(played):
+    whole = read.read(played)
+    found = {chart.key: chart for chart in figures.charts({"p": [(whole.stages[1], samples.read(whole, [])["zero"])]})}
+    assert [line.label for line in found["episodes"].lines] == ["turns", "calls"]
+    assert found["call_errors"].lines[0].runs[0][1] == 0.5
+    ends = {line.label: line.runs[0] for line in found["ends"].lines}
+    assert ends["turns"][1] == 0.0 and ends["turns"][3] == 0.5 and ends["answered"][12] == 0.5
+    assert "replies" in [line.label for line in found["length"].lines]
+
+
 def test_of_several_groups_each_has_a_line(measured):
     charts = figures.charts({"a": [measured, measured], "b": [measured]})
     titles = [chart.title for chart in charts]

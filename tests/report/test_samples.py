@@ -105,6 +105,38 @@ def test_a_question_with_odd_columns(tmp_path, key, value):
     packed.pack({"e": found}, 10**7)
 
 
+def test_an_episode_of_a_step_and_those_of_a_question(played):
+    own = samples.read(read.read(played), [])
+    one, two, broken = own["zero"][:3]
+    assert [turn.own for turn in one.turns] == [True, False, True] and one.turns[0].calls == ('age(person="Mia")',)
+    assert (
+        (one.counts["calls"], one.counts["errors"]) == (1, 0)
+        and two.counts["calls"] == 3
+        and two.counts["errors"] == 2
+    )
+    assert one.text == "The friend of Mia is 1.\n\nThe friend of Mia is last 0." and one.said.startswith("not right")
+    assert (one.end, one.truncated, two.end, two.truncated, broken.end) == (
+        "answered", False, "turns", True, "env_error"
+    )  # fmt: skip
+    assert "errors" in two.flags and "errors" not in one.flags
+    assert [c.end for c in own["after"][:4]] == ["answered", "turns", "env_error", "answered"]
+
+
+def test_the_same_call_again_and_again():
+    turns = tuple(samples.Turn(True, "", ("look()",)) for _ in range(3))
+    assert "same call" in flags_of("a b c d e f g", turns=turns, end="turns")
+    assert "same call" not in flags_of("a b c d e f g", turns=turns[:2], end="turns")
+
+
+@pytest.mark.parametrize("value", [None, 5, "x", [], [None], [{}, [], "x"], {"a": 1}, [{"turns": 3, "end": {}}]])
+@pytest.mark.parametrize("key", ["episodes", "greedy_episode", "turns", "end", "info"])
+def test_a_question_with_odd_episodes(tmp_path, key, value):
+    question = {"task": "a", "scores": [0, 1], "completions": ["no", "yes"], "greedy": 1, "greedy_completion": "well"}
+    found = answers_of(tmp_path, question | {key: value})
+    assert len(found) == 3 and not any(c.end for c in found)
+    packed.pack({"e": found}, 10**7)
+
+
 def trained(rise, learns):
     """Ten steps in which a reward for form goes up by `rise`, and the share of right answers by `learns`."""
     made = []
