@@ -273,6 +273,28 @@ def accuracies(rows: list[tuple[str, str, float, float, float]], series: list[st
     return figure
 
 
+def budget_curves(lines: dict) -> object:
+    """Accuracy against mean thinking tokens: a line for each evaluation, `r1lab.report.budget_curves.Point`s.
+
+    The point without a budget is larger.
+    """
+    figure, axis = _empty(WIDTH, 2.4)
+    for index, (label, points) in enumerate(lines.items()):
+        color, points = COLORS[index % len(COLORS)], sorted(points, key=lambda point: point.thinking)
+        tokens, values = [p.thinking for p in points], np.array([100 * p.value for p in points])
+        spread = np.maximum(0, [values - [100 * p.low for p in points], [100 * p.high for p in points] - values])
+        axis.errorbar(tokens, values, yerr=spread, color=color, linestyle=DASHES[index % len(DASHES)], marker="o",
+                      markersize=3.5, capsize=2.5, linewidth=1.3, label=label)  # fmt: skip
+        free = [p for p in points if p.budget is None]
+        axis.plot([p.thinking for p in free], [100 * p.value for p in free], "o", color=color, markersize=7)
+    axis.set_xlabel("mean thinking tokens (bars: 95 % intervals; large dot: no budget)")
+    axis.set_ylabel("% correct")
+    axis.set_ylim(bottom=0)
+    columns = _legend(axis, list(lines))
+    figure.subplots_adjust(top=0.97 - 0.075 * -(-len(lines) // columns))
+    return figure
+
+
 def times(rows: list[tuple[str, float, float]]) -> object:
     """A bar for each stage: rows are (stage, seconds of work, seconds of starting and ending its process)."""
     figure, axis = _rows([name for name, *_ in rows], 0.2, above=0.3)

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from r1lab.report import about, content, verdict
+from r1lab.report import about, budget_curves, content, verdict
 from r1lab.report.content import Table, filled
 from r1lab.report.evaluations import evaluations_table
 from r1lab.report.read import Run
@@ -32,6 +32,8 @@ def markdown(
             lines += [f"## Stages{of}", "", *_table(content.stages_table(run))]
         if table := evaluations_table(run):
             lines += [f"## Evaluations{of}", "", *_table(table)]
+        if table := budget_curves.table(run):
+            lines += [f"## Thinking budgets{of}", "", *_table(table)]
         if problems := content.alarms(run, own) + run.problems:
             lines += [f"## Alarms and missing files{of}", "", *(f"- {_plain(line)}" for line in problems), ""]
         lines += [f"## What was run{of}", "", *_table(about.about(run))]

@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 
 from r1lab import __version__
-from r1lab.report import about, content, figures, packed, samples, verdict
+from r1lab.report import about, budget_curves, content, figures, packed, samples, verdict
 from r1lab.report.content import Table, filled
 from r1lab.report.evaluations import episodes_table, evaluations_table
 from r1lab.report.groups import RunGroup, groups
@@ -97,6 +97,7 @@ def _verdict(runs: list[Run], completions: list[Completions], salt: Iterator[int
             yield f'<ul class="verdict">{lines}</ul>'
     table, drawn = verdict.verdict_table(runs), "".join(_accuracies(runs, salt))
     yield _sides(_table(table), drawn) if table and drawn else _table(table) if table else drawn
+    yield from _budgets(runs, salt)
     for run in runs:
         if full := evaluations_table(run):
             summary = f"{_named(run, runs)}<b>Evaluations in full</b>"
@@ -104,6 +105,18 @@ def _verdict(runs: list[Run], completions: list[Completions], salt: Iterator[int
         if played := episodes_table(run):
             summary = f"{_named(run, runs)}<b>Episodes of the evaluations</b>"
             yield f"<details open><summary>{summary}</summary>{_table(played)}</details>"
+
+
+def _budgets(runs: list[Run], salt: Iterator[int]) -> Iterator[str]:
+    for task, lines in budget_curves.curves(runs).items():
+        yield _figure(
+            partial(figures.budget_curves, lines),
+            f"{task}: accuracy against thinking tokens. {budget_curves.description(lines)}", salt,
+            f"<b>{escape(task)}</b>: accuracy against thinking tokens, by budget", "single",
+        )  # fmt: skip
+    for run in runs:
+        if full := budget_curves.table(run):
+            yield f"<details><summary>{_named(run, runs)}<b>Thinking budgets</b></summary>{_table(full)}</details>"
 
 
 def _accuracies(runs: list[Run], salt: Iterator[int]) -> Iterator[str]:
