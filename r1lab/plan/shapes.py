@@ -24,6 +24,7 @@ _SIZES = {
         "Qwen/Qwen2.5-32B": (152_064, 5120, 64, 40, 8, 27_648, False),
         "Qwen/Qwen2.5-72B": (152_064, 8192, 80, 64, 8, 29_568, False),
         "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": (QWEN, 1536, 28, 12, 2, 8960, False),
+        "agentica-org/DeepScaleR-1.5B-Preview": (QWEN, 1536, 28, 12, 2, 8960, False),
         "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B": (152_064, 3584, 28, 28, 4, 18_944, False),
         "deepseek-ai/DeepSeek-R1-Distill-Qwen-14B": (152_064, 5120, 48, 40, 8, 13_824, False),
         "deepseek-ai/DeepSeek-R1-Distill-Qwen-32B": (152_064, 5120, 64, 40, 8, 27_648, False),

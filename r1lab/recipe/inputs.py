@@ -202,6 +202,8 @@ def data_problems(recipe: StageRecipe, section: Data | Task, given: dict, requir
     """
     name, path = section.builder, given.get("path")
     keys = ("path",) if "path" in given else ("builder",)
+    if section.budget:  # it adds the column
+        required = [one for one in required if one[0] != "budget"]
     if name not in lookup.names("data") or (isinstance(path, str) and path.startswith("@")):
         return []
     try:

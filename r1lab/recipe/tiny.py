@@ -199,6 +199,8 @@ def _eval(section: dict) -> None:
     section |= {"size": QUESTIONS, "num_samples": samples, "max_completion_length": TOKENS}
     if section.get("every"):
         section["every"] = 1
+    if section.get("budgets"):
+        section["budgets"] = [0, TOKENS // 2]
     for task in section.get("tasks") or []:
         if isinstance(task, dict):
             _data(task)

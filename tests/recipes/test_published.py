@@ -111,6 +111,16 @@ GRPO = {
         "rollout.temperature": 0.6,
         "schedule.max_completion_length": {0: 8192, 1040: 16384, 1520: 24576},
     },
+    "published/l1-exact": {  # arXiv:2503.04697; github.com/cmu-l3/l1, scripts/train/run_l1_exact.sh
+        "model.path": "agentica-org/DeepScaleR-1.5B-Preview",
+        "train.learning_rate": 1e-6,
+        "train.beta": 0.001,
+        "rollout.num_generations": 16,
+        "rollout.max_completion_length": 4096,
+        "rollout.temperature": 0.6,
+        "data.budget.lowest": 100,
+        "data.budget.highest": 4000,
+    },
     "published/open-rs": {  # arXiv:2503.16219; github.com/knoveleng/open-rs
         "model.path": "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B",
         "rollout.num_generations": 6,
@@ -141,6 +151,7 @@ BATCHES = {
     "published/dr-grpo": (128, 128 * 8),
     "published/dapo": (512, 512 * 16),
     "published/deepscaler": (128 * 8, 128 * 8),
+    "published/l1-exact": (64 * 16, 128 * 16),
     "published/r1-zero-qwen-32b": (32 * 16, 8192),
 }
 
