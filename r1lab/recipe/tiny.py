@@ -12,6 +12,7 @@ from r1lab.recipe.schema import STAGES, on_policy, trains
 from r1lab.rewards.facts import facts_of
 
 ROWS, QUESTIONS, TOKENS = 16, 4, 32  # TOKENS: of a completion
+GROUPS = 2  # of an update, each for a row
 SAMPLED = 96  # tokens of a completion of a sample stage, long enough for some to be correct
 _ROLLOUT = {"engine": "transformers", "num_generations": 2, "max_completion_length": TOKENS}
 _TRAIN = {
@@ -134,7 +135,7 @@ def _data(data: dict) -> None:
             _data(part)
     builder, path = data.get("builder", "rows"), data.get("path")
     if builder == "mix" or "size" in data or "parts" not in data:
-        data["size"] = min(data.get("size") or ROWS, ROWS)
+        data["size"] = min(max(data.get("size") or ROWS, GROUPS), ROWS)
     if isinstance(path, str) and path.startswith("@"):
         if builder == "traces":  # such a small model generates no traces
             data["builder"] = "rows"

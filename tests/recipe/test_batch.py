@@ -168,3 +168,16 @@ def test_the_trainer_gets_what_follows_for_the_processes_that_there_are(tmp_path
     one_device = type("Config", (SimpleNamespace,), {"n_gpu": 1})
     config = training.trl_config(one_device, recipe, tmp_path)
     assert config.gradient_accumulation_steps == accumulation and not hasattr(config, "global_batch_size")
+
+
+def test_a_reward_that_compares_completions_needs_whole_groups_on_each_device(tmp_path):
+    words = [
+        "stage=grpo", "name=t", "model.path=embedded:tiny-qwen2", "data.builder=arithmetic",
+        "rollout.num_generations=8", "train.per_device_train_batch_size=4", "launch.gpus=2",
+    ]  # fmt: skip
+    plain = loading.load([*words, "rewards=[{name: accuracy}]"])
+    assert batch.problems(plain, 2) == []
+    voted = plain.model_copy(update={"rewards": [type(plain.rewards[0])(name="majority")]})
+    ((keys, what),) = batch.problems(voted, 2)
+    assert keys == ("rewards",) and "needs whole groups of 8" in what
+    assert batch.problems(voted.model_copy(update={"train": {"per_device_train_batch_size": 8}}), 2) == []

@@ -459,3 +459,16 @@ def test_servers_are_a_list_and_need_no_workers(tmp_path):
     assert "needs `rollout.url`" in problem(str(path), "rollout.engine=server", "rollout.url=[]")
     said = "launch.gpus: has no effect with rollout.engine: server: a list of servers in rollout.url"
     assert said in problem(str(path), "rollout.engine=server", urls, "launch.gpus=2")
+
+
+@pytest.mark.parametrize("more", [["stage=eval"], ["stage=grpo", "eval.every=5"]])
+def test_an_evaluation_by_majority_vote_is_refused(more):
+    words = [
+        *more,
+        "name=t",
+        "model.path=embedded:tiny-qwen2",
+        "data.builder=arithmetic",
+        "rewards=[{name: majority}]",
+    ]
+    with pytest.raises(UserError, match="majority reads no gold answer, so an evaluation by it measures agreement"):
+        loading.load([*words, "rewards=[{name: majority}]"], inputs=True)
