@@ -27,6 +27,7 @@ class Completion:
         token_ids: Its tokens, the end token included; empty where a server does not return them.
         truncated: Whether it was truncated at `max_tokens`.
         logprobs: The log-probability of each token under the sampling distribution, if they were requested.
+        versions: The version of the weights that sampled each token; only servers whose weights are synced say it.
         episode: The `r1lab.episodes.record.Episode` behind it, if it had several turns; `text` is then the last one.
     """
 
@@ -34,6 +35,7 @@ class Completion:
     token_ids: list[int]
     truncated: bool
     logprobs: list[float] = field(default_factory=list)
+    versions: list[int] = field(default_factory=list)
     episode: Any = None
 
 
@@ -79,7 +81,7 @@ class Stream(Protocol):
         ...
 
     def step(self) -> list[tuple[int, Completion]]:
-        """Generates a token of each, and returns those that are complete now."""
+        """Generates a token of each, or waits for servers to do so, and returns those that are complete now."""
         ...
 
     @property
@@ -128,7 +130,7 @@ class Engine(Protocol):
 
 @runtime_checkable
 class EpisodeEngine(Engine, Protocol):
-    """An engine in this process, which continues tokens."""
+    """An engine that continues tokens: in this process, or rollout servers."""
 
     @property
     def context(self) -> int | None:

@@ -1,7 +1,7 @@
 """vLLM servers of a fleet as an engine, and in TRL's trainer with the weights synced with the policy."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, as_completed, wait
 from contextlib import contextmanager, nullcontext
 from itertools import groupby
 from pathlib import Path
@@ -16,6 +16,8 @@ from r1lab.engines.sync import WeightSync, adapter_name
 from r1lab.engines.vllm import SyncedVLLM
 from r1lab.errors import UserError
 from r1lab.models.lora import adapter
+
+_MOMENT = 0.02  # seconds after which an environment that has replied meanwhile is heard
 
 
 class ServedVLLM(SyncedVLLM):
@@ -186,15 +188,61 @@ class FleetEngine:
                 seed = None if sampling.seed is None else seed_of(sampling.seed, i)
                 futures[self.fleet.submit(ids, sampling.n, settings, seed)] = i
             for future in as_completed(futures):
-                yield futures[future], [self._completion(one, sampling.logprobs) for one in future.result()]
+                yield futures[future], [self.completion(one, sampling.logprobs) for one in future.result()]
         finally:
             for future in futures:
                 future.cancel()
 
-    def _completion(self, sampled: Sampled, logprobs: bool) -> Completion:
+    @property
+    def context(self) -> int | None:
+        """See `EpisodeEngine`."""
+        return self.max_length
+
+    def open(self, sampling: Sampling, stop: Sequence[int] = ()) -> "FleetStream":
+        """See `EpisodeEngine`."""
+        return FleetStream(self, sampling, stop)
+
+    def completion(self, sampled: Sampled, logprobs: bool) -> Completion:
+        """Returns what a server sampled as a completion."""
         ended, ids = sampled.finish == "stop", sampled.token_ids
         text = self.tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=True)
-        return Completion(text, ids, not ended, sampled.logprobs if logprobs else [])
+        return Completion(text, ids, not ended, sampled.logprobs if logprobs else [], sampled.versions)
+
+
+class FleetStream:
+    """An `r1lab.engines.Stream` on servers. The next turn of an episode may go to another one than the last."""
+
+    waits = False
+
+    def __init__(self, engine: FleetEngine, sampling: Sampling, stop: Sequence[int]):
+        self.engine, self.sampling, self.stop = engine, sampling, list(stop)
+        self._keys: dict[Future[list[Sampled]], int] = {}
+
+    @property
+    def running(self) -> int:
+        """See `Stream`."""
+        return len(self._keys)
+
+    def add(self, key: int, ids: list[int], max_tokens: int, seed: int | None = None) -> None:
+        """See `Stream`."""
+        settings = fields(self.sampling) | {"max_tokens": max_tokens, "stop_token_ids": self.stop}
+        self._keys[self.engine.fleet.submit(ids, 1, settings, seed)] = key
+
+    def step(self) -> list[tuple[int, Completion]]:
+        """See `Stream`; returns after a moment if none is complete.
+
+        Raises:
+            UserError: No server is left, or one refuses a request.
+        """
+        done, _ = wait(self._keys, timeout=_MOMENT, return_when=FIRST_COMPLETED)
+        found = [(self._keys.pop(future), future.result()[0]) for future in done]
+        return [(key, self.engine.completion(one, self.sampling.logprobs)) for key, one in found]
+
+    def close(self) -> None:
+        """See `Stream`."""
+        for future in self._keys:
+            future.cancel()
+        self._keys.clear()
 
 
 def fields(sampling: Sampling) -> dict[str, Any]:

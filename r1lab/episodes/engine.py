@@ -37,23 +37,25 @@ class Setting:
 
     def player(self, engine: EpisodeEngine, sampling: Sampling) -> Player:
         """Returns a player of episodes with at most `sampling.max_tokens` of the model's own tokens."""
-        stop = [] if self.template.end is None else [self.template.end]
-        own, most = sampling.max_tokens, self.limits.all_tokens
-        limits = replace(
-            self.limits,
-            own_tokens=own,
-            turn_tokens=min(own, self.limits.turn_tokens),
-            all_tokens=most if engine.context is None else min(most, engine.context),
-        )
         return Player(
-            engine.open(sampling, stop),
+            engine.open(sampling, [] if self.template.end is None else [self.template.end]),
             self.host,
-            limits,
+            self.limits_with(engine, sampling),
             self.template,
             self.begin,
             style=self.style,
             prefill=self.prefill,
             on_error=self.on_error,
+        )
+
+    def limits_with(self, engine: EpisodeEngine, sampling: Sampling) -> Limits:
+        """Returns the limits of episodes with at most `sampling.max_tokens` of the model's own tokens."""
+        own, most = sampling.max_tokens, self.limits.all_tokens
+        return replace(
+            self.limits,
+            own_tokens=own,
+            turn_tokens=min(own, self.limits.turn_tokens),
+            all_tokens=most if engine.context is None else min(most, engine.context),
         )
 
 

@@ -72,7 +72,7 @@ class Player:
     Args:
         turns: Generates the turns.
         host: Runs the environments.
-        begin: Returns the tokens of an episode's prompt from its row and what its environment says at the start.
+        prompt: Returns the tokens of an episode's prompt from its row and what its environment says at the start.
         template: The tokens between two turns.
         style: How the model writes calls, a name in `r1lab.environments.calls.STYLES`.
         prefill: The beginning of each turn that is part of the prompt, which environments see in front of it.
@@ -86,14 +86,14 @@ class Player:
         host: Host,
         limits: Limits,
         template: TurnTemplate,
-        begin: Callable[[dict, str | None], list[int]],
+        prompt: Callable[[dict, str | None], list[int]],
         *,
         style: str = "hermes",
         prefill: str = "",
         on_error: str = "tell",
         window: int = WINDOW,
     ):
-        self.turns, self.host, self.limits, self.template, self.begin = turns, host, limits, template, begin
+        self.turns, self.host, self.limits, self.template, self.prompt = turns, host, limits, template, prompt
         self.style, self.prefill, self.on_error, self.window = style, prefill, on_error, window
         self.states: dict[int, _State] = {}
         self.pending = 0  # requests to the host whose events are not there yet
@@ -109,16 +109,20 @@ class Player:
         try:
             while True:
                 for number, job in islice(waiting, self.window - len(self.states)):
-                    self.states[number] = _State(job, Episode([]))
-                    self._ask(self.host.reset, number, job.row, job.seed)
+                    self.begin(number, job)
                 if not self.states:
                     return
-                yield from self._advance()
+                yield from self.advance()
         finally:
             self.turns.close()
 
-    def _advance(self) -> Iterator[tuple[int, Episode]]:
-        """Handles what the host has done, and generates a token of each turn."""
+    def begin(self, number: int, job: Job) -> None:
+        """Starts an episode, of which `advance` yields the number when it has ended."""
+        self.states[number] = _State(job, Episode([]))
+        self._ask(self.host.reset, number, job.row, job.seed)
+
+    def advance(self) -> Iterator[tuple[int, Episode]]:
+        """Handles what the host has done, and generates a token of each turn; yields the episodes that have ended."""
         idle = not self.turns.running or self.turns.waits
         while self.pending:
             for event in self.host.events(wait=idle):
@@ -144,6 +148,7 @@ class Player:
                 completion.token_ids,
                 True,
                 completion.logprobs,
+                completion.versions,
                 completion.text,
                 calls=[asdict(call) for call in found],
                 error=problem,
@@ -176,7 +181,7 @@ class Player:
             state.episode.info = {"problem": event.text}
             self._end(event.key, "timeout" if counted else "env_error")
         elif event.kind == "reset":
-            state.episode.prompt_ids = self.begin(state.job.row, event.text)
+            state.episode.prompt_ids = self.prompt(state.job.row, event.text)
             state.ids = list(state.episode.prompt_ids)
             self._continue(event.key)
         else:

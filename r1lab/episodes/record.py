@@ -31,6 +31,7 @@ class Segment:
         ids: The tokens.
         own: Whether the model sampled them.
         logprobs: The log-probability of each token of a turn, if they were requested.
+        versions: The version of the weights that sampled each token of a turn, if the engine says it.
         text: The turn without its end token, or the replies of the environment.
         calls: The calls in a turn, each with `name` and `arguments`.
         error: Why a call failed or could not be read.
@@ -40,6 +41,7 @@ class Segment:
     ids: list[int]
     own: bool
     logprobs: list[float] = field(default_factory=list)
+    versions: list[int] = field(default_factory=list)
     text: str = ""
     calls: list[dict[str, Any]] = field(default_factory=list)
     error: str = ""
@@ -93,6 +95,14 @@ class Episode:
         found = []
         for segment in self.trained:
             found += segment.logprobs if segment.own else [math.nan] * len(segment.ids)
+        return found
+
+    @property
+    def versions(self) -> list[int | None]:
+        """The version of the weights of each token of `completion_ids`; None where the model did not sample it."""
+        found: list[int | None] = []
+        for segment in self.trained:
+            found += segment.versions if segment.own else [None] * len(segment.ids)
         return found
 
     @property

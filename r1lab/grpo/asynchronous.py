@@ -101,7 +101,8 @@ class InProcess:
         if self.scored:
             _score(trainer, groups)
         for ticket, group in zip(tickets, groups, strict=True):
-            group.versions = [[ticket.version] * len(ids) for ids in group.completion_ids]
+            masks = group.masks or [[1] * len(ids) for ids in group.completion_ids]
+            group.versions = [[ticket.version if own else None for own in mask] for mask in masks]
         return [(ticket.number, group) for ticket, group in zip(tickets, groups)]
 
 
@@ -115,6 +116,7 @@ class Groups:
 
     Attributes:
         pacing: The groups in flight, on rank 0.
+        newest: This rank's groups of the newest update.
         repeats: Whether `next` returns the groups of the newest update once more, for updates on them that are left.
 
     Raises:
@@ -131,6 +133,7 @@ class Groups:
         self.source = source or InProcess(trainer, count, scored=settings.staleness > 0)
         dropped = dynamic.max_rounds * count if dynamic else 0
         self.pacing = Pacing(count, settings.staleness, max_dropped=dropped)
+        self.newest: list[Group] = []
         self._order = data_order(trainer, count)
         self._used: set[int] = set()  # prompts that were drawn for the present version
         self._draws = 0
@@ -150,12 +153,14 @@ class Groups:
         self.source.fresh = None
         if fresh is not None and self.settings.staleness:  # on all ranks, because the model may be sharded over them
             log_drift(trainer, fresh, torch.tensor([v == version for row in fresh.versions or () for v in row]))
-        ages = [version - v for group in groups for versions in group.versions or () for v in versions]
+        sampled = [v for group in groups for versions in group.versions or () for v in versions if v is not None]
+        ages = [version - v for v in sampled]
         metrics = trainer._metrics["train"]
         metrics["async/staleness"].append(sum(ages) / max(1, len(ages)))
         metrics["async/staleness_max"].append(max(ages, default=0))
         share = len(groups) // accelerator.num_processes
-        return groups[accelerator.process_index * share :][:share]
+        self.newest = groups[accelerator.process_index * share :][:share]
+        return self.newest
 
     def _take(self) -> None:
         """Waits for the groups of the next update, and starts further ones meanwhile."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,6 +11,7 @@ from datasets import IterableDataset
 
 from r1lab.errors import UserError
 from r1lab.grpo.curriculum import Chooser
+from r1lab.grpo.episodes import figures
 from r1lab.recipe.training import Curriculum
 
 if TYPE_CHECKING:
@@ -27,8 +28,10 @@ class Group:
         completion_ids, completions, logprobs: Token ids, text and the engine's log-probabilities of each completion.
         rewards: For each completion the value of each reward, NaN if it does not apply.
         right: Which completions are correct; None if the grader is not known.
-        versions: The version of the weights that sampled each token; None if they are the present ones.
+        versions: The version of the weights that sampled each token, None for a token that was put in; None if they
+            are the present ones.
         masks: 1 for each token that the model sampled, and 0 for the others; None if there are no others.
+        figures: What is logged of each episode (`r1lab.grpo.episodes.figures`), if they are episodes.
     """
 
     inputs: dict
@@ -38,8 +41,9 @@ class Group:
     logprobs: list[list[float]] | None
     rewards: list[list[float]]
     right: list[bool] | None
-    versions: list[list[int]] | None = None
+    versions: list[list[int | None]] | None = None
     masks: list[list[int]] | None = None
+    figures: list[dict] = field(default_factory=list)
 
 
 def has_signal(group: Group, metric: str, weights: list[float]) -> bool:
@@ -144,6 +148,7 @@ def graded(
             rewards=rewards[start : start + size].tolist(),
             right=None if right is None else right[start : start + size],
             masks=None if masks is None else masks[start : start + size],
+            figures=[figures(row["episode"]) for row in inputs[start : start + size] if "episode" in row],
         )
         for start in range(0, len(inputs), size)
     ]

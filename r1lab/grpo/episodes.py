@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import gather_object
 
@@ -21,17 +21,21 @@ if TYPE_CHECKING:
     from r1lab.grpo.trainer import GRPOTrainer
 
 
-def played(trainer: GRPOTrainer, inputs: list[dict]) -> list[Episode]:
-    """Plays an episode for each row of the batch, and hands each one to the grader as soon as it has ended."""
-    setting, rewards = trainer.setting, trainer.rewards
-    assert setting is not None and rewards is not None  # the trainer calls this only with both
-    sampling = Sampling(
+def sampling_of(trainer: GRPOTrainer) -> Sampling:
+    """Returns how a trainer's turns are sampled; `max_tokens` are those of an episode."""
+    return Sampling(
         max_tokens=trainer.max_completion_length,
         temperature=trainer.temperature,
         top_p=trainer.top_p,
         top_k=max(trainer.top_k, 0),
         logprobs=trainer.use_vllm,
     )
+
+
+def played(trainer: GRPOTrainer, inputs: list[dict]) -> list[Episode]:
+    """Plays an episode for each row of the batch, and hands each one to the grader as soon as it has ended."""
+    setting, rewards, sampling = trainer.setting, trainer.rewards, sampling_of(trainer)
+    assert setting is not None and rewards is not None  # the trainer calls this only with both
     jobs = [
         Job(rewards.rows[row["row"]], task_seed(trainer.args.seed, row["row"], trainer.state.global_step))
         for row in inputs
@@ -61,18 +65,49 @@ def generated(
     episodes = played(trainer, inputs)
     for i, episode in enumerate(episodes):
         inputs[i] = inputs[i] | {"episode": episode}
-    pad = trainer.processing_class.pad_token_id
-    assert isinstance(pad, int)  # TRL sets it
-    trainer.rollout_func = lambda *_: as_completions(episodes, pad, mask_cut=trainer.masks_cut)
+    made = as_completions(episodes, pad_of(trainer), mask_cut=trainer.masks_cut)
+    return replayed(trainer, prompts, made, [figures(episode) for episode in episodes], generate)
+
+
+def replayed(
+    trainer: GRPOTrainer, prompts: list[str], made: dict, found: list[dict], generate: Callable[[list[str]], tuple]
+) -> tuple:
+    """Returns the result of TRL's `_generate` for episodes that were played before.
+
+    Args:
+        made: What `as_completions` returns.
+        found: The `figures` of each episode.
+        generate: TRL's `_generate`, which would sync the weights once more before it calls a `rollout_func`.
+    """
+    use_vllm, trainer.use_vllm = trainer.use_vllm, False
+    trainer.rollout_func = lambda *_: made
     try:
         result = generate(prompts)
     finally:
-        trainer.rollout_func = None
-    log(trainer, episodes)
+        trainer.rollout_func, trainer.use_vllm = None, use_vllm
+    log(trainer, found)
     return result
 
 
-def as_completions(episodes: list[Episode], pad: int, *, mask_cut: bool = False) -> dict[str, list | None]:
+def replay(trainer: GRPOTrainer, prompts: list[str], generate: Callable[[list[str]], tuple]) -> tuple:
+    """Returns the result of TRL's `_generate` for completions, or episodes, that were generated ahead."""
+    if trainer.setting is None:
+        return generate(prompts)
+    assert trainer._replayed is not None and trainer.groups is not None  # the trainer calls this only then
+    prompt_ids, ids, masks, _, logprobs, *_ = trainer._replayed
+    made = {"prompt_ids": prompt_ids, "completion_ids": ids, "logprobs": logprobs, "env_mask": masks}
+    found = [figures for group in trainer.groups.newest for figures in group.figures]
+    return replayed(trainer, prompts, made, found, generate)
+
+
+def pad_of(trainer: GRPOTrainer) -> int:
+    """Returns the token that pads a trainer's batches."""
+    pad = trainer.processing_class.pad_token_id
+    assert isinstance(pad, int)  # TRL sets it
+    return pad
+
+
+def as_completions(episodes: list[Episode], pad: int, *, mask_cut: bool = False) -> dict[str, Any]:
     """Returns episodes as the result of a `rollout_func` of TRL.
 
     Args:
@@ -99,13 +134,13 @@ def as_completions(episodes: list[Episode], pad: int, *, mask_cut: bool = False)
     }
 
 
-def log(trainer: GRPOTrainer, episodes: list[Episode]) -> None:
-    """Logs the metrics of the episodes of all ranks.
+def log(trainer: GRPOTrainer, found: list[dict]) -> None:
+    """Logs the metrics of the episodes of all ranks, from the `figures` of this one.
 
     The ends replace TRL's guess, by the last token, of which were truncated and which were terminated, and lengths
     are of the model's own tokens, also of those that are masked because an episode does not count.
     """
-    everything = gather_object([_figures(episode) for episode in episodes])
+    everything = gather_object(found)
     metrics = trainer._metrics["train" if trainer.model.training else "eval"]
     count, replies = len(everything), sum(one["replies"] for one in everything)
     found = {"clipped_ratio": sum(one["cut"] for one in everything) / count}
@@ -128,7 +163,7 @@ def log(trainer: GRPOTrainer, episodes: list[Episode]) -> None:
     trainer.log_spent("environment", sum(one["seconds"] for one in everything))
 
 
-def _figures(episode: Episode) -> dict:
+def figures(episode: Episode) -> dict:
     """The numbers of an episode that are logged."""
     return {
         "end": episode.end,

@@ -250,7 +250,7 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
 
     def _generate(self, prompts: list):
         if self._replayed is not None:  # for TRL's metrics of completions that were generated ahead
-            generated = super()._generate(prompts)
+            generated = episodes.replay(self, prompts, super()._generate)
         else:
             generated = self._generated or self.rollout(self._inputs, prompts)
         if (self.on_policy or self.groups is not None) and self.model.training:

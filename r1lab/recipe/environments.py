@@ -73,16 +73,12 @@ def unplayed(recipe: Any) -> Problems:
         return []
     key = "environment" if recipe.environment else "tools"
     rollout, missing = recipe.rollout, ""
-    if rollout.engine == "server" or getattr(rollout, "url", None):
-        missing = "with rollout servers: remove rollout.url, and set rollout.engine: auto"
-    elif recipe.on_policy and recipe.launch.rollout == "server":
-        missing = "with rollout servers: set launch.rollout: colocate"
+    if rollout.engine == "server":
+        missing = "with rollout.engine: server, which gets texts and no tokens: set auto, and remove rollout.url"
     elif recipe.on_policy and recipe.train.get("scale_rewards") == "batch":
         missing = "with train.scale_rewards: batch: set group or none"
     elif recipe.stage == "sample" and recipe.keep.which == "pairs":
         missing = "with keep: pairs, because a dpo stage trains on single turns: set right, best or all"
-    elif getattr(rollout, "asynchronous", None):
-        missing = "with asynchronous training: remove rollout.async"
     return [((key,), f"not built yet {missing}")] if missing else []
 
 

@@ -198,12 +198,8 @@ def test_what_reset_requires_is_a_column_of_the_rows(load):
     [
         (["tools=[calculator]", "train.scale_rewards=batch"], "tools: not built yet with train.scale_rewards"),
         (
-            ["environment={name: './env.py:Shop'}", "rollout.async={staleness: 1}"],
-            "environment: not built yet with async",
-        ),
-        (
-            ["tools=[calculator]", "rollout.url='http://127.0.0.1:1'", "launch.rollout=server"],
-            "tools: not built yet with r",
+            ["tools=[calculator]", "rollout.url='http://127.0.0.1:1'", "rollout.engine=server"],
+            "tools: not built yet with rollout.engine: server, which gets texts and no tokens: set auto",
         ),
     ],
 )

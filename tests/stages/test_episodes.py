@@ -21,6 +21,7 @@ eval: {tasks: [{builder: number_guess, numbers: 16}], size: 6, num_samples: 2}
 stages:
   - name: zero
     stage: grpo
+    SERVERS
     train:
       {max_steps: 2, global_batch_size: 16, per_device_train_batch_size: 8, loss_type: dr_grpo, scale_rewards: none}
   - {name: after, stage: eval, model: {path: "@zero/model"}}
@@ -28,11 +29,17 @@ stages:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["transformers", "vllm"])
+@pytest.mark.parametrize("engine", ["transformers", "vllm", "server", "async"])
 def test_a_pipeline_of_episodes(tmp_path, engine):
-    if engine == "vllm":
+    more = "launch: {gpus: 2, rollout: server, timeout: 900}" if engine in ("server", "async") else ""
+    if engine == "async":
+        more += "\n    rollout: {async: {staleness: 1}, max_completion_length: 40, num_generations: 4, engine: vllm}"
+    if engine != "transformers":
         pytest.importorskip("vllm")
-    (tmp_path / "guess.yaml").write_text(RECIPE.replace("ENGINE", engine))
+    recipe = RECIPE.replace("ENGINE", engine if engine == "transformers" else "vllm").replace("SERVERS", more)
+    if engine == "async":  # the section of the stage replaces that of the pipeline
+        recipe = recipe.replace("40, num_generations: 4, engine: vllm}\neval", "40, engine: vllm}\neval")
+    (tmp_path / "guess.yaml").write_text(recipe)
     (tmp_path / "mine.py").write_text(
         "def letters(completions, *, episode, **columns):\n"
         "    return [len(set(''.join(turn.text for turn in one.turns))) / 100 for one in episode]\n"
@@ -48,8 +55,10 @@ def test_a_pipeline_of_episodes(tmp_path, engine):
         assert sum(row["episodes"]["ends"].values()) == pytest.approx(1, abs=1e-3)
     samples = storage.read_jsonl(run / "01-zero/samples/step_000001.jsonl")
     assert len(samples) == 16 and all(row["tokens"] <= 40 and row["turns"][0]["own"] for row in samples)
-    if engine == "vllm":
+    if engine in ("vllm", "server"):
         assert all(row["drift"] < 1e-2 and row["importance_ratio"] == pytest.approx(1, abs=1e-2) for row in steps)
+    if engine == "async":
+        assert all(0 <= row["async"]["staleness"] <= 1 and row["drift"] < 1e-2 for row in steps)
     scores = json.loads((run / "02-after/result.json").read_text())["tasks"]["number_guess"]
     assert scores["turns"] >= 1 and "pass^2" in scores and sum(scores["ends"].values()) == pytest.approx(1, abs=1e-3)
     questions = storage.read_jsonl(run / "02-after/samples/questions.jsonl")
