@@ -163,15 +163,15 @@ def test_an_episode_without_a_turn_is_a_masked_token():
     assert as_completions([failed], pad=0)["env_mask"] == [[0]]
 
 
-def test_episodes_ahead_without_servers(folder, tmp_path):
+def test_episodes_ahead_without_servers(random_model, tmp_path):
     """Without staleness the training is the synchronous one; with it, the episodes are those of older weights."""
     (tmp_path / "a").mkdir()
-    _, ours, _, sync = trained(folder, tmp_path)
-    _, theirs, _, zero = trained(folder, tmp_path / "a", more={"asynchronous": Asynchronous(staleness=0)})
+    _, ours, _, sync = trained(random_model, tmp_path)
+    _, theirs, _, zero = trained(random_model, tmp_path / "a", more={"asynchronous": Asynchronous(staleness=0)})
     assert [row["loss"] for row in zero] == [row["loss"] for row in sync] and any(row["loss"] for row in sync)
     assert [row["episodes/turns"] for row in zero] == [row["episodes/turns"] for row in sync]
     assert all(torch.equal(a["completion_ids"], b["completion_ids"]) for a, b in zip(ours, theirs, strict=True))
-    made, batches, _, logs = trained(folder, tmp_path, more={"asynchronous": Asynchronous(staleness=1)})
+    made, batches, _, logs = trained(random_model, tmp_path, more={"asynchronous": Asynchronous(staleness=1)})
     assert [row["async/staleness_max"] for row in logs] == [0, 1, 1]
     assert all(row["episodes/turns"] > 1 for row in logs) and all("tool_mask" in batch for batch in batches)
     for group in made.groups.newest:

@@ -9,7 +9,7 @@ from r1lab.engines.fleet import NoServer
 from r1lab.recipe.sections import Asynchronous, DynamicSampling
 from r1lab.rundir import storage
 from tests.engines.fake_vllm import LOGPROB, FakeVLLM
-from tests.grpo.test_episode_training import ROWS, SIZE, Long, folder, trained  # noqa: F401
+from tests.grpo.test_episode_training import ROWS, SIZE, Long, trained
 
 pytest.importorskip("vllm")
 pytestmark = pytest.mark.slow
@@ -24,15 +24,15 @@ def fake():
     made.close()
 
 
-def play(folder, out, fake, staleness=None, **more):  # noqa: F811
+def play(random_model, out, fake, staleness=None, **more):
     ahead = {} if staleness is None else {"asynchronous": Asynchronous(staleness=staleness)}
     served = {"servers": [fake.url], "timeout": 60.0, "sync_folder": out}
-    return trained(folder, out, more={"served": served} | ahead, **(VLLM | more))
+    return trained(random_model, out, more={"served": served} | ahead, **(VLLM | more))
 
 
 @pytest.mark.parametrize("staleness", [None, 0, 2])
-def test_a_training_on_episodes_from_servers(folder, tmp_path, fake, staleness):  # noqa: F811
-    made, batches, moved, logs = play(folder, tmp_path, fake, staleness, max_steps=5)
+def test_a_training_on_episodes_from_servers(random_model, tmp_path, fake, staleness):
+    made, batches, moved, logs = play(random_model, tmp_path, fake, staleness, max_steps=5)
     made.vllm_generation.close()
     assert moved > 0 and [row["step"] for row in logs] == [1, 2, 3, 4, 5]
     assert all(math.isfinite(row["loss"]) and row["episodes/turns"] > 1 for row in logs)
@@ -59,9 +59,9 @@ def test_a_training_on_episodes_from_servers(folder, tmp_path, fake, staleness):
         )  # fmt: skip
 
 
-def test_a_checkpoint_has_the_episodes_of_groups_that_are_finished(folder, tmp_path, fake):  # noqa: F811
+def test_a_checkpoint_has_the_episodes_of_groups_that_are_finished(random_model, tmp_path, fake):
     train = {"max_steps": 4, "save_strategy": "steps", "save_steps": 1}
-    made, _, _, logs = play(folder, tmp_path, fake, 2, **train)
+    made, _, _, logs = play(random_model, tmp_path, fake, 2, **train)
     made.vllm_generation.close()
     states = [torch.load(tmp_path / f"checkpoint-{n}/groups.pt", weights_only=True) for n in (1, 2)]
     finished = [ticket["group"] for state in states for ticket in state["queue"] if ticket["group"]]
@@ -70,16 +70,16 @@ def test_a_checkpoint_has_the_episodes_of_groups_that_are_finished(folder, tmp_p
     assert made.groups.pacing.version == 1 and len(made.groups.pacing.queue) == 3 * 2 - 2
 
 
-def test_dynamic_sampling_drops_groups_of_episodes(folder, tmp_path, fake):  # noqa: F811
+def test_dynamic_sampling_drops_groups_of_episodes(random_model, tmp_path, fake):
     served = {"served": {"servers": [fake.url], "timeout": 60.0, "sync_folder": tmp_path}}
     more = served | {"asynchronous": Asynchronous(staleness=1), "dynamic_sampling": DynamicSampling(max_rounds=3)}
-    made, batches, _, logs = trained(folder, tmp_path, more=more, **VLLM)
+    made, batches, _, logs = trained(random_model, tmp_path, more=more, **VLLM)
     made.vllm_generation.close()
     assert len(batches) == 3 and any(row.get("sampled/groups", 0) > 0 for row in logs)
     assert made.groups.pacing.started >= 3 * 2 and len(set(range(ROWS)) & {int(n) for n in Long.seeds}) > 1
 
 
-def test_a_server_that_is_lost_ends_the_training_with_one_line(folder, tmp_path, fake):  # noqa: F811
+def test_a_server_that_is_lost_ends_the_training_with_one_line(random_model, tmp_path, fake):
     def lost(body):
         if len(fake.requests) > 20:
             fake.version = 77
@@ -87,4 +87,4 @@ def test_a_server_that_is_lost_ends_the_training_with_one_line(folder, tmp_path,
 
     fake.before = lost
     with pytest.raises(NoServer, match="^no server is left: http://127.0.0.1"):
-        play(folder, tmp_path, fake, 1)
+        play(random_model, tmp_path, fake, 1)
