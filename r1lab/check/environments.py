@@ -23,6 +23,7 @@ from r1lab.errors import UserError
 from r1lab.findings import Finding, Verdict
 from r1lab.recipe.acting import Environment, environment_of
 from r1lab.recipe.environments import columns
+from r1lab.recipe.schema import StageRecipe
 from r1lab.stages.playing import longest
 
 if TYPE_CHECKING:
@@ -46,13 +47,11 @@ def environment_findings(seen: Seen) -> list[Finding]:
     if section is None:
         return []
     found = _rendered(seen)
-    spec = make.spec_of(seen.recipe)
-    servers = [entry for entry in spec["tools"] if server_of(entry)]
-    if servers:  # a check starts no servers
-        spec["tools"] = [entry for entry in spec["tools"] if entry not in servers]
+    spec, servers = _without_servers(seen.recipe)
+    if servers:
         found.append(Finding("ok", "environment", "the tools of an MCP server were not tried", keys=("tools",)))
     if section.name is None:
-        return found + _schemas(spec)[1]
+        return found + schemas_of(spec)[1]
     if section.name.partition(":")[0] in lookup.ADAPTERS:
         what = f"{section.name}: belongs to another library, which may need a server, so it was not tried"
         return [*found, Finding("ok", "environment", what, keys=NAME)]
@@ -65,6 +64,21 @@ def environment_findings(seen: Seen) -> list[Finding]:
         return found + _played(_Tried(seen, section, spec, rows))
     except UserError as error:  # a row that cannot be sent to another process
         return found + [Finding("error", "environment", problem, keys=("data",)) for problem in error.problems]
+
+
+def shown_tools(recipe: StageRecipe) -> list[dict]:
+    """The schemas of the tools that a stage's model is shown; none of those that are wrong, or need a server."""
+    section = environment_of(recipe)
+    if section is None or (section.name or "").partition(":")[0] in lookup.ADAPTERS:
+        return []
+    return schemas_of(_without_servers(recipe)[0])[0]
+
+
+def _without_servers(recipe: StageRecipe) -> tuple[dict[str, Any], list]:
+    """The specification of an environment without the tools of servers, which are not started here; and these."""
+    spec = make.spec_of(recipe)
+    servers = [entry for entry in spec["tools"] if server_of(entry)]
+    return spec | {"tools": [entry for entry in spec["tools"] if entry not in servers]}, servers
 
 
 def _rendered(seen: Seen) -> list[Finding]:
@@ -128,7 +142,7 @@ def _played(tried: _Tried) -> list[Finding]:
         silent = hosted(plain, tried.same(nothing), turns=most)
         if failed := _failed(name, silent, "a player that says nothing"):
             return failed
-        schemas, wrong = _schemas(tried.spec)
+        schemas, wrong = schemas_of(tried.spec)
         if wrong:
             return wrong
 
@@ -154,7 +168,7 @@ def _played(tried: _Tried) -> list[Finding]:
             host.close()
 
 
-def _schemas(spec: dict[str, Any]) -> tuple[list[dict], list[Finding]]:
+def schemas_of(spec: dict[str, Any]) -> tuple[list[dict], list[Finding]]:
     """The schemas of the tools, which the model is shown, and why there are none."""
     try:
         with deadline(DEADLINE):

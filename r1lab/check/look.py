@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from r1lab import lookup
 from r1lab.check.seen import GENERATED, ROWS, Seen
+from r1lab.episodes.record import sampled_ids
 from r1lab.errors import UserError
 from r1lab.findings import Finding
 from r1lab.models import gguf, loading, prompts, smollm2
@@ -31,6 +32,8 @@ def look(recipe: StageRecipe, earlier: dict[str, StageRecipe], scratch: Path) ->
         earlier: The stages before it by name.
         scratch: A folder for downloads from the Hub.
     """
+    from r1lab.check.environments import shown_tools
+
     seen, found = Seen(recipe), []
     by_server = seen.rollout is not None and seen.rollout.engine == "server"
     if by_server:
@@ -43,6 +46,7 @@ def look(recipe: StageRecipe, earlier: dict[str, StageRecipe], scratch: Path) ->
     found += more
     seen.rows = seen.data[:: max(1, -(-len(seen.data) // ROWS))]
     if seen.tokenizer and seen.rows:
+        seen.tools = shown_tools(recipe)
         found += _render(seen, seen.tokenizer)
     elif by_server:
         found += _for_server(seen)
@@ -264,13 +268,22 @@ def _render(seen: Seen, tokenizer: "PreTrainedTokenizerBase") -> list[Finding]:
     if template == {"template": "none"}:  # a reward model without a chat template reads the texts of the messages
         rows = [row | {"prompt": prompts.joined(row["prompt"])} for row in rows]
     try:
-        seen.rendered = [prompts.render(row["prompt"], tokenizer, tools=row.get("tools"), **template) for row in rows]
+        seen.rendered = [
+            prompts.render(row["prompt"], tokenizer, tools=seen.tools or row.get("tools"), **template) for row in rows
+        ]
         seen.prompt_ids = tokenizer([text for text, _ in seen.rendered], add_special_tokens=False)["input_ids"]
         if columns and tokenizer.eos_token_id is not None and all(row.get(c) for row in rows for c in columns):
-            seen.examples = [prompts.example(row, tokenizer, **template, keys=columns) for row in rows]
+            seen.examples = [_example(row, tokenizer, template, columns) for row in rows]
     except UserError as error:
         return [_refusal(problem) for problem in error.problems]
     return []
+
+
+def _example(row: dict, tokenizer: "PreTrainedTokenizerBase", template: dict, columns: tuple[str, ...]) -> dict:
+    """The tokens of a row; of an episode in a file of samples, those that were sampled."""
+    if columns == ("completion",) and (sampled := sampled_ids(row)) is not None:
+        return {"prompt_ids": sampled[0], "completion_ids": sampled[1]}
+    return prompts.example(row, tokenizer, **template, keys=columns)
 
 
 def _for_server(seen: Seen) -> list[Finding]:

@@ -24,6 +24,7 @@ class Seen:
         rows: At most `ROWS` rows of its data, spread over all of it; none if they exist only during the run.
         tasks: All available rows (at most `GENERATED` from a generator), by evaluation task.
         data: The same in one list.
+        tools: The schemas of the tools of the stage's environment, which its prompts show.
         rendered: Each row's rendered prompt, and the part of the assistant's turn that it contains (`<think>`).
         prompt_ids: The tokens of each of these prompts.
         examples: The tokens of each row's prompt and completions, from `prompts.example`; none in a stage that does
@@ -35,6 +36,7 @@ class Seen:
     rows: list[dict] = field(default_factory=list)
     tasks: dict[str, list[dict]] = field(default_factory=dict)
     data: list[dict] = field(default_factory=list)
+    tools: list[dict] = field(default_factory=list)
     rendered: list[tuple[str, str]] = field(default_factory=list)
     prompt_ids: list[list[int]] = field(default_factory=list)
     examples: list[dict[str, list[int]]] = field(default_factory=list)

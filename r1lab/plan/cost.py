@@ -81,6 +81,7 @@ def decoding(
     mean: float,
     size: int,
     vllm: bool,
+    replies: float = 0.0,
 ) -> float:
     """Seconds that a device needs to generate `rows` completions, `at_once` of them in parallel.
 
@@ -92,15 +93,18 @@ def decoding(
         prompts: The prompts of these rows; the completions of one share its keys and values.
         longest, mean: Tokens of the longest completion and of all on average.
         size: Bytes per number in weights and cache.
+        replies: Tokens that an environment puts into a completion, on average. They are read and not generated, but
+            `generate` feeds them one by one while other rows generate.
     """
     together = max(1, min(rows, at_once, RUNNING))
     if vllm:
         steps, tokens = max(longest, rows * mean / together + longest - mean), rows * mean
     else:
-        steps, tokens = -(-rows // together) * longest, rows * longest
-    context = prompt + tokens / rows / 2
+        steps, tokens = -(-rows // together) * (longest + replies), rows * longest
+    context = prompt + (tokens / rows + replies) / 2
     read = steps * shape.parameters * size + tokens * context * kv_bytes(shape, size, latent=vllm)
     flops = forward(shape, tokens, context) + forward(shape, prompts * prompt, prompt / 2)
+    flops += forward(shape, rows * replies, context)
     overhead = steps * (device.step if vllm else device.layer_step * shape.layers)
     return overhead + max(
         read / (device.bandwidth * READING), flops / (device.flops * device.generating * _reached(shape))

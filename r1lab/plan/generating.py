@@ -90,12 +90,13 @@ def seconds(
         device,
         rows=rows,
         prompts=rows / n,
-        at_once=together or at_once(cache, shape, size, int(found.mean + mean)),
+        at_once=together or at_once(cache, shape, size, int(found.mean + mean + found.mean_replies)),
         prompt=found.mean,
         longest=written,
         mean=mean,
         size=size,
         vllm=uses_vllm(rollout),
+        replies=found.mean_replies,
     )
 
 

@@ -2,15 +2,17 @@
 
 import re
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from r1lab import lookup
 from r1lab.check.look import look
 from r1lab.check.seen import GENERATED, Seen
+from r1lab.recipe.acting import environment_of
 from r1lab.recipe.references import REFERENCE
 from r1lab.recipe.schema import EvalRecipe, SampleRecipe, StageRecipe
 from r1lab.recipe.sections import Data, Eval, Rollout, Task
+from r1lab.stages.playing import longest
 
 CHARACTERS, TEMPLATE = 3, 128
 """Assumed characters per token without a tokenizer, and tokens of the template around the prompt."""
@@ -33,6 +35,7 @@ class Lengths:
         whole: The length of the longest row, prompt and known completion together.
         mean: The mean length of rows.
         assumed: The assumption about the lengths; empty if they were counted.
+        replies: The maximum number of tokens that an environment puts into an episode; 0 without one.
     """
 
     rows: int | None
@@ -40,11 +43,17 @@ class Lengths:
     whole: int
     mean: float
     assumed: str = ""
+    replies: int = 0
 
     @property
     def equal(self) -> bool:
         """Whether no row needs padding."""
         return self.mean == self.whole
+
+    @property
+    def mean_replies(self) -> float:
+        """The assumed mean number of tokens that an environment puts into an episode."""
+        return WRITTEN * self.replies
 
 
 def mean_written(limit: int) -> float:
@@ -57,7 +66,19 @@ def mean_written(limit: int) -> float:
 
 
 def lengths(recipe: StageRecipe, earlier: dict[str, StageRecipe]) -> Lengths:
-    """The lengths of a stage's rows; `earlier` are the stages before it by name."""
+    """The lengths of a stage's rows; `earlier` are the stages before it by name.
+
+    An environment adds its replies, each of at most `max_reply_length` tokens, to the context of an episode.
+    """
+    found = _of_rows(recipe, earlier)
+    if not (most := longest(environment_of(recipe), 0, 0)):
+        return found
+    said = f"replies of at most {most:,} tokens in an episode (environment.max_turns times max_reply_length), and of "
+    said += f"{WRITTEN:.0%} of that on average; what an environment says at the start, and its time, are not counted"
+    return replace(found, replies=most, assumed="; ".join(filter(None, [found.assumed, said])))
+
+
+def _of_rows(recipe: StageRecipe, earlier: dict[str, StageRecipe]) -> Lengths:
     made = _made(recipe, earlier)
     if made:
         return made
@@ -148,7 +169,8 @@ def _made(recipe: StageRecipe, earlier: dict[str, StageRecipe]) -> Lengths | Non
         each, keep = source.rollout.num_generations, source.keep
         each = min(each, 1 if keep.which in ("best", "pairs") else keep.per_prompt or each)
         limit = source.rollout.max_completion_length
-        whole, mean, rows = before.prompt + limit, mean + mean_written(limit), rows * each if rows else rows
+        whole, mean = before.prompt + limit + before.replies, mean + mean_written(limit) + before.mean_replies
+        rows = rows * each if rows else rows
     limit = getattr(recipe, "train", {}).get("max_length")
     whole = min(whole, limit) if limit else whole
     if data.size:

@@ -118,10 +118,16 @@ def padded(rows: int, length: int, *, masked: bool) -> Layout:
     return Layout(rows, rows * length, rows * length, rows * length**2, rows * length, masked)
 
 
-def packed(rows: int, group: int, prompt: int, completion: int, *, shared: bool, masked: bool) -> Layout:
-    """Groups of completions after their prompts in one row (arXiv:2506.05433); the last token predicts nothing."""
+def packed(
+    rows: int, group: int, prompt: int, completion: int, *, shared: bool, masked: bool, replies: int = 0
+) -> Layout:
+    """Groups of completions after their prompts in one row (arXiv:2506.05433); the last token predicts nothing.
+
+    Args:
+        replies: Tokens in a completion that an environment puts in, whose logits are not computed.
+    """
     prompts = -(-rows // group) if shared else rows
-    written = completion - 1
+    written = completion + replies - 1
     return Layout(
         rows,
         tokens=prompts * prompt + rows * written,

@@ -140,7 +140,7 @@ def plan(
     """
     vllm = generating.uses_vllm(recipe.rollout)
     size = size if vllm else work.precision.weights
-    length, count = found.prompt + completion_limit(recipe), servers(recipe)
+    length, count = found.prompt + found.replies + completion_limit(recipe), servers(recipe)
     made, n = update.rollout // (count or update.ranks), recipe.rollout.num_generations
     idle = replace(phases["update"], gradients=0, activations=0)
     of = {"n": n, "written": completion_limit(recipe), "size": size}
@@ -149,7 +149,9 @@ def plan(
         adds = {"generate": memory.generating(shape, rows=made, length=length, size=size)}
         if recipe.eval and recipe.eval.every:
             limit, samples, _ = generating.sample_sizes(recipe.rollout, recipe.eval)
-            adds["evaluate"], _ = generating.transformers(shape, size, prompt=found.prompt, written=limit, n=samples)
+            adds["evaluate"], _ = generating.transformers(
+                shape, size, prompt=found.prompt + found.replies, written=limit, n=samples
+            )
         phases = phases | {phase: memory.plus(idle, parts) for phase, parts in adds.items()}
         one = generating.seconds(shape, device, recipe.rollout, found, rows=made, together=made, **of)
         return Rollouts(phases, "", lambda rollouts: rollouts * one, each)

@@ -224,14 +224,15 @@ def _trains(
     short, made, mean, completions = "", None, 0.0, None
     if recipe.on_policy:
         mean, completions = mean_written(completion_limit(recipe)), steps and steps * update.rows
-        each = found.mean / recipe.rollout.num_generations + mean
-        flops = cost.forward(shape, update.rows * each, (found.mean + mean) / 2) * passes
+        read = mean + found.mean_replies
+        each = found.mean / recipe.rollout.num_generations + read
+        flops = cost.forward(shape, update.rows * each, (found.mean + read) / 2) * passes
         if teacher:
-            flops += cost.forward(teacher, update.rows * each, (found.mean + mean) / 2)
+            flops += cost.forward(teacher, update.rows * each, (found.mean + read) / 2)
         size = _size(recipe, device)
         made = rollouts.plan(recipe, device, shape, work, phases, found, update, size)
         phases, short = made.phases, made.short
-        generated = cost.forward(shape, update.rows * mean, found.mean + mean / 2)
+        generated = cost.forward(shape, update.rows * read, found.mean + read / 2)
     else:
         each, generated = found.mean * (2 if "rejected" in recipe.learns else 1), 0.0
         if setting(recipe, "packing"):
@@ -279,17 +280,18 @@ def _grpo_layout(
     """The same for a GRPO stage, which packs rows up to a budget of tokens."""
     own = GrpoTrain(**{key: value for key, value in recipe.train.items() if key in GrpoTrain.model_fields})
     group, most_written = recipe.rollout.num_generations, completion_limit(recipe)
-    longest = found.prompt + most_written
+    written = most_written + found.replies
+    longest = found.prompt + written
     budget = own.max_tokens_per_microbatch or update.size * longest
     most = update.size * math.gcd(update.generation, update.accumulation)
     if not own.pack:
         rows = min(most, max(1, budget // longest))
         return memory.padded(rows, longest, masked=True), rows < most
     rows = 1
-    while rows < most and -(-(rows + 1) // group) * found.prompt + (rows + 1) * most_written <= budget:
+    while rows < most and -(-(rows + 1) // group) * found.prompt + (rows + 1) * written <= budget:
         rows += 1
     masked = not (device.cuda and precision.compute == 2)
-    shared = {"shared": own.share_prompts, "masked": masked}
+    shared = {"shared": own.share_prompts, "masked": masked, "replies": found.replies}
     return memory.packed(rows, group, found.prompt, most_written, **shared), rows < most
 
 
@@ -334,7 +336,7 @@ def _generates(
     size, questions = _size(recipe, device), found.rows
     evaluation: Eval | None = getattr(recipe, "eval", None)
     limit, n, greedy = generating.sample_sizes(rollout, evaluation)
-    length, rows = found.prompt + limit, (questions or 1) * (n + greedy)
+    length, rows = found.prompt + found.replies + limit, (questions or 1) * (n + greedy)
     if evaluation:
         rows = sum(asked * (sampled + greedy) for asked, sampled in tasks(evaluation))
     of_device = rows / _launch(recipe).ranks
@@ -343,13 +345,14 @@ def _generates(
         split = rollout.tensor_parallel if isinstance(rollout, EvalRollout) else 1
         share, short = generating.vllm(rollout, device, shape, size, length, split)
     else:
-        several = {"prompt": found.prompt, "written": limit, "n": n, "rows": questions or 1}
+        several = {"prompt": found.prompt + found.replies, "written": limit, "n": n, "rows": questions or 1}
         share, together = generating.transformers(shape, size, **several)
         share = memory.plus(share, Memory(weights=shape.parameters * size))
     each = {"rows": of_device, "n": n + greedy, "written": limit, "size": size}
     seconds = generating.seconds(shape, device, rollout, found, cache=share.kv_cache, together=together, **each)
     mean = mean_written(limit)
-    flops = cost.forward(shape, rows * mean, found.mean + mean / 2)
+    read = mean + found.mean_replies
+    flops = cost.forward(shape, rows * read, found.mean + read / 2)
     flops += cost.forward(shape, (questions or 1) * found.mean, found.mean / 2)
     return StagePlan(
         name,

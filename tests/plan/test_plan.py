@@ -256,3 +256,43 @@ def test_weights_that_are_exchanged_between_machines_take_time(tmp_path):
     two = plan.plan(changed(recipe, {"launch.nodes": 2}), gpu="h100").stages[0]
     assert two.seconds / two.steps > one.seconds / one.steps
     assert "50 GB/s from each GPU to other machines" in two.assumed
+
+
+def test_replies_of_an_environment_are_context_and_cost_memory_and_time(tmp_path):
+    rows = {"builder": "desk", "size": 64}
+    alone = load(tmp_path, data=rows)
+    tools = load(tmp_path, data=rows, environment={"name": "desk", "max_turns": 5, "max_reply_length": 1000})
+    before, after = (plan.plan(recipe, gpu="h100").stages[0] for recipe in (alone, tools))
+    assert "replies of at most 4,256 tokens in an episode" in after.assumed[0]
+    assert "replies" not in before.assumed[0]
+    assert after.tokens > before.tokens + 0.3 * 4000 * before.completions
+    assert after.seconds > before.seconds and after.peak.activations > before.peak.activations
+    assert after.written == before.written and after.completions == before.completions  # of its own tokens
+
+
+def test_the_head_computes_own_tokens_alone():
+    from r1lab.plan import memory
+
+    plain = memory.packed(8, 4, 100, 50, shared=True, masked=False)
+    replied = memory.packed(8, 4, 100, 50, shared=True, masked=False, replies=30)
+    assert replied.scored == plain.scored and replied.tokens == plain.tokens + 8 * 30
+
+
+def test_rows_of_played_episodes_have_their_replies(tmp_path):
+    from r1lab.plan.lengths import lengths, mean_written
+
+    environment = {"name": "number_guess", "max_turns": 3, "max_reply_length": 16}
+    text = {
+        "name": "both", "model": {"path": "embedded:tiny-qwen2"}, "environment": environment,
+        "stages": [
+            {"name": "played", "stage": "sample", "data": {"builder": "number_guess", "size": 8},
+             "rollout": {"engine": "transformers", "num_generations": 2, "max_completion_length": 64}},
+            {"name": "taught", "stage": "sft", "data": {"path": "@played/samples"}},
+        ],
+    }  # fmt: skip
+    (tmp_path / "both.yaml").write_text(json.dumps(text))
+    played, taught = recipes.load([str(tmp_path / "both.yaml")]).stages
+    before, found = lengths(played, {}), lengths(taught, {"played": played})
+    assert before.replies == 2 * (16 + 64) and found.replies == 0
+    assert found.whole == before.prompt + 64 + before.replies and found.rows == 16
+    assert found.mean == pytest.approx(before.mean + mean_written(64) + before.mean_replies)
