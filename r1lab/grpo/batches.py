@@ -19,6 +19,7 @@ BY_TOKEN = (
     "old_per_token_logps",
     "ref_per_token_logps",
     "sampling_per_token_logps",
+    "teacher_per_token_logps",
     "importance_sampling_ratio",
     "tool_mask",
 )

@@ -22,6 +22,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from r1lab.grpo import batches, losses, packing
 from r1lab.grpo.divergence import Compared, compare_logps
+from r1lab.grpo.teacher_server import ServedTeacher, served_logps
 from r1lab.grpo.trainer import GRPOTrainer
 from r1lab.models import shard
 from r1lab.recipe.sections import Distill
@@ -37,7 +38,8 @@ class DistillTrainer(GRPOTrainer):
     tokens, log p - log q, whatever the loss.
 
     Args:
-        teacher: A causal language model with the student's tokens, which is not trained.
+        teacher: A causal language model with the student's tokens, which is not trained; or one behind a server,
+            which scores each rollout once, and only without `settings.exact`.
         settings: A recipe's section `distill`.
         args, kwargs: All of `GRPOTrainer`.
     """
@@ -48,9 +50,7 @@ class DistillTrainer(GRPOTrainer):
         super().__init__(*args, **kwargs)
         self.distill = settings
         self.skips_no_signal = False  # each token has a signal
-        add_fused_lm_head(teacher, temperature=self.temperature, cast_lm_head_to_fp32=self.args.cast_lm_head_to_fp32)
-        self.teacher = self._prepared(teacher.eval().requires_grad_(False))
-        self.packs = self.packs and packing.fits(self, [self.teacher])
+        self.teacher = teacher if isinstance(teacher, ServedTeacher) else self._prepared(teacher)
         self.clip = self.epsilon_low, self.epsilon_high
         if settings.exact:
             self.epsilon_low = self.epsilon_high = math.inf  # see `losses.as_advantages`; `_token_loss` clips itself
@@ -58,18 +58,32 @@ class DistillTrainer(GRPOTrainer):
         self._sums = torch.zeros(3, parts, dtype=torch.float64)  # of tokens by position: KL, divergence, number
 
     def _prepared(self, teacher):
+        teacher.eval().requires_grad_(False)
+        add_fused_lm_head(teacher, temperature=self.temperature, cast_lm_head_to_fp32=self.args.cast_lm_head_to_fp32)
         if self.is_deepspeed_enabled:
-            return prepare_deepspeed(teacher, self.accelerator)
-        if self.is_fsdp_enabled:
-            return shard.prepare(teacher, self.accelerator)
-        return self.accelerator.prepare_model(teacher, evaluation_mode=True)
+            teacher = prepare_deepspeed(teacher, self.accelerator)
+        elif self.is_fsdp_enabled:
+            teacher = shard.prepare(teacher, self.accelerator)
+        else:
+            teacher = self.accelerator.prepare_model(teacher, evaluation_mode=True)
+        self.packs = self.packs and packing.fits(self, [teacher])
+        return teacher
+
+    def _generate_and_score_completions(self, inputs):
+        batch = super()._generate_and_score_completions(inputs)
+        if isinstance(self.teacher, ServedTeacher) and self.model.training:
+            with self._timed("teacher"):
+                batch["teacher_per_token_logps"] = served_logps(self.teacher, batch)
+        return batch
 
     def _compute_logps(self, model, inputs) -> torch.Tensor:
         ids, masks = (torch.cat([inputs[f"prompt_{x}"], inputs[f"completion_{x}"]], dim=1) for x in ("ids", "mask"))
         width = inputs["completion_mask"].size(1)
         if not self.distill.exact:
-            with torch.no_grad():
-                theirs, *_ = self._get_per_token_logps_and_entropies(self.teacher, ids, masks, width)
+            theirs = inputs.get("teacher_per_token_logps")
+            if theirs is None:
+                with torch.no_grad():
+                    theirs, *_ = self._get_per_token_logps_and_entropies(self.teacher, ids, masks, width)
             logps = super()._compute_logps(model, inputs)
             self._compared = Compared(logps, logps, logps.detach() - theirs, theirs)
             return logps

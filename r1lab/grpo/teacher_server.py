@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import torch
 
 from r1lab.engines.address import checked, headers_of, key_of
 from r1lab.errors import UserError
@@ -49,6 +50,8 @@ class ServedTeacher:
                 client.close()
 
     def _scored(self, clients: list[httpx.Client], place: int, ids: list[int], count: int) -> list[float]:
+        if not count:
+            return []
         body = {"model": self.model, "prompt": ids, "max_tokens": 1, "temperature": 1.0, "prompt_logprobs": 0}
         why = ""
         for attempt in range(RETRIES + 1):
@@ -67,6 +70,18 @@ class ServedTeacher:
                 time.sleep(BACKOFF * 2**attempt * random.uniform(0.5, 1.0))
         what = "start it with vLLM and this model, or take the teacher into memory: remove teacher.url"
         raise UserError(f"teacher.url: {self.urls[number]}: {why}: {what}", status=1)
+
+
+def served_logps(teacher: ServedTeacher, batch: dict) -> torch.Tensor:
+    """Returns the teacher's log-probabilities of the completions of a batch, (B, C), zero for padding."""
+    prompts, completions = (
+        [ids[mask.bool()].tolist() for ids, mask in zip(batch[f"{part}_ids"], batch[f"{part}_mask"])]
+        for part in ("prompt", "completion")
+    )
+    found = teacher.logps([(prompt + own, len(own)) for prompt, own in zip(prompts, completions)])
+    mask = batch["completion_mask"].bool()
+    flat = torch.tensor([value for row in found for value in row], device=mask.device, dtype=torch.float32)
+    return torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, flat)
 
 
 def _read(response: httpx.Response, targets: list[int], url: str) -> list[float]:

@@ -143,7 +143,7 @@ def _shape(recipe: StageRecipe, start: str) -> shapes.Shape:
 
 
 def _teacher(recipe: StageRecipe, path: str) -> shapes.Shape | None:
-    if not path or not isinstance(recipe, DistillRecipe):
+    if not path or not isinstance(recipe, DistillRecipe) or recipe.teacher.url:
         return None
     given = {"revision": recipe.teacher.revision, "trust_remote_code": recipe.teacher.trust_remote_code}
     return shapes.find(path, **given, key="teacher.path")

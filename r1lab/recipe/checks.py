@@ -294,6 +294,12 @@ def distill_problems(recipe: DistillRecipe) -> Problems:
     if not settings.exact and settings.beta != 1:
         what = f"{settings.beta:g}: without `exact` there is only the reverse KL: set exact: true, or beta: 1.0"
         found.append((("distill", "beta"), what))
+    if recipe.teacher.url and settings.exact:
+        what = "a server scores tokens, and has no distributions: set distill.exact: false, or remove url"
+        found.append((("teacher", "url"), what))
+    if recipe.teacher.url and (recipe.rollout.temperature != 1 or recipe.schedule.temperature):
+        what = "a server scores tokens at temperature 1: set rollout.temperature: 1.0, or remove url"
+        found.append((("teacher", "url"), what))
     unfit = ["loss", "overlap", "delta", "off_policy_mask_threshold"] + ["entropy_coef"] * settings.exact
     for key in unfit:
         if train.get(key):

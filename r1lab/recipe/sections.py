@@ -48,7 +48,13 @@ class Model(Section):
 
 
 class Teacher(Model):
-    """The model that a distill stage learns from, whose tokens are those of the student."""
+    """The model that a distill stage learns from, whose tokens are those of the student.
+
+    With `url` it is behind vLLM servers of that address, or of several, which know it as `path`; here it is only
+    tokenized with.
+    """
+
+    url: str | list[str] | None = None
 
 
 class TrainedModel(Model):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from r1lab.errors import UserError
 from r1lab.grpo.distillation import DistillTrainer
+from r1lab.grpo.teacher_server import ServedTeacher
 from r1lab.models import loading
 from r1lab.recipe.schema import DistillRecipe
 from r1lab.stages import grpo
@@ -22,6 +23,9 @@ def run(recipe: DistillRecipe, run_dir: Path) -> int:
         raise UserError(f"teacher.path: {teacher.path}: {other}")
 
     def make(**settings) -> DistillTrainer:
+        if teacher.url:
+            served = ServedTeacher(teacher.url, teacher.path)
+            return DistillTrainer(teacher=served, settings=recipe.distill, **settings)
         doing(run_dir, "loading the teacher")
         attention = teacher.attn_implementation
         model = loading.load_model(teacher.path, dtype=teacher.dtype, attn_implementation=attention, **hub)

@@ -1,7 +1,8 @@
 """A distill step has the gradient of the divergence from its teacher, packed and not, on one rank and two."""
 
+import subprocess
 import sys
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from datasets import Dataset
 from transformers import AutoConfig, AutoModelForCausalLM
 from trl import GRPOConfig
 
+from r1lab.grpo import batches
 from r1lab.grpo.distillation import FIRST, DistillTrainer
 from r1lab.grpo.divergence import divergence
 from r1lab.models import loading
@@ -188,10 +190,9 @@ def test_kl_by_position_is_that_of_the_sampled_tokens(tokenizer, tmp_path, monke
 @pytest.mark.slow
 def test_two_ranks_have_the_gradient_of_one(tmp_path):
     """In float64: each of two processes has half of the groups, and their gradients are averaged by DDP."""
-    import subprocess
-
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__]
-    done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", __name__]
+    root = Path(__file__).parents[2]
+    done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, cwd=root)
     assert done.returncode == 0, done.stderr[-3000:]
     vocabulary = loading.load_tokenizer("embedded:tiny-qwen2")
     inputs = rollout(vocabulary, torch.float64)
@@ -211,14 +212,11 @@ def _rank(folder):
         half = slice(accelerator.process_index * B // 2, (accelerator.process_index + 1) * B // 2)
         inputs = {k: v[half] if v.dim() else v for k, v in whole.items()}
         wrapped = accelerator.prepare_model(trainer.model)
-        own = SimpleNamespace(model=wrapped, args=trainer.args)
-        from r1lab.grpo import batches
-
         micro_steps = batches.micro_steps(trainer, inputs)
         for number, part in enumerate(micro_steps):
             accelerator.gradient_state._set_sync_gradients(number == len(micro_steps) - 1)
-            with accelerator.no_sync(own.model) if number < len(micro_steps) - 1 else torch.enable_grad():
-                trainer.compute_loss(own.model, part).backward()
+            with accelerator.no_sync(wrapped) if number < len(micro_steps) - 1 else torch.enable_grad():
+                trainer.compute_loss(wrapped, part).backward()
         torch.save(gradient(trainer.model), f"{folder}/{pack}-{accelerator.process_index}.pt")
 
 

@@ -42,7 +42,12 @@ def test_it_is_a_grpo_stage_with_a_teacher(write):
         ("teacher.path=scratch:tiny-qwen2", "random weights teach nothing"),
         ("teacher.path=./none", "no such folder"),
         ("teacher.path=@base/model", "only a stage of a pipeline can refer to another stage"),
-        ("teacher.url=http://x", "unknown key"),
+        ("teacher.url=http://x", "a server scores tokens, and has no distributions: set distill.exact: false"),
+        (
+            "teacher.url=http://x distill.exact=false rollout.temperature=0.7",
+            "a server scores tokens at temperature 1",
+        ),
+        ("teacher.address=http://x", "unknown key"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(write, setting, expected):
