@@ -10,6 +10,7 @@ import signal
 from functools import cache
 from typing import Any
 
+import datasets
 import verifiers as vf
 from verifiers.types import AssistantMessage, ToolCall, TrajectoryStep
 from verifiers.utils.message_utils import maybe_normalize_messages
@@ -109,6 +110,7 @@ def loaded(module: str, arguments: str = "{}") -> vf.MultiTurnEnv:
     Raises:
         UserError: It fails, or returns what r1lab cannot play.
     """
+    datasets.disable_progress_bars()
     kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         found: Any = vf.load_environment(module, **json.loads(arguments))
