@@ -25,6 +25,7 @@ from r1lab.data.perturbed import knights_knaves_perturbed
 from r1lab.data.reasoning_gym import reasoning_gym
 from r1lab.data.rows import rows
 from r1lab.data.traces import traces
+from r1lab.data.transcripts import desk_transcripts, number_guess_transcripts
 from r1lab.data.verifiers import verifiers
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "bfcl",
     "countdown",
     "desk",
+    "desk_transcripts",
     "gpqa",
     "gsm8k",
     "humaneval",
@@ -49,6 +51,7 @@ __all__ = [
     "mix",
     "mmlu",
     "number_guess",
+    "number_guess_transcripts",
     "olympiadbench",
     "reasoning_gym",
     "rows",

@@ -10,7 +10,13 @@ class Desk:
     """Questions about the ages and friends of people, which only the tools know. A right last turn earns 1.
 
     Each seed gives everybody another age, from 10 to 99, and another friend, so that nothing can be memorized.
+
+    Args:
+        closed: Whether every call is refused, as a control: what a model then still gets right is chance.
     """
+
+    def __init__(self, *, closed: bool = False):
+        self.closed = closed
 
     def reset(self, *, seed: int, people: list[str], start: list[str], hops: int, **columns) -> None:
         rng = random.Random(f"desk/{seed}")
@@ -49,9 +55,15 @@ class Desk:
             a: The first number.
             b: The second number.
         """
+        self._check_open()
         return int(a) + int(b)
 
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ToolError("the desk is closed")
+
     def _known(self, person: str) -> str:
+        self._check_open()
         if person not in self._ages:
             raise ToolError(f"nobody here is called {person}")
         return person

@@ -33,7 +33,12 @@ SCRATCH = {
     "tiny-deepseek-v3": ("deepseek_v3", _SIZES | _DEEPSEEK),
 }
 """Architectures for `scratch:NAME`, with random weights and a tokenizer trained on the SFT data."""
+TAGS = ("<think>", "</think>", "<answer>", "</answer>", "<tool_call>", "</tool_call>")
+"""What is one token each, if the data has it."""
+
 CHAT_TEMPLATE = (
+    "{% if tools %}<|im_start|>system\nTools:{% for t in tools %} {{ t.function.name }}"
+    "({{ t.function.parameters.properties | join(', ') }}){% endfor %}<|im_end|>\n{% endif %}"
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
@@ -85,7 +90,7 @@ def _train_tokenizer(texts: list[str], vocab_size: int, max_length: int):
     )
     tokenizer.decoder = decoders.ByteLevel()
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    tags = ["<think>", "</think>", "<answer>", "</answer>"]
+    tags = [tag for tag in TAGS if any(tag in text for text in texts)]
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - len(tags),
         special_tokens=special,

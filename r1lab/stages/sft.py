@@ -216,14 +216,20 @@ def _model(recipe: SftRecipe, rows: list[dict], tokenizer):
     if path.startswith("scratch:"):
         template = recipe.prompt.text or prompts.PLAIN.get(recipe.prompt.template, "")
         texts = [
-            f"{template}{recipe.prompt.prefill or ''}{prompts.joined(row['prompt'])} {row['completion']}"
-            for row in rows[:4000]
+            f"{template}{recipe.prompt.prefill or ''}{_said(row['prompt'])} {row['completion']}" for row in rows[:4000]
         ]
         model, tokenizer = scratch.scratch(path.removeprefix("scratch:"), texts, seed=recipe.seed)
         dtype = precision.weights(recipe, loading.dtype_name(recipe.model.dtype))
         model = model.to(loading.torch_dtype(dtype))
         return model, loading.with_end(tokenizer, recipe.train.get("eos_token"))
     return load_model(recipe), tokenizer
+
+
+def _said(prompt: str | list[dict]) -> str:
+    """A prompt as text for a tokenizer to learn from: a chat template writes the roles of messages too."""
+    if isinstance(prompt, str):
+        return prompt
+    return "\n".join(f"{message['role']}\n{message['content']}" for message in prompt)
 
 
 def _row():

@@ -29,6 +29,7 @@ BUILDERS = {
     ),
     **dict.fromkeys(("humaneval", "ifeval", "livecodebench", "mmlu", "olympiadbench", "svamp"), []),
     **dict.fromkeys(("reasoning_gym", "rows", "traces"), []),
+    **dict.fromkeys(("desk_transcripts", "number_guess_transcripts"), []),  # tests/data/test_transcripts.py
     **dict.fromkeys(lookup.names("environments"), []),  # their rows have no answer: tests/environments
 }
 PUZZLE_REWARDS = {
