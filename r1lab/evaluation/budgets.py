@@ -288,8 +288,8 @@ def record(forcing: Forcing, natural: dict, groups: list[tuple[list[int], bool]]
 
     Returns:
         `thinking`, the thinking tokens of each sample, and `budgets`: for each budget lists with an entry per sample,
-        the `scores`, `thinking`, whether it was `stopped` and `thinks_on`, and if it differs from the sample the
-        `completions` and the spans of its characters that were `forced`.
+        `lenient` (correct in any format), `thinking`, whether it was `stopped` and `thinks_on`, and if it differs from
+        the sample the `completions` and the spans of its characters that were `forced`.
     """
     spans = [thinking_of(ids, truncated, forcing.decode, forcing.prefilled) for ids, truncated in groups]
     thinking = [span.tokens for span in spans]
@@ -300,7 +300,9 @@ def record(forcing: Forcing, natural: dict, groups: list[tuple[list[int], bool]]
         found.append(
             {
                 "budget": budget,
-                "scores": [natural["scores"][k] if one is None else int(one[1]["right"]) for k, one in enumerate(of)],
+                "lenient": [
+                    natural["lenient"][k] if one is None else int(one[1]["lenient"]) for k, one in enumerate(of)
+                ],
                 "thinking": [thinking[k] if one is None else one[0].thinking for k, one in enumerate(of)],
                 "stopped": [int(one is not None and one[0].stopped) for one in of],
                 "thinks_on": [int(one is not None and one[0].thinks_on) for one in of],
@@ -319,9 +321,11 @@ def _characters(completion: Budgeted, decode: Callable) -> list[list[int]]:
 def figures(records: list[dict]) -> list[dict]:
     """The budget curve of a task, without a budget (None) last.
 
+    It is lenient, because a forced end is not the model's format: thinking of 0 tokens is wrong in a strict one.
+
     Returns:
-        For each budget `avg` with its interval `ci95`, mean `thinking` tokens with `thinking_ci95`, the share of
-        samples that were `stopped`, and of these the share that `thinks_on`. Intervals are over questions.
+        For each budget `lenient` with its interval `lenient_ci95`, mean `thinking` tokens with `thinking_ci95`, the
+        share of samples that were `stopped`, and of these the share that `thinks_on`. Intervals are over questions.
     """
     found = []
     for place, budget in enumerate(one["budget"] for one in records[0]["budgets"]):
@@ -335,10 +339,10 @@ def figures(records: list[dict]) -> list[dict]:
 
 def _point(each: list[dict]) -> dict:
     """Accuracy and thinking tokens, each with its interval over questions."""
-    right, thinking = ([sum(one[key]) / len(one[key]) for one in each] for key in ("scores", "thinking"))
+    right, thinking = ([sum(one[key]) / len(one[key]) for one in each] for key in ("lenient", "thinking"))
     return {
-        "avg": sum(right) / len(right),
-        "ci95": list(stats.mean_ci95(right)),
+        "lenient": sum(right) / len(right),
+        "lenient_ci95": list(stats.mean_ci95(right)),
         "thinking": sum(thinking) / len(thinking),
         "thinking_ci95": list(stats.mean_ci95(thinking)),
     }

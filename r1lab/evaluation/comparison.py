@@ -14,7 +14,7 @@ def compare(before: str, after: str, folders: dict[str, Path]) -> list[dict]:
 
     `strict` and `lenient` are among the metrics where one of them differs from `avg`: what `lenient` gains is
     reasoning, and what `strict` gains beyond it is format.
-    The metric `budget 64` is the accuracy with thinking of at most 64 tokens.
+    The metric `budget 64` is the lenient accuracy with thinking stopped at 64 tokens.
     """
     scores = [_scores(folders[name]) for name in (before, after)]
     rows = []
@@ -61,7 +61,7 @@ def _scores(path: Path) -> dict[tuple[str, str], dict[str, float]]:
             if row.get("greedy") is not None:
                 scores[task, "greedy"][question] = row["greedy"]
             for one in row.get("budgets", ()):
-                scores[task, f"budget {one['budget']}"][question] = sum(one["scores"]) / len(one["scores"])
+                scores[task, f"budget {one['budget']}"][question] = sum(one["lenient"]) / len(one["lenient"])
     return scores
 
 

@@ -39,10 +39,10 @@ def curves(runs: list[Run]) -> Curves:
 def _point(row: object) -> Point | None:
     if not isinstance(row, dict):
         return None
-    thinking, value = as_number(row.get("thinking")), as_number(row.get("avg"))
+    thinking, value = as_number(row.get("thinking")), as_number(row.get("lenient"))
     if thinking is None or value is None:
         return None
-    low, high = interval(row) or (value, value)
+    low, high = interval(row, "lenient_ci95") or (value, value)
     return Point(row["budget"] if type(row.get("budget")) is int else None, thinking, value, low, high)
 
 
@@ -58,12 +58,13 @@ def table(run: Run) -> Table | None:
                 tokens = [number(bound, 1) for bound in interval(row, "thinking_ci95") or ()]
                 thinking = number(as_number(row["thinking"]), 1) + (f" [{', '.join(tokens)}]" if tokens else "")
                 shares = [percent(as_number(row.get(key))) if key in row else NONE for key in ("stopped", "thinks_on")]
-                rows.append([stage.name, clean(task), budget, percent(as_number(row["avg"]), interval(row)), thinking,
-                             *shares])  # fmt: skip
+                accuracy = percent(as_number(row["lenient"]), interval(row, "lenient_ci95"))
+                rows.append([stage.name, clean(task), budget, accuracy, thinking, *shares])
     note = (
-        "Accuracy in percent and mean thinking tokens, with 95 % intervals over questions in brackets. Stopped: the "
-        "share of answers whose thinking was stopped at the budget; thinks on: the share of these that went on "
-        "thinking after the forced end, whose tokens count."
+        "Accuracy in percent and mean thinking tokens, with 95 % intervals over questions in brackets. Accuracy is "
+        "lenient, correct in any format, because a forced end is not the model's own. Stopped: the share of answers "
+        "whose thinking was stopped at the budget; thinks on: the share of these that went on thinking after the "
+        "forced end, whose tokens count."
     )
     head = ["evaluation", "task", "budget", "% correct", "thinking tokens", "stopped", "thinks on"]
     return Table(head, rows, note) if rows else None

@@ -135,18 +135,18 @@ def test_the_record_and_the_curve(tokenizer):
     found, _ = forced(tokenizer, STOPPED | {"q <think> a b </think> <answer>": "no </think> 7"})
     ids = tokenizer(SAMPLE)["input_ids"] + [0]
     forcing = Forcing((0, 2, 4), "</think> <answer>", tokenizer)
-    judged = [{"right": False}, {"right": True}]
-    made = budgets.record(forcing, {"scores": [1]}, [(ids, False)], [found[0], found[2]], judged)
+    judged = [{"lenient": False}, {"lenient": True}]
+    made = budgets.record(forcing, {"lenient": [1]}, [(ids, False)], [found[0], found[2]], judged)
     assert made["thinking"] == [4]
     none, two, four = made["budgets"]
-    assert (none["scores"], two["scores"], four["scores"]) == ([0], [1], [1])
+    assert (none["lenient"], two["lenient"], four["lenient"]) == ([0], [1], [1])
     assert four["completions"] == [None] and four["thinking"] == [4] and four["stopped"] == [0]
     text, ((start, end),) = two["completions"][0], two["forced"][0]
     assert text[start:end].strip() == "</think> <answer>"
-    other = made | {"scores": [1], "budgets": [none | {"scores": [1]}, two, four]}
-    curve = budgets.figures([made | {"scores": [1]}, other])
+    other = made | {"lenient": [1], "budgets": [none | {"lenient": [1]}, two, four]}
+    curve = budgets.figures([made | {"lenient": [1]}, other])
     assert [point["budget"] for point in curve] == [0, 2, 4, None]
-    assert [point["avg"] for point in curve] == [0.5, 1, 1, 1]
+    assert [point["lenient"] for point in curve] == [0.5, 1, 1, 1]
     assert [point["thinking"] for point in curve] == [0, 4, 4, 4]
     assert curve[1]["stopped"] == 1 and curve[1]["thinks_on"] == 1 and curve[2]["stopped"] == 0
     assert "thinks_on" not in curve[2]

@@ -6,7 +6,7 @@ from r1lab.report import budget_curves, figures, page, read
 
 
 def point(budget, avg, thinking, **more):
-    return {"budget": budget, "avg": avg, "ci95": [avg - 0.1, avg + 0.1], "thinking": thinking,
+    return {"budget": budget, "lenient": avg, "lenient_ci95": [avg - 0.1, avg + 0.1], "thinking": thinking,
             "thinking_ci95": [thinking - 1, thinking + 1]} | more  # fmt: skip
 
 
@@ -40,6 +40,6 @@ def test_the_table_and_the_figure_have_each_budget_of_each_evaluation(tmp_path):
 
 
 def test_damaged_points_are_left_out_and_no_budgets_are_no_table(tmp_path):
-    run = run_of(tmp_path, [{"budget": 3}, "x", point(5, 0.5, 4.0) | {"ci95": None}], [])
+    run = run_of(tmp_path, [{"budget": 3}, "x", point(5, 0.5, 4.0) | {"lenient_ci95": None}], [])
     assert [row[2:4] for row in budget_curves.table(run).rows] == [["5", "50.0"]]
     assert budget_curves.table(run_of(tmp_path, [])) is None and budget_curves.curves([run_of(tmp_path, [])]) == {}
