@@ -38,6 +38,7 @@ from r1lab.errors import UserError
 from r1lab.grpo import dynamic_sampling, parity
 from r1lab.grpo.dynamic_sampling import Group
 from r1lab.grpo.pacing import Pacing, Ticket
+from r1lab.grpo.rewards import log_figures
 from r1lab.recipe.sections import Asynchronous
 
 if TYPE_CHECKING:
@@ -160,6 +161,8 @@ class Groups:
         metrics["async/staleness_max"].append(max(ages, default=0))
         share = len(groups) // accelerator.num_processes
         self.newest = groups[accelerator.process_index * share :][:share]
+        for group in self.newest:
+            log_figures(group.of_rewards or {}, trainer._log_metric)
         return self.newest
 
     def _take(self) -> None:
@@ -253,11 +256,13 @@ def data_order(trainer: GRPOTrainer, count: int) -> Callable[[int], int]:
 def without_figures(trainer: GRPOTrainer):
     """A context in which TRL's metrics are not recorded: they are computed when the groups are trained on."""
     metrics, tokens = trainer._metrics["train"], trainer.state.num_input_tokens_seen
-    trainer._metrics["train"] = defaultdict(list)
+    pending = trainer._pending_metrics
+    trainer._metrics["train"], trainer._pending_metrics = defaultdict(list), defaultdict(list)
     try:
         yield
     finally:
         trainer._metrics["train"], trainer.state.num_input_tokens_seen = metrics, tokens
+        trainer._pending_metrics = pending
 
 
 def _score(trainer: GRPOTrainer, groups: Sequence[Group]) -> None:

@@ -32,6 +32,7 @@ class Group:
             are the present ones.
         masks: 1 for each token that the model sampled, and 0 for the others; None if there are no others.
         figures: What is logged of each episode (`r1lab.grpo.episodes.figures`), if they are episodes.
+        of_rewards: What each reward says of each completion besides its value; None if the grader is not known.
     """
 
     inputs: dict
@@ -44,6 +45,7 @@ class Group:
     versions: list[list[int | None]] | None = None
     masks: list[list[int]] | None = None
     figures: list[dict] = field(default_factory=list)
+    of_rewards: dict[str, list[dict[str, float]]] | None = None
 
 
 def has_signal(group: Group, metric: str, weights: list[float]) -> bool:
@@ -149,6 +151,7 @@ def graded(
             right=None if right is None else right[start : start + size],
             masks=None if masks is None else masks[start : start + size],
             figures=[figures(row["episode"]) for row in inputs[start : start + size] if "episode" in row],
+            of_rewards=None if newest is None else {k: of[start : start + size] for k, of in newest.figures.items()},
         )
         for start in range(0, len(inputs), size)
     ]

@@ -1,6 +1,7 @@
 """Rewards for TRL's trainer, which save every completion with its scores and reasons."""
 
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -104,9 +105,8 @@ class BatchRewards:
         both = own if self.alone else gather_object(own)
         self.statistics.update(merged_statistics([one for one, _ in both]))
         self.failed = sum((failed for _, failed in both), Counter())
-        for name, figures in result.figures.items() if log_metric else ():
-            for figure, value in (item for of_one in figures for item in of_one.items()):
-                log_metric(f"rewards/{name}/{figure}", value)
+        if log_metric is not None:
+            log_figures(result.figures, log_metric)
         return result.values[self.grader.names[0]]
 
     def _hand_out(self, name: str):
@@ -115,6 +115,18 @@ class BatchRewards:
             return self.newest.values[name]
 
         return values
+
+
+def log_figures(figures: dict[str, list[dict[str, float]]], log_metric: Callable[[str, float], None]) -> None:
+    """Logs what rewards say of completions besides their values, for a mean over all ranks.
+
+    >>> log_figures({"majority": [{"votes": 0.5}]}, print)
+    rewards/majority/votes 0.5
+    """
+    for name, of_all in figures.items():
+        for of_one in of_all:
+            for figure, value in of_one.items():
+                log_metric(f"rewards/{name}/{figure}", value)
 
 
 def _named(function, name: str):
