@@ -1,6 +1,7 @@
 """Episodes are played to each of their ends, their tokens are only appended, and no turn waits for another's."""
 
 import math
+import random
 from collections import deque
 
 import pytest
@@ -113,6 +114,24 @@ def test_tokens_are_only_appended_and_each_has_its_origin(tokenizer):
         assert [math.isnan(p) for p in episode.logprobs] == [m == 0 for m in episode.mask]
         assert episode.completion_ids[-1] == tokenizer.eos_token_id  # the last reply has no part in the row
     assert episodes[0].segments[3].error == "not a number"
+
+
+@pytest.mark.slow
+def test_ten_thousand_turns_are_only_appended(tokenizer):
+    draw = random.Random(0)
+    said = ["<think> é", "nine", "give", "ß </think>", "<|im_end|>", "7 8", "\n", "<tool_call>{", "日本", ""]
+    texts = [[" ".join(draw.choices(said, k=draw.randint(0, 5))) for _ in range(4)] for _ in range(2500)]
+    episodes, stream = played(tokenizer, texts, range(2500), limits=Limits(4, 60, 240, 1000))
+    turns = 0
+    for key, episode in enumerate(episodes):
+        ids = list(episode.prompt_ids)
+        requests = iter(stream.added[key])
+        for segment in episode.segments:
+            if segment.own:
+                turns += 1
+                assert next(requests)[0] == ids
+            ids += segment.ids
+    assert turns >= 10_000
 
 
 def test_the_budget_is_that_of_the_own_tokens(tokenizer):
