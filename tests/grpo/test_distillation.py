@@ -13,6 +13,7 @@ from trl import GRPOConfig
 from r1lab.grpo import batches
 from r1lab.grpo.distillation import FIRST, DistillTrainer
 from r1lab.grpo.divergence import divergence
+from r1lab.grpo.teacher_server import ServedTeacher
 from r1lab.models import loading
 from r1lab.recipe.sections import Distill
 from r1lab.recipe.training import GrpoTrain
@@ -58,15 +59,15 @@ def teacher(tokenizer, dtype):
     return model(1, len(tokenizer) + 5, dtype, hidden_size=64, num_attention_heads=8, num_hidden_layers=1)
 
 
-def made(tokenizer, tmp_path, dtype=torch.float64, *, own=None, per_device=B // 2, train=None, **settings):
+def made(tokenizer, tmp_path, dtype=torch.float64, *, own=None, per_device=B // 2, train=None, by=None, **settings):
     args = GRPOConfig(
         output_dir=str(tmp_path), per_device_train_batch_size=per_device, gradient_accumulation_steps=2,
         num_generations=G, max_completion_length=C, bf16=False, report_to="none", use_cpu=True,
         gradient_checkpointing=False, loss_type="dapo", temperature=0.9, **(train or {}),
     )  # fmt: skip
     trainer = DistillTrainer(
-        model=student(tokenizer, dtype), teacher=teacher(tokenizer, dtype), settings=Distill(**settings), args=args,
-        processing_class=tokenizer, reward_funcs=lambda completions, **_: [0.0] * len(completions),
+        model=student(tokenizer, dtype), teacher=by or teacher(tokenizer, dtype), settings=Distill(**settings),
+        args=args, processing_class=tokenizer, reward_funcs=lambda completions, **_: [0.0] * len(completions),
         train_dataset=Dataset.from_dict({"prompt": ["a"] * B}), own=GrpoTrain(**(own or {})),
     )  # fmt: skip
     trainer.model.train().to(dtype)
@@ -128,6 +129,16 @@ def test_sampled_gradient_is_that_of_an_advantage_per_token(tokenizer, tmp_path,
     ours, theirs = (x.gather(-1, inputs["completion_ids"][..., None]).squeeze(-1) for x in (log_p, log_q))
     (-mean((theirs - ours.detach()) * ours, inputs)).backward()
     agree(found, gradient(plain), torch.float64 if pack else torch.float32)  # TRL's own head is in float32
+
+
+def test_a_teacher_behind_a_server_gives_the_same_sampled_gradient(tokenizer, tmp_path):
+    inputs = rollout(tokenizer, torch.float64)
+    _, expected = loss_and_gradient(made(tokenizer, tmp_path, exact=False), dict(inputs))
+    _, _, log_q = distributions(tokenizer, inputs, torch.float64, common=False)
+    theirs = log_q.gather(-1, inputs["completion_ids"][..., None]).squeeze(-1)
+    trainer = made(tokenizer, tmp_path, exact=False, by=ServedTeacher("http://127.0.0.1:9/v1", "teacher"))
+    _, found = loss_and_gradient(trainer, inputs | {"teacher_per_token_logps": theirs})
+    agree(found, expected, torch.float64)
 
 
 def test_the_sampled_gradient_is_the_exact_one_on_average():
