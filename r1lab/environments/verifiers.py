@@ -11,9 +11,9 @@ from functools import cache
 from typing import Any
 
 import datasets
-import verifiers as vf
-from verifiers.types import AssistantMessage, ToolCall, TrajectoryStep
-from verifiers.utils.message_utils import maybe_normalize_messages
+import verifiers as vf  # pyright: ignore[reportMissingImports]
+from verifiers.types import AssistantMessage, ToolCall, TrajectoryStep  # pyright: ignore[reportMissingImports]
+from verifiers.utils.message_utils import maybe_normalize_messages  # pyright: ignore[reportMissingImports]
 
 from r1lab.environments.base import Reply, Turn
 from r1lab.environments.tools import with_schema
@@ -37,11 +37,9 @@ class Verifiers:
 
     def reset(self, *, seed: int, **row) -> str | None:
         client = vf.OpenAIChatCompletionsClient(None)  # pyright: ignore[reportArgumentType]: it is never asked
-        given_row = {
-            "example_id": 0,
-            **{key: value for key, value in row.items() if key != "task"},
-        }  # r1lab's own task
-        self._state = _run(self._environment.init_state(given_row, client, "r1lab"))
+        # The task is r1lab's own, which verifiers would read as one of its own.
+        columns: Any = {"example_id": 0} | {key: value for key, value in row.items() if key != "task"}
+        self._state = _run(self._environment.init_state(columns, client, "r1lab"))
         given = [_plain(message) for message in self._state["prompt"]]
         self._state = _run(self._environment.setup_state(self._state)) or self._state
         self._prompt = self._messages()

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import verifiers as vf
+import verifiers as vf  # pyright: ignore[reportMissingImports]
 from datasets import Dataset
 
 from r1lab.environments import calls, toolset
