@@ -53,12 +53,15 @@ def test_a_pipeline_of_episodes(tmp_path, engine):
     for row in steps:
         assert 1 <= row["episodes"]["turns"] <= 3
         assert sum(row["episodes"]["ends"].values()) == pytest.approx(1, abs=1e-3)
-    samples = storage.read_jsonl(run / "01-zero/samples/step_000001.jsonl")
-    assert len(samples) == 16 and all(row["tokens"] <= 40 and row["turns"][0]["own"] for row in samples)
+    files = sorted(
+        (run / "01-zero/samples").glob("*.jsonl")
+    )  # those ahead are in the file of the step that graded them
+    samples = [row for file in files for row in storage.read_jsonl(file)]
+    assert len(samples) == 32 and all(row["tokens"] <= 40 and row["turns"][0]["own"] for row in samples)
     if engine in ("vllm", "server"):
         assert all(row["drift"] < 1e-2 and row["importance_ratio"] == pytest.approx(1, abs=1e-2) for row in steps)
     if engine == "async":
-        assert all(0 <= row["async"]["staleness"] <= 1 and row["drift"] < 1e-2 for row in steps)
+        assert all(0 <= row["async"]["staleness"] <= 1 and row.get("drift", 0) < 1e-2 for row in steps)
     scores = json.loads((run / "02-after/result.json").read_text())["tasks"]["number_guess"]
     assert scores["turns"] >= 1 and "pass^2" in scores and sum(scores["ends"].values()) == pytest.approx(1, abs=1e-3)
     questions = storage.read_jsonl(run / "02-after/samples/questions.jsonl")
