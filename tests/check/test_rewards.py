@@ -91,7 +91,7 @@ def test_the_form_of_code_and_of_choices(found, grpo):
 
 def test_a_deadline_ends_what_runs_and_leaves_no_alarm():
     before = signal.getsignal(signal.SIGPROF)
-    with pytest.raises(rewards._TooLong):
+    with pytest.raises(rewards.TooLong):
         with rewards.deadline(0.2):
             while True:
                 pass
@@ -104,7 +104,7 @@ def test_a_deadline_is_of_cpu_time_up_to_a_cap(monkeypatch):
     with rewards.deadline(0.2):
         time.sleep(0.4)
     monkeypatch.setattr(rewards, "CAP", 0.3)
-    with pytest.raises(rewards._TooLong):
+    with pytest.raises(rewards.TooLong):
         with rewards.deadline(0.2):
             time.sleep(600)
 
