@@ -10,6 +10,7 @@ import r1lab
 from r1lab.errors import UserError
 from r1lab.recipe import loading
 from r1lab.recipe.schema import STAGES
+from r1lab.recipe.training import Alarms
 from r1lab.recipe.values import fields_at, schema_at
 
 SECTIONS = sorted({name for schema in STAGES.values() for name in schema.model_fields} - {"name", "stage", "seed"})
@@ -19,6 +20,7 @@ PLAIN = {
     "rewards": [{"name": "exact_match"}],
     "tools": ["calculator"],
 }
+TEACHER = {"teacher": {"path": "some/teacher"}}
 # A value that is not the default, and what else a key needs.
 OTHER = {
     "rollout.engine": "transformers",
@@ -37,12 +39,22 @@ OTHER = {
     "model.lora": {"r": 4},
     "model.revision": "main",
     "model.trust_remote_code": True,
+    "teacher.path": "another/teacher",
+    "teacher.dtype": "float32",
+    "teacher.attn_implementation": "eager",
+    "teacher.revision": "main",
+    "teacher.trust_remote_code": True,
+    "teacher.url": "http://localhost:8000/v1",
+    "distill.exact": False,
+    "distill.beta": 0.5,
     "data.builder": "countdown",
     "data.split": "test",
     "data.deduplicate": True,
     "data.decontaminate": {"against": ["math"]},
     "data.pass_rate": {"path": "rows.jsonl"},
     "data.order": "length",
+    "data.budget": {"lowest": 4},
+    "eval.budgets": [0, 8],
     "prompt.template": "r1-zero",
     "prompt.system": "Be brief.",
     "prompt.text": "Q: {question}",
@@ -70,7 +82,7 @@ OTHER = {
     "scope": "whole",
     "alarms.learning_rate_factor": 0.9,
     "train": {"max_steps": 3},
-} | {f"alarms.{name}": None for name in ("entropy", "length", "truncated", "kl", "no_signal", "drift", "loss")}
+} | {f"alarms.{name}": None for name in Alarms().active()}
 NEEDS = {
     "rollout.tensor_parallel": {"launch": {"gpus": 4, "rollout": "server", "rollout_gpus": 2}},
     "rollout.sync_folder": {"launch": {"gpus": 2, "rollout": "server"}},
@@ -83,6 +95,8 @@ NEEDS = {
     "rollout.top_p": {"rollout": {"biased_sampling": True}},
     "rollout.top_k": {"rollout": {"biased_sampling": True}},
     "prompt.system": {"prompt": {"template": "chat"}},
+    "teacher.url": {"distill": {"exact": False}},
+    "eval.budgets": {"prompt": {"template": "r1-zero"}},
 }
 
 
@@ -97,7 +111,7 @@ def keys_of_sections() -> list[str]:
 def written(kind: str, key: str) -> dict:
     """A recipe of a kind with one key more, and what that key needs where the kind has it."""
     fields = STAGES[kind].model_fields
-    data = {"stage": kind} | {name: dict(v) if isinstance(v, dict) else v for name, v in PLAIN.items()}
+    data = {"stage": kind} | {name: dict(v) if isinstance(v, dict) else v for name, v in (PLAIN | TEACHER).items()}
     data = {name: value for name, value in data.items() if name in fields}
     section, _, below = key.partition(".")
     for name, more in NEEDS.get(key, {}).items():
@@ -105,12 +119,14 @@ def written(kind: str, key: str) -> dict:
         data[name] = data.get(name, {}) | {k: v for k, v in more.items() if k in own}
     value = OTHER.get(key, 3)
     if not below:
-        data[section] = PLAIN.get(key, value)
+        data[section] = (PLAIN | TEACHER).get(key, value)
     else:
         data[section] = data.get(section, {}) | {below: value}
-    if kind == "grpo" and section == "eval":
+    if STAGES[kind].on_policy and section == "eval":
         data["eval"] = {"every": 5} | data["eval"]
-    if kind == "grpo" and key == "rollout.url":
+    if key == "eval.budgets":
+        data.pop("tools", None)  # an episode has thinking in each of its turns
+    if STAGES[kind].on_policy and key == "rollout.url":
         del data["rollout"]["engine"]  # its servers run vLLM
     return data
 
@@ -144,7 +160,8 @@ def consumed(kind: str) -> set[tuple[str, str]]:
     """Attributes that the modules of a stage read, each as the name of what it is read from and its own."""
     root = Path(r1lab.__file__).parent.parent
     others = {f"r1lab.stages.{other}" for other in STAGES if other != kind}
-    others -= {"r1lab.stages.eval"} if kind == "grpo" else {"r1lab.stages.dpo"} if kind == "reward" else set()
+    imported = {"grpo": {"eval"}, "distill": {"grpo", "eval"}, "reward": {"dpo"}}
+    others -= {f"r1lab.stages.{other}" for other in imported.get(kind, ())}
     schemas = {f"r1lab.recipe.{module}" for module in ("schema", "sections", "training", "loading")}
     waiting, seen, found = [f"r1lab.stages.{kind}"], set(), set()
     while waiting:
