@@ -20,7 +20,10 @@ RECIPES = sorted(packaged_recipes())
 def test_no_false_alarm_on_a_tiny_recipe(name):
     lines = check.lines([name], tiny=True)
     assert lines
-    assert [line for line in lines if not line.startswith("ok")] == []
+    found = [line for line in lines if not line.startswith("ok")]
+    if name.startswith("ttrl/"):  # the group's vote is the reference, and check says what that invites
+        assert "majority: no gold answer is read" in found.pop()
+    assert found == []
 
 
 def test_what_is_printed_and_the_exit_status(capsys):
