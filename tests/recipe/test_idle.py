@@ -55,6 +55,7 @@ OTHER = {
     "data.order": "length",
     "data.budget": {"lowest": 4},
     "eval.budgets": [0, 8],
+    "eval.forcing": {},
     "prompt.template": "r1-zero",
     "prompt.system": "Be brief.",
     "prompt.text": "Q: {question}",
