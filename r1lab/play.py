@@ -101,7 +101,9 @@ def _made(environment: str, sources: list[str], data: str | None, tokens: int) -
         "rewards": [{"name": "environment"}],
         **{f"data.{key}": value for key, value in parameters.items()},
     }  # fmt: skip
-    return loading.load([*(f"{key}={json.dumps(value)}" for key, value in settings.items()), *sources])
+    made = loading.load([*(f"{key}={json.dumps(value)}" for key, value in settings.items()), *sources])
+    assert isinstance(made, StageRecipe)  # it has `stage` and no `stages`
+    return made
 
 
 def _builder(environment: str, data: str | None) -> tuple[str, dict[str, Any]] | None:

@@ -206,7 +206,8 @@ def _repeated(tried: _Tried, first: list[Game], again: list[Game], together: lis
         together: There too, all at the same time.
     """
     name = str(tried.section.name)
-    seeded = "seed" in inspect.signature(lookup.function("environments", name).reset).parameters
+    environment: Any = lookup.function("environments", name)
+    seeded = "seed" in inspect.signature(environment.reset).parameters
     if differing := _difference(first, again):
         what = f"{name}: the same row and seed give another episode: {differing}"
         fix = "draw everything from random.Random(seed), with the `seed` that `reset` gets"

@@ -144,7 +144,8 @@ class Episode:
     @classmethod
     def read(cls, saved: dict[str, Any]) -> "Episode":
         """The episode that `dataclasses.asdict` saved."""
-        return cls(**saved | {"segments": [Segment(**segment) for segment in saved["segments"]]})
+        segments: Any = [Segment(**segment) for segment in saved["segments"]]
+        return cls(**{**saved, "segments": segments})
 
     @property
     def cut(self) -> bool:

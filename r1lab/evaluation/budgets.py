@@ -52,7 +52,7 @@ class Forcing:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of tokens, without end tokens."""
-        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def encode(self, text: str) -> list[int]:
         """Returns the tokens of a text in the middle of a completion."""

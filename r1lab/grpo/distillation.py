@@ -15,9 +15,11 @@ Both leave out that a token changes the prefixes that follow: gradients flow thr
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
-from trl.models import prepare_deepspeed
+from accelerate import Accelerator
+from trl.models.utils import prepare_deepspeed
 from trl.trainer.utils import add_fused_lm_head
 
 from r1lab.grpo import batches, losses, packing
@@ -58,14 +60,15 @@ class DistillTrainer(GRPOTrainer):
         self._sums = torch.zeros(3, parts, dtype=torch.float64)  # of tokens by position: KL, divergence, number
 
     def _prepared(self, teacher):
+        accelerator = cast(Accelerator, self.accelerator)
         teacher.eval().requires_grad_(False)
         add_fused_lm_head(teacher, temperature=self.temperature, cast_lm_head_to_fp32=self.args.cast_lm_head_to_fp32)
         if self.is_deepspeed_enabled:
-            teacher = prepare_deepspeed(teacher, self.accelerator)
+            teacher = prepare_deepspeed(teacher, accelerator)
         elif self.is_fsdp_enabled:
-            teacher = shard.prepare(teacher, self.accelerator)
+            teacher = shard.prepare(teacher, accelerator)
         else:
-            teacher = self.accelerator.prepare_model(teacher, evaluation_mode=True)
+            teacher = accelerator.prepare_model(teacher, evaluation_mode=True)
         self.packs = self.packs and packing.fits(self, [teacher])
         return teacher
 
@@ -148,13 +151,13 @@ class DistillTrainer(GRPOTrainer):
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         if self.rewards is not None and self.rewards.newest is not None:
             right = torch.tensor(self.rewards.newest.right, device=self.accelerator.device).float().mean()
-            self._metrics["train"]["right"].append(self.accelerator.gather(right).mean().item())
+            self._metrics["train"]["right"].append(cast(torch.Tensor, self.accelerator.gather(right)).mean().item())
         return rewards
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Like GRPO's, with `teacher/kl`, `teacher/divergence` if it is exact, and `teacher/kl/N` from position N."""
         if "loss" in logs:
-            kl, divergence, count = self.accelerator.reduce(self._sums, reduction="sum").cpu()
+            kl, divergence, count = cast(torch.Tensor, self.accelerator.reduce(self._sums, reduction="sum")).cpu()
             self._sums.zero_()
             total = count.sum().clamp(min=1)
             logs["teacher/kl"] = (kl.sum() / total).item()

@@ -83,8 +83,8 @@ def compare(
         chunked: False computes all logits at once, by plain autograd.
     """
     size = min(len(weight), len(teacher.weight))
-    weight, bias = _first(weight, size), _first(bias, size)
-    theirs = teacher.hidden, _first(teacher.weight, size), _first(teacher.bias, size)
+    weight, bias = weight[:size], _first(bias, size)
+    theirs = teacher.hidden, teacher.weight[:size], _first(teacher.bias, size)
     if not chunked:
         log_p = head.logits(hidden, weight, bias, temperature, softcap).log_softmax(-1)
         log_q = head.logits(*theirs, temperature, teacher.softcap).log_softmax(-1)
@@ -93,8 +93,8 @@ def compare(
     return Compared(*_Compared.apply(hidden, weight, bias, targets, *theirs, *settings))
 
 
-def _first(values: torch.Tensor | None, size: int):
-    return values if values is None or len(values) == size else values[:size]
+def _first(bias: torch.Tensor | None, size: int) -> torch.Tensor | None:
+    return None if bias is None else bias[:size]
 
 
 def compare_logps(log_p: torch.Tensor, log_q: torch.Tensor, targets: torch.Tensor, beta: float) -> Compared:
@@ -112,9 +112,12 @@ def compare_logps(log_p: torch.Tensor, log_q: torch.Tensor, targets: torch.Tenso
 def divergence(log_p: torch.Tensor, log_q: torch.Tensor, beta: float) -> torch.Tensor:
     """Returns the divergence between student and teacher, (...), from log-probabilities (..., V)."""
     log_m = _mixture(log_p, log_q, beta)
-    to_teacher = (log_q.exp() * (log_q - log_m)).sum(-1) if beta < 1 else 0.0
-    to_student = (log_p.exp() * (log_p - log_m)).sum(-1) if beta > 0 else 0.0
-    return to_teacher + to_student if beta in (0, 1) else beta * to_teacher + (1 - beta) * to_student
+    if beta == 0:
+        return (log_q.exp() * (log_q - log_m)).sum(-1)
+    to_student = (log_p.exp() * (log_p - log_m)).sum(-1)
+    if beta == 1:
+        return to_student
+    return beta * (log_q.exp() * (log_q - log_m)).sum(-1) + (1 - beta) * to_student
 
 
 def _mixture(log_p: torch.Tensor, log_q: torch.Tensor, beta: float) -> torch.Tensor:
@@ -165,7 +168,7 @@ class _Compared(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *grad_outputs):
         grad_logps, _, grad_divergences, _ = grad_outputs
-        hidden, weight, bias, targets, *theirs = ctx.saved_tensors
+        hidden, weight, bias, targets, their_hidden, their_weight, their_bias = ctx.saved_tensors
         beta, temperature, softcap, their_softcap, rows = ctx.settings
         to_hidden, to_weight, to_bias = ctx.needs_input_grad[:3]
         dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
@@ -180,8 +183,7 @@ class _Compared(torch.autograd.Function):
             else:
                 z = head.logits(hidden[part], weight, bias, temperature, softcap)
                 log_p = z.log_softmax(-1)
-                their_hidden, *their_head = theirs
-                log_q = head.logits(their_hidden[part], *their_head, temperature, their_softcap)
+                log_q = head.logits(their_hidden[part], their_weight, their_bias, temperature, their_softcap)
                 log_q = log_q.log_softmax(-1).to(dtype)
             grad = None
             if grad_divergences is not None:
@@ -193,7 +195,7 @@ class _Compared(torch.autograd.Function):
             assert grad is not None  # autograd calls this for at least one of the two
             if temperature != 1:
                 grad = grad / temperature
-            if softcap is not None:
+            if softcap is not None and z is not None:  # with a softcap nothing is kept
                 grad = grad * (1 - (z * temperature / softcap) ** 2)
             low = grad.to(hidden.dtype)
             if grad_hidden is not None:

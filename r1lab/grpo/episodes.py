@@ -143,12 +143,12 @@ def log(trainer: GRPOTrainer, found: list[dict]) -> None:
     everything = gather_object(found)
     metrics = trainer._metrics["train" if trainer.model.training else "eval"]
     count, replies = len(everything), sum(one["replies"] for one in everything)
-    found = {"clipped_ratio": sum(one["cut"] for one in everything) / count}
+    logged = {"clipped_ratio": sum(one["cut"] for one in everything) / count}
     ended = [one["tokens"] for one in everything if one["counted"] and not one["cut"]] or [0]  # 0 as in TRL
     for kind, lengths in (("length", [one["tokens"] for one in everything]), ("terminated_length", ended)):
-        found |= {f"mean_{kind}": sum(lengths) / len(lengths)}
-        found |= {f"min_{kind}": min(lengths), f"max_{kind}": max(lengths)}
-    for name, value in found.items():
+        logged |= {f"mean_{kind}": sum(lengths) / len(lengths)}
+        logged |= {f"min_{kind}": min(lengths), f"max_{kind}": max(lengths)}
+    for name, value in logged.items():
         metrics[f"completions/{name}"][-1:] = [float(value)]
     for name in ("turns", "calls", "reply_tokens"):
         metrics[f"episodes/{name}"].append(sum(one[name] for one in everything) / count)

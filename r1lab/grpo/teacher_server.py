@@ -53,7 +53,7 @@ class ServedTeacher:
         if not count:
             return []
         body = {"model": self.model, "prompt": ids, "max_tokens": 1, "temperature": 1.0, "prompt_logprobs": 0}
-        why = ""
+        why, number = "", place
         for attempt in range(RETRIES + 1):
             number = (place + attempt) % len(clients)
             try:

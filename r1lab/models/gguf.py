@@ -127,7 +127,7 @@ def load(path: Path) -> tuple[Any, Any]:
 
 
 def _reader(path: Path) -> tuple[Any, Callable[[str], Any]]:
-    from gguf import GGUFReader
+    from gguf import GGUFReader  # pyright: ignore[reportAttributeAccessIssue, reportMissingImports]
 
     try:
         reader = GGUFReader(path.expanduser())

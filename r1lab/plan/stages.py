@@ -222,7 +222,7 @@ def _trains(
     steps = _steps(recipe, found, update.rows)
     passes = (4 if checkpointing else 3) + (1 if work.reference else 0)
     short, made, mean, completions = "", None, 0.0, None
-    if recipe.on_policy:
+    if isinstance(recipe, GrpoRecipe):
         mean, completions = mean_written(completion_limit(recipe)), steps and steps * update.rows
         read = mean + found.mean_replies
         each = found.mean / recipe.rollout.num_generations + read
@@ -265,7 +265,7 @@ def _layout(
     recipe: Trained, device: Device, precision: Precision, found: Lengths, update: Batch
 ) -> tuple[Layout, bool]:
     """The largest micro-batch, and whether the rows of an update need more than one."""
-    if recipe.on_policy:
+    if isinstance(recipe, GrpoRecipe):
         return _grpo_layout(recipe, device, precision, found, update)
     if "rejected" in recipe.learns:
         layout = memory.padded(2 * update.size, found.whole, masked=True)
@@ -323,7 +323,7 @@ def _steps(recipe: Trained, found: Lengths, completions: int) -> int | None:
         return limit
     if not found.rows:
         return None
-    rows = found.rows * (recipe.rollout.num_generations if recipe.on_policy else 1)
+    rows = found.rows * (recipe.rollout.num_generations if isinstance(recipe, GrpoRecipe) else 1)
     if recipe.train.get("packing"):
         rows = rows * found.mean / found.whole
     return max(1, math.ceil(setting(recipe, "num_train_epochs") * rows / completions))

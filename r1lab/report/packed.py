@@ -78,7 +78,7 @@ def _index(stages: list[str], rows: list[tuple[int, SampledCompletion]]) -> dict
     shown = [head for head, _ in heads.most_common(HEADS)]
     places = {head: place for place, head in enumerate(shown)}
     texts |= {"heads": shown, "head": [places.get(why.partition(":")[0], -1) for why in texts["reasons"]]}
-    texts["endings"] = [ENDS.get(end, "") for end in texts["ends"]]
+    texts["endings"] = [ENDS.get(str(end), "") for end in texts["ends"]]
     return columns | texts | {"stages": stages, "flags": list(FLAGS.items()), "block": BLOCK}
 
 
