@@ -28,7 +28,7 @@ BUILDERS = {
         ("aime", "amc", "arithmetic", "bfcl", "countdown", "gpqa", "gsm8k", "instructions", "math", "mix"), []
     ),
     **dict.fromkeys(("humaneval", "ifeval", "livecodebench", "mmlu", "olympiadbench", "svamp"), []),
-    **dict.fromkeys(("reasoning_gym", "rows", "traces"), []),
+    **dict.fromkeys(("reasoning_gym", "rows", "traces", "verifiers"), []),
     **dict.fromkeys(("desk_transcripts", "number_guess_transcripts"), []),  # tests/data/test_transcripts.py
     **dict.fromkeys(lookup.names("environments"), []),  # their rows have no answer: tests/environments
 }
@@ -70,10 +70,11 @@ REWARDS = {
 OWN_TESTS = {
     "environment",
     "judge",
+    "majority",
     "reasoning_gym",
     "reward_model",
     "fluency",
-}  # they have no gold of ours: an environment, a server, a package, models
+}  # they have no gold of ours: an environment, a server, the group, a package, models
 
 
 def test_every_builder_and_every_reward_is_tried():
@@ -110,6 +111,6 @@ def test_what_deserves_the_maximum_gets_it_after_the_tokenizer_too(model, reward
     others = ["a longer completion, to be compared with"] if reward == "length" else []
     batch, token_ids = [back] + others, [ids] + [list(range(99)) for _ in others]
     function = lookup.function("rewards", reward)
-    columns = {key: [value] * len(batch) for key, value in row.items()}
+    columns = {key: [value] * len(batch) for key, value in row.items()} | {"groups": [0] * len(batch)}
     scores = function(batch, prompts=["?"] * len(batch), completion_ids=token_ids, **columns, **settings)
     assert scores[0] == full, scores[0].reason
