@@ -87,7 +87,7 @@ def _check_stages(stages: list[StageRecipe], scratch: Path, add: Add, tiny: bool
         add(stage, prompt_findings(seen, start, settings) + saved_findings(seen, start, settings))
         add(stage, [] if tiny else length_findings(seen, start, settings))
         add(stage, row_findings(seen, evaluations, tiny=tiny))
-        add(stage, environment_findings(seen))
+        add(stage, environment_findings(seen, tiny=tiny))
         if seen.rewards and seen.rows:
             add(stage, reward_findings(seen))
     return seen_stages

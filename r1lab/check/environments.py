@@ -7,6 +7,7 @@ import inspect
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from r1lab import lookup
@@ -41,8 +42,12 @@ CHANCE = 0.5
 NAME = ("environment", "name")
 
 
-def environment_findings(seen: Seen) -> list[Finding]:
-    """What is wrong with the environment and the tools of a stage; nothing if it has neither."""
+def environment_findings(seen: Seen, *, tiny: bool = False) -> list[Finding]:
+    """What is wrong with the environment and the tools of a stage; nothing if it has neither.
+
+    Args:
+        tiny: The limits of the recipe are too short for the gold player, by `--tiny`.
+    """
     section = environment_of(seen.recipe)
     if section is None:
         return []
@@ -61,7 +66,7 @@ def environment_findings(seen: Seen) -> list[Finding]:
     if lacking := _lacking(section.name, seen.rows):
         return found + lacking
     try:
-        return found + _played(_Tried(seen, section, spec, rows))
+        return found + _played(_Tried(seen, section, spec, rows, tiny))
     except UserError as error:  # a row that cannot be sent to another process
         return found + [Finding("error", "environment", problem, keys=("data",)) for problem in error.problems]
 
@@ -113,11 +118,16 @@ class _Tried:
     section: Environment
     spec: dict[str, Any]
     rows: list[dict]
+    tiny: bool
 
-    @property
+    @cached_property
     def solvable(self) -> bool:
-        """Whether the class has a gold player."""
-        return callable(getattr(lookup.function("environments", str(self.section.name)), "solve", None))
+        """Whether the environment has a gold player, with these parameters."""
+        try:
+            with deadline(DEADLINE):
+                return callable(getattr(make.make(self.spec).environment, "solve", None))
+        except (TooLong, ValueError, UserError):  # `schemas_of` says it
+            return False
 
     def host(self, maker: str) -> ProcessHost:
         """Where episodes are played: one process, so that they would meet in it what they share."""
@@ -280,7 +290,7 @@ def _earned(tried: _Tried, solved: list[Game] | None, silent: list[Game], guesse
         )
         what += f"says nothing in {idle}, and a random one in {chance}"
         found.append(Finding("ok", "environment", what, keys=NAME))
-    return found + (_limited(tried, solved) if solved else [])
+    return found + (_limited(tried, solved) if solved and not tried.tiny else [])
 
 
 def _limited(tried: _Tried, solved: list[Game]) -> list[Finding]:

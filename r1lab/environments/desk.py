@@ -17,6 +17,8 @@ class Desk:
 
     def __init__(self, *, closed: bool = False):
         self.closed = closed
+        if closed:
+            vars(self)["solve"] = None  # nobody can
 
     def reset(self, *, seed: int, people: list[str], start: list[str], hops: int, **columns) -> None:
         rng = random.Random(f"desk/{seed}")

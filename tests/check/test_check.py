@@ -14,6 +14,12 @@ from r1lab.recipe import loading
 from r1lab.recipe.yaml_source import packaged_recipes
 
 RECIPES = sorted(packaged_recipes())
+EXPECTED = {
+    "ttrl/tiny": "majority: no gold answer is read",  # the group's vote is the reference, which invites a collapse
+    "ttrl/math500": "majority: no gold answer is read",
+    "tiny/player-base": "completion_only_loss: the questions are learned too",  # pretraining, in several stages
+}
+"""What check says, rightly, of a recipe that is as it should be."""
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -21,9 +27,8 @@ def test_no_false_alarm_on_a_tiny_recipe(name):
     lines = check.lines([name], tiny=True)
     assert lines
     found = [line for line in lines if not line.startswith("ok")]
-    if name.startswith("ttrl/"):  # the group's vote is the reference, and check says what that invites
-        assert "majority: no gold answer is read" in found.pop()
-    assert found == []
+    assert [line for line in found if name not in EXPECTED or EXPECTED[name] not in line] == []
+    assert found or name not in EXPECTED
 
 
 def test_what_is_printed_and_the_exit_status(capsys):

@@ -68,7 +68,7 @@ def first(texts): seen["first"] = texts; return [0] * 2
     seen = built.functions[0].__globals__["seen"]
     both = {"completions": ["a", "b"], "answer": [1, 2], "level": [5, 6], "prompts": ["p", "q"]}
     assert seen["named"] == both | {"completion_ids": [[1], [2]]}
-    rest = {"completion_ids": [[1], [2]], "right": [False, False], "prompt": ["p", "q"], "hint": ["h", None]}
+    rest = {"completion_ids": [[1], [2]], "right": [False, False], "prompt": ["p", "q"], "hint": ["h", None], "groups": [0, 1]}
     assert seen["every"] == {key: both[key] for key in ("answer", "level", "prompts")} | rest
     assert seen["settings"] == {"completions": ["a", "b"], "level": 3, "hint": ["h", None], "other": None}
     assert seen["trl"] == (["p", "q"], ["a", "b"]) and seen["first"] == ["a", "b"]
@@ -248,7 +248,7 @@ def test_a_wrong_number_of_values_ends_the_run_and_names_the_reward(own, body, s
 def test_a_column_that_is_not_there_is_named(own):
     built = own("def needs(completions, *, tests): return [0] * len(completions)", "needs")
     said = failure(lambda: built.grade(["a"], [ROW]), 2)
-    assert said == "rewards: needs: needs the column tests; available: prompt, answer, task, prompts"
+    assert said == "rewards: needs: needs the column tests; available: prompt, answer, task, groups, prompts"
 
 
 def test_what_a_recipe_asks_wrongly():
