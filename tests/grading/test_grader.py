@@ -68,7 +68,13 @@ def first(texts): seen["first"] = texts; return [0] * 2
     seen = built.functions[0].__globals__["seen"]
     both = {"completions": ["a", "b"], "answer": [1, 2], "level": [5, 6], "prompts": ["p", "q"]}
     assert seen["named"] == both | {"completion_ids": [[1], [2]]}
-    rest = {"completion_ids": [[1], [2]], "right": [False, False], "prompt": ["p", "q"], "hint": ["h", None], "groups": [0, 1]}
+    rest = {
+        "completion_ids": [[1], [2]],
+        "right": [False, False],
+        "prompt": ["p", "q"],
+        "hint": ["h", None],
+        "groups": [0, 1],
+    }
     assert seen["every"] == {key: both[key] for key in ("answer", "level", "prompts")} | rest
     assert seen["settings"] == {"completions": ["a", "b"], "level": 3, "hint": ["h", None], "other": None}
     assert seen["trl"] == (["p", "q"], ["a", "b"]) and seen["first"] == ["a", "b"]
