@@ -27,8 +27,8 @@ class Rewards:
         self.heard: list[tuple[int, list[int]]] = []
         self.ids: list[list[int]] = []
 
-    def started(self, rows, size, decode):
-        self.heard, self.size = [], size
+    def started(self, rows, decode):
+        self.heard = []
 
     def finished(self, i, token_ids):
         self.heard.append((i, list(token_ids)))

@@ -62,9 +62,11 @@ def test_the_choices_are_those_that_trl_knows():
 
     for stage, fields in checks.CHOICES.items():
         folder = Path(trl.__file__).parent / "trainer"
-        source = (folder / f"{stage}_trainer.py").read_text() + (folder / f"{stage}_config.py").read_text()
+        config = STAGES[stage].trl
+        kind = config.removesuffix("Config").lower()
+        source = (folder / f"{kind}_trainer.py").read_text() + (folder / f"{kind}_config.py").read_text()
         for field, choices in fields.items():
-            assert field in trl_fields.FIELDS[STAGES[stage].trl]
+            assert field in trl_fields.FIELDS[config]
             for choice in choices:
                 assert f'"{choice}"' in source or f"'{choice}'" in source, (field, choice)
 
