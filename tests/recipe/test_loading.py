@@ -249,7 +249,8 @@ def test_a_shared_section_that_no_stage_has_is_told(write):
         (
             "stage: grpo",
             "seed: 0",
-            "r.yaml:1: `stage` is missing: set it to one of sft, grpo, distill, sample, eval, dpo, reward, or `stages`",
+            "r.yaml:1: `stage` is missing: "
+            "set it to one of sft, grpo, distill, sample, eval, dpo, reward, or `stages`",
         ),
         ("stage: grpo", "stage: grpo\nstage: sft", "r.yaml:2: stage: occurs twice (also in line 1): remove one"),
         ("stage: grpo", "stage: grpo\nrolout: {}", "r.yaml:2: rolout: unknown key (did you mean `rollout`?)"),

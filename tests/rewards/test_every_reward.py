@@ -35,7 +35,14 @@ REWARDS = {
     "tag_count": ({}, {}, (0, 1)),
     "tool_calls": ({"answer": CALLS, "tools": TOOLS}, {}, (0, 1)),
 }
-OWN_TESTS = {"environment", "judge", "reward_model", "reasoning_gym", "fluency"}  # these need more than a text
+OWN_TESTS = {
+    "majority",
+    "environment",
+    "judge",
+    "reward_model",
+    "reasoning_gym",
+    "fluency",
+}  # these need more than a text
 GROUPS = {"length"}  # compares a completion with its group
 
 PIECES = [
