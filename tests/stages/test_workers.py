@@ -76,7 +76,7 @@ def engine(monkeypatch):
         monkeypatch.setattr(stage, "engine_prompts", lambda rows, *_: ([r["prompt"] for r in rows], [""] * len(rows)))
     monkeypatch.setattr(evaluation, "CHUNK", 4)
     monkeypatch.setattr(evaluation, "settings_of", lambda *_: {"model": {"path": "m"}, "seed": 0})
-    monkeypatch.setattr(sample, "_origins", lambda recipe, run_dir, texts: [str(text) for text in texts])
+    monkeypatch.setattr(sample, "_origins", lambda recipe, run_dir, rows, texts: [str(text) for text in texts])
     return found
 
 
