@@ -44,6 +44,8 @@ def as_run(words: list[str]) -> list[str]:
         more = ["--tiny"]
     if words[0] == "run" and "--tiny" not in words and "--name" not in words:
         more = [*more, "--name", loading.load(sources(words)).name]
+    if any(word.startswith("eval.budgets=") for word in words):  # below the length of a completion
+        more = [*more, "rollout.max_completion_length=448"]
     return words + more
 
 

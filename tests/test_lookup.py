@@ -58,7 +58,7 @@ def test_a_file_that_is_not_there_or_does_not_load_is_told_in_one_line(tmp_path)
 
 def test_an_unknown_name_is_answered_with_one_like_it_or_with_all():
     assert "no such reward (did you mean `knights_knaves`?)" in problem("rewards", "knights_knave")
-    assert "there are: accuracy, choice, code, " in problem("rewards", "xyz")
+    assert "there are: accuracy, budget, choice, code, " in problem("rewards", "xyz")
 
 
 def test_settings_of_a_reward_have_defaults_and_columns_have_none():

@@ -52,7 +52,6 @@ def test_every_loss_has_trls_value_and_gradient(tokenizer, tmp_path, loss_type, 
 
 
 def test_the_head_computes_the_sampled_tokens_and_no_others(tokenizer, tmp_path, monkeypatch):  # noqa: F811
-    made = trainer(GRPOTrainer, tokenizer, tmp_path, "qwen2", {"skip_no_signal": False}, beta=0.0)
     inputs, computed, head = episodes(len(tokenizer), no_signal=False), [], packed_model.token_logps
 
     def counted(hidden, weight, bias, targets, **settings):
@@ -60,6 +59,7 @@ def test_the_head_computes_the_sampled_tokens_and_no_others(tokenizer, tmp_path,
         return head(hidden, weight, bias, targets, **settings)
 
     monkeypatch.setattr(packed_model, "token_logps", counted)
+    made = trainer(GRPOTrainer, tokenizer, tmp_path, "qwen2", {"skip_no_signal": False}, beta=0.0)
     loss_and_gradient(made, inputs)
     own = int((inputs["completion_mask"] * inputs["tool_mask"]).sum())
     equal = int((inputs["completion_mask"] * inputs["tool_mask"])[-1].sum())  # the last two episodes are the same
