@@ -59,8 +59,8 @@ METHODS = {
 # Names with an underscore that are read of objects of other packages, and whose they are.
 PRIVATE = {
     trl.GRPOTrainer: [
-        "_buffered_inputs", "_entropy_bonus_enabled", "_get_output_dir", "_is_vlm", "_last_loaded_step", "_metrics",
-        "_step", "_tokenizer",
+        "_buffered_inputs", "_entropy_bonus_enabled", "_get_output_dir", "_is_vlm", "_last_loaded_step", "_log_metric",
+        "_metrics", "_pending_metrics", "_step", "_tokenizer",
     ],
     VLLMGeneration: ["_dist", "_fix_param_name_to_vllm", "_llm_weights_sleeping"],
     PreTrainedModel: ["_supports_attention_backend"],
@@ -69,7 +69,8 @@ PRIVATE = {
     LRScheduler: ["_last_lr"],
 }  # fmt: skip
 OWN = [
-    "_C", "_accelerator", "_again", "_batch", "_begun", "_computed", "_decode", "_draws", "_early", "_finished",
+    "_C", "_accelerator", "_again", "_background", "_batch", "_begun", "_compared", "_computed", "_decode", "_draws",
+    "_early", "_fields", "_finished", "_sums", "_timed",
     "_generated", "_graded", "_idle_since", "_inputs", "_of_sync", "_order", "_outputs", "_over", "_params",
     "_part_loss", "_replayed", "_requests", "_rewards", "_rounds", "_running", "_size", "_spent", "_started",
     "_taken", "_thread", "_used", "_version", "_waiting",

@@ -101,9 +101,9 @@ def test_a_column_with_other_content_is_one_error(given):
     assert len(caught.value.problems) == 1
 
 
-def test_messages_without_a_user_message_are_one_error(tokenizer):
+def test_messages_without_a_user_message_are_one_error():
     with pytest.raises(UserError, match="has no user message"):
-        prompts.render([{"role": "system", "content": "S"}], tokenizer, template="chat", tools=[AGE])
+        tools.into([{"role": "system", "content": "S"}], [AGE])
 
 
 def test_a_row_with_tools_is_trained_on_with_them(tokenizer):
