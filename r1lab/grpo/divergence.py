@@ -170,44 +170,27 @@ class _Compared(torch.autograd.Function):
         grad_logps, _, grad_divergences, _ = grad_outputs
         hidden, weight, bias, targets, their_hidden, their_weight, their_bias = ctx.saved_tensors
         beta, temperature, softcap, their_softcap, rows = ctx.settings
-        to_hidden, to_weight, to_bias = ctx.needs_input_grad[:3]
         dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-        # Summed over chunks in the precision of the logits: bfloat16 sums would drift.
-        grad_hidden = torch.empty_like(hidden) if to_hidden else None
-        grad_weight = torch.zeros_like(weight, dtype=dtype) if to_weight else None
-        grad_bias = torch.zeros_like(bias, dtype=dtype) if to_bias else None
-        for part in head.slices(len(hidden), rows):
-            z = None
-            if ctx.kept is not None:
-                log_p, log_q = ctx.kept
-            else:
-                z = head.logits(hidden[part], weight, bias, temperature, softcap)
-                log_p = z.log_softmax(-1)
-                log_q = head.logits(their_hidden[part], their_weight, their_bias, temperature, their_softcap)
-                log_q = log_q.log_softmax(-1).to(dtype)
-            grad = None
-            if grad_divergences is not None:
-                grad = grad_divergences[part, None] * _slopes(log_p, log_q, beta)
-            if grad_logps is not None:
-                pull = -grad_logps[part, None] * log_p.exp()
-                pull.scatter_add_(-1, targets[part, None], grad_logps[part, None])
-                grad = pull if grad is None else pull + grad
-            assert grad is not None  # autograd calls this for at least one of the two
-            if temperature != 1:
-                grad = grad / temperature
-            if softcap is not None and z is not None:  # with a softcap nothing is kept
-                grad = grad * (1 - (z * temperature / softcap) ** 2)
-            low = grad.to(hidden.dtype)
-            if grad_hidden is not None:
-                torch.mm(low, weight, out=grad_hidden[part])
-            if grad_weight is not None:
-                grad_weight += low.t() @ hidden[part]
-            if grad_bias is not None:
-                grad_bias += grad.sum(0)
-        ctx.kept = None
-        return (
-            grad_hidden,
-            None if grad_weight is None else grad_weight.to(weight.dtype),
-            None if grad_bias is None else grad_bias.to(bias.dtype),
-            *[None] * 8,
-        )
+        kept, ctx.kept = ctx.kept, None
+
+        def chunks() -> head.Chunks:
+            for part in head.slices(len(hidden), rows):
+                z = None
+                if kept is not None:
+                    log_p, log_q = kept
+                else:
+                    z = head.logits(hidden[part], weight, bias, temperature, softcap)
+                    log_p = z.log_softmax(-1)
+                    log_q = head.logits(their_hidden[part], their_weight, their_bias, temperature, their_softcap)
+                    log_q = log_q.log_softmax(-1).to(dtype)
+                grad = None
+                if grad_divergences is not None:
+                    grad = grad_divergences[part, None] * _slopes(log_p, log_q, beta)
+                if grad_logps is not None:
+                    pull = head.of_logps(grad_logps[part], log_p.exp(), targets[part])
+                    grad = pull if grad is None else pull + grad
+                assert grad is not None  # autograd calls this for at least one of the two
+                yield part, grad, z
+
+        found = head.of_inputs(hidden, weight, bias, chunks(), ctx.needs_input_grad, temperature, softcap)
+        return *found, *[None] * 8

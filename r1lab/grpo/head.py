@@ -1,10 +1,13 @@
 """Log-probabilities from hidden states in chunks, so that logits of the whole vocabulary never exist at once."""
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 
 CHUNK_BYTES = 2**27
 """Memory of the logits of one chunk; two such buffers exist at a time, for any vocabulary and batch."""
+Chunks = Iterator[tuple[slice, torch.Tensor, torch.Tensor | None]]
 
 
 def token_logps(
@@ -84,47 +87,72 @@ class _TokenLogps(torch.autograd.Function):
         grad_logps, grad_entropies = grad_outputs
         hidden, weight, bias, targets, entropies, kept = ctx.saved_tensors
         temperature, softcap, rows = ctx.settings
-        to_hidden, to_weight, to_bias = ctx.needs_input_grad[:3]
-        # Summed over chunks in the precision of the logits: bfloat16 sums would drift.
-        grad_hidden = torch.empty_like(hidden) if to_hidden else None
-        grad_weight = torch.zeros_like(weight, dtype=entropies.dtype) if to_weight else None
-        grad_bias = torch.zeros_like(bias, dtype=entropies.dtype) if to_bias else None
-        for part in slices(len(hidden), rows):
-            slope = None
-            if kept is not None:
-                p = kept
-            else:
-                z = logits(hidden[part], weight, bias, temperature, softcap)
-                if softcap is not None:
-                    slope = 1 - (z * temperature / softcap) ** 2
-                p = z.softmax(-1)
-            grad = None
-            if grad_entropies is not None:
-                grad = -grad_entropies[part, None] * (torch.xlogy(p, p) + p * entropies[part, None])
-            if grad_logps is not None:
-                pull = -grad_logps[part, None] * p
-                pull.scatter_add_(-1, targets[part, None], grad_logps[part, None])
-                grad = pull if grad is None else pull + grad
-            assert grad is not None  # autograd calls this for at least one of the two
-            if temperature != 1:
-                grad = grad / temperature
-            if slope is not None:
-                grad = grad * slope
-            low = grad.to(hidden.dtype)
-            if grad_hidden is not None:
-                torch.mm(low, weight, out=grad_hidden[part])
-            if grad_weight is not None:
-                grad_weight += low.t() @ hidden[part]
-            if grad_bias is not None:
-                grad_bias += grad.sum(0)
-        return (
-            grad_hidden,
-            None if grad_weight is None else grad_weight.to(weight.dtype),
-            None if grad_bias is None else grad_bias.to(bias.dtype),
-            None,
-            None,
-            None,
-        )
+
+        def chunks() -> Chunks:
+            for part in slices(len(hidden), rows):
+                z, p = None, kept
+                if p is None:
+                    z = logits(hidden[part], weight, bias, temperature, softcap)
+                    p = z.softmax(-1)
+                grad = None
+                if grad_entropies is not None:
+                    grad = -grad_entropies[part, None] * (torch.xlogy(p, p) + p * entropies[part, None])
+                if grad_logps is not None:
+                    pull = of_logps(grad_logps[part], p, targets[part])
+                    grad = pull if grad is None else pull + grad
+                assert grad is not None  # autograd calls this for at least one of the two
+                yield part, grad, z
+
+        return *of_inputs(hidden, weight, bias, chunks(), ctx.needs_input_grad, temperature, softcap), None, None, None
+
+
+def of_logps(grad: torch.Tensor, p: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Returns the gradient of the scaled logits, (N, V), from that of the targets' log-probabilities, (N,).
+
+    Args:
+        p: (N, V), the probabilities.
+    """
+    pull = -grad[:, None] * p
+    return pull.scatter_add_(-1, targets[:, None], grad[:, None])
+
+
+def of_inputs(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    chunks: Chunks,
+    needed: Sequence[bool],
+    temperature: float,
+    softcap: float | None,
+) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+    """Returns the gradients of the hidden states, the weight and the bias, those that are `needed`.
+
+    Args:
+        chunks: For each chunk its rows, the gradient of its scaled logits, and, with a softcap, these logits.
+    """
+    dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+    # Summed over chunks in the precision of the logits: bfloat16 sums would drift.
+    grad_hidden = torch.empty_like(hidden) if needed[0] else None
+    grad_weight = torch.zeros_like(weight, dtype=dtype) if needed[1] else None
+    grad_bias = torch.zeros_like(bias, dtype=dtype) if bias is not None and needed[2] else None
+    for part, grad, z in chunks:
+        if temperature != 1:
+            grad /= temperature
+        if softcap is not None:
+            assert z is not None
+            grad *= 1 - (z * temperature / softcap) ** 2
+        low = grad.to(hidden.dtype)
+        if grad_hidden is not None:
+            torch.mm(low, weight, out=grad_hidden[part])
+        if grad_weight is not None:
+            grad_weight += low.t() @ hidden[part]
+        if grad_bias is not None:
+            grad_bias += grad.sum(0)
+    return (
+        grad_hidden,
+        None if grad_weight is None else grad_weight.to(weight.dtype),
+        None if grad_bias is None or bias is None else grad_bias.to(bias.dtype),
+    )
 
 
 def slices(count: int, size: int) -> list[slice]:
