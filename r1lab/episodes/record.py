@@ -125,18 +125,20 @@ class Episode:
         """The number of tokens that were put in."""
         return sum(len(segment.ids) for segment in self.segments) - self.own_tokens
 
-    def summary(self, *, ids: bool = False) -> dict[str, Any]:
+    def summary(self, *, ids: bool = False, seconds: bool = False) -> dict[str, Any]:
         """What a file of samples has of the episode besides its last turn.
 
         Args:
-            ids: Whether it has all tokens, for training on them, in place of the seconds.
+            ids: Whether it has all tokens, for training on them.
+            seconds: Whether each turn has its time, with which the same episode gives another record.
         """
         turns = []
         for segment in self.segments:
             turn = {"own": segment.own, "text": segment.text, "tokens": len(segment.ids)}
             turn |= {"calls": segment.calls} if segment.calls else {}
             turn |= {"error": segment.error} if segment.error else {}
-            turns.append(turn | ({"ids": segment.ids} if ids else {"seconds": round(segment.seconds, 3)}))
+            turn |= {"ids": segment.ids} if ids else {}
+            turns.append(turn | ({"seconds": round(segment.seconds, 3)} if seconds else {}))
         found = {"end": self.end, "turns": turns, "reply_tokens": self.reply_tokens}
         found |= {"prompt_ids": self.prompt_ids} if ids else {}
         return found | ({"info": self.info} if self.info else {})

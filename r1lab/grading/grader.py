@@ -63,7 +63,7 @@ class Graded:
                 "right": self.right[i],
             }
             | ({"tokens": self.tokens[i]} if self.tokens else {})
-            | (self.episodes[i].summary() if self.episodes else {})
+            | (self.episodes[i].summary(seconds=True) if self.episodes else {})
             for i, row in enumerate(rows)
         ]
 

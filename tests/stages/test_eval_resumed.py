@@ -24,6 +24,17 @@ rollout: {engine: transformers, max_completion_length: 48}
 eval: {tasks: [knights_knaves, {builder: arithmetic, size: 6}], size: 20, num_samples: 2}
 """
 
+EPISODES = """
+stage: eval
+name: e
+model: {path: embedded:tiny-qwen2}
+environment: {name: number_guess, max_turns: 3, max_turn_length: 8, max_reply_length: 32}
+prompt: {template: r1-zero}
+rewards: [{name: environment}]
+rollout: {max_completion_length: 24}
+eval: {tasks: [{builder: number_guess, numbers: 16}], size: 6, num_samples: 2}
+"""
+
 
 class Killed(BaseException):
     pass
@@ -95,6 +106,31 @@ def test_an_evaluation_with_budgets_ends_the_same_wherever_it_is_killed(tmp_path
     assert settings["budgets"]["close"] == " </think> <answer>"
     compared = {row["metric"] for row in compare("a", "b", {"a": tmp_path / "whole", "b": tmp_path / "killed"})}
     assert {"avg", "budget 0", "budget 32", "budget 100"} <= compared
+
+
+@pytest.mark.parametrize("engine", ["transformers", pytest.param("vllm", marks=pytest.mark.slow)])
+def test_an_evaluation_of_episodes_ends_with_the_same_bytes_wherever_it_is_killed(
+    tmp_path, monkeypatch, killed_after, engine
+):
+    if engine == "vllm":
+        pytest.importorskip("vllm")
+    (tmp_path / "e.yaml").write_text(EPISODES, encoding="utf-8")
+    recipe = loading.load([str(tmp_path / "e.yaml"), f"rollout.engine={engine}"])
+    ready = evaluation.load_engine(recipe)
+    monkeypatch.setattr(evaluation, "load_engine", lambda *_: ready)
+    monkeypatch.setattr(evaluation, "CHUNK", 4)
+    assert evaluation.run(recipe, tmp_path / "whole") == 0
+    for is_last in (lambda row: "scores" in row, lambda row: "scores" in row, lambda row: "greedy" in row):
+        with killed_after(is_last):
+            evaluation.run(recipe, tmp_path / "killed")
+    rows = storage.read_jsonl(tmp_path / "killed" / "samples" / "partial.jsonl")
+    assert 0 < len(rows) < 12 and {"greedy", "scores"} <= {key for row in rows for key in row}
+    assert evaluation.run(recipe, tmp_path / "killed") == 0
+    whole, killed = (tmp_path / name / "samples" / "questions.jsonl" for name in ("whole", "killed"))
+    assert whole.read_bytes() == killed.read_bytes()
+    turns = [len(episode["turns"]) for row in storage.read_jsonl(whole) for episode in row["episodes"]]
+    assert len(turns) == 12 and max(turns) > 1
+    assert directory.result(tmp_path / "whole")["tasks"] == directory.result(tmp_path / "killed")["tasks"]
 
 
 def test_the_same_seed_gives_the_same_records_and_another_others(loaded, tmp_path):
