@@ -9,6 +9,9 @@ class ToolError(Exception):
     """A tool refuses a call; the model reads the message."""
 
 
+NO_TOOL = "there is no tool"
+"""How the error begins of a call whose tool the model has invented."""
+
 LONGEST = 2**20
 """Characters of all replies to a turn, or of what the environment says at the start; more are left out."""
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from r1lab.environments.base import Call, Reply, ToolError, Turn
+from r1lab.environments.base import NO_TOOL, Call, Reply, ToolError, Turn
 from r1lab.errors import MachineError
 
 RESERVED = {"reset", "step", "close", "get_reward", "done", "reward", "info", "solve", "state", "metrics"}
@@ -61,7 +61,7 @@ class Session:
         tool = self.tools.get(call.name)
         if tool is None:
             known = ", ".join(sorted(self.tools)) or "none"
-            return _failed(f"there is no tool {call.name}; there are: {known}")
+            return _failed(f"{NO_TOOL} {call.name}; there are: {known}")
         if problem := misfit(tool, call.arguments):
             return _failed(f"{call.name}: {problem}")
         try:

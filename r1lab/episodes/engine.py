@@ -46,6 +46,7 @@ class Setting:
             style=self.style,
             prefill=self.prefill,
             on_error=self.on_error,
+            tools=self.tools,
         )
 
     def limits_with(self, engine: EpisodeEngine, sampling: Sampling) -> Limits:

@@ -77,6 +77,7 @@ class Player:
         style: How the model writes calls, a name in `r1lab.environments.calls.STYLES`.
         prefill: The beginning of each turn that is part of the prompt, which environments see in front of it.
         on_error: What happens if a tool raises an exception: `tell` the model, `end` the episode, or `skip` it.
+        tools: Whether the model may call tools.
         window: The maximum number of episodes at a time.
     """
 
@@ -91,10 +92,11 @@ class Player:
         style: str = "hermes",
         prefill: str = "",
         on_error: str = "tell",
+        tools: bool = False,
         window: int = WINDOW,
     ):
         self.turns, self.host, self.limits, self.template, self.prompt = turns, host, limits, template, prompt
-        self.style, self.prefill, self.on_error, self.window = style, prefill, on_error, window
+        self.style, self.prefill, self.on_error, self.tools, self.window = style, prefill, on_error, tools, window
         self.states: dict[int, _State] = {}
         self.pending = 0  # requests to the host whose events are not there yet
 
@@ -118,7 +120,7 @@ class Player:
 
     def begin(self, number: int, job: Job) -> None:
         """Starts an episode, of which `advance` yields the number when it has ended."""
-        self.states[number] = _State(job, Episode([]))
+        self.states[number] = _State(job, Episode([], tools=self.tools))
         self._ask(self.host.reset, number, job.row, job.seed)
 
     def advance(self) -> Iterator[tuple[int, Episode]]:

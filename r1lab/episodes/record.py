@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from r1lab.environments.base import NO_TOOL
+
 ENDS = {
     "answered": "a turn without a call",
     "done": "the environment ended it",
@@ -58,6 +60,7 @@ class Episode:
         end: A name in `ENDS`.
         reward: What the environment says the episode is worth; None if it says nothing.
         info: What the environment says of the episode.
+        tools: Whether the model could call tools.
     """
 
     prompt_ids: list[int]
@@ -65,6 +68,7 @@ class Episode:
     end: str = ""
     reward: float | dict[str, float] | None = None
     info: dict[str, Any] = field(default_factory=dict)
+    tools: bool = False
 
     def __repr__(self) -> str:
         return f"Episode({len(self.turns)} turns, end={self.end!r}, reward={self.reward!r})"
@@ -141,6 +145,7 @@ class Episode:
             turns.append(turn | ({"seconds": round(segment.seconds, 3)} if seconds else {}))
         found = {"end": self.end, "turns": turns, "reply_tokens": self.reply_tokens}
         found |= {"prompt_ids": self.prompt_ids} if ids else {}
+        found |= {"no_call": True} if self.tools and self.turns and not counts(turns)["calls"] else {}
         return found | ({"info": self.info} if self.info else {})
 
     @classmethod
@@ -163,7 +168,8 @@ class Episode:
 def counts(turns: list[dict[str, Any]]) -> dict[str, int]:
     """Of the `turns` of a summary: how many are the model's, its calls, the replies, and the replies that are errors.
 
-    What looks like a call and cannot be read counts as one.
+    What looks like a call and cannot be read counts as one. `invented` are the errors because of a tool that does not
+    exist.
     """
     own = [turn for turn in turns if turn["own"]]
     replies = [turn for turn in turns if not turn["own"]]
@@ -172,6 +178,7 @@ def counts(turns: list[dict[str, Any]]) -> dict[str, int]:
         "calls": sum(len(turn.get("calls", ())) + ("error" in turn) for turn in own),
         "replies": len(replies),
         "errors": sum("error" in reply for reply in replies),
+        "invented": sum(reply.get("error", "").startswith(NO_TOOL) for reply in replies),
     }
 
 

@@ -173,7 +173,8 @@ def figures(records: list[dict]) -> dict:
 def episode_figures(episodes: list[dict]) -> dict:
     """Of episodes the mean turns and calls, the share of replies that are errors, and the share of each end.
 
-    `not_counted`, if there are any, is the number of those whose environment failed, which count as wrong.
+    If there are any, `no_call` is the share of those that could call tools and did not, and `not_counted` the number
+    of those whose environment failed, which count as wrong.
     """
     total = Counter()
     for one in episodes:
@@ -181,6 +182,8 @@ def episode_figures(episodes: list[dict]) -> dict:
     ends = Counter(one["end"] for one in episodes)
     found: dict = {key: total[key] / len(episodes) for key in ("turns", "calls")}
     found |= {"call_errors": total["errors"] / total["replies"]} if total["replies"] else {}
+    if without := sum("no_call" in one for one in episodes):
+        found["no_call"] = without / len(episodes)
     found |= {"not_counted": ends["env_error"]} if ends["env_error"] else {}
     return found | {"ends": {end: count / len(episodes) for end, count in ends.most_common()}}
 

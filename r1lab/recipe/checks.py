@@ -346,7 +346,7 @@ def _overlap_problems(recipe: GrpoRecipe) -> Problems:
     unfit = {
         "train.loss": train.get("loss"), "rollout.url": rollout.url, "rollout.async": rollout.asynchronous,
         "rollout.dynamic_sampling": rollout.dynamic_sampling, "curriculum": recipe.curriculum,
-        "launch.rollout": recipe.launch.generators,
+        "launch.rollout": recipe.launch.generators, "environment": recipe.environment, "tools": recipe.tools,
     }  # fmt: skip
     said = [f"true: needs {setting}: set it, or remove overlap" for setting in needed]
     said += [f"true: has no effect with {key}: remove one of them" for key, value in unfit.items() if value]

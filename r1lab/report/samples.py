@@ -25,6 +25,8 @@ FLAGS = {
     "scripts": "letters of a script that is not in its prompt (language mixing)",
     "limit": "it reached the token limit, or as an episode another limit",
     "same call": "an episode that has the same call three times or more",
+    "no call": "an episode without a call, although there are tools",
+    "invented": "an episode with a call of a tool that does not exist",
     "errors": "an episode in which half of the replies or more are errors, such as of calls that failed",
 }
 
@@ -64,6 +66,7 @@ class SampledCompletion:
         greedy: Whether it is the greedy answer to a question of an evaluation.
         flags: Keys of `FLAGS`.
         turns, end, said: Of an episode its turns and replies, how it ended, and what the environment says about that.
+        no_call: Whether it is an episode without a call, although there are tools.
     """
 
     stage: str
@@ -83,6 +86,7 @@ class SampledCompletion:
     turns: tuple[Turn, ...] = ()
     end: str = ""
     said: str = ""
+    no_call: bool = False
 
     @property
     def length(self) -> int:
@@ -92,7 +96,10 @@ class SampledCompletion:
     @property
     def counts(self) -> dict[str, int]:
         """How many turns, calls, replies and errors an episode has; see `r1lab.episodes.record.counts`."""
-        turns = [{"own": turn.own, "calls": turn.calls} | ({"error": 1} if turn.error else {}) for turn in self.turns]
+        turns = [
+            {"own": turn.own, "calls": turn.calls} | ({"error": turn.error} if turn.error else {})
+            for turn in self.turns
+        ]
         return counts(turns)
 
 
@@ -153,7 +160,8 @@ def _answers(row: dict) -> Iterator[dict]:
 
 def _played(episode: object) -> dict:
     """What a record of one sample has of its episode; see `r1lab.episodes.record.Episode.summary`."""
-    return {key: episode.get(key) if isinstance(episode, dict) else None for key in ("turns", "end", "info")}
+    keys = ("turns", "end", "info", "no_call")
+    return {key: episode.get(key) if isinstance(episode, dict) else None for key in keys}
 
 
 def _scored(reward: str, score: object, why: object) -> dict:
@@ -192,6 +200,7 @@ def _completion(stage: Stage, step: int | None, row: dict, key: str, limit: int 
         turns=turns,
         end=end,
         said=clean(info.get("problem") or info.get("reason")),
+        no_call=row.get("no_call") is True,
     )
 
 
@@ -248,7 +257,11 @@ def _flags(completion: SampledCompletion) -> Iterator[str]:
     calls = Counter(call for turn in completion.turns for call in turn.calls)
     if calls and max(calls.values()) >= 3:
         yield "same call"
+    if completion.no_call:
+        yield "no call"
     count = completion.counts
+    if count["invented"]:
+        yield "invented"
     if 2 * count["errors"] >= count["replies"] > 0:
         yield "errors"
 

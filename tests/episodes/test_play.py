@@ -13,6 +13,7 @@ from r1lab.environments.base import Reply, Turn
 from r1lab.environments.host import LocalHost
 from r1lab.environments.toolset import Session
 from r1lab.episodes.play import Job, Limits, Player
+from r1lab.episodes.record import counts
 from r1lab.episodes.template import TurnTemplate
 from r1lab.models import loading
 
@@ -185,6 +186,17 @@ def test_tools_are_called_until_a_turn_without_a_call(tokenizer, policy, ends):
     assert "KeyError" in episodes[1].segments[1].error
     assert "not valid JSON" in episodes[2].segments[0].error
     assert all(e.reward is None for e in episodes)
+
+
+def test_an_episode_knows_that_there_were_tools(tokenizer):
+    """Only then one without a call is worth a look; one whose tool does not exist is another kind."""
+    texts = [["She is 7."], [CALL.replace("age", "ages") % "Mia", "I do not know."]]
+    limits = Limits(4, 200, 500, 2000)
+    made = lambda: Session(tools=[age])  # noqa: E731
+    silent, invented = played(tokenizer, texts, [0, 0], make=made, limits=limits, tools=True)[0]
+    assert silent.summary()["no_call"] and "no_call" not in invented.summary()
+    assert counts(invented.summary()["turns"])["invented"] == 1
+    assert "no_call" not in played(tokenizer, texts[:1], [0], make=made, limits=limits)[0][0].summary()
 
 
 @pytest.mark.parametrize("window", [1, 2, 99])

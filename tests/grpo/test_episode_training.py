@@ -2,21 +2,24 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from datasets import Dataset
 from trl import GRPOConfig
+from trl.trainer.utils import pad
 
 from r1lab.environments.base import Reply, Turn
 from r1lab.environments.host import LocalHost
 from r1lab.environments.toolset import Session
 from r1lab.episodes.engine import Setting
-from r1lab.episodes.play import Limits
+from r1lab.episodes.play import Job, Limits
 from r1lab.episodes.record import Episode, Segment
 from r1lab.episodes.template import TurnTemplate
 from r1lab.grading.grader import build
-from r1lab.grpo.episodes import as_completions
+from r1lab.grpo.episodes import as_completions, sampling_of
+from r1lab.grpo.parity import gaps
 from r1lab.grpo.rewards import BatchRewards
 from r1lab.grpo.trainer import GRPOTrainer
 from r1lab.models import loading
@@ -82,14 +85,17 @@ def trained(folder, out, *, rewards=({"name": "environment"},), more=None, **set
     return made, seen, moved, [row for row in made.state.log_history if "loss" in row]
 
 
-@pytest.mark.parametrize("engine", ["transformers", pytest.param("vllm", marks=pytest.mark.slow)])
+VLLM = {"use_vllm": True, "vllm_mode": "colocate", "vllm_max_model_length": 200, "vllm_gpu_memory_utilization": 0.2,
+        "vllm_importance_sampling_mode": "token_truncate"}  # fmt: skip
+ENGINES = pytest.mark.parametrize("engine", ["transformers", pytest.param("vllm", marks=pytest.mark.slow)])
+
+
+@ENGINES
 def test_a_training_on_episodes(random_model, tmp_path, engine):
     vllm = {}
     if engine == "vllm":
         pytest.importorskip("vllm")
-        random_model = "embedded:tiny-qwen2"
-        vllm = {"use_vllm": True, "vllm_mode": "colocate", "vllm_max_model_length": 200,
-                "vllm_gpu_memory_utilization": 0.2, "vllm_importance_sampling_mode": "token_truncate"}  # fmt: skip
+        random_model, vllm = "embedded:tiny-qwen2", VLLM
     _, batches, moved, logs = trained(random_model, tmp_path, **vllm)
     assert moved > 0 and len(logs) == 3 and all(math.isfinite(row["loss"]) for row in logs)
     records = [row for path in sorted((tmp_path / "samples").glob("*.jsonl")) for row in storage.read_jsonl(path)]
@@ -124,6 +130,40 @@ def test_a_training_on_episodes(random_model, tmp_path, engine):
     if engine == "vllm":
         ratios = [row["sampling/importance_sampling_ratio/max"] for row in logs]
         assert max(ratios) == pytest.approx(1, abs=1e-2)
+
+
+@ENGINES
+def test_the_training_pass_has_the_log_probabilities_of_sampling_in_each_turn(tmp_path, engine):
+    """In float32, after an update: by at most 1e-3 nats on average, before a reply and after one or two."""
+    if engine == "vllm":
+        pytest.importorskip("vllm")
+    made, *_ = trained("embedded:tiny-qwen2", tmp_path, max_steps=1, **(VLLM if engine == "vllm" else {}))
+    jobs = [Job(made.rewards.rows[n % 3], seed=n, sampling_seed=n) for n in range(24)]
+    with made.engine() as generating:
+        player = made.setting.player(generating, replace(sampling_of(made), logprobs=True))
+        episodes = player.play(jobs)
+    columns = as_completions(episodes, pad=0)
+    turns = [
+        [number for number, segment in enumerate(episode.trained) for _ in segment.ids] for episode in episodes
+    ]  # a reply has an odd number
+    assert min(len(episode.turns) for episode in episodes) > 1
+
+    def padded(rows, value, side="right"):
+        return pad([torch.tensor(row) for row in rows], padding_value=value, padding_side=side)
+
+    prompts, completions = columns["prompt_ids"], columns["completion_ids"]
+    ids = torch.cat([padded(prompts, 0, "left"), padded(completions, 0)], dim=1)
+    sides = ((prompts, "left"), (completions, "right"))
+    there = [padded([[1] * len(row) for row in rows], 0, side) for rows, side in sides]
+    own = padded(columns["env_mask"], 0)
+    made.own_tokens = own
+    with torch.no_grad():
+        ours, *_ = made._get_per_token_logps_and_entropies(made.model, ids, torch.cat(there, dim=1), there[1].size(1))
+    theirs, turns = padded(columns["logprobs"], math.nan), padded(turns, -1)
+    found = {turn // 2 + 1: gaps(ours, theirs, own * (turns == turn)) for turn in (0, 2, 4)}
+    for turn, some in found.items():
+        print(f"{engine}, turn {turn}: mean {some.mean():.2g}, maximum {some.max():.2g} nats of {len(some)} tokens")
+        assert len(some) > 24 and some.mean() <= 1e-3
 
 
 def test_the_advantages_leave_out_what_was_not_counted(random_model, tmp_path):

@@ -209,6 +209,17 @@ def test_settings_with_which_no_episodes_are_played_yet_are_refused(load, settin
     assert any(why in line for line in caught.value.problems)
 
 
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        (["train.overlap=true"], "train.overlap: true: has no effect with tools: remove one of them"),
+        (["rollout={async: {staleness: 1}}", "launch.gpus=2"], "rollout.async: without servers it is for one rank"),
+    ],
+)
+def test_what_episodes_do_not_run_with_is_refused_in_one_line(load, settings, why):
+    assert why in problem(load, "tools=[calculator]", *settings)
+
+
 def test_a_sample_stage_keeps_no_pairs_of_episodes(load):
     base = "\n".join(line for line in GRPO.splitlines() if not line.startswith("train")).replace("grpo", "sample")
     assert load("tools=[calculator]", base=base, inputs=True).stage == "sample"

@@ -128,8 +128,21 @@ def test_the_same_call_again_and_again():
     assert "same call" not in flags_of("a b c d e f g", turns=turns[:2], end="turns")
 
 
+def test_episodes_without_a_call_and_with_an_invented_one(tmp_path):
+    call = {"own": True, "text": "", "calls": [{"name": "ages", "arguments": {}}]}
+    refused = {"own": False, "text": "Error", "error": "there is no tool ages; there are: age"}
+    silent = {"end": "answered", "turns": [{"own": True, "text": "I think that it is seven."}], "no_call": True}
+    invented = {"end": "done", "turns": [call, refused]}
+    question = {"scores": [0, 0], "completions": ["It", ""], "episodes": [silent, invented]}
+    found = answers_of(tmp_path, question | {"greedy": 0, "greedy_completion": "", "greedy_episode": silent})
+    assert [c.flags for c in found] == [("no call",), ("invented", "errors"), ("no call",)]
+    table = content.flags_table({"e": found})
+    assert table.head == ["stage", "completions", "no call", "invented", "errors"]
+    assert table.rows == [["e", "2", "1 (50.0 %)", "1 (50.0 %)", "1 (50.0 %)"]]
+
+
 @pytest.mark.parametrize("value", [None, 5, "x", [], [None], [{}, [], "x"], {"a": 1}, [{"turns": 3, "end": {}}]])
-@pytest.mark.parametrize("key", ["episodes", "greedy_episode", "turns", "end", "info"])
+@pytest.mark.parametrize("key", ["episodes", "greedy_episode", "turns", "end", "info", "no_call"])
 def test_a_question_with_odd_episodes(tmp_path, key, value):
     question = {"task": "a", "scores": [0, 1], "completions": ["no", "yes"], "greedy": 1, "greedy_completion": "well"}
     found = answers_of(tmp_path, question | {key: value})

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from r1lab.report.read import read as read_run
+from r1lab.report.samples import read as samples_of
 from r1lab.rundir import storage
 from tests.grpo.test_trl_episodes import ENVIRONMENTS
 
@@ -138,3 +140,7 @@ def test_a_class_written_for_trl_is_named_in_a_recipe_and_trained_on(tmp_path):
     assert len(questions) == 8 and any(text.isdigit() for text in told)
     (words,) = json.loads((run / "03-wordle/result.json").read_text())["tasks"].values()
     assert words["call_errors"] == 1 and "not_counted" not in words  # the model calls tools that are not there
+    shown = samples_of(read_run(run), [])["wordle"]
+    assert all(("no call" in c.flags) == (not c.counts["calls"]) for c in shown)
+    assert any("invented" in c.flags for c in shown)
+    assert words.get("no_call", 0) == sum("no call" in c.flags for c in shown) / len(shown)
