@@ -1,4 +1,4 @@
-"""How fast episodes are played: python benchmarks/episodes.py
+"""How fast episodes are played: python -m benchmarks.episodes
 
 Plays 128 episodes of up to 5 turns on vLLM with the embedded model. Prints JSON: the seconds of each repetition; the
 share of the prompt tokens of later turns that vLLM found in its prefix cache; and, with environments of which 2 % of
