@@ -15,7 +15,7 @@ ROOMS = [
     "errors", "text", "hardware", "ranks", "interrupts", "net", "lookup", "rundir", "models", "engines", "grading",
     "environments", "episodes",
     "rewards", "data", "recipe", "findings", "evaluation", "grpo", "stages", "export", "ask", "play", "doctor",
-    "check", "plan", "report", "run", "listing", "cli",
+    "check", "plan", "report", "run", "listing", "verbs", "cli",
 ]  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from r1lab.check.seen import GENERATED, Seen
 from r1lab.findings import Finding
 from r1lab.models import loading
 from r1lab.recipe import batch, launch, precision, trl_fields
+from r1lab.recipe.devices import Launch
 from r1lab.recipe.schema import (
     EvalRecipe,
     GrpoRecipe,
@@ -20,7 +21,7 @@ from r1lab.recipe.schema import (
     is_trained,
     setting,
 )
-from r1lab.recipe.sections import Launch, Lora, Model, Rollout
+from r1lab.recipe.sections import Lora, Model, Rollout
 from r1lab.recipe.yaml_source import Keys
 from r1lab.rewards.facts import facts_of
 

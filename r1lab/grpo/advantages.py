@@ -16,6 +16,21 @@ OF_TRL = {"group": "grpo", "none": "dr_grpo"}
 """TRL's `scale_rewards` among r1lab's own advantages, which leave out what has no reward."""
 
 
+def totals(rewards: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Returns the weighted sum of each completion's rewards, (N,), without those that do not apply; NaN if none does.
+
+    Args:
+        rewards: (N, R), NaN where a reward does not apply.
+        weights: (R,).
+
+    >>> totals(torch.tensor([[1.0, torch.nan], [torch.nan, torch.nan]]), torch.tensor([2.0, 1.0]))
+    tensor([2., nan])
+    """
+    found = (rewards * weights.to(rewards.device)).nansum(dim=1)
+    found[rewards.isnan().all(dim=1)] = torch.nan
+    return found
+
+
 def advantages(rewards: torch.Tensor, size: int, kind: str) -> torch.Tensor:
     """Returns the advantages of the completions of all groups.
 

@@ -23,7 +23,7 @@ from r1lab.engines import Engine
 from r1lab.engines.transformers import TransformersEngine, without_generation_config
 from r1lab.grpo import batches, dynamic_sampling, episodes, losses, metrics, objectives, overlap, packing
 from r1lab.grpo import checkpoint as checkpoints
-from r1lab.grpo.advantages import OF_TRL, advantages
+from r1lab.grpo.advantages import OF_TRL, advantages, totals
 from r1lab.grpo.asynchronous import Groups
 from r1lab.grpo.curriculum import Chooser
 from r1lab.grpo.dynamic_sampling import chooser_for
@@ -228,9 +228,7 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
         kind = self.own.advantage or (self.setting and OF_TRL[str(self.scale_rewards)])
         if kind and self.model.training:
             assert self._rewards is not None  # `_calculate_rewards` sets them
-            total = (self._rewards * self.reward_weights.to(self._rewards.device)).nansum(dim=1)
-            total[self._rewards.isnan().all(dim=1)] = torch.nan
-            found = advantages(total, self.num_generations, kind)
+            found = advantages(totals(self._rewards, self.reward_weights), self.num_generations, kind)
             mine = self.accelerator.process_index * len(inputs)
             batch["advantages"] = found[mine : mine + len(inputs)]
         self._generated = self._replayed = self._rewards = None

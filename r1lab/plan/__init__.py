@@ -21,8 +21,8 @@ from r1lab.plan.lengths import lengths
 from r1lab.plan.printed import as_json, as_text
 from r1lab.plan.stages import StagePlan, plan_stage
 from r1lab.recipe import checks
+from r1lab.recipe.devices import Launch
 from r1lab.recipe.schema import DistillRecipe, GrpoRecipe, Pipeline, Recipe
-from r1lab.recipe.sections import Launch
 
 __all__ = ["Planned", "as_json", "as_text", "parse_memory", "plan"]
 

@@ -6,8 +6,9 @@ causal.
 """
 
 from r1lab.plan.gpus import CORE_BANDWIDTH, NETWORK, Device
-from r1lab.plan.memory import Training, kv_bytes
+from r1lab.plan.memory import kv_bytes
 from r1lab.plan.shapes import Shape
+from r1lab.plan.training import Training
 
 READING = 0.5
 """The assumed share of a device's bandwidth that decoding reaches."""

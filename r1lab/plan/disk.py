@@ -5,7 +5,7 @@ import math
 from r1lab.models import shard
 from r1lab.plan import shapes
 from r1lab.plan.lengths import Lengths
-from r1lab.plan.memory import Training
+from r1lab.plan.training import Training
 from r1lab.recipe.schema import Trained, setting
 
 TOKEN = 8

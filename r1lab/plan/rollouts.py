@@ -7,7 +7,8 @@ from r1lab.plan import cost, generating, memory, shapes
 from r1lab.plan.generating import completion_limit
 from r1lab.plan.gpus import Device
 from r1lab.plan.lengths import Lengths, mean_written
-from r1lab.plan.memory import Memory, Training
+from r1lab.plan.memory import Memory
+from r1lab.plan.training import Training
 from r1lab.recipe.batch import Batch
 from r1lab.recipe.schema import GrpoRecipe
 from r1lab.recipe.sections import Asynchronous

@@ -7,11 +7,13 @@ from r1lab.plan import cost, disk, generating, gpus, judging, memory, rollouts, 
 from r1lab.plan.generating import completion_limit
 from r1lab.plan.gpus import GIB, Device
 from r1lab.plan.lengths import Lengths, mean_written, tasks
-from r1lab.plan.memory import Adapters, Layout, Memory, Precision, Sharding, Training
+from r1lab.plan.memory import Memory
+from r1lab.plan.training import Adapters, Layout, Precision, Sharding, Training, packed, padded
 from r1lab.recipe import batch, launch, precision
 from r1lab.recipe.batch import Batch
+from r1lab.recipe.devices import Launch
 from r1lab.recipe.schema import DistillRecipe, GrpoRecipe, StageRecipe, Trained, is_trained, setting
-from r1lab.recipe.sections import Eval, EvalRollout, Launch, Lora, Rollout
+from r1lab.recipe.sections import Eval, EvalRollout, Lora, Rollout
 from r1lab.recipe.training import GrpoTrain
 
 PROCESS, VLLM = 0.53, 0.17
@@ -268,10 +270,10 @@ def _layout(
     if isinstance(recipe, GrpoRecipe):
         return _grpo_layout(recipe, device, precision, found, update)
     if "rejected" in recipe.learns:
-        layout = memory.padded(2 * update.size, found.whole, masked=True)
+        layout = padded(2 * update.size, found.whole, masked=True)
         return (replace(layout, scored=0) if recipe.stage == "reward" else layout), False
     whole = setting(recipe, "max_length") or found.whole if recipe.train.get("packing") else found.whole
-    return memory.padded(update.size, whole, masked=not found.equal), False
+    return padded(update.size, whole, masked=not found.equal), False
 
 
 def _grpo_layout(
@@ -286,13 +288,13 @@ def _grpo_layout(
     most = update.size * math.gcd(update.generation, update.accumulation)
     if not own.pack:
         rows = min(most, max(1, budget // longest))
-        return memory.padded(rows, longest, masked=True), rows < most
+        return padded(rows, longest, masked=True), rows < most
     rows = 1
     while rows < most and -(-(rows + 1) // group) * found.prompt + (rows + 1) * written <= budget:
         rows += 1
     masked = not (device.cuda and precision.compute == 2)
     shared = {"shared": own.share_prompts, "masked": masked, "replies": found.replies}
-    return memory.packed(rows, group, found.prompt, most_written, **shared), rows < most
+    return packed(rows, group, found.prompt, most_written, **shared), rows < most
 
 
 def _lora(recipe: Trained, shape: shapes.Shape) -> Adapters | None:

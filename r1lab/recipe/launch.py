@@ -3,8 +3,8 @@
 from urllib.parse import urlsplit
 
 from r1lab.net import is_loopback
+from r1lab.recipe.devices import TrainLaunch
 from r1lab.recipe.schema import GrpoRecipe, StageRecipe, Trained, on_policy
-from r1lab.recipe.sections import TrainLaunch
 from r1lab.recipe.values import Problems
 from r1lab.recipe.yaml_source import Keys
 from r1lab.text import counted

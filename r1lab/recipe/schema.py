@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr, SerializeAsAny, model_
 from r1lab.errors import UserError
 from r1lab.recipe import trl_fields
 from r1lab.recipe.acting import Environment, ToolSpec
+from r1lab.recipe.devices import GrpoLaunch, Launch, TrainLaunch
 from r1lab.recipe.sections import (
     Data,
     Distill,
@@ -21,10 +22,8 @@ from r1lab.recipe.sections import (
     EvalData,
     EvalRollout,
     GrpoEval,
-    GrpoLaunch,
     GrpoRollout,
     Keep,
-    Launch,
     Model,
     Prompt,
     Reward,
@@ -33,7 +32,6 @@ from r1lab.recipe.sections import (
     Section,
     Teacher,
     TrainedModel,
-    TrainLaunch,
 )
 from r1lab.recipe.training import Alarms, Curriculum, GrpoTrain, Schedule, Train
 from r1lab.recipe.yaml_source import Document, Keys

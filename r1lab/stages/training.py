@@ -16,8 +16,8 @@ from r1lab import interrupts, ranks
 from r1lab.errors import UserError
 from r1lab.models import shard
 from r1lab.recipe import batch, precision
+from r1lab.recipe.devices import TrainLaunch
 from r1lab.recipe.schema import StageRecipe, Trained, is_trained
-from r1lab.recipe.sections import TrainLaunch
 from r1lab.rundir import directory, storage, trackers
 from r1lab.stages.common import doing, warn
 

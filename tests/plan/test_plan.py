@@ -271,10 +271,10 @@ def test_replies_of_an_environment_are_context_and_cost_memory_and_time(tmp_path
 
 
 def test_the_head_computes_own_tokens_alone():
-    from r1lab.plan import memory
+    from r1lab.plan import training
 
-    plain = memory.packed(8, 4, 100, 50, shared=True, masked=False)
-    replied = memory.packed(8, 4, 100, 50, shared=True, masked=False, replies=30)
+    plain = training.packed(8, 4, 100, 50, shared=True, masked=False)
+    replied = training.packed(8, 4, 100, 50, shared=True, masked=False, replies=30)
     assert replied.scored == plain.scored and replied.tokens == plain.tokens + 8 * 30
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from r1lab.plan import memory
-from r1lab.plan.memory import Adapters, Precision, Sharding, Training, padded
 from r1lab.plan.shapes import shape
+from r1lab.plan.training import Adapters, Precision, Sharding, Training, packed, padded
 
 SIZES = {
     "vocab_size": 500,
@@ -145,9 +145,9 @@ def test_the_cache_of_generate_is_what_formulas_say():
 
 
 def test_packing_shares_prompts():
-    row = memory.packed(8, 4, 100, 11, shared=True, masked=True)
+    row = packed(8, 4, 100, 11, shared=True, masked=True)
     assert (row.tokens, row.keys, row.scored) == (2 * 100 + 8 * 10, 2 * 100 + 8 * 110, 88)
-    assert memory.packed(8, 4, 100, 11, shared=False, masked=True).tokens == 8 * 110
+    assert packed(8, 4, 100, 11, shared=False, masked=True).tokens == 8 * 110
 
 
 def test_generating_keeps_the_logits_of_one_token_however_long_the_completions_are():
