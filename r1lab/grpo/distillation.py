@@ -15,6 +15,9 @@ Both leave out that a token changes the prefixes that follow: gradients flow thr
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -26,11 +29,14 @@ from r1lab.grpo import batches, losses, packing
 from r1lab.grpo.divergence import Compared, compare_logps
 from r1lab.grpo.teacher_server import ServedTeacher, served_logps
 from r1lab.grpo.trainer import GRPOTrainer
-from r1lab.models import shard
+from r1lab.models import lora, shard
 from r1lab.recipe.sections import Distill
 
 FIRST = 16
 """Positions in the first part of the curve by position; each part after it ends at twice the position."""
+
+ADAPTER = "teacher"
+"""The name of the teacher's adapter in a student whose base it shares."""
 
 
 class DistillTrainer(GRPOTrainer):
@@ -40,8 +46,9 @@ class DistillTrainer(GRPOTrainer):
     tokens, log p - log q, whatever the loss.
 
     Args:
-        teacher: A causal language model with the student's tokens, which is not trained; or one behind a server,
-            which scores each rollout once, and only without `settings.exact`.
+        teacher: A causal language model with the student's tokens, which is not trained; the folder of an adapter of
+            the base that the student trains an adapter of; or a model behind a server, which scores each rollout once,
+            and only without `settings.exact`.
         settings: A recipe's section `distill`.
         args, kwargs: All of `GRPOTrainer`.
     """
@@ -52,7 +59,10 @@ class DistillTrainer(GRPOTrainer):
         super().__init__(*args, **kwargs)
         self.distill = settings
         self.skips_no_signal = False  # each token has a signal
-        self.teacher = teacher if isinstance(teacher, ServedTeacher) else self._prepared(teacher)
+        self.adapted = isinstance(teacher, str | Path)
+        if self.adapted:
+            lora.add_frozen(self.model, teacher, ADAPTER)
+        self.teacher = teacher if self.adapted or isinstance(teacher, ServedTeacher) else self._prepared(teacher)
         self.clip = self.epsilon_low, self.epsilon_high
         if settings.exact:
             self.epsilon_low = self.epsilon_high = math.inf  # see `losses.as_advantages`; `_token_loss` clips itself
@@ -72,6 +82,26 @@ class DistillTrainer(GRPOTrainer):
         self.packs = self.packs and packing.fits(self, [teacher])
         return teacher
 
+    @contextmanager
+    def asked(self) -> Iterator:
+        """Yields the teacher for forward passes without gradients: a model of its own, or the student's base with the
+        teacher's adapter."""
+        with torch.no_grad():
+            if not self.adapted:
+                yield self.teacher
+                return
+            with lora.acting(self.model, ADAPTER):
+                yield self.model
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """Like transformers', without the teacher's adapter, next to which it would not find the student's again."""
+        adapters = self.model.peft_config if self.adapted else {}
+        kept = {name: adapters.pop(name) for name in [ADAPTER] if name in adapters}
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            adapters.update(kept)
+
     def _generate_and_score_completions(self, inputs):
         batch = super()._generate_and_score_completions(inputs)
         if isinstance(self.teacher, ServedTeacher) and self.model.training:
@@ -85,8 +115,8 @@ class DistillTrainer(GRPOTrainer):
         if not self.distill.exact:
             theirs = inputs.get("teacher_per_token_logps")
             if theirs is None:
-                with torch.no_grad():
-                    theirs, *_ = self._get_per_token_logps_and_entropies(self.teacher, ids, masks, width)
+                with self.asked() as teacher:
+                    theirs, *_ = self._get_per_token_logps_and_entropies(teacher, ids, masks, width)
             logps = super()._compute_logps(model, inputs)
             self._compared = Compared(logps, logps, logps.detach() - theirs, theirs)
             return logps
@@ -105,8 +135,8 @@ class DistillTrainer(GRPOTrainer):
             z = of(input_ids=ids, attention_mask=masks, logits_to_keep=width + 1).logits[:, :-1]
             return (z if z.dtype == torch.float64 else z.float()) / self.temperature
 
-        with torch.no_grad(), self.accelerator.autocast():
-            theirs = logits(self.teacher)
+        with self.asked() as teacher, self.accelerator.autocast():
+            theirs = logits(teacher)
         ours = logits(model)
         size = min(ours.size(-1), theirs.size(-1))
         log_p, log_q = (z[..., :size].log_softmax(-1) for z in (ours, theirs))
@@ -119,16 +149,30 @@ class DistillTrainer(GRPOTrainer):
         found, self._compared = self._compared, None
         assert found is not None  # `_compute_logps` sets it
         self._note(found, inputs)
+        clipped: list[torch.Tensor] = []
         if self.distill.exact:
 
             def loss(*, ratios, advantages):
+                clipped.append(self._clipped(ratios, advantages))
                 return found.divergences + self.distill.reward_weight * self._token_loss(ratios, advantages)
 
             inputs = losses.as_advantages(loss, inputs, found.logps, self.importance_sampling_level)
         else:
             rewarded = self.distill.reward_weight * inputs["advantages"].unsqueeze(1)
             inputs = inputs | {"advantages": rewarded - found.divergences}
-        return super()._trls_loss(model, inputs)
+        whole = super()._trls_loss(model, inputs)
+        for outside in clipped:  # TRL's own share is that of bounds that clip nothing
+            mask = batches.loss_mask(inputs) if outside.size(1) > 1 else torch.ones_like(outside)
+            sums = torch.stack([(outside * mask).sum(), mask.sum()]).float()
+            share, count = cast(torch.Tensor, self.accelerator.reduce(sums, reduction="sum"))
+            name = "clip_ratio/region_mean"
+            self._metrics["train"][name][-1] = (self.distill.reward_weight > 0) * (share / count.clamp(min=1)).item()
+        return whole
+
+    def _clipped(self, ratios: torch.Tensor, advantages: torch.Tensor) -> torch.Tensor:
+        """Returns where `_token_loss` has no gradient."""
+        low, high = self.clip
+        return ((ratios < 1 - low) & (advantages < 0)) | ((ratios > 1 + high) & (advantages > 0))
 
     def _token_loss(self, ratios: torch.Tensor, advantages: torch.Tensor) -> torch.Tensor:
         """Returns the loss of the rewards: PPO's, with the recipe's bounds."""

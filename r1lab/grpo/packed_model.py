@@ -13,7 +13,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterf
 from trl.trainer.utils import maybe_gather_lm_head_ctx
 
 from r1lab.grpo.batches import nothing
-from r1lab.grpo.divergence import Compared, compare, keep_head
+from r1lab.grpo.divergence import Compared, Head, compare, keep_head
 from r1lab.grpo.head import token_logps
 from r1lab.grpo.packed import Packed, pack
 
@@ -204,17 +204,25 @@ def logps(model, row: Packed, *, temperature: float = 1.0, chunked: bool = True)
     return row.unpack(found), row.unpack(entropies)
 
 
-def compared(
-    model, teacher, row: Packed, *, beta: float, temperature: float = 1.0, chunked: bool = True, copy: bool = False
-) -> Compared:
-    """Compares a model with a teacher, which runs the same row; the figures are (B, C), zero elsewhere.
+def head_of(teacher, row: Packed, *, copy: bool = False) -> Head | None:
+    """Returns a teacher's head and hidden states of a row, for `compared`; None if no token is scored.
 
     Args:
-        beta, temperature, chunked, copy: See `r1lab.grpo.divergence.compare` and `keep_head`.
+        copy: See `r1lab.grpo.divergence.keep_head`.
     """
-    if len(row.targets) == 0:  # still a function of every parameter
+    return teacher(packed=row, score=partial(keep_head, copy=copy)) if len(row.targets) else None
+
+
+def compared(
+    model, theirs: Head | None, row: Packed, *, beta: float, temperature: float = 1.0, chunked: bool = True
+) -> Compared:
+    """Compares a model with a teacher that has run the same row; the figures are (B, C), zero elsewhere.
+
+    Args:
+        theirs: The result of `head_of` for the teacher.
+        beta, temperature, chunked: See `r1lab.grpo.divergence.compare`.
+    """
+    if theirs is None:  # still a function of every parameter
         return Compared(*[nothing(model) * torch.ones(row.size, row.mask.size(1), device=row.ids.device)] * 4)
-    with torch.no_grad():
-        theirs = teacher(packed=row, score=partial(keep_head, copy=copy))
     score = partial(compare, teacher=theirs, beta=beta)
     return Compared(*map(row.unpack, model(packed=row, temperature=temperature, chunked=chunked, score=score)))

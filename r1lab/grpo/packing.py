@@ -61,9 +61,11 @@ def logps(trainer: GRPOTrainer, model, input_ids, attention_mask, logits_to_keep
 def compared(trainer: DistillTrainer, model, input_ids, attention_mask, logits_to_keep: int) -> Compared:
     """Compares a model with the trainer's teacher; see `logps` for the other arguments, and for what is zero."""
     [row] = _rows(trainer, input_ids, attention_mask, logits_to_keep)
-    settings = {"temperature": trainer.temperature, "chunked": trainer.own.chunk_logps, "copy": trainer.sharded}
+    settings = {"temperature": trainer.temperature, "chunked": trainer.own.chunk_logps}
     with trainer.accelerator.autocast():  # the teacher is not wrapped in autocast
-        return packed_model.compared(model, trainer.teacher, row, beta=trainer.distill.beta, **settings)
+        with trainer.asked() as teacher:
+            theirs = packed_model.head_of(teacher, row, copy=trainer.sharded)
+        return packed_model.compared(model, theirs, row, beta=trainer.distill.beta, **settings)
 
 
 def _rows(trainer: GRPOTrainer, input_ids, attention_mask, logits_to_keep: int, batch_size: int | None = None):

@@ -1,6 +1,8 @@
 """Loads models and tokenizers: of a Hub id, a folder, a GGUF file, or a model of r1lab's own (`embedded:NAME`)."""
 
 import importlib.util
+import json
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -163,6 +165,38 @@ def other_tokens(student, teacher) -> str | None:
     there = f"has the id {theirs[token]} there" if token in theirs else "is no token there"
     what = f"{len(differ):,} of the student's {len(ours):,} tokens differ, such as {token!r}, id {ours[token]}, which"
     return f"{what} {there}: use a teacher of the student's family, or distill by sample and sft stages"
+
+
+def recorded(path: str) -> str:
+    """Returns the name of a model in the config of an adapter whose base it is: an absolute folder, or a Hub id."""
+    base = path if is_adapter(path) else resolve(path)
+    return os.path.abspath(base) if os.path.isdir(base) else base
+
+
+def unshared(adapter: str, base: str, revision: str | None = None) -> str | None:
+    """Returns why a LoRA adapter cannot share the weights of a base with another one, and what to do; None if it can.
+
+    Args:
+        adapter: A path, of the folder of an adapter if it can.
+        base, revision: The model in a recipe that the other adapter is trained on.
+    """
+    second = "remove share_base, to load the teacher as a second model"
+    if not is_adapter(adapter):
+        return f"is not the folder of a LoRA adapter, such as the adapter/ of a run: name one, or {second}"
+    config = json.loads((Path(adapter) / "adapter_config.json").read_text(encoding="utf-8"))
+    if (kind := config.get("peft_type")) != "LORA":
+        return f"is an adapter of the kind {kind}, and the student's is LORA: {second}"
+    targets = config.get("target_modules") or []
+    ends = {"embed_tokens", "lm_head"} & set([targets] if isinstance(targets, str) else targets)
+    whole = [key for key in ("modules_to_save", "trainable_token_indices") if config.get(key)]
+    whole += [f"bias: {config['bias']}"] if config.get("bias", "none") != "none" else []
+    if changed := [*sorted(ends), *whole]:
+        return f"changes more of the base than its linear layers ({', '.join(changed)}): {second}"
+    (theirs, at), ours = _base_of(adapter), recorded(base)
+    if os.path.realpath(theirs) != os.path.realpath(ours) or (at or "main") != (revision or "main"):
+        names = [f"{name} ({of})" if of else name for name, of in ((theirs, at), (ours, revision))]
+        return f"is an adapter of {names[0]}, and the student's base is {names[1]}: set model.path to it, or {second}"
+    return None
 
 
 def load_generation_config(path: str, *, revision: str | None = None, trust_remote_code: bool = False, **hub):

@@ -2,6 +2,8 @@
 
 import copy
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 
 def lora_config(lora):
@@ -41,13 +43,45 @@ def rank_in_vllm(lora) -> int | None:
     return next((rank for rank in RANKS if rank >= lora.r), None)
 
 
+def add_frozen(model, folder: str | Path, name: str) -> None:
+    """Loads another adapter of the base of a LoRA model into it; it is neither trained nor active.
+
+    Args:
+        folder: An adapter that `r1lab.models.loading.unshared` accepts.
+        name: Its name in the model, for `acting`.
+    """
+    model.load_adapter(folder, name, torch_device="cpu")
+
+
+@contextmanager
+def acting(model, name: str) -> Iterator[None]:
+    """Makes a LoRA model the one with another of its adapters, in evaluation mode, within the context.
+
+    peft's `set_adapter` would also decide anew which adapters are trained, which FSDP2 reads once: in its first
+    forward pass.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [layer for layer in model.modules() if isinstance(layer, BaseTunerLayer)]
+    before, was_training = [layer._active_adapter for layer in layers], model.training
+    model.eval()  # dropout is for the adapter that is trained
+    try:
+        for layer in layers:
+            layer._active_adapter = [name]
+        yield
+    finally:
+        for layer, active in zip(layers, before):
+            layer._active_adapter = active
+        model.train(was_training)
+
+
 def adapter(model) -> tuple[dict, Iterator[tuple]]:
     """Returns the adapter of a LoRA model as vLLM reads it: its config, and the names and weights.
 
     Weights that FSDP2 has sharded are gathered; all ranks have to go through all of them.
 
     Args:
-        model: A `PeftModel` with one LoRA adapter.
+        model: A `PeftModel`, whose active adapter is LoRA.
     """
     from peft import get_peft_model_state_dict
     from torch.distributed.tensor import DTensor
@@ -63,12 +97,14 @@ def adapter(model) -> tuple[dict, Iterator[tuple]]:
 def merged_weights(model) -> Iterator[tuple]:
     """Yields the names and the merged weights of a LoRA model, one at a time; the model itself is unchanged.
 
+    Of several adapters the active one is merged.
+
     peft's `merge_adapter` and `unmerge_adapter` round the base's own weights each time, and requantize those of a
     quantized base. Here a quantized base is dequantized, and the sum is rounded once, to the dtype that the base was
     loaded with. Weights that FSDP2 has sharded are gathered; all ranks have to go through all of them.
 
     Args:
-        model: A `PeftModel` with one LoRA adapter.
+        model: A `PeftModel`, whose active adapter is LoRA.
     """
     import torch
     from peft.tuners.lora import LoraLayer
@@ -87,7 +123,8 @@ def merged_weights(model) -> Iterator[tuple]:
             weight = dequantize_module_weight(base.get_submodule(name.rpartition(".")[0])).detach()
             if isinstance(layer, LoraLayer):
                 with torch.no_grad():
-                    for adapter in layer.active_adapters:
+                    # A layer of which only another adapter has matrices lacks those of the active one.
+                    for adapter in set(layer.active_adapters) & {*layer.lora_A, *layer.lora_embedding_A}:
                         # Every subclass of LoraLayer has this method, but the base class does not.
                         delta = layer.get_delta_weight(adapter)  # pyright: ignore[reportAttributeAccessIssue]
                         weight = weight + delta

@@ -20,7 +20,7 @@ def save(model, tokenizer, folder: str | os.PathLike, *, merge: bool = True) -> 
     """Saves plain Hugging Face safetensors, for the next stage. A LoRA model is merged into a copy.
 
     Args:
-        merge: Whether a LoRA model is merged; if not, only its adapter is saved, in peft's format.
+        merge: Whether a LoRA model is merged; if not, only its active adapter is saved, in peft's format.
     """
     from accelerate.utils import is_peft_model
 
@@ -30,7 +30,7 @@ def save(model, tokenizer, folder: str | os.PathLike, *, merge: bool = True) -> 
         merged(model).save_pretrained(folder)
     else:
         # "auto" would query the Hub about the base, and add a copy of a resized embedding.
-        model.save_pretrained(folder, save_embedding_layers=False)
+        model.save_pretrained(folder, selected_adapters=model.active_adapters, save_embedding_layers=False)
     tokenizer.save_pretrained(folder)
     make_readable(Path(folder))
 

@@ -260,6 +260,8 @@ def _without_weights(model):
     if is_peft_model(model):
         with torch.device("meta"):
             copy = PeftModel(_without_weights(model.get_base_model()), model.active_peft_config)
+            for name in model.peft_config.keys() - {model.active_adapter}:
+                copy.add_adapter(name, model.peft_config[name])
         return copy
     kind = next(c for c in type(model).__mro__ if not issubclass(c, FSDPModule))
     with torch.device("meta"):

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from r1lab.plan import cost, disk, generating, gpus, judging, memory, rollouts, shapes
 from r1lab.plan.generating import completion_limit
@@ -151,6 +152,14 @@ def _teacher(recipe: StageRecipe, path: str) -> shapes.Shape | None:
     return shapes.find(path, **given, key="teacher.path")
 
 
+def _teacher_size(recipe: Trained, shape: shapes.Shape, lora: Adapters | None, size: int) -> int:
+    """Bytes of a teacher: of its adapter alone if it shares the student's base, which is counted with the student."""
+    if not (lora and isinstance(recipe, DistillRecipe) and recipe.teacher.share_base):
+        return shape.parameters * size
+    weights = Path(recipe.teacher.path, "adapter_model.safetensors")  # one yet to be trained is like the student's
+    return weights.stat().st_size if weights.is_file() else lora.parameters * 4
+
+
 def _without_bfloat16(recipe: StageRecipe, device: Device) -> str:
     """The consequence for a stage of a device that does not compute in bfloat16."""
     if recipe.model.dtype == "bfloat16" or getattr(recipe, "train", {}).get("bf16"):
@@ -211,7 +220,7 @@ def _trains(
         sharding=sharding,
         states=_STATES.get(str(setting(recipe, "optim"))),
         reference=recipe.stage == "dpo" or (recipe.on_policy and setting(recipe, "beta") > 0),
-        teacher=teacher.parameters * size if teacher else 0,
+        teacher=_teacher_size(recipe, teacher, lora, size) if teacher else 0,
         checkpointing=checkpointing,
         accumulates=update.accumulation > 1 or split,
         mixed=mixed,

@@ -300,10 +300,26 @@ def distill_problems(recipe: DistillRecipe) -> Problems:
     if recipe.teacher.url and (recipe.rollout.temperature != 1 or recipe.schedule.temperature):
         what = "a server scores tokens at temperature 1: set rollout.temperature: 1.0, or remove url"
         found.append((("teacher", "url"), what))
+    if recipe.teacher.share_base:
+        found += _shared_base_problems(recipe)
     unfit = ["loss", "overlap", "delta", "off_policy_mask_threshold"] + ["entropy_coef"] * settings.exact
     for key in unfit:
         if train.get(key):
             found.append((("train", key), "is not for a distill stage, whose loss comes from a teacher: remove it"))
+    return found
+
+
+def _shared_base_problems(recipe: DistillRecipe) -> Problems:
+    """Settings with which a student's base cannot be that of its teacher too."""
+    found: Problems = []
+    if recipe.model.lora is None:
+        what = "true: the student trains all weights, so its base would move under the teacher"
+        fix = "set model.lora, or remove share_base, to load the teacher as a second model"
+        found.append((("teacher", "share_base"), f"{what}: {fix}"))
+    for key in ("url", "dtype", "attn_implementation", "revision", "trust_remote_code"):
+        if getattr(recipe.teacher, key) != type(recipe.teacher).model_fields[key].default:
+            where = "has the teacher's whole model" if key == "url" else "is that of the student's base"
+            found.append((("teacher", key), f"{where} with share_base: remove one of them"))
     return found
 
 

@@ -47,7 +47,12 @@ def input_problems(recipe: StageRecipe, skip: set[str]) -> Problems:
             found.append((("model", "path"), f"is a LoRA adapter, but vLLM needs a full model: {fix}"))
         found += [] if found else [(("model", "path"), message) for message in _quantized(recipe, rollout)]
     if "teacher" not in skip and isinstance(recipe, DistillRecipe):
-        found += [(("teacher", "path"), message) for message in model_problems(recipe.teacher.path)]
+        wrong = model_problems(recipe.teacher.path)
+        later = recipe.teacher.path.startswith("@") or recipe.model.path.startswith("@")
+        if recipe.teacher.share_base and not (found or wrong or later):
+            why = loading.unshared(recipe.teacher.path, recipe.model.path, recipe.model.revision)
+            wrong = [f"{recipe.teacher.path}: {why}"] if why else []
+        found += [(("teacher", "path"), message) for message in wrong]
     if rollout:
         wrong = engine_options.problems(rollout.engine, rollout.options)
         found += [(("rollout", "options", option), message) for option, message in wrong]

@@ -4,12 +4,12 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from r1lab.recipe.schema import STAGES, Pipeline, StageRecipe
+from r1lab.recipe.schema import STAGES, DistillRecipe, Pipeline, StageRecipe
 from r1lab.recipe.values import Problems
 from r1lab.recipe.yaml_source import Keys
 from r1lab.text import did_you_mean
 
-REFERENCE = re.compile(r"@([a-z0-9_-]+)/(model|samples)")
+REFERENCE = re.compile(r"@([a-z0-9_-]+)/(model|samples|adapter)")
 
 
 def stages(config: dict) -> set[str]:
@@ -89,7 +89,8 @@ def pipeline_problems(recipe: Pipeline) -> Problems:
         if stage.name in earlier:
             found.append(((*keys, "name"), f"{stage.name}: another stage has the same name: choose a different one"))
         for below, value in references(stage):
-            found += [((*keys, *below), m) for m in _reference_problems(value, below, earlier, recipe)]
+            expected = _expected(stage, below)
+            found += [((*keys, *below), m) for m in _reference_problems(value, below, expected, earlier, recipe)]
         earlier[stage.name] = stage.stage
     evals = [stage.name for stage in recipe.stages if stage.stage == "eval"]
     for index, pair in enumerate(recipe.compare or []):
@@ -121,23 +122,32 @@ def _leaves(value: object, keys: Keys) -> Iterator[tuple[Keys, object]]:
         yield keys, value
 
 
-def _reference_problems(value: str, keys: Keys, earlier: dict[str, str], recipe: Pipeline) -> list[str]:
-    expected = "model" if keys[0] in ("model", "teacher") or keys[-1] == "model" else "samples"
+def _expected(stage: StageRecipe, keys: Keys) -> str:
+    """The output of an earlier stage that a value of a stage should name."""
+    if keys[0] == "teacher" and isinstance(stage, DistillRecipe) and stage.teacher.share_base:
+        return "adapter"
+    return "model" if keys[0] in ("model", "teacher") or keys[-1] == "model" else "samples"
+
+
+def _reference_problems(value: str, keys: Keys, expected: str, earlier: dict[str, str], recipe: Pipeline) -> list[str]:
     match = REFERENCE.fullmatch(value)
     if not match or match[2] != expected:
         return [f"{value}: should be @STAGE/{expected}, where STAGE is the name of an earlier stage"]
-    name = match[1]
+    name, makes = match[1], "model" if expected == "adapter" else expected
     if name not in earlier:
         if any(stage.name == name for stage in recipe.stages):
             return [f"{value}: {name} does not come before this stage: move it up"]
-        able = [stage for stage, kind in earlier.items() if STAGES[kind].makes == expected]
+        able = [stage for stage, kind in earlier.items() if STAGES[kind].makes == makes]
         return [f"{value}: no such stage{did_you_mean(name, able)}"]
     kind = earlier[name]
-    if STAGES[kind].makes != expected:
-        output = "a model" if expected == "model" else "samples"
+    if STAGES[kind].makes != makes:
+        output = "a model" if makes == "model" else "samples"
         return [f"{value}: {name} is a stage of kind {kind}, which does not produce {output}"]
-    if expected == "model" and (kind == "reward") != (keys[0] == "rewards"):
+    if makes == "model" and (kind == "reward") != (keys[0] == "rewards"):
         does = "scores text and does not generate it" if kind == "reward" else "generates text and does not score it"
         fix = "name a stage that trains a policy" if kind == "reward" else "name a reward stage"
         return [f"{value}: {name} is a stage of kind {kind}, whose model {does}: {fix}"]
+    [of] = [stage for stage in recipe.stages if stage.name == name]
+    if expected == "adapter" and getattr(of.model, "lora", None) is None:
+        return [f"{value}: {name} trains all weights and has no adapter: set model.lora there, or remove share_base"]
     return []

@@ -51,10 +51,12 @@ class Teacher(Model):
     """The model that a distill stage learns from, whose tokens are those of the student.
 
     With `url` it is behind vLLM servers of that address, or of several, which know it as `path`; here it is only
-    tokenized with.
+    tokenized with. With `share_base` it is an adapter of the base that the student trains an adapter of: `path` is its
+    folder or, in a pipeline, `@STAGE/adapter`, and the base is in memory once.
     """
 
     url: str | list[str] | None = None
+    share_base: bool = False
 
 
 class TrainedModel(Model):

@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass
 
+from r1lab.evaluation.comparison import METRICS
 from r1lab.evaluation.records import families
 from r1lab.report import content, samples
 from r1lab.report.content import NONE, Table, interval, progress
@@ -13,6 +14,7 @@ from r1lab.text import duration, part_of_steps, percent
 BETTER, WORSE, UNCLEAR = "▲", "▼", "≈"
 SIDE_BY_SIDE = 4  # runs whose differences are shown as big numbers
 LEGEND = f"{BETTER} better, {WORSE} worse, {UNCLEAR} the interval contains 0."
+FORMS = {"strict": "Strict: correct in the format that the prompt requires.", "lenient": "Lenient: in any format."}
 
 
 @dataclass(frozen=True)
@@ -194,8 +196,11 @@ def _score(scores: dict) -> str:
 
 
 def verdict_table(runs: list[Run]) -> Table | None:
-    """Each comparison with its intervals, of sampled and of greedy answers; several runs are side by side."""
-    found = [{_key(row): row for row in comparisons(run, ("avg", "greedy"))} for run in runs]
+    """Each comparison with its intervals, of sampled and of greedy answers and of their forms, where these differ;
+    several runs are side by side."""
+    found = [{_key(row): row for row in comparisons(run, METRICS)} for run in runs]
+    shown = {row.get("metric") for own in found for row in own.values()}
+    said = "".join(f" {meaning}" for form, meaning in FORMS.items() if form in shown)
     keys = list(dict.fromkeys(key for own in found for key in own))
     if not keys:
         return None
@@ -209,8 +214,8 @@ def verdict_table(runs: list[Run]) -> Table | None:
             rows.append([task, *compared, *sides, change, clean(row.get("n_questions"))])
         names = ["compared", "before", "after"] if len(pairs) > 1 else [
             f"{side} ({name})" for side, name in zip(("before", "after"), pairs[0])]  # fmt: skip
-        note = f"Accuracy in percent with 95 % intervals over questions; differences are paired by question. {LEGEND}"
-        return Table(["task", *names, "difference", "questions"], rows, note)
+        note = "Accuracy in percent with 95 % intervals over questions; differences are paired by question."
+        return Table(["task", *names, "difference", "questions"], rows, f"{note}{said} {LEGEND}")
     for key in keys:
         own = [rows_of.get(key) for rows_of in found]
         changes = [f"{direction(r)} {percent(r['diff'], r['ci95'], signed=True)}" if r else NONE for r in own]
@@ -220,24 +225,21 @@ def verdict_table(runs: list[Run]) -> Table | None:
     shared = "" if len(pairs) > 1 else f" ({pairs[0][0]} → {pairs[0][1]})"
     note = (
         f"Differences in points{shared} with 95 % intervals, paired by question; the last column has the lowest and "
-        f"the highest difference in brackets. {LEGEND}"
+        f"the highest difference in brackets.{said} {LEGEND}"
     )
     compared = ["compared"] if len(pairs) > 1 else []
     return Table(["task", *compared, *(run.name for run in runs), "mean of the runs"], rows, note)
 
 
 def _key(row: dict) -> tuple[str, str, str]:
-    return f"{row['task']}{', greedy' * _is_greedy(row)}", row["before"], row["after"]
-
-
-def _is_greedy(row: dict) -> bool:
-    return row.get("metric") == "greedy"
+    metric = row.get("metric", "avg")
+    return f"{row['task']}{'' if metric == 'avg' else f', {metric}'}", row["before"], row["after"]
 
 
 def _accuracy(run: Run, row: dict, side: str) -> str:
     stage = next((stage for stage in run.stages if stage.name == row[side]), None)
     scores = stage.tasks.get(row["task"], {}) if stage else {}
-    return percent(row[f"{side}_value"], interval(scores, "greedy_ci95" if _is_greedy(row) else "ci95"))
+    return percent(row[f"{side}_value"], interval(scores, f"{row.get('metric', 'avg')}_ci95".removeprefix("avg_")))
 
 
 def accuracies(runs: list[Run]) -> dict[str, list[tuple[str, str, float, float, float]]]:

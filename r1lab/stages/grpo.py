@@ -41,15 +41,16 @@ from r1lab.stages.serving import rollout_servers, served_by
 from r1lab.stages.training import Metrics, StopOnInterrupt, check_saveable, finish, resume_point, trl_config
 
 
-def run(recipe: GrpoRecipe, run_dir: Path, make: Callable[..., GRPOTrainer] = GRPOTrainer) -> int:
+def run(recipe: GrpoRecipe, run_dir: Path, make: Callable[..., GRPOTrainer] = GRPOTrainer, tokenizer=None) -> int:
     """Trains the policy on the recipe's prompts, and saves every completion with its rewards in `samples/`.
 
     Args:
         make: Makes the trainer, from the arguments of `GRPOTrainer`.
+        tokenizer: That of the recipe's model; None to load it.
     """
     started = time.time()
     engines.require(recipe.rollout.engine)
-    tokenizer = load_tokenizer(recipe)
+    tokenizer = load_tokenizer(recipe) if tokenizer is None else tokenizer
     rows = build_rows(recipe.data, seed=recipe.seed, run_dir=run_dir, tokenizer=tokenizer)
     if problem := batch.too_few_rows(recipe, len(rows)):
         raise UserError(f"data: {problem[0]}: {problem[1]}")
@@ -214,14 +215,14 @@ def _row(recipe: GrpoRecipe, rewards: BatchRewards):
             "kl": logs.get("kl"),
             "importance_ratio": logs.get("sampling/importance_sampling_ratio/mean"),
             # Of tokens; asynchronous training has both in `async`.
-            "ratio_clipped": None if recipe.rollout.asynchronous else _clipped(logs),
+            "ratio_clipped": None if recipe.rollout.asynchronous else _clipped(recipe, logs),
             "ratio_truncated": None if recipe.rollout.asynchronous else logs.get(objectives.OUTSIDE),
             # With truncated sampling, the log-probabilities of engine and policy differ by design.
             "drift": None if recipe.rollout.biased_sampling else logs.get("sampling/sampling_logp_difference/mean"),
             "sampled": {key.partition("/")[2]: value for key, value in logs.items() if key.startswith("sampled/")}
             or None,
             "episodes": _episodes(logs) if environment_of(recipe) else None,
-            "async": _asynchronous(logs) if recipe.rollout.asynchronous else None,
+            "async": _asynchronous(recipe, logs) if recipe.rollout.asynchronous else None,
             "seconds": round(seconds, 3),
             "seconds_generating": round(logs.get("seconds/generating", 0.0), 3),
             "seconds_grading": round(logs.get("seconds/grading", 0.0), 3),
@@ -234,9 +235,12 @@ def _row(recipe: GrpoRecipe, rewards: BatchRewards):
     return to_row
 
 
-def _clipped(logs: dict) -> float | None:
-    """Returns the share of tokens (of sequences with a ratio per sequence) that the clip left without a gradient."""
-    return logs.get("clip_ratio/region_mean", logs.get("cispo_clip_ratio"))
+def _clipped(recipe: GrpoRecipe, logs: dict) -> float | None:
+    """Returns the share of tokens (of sequences with a ratio per sequence) that the clip left without a gradient.
+
+    None if the loss is the user's own, or one that clips nothing.
+    """
+    return None if recipe.train.get("loss") else logs.get("clip_ratio/region_mean", logs.get("cispo_clip_ratio"))
 
 
 def _figures(logs: dict) -> dict:
@@ -267,7 +271,7 @@ def _episodes(logs: dict) -> dict:
     return {key: round(value, 4) for key, value in found.items()} | {"ends": ends, "seconds_environment": seconds}
 
 
-def _asynchronous(logs: dict) -> dict:
+def _asynchronous(recipe: GrpoRecipe, logs: dict) -> dict:
     """Returns how stale a step's tokens were, in updates, and what the loss did about it.
 
     Returns:
@@ -280,7 +284,7 @@ def _asynchronous(logs: dict) -> dict:
         "staleness": logs["async/staleness"],
         "staleness_max": int(logs["async/staleness_max"]),
         "truncated": logs.get(objectives.OUTSIDE),
-        "clipped": _clipped(logs),
+        "clipped": _clipped(recipe, logs),
         "seconds_waiting": round(logs.get("seconds/waiting", 0.0), 3),
         "seconds_servers_waiting": round(waited, 3) if (waited := logs.get("seconds/servers_waiting")) else None,
     }

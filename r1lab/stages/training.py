@@ -1,7 +1,6 @@
 """Code that all training stages share: TRL configuration, metrics, checkpoints, stopping and saving."""
 
 import datetime
-import os
 import shutil
 import signal
 import time
@@ -278,7 +277,7 @@ def check_saveable(trainer, tokenizer, run_dir: Path) -> None:
 def finish(trainer, recipe: Trained, run_dir: Path, tokenizer, started: float, **more) -> None:
     """Saves the model for the next stage, then `result.json`, whose presence marks the stage as finished."""
     from r1lab.models import saving
-    from r1lab.models.loading import is_adapter, resolve, torch_dtype
+    from r1lab.models.loading import recorded, torch_dtype
 
     if not trainer.state.global_step:
         rows, size = len(trainer.train_dataset), trainer.args.per_device_train_batch_size
@@ -293,8 +292,7 @@ def finish(trainer, recipe: Trained, run_dir: Path, tokenizer, started: float, *
     if model is not None:  # rank 0
         if lora:
             # The base from the recipe: if that is an adapter's folder, peft only knows the base of that adapter.
-            base = recipe.model.path if is_adapter(recipe.model.path) else resolve(recipe.model.path)
-            model.active_peft_config.base_model_name_or_path = os.path.abspath(base) if os.path.isdir(base) else base
+            model.active_peft_config.base_model_name_or_path = recorded(recipe.model.path)
             model.active_peft_config.revision = recipe.model.revision
             saving.save(model, tokenizer, run_dir / "adapter", merge=False)
         saving.save(model, tokenizer, run_dir / "model", merge=lora is None or lora.merge)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 from trl import GRPOConfig
 
@@ -59,7 +60,18 @@ def teacher(tokenizer, dtype):
     return model(1, len(tokenizer) + 5, dtype, hidden_size=64, num_attention_heads=8, num_hidden_layers=1)
 
 
-def made(tokenizer, tmp_path, dtype=torch.float64, *, own=None, per_device=B // 2, train=None, by=None, **settings):
+def made(
+    tokenizer,
+    tmp_path,
+    dtype=torch.float64,
+    *,
+    own=None,
+    per_device=B // 2,
+    train=None,
+    by=None,
+    peft=None,
+    **settings,
+):
     args = GRPOConfig(
         output_dir=str(tmp_path), per_device_train_batch_size=per_device, gradient_accumulation_steps=2,
         num_generations=G, max_completion_length=C, bf16=False, report_to="none", use_cpu=True,
@@ -68,7 +80,7 @@ def made(tokenizer, tmp_path, dtype=torch.float64, *, own=None, per_device=B // 
     trainer = DistillTrainer(
         model=student(tokenizer, dtype), teacher=by or teacher(tokenizer, dtype), settings=Distill(**settings),
         args=args, processing_class=tokenizer, reward_funcs=lambda completions, **_: [0.0] * len(completions),
-        train_dataset=Dataset.from_dict({"prompt": ["a"] * B}), own=GrpoTrain(**(own or {})),
+        train_dataset=Dataset.from_dict({"prompt": ["a"] * B}), own=GrpoTrain(**(own or {})), peft_config=peft,
     )  # fmt: skip
     trainer.model.train().to(dtype)
     trainer.current_gradient_accumulation_steps = 2
@@ -177,6 +189,10 @@ def test_rewards_of_a_policy_that_has_moved_are_clipped_and_the_divergence_is_no
     rewarded = -torch.min(ratios * advantages, ratios.clamp(0.8, 1.2) * advantages)
     mean(divergence(log_p, log_q, 1.0) + 2 * rewarded, inputs).backward()
     agree(found, gradient(plain), torch.float64)
+    outside = ((ratios < 0.8) & (advantages < 0)) | ((ratios > 1.2) & (advantages > 0))
+    share = outside[inputs["completion_mask"].bool()].double().mean().item()
+    trainer.log({"loss": 0.0})
+    assert trainer.state.log_history[-1]["clip_ratio/region_mean"] == pytest.approx(share) and 0.1 < share < 0.9
 
 
 def test_kl_by_position_is_that_of_the_sampled_tokens(tokenizer, tmp_path, monkeypatch):
@@ -196,6 +212,66 @@ def test_kl_by_position_is_that_of_the_sampled_tokens(tokenizer, tmp_path, monke
     assert logs["teacher/kl"] == pytest.approx((ours - theirs)[mask].mean().item())
     assert logs["teacher/divergence"] == pytest.approx(divergence(log_p, log_q, 1.0)[mask].mean().item())
     assert FIRST == 16 and not trainer._sums.any()
+
+
+@pytest.fixture(scope="module")
+def adapter(tokenizer, tmp_path_factory):
+    """The folder of an adapter of the student's base, on other layers than the student's, with dropout."""
+    folder = tmp_path_factory.mktemp("adapter")
+    settings = LoraConfig(r=3, target_modules=["q_proj", "up_proj"], lora_dropout=0.5, task_type="CAUSAL_LM")
+    adapted = random_adapter(get_peft_model(student(tokenizer, torch.float32), settings), 3)
+    adapted.save_pretrained(folder, save_embedding_layers=False)
+    return folder
+
+
+def random_adapter(of, seed):
+    torch.manual_seed(seed)
+    for parameter in of.parameters():
+        if parameter.requires_grad:
+            parameter.data.normal_(std=0.3)
+    return of
+
+
+def with_adapter(tokenizer, tmp_path, by, **more):
+    """A trainer whose student has an adapter of its own, on a part of the layers of `adapter` and others."""
+    peft = LoraConfig(r=2, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM")
+    trainer = made(tokenizer, tmp_path, torch.float32, by=by, peft=peft, **more)
+    random_adapter(trainer.model, 4)
+    return trainer
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("pack", [True, False])
+def test_a_teacher_on_the_students_base_is_the_same_teacher_merged(tokenizer, tmp_path, adapter, exact, pack):
+    merged = PeftModel.from_pretrained(student(tokenizer, torch.float32), adapter).merge_and_unload()
+    inputs, more = rollout(tokenizer, torch.float32), {"exact": exact, "own": {"pack": pack}}
+    shared, second = (with_adapter(tokenizer, tmp_path, by, **more) for by in (adapter, merged))
+    assert shared.packs == second.packs == pack
+    (loss, found), (other, expected) = (loss_and_gradient(one, dict(inputs)) for one in (shared, second))
+    assert loss == pytest.approx(other, rel=1e-4 if exact else 1e-3)
+    agree(found, expected, torch.float32)
+    trained = {name for name, p in shared.model.named_parameters() if p.grad is not None}
+    assert trained == {name for name, p in second.model.named_parameters() if p.grad is not None}
+    assert trained and all(".default." in name for name in trained)
+    assert {name for name, p in shared.model.named_parameters() if p.requires_grad} == trained
+
+    logs: list[dict[str, float]] = [{"loss": 0.0}, {"loss": 0.0}]
+    for one, row in zip((shared, second), logs):
+        one.log(row)
+    assert logs[0]["teacher/kl"] == pytest.approx(logs[1]["teacher/kl"], rel=1e-4)
+    assert abs(logs[0]["teacher/kl"]) > 1e-3, "the teacher is another model than the student"
+
+
+def test_the_students_adapter_is_the_active_one_but_for_the_teachers_pass(tokenizer, tmp_path, adapter):
+    trainer = with_adapter(tokenizer, tmp_path, adapter)
+    ids = rollout(tokenizer, torch.float32)["completion_ids"][:2]
+    before = trainer.model(input_ids=ids).logits.detach()
+    with trainer.asked() as teacher:
+        assert not teacher.training
+        first, second = (teacher(input_ids=ids).logits for _ in range(2))
+        assert torch.equal(first, second) and not first.requires_grad, "the dropout of its adapter is off"
+        assert (first - before).abs().max() > 0.1
+    assert trainer.model.training and torch.equal(trainer.model(input_ids=ids).logits, before)
 
 
 @pytest.mark.slow

@@ -10,6 +10,8 @@ import torch
 from r1lab.errors import UserError
 from r1lab.grpo import teacher_server
 from r1lab.grpo.teacher_server import ServedTeacher, served_logps
+from r1lab.models import loading
+from tests.engines.conftest import serving
 
 V = 50
 
@@ -25,7 +27,7 @@ def serve():
     """Starts a server with the answers of vLLM to `prompt_logprobs`; the first requests get the statuses given."""
     running = []
 
-    def start(*statuses, change=lambda reply: reply):
+    def start(*statuses, change=lambda reply: reply, score=logps):
         left, seen = list(statuses), []
 
         class Handler(BaseHTTPRequestHandler):
@@ -33,7 +35,7 @@ def serve():
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 seen.append(body)
                 ids, status = body["prompt"], left.pop(0) if left else 200
-                places = [{str(token): {"logprob": row[token].item()}} for token, row in zip(ids[1:], logps(ids))]
+                places = [{str(token): {"logprob": row[token].item()}} for token, row in zip(ids[1:], score(ids))]
                 reply = change({"choices": [{"text": "x", "prompt_logprobs": [None, *places]}]})
                 data = json.dumps(reply if status == 200 else {"error": "no such model"}).encode()
                 self.send_response(status)
@@ -103,3 +105,18 @@ def test_what_does_not_help_to_repeat_is_one_line(serve, monkeypatch, statuses, 
         ServedTeacher(url, "big").logps([([1, 2, 3], 2)])
     [line] = caught.value.problems
     assert line.startswith(f"teacher.url: {url}: ") and expected in line
+
+
+@pytest.mark.slow
+def test_vllms_own_server_scores_like_transformers(tmp_path):
+    base, rows = "embedded:tiny-qwen2", batch()
+    with serving(loading.resolve(base), "big", tmp_path / "log.txt") as url:
+        found = served_logps(ServedTeacher(url, "big"), rows)
+    model = loading.load_model(base, dtype="float32")
+    for i in range(6):
+        prompt = rows["prompt_ids"][i][rows["prompt_mask"][i].bool()]
+        ids = torch.cat([prompt, rows["completion_ids"][i]])[None]
+        with torch.no_grad():
+            theirs = model(input_ids=ids).logits[0, -6:-1].log_softmax(-1)
+        expected = theirs.gather(1, rows["completion_ids"][i][:, None]).squeeze(1) * rows["completion_mask"][i]
+        torch.testing.assert_close(found[i], expected, atol=1e-3, rtol=1e-3)

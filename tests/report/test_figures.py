@@ -36,6 +36,18 @@ def test_what_is_drawn_of_episodes(played):
     assert "replies" in [line.label for line in found["length"].lines]
 
 
+def test_the_distance_from_a_teacher_has_a_curve_for_each_part_of_a_completion(measured):
+    stage, completions = measured
+    rows = [
+        row | {"teacher": {"kl": 2 / row["step"], "kl_by_position": {"0": 1 / row["step"], "16": 3 / row["step"]}}}
+        for row in stage.rows
+    ]
+    found = figures.series(dataclasses.replace(stage, rows=rows), completions)["teacher"]
+    assert list(found) == ["all", "from token 0", "from token 16"]
+    assert found["from token 16"] == {step: 3 / step for step in range(1, 13)}
+    assert "teacher" not in figures.series(stage, completions)
+
+
 def test_of_several_groups_each_has_a_line(measured):
     charts = figures.charts({"a": [measured, measured], "b": [measured]})
     titles = [chart.title for chart in charts]

@@ -56,6 +56,20 @@ def test_a_row_per_task_and_metric_without_stage_names(run):
     assert len(table.rows) == 1 and table.rows[0][0] == "maths" and table.rows[0][4] == "40"
 
 
+def test_a_gain_in_format_and_one_in_reasoning_are_rows_of_their_own(run):
+    whole = read.read(run)
+    row = whole.compare[0]
+    gains = {"avg": 0.5, "strict": 0.75, "lenient": 0.25}
+    forms = [row | {"metric": form, "diff": gain, "ci95": [gain, gain]} for form, gain in gains.items()]
+    one = dataclasses.replace(whole, compare=forms)
+    for table in (verdict.verdict_table([one]), verdict.verdict_table([one, one])):
+        assert [row[0] for row in table.rows] == ["maths", "maths, strict", "maths, lenient"]
+        assert all(f"▲ +{100 * gain:.1f}" in " ".join(row) for row, gain in zip(table.rows, gains.values()))
+        assert "Strict: correct in the format that the prompt requires. Lenient: in any format." in table.note
+    assert "Lenient" not in verdict.verdict_table([whole]).note
+    assert verdict.big_numbers([one])[1].value == "▲ +50.0"
+
+
 def test_several_pairs_have_a_column_of_their_names(run):
     whole = read.read(run)
     pairs = [whole.compare[0], whole.compare[0] | {"before": "zero"}]

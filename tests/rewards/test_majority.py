@@ -3,6 +3,8 @@
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from r1lab.check import rewards as checked
 from r1lab.errors import UserError
@@ -46,6 +48,36 @@ def test_the_gold_answer_is_a_figure_and_not_the_reward():
     assert [score.figures for score in scores] == [{"votes": 0.75, "majority_right": 0.0}] * 4
     assert vote(*turns, answer=["7"] * 4)[0].figures["majority_right"] == 1
     assert "majority_right" not in vote(*turns, answer=[None] * 4)[0].figures
+
+
+TURNS = {
+    "accuracy": (["It is 7.", r"so \boxed{0.5}", r"\boxed{\frac{1}{2}}", "no idea", ""], ["7", "8", "1/2"]),
+    "choice": (["(A)", "The answer is B", "(B)", "A or B", ""], ["A", "B", "C"]),
+    "exact_match": (["<answer> Paris </answer>", "<answer> paris. </answer>", "London", ""], ["Paris", "London"]),
+    "knights_knaves": (
+        [puzzle("Zoey is a knight", "Luke is a knave"), puzzle("Luke is a knave"), "Zoey is a knight", ""],
+        ["(1) Zoey is a knight\n(2) Luke is a knave", "(1) Zoey is a knave\n(2) Luke is a knight"],
+    ),
+}
+
+
+@pytest.mark.parametrize("same_as", TURNS)
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_no_gold_answer_changes_a_reward(same_as, data):
+    turns, golds = TURNS[same_as]
+    given_turns = data.draw(st.lists(st.sampled_from(turns), min_size=1, max_size=6))
+    groups = data.draw(st.lists(st.integers(0, 1), min_size=len(given_turns), max_size=len(given_turns)))
+    of_group = data.draw(st.tuples(*[st.sampled_from([None, *golds])] * 2))
+    hidden = {"name": "majority", "same_as": same_as}
+    plain = majority_reward(given_turns, groups=groups, same_as=same_as)
+    scores = majority_reward(given_turns, groups=groups, same_as=same_as, answer=[of_group[g] for g in groups])
+    assert [(score, score.reason, score.figures["votes"]) for score in scores] == [
+        (score, score.reason, score.figures["votes"]) for score in plain
+    ]
+    rows = [[{"prompt": str(g), "answer": gold} for g in groups] for gold in golds[:2]]
+    graded = [grader.build([hidden]).grade(given_turns, of) for of in rows]
+    assert graded[0].values == graded[1].values and graded[0].right == graded[1].right
 
 
 def test_groups_vote_apart():

@@ -25,3 +25,4 @@ def test_vllm_gets_the_merged_weights_of_sharded_adapters(start, base, tmp_path)
     assert parity["mean"] < 1e-4
     # The adapters are zero in the first step, and move far with this learning rate.
     assert [row["drift"] < 1e-4 for row in train_rows(run_dir)] == [True] * 3
+    assert [(row["ratio_truncated"], row["ratio_clipped"]) for row in train_rows(run_dir)] == [(0.0, 0.0)] * 3

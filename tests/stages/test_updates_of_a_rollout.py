@@ -72,3 +72,10 @@ def test_each_step_has_the_figures_of_its_rollout_and_a_resumed_run_trains_on_th
     assert plain[0] == plain[1]
     weights = [(folder / "model" / "model.safetensors").read_bytes() for folder in (whole, parted)]
     assert weights[0] == weights[1]
+
+
+def test_the_share_of_clipped_ratios_is_that_of_the_later_updates(tmp_path):
+    run(tmp_path, *TWICE, "train.epsilon=1.0e-3", "--name=clipped")
+    shares = [row["ratio_clipped"] for row in rows(tmp_path / "clipped")]
+    assert shares[0::2] == [0.0] * 3, "the first update of a rollout starts from the policy that sampled it"
+    assert all(0 < share <= 1 for share in shares[1::2])
