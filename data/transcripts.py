@@ -78,6 +78,7 @@ def number_guess_transcripts(
     numbers: int | list[int] | tuple[int, ...] = (10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30),
     highest: int = 200,
     questions: int = 1000,
+    guess: float = 0.0,
     sloppy: float = 0.5,
     mistake: float = 0.35,
     untidy: float = 0.1,
@@ -90,7 +91,8 @@ def number_guess_transcripts(
         split, seed, numbers, highest: As for `number_guess`.
         size: The number of transcripts. Default: 1,000.
         questions: The number of different bounds, which recur with other secrets.
-        sloppy: The share of transcripts that forget what was said.
+        guess: The share of transcripts that guess any number up to `highest` at each turn, whatever was said.
+        sloppy: Of the others, the share that forgets some of what was said.
         mistake: The probability of it at each turn of these.
         untidy: The share of transcripts with a turn that misses a tag.
 
@@ -103,6 +105,8 @@ def number_guess_transcripts(
     rows = number_guess(split=split, size=questions, seed=seed, numbers=numbers, highest=highest)
 
     def write(row: dict, rng: random.Random) -> Writer:
+        if guess and rng.random() < guess:
+            return _lazy(rng, highest)
         return _narrowed(row, rng, mistake if rng.random() < sloppy else 0.0)
 
     rng = random.Random(f"number_guess_transcripts/{seed}/{split}")
@@ -180,6 +184,11 @@ def _looked_up(row: dict, rng: random.Random, mistake: float, repeat: bool) -> W
             age = int((yield f"<think> I add {total} and {age}. </think>\n{added}"))
         total = age
     yield _repeated(total) if repeat else _answered("Now I know it.", total)
+
+
+def _lazy(rng: random.Random, highest: int) -> Writer:
+    while True:
+        yield _answered("I guess.", rng.randint(1, highest))
 
 
 def _narrowed(row: dict, rng: random.Random, mistake: float) -> Writer:

@@ -37,7 +37,7 @@ def test_a_lazy_desk_transcript_calls_nothing_and_a_sloppy_one_slips():
     assert any(len(texts) < 3 for texts in slips)
 
 
-def test_a_careful_game_guesses_only_what_is_left_and_a_sloppy_one_also_elsewhere():
+def test_a_careful_game_guesses_only_what_is_left_and_a_sloppy_or_lazy_one_also_elsewhere():
     def inside(row):
         guesses = [text.rpartition("<answer> ")[2].split()[0] for text in written(row)]
         found = []
@@ -49,6 +49,8 @@ def test_a_careful_game_guesses_only_what_is_left_and_a_sloppy_one_also_elsewher
 
     assert all(map(inside, number_guess_transcripts(size=40, **CAREFUL)))
     assert not all(map(inside, number_guess_transcripts(size=40, sloppy=1.0, mistake=0.5, untidy=0.0)))
+    lazy = number_guess_transcripts(size=40, guess=1.0, untidy=0.0)
+    assert not all(map(inside, lazy)) and all("I guess." in text for row in lazy for text in written(row))
 
 
 def test_an_untidy_turn_misses_a_tag_and_its_call_can_still_be_read():
