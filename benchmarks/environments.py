@@ -3,11 +3,13 @@
     python benchmarks/environments.py environments/desk --seeds 0 1 2
     python benchmarks/environments.py environments/number_guess --seeds 0 1 2
 
-A run that is finished is not run again. For the environment `number_guess`, further tables say how the model plays:
-the shares of the guesses that the replies so far allow, and of these the share in the middle of what is left.
+A run that is finished is not run again. For the environment `number_guess`, a further table says how the model plays:
+the share of the guesses that the replies so far allow, and of these the share in the middle of what is left. Its last
+row is a player who guesses any number of what is left, in 100 games for each row of the first evaluation.
 """
 
 import argparse
+import random
 import re
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from pathlib import Path
 
 import seeds
 
+from r1lab.environments import NumberGuess, Turn
 from r1lab.rundir import directory, storage
 
 MIDDLE = 0.2
@@ -42,7 +45,7 @@ def play(prompt: str, turns: list[dict]) -> Counter:
     >>> dict(play("from 1 to 9", [*said, {"own": True, "text": "<answer> 7 </answer>"}]))
     {'guesses': 2, 'inside': 1, 'middle': 1}
     """
-    low, high = map(int, re.search(r"from (\d+) to (\d+)", prompt).groups())
+    low, high = bounds(prompt)
     found, guess = Counter(), None
     for turn in turns:
         if not turn["own"]:
@@ -62,12 +65,41 @@ def play(prompt: str, turns: list[dict]) -> Counter:
 
 
 def shares(folder: Path) -> str:
-    """The cell of a run's evaluation: the share of guesses inside what is left, and that of these in its middle."""
+    """The cell of a run's evaluation."""
     total = Counter()
     for row in storage.read_jsonl(folder / "samples" / "questions.jsonl"):
         for episode in row["episodes"]:
             total += play(str(row["prompt"]), episode["turns"])
+    return cell(total)
+
+
+def cell(total: Counter) -> str:
+    """The share of guesses inside what is left, and that of these in its middle."""
     return f"{total['inside'] / total['guesses']:.1%}, {total['middle'] / total['inside']:.1%}"
+
+
+def careful(folder: Path, games: int = 100) -> str:
+    """The cell of a player who guesses any number of what is left, and the share of its games that it wins."""
+    rng, total, won, played = random.Random(0), Counter(), 0.0, 0
+    for row in storage.read_jsonl(folder / "samples" / "questions.jsonl"):
+        low, high = bounds(str(row["prompt"]))
+        for seed in range(games):
+            game, turns, done = NumberGuess(), [], False
+            game.reset(seed=seed, low=low, high=high)
+            while not done:
+                text = f"<answer> {rng.randint(game.low, game.high)} </answer>"
+                reply = game.step(Turn(text, [], len(turns) // 2 + 1))
+                turns += [{"own": True, "text": text}, {"own": False, "text": reply.content}]
+                done = reply.done
+            total += play(str(row["prompt"]), turns)
+            won, played = won + game.get_reward(), played + 1
+    return f"{cell(total)}; wins {won / played:.1%}"
+
+
+def bounds(prompt: str) -> tuple[int, int]:
+    """The bounds that a prompt names."""
+    found = re.search(r"from (\d+) to (\d+)", prompt)
+    return int(found[1]), int(found[2])
 
 
 def main() -> None:
@@ -86,6 +118,7 @@ def main() -> None:
         for name in evaluations:
             cells = [shares(next(run.glob(f"[0-9]*-{name}"))) for run in runs]
             print(f"| {name} | {' | '.join(cells)} |")
+        print(f"| anything that is left | {careful(next(runs[0].glob(f'[0-9]*-{evaluations[0]}')))} |")
 
 
 if __name__ == "__main__":
