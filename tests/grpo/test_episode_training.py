@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -48,7 +49,7 @@ class Long:
         return self.got
 
 
-def trained(folder, out, *, rewards=({"name": "environment"},), more=None, **settings):
+def trained(folder, out, *, rewards=({"name": "environment"},), more=None, resume=None, **settings):
     tokenizer = loading.load_tokenizer(folder)
     rows = [{"prompt": f"say {n}", "n": n, "task": None} for n in range(ROWS)]
     config = GRPOConfig(
@@ -80,7 +81,7 @@ def trained(folder, out, *, rewards=({"name": "environment"},), more=None, **set
         **(more or {}),
     )  # fmt: skip
     before = torch.cat([p.detach().flatten().clone() for p in made.model.parameters()])
-    made.train()
+    made.train(resume_from_checkpoint=resume)
     moved = (torch.cat([p.detach().flatten() for p in made.model.parameters()]) - before).norm()
     return made, seen, moved, [row for row in made.state.log_history if "loss" in row]
 
@@ -216,3 +217,20 @@ def test_episodes_ahead_without_servers(random_model, tmp_path):
     assert all(row["episodes/turns"] > 1 for row in logs) and all("tool_mask" in batch for batch in batches)
     for group in made.groups.newest:
         assert [[v is None for v in one] for one in group.versions] == [[not m for m in one] for one in group.masks]
+
+
+@pytest.mark.parametrize("more", [{}, {"asynchronous": Asynchronous(staleness=2)}], ids=["synchronous", "ahead"])
+def test_a_resumed_training_plays_the_same_episodes(random_model, tmp_path, more):
+    settings = {"max_steps": 4, "save_strategy": "steps", "save_steps": 1}
+    whole, batches, _, logs = trained(random_model, tmp_path / "a", more=more, **settings)
+    tasks, checkpoint = dict(Long.seeds), tmp_path / "b" / "checkpoint-2"
+    shutil.copytree(tmp_path / "a" / "checkpoint-2", checkpoint)
+    parted, again, _, rest = trained(random_model, tmp_path / "b", more=more, resume=str(checkpoint), **settings)
+    assert len(batches) == 4 and len(again) == 2 and any(row["loss"] for row in rest)
+    for one, other in zip(batches[2:], again, strict=True):
+        assert torch.equal(one["completion_ids"], other["completion_ids"])
+        assert torch.equal(one["tool_mask"], other["tool_mask"])
+    assert [row["loss"] for row in rest] == [row["loss"] for row in logs[2:]]
+    for one, other in zip(whole.model.parameters(), parted.model.parameters()):
+        assert torch.equal(one, other)
+    assert all(set(seeds) <= set(tasks[n]) for n, seeds in Long.seeds.items())
