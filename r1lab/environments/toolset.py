@@ -1,6 +1,8 @@
 """A session: one episode of a user's class, whose public methods, and further functions, are its tools."""
 
+import asyncio
 import inspect
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -32,7 +34,7 @@ class Session:
         """Starts the episode; returns the text with which the prompt ends, or None."""
         if self.environment is None:
             return None
-        return self.environment.reset(**_accepted(self.environment.reset, row | {"seed": seed}))
+        return awaited(self.environment.reset(**_accepted(self.environment.reset, row | {"seed": seed})))
 
     @property
     def seeded(self) -> bool:
@@ -43,7 +45,7 @@ class Session:
         """The replies to a turn; none if the episode ends with it."""
         self.last = turn
         if hasattr(self.environment, "step"):
-            replies = _replies(self.environment.step(turn))
+            replies = _replies(awaited(self.environment.step(turn)))
         elif turn.problem:
             replies = [Reply(f"Error: {turn.problem}", error=turn.problem)]
         else:
@@ -65,7 +67,7 @@ class Session:
         if problem := misfit(tool, call.arguments):
             return _failed(f"{call.name}: {problem}")
         try:
-            found = tool(**call.arguments)
+            found = awaited(tool(**call.arguments))
         except ToolError as error:
             return _failed(f"{call.name}: {error}")
         except MachineError:
@@ -84,7 +86,7 @@ class Session:
         own = None
         if callable(getattr(self.environment, "get_reward", None)):
             function = self.environment.get_reward
-            own = function(**_accepted(function, {"turn": self.last}))
+            own = awaited(function(**_accepted(function, {"turn": self.last})))
         elif isinstance(getattr(self.environment, "reward", None), int | float | dict):
             own = self.environment.reward
         if not self.rewarded or isinstance(own, dict):
@@ -100,7 +102,23 @@ class Session:
         """Frees what the episode used."""
         if callable(getattr(self.environment, "close", None)):
             with suppress(Exception):  # the episode has ended, whatever its cleaning up does
-                self.environment.close()
+                awaited(self.environment.close())
+
+
+_of_thread = threading.local()
+
+
+def awaited(found: Any) -> Any:
+    """The result of a coroutine; anything else as it is.
+
+    A thread runs all coroutines in one event loop, because an environment may keep what belongs to a loop, such as a
+    connection.
+    """
+    if not inspect.iscoroutine(found):
+        return found
+    if not hasattr(_of_thread, "loop"):
+        _of_thread.loop = asyncio.new_event_loop()
+    return _of_thread.loop.run_until_complete(found)
 
 
 def methods(environment: Any) -> list[Callable]:
@@ -122,7 +140,7 @@ def tool_names(environment: type) -> list[str]:
     named = getattr(environment, "__tools__", None)
     if named is not None:
         return list(named)
-    found = inspect.getmembers(environment, callable)
+    found = inspect.getmembers(environment, inspect.isfunction)  # as in TRL: no nested classes, no class methods
     return [name for name, _ in found if not name.startswith("_") and name not in RESERVED]
 
 

@@ -4,7 +4,6 @@ verifiers plays an episode itself, with a client of an OpenAI-compatible server.
 of its own loop, with the turns that r1lab has sampled.
 """
 
-import asyncio
 import json
 import signal
 from functools import cache
@@ -17,6 +16,7 @@ from verifiers.utils.message_utils import maybe_normalize_messages  # pyright: i
 
 from r1lab.environments.base import Reply, Turn
 from r1lab.environments.tools import with_schema
+from r1lab.environments.toolset import awaited
 from r1lab.errors import UserError
 
 
@@ -39,9 +39,9 @@ class Verifiers:
         client = vf.OpenAIChatCompletionsClient(None)  # pyright: ignore[reportArgumentType]: it is never asked
         # The task is r1lab's own, which verifiers would read as one of its own.
         columns: Any = {"example_id": 0} | {key: value for key, value in row.items() if key != "task"}
-        self._state = _run(self._environment.init_state(columns, client, "r1lab"))
+        self._state = awaited(self._environment.init_state(columns, client, "r1lab"))
         given = [_plain(message) for message in self._state["prompt"]]
-        self._state = _run(self._environment.setup_state(self._state)) or self._state
+        self._state = awaited(self._environment.setup_state(self._state)) or self._state
         self._prompt = self._messages()
         said = [_plain(message) for message in self._prompt]
         if said == given:
@@ -69,8 +69,8 @@ class Verifiers:
             trajectory_id=self._state["trajectory_id"],
             extras={},
         )
-        _run(self._environment.add_trajectory_step(self._state, step))
-        if _run(self._environment.is_completed(self._state)):
+        awaited(self._environment.add_trajectory_step(self._state, step))
+        if awaited(self._environment.is_completed(self._state)):
             return []
         before = len(self._prompt) + len(written)
         self._prompt = self._messages()
@@ -82,12 +82,12 @@ class Verifiers:
         return [_reply(message) for message in self._prompt[before:]]
 
     def _messages(self) -> list:
-        return maybe_normalize_messages(_run(self._environment.get_prompt_messages(self._state)))
+        return maybe_normalize_messages(awaited(self._environment.get_prompt_messages(self._state)))
 
     def get_reward(self) -> float:
-        _run(self._environment.cleanup(self._state))
-        _run(self._environment.rubric.score_rollout(self._state))
-        _run(self._environment.rubric.cleanup(self._state))
+        awaited(self._environment.cleanup(self._state))
+        awaited(self._environment.rubric.score_rollout(self._state))
+        awaited(self._environment.rubric.cleanup(self._state))
         self.info = {"metrics": self._state["metrics"], "stop_condition": self._state.get("stop_condition")}
         return float(self._state["reward"])
 
@@ -137,16 +137,6 @@ def _row(row: dict[str, Any], module: str) -> dict[str, Any]:
     prompt = [{key: value for key, value in message.items() if value is not None} for message in row["prompt"]]
     task = row["task"] if isinstance(row.get("task"), str) else module
     return {**row, "prompt": prompt, "answer": row.get("answer"), "task": task}
-
-
-def _run(call: Any) -> Any:
-    """What a coroutine returns; all of a process run in one loop, to which an environment may be bound."""
-    return _loop().run_until_complete(call)
-
-
-@cache
-def _loop() -> asyncio.AbstractEventLoop:
-    return asyncio.new_event_loop()
 
 
 def _about(tool: Any) -> dict[str, Any]:

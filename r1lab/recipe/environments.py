@@ -77,6 +77,10 @@ def unplayed(recipe: Any) -> Problems:
         missing = "with rollout.engine: server, which gets texts and no tokens: set auto, and remove rollout.url"
     elif recipe.on_policy and recipe.train.get("scale_rewards") == "batch":
         missing = "with train.scale_rewards: batch: set group or none"
+    elif recipe.on_policy and (recipe.train.get("vllm_tensor_parallel_size") or 1) > 1:
+        missing = (
+            "with train.vllm_tensor_parallel_size: set launch.rollout: server and rollout.tensor_parallel instead"
+        )
     elif recipe.stage == "sample" and recipe.keep.which == "pairs":
         missing = "with keep: pairs, because a dpo stage trains on single turns: set right, best or all"
     return [((key,), f"not built yet {missing}")] if missing else []

@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from r1lab.engines.worker import total
 
-LOGPROB = -1.5  # of every token
+LOGPROB = -1.5  # of every token, by default
 
 
 class FakeVLLM(ThreadingHTTPServer):
@@ -16,6 +16,7 @@ class FakeVLLM(ThreadingHTTPServer):
     Attributes:
         version: Of its weights.
         requests: The bodies of the completion requests so far.
+        logprob: The log-probability of every token.
         before: Called before each completion with its body.
     """
 
@@ -23,7 +24,7 @@ class FakeVLLM(ThreadingHTTPServer):
 
     def __init__(self, vocabulary=range(20, 60)):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.vocabulary, self.version, self.requests = list(vocabulary), None, []
+        self.vocabulary, self.version, self.requests, self.logprob = list(vocabulary), None, [], LOGPROB
         self.before = lambda body: None
         self.url = f"http://127.0.0.1:{self.server_port}"
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -69,7 +70,11 @@ class Handler(BaseHTTPRequestHandler):
             if ends:
                 finish = "stop"
                 break
-        return {"token_ids": ids, "logprobs": {"token_logprobs": [LOGPROB] * len(ids)}, "finish_reason": finish}
+        return {
+            "token_ids": ids,
+            "logprobs": {"token_logprobs": [self.server.logprob] * len(ids)},
+            "finish_reason": finish,
+        }
 
     def _send(self, content: dict) -> None:
         data = json.dumps(content).encode()

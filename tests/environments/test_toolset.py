@@ -1,5 +1,7 @@
 """A session makes tools of a user's class, calls them, and tells the model what went wrong."""
 
+import asyncio
+
 import pytest
 
 from r1lab.environments.base import Call, Reply, Turn
@@ -162,3 +164,46 @@ def test_a_tool_with_a_schema_of_its_own_is_checked_by_it():
     }
     assert misfit(call, {"x": 1}) == "" and misfit(call, {}) == "the argument x is missing"
     assert misfit(call, {"x": "1"}) == 'x must be an integer, and is "1"'
+
+
+class Waits:
+    """Coroutines, as TRL's `environment_factory` takes them, and members that are no tools there."""
+
+    class Settings: ...
+
+    @classmethod
+    def made(cls): ...
+
+    async def reset(self, **columns) -> str:
+        self.queue: asyncio.Queue = asyncio.Queue()  # belongs to the loop in which it is first awaited
+        return "Wait."
+
+    async def put(self, text: str) -> str:
+        """
+        Puts a text down.
+
+        Args:
+            text: The text.
+        """
+        await self.queue.put(text)
+        raise ToolError("not now") if text == "no" else SystemExit if text == "exit" else KeyError(text)
+
+    async def get(self) -> str:
+        """Takes it up again."""
+        return await asyncio.wait_for(self.queue.get(), 1)
+
+    async def get_reward(self) -> float:
+        await asyncio.sleep(0)
+        return 0.5
+
+
+def test_methods_may_be_coroutines():
+    session = Session(Waits())
+    assert session.reset({"prompt": "?"}, seed=1) == "Wait." and set(session.tools) == {"put", "get"}
+    assert schema(session.tools["put"])["function"]["parameters"]["required"] == ["text"]
+    replies = session.step(said(Call("put", {"text": "no"}), Call("put", {"text": "a"}), Call("get", {})))
+    assert [reply.content for reply in replies[:1]] == ["Error: put: not now"] and replies[1].raised
+    assert replies[2].content == "no" and session.reward() == 0.5
+    with pytest.raises(SystemExit):  # it belongs to the worker process
+        session.step(said(Call("put", {"text": "exit"})))
+    session.close()

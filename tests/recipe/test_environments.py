@@ -198,6 +198,10 @@ def test_what_reset_requires_is_a_column_of_the_rows(load):
     [
         (["tools=[calculator]", "train.scale_rewards=batch"], "tools: not built yet with train.scale_rewards"),
         (
+            ["tools=[calculator]", "train.vllm_tensor_parallel_size=2", "launch.gpus=2"],
+            "tools: not built yet with train.vllm_tensor_parallel_size: set launch.rollout: server",
+        ),
+        (
             ["tools=[calculator]", "rollout.url='http://127.0.0.1:1'", "rollout.engine=server"],
             "tools: not built yet with rollout.engine: server, which gets texts and no tokens: set auto",
         ),

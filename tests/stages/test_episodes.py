@@ -75,7 +75,7 @@ def test_a_pipeline_of_episodes(tmp_path, engine):
 
 AGES = '''
 class Ages:
-    """Written for TRL: `reset` gets the row, each public method is a tool, and `get_reward` has no arguments."""
+    """Written for TRL: `reset` gets the row, each public method is a tool, and may be a coroutine."""
 
     def __init__(self):
         self.asked: list[str] = []
@@ -84,7 +84,7 @@ class Ages:
         self.people, self.start, self.asked = kwargs["people"], kwargs["start"], []
         return None
 
-    def age(self, person: str) -> str:
+    async def age(self, person: str) -> str:
         """
         Looks up the age of a person.
 
