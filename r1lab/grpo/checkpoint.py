@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from trl.trainer.utils import RepeatSampler
 
 from r1lab import ranks
 from r1lab.engines import seed_of
@@ -34,6 +36,25 @@ class SavedRollout:
     step: int = 0
     tokens: int = 0
     figures: dict[str, float] = field(default_factory=dict)
+
+
+class Sampler(RepeatSampler):
+    """TRL's sampler of prompts, whose order in an epoch depends on the number of the epoch alone.
+
+    After a resume, TRL's own begins with the order of the first epoch, so that a training repeats some prompts of the
+    epoch in which it was interrupted, and misses others.
+    """
+
+    def __init__(self, trls: RepeatSampler, trainer: GRPOTrainer):
+        vars(self).update(vars(trls))
+        self.trainer = trainer
+
+    def __iter__(self) -> Iterator[int]:
+        if self.shuffle:
+            self.generator.manual_seed(self.seed)
+            for _ in range(int(self.trainer.state.epoch or 0)):
+                torch.randperm(self.num_samples, generator=self.generator)
+        return super().__iter__()
 
 
 def save(trainer: GRPOTrainer, folder: Path) -> None:

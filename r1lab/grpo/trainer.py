@@ -378,6 +378,9 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
             entropies = entropies.detach()
         return logps, entropies, aux_loss
 
+    def _get_train_sampler(self, dataset=None):
+        return checkpoints.Sampler(super()._get_train_sampler(dataset), self)
+
     def _save_checkpoint(self, model, trial):
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
         checkpoints.save(self, folder)

@@ -219,18 +219,22 @@ def test_episodes_ahead_without_servers(random_model, tmp_path):
         assert [[v is None for v in one] for one in group.versions] == [[not m for m in one] for one in group.masks]
 
 
-@pytest.mark.parametrize("more", [{}, {"asynchronous": Asynchronous(staleness=2)}], ids=["synchronous", "ahead"])
-def test_a_resumed_training_plays_the_same_episodes(random_model, tmp_path, more):
+@pytest.mark.parametrize(
+    ("step", "more"), [(2, {}), (3, {}), (2, {"asynchronous": Asynchronous(staleness=2)})],
+    ids=["between epochs", "within one", "ahead"],
+)  # fmt: skip
+def test_a_resumed_training_plays_the_same_episodes(random_model, tmp_path, step, more):
+    """Two steps are an epoch, and each epoch has its own order of rows."""
     settings = {"max_steps": 4, "save_strategy": "steps", "save_steps": 1}
     whole, batches, _, logs = trained(random_model, tmp_path / "a", more=more, **settings)
-    tasks, checkpoint = dict(Long.seeds), tmp_path / "b" / "checkpoint-2"
-    shutil.copytree(tmp_path / "a" / "checkpoint-2", checkpoint)
+    tasks, checkpoint = dict(Long.seeds), tmp_path / "b" / f"checkpoint-{step}"
+    shutil.copytree(tmp_path / "a" / f"checkpoint-{step}", checkpoint)
     parted, again, _, rest = trained(random_model, tmp_path / "b", more=more, resume=str(checkpoint), **settings)
-    assert len(batches) == 4 and len(again) == 2 and any(row["loss"] for row in rest)
-    for one, other in zip(batches[2:], again, strict=True):
-        assert torch.equal(one["completion_ids"], other["completion_ids"])
-        assert torch.equal(one["tool_mask"], other["tool_mask"])
-    assert [row["loss"] for row in rest] == [row["loss"] for row in logs[2:]]
+    assert len(batches) == 4 and len(again) == 4 - step
+    for one, other in zip(batches[step:], again, strict=True):
+        for key in ("prompt_ids", "completion_ids", "tool_mask"):
+            assert torch.equal(one[key], other[key]), key
+    assert [row["loss"] for row in rest] == [row["loss"] for row in logs]  # a checkpoint has those before it
     for one, other in zip(whole.model.parameters(), parted.model.parameters()):
         assert torch.equal(one, other)
     assert all(set(seeds) <= set(tasks[n]) for n, seeds in Long.seeds.items())
