@@ -93,7 +93,7 @@ def careful(folder: Path, games: int = 100) -> str:
                 done = reply.done
             total += play(str(row["prompt"]), turns)
             won, played = won + game.get_reward(), played + 1
-    return f"{cell(total)}; wins {won / played:.1%}"
+    return f"{cell(total)}; finds {won / played:.1%}"
 
 
 def bounds(prompt: str) -> tuple[int, int]:
@@ -118,7 +118,8 @@ def main() -> None:
         for name in evaluations:
             cells = [shares(next(run.glob(f"[0-9]*-{name}"))) for run in runs]
             print(f"| {name} | {' | '.join(cells)} |")
-        print(f"| anything that is left | {careful(next(runs[0].glob(f'[0-9]*-{evaluations[0]}')))} |")
+        found = careful(next(runs[0].glob(f"[0-9]*-{evaluations[0]}")))
+        print(f"| anything that is left | {found} |{' |' * (len(runs) - 1)}")
 
 
 if __name__ == "__main__":
