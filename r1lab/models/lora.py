@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from r1lab.errors import UserError
+
 
 def lora_config(lora):
     """Returns peft's `LoraConfig` for a recipe's `model.lora`, or None."""
@@ -49,8 +51,16 @@ def add_frozen(model, folder: str | Path, name: str) -> None:
     Args:
         folder: An adapter that `r1lab.models.loading.unshared` accepts.
         name: Its name in the model, for `acting`.
+
+    Raises:
+        UserError: The adapter is on the head too, whose weight is read without one.
     """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
     model.load_adapter(folder, name, torch_device="cpu")
+    if isinstance(model.get_base_model().get_output_embeddings(), BaseTunerLayer):
+        second = "remove share_base, to load the teacher as a second model"
+        raise UserError(f"teacher.path: {folder}: changes the head of the base: {second}")
 
 
 @contextmanager

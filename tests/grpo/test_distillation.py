@@ -11,6 +11,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 from trl import GRPOConfig
 
+from r1lab.errors import UserError
 from r1lab.grpo import batches
 from r1lab.grpo.distillation import FIRST, DistillTrainer
 from r1lab.grpo.divergence import divergence
@@ -272,6 +273,13 @@ def test_the_students_adapter_is_the_active_one_but_for_the_teachers_pass(tokeni
         assert torch.equal(first, second) and not first.requires_grad, "the dropout of its adapter is off"
         assert (first - before).abs().max() > 0.1
     assert trainer.model.training and torch.equal(trainer.model(input_ids=ids).logits, before)
+
+
+def test_an_adapter_on_the_head_is_refused(tokenizer, tmp_path):
+    settings = LoraConfig(r=3, target_modules=r".*(q_proj|lm_head)", task_type="CAUSAL_LM")
+    get_peft_model(student(tokenizer, torch.float32), settings).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(UserError, match="changes the head of the base: remove share_base"):
+        with_adapter(tokenizer, tmp_path, tmp_path / "adapter")
 
 
 @pytest.mark.slow
