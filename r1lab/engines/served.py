@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, as_completed, wait
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,15 @@ from r1lab.errors import UserError
 from r1lab.models.lora import adapter
 
 _MOMENT = 0.02  # seconds after which an environment that has replied meanwhile is heard
+
+
+def generation(served: dict[str, Any] | None, **settings) -> Callable[..., SyncedVLLM]:
+    """Returns what has the place of TRL's `VLLMGeneration`: vLLM in this process, or with `served` on servers.
+
+    Args:
+        served: The arguments of `ServedVLLM` besides TRL's and those of `SyncedVLLM`, which are `settings`.
+    """
+    return partial(ServedVLLM, **served, **settings) if served else partial(SyncedVLLM, **settings)
 
 
 class ServedVLLM(SyncedVLLM):

@@ -136,14 +136,10 @@ class GRPOTrainer(grpo_trainer.GRPOTrainer):
         if reference is not None:
             names["create_model_from_path"] = lambda path, **settings: reference()
         if config is not None and config.use_vllm:
-            from r1lab.engines.vllm import SyncedVLLM
+            from r1lab.engines.served import generation
 
             settings = {"skip_text": own.skip_text, "dtype": dtype, "options": self.options}
-            names["VLLMGeneration"] = partial(SyncedVLLM, **settings)
-            if served:
-                from r1lab.engines.served import ServedVLLM
-
-                names["VLLMGeneration"] = partial(ServedVLLM, **served, **settings)
+            names["VLLMGeneration"] = generation(served, **settings)
         elif self.options and config is not None:
             config.generation_kwargs = (config.generation_kwargs or {}) | self.options
         with_names(grpo_trainer.GRPOTrainer.__init__, **names)(self, *args, **kwargs)
