@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
+from torch.utils.data import Sampler as TorchSampler
 from trl.trainer.utils import RepeatSampler
 
 from r1lab import ranks
@@ -45,13 +45,13 @@ class Sampler(RepeatSampler):
     epoch in which it was interrupted, and misses others.
     """
 
-    def __init__(self, trls: RepeatSampler, trainer: GRPOTrainer):
+    def __init__(self, trls: TorchSampler, trainer: GRPOTrainer):
         vars(self).update(vars(trls))
         self.trainer = trainer
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self):
         if self.shuffle:
-            self.generator.manual_seed(self.seed)
+            self.generator.manual_seed(cast(int, self.seed))  # the trainer's own, never None
             for _ in range(int(self.trainer.state.epoch or 0)):
                 torch.randperm(self.num_samples, generator=self.generator)
         return super().__iter__()
