@@ -18,6 +18,7 @@ EXPECTED = {
     "ttrl/tiny": "majority: no gold answer is read",  # the group's vote is the reference, which invites a collapse
     "ttrl/math500": "majority: no gold answer is read",
     "tiny/player-base": "completion_only_loss: the questions are learned too",  # pretraining, in several stages
+    "environments/number_guess": "completion_only_loss: the questions are learned too",  # and its own base
 }
 """What check says, rightly, of a recipe that is as it should be."""
 
