@@ -52,7 +52,7 @@ def ready(base, folder, count, servers, *, train=None, **asynchronous):
     }  # fmt: skip
     rollout = {
         "num_generations": SIZE, "max_completion_length": 24, "url": [server.url for server in servers],
-        "async": asynchronous, "temperature": 4.0,  # nearer to the fake log-probabilities, which are of any token alike
+        "async": asynchronous, "temperature": 4.0,  # nearer to the fake log-probabilities, the same for all
     }  # fmt: skip
     return prepared(
         base, folder, "grpo", count, data={"path": str(base / "asked.jsonl")}, rollout=rollout,
