@@ -147,7 +147,7 @@ def _reference_problems(value: str, keys: Keys, expected: str, earlier: dict[str
         does = "scores text and does not generate it" if kind == "reward" else "generates text and does not score it"
         fix = "name a stage that trains a policy" if kind == "reward" else "name a reward stage"
         return [f"{value}: {name} is a stage of kind {kind}, whose model {does}: {fix}"]
-    [of] = [stage for stage in recipe.stages if stage.name == name]
+    of = next(stage for stage in recipe.stages if stage.name == name)
     if expected == "adapter" and getattr(of.model, "lora", None) is None:
         return [f"{value}: {name} trains all weights and has no adapter: set model.lora there, or remove share_base"]
     return []

@@ -43,6 +43,7 @@ METHODS = {
         "compute_aux_loss=False, pixel_values=None, image_grid_thw=None, num_images=None, "
         "pixel_attention_mask=None, spatial_shapes=None, num_tiles=None, image_sizes=None, "
         "token_type_ids=None, mm_token_type_ids=None, image_position_ids=None) -> 3",
+    "GRPOTrainer._get_train_sampler": "(self, dataset=None) -> 1",
     "GRPOTrainer._save_checkpoint": "(self, model, trial) -> 0",
     "GRPOTrainer._load_optimizer_and_scheduler": "(self, checkpoint) -> 0",
     "VLLMGeneration.__init__":

@@ -83,6 +83,7 @@ OTHER = {
     "scope": "whole",
     "alarms.learning_rate_factor": 0.9,
     "train": {"max_steps": 3},
+    "teacher.share_base": False,
 } | {f"alarms.{name}": None for name in Alarms().active()}
 NEEDS = {
     "rollout.tensor_parallel": {"launch": {"gpus": 4, "rollout": "server", "rollout_gpus": 2}},
