@@ -23,11 +23,15 @@ import time
 from functools import partial
 from pathlib import Path
 
+from r1lab.stages.allocation import keep_freed_memory
+
 TRAINERS = ("trl", "r1lab", "overlap")  # the last is r1lab's with `train.overlap`
 
 
 def child(args) -> dict:
     """Times one trainer's steps in this process."""
+    if not args.no_keep:
+        keep_freed_memory()
     import torch
     import trl
     from datasets import Dataset
@@ -243,6 +247,7 @@ def main() -> None:
         "--overlap", action="store_true", help="r1lab also with `train.overlap`, in turn with the others"
     )
     parser.add_argument("--only", choices=TRAINERS, help="run one trainer only, without a ratio")
+    parser.add_argument("--no-keep", action="store_true", help="without the settings of memory of `r1lab run`")
     parser.add_argument("--child", choices=TRAINERS, help=argparse.SUPPRESS)
     # SmolLM2 solves no puzzle. This reward differs between completions, so that no group is skipped.
     smollm2 = {"model": "embedded:smollm2-135m", "batch": [64], "tokens": 64, "min_tokens": 64, "prompt_tokens": 200}

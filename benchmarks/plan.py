@@ -39,6 +39,7 @@ MEASURED = [
     ("r1/zero-deepseek-v3", "avx512", 1, 32 * 60 + 12, "docs/results/zero-deepseek-v3.md, seed 1"),
     ("logic-rl/tiny", "avx512", 2, 8 * 60, "docs/studies/logic-rl.md"),
     ("real/smollm2-instructions", "avx512", 2, 50 * 60, "docs/results/smollm2-instructions.md, seed 0, not idle"),
+    ("environments/number_guess", "avx512", 2, 9 * 60 + 26, "docs/results/environments.md, seed 0"),
     ("tiny/qwen2-base", "avx512", 2, 15 * 60, "its own header"),
     ("tiny/llama-base", "avx512", 2, 3 * 60, "its own header"),
     ("tiny/deepseek-v3-base", "avx512", 2, 35 * 60, "its own header"),

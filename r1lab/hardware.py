@@ -23,6 +23,11 @@ def allowed_cores() -> int:
     return min(usable_cores(), max(1, round(cpu_quota() or usable_cores())))
 
 
+def gpu_devices() -> bool:
+    """Whether this machine has the device file of a GPU, which torch may or may not be able to use."""
+    return any(any(Path("/dev").glob(name)) for name in _DEVICES)
+
+
 @functools.cache
 def gpus() -> int:
     """The GPUs that torch finds, which depends on its build, the driver and `CUDA_VISIBLE_DEVICES`.
@@ -30,7 +35,7 @@ def gpus() -> int:
     torch is asked in a process of its own, because importing it takes seconds and starts threads. On a machine without
     the device of a GPU it is not asked.
     """
-    if not any(any(Path("/dev").glob(name)) for name in _DEVICES):
+    if not gpu_devices():
         return 0
     asked = "import torch; print(torch.cuda.device_count())"
     done = subprocess.run([sys.executable, "-P", "-c", asked], check=False, capture_output=True, text=True)

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from r1lab import ranks
 from r1lab.errors import UserError
+from r1lab.stages.allocation import keep_freed_memory
 
 
 def main(run_dir: Path) -> int:
@@ -83,6 +84,7 @@ _STACKS = []
 """The open files for stacks; closed, their descriptors would go to other files."""
 
 if __name__ == "__main__":
+    keep_freed_memory()
     status = run_all([Path(argument) for argument in sys.argv[1:]])
     sys.stdout.flush()
     sys.stderr.flush()

@@ -318,3 +318,4 @@ def _rank(folder):
 if __name__ == "__main__":
     torch.distributed.init_process_group("gloo")
     _rank(sys.argv[1])
+    torch.distributed.destroy_process_group()  # or the threads of gloo may end the process with SIGABRT

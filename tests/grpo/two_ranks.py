@@ -59,6 +59,7 @@ def main(folder: Path, words: list[str]) -> None:
     weights = torch.cat([p.detach().flatten() for p in trainer.accelerator.unwrap_model(trainer.model).parameters()])
     torch.save(weights, folder / f"weights_{state.num_processes}_{state.process_index}.pt")
     (folder / f"rows_{state.num_processes}_{state.process_index}.json").write_text(json.dumps(seen))
+    state.destroy_process_group()  # or the threads of gloo may end the process with SIGABRT
 
 
 if __name__ == "__main__":
