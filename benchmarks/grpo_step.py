@@ -1,11 +1,13 @@
 """Compares a GRPO step of TRL's trainer with one of r1lab's: `python -m benchmarks.grpo_step`. Prints JSON.
 
 The trainers run in turn, each in its own processes, on the same prompts, seeds and settings, with the same engine for
-both: vLLM (TRL's with r1lab's weight sync, without which it does not run on a CPU) or transformers. After the warm-up,
-the seconds of a step are split into generating, grading, syncing weights and training; with `--overlap`, `early` is
-the share of the completions that were trained on while others were generated. `ideal_seconds` is the time of
-the matrix products that training cannot avoid: each completion token and each distinct prompt token once, forward and
-backward, at the rate of a large product on this machine. `of_ideal` is the training time as a multiple of it.
+both: vLLM (TRL's with r1lab's weight sync, without which it does not run on a CPU) or transformers. r1lab's process
+keeps the memory of freed tensors, as the stages of `r1lab run` do without a GPU; TRL's does so with `--trl-keeps`.
+After the warm-up, the seconds of a step are split into generating, grading, syncing weights and training; with
+`--overlap`, `early` is the share of the completions that were trained on while others were generated. `ideal_seconds`
+is the time of the matrix products that training cannot avoid: each completion token and each distinct prompt token
+once, forward and backward, at the rate of a large product on this machine. `of_ideal` is the training time as a
+multiple of it.
 
     python -m benchmarks.grpo_step                       # embedded model, puzzles of 3 people
     python -m benchmarks.grpo_step --overlap             # and r1lab's step with `train.overlap`
@@ -30,7 +32,7 @@ TRAINERS = ("trl", "r1lab", "overlap")  # the last is r1lab's with `train.overla
 
 def child(args) -> dict:
     """Times one trainer's steps in this process."""
-    if not args.no_keep:
+    if args.child != "trl" or args.trl_keeps:
         keep_freed_memory()
     import torch
     import trl
@@ -247,7 +249,7 @@ def main() -> None:
         "--overlap", action="store_true", help="r1lab also with `train.overlap`, in turn with the others"
     )
     parser.add_argument("--only", choices=TRAINERS, help="run one trainer only, without a ratio")
-    parser.add_argument("--no-keep", action="store_true", help="without the settings of memory of `r1lab run`")
+    parser.add_argument("--trl-keeps", action="store_true", help="TRL's trainer too keeps the memory of freed tensors")
     parser.add_argument("--child", choices=TRAINERS, help=argparse.SUPPRESS)
     # SmolLM2 solves no puzzle. This reward differs between completions, so that no group is skipped.
     smollm2 = {"model": "embedded:smollm2-135m", "batch": [64], "tokens": 64, "min_tokens": 64, "prompt_tokens": 200}
