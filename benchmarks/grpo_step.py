@@ -25,7 +25,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from r1lab.stages.allocation import keep_freed_memory
+from r1lab.stages.allocation import keep_freed_memory, use_huge_pages
 
 TRAINERS = ("trl", "r1lab", "overlap")  # the last is r1lab's with `train.overlap`
 
@@ -33,6 +33,7 @@ TRAINERS = ("trl", "r1lab", "overlap")  # the last is r1lab's with `train.overla
 def child(args) -> dict:
     """Times one trainer's steps in this process."""
     if args.child != "trl" or args.trl_keeps:
+        use_huge_pages()
         keep_freed_memory()
     import torch
     import trl

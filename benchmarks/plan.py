@@ -10,9 +10,12 @@ prints at the end. Prints JSON: for each configuration the predicted and the mea
 
 import argparse
 import json
+import os
+import signal
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -127,7 +130,9 @@ def measured(recipe, folder: Path, device: str) -> dict:
                 peak = max(peak, resident(child.pid))
                 time.sleep(SAMPLED)
         finally:
-            children.kill(child)
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
     if child.returncode:
         logs = [path for path in (run_dir / "error.txt", run_dir / "log.txt", output) if path.is_file()]
         raise RuntimeError(f"{recipe.name}: {logs[0].read_text(errors='replace')[-2000:]}")

@@ -19,10 +19,7 @@ TRL_COPIES = 8.25
 """Buffers of a tile's size that exist together in its backward pass without Triton: the tile, y, z, log p, p, the
 gradient, the one-hot vector as booleans and as numbers, and a product."""
 
-BLOCK = 2**25
-"""glibc's largest M_MMAP_THRESHOLD: blocks of this size or more return to the system when they are freed."""
-
-HEAP_UNUSED = 0.25
+HEAP_UNUSED = 0.35
 """The unused share of glibc's heap between blocks of many sizes; measured (docs/plan.md)."""
 
 CHUNK_BYTES, CHUNK_COPIES, ONE_CHUNK_COPIES = 2**27, 4, 3
@@ -69,7 +66,7 @@ def phases(work: Training) -> dict[str, Memory]:
     grads = gradients(work)
     before = grads if work.accumulates else 0
     head = shape.head * 4 if work.trains_head else 0  # the head's gradient, in float32 before it is cast
-    kept = retained(work, whole)
+    kept = retained(work, whole + logits(work))
     found = {
         "loss": replace(
             lasting,
@@ -225,20 +222,15 @@ def logits(work: Training) -> int:
 
 
 def retained(work: Training, reused: int) -> int:
-    """Bytes of the last step's gradients that remain in memory on a CPU after they are freed.
+    """Bytes of the last step's gradients that remain in memory on a CPU after they are freed, and of unused space.
 
-    glibc returns blocks of 32 MiB and more to the system and keeps smaller ones for reuse. Activations come next and
-    reuse `reused` bytes. A share of the heap stays unused between blocks of many sizes.
+    No freed memory returns to the system (`r1lab.stages.allocation`). Activations and logits come next and reuse
+    `reused` bytes. A share of the heap stays unused between blocks of many sizes.
     """
     if not work.heap:
         return 0
-    shape = work.shape
-    ends = shape.head * (1 if shape.tied else 2) if work.trains_head else 0
-    small = ends * work.trained_bytes < BLOCK
-    grads = 0 if work.accumulates else gradients(work) - (0 if small else ends * work.trained_bytes)
-    large = work.layout.tokens * shape.intermediate * work.precision.compute >= BLOCK
-    heap = max(grads, 0 if large else reused)
-    return int(max(0, grads - (0 if large else reused)) + HEAP_UNUSED * heap)
+    grads = 0 if work.accumulates else gradients(work)
+    return int(max(0, grads - reused) + HEAP_UNUSED * max(grads, reused))
 
 
 def kv_bytes(shape: Shape, size: int, *, latent: bool = False) -> int:

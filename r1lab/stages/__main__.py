@@ -20,7 +20,7 @@ from pathlib import Path
 
 from r1lab import ranks
 from r1lab.errors import UserError
-from r1lab.stages.allocation import keep_freed_memory
+from r1lab.stages.allocation import keep_freed_memory, use_huge_pages
 
 
 def main(run_dir: Path) -> int:
@@ -37,6 +37,9 @@ def main(run_dir: Path) -> int:
         if ranks.is_main():
             doing = {"phase": "load", "time": time.time(), "message": "importing torch and transformers"}
             storage.append_jsonl(run_dir / "metrics.jsonl", doing)
+        if recipe.stage in ("grpo", "distill"):
+            use_huge_pages()
+            keep_freed_memory()
         stage = importlib.import_module(recipe.module)
         return stage.run(recipe, run_dir) or 0
     except UserError as error:
@@ -84,7 +87,6 @@ _STACKS = []
 """The open files for stacks; closed, their descriptors would go to other files."""
 
 if __name__ == "__main__":
-    keep_freed_memory()
     status = run_all([Path(argument) for argument in sys.argv[1:]])
     sys.stdout.flush()
     sys.stderr.flush()

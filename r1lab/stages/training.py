@@ -18,6 +18,7 @@ from r1lab.recipe import batch, precision
 from r1lab.recipe.devices import TrainLaunch
 from r1lab.recipe.schema import StageRecipe, Trained, is_trained
 from r1lab.rundir import directory, storage, trackers
+from r1lab.stages.allocation import keep_freed_memory
 from r1lab.stages.common import doing, warn
 
 Config = TypeVar("Config", bound=TrainingArguments)
@@ -259,6 +260,7 @@ def train_and_save(trainer, recipe: Trained, run_dir: Path, tokenizer, started: 
         checkpoint = ranks.from_main(partial(resume_point, run_dir, sharded=trainer.is_fsdp_enabled))
         if recipe.launch.strategy == "fsdp2":
             shard.choose_form(trainer, checkpoint)
+        keep_freed_memory()
         trainer.train(resume_from_checkpoint=checkpoint)
         if stop.stopped:
             return 130
