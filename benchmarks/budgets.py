@@ -1,10 +1,12 @@
-"""Thinking budgets of a finished run: python benchmarks/budgets.py RUN [RUN ...]. Prints Markdown.
+"""Thinking budgets of finished runs: python benchmarks/budgets.py [--against STAGE] RUN [RUN ...]. Prints Markdown.
 
 For each run and task, accuracy (lenient) and mean thinking tokens at each budget, of each evaluation; then for each
 comparison of the recipe the accuracy that both evaluations reach without a budget, the thinking tokens that each of
-them needs for it, and what the second one saves, paired by question, with its 95 % interval.
+them needs for it, and what the second one saves, paired by question, with its 95 % interval. `--against STAGE` also
+compares this evaluation with each other one.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -14,10 +16,8 @@ from r1lab.rundir import directory, storage
 from r1lab.text import percent
 
 
-def main(runs: list[Path]) -> None:
+def main(runs: list[Path], against: str | None) -> None:
     """Prints the tables of finished runs."""
-    if not runs:
-        sys.exit("budgets: no run: name finished runs with `eval.budgets`")
     for run in runs:
         result = directory.result(run)
         if result is None:
@@ -30,7 +30,16 @@ def main(runs: list[Path]) -> None:
             for points in zip(*curves, strict=True):
                 budget = points[0]["budget"]
                 print(f"| {'none' if budget is None else budget} | {' | '.join(_shown(point) for point in points)} |")
-            _print_saved(result, having)
+            pairs = dict.fromkeys((row["before"], row["after"]) for row in result["compare"])
+            _print_saved([pair for pair in pairs if set(pair) <= having.keys()], having)
+        if against:
+            if against not in records:
+                sys.exit(f"budgets: --against {against}: no evaluation of {run}: {', '.join(records)}")
+            ((_, own),) = records[against].items()
+            each = {f"{name}, {task}": of for name, tasks in records.items() for task, of in tasks.items()}
+            others = [name for name, of in each.items() if of is not own and of.keys() & own.keys()]
+            print("\nAgainst one evaluation:")
+            _print_saved([(against, name) for name in others], {against: own, **each})
 
 
 def _records(run: Path, stage: str) -> dict[str, dict[str, dict]]:
@@ -47,17 +56,20 @@ def _shown(point: dict) -> str:
     return f"{percent(point['lenient'], point['lenient_ci95'])} · {point['thinking']:.1f}"
 
 
-def _print_saved(result: dict, having: dict[str, dict[str, dict]]) -> None:
+def _print_saved(pairs: list[tuple[str, str]], having: dict[str, dict[str, dict]]) -> None:
     """The table of what each comparison saves."""
     print("\n| at the accuracy | | tokens | fewer tokens |\n|---|---|---|---|")
-    for before, after in dict.fromkeys((row["before"], row["after"]) for row in result["compare"]):
-        if {before, after} <= having.keys():
-            shared = [key for key in having[before] if key in having[after]]
-            one = budgets.thinking_saved(*([having[name][key] for key in shared] for name in (before, after)))
-            tokens = f"{one['before']:.1f} → {one['after']:.1f}"
-            saved = "{:.1f} [{:.1f}, {:.1f}]".format(one["saved"], *one["saved_ci95"])
-            print(f"| {one['lenient']:.1%} | {before} → {after} | {tokens} | {saved} |")
+    for before, after in pairs:
+        shared = [key for key in having[before] if key in having[after]]
+        one = budgets.thinking_saved(*([having[name][key] for key in shared] for name in (before, after)))
+        tokens = f"{one['before']:.1f} → {one['after']:.1f}"
+        saved = "{:.1f} [{:.1f}, {:.1f}]".format(one["saved"], *one["saved_ci95"])
+        print(f"| {one['lenient']:.1%} | {before} → {after} | {tokens} | {saved} |")
 
 
 if __name__ == "__main__":
-    main([Path(argument) for argument in sys.argv[1:]])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--against", metavar="STAGE")
+    given = parser.parse_args()
+    main(given.runs, given.against)

@@ -363,7 +363,7 @@ def thinking_saved(before: list[dict], after: list[dict], *, seed: int = 0, resa
     def found(rows) -> tuple[float, float, float]:
         points = [[tuple(point) for point in curve[rows].mean(axis=0)] for curve in curves]
         level = min(of[-1][1] for of in points)
-        return level, *(_tokens_at(level, of) for of in points)
+        return level, _tokens_at(level, points[0]), _tokens_at(level, points[1])
 
     level, old, new = found(slice(None))
     generator = np.random.default_rng(seed)
