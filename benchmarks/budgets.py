@@ -1,9 +1,8 @@
-"""Thinking budgets of finished runs: python benchmarks/budgets.py [--against STAGE] RUN [RUN ...]. Prints Markdown.
+"""Thinking budgets of finished runs: python benchmarks/budgets.py RUN [RUN ...]. Prints Markdown.
 
 For each run and task, accuracy (lenient) and mean thinking tokens at each budget, of each evaluation; then for each
 comparison of the recipe the accuracy that both evaluations reach without a budget, the thinking tokens that each of
-them needs for it, and what the second one saves, paired by question, with its 95 % interval. `--against STAGE` also
-compares this evaluation with each other one.
+them needs for it, and what the second one saves, paired by question, with its 95 % interval.
 """
 
 import argparse
@@ -16,7 +15,7 @@ from r1lab.rundir import directory, storage
 from r1lab.text import percent
 
 
-def main(runs: list[Path], against: str | None) -> None:
+def main(runs: list[Path]) -> None:
     """Prints the tables of finished runs."""
     for run in runs:
         result = directory.result(run)
@@ -32,14 +31,6 @@ def main(runs: list[Path], against: str | None) -> None:
                 print(f"| {'none' if budget is None else budget} | {' | '.join(_shown(point) for point in points)} |")
             pairs = dict.fromkeys((row["before"], row["after"]) for row in result["compare"])
             _print_saved([pair for pair in pairs if set(pair) <= having.keys()], having)
-        if against:
-            if against not in records:
-                sys.exit(f"budgets: --against {against}: no evaluation of {run}: {', '.join(records)}")
-            ((_, own),) = records[against].items()
-            each = {f"{name}, {task}": of for name, tasks in records.items() for task, of in tasks.items()}
-            others = [name for name, of in each.items() if of is not own and of.keys() & own.keys()]
-            print("\nAgainst one evaluation:")
-            _print_saved([(against, name) for name in others], {against: own, **each})
 
 
 def _records(run: Path, stage: str) -> dict[str, dict[str, dict]]:
@@ -70,6 +61,4 @@ def _print_saved(pairs: list[tuple[str, str]], having: dict[str, dict[str, dict]
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path)
-    parser.add_argument("--against", metavar="STAGE")
-    given = parser.parse_args()
-    main(given.runs, given.against)
+    main(parser.parse_args().runs)
