@@ -74,15 +74,25 @@ def convert(path: Path, folder: Path | None = None) -> Path:
         return folder
     if (why := problem(path)) is not None:
         raise UserError(f"model.path: {why}")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Written to a temporary folder and then renamed, so that a folder of that name is always complete.
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        origin = _origin(path)
+    origin = _origin(path)
+
+    def write(unfinished: Path) -> None:
         model, tokenizer = load(path)
         saving.save(model, tokenizer, unfinished)
         _check_logits(model, unfinished, path)
         storage.write_json_atomic(unfinished / ORIGIN, origin)
+
+    write_once(folder, write)
+    print(f"model: {path.name}: license {origin['license']}; converted to {folder}", flush=True)
+    return folder
+
+
+def write_once(folder: Path, write: Callable[[Path], None]) -> None:
+    """Writes a model to a temporary folder and renames it, so that a folder of the final name is always complete."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        write(unfinished)
         unfinished.chmod(0o755)  # mkdtemp makes it private
         try:
             unfinished.rename(folder)
@@ -91,8 +101,6 @@ def convert(path: Path, folder: Path | None = None) -> Path:
                 raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    print(f"model: {path.name}: license {origin['license']}; converted to {folder}", flush=True)
-    return folder
 
 
 def load(path: Path) -> tuple[Any, Any]:

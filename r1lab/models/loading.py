@@ -53,14 +53,14 @@ def resolve(path: str) -> str:
     if not path.startswith("embedded:"):
         return path
     name = path.removeprefix("embedded:")
-    if name == "smollm2-135m":
-        from r1lab.models.smollm2 import convert
+    from r1lab.models import smollm2
 
-        return str(convert())
+    if name in smollm2.LAYERS:
+        return str(smollm2.convert(name))
     folder = EMBEDDED / name
     if not (folder / "config.json").is_file():
-        have = ", ".join(sorted(p.name for p in EMBEDDED.glob("*/"))) or "none"
-        raise UserError(f"model.path: embedded:{name}: no such embedded model (available: {have}, smollm2-135m)")
+        have = ", ".join([*sorted(p.name for p in EMBEDDED.glob("*/")), *smollm2.LAYERS])
+        raise UserError(f"model.path: embedded:{name}: no such embedded model (available: {have})")
     return str(folder)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from r1lab.errors import UserError
-from r1lab.models import gguf, loading, scratch
+from r1lab.models import gguf, loading, scratch, smollm2
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -112,8 +112,8 @@ def find(path: str, *, revision: str | None = None, trust_remote_code: bool = Fa
     if path.startswith("scratch:"):
         kind, sizes = scratch.SCRATCH[path.removeprefix("scratch:")]
         return shape(_config(kind, {**sizes, "tie_word_embeddings": True}))
-    if path == "embedded:smollm2-135m":  # its folder is created on first use; a plan creates none
-        sizes = (49_152, 576, 30, 9, 3, 1536, True)
+    if kept := smollm2.layers(path):  # created on first use; a plan creates none
+        sizes = (49_152, 576, len(kept), 9, 3, 1536, True)
         return shape(_config("llama", dict(zip(_FIELDS, sizes, strict=True))))
     return shape(_read(path, revision, trust_remote_code, key))
 

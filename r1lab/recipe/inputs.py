@@ -131,20 +131,20 @@ def model_problems(path: str) -> list[str]:
 
 def embedded_problems(name: str) -> list[str]:
     """What is wrong with the name of an embedded model."""
-    if name == "smollm2-135m":
-        from r1lab.models.smollm2 import converted, find_gguf
+    from r1lab.models import smollm2
 
-        if (converted() / "config.json").is_file():
+    if name in smollm2.LAYERS:
+        if any((smollm2.converted(one) / "config.json").is_file() for one in (name, smollm2.NAME)):
             return []
         try:
-            find_gguf()
+            smollm2.find_gguf()
         except UserError as error:
             return [problem.removeprefix("model.path: ") for problem in error.problems]
         return []
     folder = loading.EMBEDDED / name
     if name and folder.is_dir():
         return folder_problems(folder, f"embedded:{name}")
-    have = sorted(path.name for path in loading.EMBEDDED.glob("*/")) + ["smollm2-135m"]
+    have = sorted(path.name for path in loading.EMBEDDED.glob("*/")) + [*smollm2.LAYERS]
     hint = did_you_mean(name, have)
     return [f"embedded:{name}: no such embedded model{hint}; available: {', '.join(have)}"]
 

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 from r1lab.errors import UserError
-from r1lab.models import folders
+from r1lab.models import folders, smollm2
 from r1lab.recipe import references
 from r1lab.recipe.references import REFERENCE
 from r1lab.recipe.schema import STAGES, on_policy, trains
@@ -105,7 +105,7 @@ def _base(this: Stage, stages: list[Stage]) -> str:
 
 
 def _hub_id(base: str) -> str:
-    if base == "embedded:smollm2-135m":
+    if smollm2.layers(base):
         return "HuggingFaceTB/SmolLM2-135M-Instruct"
     return base if _HUB_ID.fullmatch(base) and not Path(base).exists() else ""
 

@@ -155,6 +155,9 @@ def _ids_of(row: dict, number: int, tokenizer, template: dict) -> tuple[list[int
     prompt, completion = example["prompt_ids"], example["completion_ids"]
     if _loses_thinking(row, completion, tokenizer):
         raise UserError(f"data: this tokenizer drops the <think> tags of a completion: {row['completion'][:80]!r}")
+    if row.get("truncated") is True:  # a sample stage says so; with its end, it would teach the model to break off
+        ends = {tokenizer.eos_token_id, prompts.turn_end(tokenizer)}
+        completion = completion[: max((i for i, token in enumerate(completion) if token in ends), default=None)]
     return prompt + completion, [0] * len(prompt) + [1] * len(completion)
 
 

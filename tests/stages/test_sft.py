@@ -230,3 +230,10 @@ def test_an_end_token_of_the_recipe_is_trained_on_and_saved(tmp_path, packing):
     told = " ".join(row.get("message", "") for row in storage.read_jsonl(folder / "metrics.jsonl"))
     assert "</answer><|im_end|>" in told.replace(" ", "") and "never stop" not in told
     assert not (folder / TOKENS).exists()
+
+
+def test_the_end_of_a_truncated_sample_is_not_learned(tmp_path, tiny_model):
+    examples, tokenizer = sft(tmp_path, tiny_model, [row | {"truncated": True} for row in ROWS])
+    for row, example in zip(ROWS, examples):
+        learned = [label for label in example["labels"] if label != -100]
+        assert tokenizer.decode(learned) == " " + row["completion"]
