@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from r1lab.evaluation import budgets
+from r1lab.evaluation import curves
 from r1lab.evaluation.comparison import question_key
 from r1lab.rundir import directory, storage
 from r1lab.text import percent
@@ -25,8 +25,8 @@ def main(runs: list[Path]) -> None:
         for task in dict.fromkeys(task for of in records.values() for task in of):
             having = {name: of[task] for name, of in records.items() if task in of}
             print(f"\n**{run.name}**, {task}\n\n| budget | {' | '.join(having)} |\n|---|{'---|' * len(having)}")
-            curves = [budgets.figures(list(of.values())) for of in having.values()]
-            for points in zip(*curves, strict=True):
+            found = [curves.curve(list(of.values())) for of in having.values()]
+            for points in zip(*found, strict=True):
                 budget = points[0]["budget"]
                 print(f"| {'none' if budget is None else budget} | {' | '.join(_shown(point) for point in points)} |")
             pairs = dict.fromkeys((row["before"], row["after"]) for row in result["compare"])
@@ -52,7 +52,7 @@ def _print_saved(pairs: list[tuple[str, str]], having: dict[str, dict[str, dict]
     print("\n| at the accuracy | | tokens | fewer tokens |\n|---|---|---|---|")
     for before, after in pairs:
         shared = [key for key in having[before] if key in having[after]]
-        one = budgets.thinking_saved(*([having[name][key] for key in shared] for name in (before, after)))
+        one = curves.thinking_saved(*([having[name][key] for key in shared] for name in (before, after)))
         tokens = f"{one['before']:.1f} → {one['after']:.1f}"
         saved = "{:.1f} [{:.1f}, {:.1f}]".format(one["saved"], *one["saved_ci95"])
         print(f"| {one['lenient']:.1%} | {before} → {after} | {tokens} | {saved} |")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from r1lab.engines import Completion
 from r1lab.episodes.record import counts
-from r1lab.evaluation import budgets, comparison, forms, stats
+from r1lab.evaluation import budgets, comparison, curves, forms, stats
 from r1lab.grading.answers import committed
 from r1lab.grading.grader import Grader, applies
 from r1lab.grading.grader import build as build_grader
@@ -164,7 +164,7 @@ def figures(records: list[dict]) -> dict:
     if "greedy" in records[0]:
         found |= _share("greedy", "greedy_ci95", [[record["greedy"]] for record in records])
     if "budgets" in records[0]:
-        found["budgets"] = budgets.figures(records)
+        found["budgets"] = curves.curve(records)
     if late := sum(map(_timeouts, records)):
         found["timeouts"] = late
     return {key: _rounded(value) for key, value in found.items()}

@@ -1,13 +1,12 @@
 """Thinking that is stopped and extended at budgets, with an engine whose completions are written down."""
 
-import random
 from pathlib import Path
 
 import pytest
 
 from r1lab.data.operations import with_budgets
 from r1lab.engines import Completion, Sampling
-from r1lab.evaluation import budgets, records
+from r1lab.evaluation import budgets, curves, records
 from r1lab.evaluation.budgets import Budgets, Forcing, thinking_of
 from r1lab.evaluation.comparison import question_key
 from r1lab.evaluation.records import Judge
@@ -145,7 +144,7 @@ def test_the_record_and_the_curve(tokenizer):
     text, ((start, end),) = two["completions"][0], two["forced"][0]
     assert text[start:end].strip() == "</think> <answer>"
     other = made | {"lenient": [1], "budgets": [none | {"lenient": [1]}, two, four]}
-    curve = budgets.figures([made | {"lenient": [1]}, other])
+    curve = curves.curve([made | {"lenient": [1]}, other])
     assert [point["budget"] for point in curve] == [0, 2, 4, None]
     assert [point["lenient"] for point in curve] == [0.5, 1, 1, 1]
     assert [point["thinking"] for point in curve] == [0, 4, 4, 4]
@@ -163,48 +162,3 @@ def test_a_question_with_a_budget_in_its_prompt_is_paired_with_itself_without():
         made.append(records.record("sum", "sum", 5, one, said, judge.judge(said, [one], Path("unused"))))
     assert question_key(made[0]) == question_key(made[1]) and made[0]["prompt"] != made[1]["prompt"]
     assert made[1]["budget"] == 9
-
-
-def question(points: list[tuple[int, float]]) -> dict:
-    """A question's record with thinking tokens and a score at each budget, and last without one."""
-    parts = [{"budget": tokens, "thinking": [tokens], "lenient": [score]} for tokens, score in points]
-    return parts[-1] | {"budgets": parts[:-1]}
-
-
-def test_the_tokens_that_are_saved_at_the_same_accuracy():
-    slow = [question([(0, 0.0), (40, 0.5), (80, 1.0)])] * 50
-    fast = [question([(0, 0.5), (20, 1.0)])] * 50
-    found = budgets.thinking_saved(slow, fast)
-    assert found == {"lenient": 1.0, "before": 80.0, "after": 20.0, "saved": 60.0, "saved_ci95": [60.0, 60.0]}
-    worse = [question([(0, 0.0), (10, 0.75)])] * 50  # less accurate: compared at what it reaches
-    assert budgets.thinking_saved(slow, worse) == {
-        "lenient": 0.75, "before": 60.0, "after": 10.0, "saved": 50.0, "saved_ci95": [50.0, 50.0],
-    }  # fmt: skip
-    assert budgets.thinking_saved(fast, slow)["saved"] == -60
-
-
-def test_a_curve_that_starts_high_needs_what_its_first_point_has():
-    flat, rising = [question([(3, 1.0), (30, 0.5)])] * 50, [question([(0, 0.0), (10, 0.5)])] * 50
-    assert budgets.thinking_saved(rising, flat)["after"] == 3
-
-
-def test_the_interval_of_saved_tokens_covers_them_and_narrows():
-    def drawn(count: int, tokens: int, seed: int) -> list[dict]:
-        rng = random.Random(seed)
-        return [
-            question([(0, float(rng.random() < 0.25)), (tokens, float(rng.random() < 0.75))]) for _ in range(count)
-        ]
-
-    covered, widths = 0, {100: [], 900: []}
-    for count, found in widths.items():
-        for seed in range(12):
-            one = budgets.thinking_saved(drawn(count, 60, seed), drawn(count, 30, 1000 + seed), resamples=100)
-            covered += one["saved_ci95"][0] <= 30 <= one["saved_ci95"][1]
-            found.append(one["saved_ci95"][1] - one["saved_ci95"][0])
-    assert covered >= 19  # of 24; the lower of two accuracies is a biased level
-    assert sum(widths[900]) < 0.6 * sum(widths[100])
-
-
-def test_saved_tokens_need_the_same_questions():
-    with pytest.raises(ValueError, match="same questions: 2 before, 1 after"):
-        budgets.thinking_saved([question([(0, 1)])] * 2, [question([(0, 1)])])
