@@ -73,6 +73,7 @@ def _check_stages(stages: list[StageRecipe], scratch: Path, add: Add, tiny: bool
     from r1lab.check.rows import row_findings
     from r1lab.check.saved import saved_findings
     from r1lab.check.settings import batch_findings, launch_findings, row_count_findings, setting_findings
+    from r1lab.check.shared import replaced_findings
     from r1lab.check.teacher import teacher_findings
 
     logging.set_verbosity_error()  # the checks cover what it warns about, in one line each
@@ -82,6 +83,7 @@ def _check_stages(stages: list[StageRecipe], scratch: Path, add: Add, tiny: bool
     for stage, start, (seen, found) in zip(stages, starts, inputs):
         settings = hub_settings(start, scratch)
         add(stage, launch_findings(stage) + batch_findings(stage) + row_count_findings(seen, tiny=tiny))
+        add(stage, [] if tiny else replaced_findings(stage))
         add(stage, setting_findings(stage, tiny=tiny) + found + teacher_findings(seen, by_name, scratch))
         add(stage, building_findings(stage, start, settings, scratch))
         add(stage, prompt_findings(seen, start, settings) + saved_findings(seen, start, settings))
