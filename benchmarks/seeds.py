@@ -43,8 +43,8 @@ def main(runs: list[Path], texts: list[str], *, costs: bool = False, over: bool 
                 values = [f"{result['stages'][first]['tasks'][task][metric]:.1%}" for result in results]
                 print(f"| {first} | | {' | '.join(values)} |{' |' * over}")
         for row in rows:
-            cells = [_cell(result, row) for result in results]
-            print(f"| {row['after']} | {row['before']} | {' | '.join(cells + [_over(results, row)] * over)} |")
+            cells = [_cell(result, row) for result in results] + ([_over(results, row)] if over else [])
+            print(f"| {row['after']} | {row['before']} | {' | '.join(cells)} |")
     others = [
         f"| {name} | {task}: {reward} | {' | '.join(_mean(result, name, task, reward) for result in results)} |"
         for name, stage in results[0]["stages"].items()
